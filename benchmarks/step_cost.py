@@ -1,0 +1,137 @@
+"""What a step of distill_mtl costs beside the work that no implementation can avoid.
+
+    python benchmarks/step_cost.py
+
+timm's resnet18 at 64 px, batch 64, three teachers of the same architecture, each asked about the two
+thirds of the rows that lack its label. The ideal is the student's forward, backward and AdamW step and
+the teachers' forwards on just these rows, written by hand. Rounds are interleaved, so that whatever
+else the machine does hits all alike; figures are medians of process CPU time.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import timm
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from benchmarks.loader import measure as measure_loader
+from distill_mtl.balance import make_rule
+from distill_mtl.data.batch import Batch
+from distill_mtl.distillation.hints import Hint
+from distill_mtl.distillation.lesson import HintPair, Lesson
+from distill_mtl.distillation.objective import Objective
+from distill_mtl.recipe.schema import OptimizerSection, StudentSection, TrainingSection
+from distill_mtl.students.student import build_student
+from distill_mtl.tasks.base import build_kind
+from distill_mtl.teachers.live import LiveTeachers
+from distill_mtl.teachers.teacher import Teacher
+from distill_mtl.training.loop import Trainer
+from distill_mtl.training.processes import start_accelerator
+
+TASKS, ROWS, SIZE, CLASSES = ("a", "b", "c"), 64, 64, 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    arguments = parser.parse_args()
+    batch = toy_batch()
+    teachers = {task: toy_teacher() for task in TASKS}
+    steps = {
+        "ideal": ideal_step(batch, teachers),
+        "uniform": our_step(batch, teachers, "uniform"),
+        "mgda_ub": our_step(batch, teachers, "mgda_ub"),
+    }
+    seconds = interleaved(steps, arguments.rounds)
+    print(f"| step | ms (median of {arguments.rounds}) | beside the ideal |\n|---|---|---|")
+    for name, value in seconds.items():
+        print(f"| {name} | {1000 * value:.0f} | {value / seconds['ideal']:.3f} |")
+    print(f"\nmgda_ub beside uniform: {seconds['mgda_ub'] / seconds['uniform']:.3f}")
+    print(measure_loader())
+
+
+def interleaved(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of process CPU time of each step, measured in turn."""
+    taken: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(rounds + 2):
+        for name, step in steps.items():
+            start = time.process_time()
+            step()
+            if number >= 2:
+                taken[name].append(time.process_time() - start)
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def toy_batch() -> Batch:
+    """Rows of three data sets, each labelled for one task."""
+    source = torch.arange(ROWS) % len(TASKS)
+    return Batch(
+        images=torch.randint(0, 256, (ROWS, 3, SIZE, SIZE), dtype=torch.uint8),
+        labels={task: torch.randint(0, CLASSES, (ROWS,)) for task in TASKS},
+        labelled={task: source == index for index, task in enumerate(TASKS)},
+        keys=[str(row) for row in range(ROWS)],
+        source=source,
+    )
+
+
+def toy_teacher() -> Teacher:
+    raise SystemExit("filled in at integration")
+
+
+def ideal_step(batch: Batch, teachers: dict[str, Teacher]) -> Callable[[], None]:
+    """The unavoidable work, by hand: one pass of the student, one AdamW step, the teachers on their rows."""
+    trunk = timm.create_model("resnet18", num_classes=0)
+    heads = nn.ModuleDict({task: nn.Linear(512, CLASSES) for task in TASKS})
+    optimizer = torch.optim.AdamW([*trunk.parameters(), *heads.parameters()])
+    trunk.train()
+
+    def step() -> None:
+        images = batch.images.float() / 255
+        for task in TASKS:
+            teachers[task](images[~batch.labelled[task]])
+        features = trunk(images)
+        loss = torch.stack([F.cross_entropy(heads[task](features), batch.labels[task]) for task in TASKS]).sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def our_step(batch: Batch, teachers: dict[str, Teacher], method: str) -> Callable[[], None]:
+    """The whole step of the trainer: soft targets, hints, balancing, clipping."""
+    kinds = {task: build_kind("classification", [str(c) for c in range(CLASSES)]) for task in TASKS}
+    student = build_student(
+        StudentSection(model="resnet18", input_size=SIZE, init="random"), kinds, [None], seed=0, teacher_folders={}
+    )
+    pair = HintPair(student.trunk.last, teachers["a"].last_map)
+    hints = {
+        task: [Hint(student.trunk.shapes[pair.student], teacher.shapes[pair.teacher])]
+        for task, teacher in teachers.items()
+    }
+    objective = Objective(student, dict.fromkeys(TASKS, Lesson(hints=[pair])), hints, make_rule(method, TASKS))
+    training = TrainingSection(batch_size=ROWS)
+    trainer = Trainer(
+        start_accelerator(training),
+        objective,
+        LiveTeachers(teachers),
+        training,
+        OptimizerSection(),
+        steps=1000,
+        seed=0,
+    )
+    trainer.module.train()
+    numbers = iter(range(1000))
+
+    def step() -> None:
+        trainer.step(next(numbers), [batch])
+
+    return step
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Each task's gradient at shared parameters, over the global batch: what `mgda` and `gradnorm` compare.
+
+Taken with `torch.autograd.grad`, which leaves `.grad` alone and does not wake DistributedDataParallel, so
+the mean over processes is taken here.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from distill_mtl.balance.distributed import all_sum, world_size
+from distill_mtl.balance.rule import Backward
+from distill_mtl.balance.shared import Shared
+
+Gradients = dict[str, list[Tensor | None]]
+"""By task, a gradient per parameter; None where no loss reaches the parameter."""
+
+
+def from_features(
+    shared: Shared, tasks: Sequence[str], parameters: Sequence[Tensor], *, keep_graph: bool
+) -> Gradients:
+    """By one pass per task from the features on, after `shared.backward_heads`. Loss scales stay in.
+
+    Args:
+        shared: the cut.
+        tasks: whose gradients to take.
+        parameters: where to take them.
+        keep_graph: leave the trunk's graph for another backward pass.
+    """
+    if not parameters:
+        return {task: [] for task in tasks}
+    places = [k for k, feature in enumerate(shared.features) if feature.requires_grad]
+    gradients: Gradients = {}
+    for task in tasks:
+        at_features = shared.gradients(task)
+        found = torch.autograd.grad(
+            [shared.features[k] for k in places],
+            parameters,
+            [at_features[k] for k in places],
+            retain_graph=keep_graph or task != tasks[-1],
+            allow_unused=True,
+        )
+        gradients[task] = list(found)
+    return _averaged(gradients, parameters)
+
+
+def from_losses(losses: Mapping[str, Tensor], parameters: Sequence[Tensor], scale: Tensor) -> Gradients:
+    """By one pass per task from its loss on, times `scale`."""
+    gradients: Gradients = {
+        task: list(
+            torch.autograd.grad(loss * scale.to(loss.dtype), parameters, retain_graph=True, allow_unused=True)
+        )
+        for task, loss in losses.items()
+    }
+    return _averaged(gradients, parameters)
+
+
+def loss_scale(like: Tensor, backward: Backward) -> Tensor:
+    """The factor that `backward` puts on gradients (gradient scaler, accumulation), found by trying it."""
+    unit = torch.zeros((), device=like.device, requires_grad=True)
+    backward(unit * 1.0)
+    return torch.ones_like(unit) if unit.grad is None else unit.grad
+
+
+def mixture(gradients: Gradients, weights: Mapping[str, float]) -> list[Tensor | None]:
+    """Σ weight · gradient by parameter; None where no task reaches the parameter."""
+    mixed: list[Tensor | None] = []
+    for parts in zip(*(gradients[task] for task in weights), strict=True):
+        total: Tensor | None = None
+        for weight, part in zip(weights.values(), parts, strict=True):
+            if part is not None:
+                total = part * weight if total is None else total.add_(part, alpha=weight)
+        mixed.append(total)
+    return mixed
+
+
+def _averaged(gradients: Gradients, parameters: Sequence[Tensor]) -> Gradients:
+    """The mean over processes, one collective per task and type of number."""
+    processes = world_size()
+    if processes == 1:
+        return gradients
+    for found in gradients.values():
+        dense = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+        for dtype in sorted({g.dtype for g in dense}, key=str):
+            places = [k for k, g in enumerate(dense) if g.dtype == dtype]
+            flat = all_sum(torch.cat([dense[k].reshape(-1) for k in places])) / processes
+            pieces = flat.split([dense[k].numel() for k in places])
+            for k, piece in zip(places, pieces, strict=True):
+                found[k] = piece.view_as(dense[k])
+    return gradients

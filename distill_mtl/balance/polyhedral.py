@@ -1,0 +1,91 @@
+"""The minimum-norm point where tasks are bounded by several others: a quadratic programme on inequalities.
+
+Called by `min_norm` for preferences that no small set of edges describes. Proximal steps make the
+programme strictly convex, its dual is a complementarity problem, and the face that the dual finds is
+then solved exactly.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill_mtl.balance.complementarity import complementary
+
+Array = NDArray[np.float64]
+
+PROXIMITY = 1e-4
+"""Weight of the pull towards the last iterate, against a matrix with entries of order one."""
+ITERATIONS = 100
+TOLERANCE = 1e-11
+
+
+def minimum_norm_in_cone(products: Array, rows: Array) -> tuple[Array, float]:
+    """The weights z of sum 1 with rows·z ≥ 0 that minimise z·products·z.
+
+    Minimised is x·R·x + (sizes·x - 1)² over the cone, whose minimum lies on the same ray: R holds the
+    cosines, x = z · norm, and sizes are the inverse norms, the largest of them 1.
+
+    Args:
+        products: Gramian [E, E].
+        rows: [M, E], each with one positive entry; the cone must hold a point of positive sum.
+
+    Returns:
+        z, and by how much the optimality conditions of the scaled problem are violated, as a share of
+        the norm of the point in it.
+    """
+    norms = np.sqrt(products.diagonal())
+    lengths = np.where(norms > 0, norms, norms.max() or 1.0)
+    sizes = lengths.min() / lengths
+    matrix = (products / lengths / lengths[:, None]) + sizes * sizes[:, None]
+    scaled = rows / lengths
+    scaled /= np.linalg.norm(scaled, axis=1, keepdims=True)
+    inverse = np.linalg.inv(matrix + PROXIMITY * np.eye(len(sizes)))
+    dual = scaled @ inverse @ scaled.T
+    unit = float(dual.diagonal().max())
+    point, error = np.zeros(len(sizes)), np.inf
+    for _ in range(ITERATIONS):
+        pull = sizes + PROXIMITY * point
+        free = scaled @ (inverse @ pull)
+        forces = complementary(dual / unit, -free / unit, np.flatnonzero(free < 0))
+        point = inverse @ (pull + scaled.T @ forces)
+        exact, error = _on_face(matrix, sizes, scaled, forces > 0, point)
+        if error <= TOLERANCE * max(1.0, float(np.abs(exact).max())):
+            point = exact
+            break
+    weights = _feasible(point / lengths, rows)
+    along = float(sizes @ point)
+    return weights / weights.sum(), error / max(along * (1 - along), 0.0) ** 0.5 if 0 < along < 1 else 0.0
+
+
+def _on_face(
+    matrix: Array, sizes: Array, rows: Array, tight: NDArray[np.bool_], point: Array
+) -> tuple[Array, float]:
+    """The minimum on the face where the `tight` rows are 0, near `point`; and its largest violation."""
+    basis = np.eye(len(sizes))
+    if tight.any():
+        _, values, directions = np.linalg.svd(rows[tight])
+        basis = directions[int(np.count_nonzero(values > 1e-13)) :].T
+    inside = basis.T @ matrix @ basis
+    start = basis.T @ point
+    step = np.linalg.pinv(inside, rcond=1e-13, hermitian=True) @ (basis.T @ sizes - inside @ start)
+    found = basis @ (start + step)
+    gradient = matrix @ found - sizes
+    forces = np.linalg.lstsq(rows[tight].T, gradient, rcond=1e-13)[0] if tight.any() else np.zeros(0)
+    left = gradient - rows[tight].T @ forces
+    error = max(float(np.abs(left).max()), -float(forces.min(initial=0.0)), -float((rows @ found).min()))
+    return found, error
+
+
+def _feasible(weights: Array, rows: Array) -> Array:
+    """`weights` with the rounding on tight rows removed: each task raised to its bounds, a few times over."""
+    weights = weights.clip(0)
+    leading = rows > 0
+    own, rest = np.where(leading, rows, 0.0), np.where(leading, 0.0, -rows)
+    owner = leading.argmax(axis=1)
+    for _ in range(len(weights)):
+        needed = (rest @ weights) / own.sum(axis=1)
+        raised = weights.copy()
+        np.maximum.at(raised, owner, needed)
+        if (raised == weights).all():
+            break
+        weights = raised
+    return weights

@@ -1,0 +1,121 @@
+"""What every balancing rule is: T losses in, `.grad` filled, weights out.
+
+A rule lives in one file of this folder and registers itself there by the name that a recipe uses.
+`LossRule` and `GramianRule` (in their own files) hold what the two families have in common.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distill_mtl.balance.shared import Shared
+
+Backward = Callable[[Tensor], None]
+
+
+def plain_backward(loss: Tensor) -> None:
+    """`loss.backward()`; under Accelerate hand rules `accelerator.backward` instead."""
+    loss.backward()
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """How the tasks' gradients stood to each other in the last step, whatever the rule.
+
+    Attributes:
+        cosines: by pair ("left/right"), from -1 (against each other) to 1; 0 beside a zero gradient.
+        norm: length of the balanced direction, loss scale divided out; 0 at a Pareto-stationary point.
+            None, like empty cosines, where gradients were not measured or not finite.
+    """
+
+    cosines: dict[str, float] = field(default_factory=dict)
+    norm: float | None = None
+
+    @classmethod
+    def of(cls, gramian: Tensor, weights: Mapping[str, float]) -> "Diagnostics":
+        """From the Gramian [T, T] of the gradients that `weights` (same order) combined."""
+        products = gramian.numpy()
+        if not np.isfinite(products).all():
+            return cls()
+        lengths = np.sqrt(products.diagonal())
+        with np.errstate(divide="ignore", invalid="ignore"):
+            cosines = np.nan_to_num(products / lengths[:, None] / lengths).clip(-1, 1)
+        values = np.array(list(weights.values()))
+        pairs = combinations(enumerate(weights), 2)
+        return cls(
+            {f"{a}/{b}": float(cosines[i, j]) for (i, a), (j, b) in pairs},
+            float(np.sqrt(max(0.0, values @ products @ values))),
+        )
+
+
+class Rule(nn.Module, ABC):
+    """Turns the losses of several tasks into one step.
+
+    A rule is a module, so that parameters and buffers it learns are trained, moved, saved and resumed
+    with the network that it is kept beside. It sees only what is reduced over processes, and so
+    decides alike on all of them.
+
+    Args:
+        tasks: names of all tasks. Rules that keep nothing by task do not need them.
+
+    Attributes:
+        needs_coverage: the rule means nothing where a task has neither label nor teacher on some rows.
+        diagnostics: of the last step.
+    """
+
+    needs_coverage: ClassVar[bool] = False
+
+    def __init__(self, tasks: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.tasks = tuple(tasks)
+        self.diagnostics = Diagnostics()
+
+    @abstractmethod
+    def backward(
+        self,
+        losses: Mapping[str, Tensor],
+        shared: Shared | None,
+        backward: Backward = plain_backward,
+        *,
+        parameters: Iterable[nn.Parameter] | None = None,
+    ) -> dict[str, float]:
+        """Fill `.grad` of heads and trunk (adding to what is there) and say with which weights.
+
+        Args:
+            losses: a scalar per task that has rows in this step; absent tasks are not in it. Under
+                several processes scaled so that their mean is the loss of the global batch; a task
+                with rows on another process only has a zero that touches its head.
+            shared: the cut that the losses were computed through; None for a network without one,
+                which loss rules and `mgda` accept.
+            backward: runs a scalar's backward pass; `accelerator.backward` under Accelerate.
+            parameters: the shared parameters, for the rules that compare gradients there.
+
+        Returns:
+            The weight of each task's loss (loss rules) or of its gradient at the cut (others).
+
+        Raises:
+            ValueError: no losses, a task that `shared` or the rule does not know, or something that
+                this rule needs is missing.
+        """
+
+    def present(self, losses: Mapping[str, Tensor], shared: Shared | None) -> list[str]:
+        """The tasks of this step, in an order that is the same on every process."""
+        if not losses:
+            raise ValueError("no task has a loss in this step")
+        known = shared.tasks if shared is not None else (self.tasks or tuple(sorted(losses)))
+        for names, owner in ((known, "the shared features"), (self.tasks or known, "the rule")):
+            unknown = [task for task in losses if task not in names]
+            if unknown:
+                raise ValueError(f"losses of {unknown}, but {owner} has the tasks {list(names)}")
+        return [task for task in known if task in losses]
+
+
+def total_of(losses: Iterable[Tensor]) -> Tensor:
+    """The sum of scalar losses, which may have a dimension of size one."""
+    return torch.stack([loss.reshape(()) for loss in losses]).sum()

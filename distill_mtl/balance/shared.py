@@ -1,0 +1,169 @@
+"""The cut between a shared trunk and the heads of several tasks.
+
+Every task works on its own copies of the shared features. One backward through the heads then leaves
+each task's gradient on its copies, and one backward through the trunk takes whatever mixture of them
+a balancing rule chose (Sener & Koltun 2018, section 3.3, done in one forward pass).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill_mtl.balance.distributed import all_sum, world_size
+from distill_mtl.balance.gramian import gramian
+
+Features = Tensor | Mapping[str, Tensor] | Sequence[Tensor]
+
+
+class Shared:
+    """The features that tasks share, and each task's gradient at them.
+
+    Args:
+        features: what the trunk computed: one tensor, several by name, or several in order. Features
+            may depend on one another (two stages of one trunk).
+        tasks: names of all tasks, in the same order on every process.
+
+    `shared[task]` has the form that `features` had: a tensor, a dict or a list. Its tensors share the
+    features' memory, so a head must not write into them in place (autograd raises if it does).
+    """
+
+    def __init__(self, features: Features, tasks: Sequence[str]) -> None:
+        self.tasks = tuple(tasks)
+        if len(set(self.tasks)) != len(self.tasks):
+            raise ValueError(f"task names must differ, got {list(self.tasks)}")
+        self._names = list(features) if isinstance(features, Mapping) else None
+        self._single = isinstance(features, Tensor)
+        self._features = _as_list(features)
+        self._copies: dict[str, list[Tensor]] = {}
+        self._forms: dict[str, Any] = {}
+        self._unit = torch.zeros((), device=self.device, requires_grad=True)
+
+    @property
+    def features(self) -> list[Tensor]:
+        """The features themselves, on the trunk's side of the cut."""
+        return self._features
+
+    @property
+    def device(self) -> torch.device:
+        """Where the features are."""
+        return self._features[0].device
+
+    @property
+    def loss_scale(self) -> Tensor:
+        """The factor (scalar) that `backward_heads`' callable put on the gradients, 1 before it ran."""
+        return torch.ones_like(self._unit) if self._unit.grad is None else self._unit.grad
+
+    def __getitem__(self, task: str) -> Any:
+        """The task's own copies of the features; the same objects every time."""
+        if task not in self.tasks:
+            raise KeyError(f"'{task}' is none of the tasks {list(self.tasks)}")
+        if task not in self._copies:
+            copies = [_leaf(feature) for feature in self._features]
+            self._copies[task] = copies
+            self._forms[task] = self._in_given_form(copies)
+        return self._forms[task]
+
+    def backward_heads(self, total: Tensor, backward: Callable[[Tensor], None]) -> None:
+        """One backward from `total`, a sum over tasks, to the heads' parameters and every task's copies."""
+        backward(total + self._unit.to(total.device, total.dtype))
+
+    def gradients(self, task: str) -> list[Tensor]:
+        """The task's gradient at each feature after `backward_heads`; zeros where it used none."""
+        return [
+            torch.zeros_like(feature) if gradient is None else gradient
+            for feature, gradient in zip(self._features, self._raw(task), strict=True)
+        ]
+
+    def gramian(self, tasks: Sequence[str]) -> Tensor:
+        """Inner products of the gradients of `tasks` at all features stacked, over the global batch.
+
+        Loss scales are divided out. Rows of other processes are further coordinates of the gradient,
+        so the global Gramian is the sum of all processes' ones; it is divided by the square of their
+        number because each scales its losses by that number against the averaging of gradients.
+
+        Returns:
+            float64 [T, T] on the CPU, equal on every process.
+
+        Raises:
+            ValueError: the processes do not agree on which tasks are present.
+        """
+        scale = self.loss_scale.to(torch.float32)
+        local = gramian([self._raw(task) for task in tasks]).to(self.device)
+        local = local / scale.to(local.dtype) ** 2
+        processes = world_size()
+        if processes == 1:
+            return local.to("cpu", torch.float64)
+        # All tasks take part, present or not: whatever a process believes, the collectives match.
+        at = torch.tensor([self.tasks.index(task) for task in tasks], device=local.device)
+        packed = local.new_zeros(len(self.tasks) + 1, len(self.tasks))
+        packed[at[:, None], at] = local
+        packed[-1, at] = 1
+        packed = all_sum(packed).to("cpu", torch.float64)
+        for task, present in zip(self.tasks, packed[-1].tolist(), strict=True):
+            if present not in (0, processes):
+                raise ValueError(
+                    f"task '{task}' has a loss on {present:.0f} of {processes} processes; where it has no "
+                    f"rows give it a zero loss that touches its head: 0 * head(shared['{task}']).sum()"
+                )
+        at = at.cpu()
+        return packed[at[:, None], at] / processes**2
+
+    def backward(self, weights: Mapping[str, float]) -> None:
+        """One backward from the features, with the weighted sum of the tasks' gradients, to the trunk."""
+        raw = {task: self._raw(task) for task in weights}
+        roots, gradients = [], []
+        for k, feature in enumerate(self._features):
+            parts = [(weight, raw[task][k]) for task, weight in weights.items() if raw[task][k] is not None]
+            if feature.requires_grad and parts:
+                roots.append(feature)
+                gradients.append(_combine(parts))
+        if roots:
+            torch.autograd.backward(roots, gradients)
+
+    def leaves(self) -> list[Tensor]:
+        """The parameters that the features were computed from, in an order that the graph alone decides."""
+        stack = [torch.autograd.graph.get_gradient_edge(f).node for f in self._features if f.requires_grad]
+        seen, found = set(stack), []
+        while stack:
+            node = stack.pop()
+            if hasattr(node, "variable"):
+                found.append(node.variable)
+            for following, _ in node.next_functions:
+                if following is not None and following not in seen:
+                    seen.add(following)
+                    stack.append(following)
+        return found
+
+    def _raw(self, task: str) -> list[Tensor | None]:
+        return [copy.grad for copy in self._copies.get(task, ())] or [None] * len(self._features)
+
+    def _in_given_form(self, copies: list[Tensor]) -> Any:
+        if self._single:
+            return copies[0]
+        return copies if self._names is None else dict(zip(self._names, copies, strict=True))
+
+
+def _as_list(features: Features) -> list[Tensor]:
+    if isinstance(features, Tensor):
+        return [features]
+    values = list(features.values()) if isinstance(features, Mapping) else list(features)
+    if not values or not all(isinstance(value, Tensor) for value in values):
+        raise ValueError("features must be a tensor, or a mapping or sequence of at least one tensor")
+    return values
+
+
+def _leaf(feature: Tensor) -> Tensor:
+    copy = feature.detach()
+    return copy.requires_grad_() if copy.is_floating_point() else copy
+
+
+def _combine(parts: Sequence[tuple[float, Any]]) -> Tensor:
+    """Σ weight · gradient, summed in single precision at least."""
+    first = parts[0][1]
+    wide = torch.promote_types(first.dtype, torch.float32)
+    total = torch.zeros_like(first, dtype=wide)
+    for weight, gradient in parts:
+        total.add_(gradient, alpha=weight)
+    return total.to(first.dtype)

@@ -1,0 +1,68 @@
+"""Homoscedastic uncertainty: each task's loss is weighted by a noise level that is learned with it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from distill_mtl.balance.loss_rule import LossRule
+from distill_mtl.balance.registry import register
+from distill_mtl.balance.rule import Backward, plain_backward, total_of
+from distill_mtl.balance.shared import Shared
+
+Likelihood = Literal["softmax", "gaussian"]
+FACTORS: dict[str, float] = {"softmax": 1.0, "gaussian": 0.5}
+
+
+@register("uncertainty")
+class Uncertainty(LossRule):
+    """Kendall, Gal & Cipolla 2018, section 3.2, with s = log σ² learned for the sake of stability.
+
+    Descends Σ c·exp(-s_t)·loss_t + s_t / 2, where c is 1 for a softmax likelihood (classes, soft targets;
+    equation 10) and 1/2 for a Gaussian one (regression, hints; equation 7). It may become negative. Put
+    `rule.parameters()` into a group of the optimizer, without weight decay.
+
+    Args:
+        tasks: names of all tasks.
+        likelihoods: "gaussian" or "softmax" by task; softmax where none is named.
+    """
+
+    def __init__(self, tasks: Sequence[str], *, likelihoods: Mapping[str, Likelihood] | None = None) -> None:
+        super().__init__(tasks)
+        likelihoods = likelihoods or {}
+        unknown = sorted(set(likelihoods) - set(self.tasks))
+        wrong = sorted(set(likelihoods.values()) - set(FACTORS))
+        if not self.tasks or unknown or wrong:
+            raise ValueError(
+                f"uncertainty has the tasks {list(self.tasks)} and likelihoods {list(FACTORS)}; "
+                f"not a task: {unknown}, not a likelihood: {wrong}"
+            )
+        self.factors = {task: FACTORS[likelihoods.get(task, "softmax")] for task in self.tasks}
+        self.log_variances = nn.ParameterList(nn.Parameter(torch.zeros(())) for _ in self.tasks)
+
+    def objective(self, losses: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        logs = dict(zip(self.tasks, self.log_variances, strict=True))
+        terms = [self.factors[t] * torch.exp(-logs[t]) * loss + logs[t] / 2 for t, loss in losses.items()]
+        # Every parameter takes part, so that DistributedDataParallel does not wait for one.
+        terms += [0 * log for task, log in logs.items() if task not in losses]
+        values = torch.stack([logs[task].detach() for task in losses]).neg().exp().tolist()
+        return total_of(terms), {t: self.factors[t] * value for t, value in zip(losses, values, strict=True)}
+
+    def backward(
+        self,
+        losses: Mapping[str, Tensor],
+        shared: Shared | None,
+        backward: Backward = plain_backward,
+        *,
+        parameters: Iterable[nn.Parameter] | None = None,
+    ) -> dict[str, float]:
+        untouched = [
+            log
+            for task, log in zip(self.tasks, self.log_variances, strict=True)
+            if task not in losses and log.grad is None
+        ]
+        weights = super().backward(losses, shared, backward, parameters=parameters)
+        for log in untouched:
+            log.grad = None  # or an optimizer with momentum would move an absent task's noise level
+        return weights

@@ -1,0 +1,43 @@
+"""Whether a teacher does on its own data what it is known to do. A wrong teacher teaches wrong answers well."""
+
+import math
+from dataclasses import dataclass
+
+from distill_mtl.checks.measure import Measured
+
+TOLERANCE = 2.0
+SIGMAS = 2.0
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a teacher is known to score.
+
+    Attributes:
+        score: in points.
+        rows: how many rows it was measured on; None where nobody says.
+    """
+
+    score: float
+    rows: int | None = None
+
+
+def complaint(measured: Measured, expected: Expected | None, *, higher_is_better: bool = True) -> str | None:
+    """What is wrong with a measured teacher, or None.
+
+    A teacher may fall short of a recorded score by 2 points and by what chance explains: both scores were
+    measured on a sample, so the difference has the errors of both. Without a recorded score it must be
+    clearly better than the best constant answer.
+    """
+    sign = 1 if higher_is_better else -1
+    if expected is not None:
+        short = sign * (expected.score - measured.score)
+        recorded_error = measured.error * math.sqrt(measured.rows / expected.rows) if expected.rows else 0.0
+        if short > TOLERANCE and short > SIGMAS * math.hypot(measured.error, recorded_error):
+            return f"scores {measured.score:.2f}, expected {expected.score:.2f}"
+        return None
+    above = sign * (measured.score - measured.constant)
+    # Halfway between a constant answer and nothing learned lies noise; a tenth of the way up is not teaching.
+    if above <= max(0.1 * abs(100 - measured.constant), SIGMAS * min(measured.error, 100.0)):
+        return f"scores {measured.score:.2f}, hardly better than the best constant answer ({measured.constant:.2f})"
+    return None

@@ -1,0 +1,158 @@
+"""The commands: `distill.py RECIPE`, run by `accelerate launch`, and `distill-mtl check|evaluate|schema|teacher`.
+
+A user's mistake ends with its message and status 2, a student below its acceptance with 3, a stopped
+run with 130.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from distill_mtl.errors import Stopped, UserError
+
+USER_ERROR, NOT_ACCEPTED, STOPPED = 2, 3, 130
+
+
+def distill_command(arguments: Sequence[str] | None = None) -> None:
+    """Entry of distill.py and of `python -m distill_mtl`."""
+    parser = argparse.ArgumentParser(
+        prog="accelerate launch distill.py",
+        description="Merge the trained teachers of a recipe into one multi-task student and compare it with them.",
+        epilog="Two processes on the CPU: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 "
+        "--main_process_port 0 distill.py RECIPE. To look before training: distill-mtl check RECIPE.",
+    )
+    _add_recipe(parser)
+    _add_run(parser)
+    parser.add_argument(
+        "--labels-only", action="store_true", help="train without teachers, as a baseline (training.teachers_on=none)"
+    )
+    _run(_distill, parser.parse_args(arguments))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry of `distill-mtl`."""
+    parser = argparse.ArgumentParser(
+        prog="distill-mtl", description="Everything around a run. The run itself: accelerate launch distill.py RECIPE."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    check = commands.add_parser("check", help="do everything of a run but train: data, teachers, one batch")
+    _add_recipe(check)
+    check.set_defaults(run=_check)
+
+    evaluate = commands.add_parser("evaluate", help="compare the student of a finished run with its teachers again")
+    evaluate.add_argument("folder", type=Path, metavar="RUN", help="run folder, such as runs/multidigits")
+    evaluate.set_defaults(run=_evaluate)
+
+    schema = commands.add_parser("schema", help="print the JSON Schema of a recipe, for editors")
+    schema.set_defaults(run=_schema)
+
+    teacher = commands.add_parser("teacher", help="train a single-task teacher").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    train = teacher.add_parser(
+        "train", help="train a recipe of one task without teachers, and save it as a teacher's folder"
+    )
+    _add_recipe(train)
+    _add_run(train)
+    train.add_argument(
+        "--to", type=Path, metavar="FOLDER", help="where the teacher goes; default RUN/teacher in its run folder"
+    )
+    train.set_defaults(run=_train_teacher)
+
+    parsed = parser.parse_args(arguments)
+    _run(parsed.run, parsed)
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", type=Path, help="the recipe, a YAML file")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="override any key, as often as you like: --set tasks.breed.temperature=2",
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="where generated and downloaded data is kept (else $DISTILL_MTL_CACHE, else ~/.cache/distill_mtl)",
+    )
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, metavar="DIR", help="run folder; default runs/NAME")
+    earlier = parser.add_mutually_exclusive_group()
+    earlier.add_argument("--resume", action="store_true", help="go on from the run folder's last checkpoint")
+    earlier.add_argument("--overwrite", action="store_true", help="delete the run that is in the run folder")
+
+
+def _run(command: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> None:
+    """Run a command and turn what went wrong into a message and an exit status."""
+    if getattr(arguments, "cache", None) is not None:
+        os.environ["DISTILL_MTL_CACHE"] = str(arguments.cache.resolve())
+    errors = Console(stderr=True, quiet=os.environ.get("LOCAL_RANK", "0") != "0", highlight=False)
+    try:
+        status = command(arguments)
+    except UserError as error:
+        errors.print(str(error), style="red", markup=False, soft_wrap=True)
+        status = USER_ERROR
+    except Stopped as stopped:
+        errors.print(str(stopped), markup=False, soft_wrap=True)
+        status = STOPPED
+    except KeyboardInterrupt:
+        errors.print("stopped before training began; nothing was written to the run folder.")
+        status = STOPPED
+    sys.exit(status)
+
+
+def _distill(arguments: argparse.Namespace) -> int:
+    from distill_mtl.recipe import load_recipe
+    from distill_mtl.training.build import known_names
+    from distill_mtl.training.run import distill
+
+    overrides = [*arguments.overrides, *(["training.teachers_on=none"] if arguments.labels_only else [])]
+    recipe = load_recipe(arguments.recipe, overrides, choices=known_names())
+    evaluation = distill(recipe, out=arguments.out, resume=arguments.resume, overwrite=arguments.overwrite)
+    return 0 if evaluation.accepted else NOT_ACCEPTED
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from distill_mtl.checks.command import check
+
+    check(arguments.recipe, arguments.overrides)
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from distill_mtl.training.evaluate import evaluate
+
+    return 0 if evaluate(arguments.folder).accepted else NOT_ACCEPTED
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from distill_mtl.recipe.json_schema import recipe_json_schema
+
+    sys.stdout.write(json.dumps(recipe_json_schema(), indent=2) + "\n")
+    return 0
+
+
+def _train_teacher(arguments: argparse.Namespace) -> int:
+    from distill_mtl.training.teacher import train_teacher
+
+    train_teacher(
+        arguments.recipe,
+        arguments.overrides,
+        out=arguments.out,
+        to=arguments.to,
+        resume=arguments.resume,
+        overwrite=arguments.overwrite,
+    )
+    return 0

@@ -1,0 +1,57 @@
+"""What the stream hands to a step of training or of evaluation: rows of several data sets, mixed."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B rows in one canonical image size, normalised for nobody yet.
+
+    Attributes:
+        images: uint8 [B, 3, H, W] as read; float [B, 3, H, W] in [0, 1] after `to`.
+        labels: per task, first dimension B. Rows without a label hold a filler that nothing may read.
+        labelled: per task, bool [B]: which rows really have a label. Stays on the host: it decides which
+            rows are computed, and a decision must not wait for a device.
+        keys: the identity of every row, "source/shard/key".
+        source: int64 [B], index of the data set that each row comes from.
+        groups: what each row shares with others (a scene, a patient), or its own key; empty in training.
+        color: float [B, 3], factors of brightness, contrast and saturation for the student's eyes alone;
+            None where nothing is to change.
+        skipped: keys of rows that could not be decoded and were replaced or left out.
+    """
+
+    images: Tensor
+    labels: dict[str, Tensor]
+    labelled: dict[str, Tensor]
+    keys: list[str]
+    source: Tensor
+    groups: list[str] = field(default_factory=list)
+    color: Tensor | None = None
+    skipped: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The batch on `device`, images as float in [0, 1]."""
+        images = self.images.to(device, non_blocking=True)
+        if images.dtype == torch.uint8:
+            images = images.float().div_(255)
+        return replace(
+            self,
+            images=images,
+            labels={task: label.to(device, non_blocking=True) for task, label in self.labels.items()},
+            color=None if self.color is None else self.color.to(device, non_blocking=True),
+        )
+
+    def pin_memory(self) -> "Batch":
+        """The batch in page-locked memory, from which a GPU copies without waiting; DataLoader calls it."""
+        return replace(
+            self,
+            images=self.images.pin_memory(),
+            labels={task: label.pin_memory() for task, label in self.labels.items()},
+            color=None if self.color is None else self.color.pin_memory(),
+        )

@@ -1,0 +1,125 @@
+"""Where every member of a shard lies, found once and kept beside the shard; rows are then read by offset.
+
+The index is a NumPy archive without pickle, `<shard>.index.npz`, valid for one size and modification
+time of the shard. Where the shard's folder cannot be written to, it goes to the user's cache folder.
+An index that is stale or unreadable is made again from the shard, which is the truth.
+"""
+
+import hashlib
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill_mtl.data.files import cache_folder, written_aside
+from distill_mtl.data.walk import Row, walk_shard
+from distill_mtl.errors import ShardError
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """Where the members of a shard's N rows lie.
+
+    Attributes:
+        path: the shard, an uncompressed tar archive.
+        endings: what follows the first dot of the members' names, E different ones.
+        offsets: int64 [N, E] in bytes.
+        sizes: int64 [N, E] in bytes; -1 where a row has no such member.
+        key_text: uint8, the UTF-8 keys without anything between them.
+        key_ends: int64 [N], where each key ends in it.
+    """
+
+    path: Path
+    endings: tuple[str, ...]
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    key_text: NDArray[np.uint8]
+    key_ends: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.key_ends)
+
+    def key(self, row: int) -> str:
+        """The key of a row, as its members' names have it."""
+        start = int(self.key_ends[row - 1]) if row else 0
+        return self.key_text[start : self.key_ends[row]].tobytes().decode(errors="surrogateescape")
+
+
+def load_index(path: Path) -> ShardIndex:
+    """The shard's index: the kept one if it fits the shard as it is now, else a new one, which is kept.
+
+    Raises:
+        ShardError: the shard is missing, cut, damaged or has no rows.
+    """
+    try:
+        stamp = _stamp(path)
+    except OSError as error:
+        raise ShardError(f"{path}: cannot be read ({error.strerror}).") from None
+    places = _places(path)
+    for place in places:
+        if (kept := _read(place, path, stamp)) is not None:
+            return kept
+    index = _from_rows(path, walk_shard(path))
+    for place in places:
+        try:
+            _write(place, index, stamp)
+        except OSError:
+            continue  # not writable: the next place, or none, and the index is made again next time
+        break
+    return index
+
+
+def _stamp(path: Path) -> NDArray[np.int64]:
+    status = os.stat(path)
+    return np.array([_VERSION, status.st_size, status.st_mtime_ns], np.int64)
+
+
+def _places(path: Path) -> tuple[Path, Path]:
+    name = f"{path.name}.index.npz"
+    folder = hashlib.blake2b(os.fsencode(path.resolve().parent), digest_size=8).hexdigest()
+    return path.with_name(name), cache_folder() / "indexes" / folder / name
+
+
+def _read(place: Path, path: Path, stamp: NDArray[np.int64]) -> ShardIndex | None:
+    try:
+        with np.load(place, allow_pickle=False) as arrays:
+            if not np.array_equal(arrays["stamp"], stamp):
+                return None
+            endings = tuple(str(ending) for ending in arrays["endings"])
+            columns = (arrays["offsets"], arrays["sizes"], arrays["key_text"], arrays["key_ends"])
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+    return ShardIndex(path, endings, *columns)
+
+
+def _write(place: Path, index: ShardIndex, stamp: NDArray[np.int64]) -> None:
+    with written_aside(place) as aside, open(aside, "wb") as file:
+        np.savez(
+            file,
+            stamp=stamp,
+            endings=np.array(index.endings),
+            offsets=index.offsets,
+            sizes=index.sizes,
+            key_text=index.key_text,
+            key_ends=index.key_ends,
+        )
+
+
+def _from_rows(path: Path, rows: list[Row]) -> ShardIndex:
+    endings = tuple(sorted({ending for row in rows for ending in row.members}))
+    column = {ending: place for place, ending in enumerate(endings)}
+    offsets = np.zeros((len(rows), len(endings)), np.int64)
+    sizes = np.full((len(rows), len(endings)), -1, np.int64)
+    for number, row in enumerate(rows):
+        for ending, (offset, size) in row.members.items():
+            offsets[number, column[ending]] = offset
+            sizes[number, column[ending]] = size
+    keys = [row.key.encode(errors="surrogateescape") for row in rows]
+    key_text = np.frombuffer(b"".join(keys), np.uint8)
+    key_ends = np.cumsum([len(key) for key in keys], dtype=np.int64)
+    return ShardIndex(path, endings, offsets, sizes, key_text, key_ends)

@@ -1,0 +1,209 @@
+"""One data set of a recipe: its rows over all shards, where their members lie, and the three sets."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill_mtl.data.index import ShardIndex, load_index
+from distill_mtl.data.open_files import OpenFiles
+from distill_mtl.data.shards import Shard, find_shards, shard_names
+from distill_mtl.data.split import SPLITS, Split, split_by_hash
+from distill_mtl.errors import ShardError
+from distill_mtl.recipe.schema import SourceSection
+
+_GROUP = "group"
+_EXAMPLES = 3
+
+Numbers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One member of every row of a source.
+
+    Attributes:
+        member: its file ending, or several with `;` between them, of which the first found wins.
+        offsets: int64 [N] in the row's shard, in bytes.
+        sizes: int64 [N] in bytes; -1 where the row has none.
+    """
+
+    member: str
+    offsets: Numbers
+    sizes: Numbers
+
+
+class Source:
+    """A data set whose shards are found, whole and indexed, and whose rows have all they need.
+
+    Rows are numbered through all shards: training, validation, test, each in the recipe's order.
+
+    Args:
+        name: in the recipe.
+        section: of the recipe.
+        members: task -> member, for every task that the source has labels for.
+        shards: of each set.
+        local_rank, local_world: this process among those of this machine, which share the indexing.
+
+    Attributes:
+        sets: split -> int64 numbers of its rows, ascending.
+        hashed: the sets that were cut from the training shards by a hash of the key.
+        image: the picture of every row.
+        labels: task -> its label in every row.
+        groups: what rows have in common, where they say so.
+
+    Raises:
+        ShardError: a shard stands in two sets, is damaged, or has rows without a picture or a label.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        section: SourceSection,
+        members: Mapping[str, str],
+        shards: Mapping[Split, Sequence[Shard]],
+        *,
+        local_rank: int = 0,
+        local_world: int = 1,
+    ) -> None:
+        self.name, self.section = name, section
+        listed = [shard for split in SPLITS for shard in shards[split]]
+        self.shards = shard_names([shard.url for shard in listed], f"data.{name}")
+        self._indexes = _load_all(listed, local_rank, local_world)
+        lengths = [len(index) for index in self._indexes]
+        self._first = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        self._shard = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+        self._files = OpenFiles()
+        self.image = self._column(section.image)
+        self.labels = {task: self._column(member) for task, member in members.items()}
+        self.groups = self._column(_GROUP)
+        self._refuse_incomplete_rows()
+        home = np.repeat([SPLITS.index(split) for split in SPLITS for _ in shards[split]], lengths)
+        self.hashed = self._missing_sets(shards)
+        if self.hashed:
+            train = np.flatnonzero(home == SPLITS.index("train"))
+            home[train] = split_by_hash(self._identities(listed, train), self.hashed)
+        self.sets: dict[Split, Numbers] = {
+            split: np.flatnonzero(home == number) for number, split in enumerate(SPLITS)
+        }
+        if not len(self.sets["train"]):
+            raise ShardError(
+                f"data.{name}: no row is left for training. Give validation and test sets their shards."
+            )
+
+    def __len__(self) -> int:
+        return len(self._shard)
+
+    def key(self, row: int) -> str:
+        """The row's identity, "source/shard/key"."""
+        shard = self._shard[row]
+        return f"{self.name}/{self.shards[shard]}/{self._indexes[shard].key(row - int(self._first[shard]))}"
+
+    def read(self, column: Column, row: int) -> bytes:
+        """One member of a row, which must have it."""
+        path = self._indexes[self._shard[row]].path
+        return self._files.read(path, int(column.offsets[row]), int(column.sizes[row]))
+
+    def group(self, row: int) -> str:
+        """What the row shares with others, or its own identity."""
+        if self.groups.sizes[row] < 0:
+            return self.key(row)
+        return self.read(self.groups, row).decode(errors="replace").strip()
+
+    def after(self, row: int) -> int:
+        """The next training row; the first one after the last."""
+        rows = self.sets["train"]
+        return int(rows[np.searchsorted(rows, row, side="right") % len(rows)])
+
+    def place(self, column: Column, row: int) -> str:
+        """Where a member stands, for messages: source, shard, key and member."""
+        key = self._indexes[self._shard[row]].key(row - int(self._first[self._shard[row]]))
+        return f"data.{self.name}: {self._indexes[self._shard[row]].path}, row {key}, member {column.member}"
+
+    def _column(self, member: str) -> Column:
+        columns = [_shard_column(index, member) for index in self._indexes]
+        offsets, sizes = (np.concatenate(part) for part in zip(*columns, strict=True))
+        return Column(member, offsets, sizes)
+
+    def _missing_sets(self, shards: Mapping[Split, Sequence[Shard]]) -> frozenset[Split]:
+        """The sets to cut by hash; a source without labels keeps all its rows for training."""
+        return frozenset(split for split in SPLITS[1:] if self.labels and not shards[split])
+
+    def _identities(self, listed: Sequence[Shard], rows: Numbers) -> list[str]:
+        # By the file's own name: shards may move to another folder, and every row stays in its set.
+        names = [shard.name for shard in listed]
+        return [
+            f"{self.name}/{names[shard]}/{self._indexes[shard].key(row - int(self._first[shard]))}"
+            for row, shard in zip(rows.tolist(), self._shard[rows].tolist(), strict=True)
+        ]
+
+    def _refuse_incomplete_rows(self) -> None:
+        wanted = {"a picture": self.image} | {
+            f"the label of {task}": column for task, column in self.labels.items()
+        }
+        findings = []
+        for what, column in wanted.items():
+            lacking = np.flatnonzero(column.sizes < 0)
+            if len(lacking):
+                keys = [self.key(row) for row in lacking[:_EXAMPLES].tolist()]
+                examples = ", ".join(keys + ["…"] * (len(lacking) > _EXAMPLES))
+                count = f"{len(lacking)} of {len(self)} rows"
+                findings.append(f"{count} lack {what} (member {column.member}): {examples}")
+        if findings:
+            found = sorted({ending for index in self._indexes for ending in index.endings})
+            raise ShardError(
+                f"data.{self.name}: {'; '.join(findings)}. Members in the shards: {', '.join(found)}."
+            )
+
+
+def open_source(
+    name: str,
+    section: SourceSection,
+    members: Mapping[str, str],
+    *,
+    local_rank: int = 0,
+    local_world: int = 1,
+) -> Source:
+    """Find, fetch and index the shards of one source.
+
+    Args:
+        name: in the recipe.
+        section: of the recipe.
+        members: task -> member, for every task that the source has labels for.
+        local_rank, local_world: this process among those of this machine.
+
+    Raises:
+        ShardError: as `find_shards` and `Source`.
+    """
+    patterns: dict[Split, tuple[str | list[str] | None, str]] = {
+        "train": (section.shards, "shards"),
+        "validation": (section.split.validation, "split.validation"),
+        "test": (section.split.test, "split.test"),
+    }
+    shards: dict[Split, list[Shard]] = {}
+    for split, (pattern, key) in patterns.items():
+        place = f"data.{name}.{key}"
+        shards[split] = (
+            find_shards(pattern, place, local_rank=local_rank, local_world=local_world) if pattern else []
+        )
+    return Source(name, section, members, shards, local_rank=local_rank, local_world=local_world)
+
+
+def _load_all(shards: Sequence[Shard], local_rank: int, local_world: int) -> list[ShardIndex]:
+    """The index of every shard. Each process begins at another one, and finds what the others have made."""
+    start = local_rank * len(shards) // local_world
+    turned = list(range(start, len(shards))) + list(range(start))
+    indexes = {number: load_index(shards[number].path) for number in turned}
+    return [indexes[number] for number in range(len(shards))]
+
+
+def _shard_column(index: ShardIndex, member: str) -> tuple[Numbers, Numbers]:
+    """Offsets and sizes of the first of the member's endings that each row has."""
+    offsets, sizes = np.zeros(len(index), np.int64), np.full(len(index), -1, np.int64)
+    for ending in member.lower().split(";"):
+        if ending.strip() in index.endings:
+            place = index.endings.index(ending.strip())
+            use = (sizes < 0) & (index.sizes[:, place] >= 0)
+            offsets[use], sizes[use] = index.offsets[use, place], index.sizes[use, place]
+    return offsets, sizes

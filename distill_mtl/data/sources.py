@@ -1,0 +1,237 @@
+"""All data sets of a recipe behind one door: what training, the check and evaluation ask for rows."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from distill_mtl.data.batch import Batch
+from distill_mtl.data.plan import Plan, source_order
+from distill_mtl.data.quota import Quota
+from distill_mtl.data.reader import Picks, Reader
+from distill_mtl.data.source import Source, open_source
+from distill_mtl.data.split import SPLITS, Split
+from distill_mtl.data.stream import stream
+from distill_mtl.data.views import Size
+from distill_mtl.errors import RecipeError, ShardError
+from distill_mtl.recipe.schema import Recipe
+from distill_mtl.tasks.base import TaskKind
+
+
+@dataclass(frozen=True)
+class SourceSummary:
+    """What the check prints of one source.
+
+    Attributes:
+        name: in the recipe.
+        shards: files of all three sets.
+        rows: of each set.
+        labels: task -> member.
+        share: of a training batch, in [0, 1].
+        hashed: the sets that were cut from the training shards by a hash of the key.
+    """
+
+    name: str
+    shards: int
+    rows: dict[Split, int]
+    labels: dict[str, str]
+    share: float
+    hashed: tuple[Split, ...]
+
+
+def open_sources(
+    recipe: Recipe,
+    kinds: Mapping[str, TaskKind],
+    size: Size,
+    *,
+    local_rank: int = 0,
+    local_world: int = 1,
+) -> "Sources":
+    """Find, fetch, index and check every shard that a recipe names.
+
+    Args:
+        recipe: the whole recipe.
+        kinds: every task of it.
+        size: height and width that images get, the canonical size.
+        local_rank, local_world: this process among those of this machine, which share the work.
+
+    Raises:
+        ShardError: everything that is wrong with the shards, of all sources at once.
+    """
+    sources, findings = [], []
+    for name, section in recipe.data.items():
+        members = {task: label.member or kinds[task].member for task, label in section.labels.items()}
+        try:
+            sources.append(
+                open_source(name, section, members, local_rank=local_rank, local_world=local_world)
+            )
+        except ShardError as error:
+            findings.append(str(error))
+    if findings:
+        raise ShardError("\n".join(findings))
+    return Sources(recipe, sources, kinds, size)
+
+
+class Sources:
+    """The rows of all data sets: streamed for training, listed by task and set for everything else.
+
+    Args:
+        recipe: gives seed, batch size, weights and class balance.
+        sources: opened, in the recipe's order; a batch's `source` counts in it.
+        kinds: every task of the recipe.
+        size: height and width of the images.
+
+    Raises:
+        ShardError: a task that has labels has none for validation or test.
+        RecipeError: a source with class_balance has not exactly one class label.
+    """
+
+    def __init__(
+        self, recipe: Recipe, sources: list[Source], kinds: Mapping[str, TaskKind], size: Size
+    ) -> None:
+        self.names = tuple(source.name for source in sources)
+        self.size = size
+        self.batch_size = recipe.training.batch_size
+        self._sources, self._kinds = sources, kinds
+        self._weights = [
+            source.section.weight or float(np.sqrt(len(source.sets["train"]))) for source in sources
+        ]
+        self._refuse_empty_sets()
+        self._reader = Reader(sources, kinds, size, recipe.seed)
+        orders = [source_order(recipe.seed, source, kinds) for source in sources]
+        self._plan = Plan(orders, Quota(self._weights, self.batch_size))
+        self._skipped: dict[str, set[str]] = {name: set() for name in self.names}
+
+    def stream(
+        self,
+        *,
+        micro_batches: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        start_step: int = 0,
+        steps: int,
+        workers: int = 0,
+    ) -> Iterator[Batch]:
+        """Batches under training views: `micro_batches` for each step from `start_step` to `steps` - 1.
+
+        The rows of a step are the same however they are split over processes and micro-batches.
+
+        Args:
+            micro_batches: parts of this process's rows of a step.
+            rank, world: this process among all.
+            start_step: the first step, 0 or where a run goes on.
+            steps: of the whole run.
+            workers: reader processes; 0 reads in this one.
+
+        Raises:
+            RecipeError: fewer rows in a batch than parts to share them.
+            ShardError: a row cannot be read.
+        """
+        if self.batch_size < world * micro_batches:
+            raise RecipeError(
+                f"training.batch_size: {self.batch_size} rows cannot be shared by {world} processes with "
+                f"{micro_batches} micro-batches each. Raise it, or lower training.accumulate."
+            )
+        batches = stream(
+            self._plan,
+            self._reader,
+            range(start_step, steps),
+            micro_batches=micro_batches,
+            rank=rank,
+            world=world,
+            workers=workers,
+        )
+        return self._noting_skipped(batches)
+
+    def labelled(
+        self,
+        task: str,
+        split: Split,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        limit: int | None = None,
+    ) -> Iterator[Batch]:
+        """The rows of a set that are labelled for `task`, under plain views, in shard order, with `groups`.
+
+        Args:
+            task: of the recipe; a batch holds its labels alone.
+            split: which set.
+            batch_size: rows per batch, fewer in the last or where rows are skipped.
+            rank, world: this process's share is every world-th row.
+            limit: at most this many rows, spread evenly over the set.
+
+        Raises:
+            ShardError: a row cannot be read.
+        """
+        source, row = self._labelled_rows(task, split)
+        chosen = np.arange(len(row))
+        if limit is not None and limit < len(row):
+            chosen = chosen[:limit] * len(row) // limit
+        picks = Picks(source[chosen], np.zeros_like(chosen), row[chosen])[rank::world]
+        parts = (picks[first : first + batch_size] for first in range(0, len(picks), batch_size))
+        batches = (self._reader.plain(part, task) for part in parts)
+        return (batch for batch in self._noting_skipped(batches) if len(batch))
+
+    def count(self, task: str, split: Split) -> int:
+        """Rows of a set that carry a label member for `task`."""
+        return sum(len(source.sets[split]) for source in self._sources if task in source.labels)
+
+    def rows(self, split: Split = "train") -> dict[str, int]:
+        """Rows of each source in a set."""
+        return {source.name: len(source.sets[split]) for source in self._sources}
+
+    def steps_per_epoch(self, batch_size: int) -> float:
+        """All training rows / `batch_size`."""
+        return sum(self.rows().values()) / batch_size
+
+    def covered_by_labels(self, task: str) -> bool:
+        """Whether every training row of every source has a label for `task`."""
+        return all(task in source.labels for source in self._sources)
+
+    def hashed(self, task: str) -> bool:
+        """Whether test rows of `task` were cut from training shards, so that its teacher may know them."""
+        return any(task in source.labels and "test" in source.hashed for source in self._sources)
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Different rows of each source that could not be decoded and were replaced or left out so far."""
+        return {name: len(keys) for name, keys in self._skipped.items()}
+
+    def summary(self) -> list[SourceSummary]:
+        """What the check prints, a line for each source."""
+        return [
+            SourceSummary(
+                name=source.name,
+                shards=len(source.shards),
+                rows={split: len(source.sets[split]) for split in SPLITS},
+                labels={task: column.member for task, column in source.labels.items()},
+                share=weight / sum(self._weights),
+                hashed=tuple(split for split in SPLITS if split in source.hashed),
+            )
+            for source, weight in zip(self._sources, self._weights, strict=True)
+        ]
+
+    def _noting_skipped(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            for key in batch.skipped:
+                self._skipped[key.split("/", 1)[0]].add(key)
+            yield batch
+
+    def _labelled_rows(self, task: str, split: Split) -> tuple[np.ndarray, np.ndarray]:
+        """Source [N] and row [N] of every row of a set that is labelled for `task`."""
+        none = np.zeros(0, np.int64)
+        rows = [source.sets[split] if task in source.labels else none for source in self._sources]
+        source = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
+        return source, np.concatenate(rows)
+
+    def _refuse_empty_sets(self) -> None:
+        for task in self._kinds:
+            owners = [source.name for source in self._sources if task in source.labels]
+            for split in SPLITS:
+                if owners and not self.count(task, split):
+                    raise ShardError(
+                        f"data.{owners[0]}: no {split} rows for the task {task}. A twentieth of so few rows "
+                        f"is none: name shards for it in data.{owners[0]}.split.{split}."
+                    )

@@ -1,0 +1,97 @@
+"""The training stream: for every step, the rows that it is made of, and their batches.
+
+The plan says which rows a step has; `stream` cuts each step into one slice per process and micro-batch
+and has the slices read, here or by worker processes. So the union of two
+processes' slices is one process's batch, and resuming is a step number (DESIGN 4.24).
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from distill_mtl.data.batch import Batch
+from distill_mtl.data.plan import Plan
+from distill_mtl.data.reader import Picks, Reader
+from distill_mtl.errors import UserError
+
+
+def stream(
+    plan: Plan,
+    reader: Reader,
+    steps: range,
+    *,
+    micro_batches: int = 1,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """The batches of one process, `micro_batches` for each step.
+
+    Args:
+        plan: which rows.
+        reader: how they are read.
+        steps: the steps to go through.
+        micro_batches: parts of a process's rows of a step.
+        rank, world: this process among all.
+        workers: reader processes; 0 reads in this one.
+
+    Raises:
+        UserError: what a row's reading raises, as soon as its batch is due.
+    """
+    loader = DataLoader(
+        _Rows(reader),
+        sampler=_Slices(plan, steps, micro_batches, rank, world),
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        pin_memory=torch.cuda.is_available(),
+        # DataLoader draws a seed when it starts; from its own generator, so that the run's stays untouched.
+        generator=torch.Generator(),
+    )
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
+
+
+class _Slices(Sampler[Picks]):
+    """This process's slices of every step.
+
+    A step's rows stand source after source, so taking every n-th row gives each slice the mix of the whole.
+    """
+
+    def __init__(self, plan: Plan, steps: range, micro_batches: int, rank: int, world: int) -> None:
+        self._plan, self._steps = plan, steps
+        self._mine = range(rank * micro_batches, (rank + 1) * micro_batches)
+        self._stride = world * micro_batches
+
+    def __iter__(self) -> Iterator[Picks]:
+        for step in self._steps:
+            picks = self._plan(step)
+            for first in self._mine:
+                yield picks[first :: self._stride]
+
+    def __len__(self) -> int:
+        return len(self._steps) * len(self._mine)
+
+
+class _Rows(Dataset[Batch | UserError]):
+    """The reader as DataLoader wants it: an index is the rows of a whole batch.
+
+    A user's error is handed over as a value: DataLoader would wrap one raised in a worker in a traceback.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    def __getitem__(self, picks: Picks) -> Batch | UserError:
+        try:
+            return self._reader.training(picks)
+        except UserError as error:
+            return error
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

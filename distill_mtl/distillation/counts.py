@@ -1,0 +1,76 @@
+"""How many rows each term of each task has in a step, over all processes and micro-batches.
+
+Every loss is a mean over the rows that have it in the step's global batch. A mean over local rows
+would weight a row by how empty its process happens to be.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from distill_mtl.data.batch import Batch
+from distill_mtl.distillation.lesson import Lesson
+
+Reduce = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Global row counts of one optimizer step.
+
+    Attributes:
+        labelled: task -> rows with a label.
+        taught: task -> rows with a teacher's target.
+        present: per micro-batch, the tasks that have a row on any process.
+        share: number of local means that DDP and Accelerate average. A sum over local rows, times
+            `share`, over a global count, becomes a mean over rows by that average.
+    """
+
+    labelled: Mapping[str, int]
+    taught: Mapping[str, int]
+    present: Sequence[frozenset[str]]
+    share: int
+
+    @property
+    def absent(self) -> frozenset[str]:
+        """Tasks without any row in the whole step."""
+        return frozenset(self.labelled).difference(*self.present)
+
+
+def count_rows(
+    batches: Sequence[Batch],
+    taught: Sequence[Mapping[str, Tensor]],
+    lessons: Mapping[str, Lesson],
+    *,
+    world: int = 1,
+    reduce: Reduce = lambda table: table,
+) -> Counts:
+    """Count this process's rows and sum them over processes with a single reduction.
+
+    Args:
+        batches: the micro-batches of the step on this process.
+        taught: per micro-batch, task -> the rows that its teacher will be asked about.
+        lessons: every task of the recipe, in one order on all processes. A label or a teacher that a
+            lesson gives no weight counts for nothing: a task of nothing but such rows is absent.
+        world: number of processes.
+        reduce: sums an int64 tensor over the processes.
+    """
+    tasks = list(lessons)
+    table = torch.zeros(len(batches), len(tasks), 2, dtype=torch.int64)
+    for m, (batch, rows) in enumerate(zip(batches, taught, strict=True)):
+        for t, task in enumerate(tasks):
+            table[m, t, 0] = batch.labelled[task].sum() * lessons[task].uses_labels
+            table[m, t, 1] = len(rows.get(task, ())) * lessons[task].uses_teacher
+    table = reduce(table).cpu()
+    labelled, asked = table.sum(0).unbind(1)
+    return Counts(
+        labelled=dict(zip(tasks, labelled.tolist(), strict=True)),
+        taught=dict(zip(tasks, asked.tolist(), strict=True)),
+        present=[
+            frozenset(task for task, rows in zip(tasks, per_task, strict=True) if rows)
+            for per_task in table.sum(2).tolist()
+        ],
+        share=world * len(batches),
+    )

@@ -1,0 +1,39 @@
+"""How one task is learned: which terms, how soft, which layers. The part of a recipe that a loss reads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from distill_mtl.recipe.schema import TermWeights
+
+
+@dataclass(frozen=True)
+class HintPair:
+    """Names of the two layers that one hint ties together."""
+
+    student: str
+    teacher: str
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """How one task is learned.
+
+    Attributes:
+        weights: of the terms supervised, soft_targets and hint.
+        temperature: of the soft targets.
+        hints: the pairs of layers, in the order of the task's adapters.
+    """
+
+    weights: TermWeights = TermWeights()
+    temperature: float = 4.0
+    hints: Sequence[HintPair] = ()
+
+    @property
+    def uses_labels(self) -> bool:
+        """A label of this task changes its loss."""
+        return self.weights.supervised > 0
+
+    @property
+    def uses_teacher(self) -> bool:
+        """A teacher's output changes this task's loss."""
+        return self.weights.soft_targets > 0 or (self.weights.hint > 0 and len(self.hints) > 0)

@@ -1,0 +1,118 @@
+"""From a batch to one loss per task: the student's only pass, cut where its tasks part.
+
+The training loop hands `Objective` to `accelerator.prepare` as its one module: student, hint adapters
+and the parameters of the balancing rule train together, and only the student leaves the run.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from distill_mtl.balance import Rule, Shared
+from distill_mtl.data.batch import Batch
+from distill_mtl.distillation.counts import Counts
+from distill_mtl.distillation.hints import Hint
+from distill_mtl.distillation.lesson import Lesson
+from distill_mtl.students.student import Student
+from distill_mtl.teachers.output import Target, Targets
+
+Terms = dict[str, Tensor]
+
+
+class Objective(nn.Module):
+    """Student, adapters and rule in one module; forward gives one loss per task.
+
+    Args:
+        student: its trunk returns every feature that a head or a hint reads.
+        lessons: task -> how it is learned.
+        hints: task -> its adapters, one per pair of the lesson.
+        rule: the balancing rule, here so that its parameters and state are saved with the rest.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        lessons: Mapping[str, Lesson],
+        hints: Mapping[str, Sequence[Hint]],
+        rule: Rule,
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.lessons = dict(lessons)
+        self.adapters = nn.ModuleDict({task: nn.ModuleList(of_task) for task, of_task in hints.items() if of_task})
+        self.rule = rule
+
+    def forward(
+        self, images: Tensor, batch: Batch, targets: Targets, counts: Counts, micro: int = 0
+    ) -> tuple[dict[str, Tensor], Shared, dict[str, Terms]]:
+        """One micro-batch.
+
+        Args:
+            images: what the student sees, float [B, 3, H, W] in [0, 1]; `batch.images` after colour changes.
+            batch: labels, and which rows have them.
+            targets: what the teachers say about their rows.
+            counts: rows of the whole step, over all processes and micro-batches.
+            micro: position of this micro-batch in the step.
+
+        Returns:
+            The losses of the tasks that are present in this micro-batch on any process, each a scalar;
+            the shared features that they were cut at; and the weighted terms behind each loss, detached.
+        """
+        shared = Shared(self.student.trunk(images), list(self.lessons))
+        losses: dict[str, Tensor] = {}
+        terms: dict[str, Terms] = {}
+        for task in self.lessons:
+            named = self._terms(task, shared[task], batch, targets.get(task), counts)
+            if task in counts.present[micro]:
+                losses[task] = torch.stack([*named.values()]).sum() if named else images.new_zeros(())
+                terms[task] = {term: value.detach() for term, value in named.items()}
+        if losses and torch.distributed.is_initialized():
+            first = next(iter(losses))
+            losses[first] = losses[first] + self._touch()
+        return losses, shared, terms
+
+    def task_parameters(self, task: str) -> list[nn.Parameter]:
+        """Parameters that serve this task alone: its head and its adapters."""
+        adapters = self.adapters[task].parameters() if task in self.adapters else ()
+        return [*self.student.heads[task].parameters(), *adapters]
+
+    def nothing(self) -> Tensor:
+        """Zero, with a zero gradient for every parameter: a step's loss where no row has anything to say."""
+        return torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum() * 0.0
+
+    def _terms(
+        self, task: str, features: Mapping[str, Tensor], batch: Batch, target: Target | None, counts: Counts
+    ) -> Terms:
+        """The weighted terms that this process's rows have, each scaled to the global mean over rows."""
+        lesson, kind = self.lessons[task], self.student.kinds[task]
+        labelled = batch.labelled[task].nonzero().flatten().to(batch.images.device, non_blocking=True)
+        if not len(labelled) and target is None:
+            return {}
+        logits = self.student.heads[task](features)
+        terms: Terms = {}
+        if len(labelled) and lesson.uses_labels:
+            loss = kind.supervised_loss(logits[labelled], batch.labels[task][labelled])
+            terms["supervised"] = loss.sum() * (lesson.weights.supervised * counts.share / counts.labelled[task])
+        if target is None or not lesson.uses_teacher:
+            return terms
+        per_row = counts.share / counts.taught[task]
+        if lesson.weights.soft_targets:
+            loss = kind.soft_target_loss(logits[target.rows], target.output.logits, lesson.temperature)
+            terms["soft_targets"] = loss.sum() * (lesson.weights.soft_targets * per_row)
+        if lesson.weights.hint and task in self.adapters:
+            pairs = list(zip(lesson.hints, self.adapters[task], strict=True))
+            loss = torch.stack(
+                [hint(features[pair.student][target.rows], target.output.hidden[pair.teacher]) for pair, hint in pairs]
+            ).mean(0)
+            terms["hint"] = loss.sum() * (lesson.weights.hint * per_row)
+        return terms
+
+    def _touch(self) -> Tensor:
+        """Zero, with a zero gradient for every head and adapter.
+
+        DistributedDataParallel waits for a gradient of every parameter on every process, also of a head
+        that has no row here.
+        """
+        parameters = [p for task in self.lessons for p in self.task_parameters(task) if p.requires_grad]
+        return torch.stack([p.sum() for p in parameters]).sum() * 0.0

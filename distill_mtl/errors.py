@@ -1,0 +1,39 @@
+"""The errors that a user's own input can cause.
+
+Every mistake a user can make (in a recipe, a shard, a teacher's folder, a command) is raised as a
+`UserError` whose message says what was found, where, and how to mend it. The command line prints the
+message alone, without a traceback, and exits with status 2.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in what the user gave us; the message names the place and the mend."""
+
+
+class RecipeError(UserError):
+    """The recipe is wrong. One error may carry several findings, a paragraph each."""
+
+
+class ShardError(UserError):
+    """A shard or a row in it is missing, cut, corrupt or lacks a member."""
+
+
+class TeacherError(UserError):
+    """A teacher cannot be loaded, or does not fit its task or its data."""
+
+
+class StudentError(UserError):
+    """A student cannot be built or loaded as asked."""
+
+
+class Stopped(Exception):
+    """The run was asked to stop and did, with a checkpoint; the message says how to go on."""
+
+
+def nearest(word: str, names: Iterable[str]) -> str:
+    """` Did you mean 'x'?` for the known name closest to `word`, or an empty string."""
+    close = difflib.get_close_matches(word, list(names), n=1, cutoff=0.5)
+    return f" Did you mean '{close[0]}'?" if close else ""

@@ -1,0 +1,108 @@
+"""The README.md of a student's folder: what the network does, how good it is, how to load it."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import yaml
+
+from distill_mtl.tasks.base import TaskKind
+
+if TYPE_CHECKING:
+    from distill_mtl.evaluation.results import Evaluation
+
+_SHOWN_CLASSES = 20
+
+
+def model_card(
+    *,
+    name: str,
+    architecture: str,
+    size: tuple[int, int],
+    kinds: Mapping[str, TaskKind],
+    teachers: Mapping[str, str] | None = None,
+    evaluation: "Evaluation | None" = None,
+    recipe_digest: str | None = None,
+) -> str:
+    """A model card in Markdown with the front matter that model hubs read.
+
+    Args:
+        name: of the run.
+        architecture: the trunk's name in timm.
+        size: height and width that the network works at.
+        kinds: its tasks.
+        teachers: by task, what taught it (a folder, a digest).
+        evaluation: the comparison whose table the card shows.
+        recipe_digest: sha256 of the resolved recipe.
+    """
+    front = yaml.safe_dump(
+        {"library_name": "distill_mtl", "tags": ["multi-task", "distillation", *_kind_names(kinds)]},
+        sort_keys=False,
+    )
+    sections = [
+        f"---\n{front}---",
+        f"# {name}",
+        f"One network for {_count(len(kinds), 'task')}: a `{architecture}` trunk with a light head per task, "
+        "distilled from trained single-task networks with distill_mtl.",
+        f"## Use\n\n{_usage(kinds, size)}",
+        f"## Tasks\n\n{_tasks(kinds, teachers or {})}",
+    ]
+    if evaluation is not None:
+        sections.append(f"## Student against teachers\n\n{_results(evaluation)}")
+    sections.append(f"## Origin\n\n{_origin(recipe_digest)}")
+    return "\n\n".join(sections) + "\n"
+
+
+def _usage(kinds: Mapping[str, TaskKind], size: tuple[int, int]) -> str:
+    task = next(iter(kinds))
+    height, width = size
+    return (
+        "```python\n"
+        "import torch\n"
+        "from distill_mtl import load_student\n\n"
+        'student = load_student("path/to/this/folder")\n'
+        f"images = torch.rand(1, 3, {height}, {width})  # RGB in [0, 1]\n"
+        "answers = student(images)\n"
+        f'answers["{task}"]["logits"], answers["{task}"]["label"]\n'
+        "```\n\n"
+        f"Images of any size are resized to {height} x {width} and normalised inside; give them as read, "
+        "without normalisation."
+    )
+
+
+def _tasks(kinds: Mapping[str, TaskKind], teachers: Mapping[str, str]) -> str:
+    lines = ["| task | kind | classes | taught by |", "| --- | --- | --- | --- |"]
+    for task, kind in kinds.items():
+        taught = f"`{teachers[task]}`" if task in teachers else "labels alone"
+        lines.append(f"| {task} | {kind.name} | {_classes(kind)} | {taught} |")
+    return "\n".join(lines)
+
+
+def _classes(kind: TaskKind) -> str:
+    names = ", ".join(kind.classes[:_SHOWN_CLASSES]).replace("|", "\\|")
+    hidden = len(kind.classes) - _SHOWN_CLASSES
+    return f"{len(kind.classes)}: {names}" + (f", and {hidden} more in config.json" if hidden > 0 else "")
+
+
+def _results(evaluation: "Evaluation") -> str:
+    return (
+        f"Measured on each task's own labelled {evaluation.split} rows, scores in points of 100. `delta` is "
+        "positive where the student is better; its interval is a paired bootstrap over groups of rows; "
+        "`agree` is how often student and teacher decide alike. A multiplication and an addition count as "
+        "two FLOPs.\n\n" + evaluation.markdown().rstrip()
+    )
+
+
+def _origin(recipe_digest: str | None) -> str:
+    recipe = f"Resolved recipe: sha256 `{recipe_digest}`.\n\n" if recipe_digest is not None else ""
+    return recipe + (
+        "Licence: a student learns from its teachers and their data; check what their licences ask before "
+        "you pass it on."
+    )
+
+
+def _kind_names(kinds: Mapping[str, TaskKind]) -> list[str]:
+    return sorted({f"image-{kind.name}" for kind in kinds.values()})
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -1,0 +1,86 @@
+"""Student against teacher, task by task, on the task's own labelled rows. Called by `evaluate`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from distill_mtl.evaluation.bootstrap import group_totals, paired_interval
+from distill_mtl.evaluation.results import TaskResult
+from distill_mtl.evaluation.rows import RowStatistics, Student, Teacher, collect
+from distill_mtl.evaluation.view import View
+from distill_mtl.tasks.base import TaskKind
+
+Progress = Callable[[int, int], None]
+"""Told how many rows are done, of how many, over all processes."""
+
+
+def compare(
+    student: Student,
+    teachers: Mapping[str, Teacher | None],
+    kinds: Mapping[str, TaskKind],
+    view: View,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, TaskResult]:
+    """One result per task of `kinds`, the same on every process.
+
+    Args:
+        student: put into eval mode while it is measured, if it is a module.
+        teachers: by task; a task that is absent or None is scored without a comparison.
+        kinds: the tasks.
+        view: the rows.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+        progress: told after every batch.
+
+    Raises:
+        ShardError: a task has no labelled row in this split.
+    """
+    tick = _ticker(progress, sum(view.rows(task) for task in kinds), view.processes.world)
+    results = {}
+    for task, kind in kinds.items():
+        rows = collect(task, kind, student, teachers.get(task), view, tick)
+        results[task] = summarise(kind, rows, resamples=resamples, seed=seed)
+    return results
+
+
+def summarise(kind: TaskKind, rows: RowStatistics, *, resamples: int, seed: int) -> TaskResult:
+    """Scores, signed difference, its interval and agreement, from the statistics of all rows."""
+    student = group_totals(rows.groups, rows.student)
+    scored = TaskResult(
+        kind=kind.name,
+        metric=kind.metric,
+        higher_is_better=kind.higher_is_better,
+        rows=len(rows.keys),
+        student=float(kind.score(student.sum(0))),
+    )
+    if rows.teacher is None or rows.agreement is None:
+        return scored
+
+    def merit(totals: Tensor) -> Tensor:
+        return kind.score(totals) if kind.higher_is_better else -kind.score(totals)
+
+    teacher = group_totals(rows.groups, rows.teacher)
+    return replace(
+        scored,
+        teacher=float(kind.score(teacher.sum(0))),
+        delta=float(merit(student.sum(0)) - merit(teacher.sum(0))),
+        ci95=paired_interval(student, teacher, merit, resamples=resamples, seed=seed),
+        agreement=float(rows.agreement.mean()),
+    )
+
+
+def _ticker(progress: Progress | None, total: int, world: int) -> Callable[[int], None]:
+    """Counts the rows of a process and tells `progress` about those of all of them."""
+    done = 0
+
+    def tick(rows: int) -> None:
+        nonlocal done
+        done = min(done + rows * world, total)
+        if progress is not None:
+            progress(done, total)
+
+    return tick

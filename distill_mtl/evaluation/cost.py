@@ -1,0 +1,63 @@
+"""What a network costs for one image: parameters, FLOPs, bytes, latency. Called by `evaluate`."""
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from distill_mtl.evaluation.results import Cost
+from distill_mtl.evaluation.rows import eval_mode
+
+_WARM_RUNS = 3
+_TIMED_RUNS = 30
+_TIMED_SECONDS = 1.0
+
+
+def cost_of(network: nn.Module, size: tuple[int, int], device: torch.device | str = "cpu") -> Cost:
+    """Cost of one image [1, 3, height, width] in [0, 1], the network's own preprocessing included.
+
+    FLOPs are those of convolutions, matrix products and attention, as torch's counter has them.
+    """
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
+    with torch.no_grad(), eval_mode(network):
+        with FlopCounterMode(display=False) as counter:
+            network(image)
+        latency = _median_ms(lambda: network(image), image)
+    return Cost(
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        flops=counter.get_total_flops(),
+        bytes=_weights_bytes(network),
+        latency_ms=latency,
+    )
+
+
+def _weights_bytes(network: nn.Module) -> int:
+    """Of everything a checkpoint of the network holds, shared tensors once, floats as float32."""
+    stored = {(tensor.data_ptr(), tensor.shape): tensor for tensor in network.state_dict().values()}
+    return sum(
+        tensor.numel() * (4 if tensor.is_floating_point() else tensor.element_size())
+        for tensor in stored.values()
+    )
+
+
+def _median_ms(forward: Callable[[], object], image: Tensor) -> float:
+    """Median of up to 30 forward passes within about a second, after three to warm up."""
+    for _ in range(_WARM_RUNS):
+        forward()
+    times: list[float] = []
+    while len(times) < _TIMED_RUNS and sum(times) < _TIMED_SECONDS:
+        _wait(image)
+        start = time.perf_counter()
+        forward()
+        _wait(image)
+        times.append(time.perf_counter() - start)
+    return 1000 * median(times)
+
+
+def _wait(image: Tensor) -> None:
+    """Until an accelerator has finished: its calls return before their work is done."""
+    if image.device.type != "cpu":
+        torch.accelerator.synchronize(image.device)

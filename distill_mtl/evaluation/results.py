@@ -1,0 +1,140 @@
+"""The outcome of an evaluation as data: what `results.json` holds, and whether the student is accepted."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+
+from distill_mtl.evaluation.table import console_table, markdown_table
+
+# Scores are sums of fractions: a drop of exactly the limit must not fail by its last bit.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResult:
+    """One task, measured on its own labelled rows. Without a teacher, what compares is None.
+
+    Attributes:
+        kind: of the task.
+        metric: name of the score.
+        higher_is_better: its direction.
+        rows: how many rows were measured.
+        teacher: score of the teacher in points.
+        student: score of the student.
+        delta: difference in points, positive where the student is better whatever the direction.
+        ci95: 95 % interval of delta; None too where a single group of rows leaves nothing to resample.
+        agreement: how often student and teacher decide alike, in [0, 1].
+    """
+
+    kind: str
+    metric: str
+    higher_is_better: bool
+    rows: int
+    teacher: float | None = None
+    student: float
+    delta: float | None = None
+    ci95: tuple[float, float] | None = None
+    agreement: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The task's entry of results.json."""
+        return asdict(self) | {"ci95": None if self.ci95 is None else list(self.ci95)}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one image costs a network, or several together.
+
+    Attributes:
+        parameters: numbers that were learned.
+        flops: of one forward pass; a multiplication and an addition count as two.
+        bytes: of the weights in float32, as a file of them takes.
+        latency_ms: median time of one forward pass of one image.
+    """
+
+    parameters: int
+    flops: int
+    bytes: int
+    latency_ms: float
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.parameters + other.parameters,
+            self.flops + other.flops,
+            self.bytes + other.bytes,
+            self.latency_ms + other.latency_ms,
+        )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One student against its teachers: scores, cost, verdict.
+
+    Attributes:
+        tasks: results by task.
+        student_cost: of the whole student.
+        teachers_cost: of all teachers together, None where no task has one.
+        acceptance: largest drop allowed in points, by task.
+        hashed: tasks whose test rows were split off by a hash; their teachers may have seen these rows.
+        split: the set that was measured.
+        steps: optimizer steps of the run, where the evaluation ends one.
+        seconds: training time of the run.
+    """
+
+    tasks: Mapping[str, TaskResult]
+    student_cost: Cost
+    teachers_cost: Cost | None
+    acceptance: Mapping[str, float]
+    hashed: frozenset[str] = field(default_factory=frozenset)
+    split: str = "test"
+    steps: int | None = None
+    seconds: float | None = None
+
+    def accepts(self, task: str) -> bool:
+        """Whether the task lost no more than it may; a task without a teacher is not judged."""
+        delta = self.tasks[task].delta
+        return delta is None or delta >= -self.acceptance[task] - _ROUNDING
+
+    @property
+    def accepted(self) -> bool:
+        """Whether every task is accepted."""
+        return all(self.accepts(task) for task in self.tasks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of results.json."""
+        return {
+            "tasks": {name: result.to_dict() for name, result in self.tasks.items()},
+            "cost": {
+                "student": asdict(self.student_cost),
+                "teachers": None if self.teachers_cost is None else asdict(self.teachers_cost),
+            },
+            "accepted": self.accepted,
+            "steps": self.steps,
+            "seconds": self.seconds,
+        }
+
+    def write(self, path: Path) -> None:
+        """Write results.json, complete or not at all."""
+        aside = path.with_name(path.name + ".partial")
+        aside.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
+        os.replace(aside, path)
+
+    def table(self) -> RenderableType:
+        """For a rich console."""
+        return console_table(self)
+
+    def markdown(self) -> str:
+        """The same for a page."""
+        return markdown_table(self)
+
+
+def allowed_drops(acceptance: float | Mapping[str, float], tasks: Mapping[str, Any]) -> dict[str, float]:
+    """The recipe's `acceptance` by task: one number for all, or by name with 1 point for the rest."""
+    if isinstance(acceptance, Mapping):
+        return {task: float(acceptance.get(task, 1.0)) for task in tasks}
+    return {task: float(acceptance) for task in tasks}

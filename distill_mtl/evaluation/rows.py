@@ -1,0 +1,116 @@
+"""What one or two networks answer on every row of a task, as statistics that add up.
+
+Both networks see the very same batches, and every number is kept by row, so that no result depends on
+the batch size or on how rows were split over processes.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill_mtl.errors import ShardError
+from distill_mtl.evaluation.view import View
+from distill_mtl.tasks.base import TaskKind
+from distill_mtl.teachers.output import TeacherOutput
+
+Student = Callable[[Tensor], Mapping[str, Any]]
+"""Images -> logits by task, or, as an exported student answers, a dict with `logits` by task."""
+Teacher = Callable[[Tensor], TeacherOutput]
+
+
+@dataclass(frozen=True)
+class RowStatistics:
+    """What was counted on R rows of one task.
+
+    Attributes:
+        keys: identities of the rows.
+        groups: what they share with others.
+        student: float64 [R, K], the kind's statistics.
+        teacher: the same for the teacher, or None.
+        agreement: float64 [R], or None.
+    """
+
+    keys: list[str]
+    groups: list[str]
+    student: Tensor
+    teacher: Tensor | None
+    agreement: Tensor | None
+
+
+def collect(
+    task: str,
+    kind: TaskKind,
+    student: Student,
+    teacher: Teacher | None,
+    view: View,
+    tick: Callable[[int], None] = lambda rows: None,
+) -> RowStatistics:
+    """Run both networks over the task's rows; all processes' rows together, in the order of their keys.
+
+    Raises:
+        ShardError: there is no row.
+    """
+    parts = []
+    with torch.no_grad(), eval_mode(student):
+        for batch in view.batches(task):
+            labels = batch.labels[task]
+            logits = _logits(student(batch.images)[task])
+            target = None if teacher is None else teacher(batch.images).logits
+            parts.append(
+                RowStatistics(
+                    keys=batch.keys,
+                    groups=batch.groups or batch.keys,
+                    student=kind.statistics(logits, labels),
+                    teacher=None if target is None else kind.statistics(target, labels),
+                    agreement=None if target is None else kind.agreement(logits, target),
+                )
+            )
+            tick(len(batch))
+    parts = view.processes.join(parts)
+    if not parts:
+        raise ShardError(
+            f"task '{task}' has no labelled row in the {view.split} set, so nothing can be measured. Name "
+            f"shards with labels under data.SOURCE.split.{view.split}, or leave it out: a share is split off."
+        )
+    return _merge(parts)
+
+
+@contextmanager
+def eval_mode(network: object) -> Iterator[None]:
+    """Put a module into eval mode and afterwards back, each of its parts as it was."""
+    modules = list(network.modules()) if isinstance(network, nn.Module) else []
+    modes = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+
+
+def _logits(answer: Tensor | Mapping[str, Tensor]) -> Tensor:
+    return answer["logits"] if isinstance(answer, Mapping) else answer
+
+
+def _merge(parts: Sequence[RowStatistics]) -> RowStatistics:
+    """Sorted by key, so that sums round alike however the rows were split."""
+    keys = [key for part in parts for key in part.keys]
+    groups = [group for part in parts for group in part.groups]
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+
+    def join(tensors: list[Tensor | None]) -> Tensor | None:
+        known = [tensor for tensor in tensors if tensor is not None]
+        return torch.cat(known)[order] if known else None
+
+    return RowStatistics(
+        keys=[keys[index] for index in order],
+        groups=[groups[index] for index in order],
+        student=torch.cat([part.student for part in parts])[order],
+        teacher=join([part.teacher for part in parts]),
+        agreement=join([part.agreement for part in parts]),
+    )

@@ -1,0 +1,190 @@
+"""The comparison as a person reads it: tables for a console, and the same figures in Markdown.
+
+`Evaluation.table` and `Evaluation.markdown` call this; the model card holds the Markdown form.
+"""
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from distill_mtl.evaluation.results import Cost, Evaluation
+
+_TASK_COLUMNS = ("task", "metric", "rows", "teacher", "student", "delta", "95 % interval", "agree", "")
+_COST_COLUMNS = ("one image", "parameters", "MFLOPs", "MB", "latency")
+_LEFT = ("task", "metric", "one image")
+_NONE = "–"
+
+
+def console_table(evaluation: "Evaluation") -> RenderableType:
+    """Scores, cost, verdict and notes, one under the other, for a rich console of 80 columns or more."""
+    scores = _frame(_TASK_COLUMNS, [_styled_cells(evaluation, task) for task in evaluation.tasks])
+    costs = _frame(
+        _COST_COLUMNS,
+        [[Text(cell, "bold" if row[0] == "ratio" else "") for cell in row] for row in _cost_rows(evaluation)],
+    )
+    verdict = Text(_verdict(evaluation), "bold green" if evaluation.accepted else "bold red")
+    notes = [Text(note, "dim") for note in _notes(evaluation)]
+    return Group(Text(_title(evaluation), "bold"), "", scores, "", costs, "", verdict, *notes)
+
+
+def markdown_table(evaluation: "Evaluation") -> str:
+    """The same figures as two Markdown tables with the verdict and the notes beneath."""
+    scores = [_task_cells(evaluation, task) for task in evaluation.tasks]
+    parts = [
+        _markdown(_TASK_COLUMNS, scores),
+        _markdown(_COST_COLUMNS, _cost_rows(evaluation)),
+        f"**{_verdict(evaluation)}**",
+        *(note.replace("*", "\\*") for note in _notes(evaluation)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+# ---- figures as text, shared by both forms --------------------------------------------------------
+def _task_cells(evaluation: "Evaluation", task: str) -> tuple[str, ...]:
+    result = evaluation.tasks[task]
+    judged = result.delta is not None
+    return (
+        task + (" *" if task in _possibly_seen(evaluation) else ""),
+        result.metric if result.higher_is_better else f"{result.metric} ↓",
+        f"{result.rows:,}",
+        _number(result.teacher),
+        _number(result.student),
+        _signed(result.delta),
+        _NONE if result.ci95 is None else " … ".join(_signed(end) for end in result.ci95),
+        _NONE if result.agreement is None else f"{100 * result.agreement:.1f} %",
+        ("✓" if evaluation.accepts(task) else "✗") if judged else _NONE,
+    )
+
+
+def _cost_rows(evaluation: "Evaluation") -> list[tuple[str, ...]]:
+    student, teachers = evaluation.student_cost, evaluation.teachers_cost
+    rows = [_cost_cells("student", student)]
+    if teachers is not None:
+        count = sum(result.teacher is not None for result in evaluation.tasks.values())
+        rows.append(_cost_cells("teacher" if count == 1 else f"{count} teachers", teachers))
+        pairs = (
+            (student.parameters, teachers.parameters),
+            (student.flops, teachers.flops),
+            (student.bytes, teachers.bytes),
+            (student.latency_ms, teachers.latency_ms),
+        )
+        rows.append(("ratio", *(f"{mine / theirs:.2f}×" if theirs else _NONE for mine, theirs in pairs)))
+    return rows
+
+
+def _cost_cells(name: str, cost: "Cost") -> tuple[str, ...]:
+    return (
+        name,
+        f"{cost.parameters:,}",
+        _short(cost.flops / 1e6),
+        _short(cost.bytes / 1e6),
+        f"{cost.latency_ms:.2f} ms",
+    )
+
+
+def _title(evaluation: "Evaluation") -> str:
+    return f"Student against teachers, {evaluation.split} rows"
+
+
+def _verdict(evaluation: "Evaluation") -> str:
+    """One sentence: what was lost beyond the limit, or that nothing was."""
+    judged = {task: result for task, result in evaluation.tasks.items() if result.delta is not None}
+    if not judged:
+        return "nothing to judge: no task has a teacher"
+    lost = [
+        f"{task} {_signed(result.delta)} (allowed {_signed(-evaluation.acceptance[task])})"
+        for task, result in judged.items()
+        if not evaluation.accepts(task)
+    ]
+    if lost:
+        return f"✗ not accepted: {', '.join(lost)}"
+    limits = {evaluation.acceptance[task] for task in judged}
+    limit = f"more than {_plural(limits.pop())}" if len(limits) == 1 else "more than its limit"
+    return f"✓ accepted: no task lost {limit}"
+
+
+def _notes(evaluation: "Evaluation") -> list[str]:
+    notes = []
+    if _possibly_seen(evaluation):
+        notes.append(
+            "* rows split off by a hash of their key: the teacher may have seen them in its training."
+        )
+    if any(result.ci95 is None and result.delta is not None for result in evaluation.tasks.values()):
+        notes.append("No interval where all rows belong to one group: there is nothing to resample.")
+    return notes
+
+
+def _possibly_seen(evaluation: "Evaluation") -> set[str]:
+    return {task for task in evaluation.hashed if evaluation.tasks[task].teacher is not None}
+
+
+def _styled_cells(evaluation: "Evaluation", task: str) -> list[Text]:
+    judged = _delta_style(evaluation, task)
+    styles = {
+        "task": "bold",
+        "metric": "dim",
+        "student": "bold",
+        "delta": judged,
+        "95 % interval": "dim",
+        "": judged,
+    }
+    cells = zip(_TASK_COLUMNS, _task_cells(evaluation, task), strict=True)
+    return [Text(cell, styles.get(column, "")) for column, cell in cells]
+
+
+def _delta_style(evaluation: "Evaluation", task: str) -> str:
+    """Red beyond the limit; green for a gain, yellow for a loss within it."""
+    delta = evaluation.tasks[task].delta
+    if delta is None:
+        return "dim"
+    if not evaluation.accepts(task):
+        return "bold red"
+    return "green" if delta >= 0 else "yellow"
+
+
+def _number(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.2f}"
+
+
+def _signed(value: float | None) -> str:
+    if value is None:
+        return _NONE
+    text = f"{value:+.2f}"
+    return "0.00" if float(text) == 0 else text.replace("-", "−")
+
+
+def _short(value: float) -> str:
+    """Three digits that matter, thousands kept whole."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _plural(points: float) -> str:
+    return f"{points:g} point" + ("" if points == 1 else "s")
+
+
+# ---- frames ---------------------------------------------------------------------------------------
+def _frame(columns: tuple[str, ...], rows: list[list[Text]]) -> Table:
+    """A table that is shortened, where the console is narrow, in the metric's name and in no figure."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, collapse_padding=True, header_style="dim")
+    for index, column in enumerate(columns):
+        widest = max(len(column), *(len(row[index]) for row in rows))
+        table.add_column(
+            column,
+            justify="left" if column in _LEFT else "right",
+            min_width=len(column) if column == "metric" else widest,
+            no_wrap=column != "metric",
+            overflow="ellipsis",
+        )
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _markdown(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    rule = ("---" if column in _LEFT else "---:" for column in columns)
+    lines = (columns, tuple(rule), *(tuple(cell.replace(" *", " \\*") for cell in row) for row in rows))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,79 @@
+"""Which rows evaluation looks at, and with whom it shares the work."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from accelerate.utils import gather_object
+
+from distill_mtl.data.batch import Batch
+from distill_mtl.data.split import Split
+
+
+class LabelledRows(Protocol):
+    """What evaluation asks of the data sets; `distill_mtl.data` answers."""
+
+    def labelled(
+        self, task: str, split: Split, batch_size: int, *, rank: int, world: int, limit: int | None
+    ) -> Iterable[Batch]:
+        """This process's share of the rows that are labelled for the task, without augmentation."""
+
+    def count(self, task: str, split: Split) -> int:
+        """How many rows there are over all processes."""
+
+    def hashed(self, task: str) -> bool:
+        """Whether the test rows were split off by a hash, so that a teacher may have seen them."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The process that asks, among all that evaluate together.
+
+    Attributes:
+        rank: of this process.
+        world: number of processes.
+        gather: joins a list of every process, on every process.
+    """
+
+    rank: int = 0
+    world: int = 1
+    gather: Callable[[list[Any]], list[Any]] = gather_object
+
+    def join(self, items: list[Any]) -> list[Any]:
+        """The items of all processes, in the order of their ranks."""
+        return items if self.world == 1 else self.gather(items)
+
+
+@dataclass(frozen=True)
+class View:
+    """Which rows are looked at, and how.
+
+    Attributes:
+        sources: the opened data sets.
+        split: train, validation or test.
+        batch_size: rows per forward pass; no result depends on it.
+        device: where the networks are.
+        limit: look at the first `limit` rows of each task alone.
+        processes: who shares the work.
+    """
+
+    sources: LabelledRows
+    split: Split
+    batch_size: int = 256
+    device: torch.device | str = "cpu"
+    limit: int | None = None
+    processes: Processes = Processes()
+
+    def rows(self, task: str) -> int:
+        """Rows of the task over all processes."""
+        count = self.sources.count(task, self.split)
+        return count if self.limit is None else min(count, self.limit)
+
+    def batches(self, task: str) -> Iterator[Batch]:
+        """This process's share on the device."""
+        share = self.processes
+        for batch in self.sources.labelled(
+            task, self.split, self.batch_size, rank=share.rank, world=share.world, limit=self.limit
+        ):
+            yield batch.to(self.device)

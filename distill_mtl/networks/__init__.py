@@ -1,0 +1,1 @@
+"""What teachers and students share: the input they expect, and how their layers are tapped."""

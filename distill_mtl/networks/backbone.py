@@ -1,0 +1,148 @@
+"""A timm network that gives its inner features by name. Teachers and students are both built on it.
+
+Besides dotted layer names there are two features that every network has: `pooled`, the vector before
+the classifier, and `logits`, what the classifier gives.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill_mtl.errors import UserError
+from distill_mtl.networks.evaluating import evaluating
+from distill_mtl.networks.features import FeatureShape
+from distill_mtl.networks.inputs import InputContract, Preprocess
+from distill_mtl.networks.layout import Layout, find_layout
+from distill_mtl.networks.taps import Taps
+
+POOLED = "pooled"
+LOGITS = "logits"
+
+
+class Backbone(nn.Module):
+    """Images in [0, 1] of any size -> named features, with the network's own preprocessing inside.
+
+    It asks three things of the network it wraps, timm's conventions: `forward_features(x)`,
+    `forward_head(features, pre_logits=...)` and, for the stages, `feature_info`.
+
+    Args:
+        model: the network.
+        inputs: what it was trained on.
+
+    Attributes:
+        stages: dotted names of the stages, in the order they run.
+        shapes: shape of every feature that can be read: `pooled`, the stages, and whatever `tap` added.
+        returns: names of the features that a forward pass gives; `pooled` and the stages to begin with.
+
+    Raises:
+        UserError: the network cannot run on images of `inputs.size`.
+    """
+
+    model: Any
+
+    def __init__(self, model: nn.Module, inputs: InputContract) -> None:
+        super().__init__()
+        self.model = model
+        self.preprocess = Preprocess(inputs)
+        self.stages = _stages(model)
+        self.shapes: dict[str, FeatureShape] = {}
+        self.returns: tuple[str, ...] = ()
+        self._layouts: dict[str, Layout] = {}
+        self._taps = Taps(model, ())
+        self._find_stages()
+
+    @property
+    def inputs(self) -> InputContract:
+        """What the network was trained on."""
+        return self.preprocess.contract
+
+    @property
+    def last(self) -> str:
+        """Name of the last stage; `pooled` where the network has no stages."""
+        return self.stages[-1] if self.stages else POOLED
+
+    def tap(self, returns: Iterable[str]) -> None:
+        """From now on a forward pass gives these features; finds their shapes in a dry forward.
+
+        Raises:
+            UserError: no such layer, or its output is neither a map, tokens nor a vector.
+        """
+        returns = tuple(dict.fromkeys(returns))
+        taps = Taps(self.model, [name for name in returns if name not in (POOLED, LOGITS)])
+        self._taps.remove()
+        self._taps, self.returns, self._layouts = taps, returns, {}
+        for name, output in self._dry_forward().items():
+            self._layouts[name] = self._layout(name, output)
+            feature = self._layouts[name](output)
+            size = (feature.shape[2], feature.shape[3]) if feature.ndim == 4 else None
+            self.shapes[name] = FeatureShape(
+                feature.shape[1], size, pyramid=name in self.stages and size is not None
+            )
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """[B, 3, H, W] in [0, 1] -> the features in `returns`, maps [B, C, h, w] or vectors [B, C]."""
+        ends = self._run(images)
+        raw = ends | self._taps.read()
+        return {name: self._layouts[name](raw[name]) for name in self.returns}
+
+    def layer_names(self) -> list[str]:
+        """Every name that `tap` knows."""
+        return [POOLED, *(name for name, _ in self.model.named_modules() if name)]
+
+    def _find_stages(self) -> None:
+        """Return `pooled` and every stage; drop the stages that are not one tensor (HRNet's branches)."""
+        try:
+            self.tap((POOLED, *self.stages))
+        except UserError:
+            self.stages = tuple(stage for stage in self.stages if self._readable(stage))
+            self.tap((POOLED, *self.stages))
+
+    def _readable(self, layer: str) -> bool:
+        try:
+            self.tap((layer,))
+        except UserError:
+            return False
+        return True
+
+    def _run(self, images: Tensor) -> dict[str, Tensor]:
+        """One forward pass; gives what the network ends in, the taps take the rest."""
+        final = self.model.forward_features(self.preprocess(images))
+        ends: dict[str, Tensor] = {}
+        if LOGITS in self.returns:
+            ends[LOGITS] = self.model.forward_head(final)
+        # One of the two always runs, because layers of the head may be tapped too.
+        if POOLED in self.returns or LOGITS not in self.returns:
+            ends[POOLED] = self.model.forward_head(final, pre_logits=True)
+        return ends
+
+    @torch.no_grad()
+    def _dry_forward(self) -> dict[str, Tensor]:
+        """Every feature in `returns`, raw, of one black image."""
+        height, width = self.inputs.size
+        image = torch.zeros(1, 3, height, width, device=self.preprocess.mean.device)
+        ends: dict[str, Tensor] = {}
+        try:
+            with evaluating(self):
+                raw = self._taps.dry_run(lambda: ends.update(self._run(image)))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise UserError(f"the network cannot run on {height}x{width} pixels: {error}") from error
+        raw |= ends
+        return {name: raw[name] for name in self.returns}
+
+    def _layout(self, name: str, raw: Tensor) -> Layout:
+        prefix = int(getattr(self.model, "num_prefix_tokens", 0) or 0)
+        channels_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
+        try:
+            return find_layout(raw, self.inputs.size, prefix=prefix, channels_last=channels_last)
+        except ValueError as error:
+            raise UserError(f"the feature '{name}' cannot be read: {error}. Choose another layer.") from error
+
+
+def _stages(model: nn.Module) -> tuple[str, ...]:
+    """Dotted names of the stages in timm's `feature_info`, a list of dicts or an object that holds one."""
+    listed: Any = getattr(model, "feature_info", None) or ()
+    entries: Sequence[dict[str, Any]] = listed if isinstance(listed, list | tuple) else listed.info
+    known = {name for name, _ in model.named_modules()}
+    return tuple(entry["module"] for entry in entries if entry.get("module") in known)

@@ -1,0 +1,18 @@
+"""The shape of a network's inner feature, in the one layout that the rest of the program uses."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FeatureShape:
+    """A tapped feature: a map [B, channels, height, width], or a vector [B, channels] (size None).
+
+    Attributes:
+        channels: width of the feature.
+        size: height and width of the map at the network's own input size; None for a vector.
+        pyramid: the feature is a stage output of the trunk, for heads that want several scales.
+    """
+
+    channels: int
+    size: tuple[int, int] | None
+    pyramid: bool = False

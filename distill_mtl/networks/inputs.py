@@ -1,0 +1,146 @@
+"""What a network wants to see. Every teacher and every student owns one `InputContract`.
+
+Batches hold images normalised for nobody; `Preprocess` turns the same view into what one network
+was trained on, inside the network, so that no caller can forget it or apply it twice.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill_mtl.errors import UserError
+
+# Luma of ITU-R BT.601, PIL's own conversion to grey.
+_LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class InputContract:
+    """The images that a network was trained on.
+
+    Attributes:
+        size: height and width in pixels.
+        mean: per channel, subtracted after `scale`.
+        std: per channel, divided by after `mean`.
+        interpolation: how other sizes are brought to `size`, with antialiasing.
+        channels: order of the colours, or one channel of luma.
+        scale: what white is before normalisation: 1.0, or 255.0 for networks of the Caffe line.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    channels: Literal["rgb", "bgr", "grey"] = "rgb"
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a contract that no image can meet."""
+        depth = 1 if self.channels == "grey" else 3
+        if not len(self.mean) == len(self.std) == depth:
+            raise ValueError(
+                f"{self.channels} images need {depth} means and stds, found {self.mean}, {self.std}"
+            )
+        if min(self.std) <= 0 or min(self.size) < 1 or self.scale <= 0:
+            raise ValueError(
+                f"std, size and scale must be positive, found {self.std}, {self.size}, {self.scale}"
+            )
+
+    @classmethod
+    def from_timm(cls, cfg: Mapping[str, Any], size: tuple[int, int] | None = None) -> "InputContract":
+        """The contract in a `pretrained_cfg` of timm; `size` overrides the one it names.
+
+        timm's `crop_pct` is left out: what part of a picture is seen is decided by the data's own resize,
+        alike for all networks. A grey network with means of three colours gets their average.
+
+        Raises:
+            UserError: the network takes neither 1 nor 3 channels.
+        """
+        depth, height, width = cfg["input_size"]
+        if depth not in (1, 3):
+            raise UserError(
+                f"the network takes images of {depth} channels; only 1 (grey) and 3 (RGB) are known."
+            )
+        mean, std = tuple(cfg["mean"]), tuple(cfg["std"])
+        if depth == 1:
+            mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+        mode = cfg.get("interpolation", "bilinear")
+        return cls(
+            size=size or (height, width),
+            mean=mean,
+            std=std,
+            # timm also knows lanczos and hamming, which torch does not; bicubic is their nearest.
+            interpolation=mode if mode in ("nearest", "bilinear", "bicubic") else "bicubic",
+            channels="grey" if depth == 1 else "rgb",
+        )
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> "InputContract":
+        """The inverse of `to_dict`. Raises ValueError or TypeError for keys or values that make no sense."""
+        names = {field.name for field in fields(cls)}
+        if unknown := sorted(set(entry) - names):
+            raise ValueError(f"unknown keys {', '.join(unknown)}")
+        pairs = {key: tuple(entry[key]) for key in ("size", "mean", "std")}
+        return cls(**{**entry, **pairs})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
+        }
+
+
+class Preprocess(nn.Module):
+    """Images as batches hold them -> images as one network wants them. Differentiable, without parameters.
+
+    Its buffers follow the network's device and precision and stay out of its state dict, because the
+    contract is kept beside the weights in readable form.
+    """
+
+    mean: Tensor
+    std: Tensor
+    luma: Tensor
+
+    def __init__(self, contract: InputContract) -> None:
+        super().__init__()
+        self.contract = contract
+        mean, std = torch.tensor(contract.mean), torch.tensor(contract.std)
+        self.register_buffer("mean", mean.view(-1, 1, 1) / contract.scale, persistent=False)
+        self.register_buffer("std", std.view(-1, 1, 1) / contract.scale, persistent=False)
+        self.register_buffer("luma", torch.tensor(_LUMA).view(-1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3 or 1, H, W] float in [0, 1], any size -> [B, depth, *contract.size], normalised.
+
+        Raises:
+            TypeError: the images are not floating point.
+            ValueError: they are not a batch of grey or RGB images.
+        """
+        if not images.is_floating_point():
+            raise TypeError(
+                f"expected floating point images in [0, 1], found {images.dtype}; divide uint8 by 255"
+            )
+        if images.ndim != 4 or images.shape[1] not in (1, 3):
+            raise ValueError(f"expected images [B, 3, H, W] or [B, 1, H, W], found {list(images.shape)}")
+        images = self._channels(self._resize(images))
+        return ((images - self.mean) / self.std).to(self.mean.dtype)
+
+    def _resize(self, images: Tensor) -> Tensor:
+        if images.shape[-2:] == self.contract.size:
+            return images
+        if self.contract.interpolation == "nearest":
+            return F.interpolate(images, self.contract.size, mode="nearest-exact")
+        resized = F.interpolate(images, self.contract.size, mode=self.contract.interpolation, antialias=True)
+        # Cubic kernels overshoot at edges; a decoded picture never leaves [0, 1].
+        return resized.clamp(0, 1)
+
+    def _channels(self, images: Tensor) -> Tensor:
+        if self.contract.channels == "grey":
+            return images if images.shape[1] == 1 else (images * self.luma).sum(1, keepdim=True)
+        if images.shape[1] == 1:
+            return images.expand(-1, 3, -1, -1)
+        return images.flip(1) if self.contract.channels == "bgr" else images

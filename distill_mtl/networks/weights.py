@@ -1,0 +1,136 @@
+"""Trained networks on disk: a folder with `config.json` and `model.safetensors`, read and written.
+
+Teachers and students share these few functions. Weights are safetensors only: a pickle can run code
+when it is opened, so none is ever opened.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from distill_mtl.errors import UserError
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+CARD = "README.md"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a network's folder.
+
+    Raises:
+        UserError: no folder, no file in it, or no JSON object in the file.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        what = f"it has no {CONFIG}" if folder.is_dir() else "there is no such folder"
+        raise UserError(f"{folder} holds no network: {what}.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}.") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} must hold one JSON object, found {type(config).__name__}.")
+    return config
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.safetensors` file, or of the one in a network's folder.
+
+    Raises:
+        UserError: no such file, a broken one, or a pickle in its place.
+    """
+    file = path / WEIGHTS if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"{file} does not exist.{_pickle_note(path)}")
+    if file.suffix != ".safetensors":
+        raise UserError(f"{file} is not a .safetensors file. {_CONVERT}")
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise UserError(
+            f"{file} cannot be read: {error}. Is it cut short? Fetch or train it again."
+        ) from error
+
+
+def load_exactly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load every tensor of `state` into `module`, and every tensor of `module` from `state`.
+
+    Raises:
+        UserError: names or shapes differ; the message names `source` and the first of them.
+    """
+    own = module.state_dict()
+    found = [f"{key} is missing in the file" for key in own if key not in state]
+    found += [f"{key} is not in the network" for key in state if key not in own]
+    found += [
+        f"{key} is {list(state[key].shape)} in the file, {list(own[key].shape)} in the network"
+        for key in own
+        if key in state and own[key].shape != state[key].shape
+    ]
+    if found:
+        shown = "".join(f"\n  {line}" for line in found[:5])
+        more = f"\n  and {len(found) - 5} more" if len(found) > 5 else ""
+        raise UserError(f"the weights of {source} do not fit the network:{shown}{more}")
+    module.load_state_dict(dict(state))
+
+
+def sha256(file: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def write_network(folder: Path, config: Mapping[str, Any], state: Mapping[str, Tensor], card: str) -> None:
+    """Write config, weights and model card, complete or not at all; replaces an earlier network.
+
+    Raises:
+        UserError: the folder holds something that is not a network.
+    """
+    with _replaced(folder) as aside:
+        (aside / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (aside / CARD).write_text(card, encoding="utf-8")
+        # Clones, because safetensors refuses tensors that share memory (tied weights, views).
+        tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+        save_file(tensors, aside / WEIGHTS, metadata={"format": "pt"})
+
+
+@contextmanager
+def _replaced(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder` that takes its place when the block ends well."""
+    if folder.exists() and not (folder / CONFIG).is_file() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty and holds no network. Choose another folder.")
+    aside, old = (folder.with_name(f".{folder.name}.{end}") for end in ("part", "old"))
+    for left_over in (aside, old):
+        shutil.rmtree(left_over, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(aside, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _pickle_note(path: Path) -> str:
+    pickles = sorted(file.name for file in path.glob("*") if file.suffix in (".bin", ".pth", ".pt", ".ckpt"))
+    return (
+        f" There is {pickles[0]}, a pickle, which could run code when opened. {_CONVERT}" if pickles else ""
+    )
+
+
+_CONVERT = (
+    "If you trust where it comes from, convert it: "
+    "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'model.safetensors')."
+)

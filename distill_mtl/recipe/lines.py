@@ -1,0 +1,197 @@
+"""YAML into plain values that remember where each of them stands.
+
+`load_recipe` reads the file with it, `--set` its values. Only YAML 1.2's core types exist here (text,
+numbers, true and false, null, lists, mappings): `no`, `on` and dates stay text, `1e-3` is a number, as
+in the editors that check a recipe against its JSON Schema. No tag is ever executed.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from distill_mtl.recipe.findings import Finding, KeyPath, Place, show
+
+TAG = "tag:yaml.org,2002:"
+FLOAT = re.compile(
+    r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
+)
+
+
+@dataclass
+class Document:
+    """The values of a file, with the place of every key and list item.
+
+    Attributes:
+        value: what the file says: usually a mapping; None for an empty file.
+        places: by path; a path that is not here stands where its nearest parent does.
+        findings: what is wrong already: duplicate keys, tags, keys that are not text.
+    """
+
+    value: Any = None
+    places: dict[KeyPath, Place] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    def place(self, path: KeyPath) -> Place:
+        """Where a key stands, or the nearest key above it that does."""
+        for length in range(len(path), -1, -1):
+            if path[:length] in self.places:
+                return self.places[path[:length]]
+        return 1
+
+
+class YamlSyntaxError(ValueError):
+    """The text is not YAML. `line` counts from 1."""
+
+    def __init__(self, problem: str, line: int) -> None:
+        super().__init__(problem)
+        self.line = line
+
+
+def read_document(text: str) -> Document:
+    """Parse one YAML document.
+
+    Raises:
+        YamlSyntaxError: the text is not YAML, or more than one document.
+    """
+    try:
+        root = yaml.compose(text, Loader=CoreLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        problem = " ".join(part for part in (error.context, error.problem) if part)
+        raise YamlSyntaxError(problem, mark.line + 1 if mark else 1) from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise YamlSyntaxError(
+            f"the character #x{ord(text[error.position]):04x} is not allowed", line
+        ) from error
+    document = Document()
+    if root is not None:
+        document.places[()] = _line(root)
+        document.value = _Builder(document).build(root, ())
+    return document
+
+
+class CoreLoader(yaml.SafeLoader):
+    """Resolves plain scalars as YAML 1.2's core schema does (section 10.3.2 of its specification)."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's own form)
+
+
+CoreLoader.add_implicit_resolver(f"{TAG}null", re.compile(r"^(~|null|Null|NULL|)$"), ["~", "n", "N", ""])
+CoreLoader.add_implicit_resolver(
+    f"{TAG}bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+CoreLoader.add_implicit_resolver(
+    f"{TAG}int", re.compile(r"^([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")
+)
+CoreLoader.add_implicit_resolver(f"{TAG}float", FLOAT, list("-+0123456789."))
+
+
+class _Builder:
+    """Turns nodes into values; what it cannot turn becomes a finding of the document and the value None."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.open: list[Node] = []
+
+    def build(self, node: Node, path: KeyPath) -> Any:
+        """The value of a node. A node that contains itself through an alias is refused."""
+        if any(node is parent for parent in self.open):
+            self._note(path, node, "found an alias to the very value it stands in. Write the value out.")
+            return None
+        self.open.append(node)
+        try:
+            if isinstance(node, MappingNode) and node.tag == f"{TAG}map":
+                return self._mapping(node, path)
+            if isinstance(node, SequenceNode) and node.tag == f"{TAG}seq":
+                return self._sequence(node, path)
+            return self._scalar(node, path)
+        finally:
+            self.open.pop()
+
+    def _mapping(self, node: MappingNode, path: KeyPath) -> dict[str, Any]:
+        merges = [value for key, value in node.value if _is_merge(key)]
+        values = self._merged(merges, path)
+        own: set[str] = set()
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, ScalarNode):
+                self._note(path, key_node, "found a key that is a list or a mapping. Keys are text.")
+                continue
+            name = key_node.value
+            here = (*path, name)
+            if _is_merge(key_node):
+                continue
+            if name in own:
+                text = f"the key stands here and in line {self.document.places[here]}. Remove one of the two."
+                self._note(here, key_node, text)
+                continue
+            own.add(name)
+            self.document.places[here] = _line(key_node)
+            values[name] = self.build(value_node, here)
+        return values
+
+    def _merged(self, merges: list[Node], path: KeyPath) -> dict[str, Any]:
+        """What `<<: *other` and `<<: [*one, *two]` bring in; of two, the first one's value counts."""
+        flat = [n for merge in merges for n in (merge.value if isinstance(merge, SequenceNode) else [merge])]
+        values: dict[str, Any] = {}
+        for source in reversed(flat):
+            brought = self.build(source, path)
+            if isinstance(brought, dict):
+                values |= brought
+            elif isinstance(source, ScalarNode):
+                self._note(
+                    path, source, f"`<<` takes a mapping, found {show(source.value)}. Name its anchor."
+                )
+        return values
+
+    def _sequence(self, node: SequenceNode, path: KeyPath) -> list[Any]:
+        items = []
+        for position, item in enumerate(node.value):
+            self.document.places[(*path, position)] = _line(item)
+            items.append(self.build(item, (*path, position)))
+        return items
+
+    def _scalar(self, node: Node, path: KeyPath) -> Any:
+        read = _SCALARS.get(node.tag)
+        if read is None or not isinstance(node, ScalarNode):
+            tag = node.tag.replace(TAG, "!!")
+            self._note(path, node, f"found the tag {tag}. A recipe holds plain values only: remove the tag.")
+            return None
+        try:
+            return read(node.value)
+        except ValueError:
+            tag = node.tag.replace(TAG, "!!")
+            self._note(path, node, f"found {show(node.value)}, which is not {tag}. Remove the tag.")
+            return None
+
+    def _note(self, path: KeyPath, node: Node, text: str) -> None:
+        self.document.findings.append(Finding(path, text, _line(node)))
+
+
+def _is_merge(key: Node) -> bool:
+    return isinstance(key, ScalarNode) and key.value == "<<" and key.style is None
+
+
+def _line(node: Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _integer(text: str) -> int:
+    return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
+
+
+def _float(text: str) -> float:
+    return float(re.sub(r"\.(inf|nan)", r"\1", text.lower()))
+
+
+_SCALARS: dict[str, Callable[[str], Any]] = {
+    f"{TAG}str": str,
+    f"{TAG}null": lambda text: None,
+    f"{TAG}bool": lambda text: text.lower() == "true",
+    f"{TAG}int": _integer,
+    f"{TAG}float": _float,
+}

@@ -1,0 +1,225 @@
+"""The long form of a recipe, with every default: what `load_recipe` returns and a run is made from.
+
+A user may also write the short forms of `shorthand.py`; they are expanded before this model sees them.
+`distill-mtl schema` prints both forms for editors, with the docstrings of keys as their descriptions.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Part = Annotated[float, Field(ge=0, lt=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+
+
+class Section(BaseModel):
+    """A mapping of the recipe: unknown keys are errors, nothing changes after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class StudentSection(Section):
+    """The network that is trained. In short form only its timm name."""
+
+    model: str
+    """timm architecture, with or without a pretrained tag: resnet18.a1_in1k"""
+    args: dict[str, Any] = {}
+    """Keyword arguments for timm.create_model."""
+    input_size: Count | tuple[Count, Count] | None = None
+    """Side, or [height, width], in pixels. Default: what the architecture was made for."""
+    init: str = "pretrained"
+    """pretrained (timm's weights) | teacher:TASK (its trunk) | a folder or .safetensors file | random"""
+
+
+class TeacherSection(Section):
+    """A trained network. In short form only its folder."""
+
+    folder: str
+    """A timm local-dir folder, or a student folder of ours."""
+    task: str | None = None
+    """Which head of a multi-task student folder. Default: the one of the same name."""
+    expect: float | None = None
+    """Score in points that the check must find. Default: what the folder records."""
+
+
+class TermWeights(Section):
+    """Weights of the three terms of a task's loss."""
+
+    supervised: NotNegative = 1.0
+    soft_targets: NotNegative = 1.0
+    hint: NotNegative = 1.0
+
+
+class HintSection(Section):
+    """One pair of layers: the student's learns to predict the teacher's through an adapter."""
+
+    student: str | None = None
+    """Dotted layer name. Default: the trunk's last stage."""
+    teacher: str | None = None
+    """Dotted layer name. Default: the teacher's last map."""
+
+
+class LabelSection(Section):
+    """Where a source keeps the labels of one task. In short form only the member."""
+
+    member: str | None = None
+    """File ending of the label inside a shard: cls, seg.png. Default: the kind's."""
+
+
+class SplitSection(Section):
+    """Shards of the other two sets. A set not named is cut from the training shards by a hash of the key."""
+
+    validation: str | list[str] | None = None
+    test: str | list[str] | None = None
+
+
+class AugmentSection(Section):
+    """Changes of the picture while training: geometry for student and teachers, colour for the student."""
+
+    crop: tuple[Share, Share] | None = (0.5, 1.0)
+    """Area of a random resized crop as a share of the picture, from and to; null: no crop."""
+    flip: bool = True
+    """Mirror half of the rows left to right."""
+    color: Part = 0.2
+    """Strength of brightness, contrast and saturation changes, for the student alone."""
+
+    @field_validator("crop")
+    @classmethod
+    def _some_picture_is_left(cls, crop: tuple[float, float] | None) -> tuple[float, float] | None:
+        if crop and not 0 < crop[0] <= crop[1]:
+            raise ValueError("expected two shares above 0, the smaller one first, as [0.5, 1.0].")
+        return crop
+
+
+class SourceSection(Section):
+    """One data set in WebDataset shards. It may carry labels for several tasks, or for none."""
+
+    shards: str | list[str]
+    """Training shards, braces expanded: shards/pets-{000..009}.tar"""
+    image: str = "jpg;jpeg;png;webp"
+    """File endings of the image, the first one found wins."""
+    labels: dict[str, LabelSection] = {}
+    """task: member"""
+    weight: Positive | None = None
+    """Share of a batch relative to other sources. Default: the square root of the rows."""
+    split: SplitSection = SplitSection()
+    """Shards of the validation and test sets."""
+    resize: Literal["crop", "pad", "squash"] = "crop"
+    """How a picture becomes square: centre crop, letterbox, or stretched."""
+    augment: AugmentSection = AugmentSection()
+    """Augmentation; null: none."""
+    class_balance: bool = False
+    """Draw every class equally often (needs one class label)."""
+    corrupt: Literal["stop", "skip"] = "stop"
+    """A picture that cannot be decoded ends the run, or is replaced by the next and counted."""
+
+
+class TaskSection(Section):
+    """One task: what is asked, who teaches it, and how its loss is made."""
+
+    kind: str = "classification"
+    """classification | segmentation"""
+    classes: Count | list[str] | None = None
+    """Number or names. Default: the teacher's."""
+    teacher: TeacherSection | None = None
+    """Who teaches rows that lack this task's label."""
+    temperature: Positive = 4.0
+    """Softens teacher and student before they are compared."""
+    weights: TermWeights = TermWeights()
+    """Weights of the loss's terms."""
+    hints: list[HintSection] = [HintSection()]
+    """Pairs of layers; an empty list switches hints off for the task."""
+    metric: str | None = None
+    """Score that is reported. Default: the kind's first."""
+    options: dict[str, Any] = {}
+    """Options of the kind of task, such as ignore_index."""
+
+
+class BalanceSection(Section):
+    """How the tasks share the trunk. In short form only the method."""
+
+    method: str = "auto"
+    """auto (mgda_ub where every row has label or teacher for every task, else uniform) | uniform | ..."""
+    options: dict[str, Any] = {}
+    """Options of the method."""
+
+
+class OptimizerSection(Section):
+    """AdamW with a cosine schedule after a linear warm-up; no weight decay on norms and biases."""
+
+    lr: Positive = 1e-3
+    """Highest rate, reached after the warm-up."""
+    weight_decay: NotNegative = 0.05
+    betas: tuple[Part, Part] = (0.9, 0.999)
+    warmup: Part = 0.05
+    """Share of the steps."""
+    min_lr: Share = 0.01
+    """Last rate as a share of lr."""
+    adapter_lr: Positive | None = None
+    """Rate of the hint adapters. Default: lr."""
+
+
+class TrainingSection(Section):
+    """The loop. Give `steps` or `epochs`, not both."""
+
+    steps: Count | None = None
+    """Optimizer steps."""
+    epochs: Positive | None = None
+    """All rows / batch_size steps each. Default: 30, where no steps are given."""
+    batch_size: Count = 256
+    """Rows per optimizer step over all processes and micro-batches."""
+    accumulate: Count = 1
+    """Micro-batches per optimizer step."""
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    """auto: bf16 where the GPU has it, else fp32."""
+    teachers_on: Literal["missing", "all", "none"] = "missing"
+    """Rows that teachers see: those without a label, all, or none (labels only)."""
+    clip: Positive | None = 1.0
+    """Largest gradient norm; null: no clipping."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of averaged weights; null: no averaging."""
+    workers: Annotated[int, Field(ge=0)] | None = None
+    """Reader processes. Default: 0 on the CPU, else up to 8."""
+    log_every: Count = 10
+    """Steps between two lines of metrics.jsonl."""
+    checkpoint_every: Count = 500
+    """Steps between two checkpoints."""
+    keep: Count = 2
+    """Checkpoints kept."""
+    select: Literal["last", "best"] = "last"
+    """best: highest mean delta on validation."""
+
+
+class EvaluationSection(Section):
+    """The comparison of student and teachers."""
+
+    batch_size: Count = 256
+    """Rows at a time."""
+    bootstrap: Annotated[int, Field(ge=100)] = 2000
+    """Resamples for the 95 % interval."""
+
+
+class Recipe(Section):
+    """Everything a run needs."""
+
+    name: Name | None = None
+    """Name of the run folder. Default: the recipe's file name."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of weights, of the order of rows and of augmentation."""
+    student: StudentSection
+    """The network that is trained: a timm name, or a mapping with `model`."""
+    tasks: Annotated[dict[Name, TaskSection], Field(min_length=1)]
+    """What the student learns, by name."""
+    data: Annotated[dict[Name, SourceSection], Field(min_length=1)]
+    """Data sets by name. A task's own `data` adds one of the task's name."""
+    balance: BalanceSection = BalanceSection()
+    """How the tasks share the trunk: a method, or a mapping with `method` and `options`."""
+    optimizer: OptimizerSection = OptimizerSection()
+    training: TrainingSection = TrainingSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    acceptance: dict[str, float] = {}
+    """Largest drop allowed in points, by task, or one number for all. Default: 1 point."""

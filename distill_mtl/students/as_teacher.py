@@ -1,0 +1,38 @@
+"""A student's folder as a teacher: one of its heads answers for one task.
+
+Registered with the teachers' forms, so that a folder that distill_mtl wrote can be named wherever a recipe
+names a teacher (dense teachers have no other form).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distill_mtl.errors import UserError, nearest
+from distill_mtl.students.folder import FORMAT, read_student
+from distill_mtl.teachers.form import FORMS, TeacherForm, TeacherNetwork
+
+
+@FORMS.register(FORMAT)
+class StudentForm(TeacherForm):
+    """`runs/NAME/student`."""
+
+    @classmethod
+    def open(cls, folder: Path, config: Mapping[str, Any], task: str | None, default: str) -> TeacherNetwork:
+        student = read_student(folder, config)
+        tasks = list(student.kinds)
+        wanted = task or (default if default in tasks or len(tasks) > 1 else tasks[0])
+        if wanted not in tasks:
+            mend = "Choose one with `teacher: {folder: ..., task: NAME}`."
+            raise UserError(
+                f"{folder} has no head '{wanted}'.{nearest(wanted, tasks)} Heads: {', '.join(tasks)}. {mend}"
+            )
+        kind = student.kinds[wanted]
+        return TeacherNetwork(
+            backbone=student.trunk,
+            head=student.heads[wanted],
+            needs=kind.needs(student.trunk.shapes),
+            classes=kind.classes,
+            named=kind.classes != tuple(str(index) for index in range(len(kind.classes))),
+            kind=kind.name,
+        )

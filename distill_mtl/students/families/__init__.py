@@ -1,0 +1,1 @@
+"""One file per family of trunks; each registers itself under the name that a recipe uses."""

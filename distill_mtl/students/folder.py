@@ -1,0 +1,130 @@
+"""A student's folder, `runs/NAME/student`: config.json, model.safetensors and a model card.
+
+`load_student` is what users of a student call. It needs no teacher, no adapter and no training code.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from distill_mtl.errors import StudentError, UserError
+from distill_mtl.networks.weights import load_exactly, read_config, read_weights, write_network
+from distill_mtl.students.student import Student
+from distill_mtl.students.trunk import FAMILIES
+from distill_mtl.tasks.base import TaskKind, build_kind
+
+FORMAT = "distill_mtl.student"
+VERSION = 1
+
+
+class DeployedStudent(nn.Module):
+    """A trained student as its users see it.
+
+    Args:
+        student: its trunk gives only what the heads read.
+
+    Attributes:
+        classes: task -> names of its classes, in the order of the logits.
+    """
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student = student
+        self.classes = {task: kind.classes for task, kind in student.kinds.items()}
+
+    def forward(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
+        """Images [B, 3, H, W] (or one grey channel) in [0, 1], any size -> task -> answers by name.
+
+        Every task has `logits` as its head gives them, and what its kind decodes from them: maps come at the
+        images' own height and width.
+        """
+        size = (images.shape[-2], images.shape[-1])
+        logits = self.student(images)
+        return {
+            task: {"logits": logits[task], **kind.decode(logits[task], size)}
+            for task, kind in self.student.kinds.items()
+        }
+
+
+def load_student(folder: Path | str) -> DeployedStudent:
+    """The student in a folder, on the CPU, in evaluation mode.
+
+    Raises:
+        StudentError: the folder is missing, incomplete, broken, or of a later version.
+    """
+    folder = Path(folder)
+    try:
+        return DeployedStudent(read_student(folder, read_config(folder))).eval()
+    except StudentError:
+        raise
+    except UserError as error:
+        raise StudentError(str(error)) from error
+
+
+def read_student(folder: Path, config: Mapping[str, Any]) -> Student:
+    """The network in a student's folder.
+
+    Args:
+        folder: where the weights lie.
+        config: its config.json.
+
+    Raises:
+        UserError: the config makes no sense, or the weights do not fit it.
+    """
+    if config.get("format") != FORMAT:
+        raise StudentError(f"{folder} is not a student's folder: config.json has no `format: {FORMAT}`.")
+    if config.get("format_version") != VERSION:
+        raise StudentError(
+            f"{folder} has format version {config.get('format_version')}, this distill_mtl reads {VERSION}. "
+            "Load it with the distill_mtl that wrote it, or a later one."
+        )
+    try:
+        trunk = FAMILIES[config["trunk"]["family"]].restore(config["trunk"])
+        kinds: dict[str, TaskKind] = {task: build_kind(**entry) for task, entry in config["tasks"].items()}
+        student = Student(trunk, kinds)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StudentError(f"{folder}: config.json cannot be understood: {error!r}.") from error
+    load_exactly(student, read_weights(folder), str(folder))
+    return student
+
+
+def save_student(
+    student: Student, folder: Path | str, *, card: str | None = None, extra: Mapping[str, Any] | None = None
+) -> None:
+    """Write a student's folder, complete or not at all; an earlier network in it is replaced.
+
+    Args:
+        student: hint layers it gives in training are not kept.
+        folder: where to write.
+        card: text of README.md; default a few lines on how to load it.
+        extra: further plain values to keep in config.json under `extra`, for people and tools.
+
+    Raises:
+        StudentError: the folder holds something that is not a network.
+    """
+    folder = Path(folder)
+    config = {
+        "format": FORMAT,
+        "format_version": VERSION,
+        "trunk": student.trunk.describe(),
+        "tasks": {task: kind.describe() for task, kind in student.kinds.items()},
+        "extra": dict(extra or {}),
+    }
+    try:
+        write_network(folder, config, student.state_dict(), card or _card(student, folder))
+    except UserError as error:
+        raise StudentError(str(error)) from error
+
+
+def _card(student: Student, folder: Path) -> str:
+    tasks = "\n".join(
+        f"- `{task}`: {kind.name}, {len(kind.classes)} classes" for task, kind in student.kinds.items()
+    )
+    return (
+        f"# {folder.resolve().name}\n\n"
+        f"One {student.trunk.name} for {len(student.kinds)} tasks, trained with distill_mtl.\n\n{tasks}\n\n"
+        "```python\nfrom distill_mtl import load_student\n\n"
+        'answers = load_student("FOLDER")(images)  # [B, 3, H, W] in [0, 1]\n```\n'
+    )

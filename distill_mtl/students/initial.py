@@ -1,0 +1,77 @@
+"""The first weights of a trunk, taken from a network that was trained before."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from distill_mtl.errors import StudentError, UserError
+from distill_mtl.networks.inputs import InputContract, Preprocess
+from distill_mtl.networks.weights import load_exactly, read_config, read_weights
+from distill_mtl.students.trunk import Trunk
+
+_TEACHER = "teacher:"
+_TRUNK = "trunk.model."
+_HEADS = "heads."
+
+
+def load_initial(trunk: Trunk, init: str, teacher_folders: Mapping[str, Path]) -> None:
+    """Fill a trunk's weights as `student.init` says.
+
+    From a folder the normalisation is taken along, because the weights expect it; the size is not.
+
+    Args:
+        trunk: freshly created; `pretrained` and `random` are already done.
+        init: `pretrained`, `random`, `teacher:TASK`, or a folder or .safetensors file with the weights of a
+            timm network or of a student.
+        teacher_folders: task -> its teacher's folder.
+
+    Raises:
+        StudentError: there is no such teacher or file, or its architecture is another one.
+    """
+    if init in ("pretrained", "random"):
+        return
+    path = Path(init)
+    if init.startswith(_TEACHER):
+        task = init.removeprefix(_TEACHER)
+        if task not in teacher_folders:
+            known = ", ".join(f"{_TEACHER}{name}" for name in teacher_folders) or "none"
+            raise StudentError(
+                f"student.init: no task '{task}' with a teacher. Teachers to begin with: {known}."
+            )
+        path = Path(teacher_folders[task])
+    if not path.exists():
+        raise StudentError(
+            f"student.init: '{init}' is neither pretrained, random nor {_TEACHER}TASK, and there is no such "
+            "folder or file."
+        )
+    try:
+        load_exactly(trunk.model, _trunk_weights(read_weights(path), trunk), str(path))
+        if path.is_dir():
+            contract = replace(_contract(path), size=trunk.inputs.size)
+            if contract.channels == trunk.inputs.channels:
+                trunk.preprocess = Preprocess(contract)
+    except UserError as error:
+        raise StudentError(
+            f"student.init: {error}\nThe student is {trunk.name} {trunk.args}; it can only begin with weights "
+            "of the same architecture and arguments."
+        ) from error
+
+
+def _trunk_weights(state: Mapping[str, Tensor], trunk: Trunk) -> dict[str, Tensor]:
+    """The tensors of a trunk in a state dict of a student, of a timm classifier, or of a bare trunk."""
+    if any(key.startswith(_TRUNK) for key in state):
+        return {key.removeprefix(_TRUNK): value for key, value in state.items() if not key.startswith(_HEADS)}
+    classifier = getattr(trunk.model, "pretrained_cfg", {}).get("classifier") or ()
+    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    ends = tuple(f"{name}.{part}" for name in names for part in ("weight", "bias"))
+    return {key: value for key, value in state.items() if key not in ends}
+
+
+def _contract(folder: Path) -> InputContract:
+    """The input contract in a network's folder, of either form."""
+    config = read_config(folder)
+    if "trunk" in config:
+        return InputContract.from_dict(config["trunk"]["inputs"])
+    return InputContract.from_timm(config["pretrained_cfg"])

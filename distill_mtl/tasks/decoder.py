@@ -1,0 +1,74 @@
+"""A light decoder over the trunk's pyramid, the head of dense kinds of task."""
+
+import math
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distill_mtl.errors import UserError
+from distill_mtl.networks.features import FeatureShape
+
+
+class PyramidDecoder(nn.Module):
+    """Stages of a trunk -> one map of logits at the size of the finest stage.
+
+    Top-down sums of 1x1 projections as in feature pyramid networks (Lin et al. 2017,
+    arXiv:1612.03144, section 3), but with a single 3x3 convolution, at the finest stage alone. A plain
+    vision transformer, whose stages share one size, gives a pyramid of one level. The caller resizes
+    the logits to the size it needs.
+
+    Args:
+        features: shapes of the trunk's features; `pyramid_levels` says which are read.
+        channels: channels of the result (the classes).
+        width: channels inside.
+
+    Raises:
+        UserError: the trunk has no maps.
+    """
+
+    def __init__(self, features: Mapping[str, FeatureShape], channels: int, width: int) -> None:
+        super().__init__()
+        self.levels = pyramid_levels(features)
+        self.laterals = nn.ModuleList(nn.Conv2d(features[name].channels, width, 1) for name in self.levels)
+        self.fuse = nn.Sequential(
+            _norm(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            _norm(width),
+            nn.ReLU(),
+            nn.Conv2d(width, channels, 1),
+        )
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """[B, channels, h, w] from maps [B, C, h, w], [B, C', h/2, w/2], ..."""
+        maps = [lateral(features[name]) for name, lateral in zip(self.levels, self.laterals, strict=True)]
+        fused = maps.pop()
+        while maps:
+            finer = maps.pop()
+            fused = finer + F.interpolate(fused, finer.shape[-2:], mode="bilinear", align_corners=False)
+        logits: Tensor = self.fuse(fused)
+        return logits
+
+
+def pyramid_levels(features: Mapping[str, FeatureShape]) -> tuple[str, ...]:
+    """Names of the stages that a pyramid is built of, finest first: the deepest stage of every size.
+
+    Raises:
+        UserError: the trunk has no stage that is a map.
+    """
+    deepest: dict[tuple[int, int], str] = {}
+    for name, shape in features.items():
+        if shape.pyramid and shape.size is not None:
+            deepest[shape.size] = name
+    if not deepest:
+        raise UserError(
+            "this student has no inner maps, which a dense task needs. Choose a convolutional or transformer "
+            f"model as `student`. Its features: {', '.join(features) or 'none'}."
+        )
+    return tuple(deepest[size] for size in sorted(deepest, key=math.prod, reverse=True))
+
+
+def _norm(width: int) -> nn.GroupNorm:
+    """GroupNorm, not BatchNorm: a head sees few rows, and not the same ones in training and in use."""
+    return nn.GroupNorm(math.gcd(width, 8), width)

@@ -1,0 +1,153 @@
+"""One class per pixel. Labels are PNG pictures of class numbers (`seg.png`), grey or with a palette."""
+
+import io
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor, nn
+
+from distill_mtl.errors import UserError
+from distill_mtl.networks.features import FeatureShape
+from distill_mtl.tasks.base import KINDS, TaskKind
+from distill_mtl.tasks.decoder import PyramidDecoder, pyramid_levels
+from distill_mtl.tasks.divergence import soft_divergence
+
+# PIL's names of the pictures whose pixels are one number: grey, palette index, black and white, 16 bits.
+_NUMBER_MODES = ("L", "P", "1", "I", "I;16", "I;16B")
+
+
+@KINDS.register("segmentation")
+class Segmentation(TaskKind):
+    """Softmax over the classes at every pixel; logits [R, C, h, w], labels int64 [R, H, W].
+
+    Logits may be smaller or larger than the labels: they are resized (bilinear) to the labels' size
+    for the supervised loss and the scores. Pixels that hold `ignore_index` count nowhere.
+
+    Metrics, over all pixels of all rows together: `miou`, the mean intersection over union of the classes
+    that occur in labels or predictions (torchmetrics' macro Jaccard index), and `pixel_accuracy`.
+
+    Args:
+        ignore_index: value of a pixel without a label.
+        width: channels inside the decoder.
+    """
+
+    name = "segmentation"
+    member = "seg.png"
+    metrics = ("miou", "pixel_accuracy")
+    dense = True
+
+    def __init__(
+        self,
+        classes: tuple[str, ...],
+        metric: str | None = None,
+        *,
+        ignore_index: int = 255,
+        width: int = 24,
+    ) -> None:
+        super().__init__(classes, metric)
+        if width < 1:
+            raise UserError(f"width (channels of the decoder) must be at least 1, found {width}.")
+        self.ignore_index = ignore_index
+        self.width = width
+
+    def read_label(self, payload: bytes) -> Tensor:
+        try:
+            with Image.open(io.BytesIO(payload), formats=["PNG"]) as picture:
+                mode, pixels = picture.mode, np.asarray(picture).astype(np.int64)
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            raise ValueError(f"the mask is not a PNG picture of class numbers ({error}).") from None
+        if mode not in _NUMBER_MODES:
+            raise ValueError(
+                f"the mask is a colour picture (mode {mode}). It must hold class numbers, grey or with a "
+                "palette."
+            )
+        strange = pixels[(pixels >= len(self.classes)) & (pixels != self.ignore_index)]
+        if strange.size:
+            raise ValueError(
+                f"the mask holds the value {strange[0]}, which is neither a class number from 0 to "
+                f"{len(self.classes) - 1} nor ignore_index ({self.ignore_index})."
+            )
+        return torch.from_numpy(pixels)
+
+    def has_label(self, label: Tensor) -> bool:
+        return bool((label != self.ignore_index).any())
+
+    def needs(self, features: Mapping[str, FeatureShape]) -> tuple[str, ...]:
+        return pyramid_levels(features)
+
+    def head(self, features: Mapping[str, FeatureShape]) -> nn.Module:
+        return PyramidDecoder(features, len(self.classes), self.width)
+
+    def supervised_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean over the valid pixels of each row; 0 for a row that a crop left without any."""
+        logits = _resize(logits.float(), _size(labels))
+        losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=self.ignore_index)
+        valid = (labels != self.ignore_index).sum(dim=(1, 2))
+        return losses.sum(dim=(1, 2)) / valid.clamp(min=1)
+
+    def soft_target_loss(self, logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+        """Mean over all pixels, at the size of the student's logits."""
+        teacher_logits = _resize(teacher_logits.float(), _size(logits))
+        divergence = soft_divergence(logits, teacher_logits, temperature).mean(dim=(1, 2))
+        # Rounding must not push a divergence below its floor: balancing may take its logarithm.
+        return divergence.clamp(min=0)
+
+    def decode(self, logits: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+        """`label` int64 [B, H, W] at the image's size."""
+        return {"label": _resize(logits.float(), size).argmax(dim=1)}
+
+    def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """[right pixels by class, labelled pixels by class, predicted pixels by class], K = 3 C."""
+        predicted = _resize(logits.float(), _size(labels)).argmax(dim=1)
+        valid = labels != self.ignore_index
+        right = valid & (predicted == labels)
+        counts = [
+            self._count(classes, where)
+            for classes, where in ((labels, right), (labels, valid), (predicted, valid))
+        ]
+        return torch.cat(counts, dim=1).cpu().double()
+
+    def score(self, totals: Tensor) -> Tensor:
+        right, labelled, predicted = totals.chunk(3, dim=-1)
+        if self.metric == "pixel_accuracy":
+            return 100 * right.sum(dim=-1) / labelled.sum(dim=-1).clamp(min=1)
+        union = labelled + predicted - right
+        present = (union > 0).sum(dim=-1)
+        return 100 * (right / union.clamp(min=1)).sum(dim=-1) / present.clamp(min=1)
+
+    def agreement(self, logits: Tensor, other: Tensor) -> Tensor:
+        """Share of pixels, at the larger of the two sizes."""
+        size = max(_size(logits), _size(other))
+        mine, theirs = (_resize(maps.float(), size).argmax(dim=1) for maps in (logits, other))
+        return (mine == theirs).flatten(1).float().mean(dim=1).cpu().double()
+
+    def label_counts(self, labels: Tensor) -> Tensor:
+        return self._count(labels, labels != self.ignore_index).sum(dim=0).cpu().double()
+
+    def constant_score(self, counts: Tensor) -> float:
+        """Every pixel the commonest class: its share, or that share over the classes that occur."""
+        share = 100 * float(counts.max() / counts.sum().clamp(min=1))
+        return share if self.metric == "pixel_accuracy" else share / max(1, int((counts > 0).sum()))
+
+    def describe(self) -> dict[str, object]:
+        return super().describe() | {"ignore_index": self.ignore_index, "width": self.width}
+
+    def _count(self, classes: Tensor, where: Tensor) -> Tensor:
+        """int64 [R, C]: how often each class stands in `classes` [R, H, W] where `where` holds."""
+        rows, number = len(classes), len(self.classes)
+        offset = torch.arange(rows, device=classes.device).mul(number).view(rows, 1, 1)
+        flat = torch.bincount((classes + offset)[where], minlength=rows * number)
+        return flat.view(rows, number)
+
+
+def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    if _size(maps) == size:
+        return maps
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
+
+
+def _size(maps: Tensor) -> tuple[int, int]:
+    return (maps.shape[-2], maps.shape[-1])

@@ -1,0 +1,34 @@
+"""What teachers say about a batch: the part of the truth that its labels do not hold."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TeacherOutput:
+    """One teacher's forward pass over R rows.
+
+    Attributes:
+        logits: [R, classes] or [R, classes, h, w], before any softmax, in the order of the task's classes.
+        hidden: the tapped layers by dotted name, as maps [R, C, h, w] or vectors [R, C].
+    """
+
+    logits: Tensor
+    hidden: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One task's teacher output for the rows of a batch that need one.
+
+    Attributes:
+        rows: int64 [R], positions in the batch, ascending.
+        output: the teacher's output for exactly these rows.
+    """
+
+    rows: Tensor
+    output: TeacherOutput
+
+
+Targets = dict[str, Target]

@@ -1,0 +1,64 @@
+"""A classifier in timm's local-dir form: config.json and model.safetensors, as `timm.models.save_for_hf`
+writes them and as `timm.create_model("local-dir:FOLDER", pretrained=True)` reads them.
+"""
+
+from collections.abc import Mapping
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import timm
+
+from distill_mtl.errors import UserError
+from distill_mtl.networks.backbone import LOGITS, Backbone
+from distill_mtl.networks.inputs import InputContract
+from distill_mtl.networks.weights import CONFIG, load_exactly, read_weights
+from distill_mtl.teachers.form import TeacherNetwork
+
+
+def open_timm_folder(folder: Path, config: Mapping[str, Any]) -> TeacherNetwork:
+    """Read the classifier; every weight in the file is loaded and every weight of the network comes from it.
+
+    timm alone builds the network. The weights are loaded here, because timm leaves the head random when
+    class counts differ, everything random without `pretrained=True`, and opens pickles.
+
+    Raises:
+        UserError: the folder is incomplete, or weights and architecture differ.
+    """
+    state = read_weights(folder)
+    try:
+        model: Any = timm.create_model(f"local-dir:{folder}", pretrained=False)
+    except (RuntimeError, TypeError, ValueError, KeyError, AssertionError) as error:
+        raise UserError(f"timm cannot build the network of {folder / CONFIG}: {error}") from error
+    if not model.num_classes:
+        raise UserError(f"{folder} holds a network without a classifier (num_classes 0).")
+    load_exactly(model, state, str(folder))
+    names = _class_names(config, folder, model.num_classes)
+    return TeacherNetwork(
+        backbone=Backbone(model, InputContract.from_timm(_input(model))),
+        head=itemgetter(LOGITS),
+        needs=(LOGITS,),
+        classes=names or tuple(str(index) for index in range(model.num_classes)),
+        named=names is not None,
+        kind="classification",
+    )
+
+
+def _input(model: Any) -> dict[str, Any]:
+    """The network's pretrained_cfg; a network built for another number of channels says so itself."""
+    cfg = dict(model.pretrained_cfg)
+    return cfg | {"input_size": (getattr(model, "in_chans", cfg["input_size"][0]), *cfg["input_size"][1:])}
+
+
+def _class_names(config: Mapping[str, Any], folder: Path, count: int) -> tuple[str, ...] | None:
+    """`label_names` in the order of the logits; None where the folder names no classes."""
+    listed = config.get("label_names") or config.get("pretrained_cfg", {}).get("label_names")
+    if not listed:
+        return None
+    if isinstance(listed, Mapping):
+        listed = [listed.get(str(index)) for index in range(max(count, len(listed)))]
+    if len(listed) != count or None in listed:
+        raise UserError(
+            f"{folder / CONFIG} must name {count} classes in label_names, found {len(listed)} or gaps."
+        )
+    return tuple(str(name) for name in listed)

@@ -1,0 +1,179 @@
+"""From a recipe to the parts of a run: teachers, kinds of task, student, data, hints and rule.
+
+`check`, training and `evaluate` all build through here, so what is checked is what is trained.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from accelerate import PartialState
+
+from distill_mtl.balance import Rule, make_rule, rule_names
+from distill_mtl.data import Sources, open_sources
+from distill_mtl.distillation.hints import Hint
+from distill_mtl.distillation.lesson import HintPair, Lesson
+from distill_mtl.errors import RecipeError
+from distill_mtl.networks.inputs import InputContract
+from distill_mtl.recipe import Recipe
+from distill_mtl.recipe.schema import TaskSection
+from distill_mtl.students.student import Student, build_student
+from distill_mtl.tasks.base import KINDS, TaskKind, build_kind
+from distill_mtl.teachers.load import load_teacher
+from distill_mtl.teachers.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a recipe stands for, loaded.
+
+    Attributes:
+        recipe: as resolved.
+        kinds: task -> its kind, with its classes.
+        teachers: task -> teacher, for the tasks that have one.
+        student: with every feature that heads and hints read.
+        sources: the data sets, in the canonical size.
+        lessons: task -> how it is learned.
+        hints: task -> its adapters.
+        rule: the balancing rule.
+        balance: one sentence on which rule was taken and why.
+    """
+
+    recipe: Recipe
+    kinds: Mapping[str, TaskKind]
+    teachers: Mapping[str, Teacher]
+    student: Student
+    sources: Sources
+    lessons: Mapping[str, Lesson]
+    hints: Mapping[str, list[Hint]]
+    rule: Rule
+    balance: str
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        training = self.recipe.training
+        if training.steps is not None:
+            return training.steps
+        epochs = 30.0 if training.epochs is None else training.epochs
+        return max(1, round(epochs * self.sources.steps_per_epoch(training.batch_size)))
+
+
+def build(recipe: Recipe) -> Parts:
+    """Load and build everything that `recipe` names.
+
+    Raises:
+        UserError: something is missing, broken or does not fit; nothing has been written.
+    """
+    teachers, kinds = build_teachers(recipe)
+    student = build_student(
+        recipe.student,
+        kinds,
+        [hint.student for task in teachers for hint in recipe.tasks[task].hints],
+        seed=recipe.seed,
+        teacher_folders={task: teacher.folder for task, teacher in teachers.items()},
+    )
+    inputs = [student.trunk.inputs, *(teacher.inputs for teacher in teachers.values())]
+    sources = build_sources(recipe, kinds, inputs)
+    lessons = {task: _lesson(section, student, teachers.get(task)) for task, section in recipe.tasks.items()}
+    hints = {
+        task: [Hint(student.trunk.shapes[pair.student], teacher.shapes[pair.teacher]) for pair in lessons[task].hints]
+        for task, teacher in teachers.items()
+        if recipe.training.teachers_on != "none"
+    }
+    rule, balance = choose_rule(recipe, lessons, teachers, sources)
+    return Parts(recipe, kinds, teachers, student, sources, lessons, hints, rule, balance)
+
+
+def build_teachers(recipe: Recipe) -> tuple[dict[str, Teacher], dict[str, TaskKind]]:
+    """Every teacher, and every task's kind with its classes (the teacher's unless the recipe lists them)."""
+    teachers: dict[str, Teacher] = {}
+    kinds: dict[str, TaskKind] = {}
+    for task, section in recipe.tasks.items():
+        classes = _named(section.classes)
+        if section.teacher is not None:
+            teachers[task] = load_teacher(
+                section.teacher,
+                task=task,
+                kind=section.kind,
+                layers=[hint.teacher for hint in section.hints],
+                classes=section.classes if not isinstance(section.classes, list) else tuple(section.classes),
+            )
+            classes = teachers[task].classes
+        kinds[task] = build_kind(section.kind, classes, section.metric, **section.options)
+    return teachers, kinds
+
+
+def build_sources(recipe: Recipe, kinds: Mapping[str, TaskKind], inputs: Iterable[InputContract]) -> Sources:
+    """The data sets in the canonical size: the largest height and width that a network wants."""
+    heights, widths = zip(*(contract.size for contract in inputs), strict=True)
+    state = PartialState()
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
+    return open_sources(
+        recipe, kinds, (max(heights), max(widths)), local_rank=state.local_process_index, local_world=local_world
+    )
+
+
+def known_names() -> dict[str, list[str]]:
+    """Names that a recipe may use and that only our registries know, for `load_recipe(choices=...)`."""
+    return {"tasks.*.kind": KINDS.names(), "balance.method": ["auto", *rule_names()]}
+
+
+def choose_rule(
+    recipe: Recipe, lessons: Mapping[str, Lesson], teachers: Mapping[str, Teacher], sources: Sources
+) -> tuple[Rule, str]:
+    """The balancing rule of a recipe and why it was taken.
+
+    MGDA-UB compares gradients on the same rows, so it needs a label or a teacher for every task on every
+    row; without them it would only see which task has how many rows.
+
+    Raises:
+        RecipeError: a rule that needs such cover was asked for by name, and a task lacks it.
+    """
+    bare = [task for task in recipe.tasks if not _covered(task, recipe, lessons[task], task in teachers, sources)]
+    method, options = recipe.balance.method, recipe.balance.options
+    if method == "auto":
+        method = "uniform" if bare or len(recipe.tasks) == 1 else "mgda_ub"
+        if len(recipe.tasks) == 1:
+            why = "there is one task"
+        elif bare:
+            why = f"some rows have neither a label nor a teacher for {', '.join(bare)}"
+        else:
+            why = "every row has a label or a teacher for every task"
+        reason = f"balance: {method} (auto: {why})"
+    else:
+        reason = f"balance: {method} (from the recipe)"
+    try:
+        rule = make_rule(method, list(recipe.tasks), **options)
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"balance: {error}") from error
+    if rule.needs_coverage and bare:
+        raise RecipeError(
+            f"balance.method: {method} needs a label or a teacher for every task on every row, and some rows have "
+            f"neither for {', '.join(bare)}: gradients on different rows have nothing to say to each other. "
+            "Give those tasks a teacher (and training.teachers_on missing or all), or use uniform."
+        )
+    return rule, reason
+
+
+def _covered(task: str, recipe: Recipe, lesson: Lesson, has_teacher: bool, sources: Sources) -> bool:
+    taught = has_teacher and lesson.uses_teacher and recipe.training.teachers_on != "none"
+    if taught and (recipe.training.teachers_on == "all" or lesson.uses_labels):
+        return True
+    return lesson.uses_labels and sources.covered_by_labels(task)
+
+
+def _lesson(section: TaskSection, student: Student, teacher: Teacher | None) -> Lesson:
+    pairs = (
+        [HintPair(hint.student or student.trunk.last, hint.teacher or teacher.last_map) for hint in section.hints]
+        if teacher is not None
+        else []
+    )
+    return Lesson(section.weights, section.temperature, pairs)
+
+
+def _named(classes: int | list[str] | None) -> tuple[str, ...]:
+    if isinstance(classes, int):
+        return tuple(str(index) for index in range(classes))
+    return tuple(classes or ())
+

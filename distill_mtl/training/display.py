@@ -1,0 +1,79 @@
+"""What a person sees while a run works: a bar with time left and live losses, or plain lines in a log file."""
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+PLAIN_SECONDS = 10.0
+
+
+class Display:
+    """One bar over the steps of something slow. On a terminal it moves; elsewhere a line every 10 seconds.
+
+    Args:
+        console: where to show it; a quiet console shows nothing (every process but the first).
+        what: what is being done ("training", "evaluation").
+        total: steps or rows in all.
+        done: how many of them an earlier run has done.
+        unit: what is counted ("step", "row").
+    """
+
+    def __init__(self, console: Console, what: str, total: int, *, done: int = 0, unit: str = "step") -> None:
+        self.console = console
+        self.what, self.total, self.unit = what, total, unit
+        self._first, self._done = done, done
+        self._start = self._last_line = time.monotonic()
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._bar = self._progress.add_task(what, total=total, completed=done, note="")
+
+    def __enter__(self) -> "Display":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def update(self, done: int, note: str = "") -> None:
+        """Move to `done`; `note` is shown beside the bar."""
+        self._done = done
+        if self.console.is_terminal:
+            self._progress.update(self._bar, completed=done, note=note)
+        elif time.monotonic() - self._last_line >= PLAIN_SECONDS:
+            self._last_line = time.monotonic()
+            self.console.print(
+                f"{self.what} {self.unit} {done}/{self.total}  ETA {_clock(self._seconds_left())}  {note}",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    def _seconds_left(self) -> float:
+        moved = self._done - self._first
+        elapsed = time.monotonic() - self._start
+        return elapsed / moved * (self.total - self._done) if moved else 0.0
+
+
+def losses_note(losses: Mapping[str, float], rows_per_second: float) -> str:
+    """Live losses and speed in one short line."""
+    return f"{rows_per_second:.0f} rows/s  " + "  ".join(f"{task} {loss:.3f}" for task, loss in losses.items())
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,83 @@
+"""The end of a run: which weights are the student, how it compares, and the folder it is handed over in."""
+
+from dataclasses import replace
+from functools import cached_property
+
+from rich.console import Console
+
+from distill_mtl.data import Sources
+from distill_mtl.evaluation import Evaluation, Processes, View, delta_on, evaluate, model_card, teacher_scores
+from distill_mtl.students.folder import save_student
+from distill_mtl.training.build import Parts
+from distill_mtl.training.display import Display
+from distill_mtl.training.run_folder import RunFolder
+from distill_mtl.training.session import Session
+
+
+class Examiner:
+    """Compares the student of a session with its teachers, along the way and at the end.
+
+    Args:
+        parts: of the run.
+        session: whose student is examined.
+        console: where progress is shown.
+    """
+
+    def __init__(self, parts: Parts, session: Session, console: Console) -> None:
+        self.parts, self.session, self.console = parts, session, console
+        for teacher in parts.teachers.values():
+            teacher.to(session.trainer.accelerator.device)
+
+    def mean_delta(self) -> float:
+        """Mean over tasks of the student's lead on the validation rows; what `select: best` maximises."""
+        deltas = delta_on(self.session.student, self._teacher_scores, self.parts.kinds, self._view("validation"))
+        return sum(deltas.values()) / len(deltas)
+
+    def compare(self) -> Evaluation:
+        """The comparison on the test rows."""
+        recipe, sources = self.parts.recipe, self.parts.sources
+        rows = sum(sources.count(task, "test") for task in self.parts.kinds)
+        with Display(self.console, "evaluation", rows, unit="row") as display:
+            found = evaluate(
+                self.session.student,
+                self.parts.teachers,
+                self.parts.kinds,
+                self._view("test"),
+                size=sources.size,
+                acceptance=recipe.acceptance,
+                resamples=recipe.evaluation.bootstrap,
+                seed=recipe.seed,
+                progress=lambda done, total: display.update(done),
+            )
+        return replace(found, steps=self.session.step, seconds=self.session.seconds)
+
+    @cached_property
+    def _teacher_scores(self) -> dict[str, float]:
+        return teacher_scores(self.parts.teachers, self.parts.kinds, self._view("validation"))
+
+    def _view(self, split: str) -> View:
+        accelerator = self.session.trainer.accelerator
+        return View(
+            self.parts.sources,
+            split,
+            batch_size=self.parts.recipe.evaluation.batch_size,
+            device=accelerator.device,
+            processes=Processes(accelerator.process_index, accelerator.num_processes),
+        )
+
+
+def finish(parts: Parts, session: Session, folder: RunFolder, console: Console) -> Evaluation:
+    """Compare, save the student with its model card, write results.json, show the table."""
+    if parts.recipe.training.select == "best":
+        session.take_best()
+    evaluation = Examiner(parts, session, console).compare()
+    if session.trainer.accelerator.is_main_process:
+        save_student(session.student, folder.student, card=model_card(evaluation, parts.recipe))
+        evaluation.write(folder.results)
+        console.print(evaluation.table())
+        skipped = {name: count for name, count in parts.sources.skipped.items() if count}
+        for source, count in skipped.items():
+            console.print(f"[yellow]{count} corrupt rows of data.{source} were replaced by their next row[/yellow]")
+        console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
+    session.trainer.accelerator.wait_for_everyone()
+    return evaluation

@@ -1,0 +1,145 @@
+"""The loop: batch, targets, losses, one balanced step. What surrounds it (checks, folders, tables) is in run.py."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.optim import AdamW
+
+from distill_mtl.data.batch import Batch
+from distill_mtl.data.color import jitter_colors
+from distill_mtl.distillation.counts import Counts, count_rows
+from distill_mtl.distillation.objective import Objective, Terms
+from distill_mtl.recipe.schema import OptimizerSection, TrainingSection
+from distill_mtl.teachers.live import LiveTeachers
+from distill_mtl.training.optimizer import build_optimizer, rate_factor, set_rate
+from distill_mtl.training.processes import seed_step
+
+
+@dataclass
+class StepReport:
+    """What one optimizer step did; its numbers stay on the device until `values` is asked.
+
+    Attributes:
+        counts: rows of the step.
+        terms: task -> term -> weighted value, this process's share of the mean over global rows.
+        weights: task -> weight that the rule chose in the last micro-batch.
+        rate: learning rate of the student.
+    """
+
+    counts: Counts
+    rate: float
+    terms: dict[str, Terms] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+
+    def add(self, terms: Mapping[str, Terms]) -> None:
+        """Add one micro-batch."""
+        for task, named in terms.items():
+            of_task = self.terms.setdefault(task, {})
+            for term, value in named.items():
+                of_task[term] = of_task.get(term, torch.zeros_like(value)) + value / self.counts.share
+
+    def values(self, accelerator: Accelerator) -> dict[str, dict[str, float]]:
+        """Per task of the step: total, its terms, and the rule's weight; the same on every process."""
+        rows = [
+            (task, term)
+            for task in sorted(frozenset(self.counts.labelled) - self.counts.absent)
+            for term, count in (
+                ("supervised", self.counts.labelled[task]),
+                ("soft_targets", self.counts.taught[task]),
+                ("hint", self.counts.taught[task]),
+            )
+            if count
+        ]
+        zero = torch.zeros((), device=accelerator.device)
+        local = torch.stack([self.terms.get(task, {}).get(term, zero).float() for task, term in rows])
+        summed = accelerator.reduce(local, "sum").tolist() if accelerator.num_processes > 1 else local.tolist()
+        values: dict[str, dict[str, float]] = {}
+        for (task, term), value in zip(rows, summed, strict=True):
+            named = values.setdefault(task, {"total": 0.0})
+            named[term] = value
+            named["total"] += value
+        for task, named in values.items():
+            if task in self.weights:
+                named["weight"] = self.weights[task]
+        return values
+
+
+class Trainer:
+    """Objective, optimizer and teachers on their device, and the step that joins them.
+
+    Args:
+        accelerator: started for the recipe's precision and accumulation.
+        objective: student, adapters and rule.
+        teachers: frozen; they are never prepared.
+        training, optimizer: sections of the recipe.
+        steps: length of the whole run, which the schedule needs.
+        seed: of the recipe.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        objective: Objective,
+        teachers: LiveTeachers,
+        training: TrainingSection,
+        optimizer: OptimizerSection,
+        *,
+        steps: int,
+        seed: int,
+    ) -> None:
+        self.accelerator = accelerator
+        self.objective = objective
+        self.teachers = teachers.to(accelerator.device)
+        self.training, self.schedule = training, optimizer
+        self.steps, self.seed = steps, seed
+        self.plain_optimizer: AdamW = build_optimizer(objective, optimizer)
+        self.module, self.optimizer = accelerator.prepare(objective, self.plain_optimizer)
+
+    def step(self, number: int, batches: Sequence[Batch]) -> StepReport:
+        """One optimizer step on this process's micro-batches of step `number`, counted from 0."""
+        seed_step(self.seed, number, self.accelerator.process_index)
+        factor = rate_factor(number, self.steps, warmup=self.schedule.warmup, floor=self.schedule.min_lr)
+        set_rate(self.plain_optimizer, factor)
+        counts = count_rows(
+            batches,
+            [self.teachers.rows(batch) for batch in batches],
+            self.objective.lessons,
+            world=self.accelerator.num_processes,
+            reduce=self._sum_over_processes,
+        )
+        report = StepReport(counts, self.schedule.lr * factor)
+        for micro, batch in enumerate(batches):
+            with self.accelerator.accumulate(self.module):
+                self._micro_step(micro, batch.to(self.accelerator.device), counts, report)
+        return report
+
+    def _micro_step(self, micro: int, batch: Batch, counts: Counts, report: StepReport) -> None:
+        with self.accelerator.autocast():
+            targets = self.teachers(batch)
+        images = jitter_colors(batch.images, batch.color)
+        losses, shared, terms = self.module(images, batch, targets, counts, micro)
+        if losses:
+            report.weights = self.objective.rule.backward(losses, shared, backward=self.accelerator.backward)
+            report.add(terms)
+        else:
+            self.accelerator.backward(self.objective.nothing())
+        if self.accelerator.sync_gradients:
+            self._finish_gradients(counts)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def _finish_gradients(self, counts: Counts) -> None:
+        """Leave the heads of absent tasks alone, then clip."""
+        for task in counts.absent:
+            for parameter in self.objective.task_parameters(task):
+                parameter.grad = None
+        if self.training.clip is not None:
+            self.accelerator.clip_grad_norm_(self.module.parameters(), self.training.clip)
+
+    def _sum_over_processes(self, table: Tensor) -> Tensor:
+        if self.accelerator.num_processes == 1:
+            return table
+        return self.accelerator.reduce(table.to(self.accelerator.device), "sum")  # type: ignore[return-value]

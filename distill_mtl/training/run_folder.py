@@ -1,0 +1,110 @@
+"""The folder of one run: its names, who may write into it, and what must be equal before a run goes on."""
+
+import difflib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from distill_mtl.errors import UserError
+
+
+class RunFolder:
+    """Paths of `runs/NAME`. Other tools read these names.
+
+    Args:
+        path: the folder; it need not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.resolved.yaml"
+        self.teachers = path / "teachers.json"
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.best = path / "best.pt"
+        self.student = path / "student"
+        self.results = path / "results.json"
+
+    def refuse(self, recipe: str, *, resume: bool, overwrite: bool) -> None:
+        """Refuse a run of `recipe` (its resolved text) that would lose or mix something. Writes nothing.
+
+        Raises:
+            UserError: the folder holds something and neither `resume` nor `overwrite` was asked for; it
+                holds no run; or it holds a run of another recipe, whose difference is shown.
+        """
+        if not self.path.exists() or not any(self.path.iterdir()):
+            return
+        if not self.recipe.exists():
+            raise UserError(
+                f"{self.path} is not empty and holds no run of ours (no {self.recipe.name}). "
+                "Choose another folder with --out."
+            )
+        if resume:
+            _refuse_other(f"{self.path} was started with another recipe", self.recipe.read_text(), recipe)
+        elif not overwrite:
+            raise UserError(
+                f"{self.path} already holds a run. Go on with --resume, start again with --overwrite "
+                "(deletes it), or choose another folder with --out."
+            )
+
+    def begin(self, recipe: str, *, resume: bool) -> None:
+        """Make the folder ready. Without `resume` an earlier run in it is deleted: call `refuse` first."""
+        if not resume and self.path.exists():
+            shutil.rmtree(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_aside(self.recipe, recipe)
+
+    def same_teachers(self, teachers: dict[str, Any]) -> None:
+        """Refuse to resume with other teacher weights than the run began with.
+
+        Args:
+            teachers: task -> what describes its teacher, without the score of the check.
+
+        Raises:
+            UserError: shows what changed.
+        """
+        if self.teachers.exists():
+            before = json.loads(self.teachers.read_text())
+            known = {task: {key: entry.get(key) for key in teachers.get(task, entry)} for task, entry in before.items()}
+            _refuse_other(
+                f"{self.path} was started with other teachers",
+                json.dumps(known, indent=2, sort_keys=True),
+                json.dumps(teachers, indent=2, sort_keys=True),
+            )
+
+    def cut_metrics(self, step: int) -> None:
+        """Drop logged lines after `step` (and a half-written last line), which a resumed run writes again."""
+        if self.metrics.exists():
+            lines = self.metrics.read_text().splitlines()
+            write_aside(self.metrics, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
+
+
+def write_aside(path: Path, text: str) -> None:
+    """Write a text file so that a kill leaves the old one or the new one, never half of it."""
+    aside = path.with_name(f".{path.name}.part")
+    aside.write_text(text)
+    os.replace(aside, path)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (json.JSONDecodeError, KeyError):
+        return float("inf")
+
+
+def _refuse_other(what: str, before: str, now: str) -> None:
+    if before == now:
+        return
+    changed = [
+        line
+        for line in difflib.unified_diff(before.splitlines(), now.splitlines(), "then", "now", lineterm="", n=0)
+        if not line.startswith("@@")
+    ]
+    raise UserError(
+        f"{what}:\n"
+        + "\n".join(f"  {line}" for line in changed)
+        + "\nTo resume, use what it was started with; or start again with --overwrite, or elsewhere with --out."
+    )

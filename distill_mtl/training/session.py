@@ -1,0 +1,95 @@
+"""The state of a run between two steps: what a checkpoint holds, and which weights become the student."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.utils import ModelEmaV3
+
+from distill_mtl.students.student import Student
+from distill_mtl.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from distill_mtl.training.loop import Trainer
+from distill_mtl.training.run_folder import RunFolder
+
+
+class Session:
+    """A trainer, its averaged weights and its best weights so far, saved and restored as one.
+
+    Args:
+        trainer: prepared on its device.
+        folder: of the run.
+
+    Attributes:
+        step: optimizer steps done.
+        seconds: training time so far, over all sittings.
+        best: highest mean delta on validation so far, with `training.select: best`.
+    """
+
+    def __init__(self, trainer: Trainer, folder: RunFolder) -> None:
+        self.trainer, self.folder = trainer, folder
+        self.step, self.seconds = 0, 0.0
+        self.best = float("-inf")
+        decay = trainer.training.ema
+        self._average = (
+            ModelEmaV3(trainer.objective.student, decay=decay, use_warmup=True) if decay is not None else None
+        )
+
+    @property
+    def student(self) -> Student:
+        """The weights to evaluate: averaged ones where the recipe asks for them."""
+        return self.trainer.objective.student if self._average is None else self._average.module
+
+    def after_step(self) -> None:
+        """Count the step and move the averaged weights."""
+        self.step += 1
+        if self._average is not None:
+            self._average.update(self.trainer.objective.student, step=self.step)
+
+    def save(self) -> Path | None:
+        """Write a checkpoint from the main process; the others wait until it is complete."""
+        accelerator, training = self.trainer.accelerator, self.trainer.training
+        path = None
+        if accelerator.is_main_process:
+            path = save_checkpoint(self.folder.checkpoints, self.step, self._state(), keep=training.keep)
+        accelerator.wait_for_everyone()
+        return path
+
+    def restore(self) -> bool:
+        """Go back to the last checkpoint; False where there is none yet."""
+        found = list_checkpoints(self.folder.checkpoints)
+        if not found:
+            return False
+        self.step, state = load_checkpoint(found[-1], self.trainer.accelerator.device)
+        self.seconds, self.best = state["seconds"], state["best"]
+        self.trainer.objective.load_state_dict(state["objective"])
+        self.trainer.plain_optimizer.load_state_dict(state["optimizer"])
+        if self.trainer.accelerator.scaler is not None:
+            self.trainer.accelerator.scaler.load_state_dict(state["scaler"])
+        if self._average is not None:
+            self._average.module.load_state_dict(state["average"])
+        return True
+
+    def offer(self, score: float) -> None:
+        """Keep the present weights as the best where `score` beats the best so far."""
+        if score > self.best:
+            self.best = score
+            if self.trainer.accelerator.is_main_process:
+                aside = self.folder.best.with_suffix(".part")
+                torch.save(self.student.state_dict(), aside)
+                aside.replace(self.folder.best)
+
+    def take_best(self) -> None:
+        """Put the best weights into the student."""
+        state = torch.load(self.folder.best, map_location=self.trainer.accelerator.device, weights_only=True)
+        self.student.load_state_dict(state)
+
+    def _state(self) -> dict[str, Any]:
+        scaler = self.trainer.accelerator.scaler
+        return {
+            "seconds": self.seconds,
+            "best": self.best,
+            "objective": self.trainer.objective.state_dict(),
+            "optimizer": self.trainer.plain_optimizer.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "average": None if self._average is None else self._average.module.state_dict(),
+        }

@@ -1,0 +1,232 @@
+"""Student against teacher on the task's own rows, through evaluate and its parts."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+from threading import Barrier
+from typing import Any
+
+import pytest
+import torch
+from evaluation_world import ListedRows, ToyStudent, ToyTeacher, make_rows
+from torch import Tensor, nn
+
+from distill_mtl.errors import ShardError
+from distill_mtl.evaluation import Evaluation, Processes, TaskResult, View, delta_on, evaluate, teacher_scores
+from distill_mtl.evaluation.compare import compare
+from distill_mtl.tasks.base import TaskKind
+from distill_mtl.tasks.classification import Classification
+
+Teachers = dict[str, nn.Module | None]
+Kinds = dict[str, TaskKind]
+
+
+def run(
+    student: Any, teachers: Teachers, kinds: Kinds, sources: ListedRows, **view: Any
+) -> dict[str, TaskResult]:
+    return compare(student, teachers, kinds, View(sources, "test", **view), resamples=300)
+
+
+def test_scores_delta_and_agreement_by_hand(
+    student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
+) -> None:
+    result = run(student, teachers, kinds, sources)["word"]
+    batch = sources.rows["word", "test"].to("cpu")
+    labels = batch.labels["word"]
+    with torch.no_grad():
+        mine = student.heads["word"](batch.images).logits.argmax(1)
+        theirs = teachers["word"](batch.images).logits.argmax(1)
+    assert result.rows == 90
+    assert result.student == pytest.approx(100 * (mine == labels).float().mean().item())
+    assert result.teacher == pytest.approx(100 * (theirs == labels).float().mean().item())
+    assert result.delta == pytest.approx(result.student - result.teacher)
+    assert result.agreement == pytest.approx((mine == theirs).float().mean().item())
+    assert result.agreement < 1
+    assert result.ci95[0] < result.delta < result.ci95[1]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_no_number_depends_on_the_batch_size(
+    student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows, batch_size: int
+) -> None:
+    assert run(student, teachers, kinds, sources, batch_size=batch_size) == run(
+        student, teachers, kinds, sources
+    )
+
+
+def as_processes(world: int, work: Callable[[Processes], Any]) -> list[Any]:
+    """What `work` returns to each of `world` processes, here threads that meet whenever they gather."""
+    meeting = Barrier(world)
+    said: list[list[Any]] = [[] for _ in range(world)]
+
+    def gather(rank: int, items: list[Any]) -> list[Any]:
+        said[rank] = items
+        meeting.wait(timeout=30)
+        joined = [item for each in said for item in each]
+        meeting.wait(timeout=30)
+        return joined
+
+    processes = [Processes(rank, world, gather=partial(gather, rank)) for rank in range(world)]
+    with ThreadPoolExecutor(world) as pool:
+        return list(pool.map(work, processes))
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_several_processes_find_what_one_finds(
+    student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows, world: int
+) -> None:
+    def work(processes: Processes) -> dict[str, TaskResult]:
+        return run(deepcopy(student), teachers, kinds, sources, processes=processes, batch_size=8)
+
+    assert as_processes(world, work) == [run(student, teachers, kinds, sources)] * world
+
+
+def test_a_process_without_rows_takes_part(student: ToyStudent, teachers: Teachers, kinds: Kinds) -> None:
+    sources = ListedRows({("word", "test"): make_rows("word", 2, dense=False)})
+    only = {"word": kinds["word"]}
+
+    def work(processes: Processes) -> dict[str, TaskResult]:
+        return run(deepcopy(student), teachers, only, sources, processes=processes)
+
+    assert as_processes(3, work) == [run(student, teachers, only, sources)] * 3
+
+
+def test_every_process_reports_the_cost_that_the_first_one_measured(
+    student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
+) -> None:
+    def work(processes: Processes) -> Evaluation:
+        view = View(sources, "test", processes=processes)
+        return evaluate(deepcopy(student), teachers, kinds, view, size=(8, 8), resamples=100)
+
+    first, second = as_processes(2, work)
+    assert first == second
+    assert first.student_cost.flops > 0
+
+
+def test_a_student_equal_to_its_teacher_has_delta_zero(
+    student: ToyStudent, kinds: Kinds, sources: ListedRows
+) -> None:
+    for result in run(student, dict(student.heads), kinds, sources).values():
+        assert (result.delta, result.ci95, result.agreement) == (0.0, (0.0, 0.0), 1.0)
+
+
+class ErrorRate(Classification):
+    """A score where less is better."""
+
+    higher_is_better = False
+
+    def score(self, totals: Tensor) -> Tensor:
+        return 100 - super().score(totals)
+
+
+def test_delta_is_positive_for_the_better_student_where_less_is_better(
+    student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
+) -> None:
+    right = run(student, teachers, {"word": kinds["word"]}, sources)["word"]
+    wrong = run(student, teachers, {"word": ErrorRate(("a", "b", "c"))}, sources)["word"]
+    assert right.delta
+    assert wrong.student == pytest.approx(100 - right.student)
+    assert wrong.delta == pytest.approx(right.delta)
+    assert wrong.ci95 == pytest.approx(right.ci95)
+    assert not wrong.higher_is_better
+
+
+def test_a_task_without_a_teacher_is_scored_alone(
+    student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
+) -> None:
+    result = run(student, teachers | {"word": None}, kinds, sources)["word"]
+    assert result.student == run(student, teachers, kinds, sources)["word"].student
+    assert (result.teacher, result.delta, result.ci95, result.agreement) == (None, None, None, None)
+
+
+def test_a_loaded_student_folder_answers_in_dicts_and_is_measured_alike(
+    student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
+) -> None:
+    def deployed(images: Tensor) -> dict[str, dict[str, Tensor]]:
+        return {task: {"logits": head(images).logits} for task, head in student.heads.items()}
+
+    assert run(deployed, teachers, kinds, sources) == run(student, teachers, kinds, sources)
+
+
+def test_measuring_leaves_every_part_in_the_mode_it_was(
+    student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
+) -> None:
+    student.train()
+    student.heads["word"].eval()
+    before = [module.training for module in student.modules()]
+    first = run(student, teachers, kinds, sources)
+    assert [module.training for module in student.modules()] == before
+    assert run(student, teachers, kinds, sources) == first  # dropout was off
+
+
+def test_progress_counts_to_the_number_of_rows(
+    student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
+) -> None:
+    seen: list[tuple[int, int]] = []
+    view = View(sources, "test", batch_size=16, limit=50)
+    compare(
+        student, teachers, kinds, view, resamples=100, progress=lambda done, total: seen.append((done, total))
+    )
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+    assert seen[-1] == (90, 90)  # 50 of 90 words, all 40 parts
+
+
+def test_a_set_without_labelled_rows_is_refused_with_the_mend(
+    student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
+) -> None:
+    sources.rows["word", "test"] = make_rows("word", 0, dense=False)
+    with pytest.raises(ShardError, match=r"task 'word' has no labelled row in the test set.*split\.test"):
+        run(student, teachers, kinds, sources)
+
+
+def test_deltas_on_validation_need_the_teachers_once(
+    student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
+) -> None:
+    view = View(sources, "validation", batch_size=10)
+    scores = teacher_scores(teachers | {"part": None}, kinds, view)
+    calls = teachers["word"].calls
+    deltas = delta_on(student, scores, kinds, view)
+    assert teachers["word"].calls == calls
+    full = compare(student, teachers, kinds, view, resamples=100)
+    assert deltas["word"] == pytest.approx(full["word"].delta)
+    assert deltas["part"] == full["part"].student
+    worse = delta_on(student, scores, kinds | {"word": ErrorRate(("a", "b", "c"))}, view)
+    assert worse["word"] == pytest.approx(scores["word"] - (100 - full["word"].student))
+
+
+def test_evaluate_joins_scores_cost_and_verdict(
+    student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
+) -> None:
+    view = View(sources, "test")
+    evaluation = evaluate(student, teachers, kinds, view, size=(8, 8), resamples=300)
+    assert evaluation.tasks == run(student, teachers, kinds, sources)
+    assert evaluation.student_cost.parameters == 18
+    assert evaluation.teachers_cost is not None
+    assert evaluation.teachers_cost.parameters == 18
+    assert evaluation.hashed == {"part"}
+    worst = min(result.delta for result in evaluation.tasks.values())
+    assert replace(evaluation, acceptance=dict.fromkeys(kinds, -worst)).accepted
+    assert not replace(evaluation, acceptance=dict.fromkeys(kinds, -worst - 0.01)).accepted
+
+
+def test_one_teacher_of_two_tasks_costs_once(student: ToyStudent, kinds: Kinds, sources: ListedRows) -> None:
+    both = ToyTeacher(dense=True, seed=5)
+    only = {"part": kinds["part"], "again": kinds["part"]}
+    sources.rows["again", "test"] = make_rows("again", 4, dense=True)
+    student.heads["again"] = ToyTeacher(dense=True, seed=6)
+    evaluation = evaluate(
+        student, {"part": both, "again": both}, only, View(sources, "test"), size=(8, 8), resamples=100
+    )
+    assert evaluation.teachers_cost is not None
+    assert evaluation.teachers_cost.parameters == 9
+
+
+def test_without_teachers_there_is_nothing_to_judge(
+    student: ToyStudent, kinds: Kinds, sources: ListedRows
+) -> None:
+    evaluation = evaluate(student, {}, kinds, View(sources, "test"), size=(8, 8), resamples=100)
+    assert evaluation.accepted
+    assert evaluation.teachers_cost is None
+    assert evaluation.to_dict()["cost"]["teachers"] is None

@@ -1,0 +1,56 @@
+"""What a network costs."""
+
+import torch
+from torch import Tensor, nn
+
+from distill_mtl.evaluation.cost import cost_of
+
+
+class Tied(nn.Module):
+    """One convolution under two names, two buffers, and a count of the passes in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 3, 3, padding=1, bias=False)
+        self.second = self.first
+        self.register_buffer("mean", torch.zeros(5, dtype=torch.float64))
+        self.register_buffer("steps", torch.zeros(2, dtype=torch.int64))
+        self.trained = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.trained += self.training
+        return self.second(self.first(images))
+
+
+def test_parameters_flops_and_bytes_by_hand() -> None:
+    network = Tied()
+    cost = cost_of(network, (10, 12))
+    weights = 3 * 3 * 3 * 3
+    assert cost.parameters == weights
+    assert cost.flops == 2 * (2 * weights * 10 * 12)  # two passes, a multiplication and an addition each
+    assert cost.bytes == 4 * weights + 4 * 5 + 8 * 2
+    assert cost.latency_ms > 0
+
+
+def test_cost_is_that_of_the_network_in_use_and_leaves_its_mode() -> None:
+    network = Tied().train()
+    cost_of(network, (4, 4))
+    assert network.trained == 0
+    assert network.training
+
+
+def test_attention_is_counted() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches = nn.Conv2d(3, 8, 4, 4)
+            self.query = nn.Linear(8, 24)
+
+        def forward(self, images: Tensor) -> Tensor:
+            tokens = self.patches(images).flatten(2).mT
+            query, key, value = self.query(tokens)[:, None].chunk(3, dim=-1)
+            return nn.functional.scaled_dot_product_attention(query, key, value)
+
+    patches, tokens = 2 * 8 * 48 * 16, 16
+    products = 2 * tokens * 8 * 24 + 2 * (2 * tokens * tokens * 8)
+    assert cost_of(Tokens(), (16, 16)).flops == patches + products

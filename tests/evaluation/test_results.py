@@ -1,0 +1,179 @@
+"""results.json, the tables and the model card: what other tools and people read."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from distill_mtl.evaluation.card import model_card
+from distill_mtl.evaluation.results import Cost, Evaluation, TaskResult, allowed_drops
+from distill_mtl.tasks.base import build_kind
+
+
+def result(delta: float | None = 0.4, teacher: float = 97.0, **changes: object) -> TaskResult:
+    base = TaskResult(
+        kind="classification", metric="accuracy", higher_is_better=True, rows=1250, student=teacher
+    )
+    if delta is not None:
+        base = replace(
+            base,
+            teacher=teacher,
+            student=teacher + delta,
+            delta=delta,
+            ci95=(delta - 1, delta + 1),
+            agreement=0.9812,
+        )
+    return replace(base, **changes)
+
+
+@pytest.fixture
+def evaluation() -> Evaluation:
+    return Evaluation(
+        tasks={"left": result(0.4), "right": result(-0.7), "alone": result(None)},
+        student_cost=Cost(124_580, 3_910_000, 500_000, 1.25),
+        teachers_cost=Cost(1_245_800, 39_100_000, 5_000_000, 2.5),
+        acceptance={"left": 1.0, "right": 1.0, "alone": 1.0},
+        steps=400,
+        seconds=61.5,
+    )
+
+
+def shown(evaluation: Evaluation, width: int = 100) -> str:
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(evaluation.table())
+    return capture.get()
+
+
+def test_results_json_has_the_promised_keys_and_no_others(evaluation: Evaluation, tmp_path: Path) -> None:
+    evaluation.write(tmp_path / "results.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert list(written) == ["tasks", "cost", "accepted", "steps", "seconds"]
+    assert list(written["tasks"]) == ["left", "right", "alone"]
+    for task in written["tasks"].values():
+        assert list(task) == [
+            "kind",
+            "metric",
+            "higher_is_better",
+            "rows",
+            "teacher",
+            "student",
+            "delta",
+            "ci95",
+            "agreement",
+        ]
+    assert set(written["cost"]) == {"student", "teachers"}
+    for cost in written["cost"].values():
+        assert list(cost) == ["parameters", "flops", "bytes", "latency_ms"]
+    assert written["tasks"]["left"]["ci95"] == [pytest.approx(-0.6), 1.4]
+    assert written["tasks"]["alone"]["teacher"] is None
+    assert (written["accepted"], written["steps"], written["seconds"]) == (True, 400, 61.5)
+    assert written == evaluation.to_dict()
+
+
+def test_one_task_below_its_limit_is_enough_to_refuse(evaluation: Evaluation) -> None:
+    assert evaluation.accepted
+    strict = replace(evaluation, acceptance=evaluation.acceptance | {"right": 0.5})
+    assert not strict.accepted
+    assert strict.accepts("left")
+    assert "✗ not accepted: right −0.70 (allowed −0.50)" in shown(strict)
+
+
+def test_a_drop_of_exactly_the_limit_is_accepted(evaluation: Evaluation) -> None:
+    delta = 100 * (480 / 500) - 100 * (485 / 500)
+    exact = replace(evaluation, tasks={"left": result(delta)})
+    assert exact.accepts("left")
+    assert not replace(exact, tasks={"left": result(delta - 0.001)}).accepts("left")
+
+
+def test_acceptance_is_one_number_or_one_per_task() -> None:
+    tasks = {"left": None, "right": None}
+    assert allowed_drops(2, tasks) == {"left": 2.0, "right": 2.0}
+    assert allowed_drops({"right": 0.5}, tasks) == {"left": 1.0, "right": 0.5}
+
+
+def test_the_console_shows_every_figure(evaluation: Evaluation) -> None:
+    text = shown(evaluation)
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "left accuracy 1,250 97.00 97.40 +0.40 −0.60 … +1.40 98.1 % ✓" in lines
+    assert "right accuracy 1,250 97.00 96.30 −0.70 −1.70 … +0.30 98.1 % ✓" in lines
+    assert "alone accuracy 1,250 – 97.00 – – – –" in lines
+    assert "student 124,580 3.91 0.50 1.25 ms" in lines
+    assert "2 teachers 1,245,800 39.1 5.00 2.50 ms" in lines
+    assert "ratio 0.10× 0.10× 0.10× 0.50×" in lines
+    assert "✓ accepted: no task lost more than 1 point\n" in text
+
+
+def test_a_narrow_console_shortens_the_metric_and_no_figure(evaluation: Evaluation) -> None:
+    long = replace(evaluation, tasks={"left": result(metric="balanced_accuracy", rows=123_456)})
+    text = shown(long, width=80)
+    row = next(line for line in text.splitlines() if "left" in line)
+    assert "…" in row.split()[1]
+    assert " ".join(row.split()[2:]) == "123,456 97.00 97.40 +0.40 −0.60 … +1.40 98.1 % ✓"
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_rows_that_a_teacher_may_have_seen_are_marked(evaluation: Evaluation) -> None:
+    assert "may have seen" not in shown(evaluation)
+    marked = replace(evaluation, hashed=frozenset({"right", "alone"}))
+    text = shown(marked)
+    assert "right *" in text
+    assert "alone *" not in text  # it has no teacher that could have seen anything
+    assert "the teacher may have seen them" in text
+    assert "| right \\* |" in marked.markdown()
+
+
+def test_markdown_holds_the_same_figures_as_the_console(evaluation: Evaluation) -> None:
+    text = evaluation.markdown()
+    assert "| left | accuracy | 1,250 | 97.00 | 97.40 | +0.40 | −0.60 … +1.40 | 98.1 % | ✓ |" in text
+    assert "| ratio | 0.10× | 0.10× | 0.10× | 0.50× |" in text
+    assert "**✓ accepted: no task lost more than 1 point**" in text
+
+
+def test_unusual_evaluations_are_told_in_words(evaluation: Evaluation) -> None:
+    alone = replace(evaluation, tasks={"alone": result(None)}, teachers_cost=None)
+    assert "nothing to judge: no task has a teacher" in shown(alone)
+    assert "ratio" not in shown(alone)
+    single = replace(evaluation, tasks={"left": result(ci95=None)})
+    assert "No interval where all rows belong to one group" in shown(single)
+    lower = replace(evaluation, tasks={"left": result(higher_is_better=False)})
+    assert "accuracy ↓" in shown(lower)
+    limits = replace(evaluation, acceptance={"left": 1.0, "right": 2.0, "alone": 1.0})
+    assert "no task lost more than its limit" in shown(limits)
+
+
+def test_the_card_says_what_the_student_does_and_how_to_load_it(evaluation: Evaluation) -> None:
+    kinds = {
+        "left": build_kind("classification", tuple("abc")),
+        "part": build_kind("segmentation", tuple(f"part{index}" for index in range(30))),
+    }
+    card = model_card(
+        name="pets",
+        architecture="resnet18",
+        size=(64, 96),
+        kinds=kinds,
+        teachers={"left": "teachers/left"},
+        evaluation=evaluation,
+        recipe_digest="ab12",
+    )
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front["library_name"] == "distill_mtl"
+    assert "image-segmentation" in front["tags"]
+    assert "| left | classification | 3: a, b, c | `teachers/left` |" in card
+    assert "and 10 more in config.json | labels alone |" in card
+    assert evaluation.markdown().strip() in card
+    assert "ab12" in card
+    assert "1, 3, 64, 96" in card
+    code = card.split("```python\n")[1].split("```")[0]
+    compile(code, "card", "exec")
+
+
+def test_a_card_before_any_evaluation_has_no_table() -> None:
+    kinds = {"left": build_kind("classification", tuple("abc"))}
+    card = model_card(name="pets", architecture="resnet18", size=(64, 64), kinds=kinds)
+    assert "Student against teachers" not in card
+    assert "1 task:" in card

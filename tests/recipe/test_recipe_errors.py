@@ -1,0 +1,253 @@
+"""Every mistake is reported, all at once, with file, line, the user's own path, and the mend."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from recipe_texts import TEN_LINES, Load, Refuse
+
+from distill_mtl.errors import RecipeError
+from distill_mtl.recipe import dump_recipe, load_recipe
+
+WRONG = """\
+student: 5
+tasks:
+  breed:
+    teacher: {folder: t, taks: x}
+    temprature: 3
+    temperature: -3
+    classes: [a, 1]
+    hints: [{student: layer4, teachr: x}, 5]
+    data:
+      shardz: a.tar
+      member: 5
+      augment: {crop: [0.9, 0.5]}
+data:
+  pool:
+    shards: p.tar
+    resize: squish
+training:
+  steps: "10"
+  clip: true
+optimizer: {betas: [0.9], lr: .inf}
+seed: 2147483648
+"""
+
+FINDINGS = [
+    ("line 1, student", "found 5, expected text or a mapping."),
+    ("line 4, tasks.breed.teacher.taks", "found an unknown key. Did you mean 'task'? Keys of"),
+    ("line 5, tasks.breed.temprature", "found an unknown key. Did you mean 'temperature'? Keys of"),
+    ("line 6, tasks.breed.temperature", "found -3, expected a number greater than 0."),
+    ("line 7, tasks.breed.classes.1", "found 1, expected text. Put it in quotes."),
+    ("line 8, tasks.breed.hints.0.teachr", "found an unknown key. Did you mean 'teacher'?"),
+    ("line 8, tasks.breed.hints.1", "found 5, expected a mapping."),
+    ("line 9, tasks.breed.data.shards", "the key is missing, expected text or a list of text. Add `shards`"),
+    ("line 10, tasks.breed.data.shardz", "found an unknown key. Did you mean 'shards'?"),
+    ("line 11, tasks.breed.data.member", "found 5, expected text or null."),
+    ("line 12, tasks.breed.data.augment.crop", "found [0.9, 0.5], expected two shares above 0"),
+    ("line 16, data.pool.resize", "found \"squish\", expected crop, pad or squash. Did you mean 'squash'?"),
+    ("line 18, training.steps", 'found "10", expected a whole number greater than 0 or null.'),
+    ("line 19, training.clip", "found true, expected a number greater than 0 or null."),
+    (
+        "line 20, optimizer.betas",
+        "found [0.9], expected a list of 2, each a number at least 0 and less than 1.",
+    ),
+    ("line 20, optimizer.lr", "found Infinity, expected a finite number."),
+    ("line 21, seed", "found 2147483648, expected a whole number at least 0 and less than 2147483648."),
+]
+
+
+def test_all_findings_come_at_once_in_the_order_of_the_file(refuse: Refuse) -> None:
+    paragraphs = refuse(WRONG)
+    assert len(paragraphs) == len(FINDINGS)
+    for paragraph, (place, text) in zip(paragraphs, FINDINGS, strict=True):
+        head, _, body = paragraph.partition("\n")
+        assert head == f"pets.yaml, {place}:"
+        assert body.startswith(f"  {text}")
+
+
+def test_one_value_of_several_forms_is_one_finding(refuse: Refuse, ten_lines: str) -> None:
+    paragraph = "--set student.input_size=[224], student.input_size:\n  found [224], expected "
+    wants = "a whole number greater than 0, a list of 2, each a whole number greater than 0 or null."
+    assert refuse(ten_lines, "student.input_size=[224]") == [paragraph + wants]
+
+
+def test_a_missing_section_names_what_belongs_there(refuse: Refuse) -> None:
+    first, second, third = refuse("name: pets")
+    assert first.startswith("pets.yaml, line 1, data:\n  the key is missing, expected a mapping")
+    assert "Add `student`: The network that is trained" in second
+    assert third.startswith("pets.yaml, line 1, tasks:")
+
+
+@pytest.mark.parametrize("text", ["", "- a", "5", "# nothing"])
+def test_a_file_without_a_mapping_is_refused(refuse: Refuse, text: str) -> None:
+    (paragraph,) = refuse(text)
+    assert paragraph.endswith("expected a mapping.")
+
+
+@pytest.mark.parametrize(
+    ("tail", "finding"),
+    [
+        (
+            "data: {pool: {shards: p, labels: {bred: cls}}}",
+            "data.pool.labels.bred:\n  there is no task 'bred'. Did",
+        ),
+        (
+            "acceptance: {brd: 1}",
+            "acceptance.brd:\n  there is no task 'brd'. Did you mean 'breed'? Tasks: breed,",
+        ),
+        (
+            "data: {part: {shards: p}}",
+            "tasks.part.data:\n  the task has data of its own, and `data` has a source",
+        ),
+        ("training: {steps: 5, epochs: 2}", "training.epochs:\n  found 2 beside `steps: 5`."),
+        (
+            "training: {batch_size: 10, accumulate: 4}",
+            "training.accumulate:\n  a batch of 10 rows cannot be split",
+        ),
+        (
+            "training: {accumulate: 3}",
+            "training.accumulate:\n  a batch of 256 rows cannot be split into 3 equal",
+        ),
+        ("tasks: 3", "tasks:\n  the key stands here and in line 2. Remove one of the two."),
+        ("optimizer: {lr: 1, lr: 2}", "optimizer.lr:\n  the key stands here and in line 5."),
+        (
+            "name: !!python/name:os.system x",
+            "name:\n  found the tag !!python/name:os.system. A recipe holds plain",
+        ),
+        ("seed: !!int five", 'seed:\n  found "five", which is not !!int. Remove the tag.'),
+        ("student2: &s [*s]", "student2.0:\n  found an alias to the very value it stands in."),
+        ("[a]: b", "line 5:\n  found a key that is a list or a mapping."),
+        ("optimizer: {<<: fast}", 'optimizer:\n  `<<` takes a mapping, found "fast".'),
+        ("name: 9lives", 'name:\n  found "9lives", expected a name of letters, digits'),
+    ],
+)
+def test_a_recipe_that_contradicts_itself_is_refused(
+    refuse: Refuse, ten_lines: str, tail: str, finding: str
+) -> None:
+    assert any(finding in paragraph for paragraph in refuse(ten_lines + tail))
+
+
+TASK_RULES = [
+    ("a: {classes: 3}", "tasks.a:\n  found neither a teacher nor a source with its labels."),
+    ("a: {data: a.tar}", "tasks.a.classes:\n  found no `classes`, and no teacher to take them from."),
+    ("1a: {teacher: t}", 'tasks.1a:\n  found the name "1a", expected a name of letters'),
+    (
+        "a: {teacher: t, data: {shards: a.tar, labels: {a: cls}}}",
+        "tasks.a.data.labels:\n  a task's own data is",
+    ),
+    ("a:", "tasks.a:\n  found null, expected a mapping."),
+]
+
+
+@pytest.mark.parametrize(("task", "finding"), TASK_RULES)
+def test_a_task_that_cannot_be_learned_is_refused(refuse: Refuse, task: str, finding: str) -> None:
+    paragraphs = refuse(f"student: r\ndata: {{pool: {{shards: p.tar}}}}\ntasks:\n  {task}\n")
+    assert [paragraph.startswith(f"pets.yaml, line 4, {finding}") for paragraph in paragraphs] == [True]
+
+
+def test_labels_only_needs_labels_for_every_task(refuse: Refuse, load: Load, ten_lines: str) -> None:
+    assert load(ten_lines, "training.teachers_on=none").training.teachers_on == "none"
+    (paragraph,) = refuse(ten_lines, "training.teachers_on=none", "tasks.part.data=null")
+    assert "tasks.part:\n  nothing trains the task" in paragraph
+
+
+@pytest.mark.parametrize(
+    ("init", "text"),
+    [
+        ("teacher:bred", "there is no task 'bred'. Did you mean 'breed'?"),
+        ("teacher:part", "has no teacher to start"),
+    ],
+)
+def test_init_from_a_teacher_that_is_not_there_is_refused(
+    refuse: Refuse, ten_lines: str, init: str, text: str
+) -> None:
+    (paragraph,) = refuse(
+        ten_lines, f"student.init={init}", "tasks.part.teacher=null", "tasks.part.classes=3"
+    )
+    assert paragraph.startswith(f"--set student.init={init}, student.init:\n")
+    assert text in paragraph
+
+
+def test_names_that_others_register_are_checked_with_their_line(
+    refuse: Refuse, load: Load, ten_lines: str
+) -> None:
+    choices = {"tasks.*.kind": ["classification", "segmentation"], "balance.method": ["auto", "torchjd"]}
+    (paragraph,) = refuse(ten_lines.replace("segmentation", "segmantation"), choices=choices)
+    text = "found \"segmantation\", expected classification or segmentation. Did you mean 'segmentation'?"
+    assert paragraph == f"pets.yaml, line 4, tasks.part.kind:\n  {text}"
+    assert load(ten_lines, "balance=torchjd:UPGrad", choices=choices).balance.method == "torchjd:UPGrad"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a: [1", 1),
+        ("a: 1\nb: c: d", 2),
+        ('a: 1\n\nb: "x', 3),
+        ("a: 1\n---\nb: 2", 2),
+        ("a: 1\nb: \x01", 2),
+        ("\ta", 1),
+    ],
+)
+def test_text_that_is_not_yaml_is_one_error_with_its_line(refuse: Refuse, text: str, line: int) -> None:
+    (paragraph,) = refuse(text)
+    assert paragraph.startswith(f"pets.yaml, line {line}:\n  not valid YAML: ")
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(alphabet="ab: -{}[],&*<\n'\"!#|0.~?", max_size=40), at=st.integers(0, len(TEN_LINES)))
+def test_a_garbled_recipe_is_a_recipe_error_or_a_recipe(tmp_path: Path, text: str, at: int) -> None:
+    path = tmp_path / "pets.yaml"
+    path.write_text(TEN_LINES[:at] + text + TEN_LINES[at:])
+    try:
+        recipe = load_recipe(path)
+    except RecipeError:
+        return
+    assert list(recipe.tasks)
+
+
+def _sections(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """Paths of every mapping whose keys the schema fixes."""
+    free = [("tasks",), ("data",), ("acceptance",)]
+    if isinstance(value, list):
+        return [found for at, item in enumerate(value) for found in _sections(item, (*path, at))]
+    if not isinstance(value, dict) or path[-1:] in (("args",), ("options",)):
+        return []
+    below = [found for key, item in value.items() for found in _sections(item, (*path, key))]
+    return below if path in free or path[-1:] == ("labels",) else [path, *below]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    data=st.data(),
+    key=st.from_regex(r"\Azq[a-z]{3,8}\Z"),
+    value=st.sampled_from([1, "x", None, [1], {"a": 1}]),
+)
+def test_an_unknown_key_anywhere_is_named_with_its_line(
+    tmp_path: Path, data: st.DataObject, key: str, value: object
+) -> None:
+    path = tmp_path / "pets.yaml"
+    path.write_text(TEN_LINES)
+    recipe = yaml.safe_load(dump_recipe(load_recipe(path)))
+    where = data.draw(st.sampled_from(_sections(recipe)))
+    section = recipe
+    for step in where:
+        section = section[step]
+    items = list(section.items())
+    at = data.draw(st.integers(0, len(items)))
+    section.clear()
+    section.update([*items[:at], (key, value), *items[at:]])
+    text = yaml.safe_dump(recipe, sort_keys=False)
+    path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    line = next(number for number, line in enumerate(text.splitlines(), 1) if f"{key}:" in line)
+    dotted = ".".join(str(step) for step in (*where, key))
+    assert str(caught.value).startswith(
+        f"Recipe error in {path}, line {line}, {dotted}:\n  found an unknown key."
+    )
+    assert "\n\n" not in str(caught.value)

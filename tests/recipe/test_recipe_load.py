@@ -1,0 +1,138 @@
+"""A short recipe becomes a full one: short forms, defaults, paths."""
+
+from pathlib import Path
+
+import pytest
+from recipe_texts import Load
+
+from distill_mtl.errors import RecipeError
+from distill_mtl.recipe import load_recipe
+from distill_mtl.recipe.schema import AugmentSection, HintSection, LabelSection, TermWeights
+
+
+def test_the_ten_line_recipe_resolves_to_full_defaults(load: Load, ten_lines: str, tmp_path: Path) -> None:
+    recipe = load(ten_lines)
+    assert recipe.name == "pets"
+    assert recipe.student.model == "resnet18"
+    assert recipe.student.init == "pretrained"
+    breed, part = recipe.tasks["breed"], recipe.tasks["part"]
+    assert (breed.kind, part.kind) == ("classification", "segmentation")
+    assert breed.teacher is not None
+    assert breed.teacher.folder == str(tmp_path / "teachers/breed")
+    assert breed.temperature == 4
+    assert breed.weights == TermWeights()
+    assert breed.hints == [HintSection(student=None, teacher=None)]
+    assert list(recipe.data) == ["breed", "part"]
+    assert recipe.data["breed"].shards == str(tmp_path / "shards/breed-{000..009}.tar")
+    assert recipe.data["part"].labels == {"part": LabelSection(member=None)}
+    assert recipe.balance.method == "auto"
+    assert recipe.training.epochs == 30
+    assert recipe.acceptance == {"breed": 1.0, "part": 1.0}
+
+
+SHORT = """\
+student: vit_tiny
+balance: uniform
+acceptance: 2
+tasks:
+  a: {teacher: t/a, data: [x.tar, y.tar]}
+  b: {classes: 3, data: {shards: z.tar, member: b.png, weight: 2, augment: null}}
+data:
+  pool: {shards: p.tar, labels: {a: a.cls}}
+"""
+
+LONG = """\
+student: {model: vit_tiny}
+balance: {method: uniform}
+acceptance: {a: 2, b: 2}
+tasks:
+  a: {teacher: {folder: t/a}}
+  b: {classes: 3}
+data:
+  pool: {shards: p.tar, labels: {a: {member: a.cls}}}
+  a: {shards: [x.tar, y.tar], labels: {a: {}}}
+  b:
+    shards: z.tar
+    labels: {b: {member: b.png}}
+    weight: 2
+    augment: {crop: null, flip: false, color: 0}
+"""
+
+
+def test_every_short_form_means_its_long_form(load: Load) -> None:
+    assert load(SHORT) == load(LONG)
+
+
+def test_augment_null_is_no_augmentation_at_all(load: Load) -> None:
+    assert load(SHORT).data["b"].augment == AugmentSection(crop=None, flip=False, color=0)
+
+
+def test_a_task_missing_in_acceptance_may_drop_one_point(load: Load, ten_lines: str) -> None:
+    assert load(ten_lines + "acceptance: {part: 3}").acceptance == {"part": 3.0, "breed": 1.0}
+
+
+def test_steps_take_the_place_of_the_default_epochs(load: Load, ten_lines: str) -> None:
+    training = load(ten_lines, "training.steps=7").training
+    assert (training.steps, training.epochs) == (7, None)
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("pets.v2.yaml", "pets-v2"), ("2024 pets.yaml", "run-2024-pets"), ("a_b-c.yml", "a_b-c")],
+)
+def test_the_run_is_named_after_the_file(tmp_path: Path, ten_lines: str, file: str, name: str) -> None:
+    path = tmp_path / file
+    path.write_text(ten_lines)
+    assert load_recipe(path).name == name
+
+
+def test_relative_paths_start_at_the_working_directory(load: Load, ten_lines: str, tmp_path: Path) -> None:
+    recipe = load(
+        ten_lines.replace("resnet18", "{model: resnet18, init: weights/a.safetensors}"),
+        "data.breed.split.test=[t.tar, /abs/u.tar]",
+        "data.part.split.validation=s3://bucket/v-{0..3}.tar",
+        "data.part.shards=multidigits:segment?rows=100",
+    )
+    assert recipe.student.init == str(tmp_path / "weights/a.safetensors")
+    assert recipe.data["breed"].split.test == [str(tmp_path / "t.tar"), "/abs/u.tar"]
+    assert recipe.data["part"].split.validation == "s3://bucket/v-{0..3}.tar"
+    assert recipe.data["part"].shards == "multidigits:segment?rows=100"
+
+
+@pytest.mark.parametrize("init", ["pretrained", "random", "teacher:breed"])
+def test_an_init_that_is_no_path_stays_a_word(load: Load, ten_lines: str, init: str) -> None:
+    assert load(ten_lines, f"student.init={init}").student.init == init
+
+
+def test_anchors_and_merges_are_written_out(load: Load, ten_lines: str) -> None:
+    recipe = load(
+        ten_lines.replace("part:  {", "part: {<<: *common, temperature: 2, ").replace(
+            "breed: {", "breed: &common {weights: {hint: 3}, temperature: 5, "
+        )
+    )
+    assert recipe.tasks["part"].weights.hint == 3
+    assert recipe.tasks["part"].temperature == 2
+    assert recipe.tasks["part"].teacher != recipe.tasks["breed"].teacher
+
+
+def test_plain_values_are_read_as_editors_read_them(load: Load, ten_lines: str) -> None:
+    recipe = load(ten_lines, "tasks.breed.classes=[no, on, 2020-01-01, 1:30, 1_000]", "optimizer.lr=1e-4")
+    assert recipe.tasks["breed"].classes == ["no", "on", "2020-01-01", "1:30", "1_000"]
+    assert recipe.optimizer.lr == 1e-4
+    assert load(ten_lines, "student.args={a: 0x10, b: 0o17, c: 010, d: .5}").student.args == {
+        "a": 16,
+        "b": 15,
+        "c": 10,
+        "d": 0.5,
+    }
+
+
+def test_a_file_that_cannot_be_read_is_a_recipe_error(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"nowhere\.yaml cannot be read: No such file"):
+        load_recipe(tmp_path / "nowhere.yaml")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load_recipe(tmp_path)
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes("student: é".encode("latin-1"))
+    with pytest.raises(RecipeError, match="not UTF-8 text"):
+        load_recipe(latin)

@@ -1,0 +1,167 @@
+"""What every kind of task must keep, whatever it is."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from distill_mtl.errors import UserError
+from distill_mtl.networks.features import FeatureShape
+from distill_mtl.tasks.base import KINDS, TaskKind, build_kind
+
+CLASSES = ("cat", "dog", "bird")
+
+
+def example(kind: TaskKind, rows: int = 6, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Student logits, teacher logits (of another size where the kind is dense) and labels."""
+    generator = torch.Generator().manual_seed(seed)
+    classes = len(kind.classes)
+    if not kind.dense:
+        logits, teacher = torch.randn(2, rows, classes, generator=generator)
+        return logits, teacher, torch.randint(classes, (rows,), generator=generator)
+    logits = torch.randn(rows, classes, 4, 4, generator=generator)
+    teacher = torch.randn(rows, classes, 8, 8, generator=generator)
+    labels = torch.randint(classes, (rows, 8, 8), generator=generator)
+    labels[:, :2] = kind.ignore_index
+    return logits, teacher, labels
+
+
+@pytest.fixture(params=["classification", "segmentation"])
+def kind(request: pytest.FixtureRequest) -> TaskKind:
+    return build_kind(request.param, CLASSES)
+
+
+def test_both_kinds_are_known_under_their_own_name() -> None:
+    assert KINDS.names() == ["classification", "segmentation"]
+    assert all(KINDS[name].name == name for name in KINDS.names())
+
+
+def test_losses_do_not_depend_on_how_rows_are_split(kind: TaskKind) -> None:
+    logits, teacher, labels = example(kind)
+    whole = kind.supervised_loss(logits, labels), kind.soft_target_loss(logits, teacher, 3.0)
+    parts = [
+        torch.cat([kind.supervised_loss(logits[rows], labels[rows]) for rows in ([0], [1, 2], [3, 4, 5])]),
+        torch.cat(
+            [kind.soft_target_loss(logits[rows], teacher[rows], 3.0) for rows in ([0, 1, 2, 3], [4, 5])]
+        ),
+    ]
+    for together, split in zip(whole, parts, strict=True):
+        assert together.shape == (6,)
+        torch.testing.assert_close(together, split)
+
+
+def test_statistics_add_up_over_any_split(kind: TaskKind) -> None:
+    logits, _, labels = example(kind)
+    parts = [kind.statistics(logits[rows], labels[rows]) for rows in ([0, 1], [2], [3, 4, 5])]
+    assert torch.equal(torch.cat(parts), kind.statistics(logits, labels))
+    assert parts[0].dtype == torch.float64
+
+
+def test_the_score_takes_stacked_totals(kind: TaskKind) -> None:
+    logits, _, labels = example(kind)
+    per_row = kind.statistics(logits, labels)
+    each = torch.stack([kind.score(row) for row in per_row])
+    assert torch.equal(kind.score(per_row.view(2, 3, -1)), each.view(2, 3))
+
+
+def test_soft_targets_cost_nothing_where_student_and_teacher_agree(kind: TaskKind) -> None:
+    logits, _, _ = example(kind)
+    assert torch.equal(kind.soft_target_loss(logits, logits.clone(), 4.0), torch.zeros(6))
+    # A softmax does not see a constant added to all logits of a decision.
+    assert kind.soft_target_loss(logits, logits + 5, 4.0).max() < 1e-5
+    nearly = kind.soft_target_loss(logits, logits + 1e-5 * torch.randn_like(logits), 1.0)
+    assert (nearly >= 0).all()
+
+
+def test_temperature_keeps_the_size_of_the_gradient(kind: TaskKind) -> None:
+    """At high temperature T² KL tends to a squared distance of logits, which knows no T."""
+    logits, _, _ = example(kind)
+    logits = (0.1 * logits).requires_grad_()
+    teacher = 0.1 * example(kind, seed=1)[0]
+    sizes = []
+    for temperature in (8.0, 80.0):
+        loss = kind.soft_target_loss(logits, teacher, temperature).mean()
+        sizes.append(torch.autograd.grad(loss, logits)[0].norm())
+    assert sizes[0] == pytest.approx(float(sizes[1]), rel=0.02)
+    assert sizes[0] > 0
+
+
+def test_gradient_reaches_the_student_alone(kind: TaskKind) -> None:
+    logits, teacher, _ = example(kind)
+    logits.requires_grad_()
+    teacher.requires_grad_()
+    kind.soft_target_loss(logits, teacher, 4.0).sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().sum() > 0
+    assert teacher.grad is None
+
+
+def test_half_precision_logits_are_computed_in_float32(kind: TaskKind) -> None:
+    logits, teacher, labels = example(kind)
+    half, half_teacher = logits.bfloat16(), teacher.bfloat16()
+    for got, want in (
+        (kind.supervised_loss(half, labels), kind.supervised_loss(half.float(), labels)),
+        (
+            kind.soft_target_loss(half, half_teacher, 4.0),
+            kind.soft_target_loss(half.float(), half_teacher.float(), 4.0),
+        ),
+    ):
+        assert got.dtype == torch.float32
+        assert torch.equal(got, want)
+    assert torch.equal(kind.statistics(half, labels), kind.statistics(half.float(), labels))
+    assert all(torch.isfinite(answer).all() for answer in kind.decode(half, (8, 8)).values())
+
+
+def test_agreement_is_one_with_itself_and_less_with_another(kind: TaskKind) -> None:
+    logits, teacher, _ = example(kind)
+    assert torch.equal(kind.agreement(logits, logits), torch.ones(6, dtype=torch.float64))
+    other = kind.agreement(logits, teacher)
+    assert other.min() >= 0
+    assert other.mean() < 1
+    assert torch.equal(other, kind.agreement(teacher, logits))
+
+
+def test_the_constant_answer_scores_what_is_said(kind: TaskKind) -> None:
+    """For every metric: no constant class beats it, and the best one reaches it."""
+    for metric in kind.metrics:
+        measured = build_kind(kind.name, CLASSES, metric)
+        logits, _, labels = example(measured)
+        scores = []
+        for index in range(len(CLASSES)):
+            constant = torch.zeros_like(logits)
+            constant[:, index] = 1
+            scores.append(float(measured.score(measured.statistics(constant, labels).sum(0))))
+        said = measured.constant_score(measured.label_counts(labels))
+        assert said == pytest.approx(max(scores))
+
+
+def test_a_description_builds_the_same_kind_again(kind: TaskKind) -> None:
+    options = {"classification": {"label_smoothing": 0.1}, "segmentation": {"ignore_index": 7, "width": 8}}
+    built = build_kind(kind.name, CLASSES, kind.metrics[1], **options[kind.name])
+    again = build_kind(**built.describe())
+    assert type(again) is type(built)
+    assert vars(again) == vars(built)
+
+
+def test_wrong_words_in_a_recipe_are_answered_with_the_nearest_known_ones(kind: TaskKind) -> None:
+    with pytest.raises(UserError, match=f"Did you mean '{kind.metrics[0]}'"):
+        build_kind(kind.name, CLASSES, kind.metrics[0] + "s")
+    with pytest.raises(UserError, match="unknown option 'label_smooting'"):
+        build_kind(kind.name, CLASSES, label_smooting=0.1)
+    with pytest.raises(UserError, match="at least two classes"):
+        build_kind(kind.name, ("cat",))
+    with pytest.raises(UserError, match="must differ, found more than once: cat"):
+        build_kind(kind.name, ("cat", "dog", "cat"))
+    with pytest.raises(UserError, match="Did you mean 'segmentation'"):
+        build_kind("segmentaton", CLASSES)
+
+
+def test_a_head_reads_only_the_features_it_names(kind: TaskKind) -> None:
+    shapes = {
+        "stem": FeatureShape(8, (16, 16)),
+        "stage1": FeatureShape(8, (8, 8), pyramid=True),
+        "stage2": FeatureShape(12, (4, 4), pyramid=True),
+        "pooled": FeatureShape(12, None),
+    }
+    features = {name: torch.randn(2, shape.channels, *(shape.size or ())) for name, shape in shapes.items()}
+    logits = kind.head(shapes)({name: features[name] for name in kind.needs(shapes)})
+    assert logits.shape == ((2, 3, 8, 8) if kind.dense else (2, 3))
