@@ -36,7 +36,9 @@ TASKS, ROWS, SIZE, CLASSES = ("a", "b", "c"), 64, 64, 10
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     batch = toy_batch()
@@ -94,7 +96,9 @@ def ideal_step(batch: Batch, teachers: dict[str, Teacher]) -> Callable[[], None]
         for task in TASKS:
             teachers[task](images[~batch.labelled[task]])
         features = trunk(images)
-        loss = torch.stack([F.cross_entropy(heads[task](features), batch.labels[task]) for task in TASKS]).sum()
+        loss = torch.stack(
+            [F.cross_entropy(heads[task](features), batch.labels[task]) for task in TASKS]
+        ).sum()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -106,14 +110,20 @@ def our_step(batch: Batch, teachers: dict[str, Teacher], method: str) -> Callabl
     """The whole step of the trainer: soft targets, hints, balancing, clipping."""
     kinds = {task: build_kind("classification", [str(c) for c in range(CLASSES)]) for task in TASKS}
     student = build_student(
-        StudentSection(model="resnet18", input_size=SIZE, init="random"), kinds, [None], seed=0, teacher_folders={}
+        StudentSection(model="resnet18", input_size=SIZE, init="random"),
+        kinds,
+        [None],
+        seed=0,
+        teacher_folders={},
     )
     pair = HintPair(student.trunk.last, teachers["a"].last_map)
     hints = {
         task: [Hint(student.trunk.shapes[pair.student], teacher.shapes[pair.teacher])]
         for task, teacher in teachers.items()
     }
-    objective = Objective(student, dict.fromkeys(TASKS, Lesson(hints=[pair])), hints, make_rule(method, TASKS))
+    objective = Objective(
+        student, dict.fromkeys(TASKS, Lesson(hints=[pair])), hints, make_rule(method, TASKS)
+    )
     training = TrainingSection(batch_size=ROWS)
     trainer = Trainer(
         start_accelerator(training),

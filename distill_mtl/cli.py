@@ -5,7 +5,6 @@ run with 130.
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -29,7 +28,9 @@ def distill_command(arguments: Sequence[str] | None = None) -> None:
     _add_recipe(parser)
     _add_run(parser)
     parser.add_argument(
-        "--labels-only", action="store_true", help="train without teachers, as a baseline (training.teachers_on=none)"
+        "--labels-only",
+        action="store_true",
+        help="train without teachers, as a baseline (training.teachers_on=none)",
     )
     _run(_distill, parser.parse_args(arguments))
 
@@ -37,31 +38,53 @@ def distill_command(arguments: Sequence[str] | None = None) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry of `distill-mtl`."""
     parser = argparse.ArgumentParser(
-        prog="distill-mtl", description="Everything around a run. The run itself: accelerate launch distill.py RECIPE."
+        prog="distill-mtl",
+        description="Everything around a run. The run itself: accelerate launch distill.py RECIPE.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    check = commands.add_parser("check", help="do everything of a run but train: data, teachers, one batch")
+    check = commands.add_parser(
+        "check",
+        help="do everything of a run but train",
+        description="Do everything of a run but train: validate the recipe, walk every shard to its end, load every "
+        "teacher and measure it on its own labelled validation rows, run one batch through all of it. A teacher "
+        "that falls short is refused, with the likely cause.",
+    )
     _add_recipe(check)
     check.set_defaults(run=_check)
 
-    evaluate = commands.add_parser("evaluate", help="compare the student of a finished run with its teachers again")
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="compare the student of a finished run with its teachers again",
+        description="Measure the student of a finished run against its teachers on the test rows of the run's "
+        "recipe, and print the table. Exit status 3 where the student falls short of the recipe's acceptance.",
+    )
     evaluate.add_argument("folder", type=Path, metavar="RUN", help="run folder, such as runs/multidigits")
     evaluate.set_defaults(run=_evaluate)
 
-    schema = commands.add_parser("schema", help="print the JSON Schema of a recipe, for editors")
+    schema = commands.add_parser(
+        "schema",
+        help="print the JSON Schema of a recipe, for editors",
+        description="Print the JSON Schema of a recipe. Editors with a YAML language server complete and check "
+        "recipes with it: put `# yaml-language-server: $schema=recipe.schema.json` in the first line.",
+    )
     schema.set_defaults(run=_schema)
 
-    teacher = commands.add_parser("teacher", help="train a single-task teacher").add_subparsers(
-        required=True, metavar="COMMAND"
-    )
-    train = teacher.add_parser(
-        "train", help="train a recipe of one task without teachers, and save it as a teacher's folder"
+    teacher = commands.add_parser("teacher", help="train a single-task teacher")
+    train = teacher.add_subparsers(required=True, metavar="COMMAND").add_parser(
+        "train",
+        help="train a network of one task, to be a teacher",
+        description="Train the one task of a recipe on its labels alone, with the machinery of a run, and save the "
+        "network as a teacher: timm's local-dir form for a classifier, a student folder for any other kind, each "
+        "with its score in score.json.",
     )
     _add_recipe(train)
     _add_run(train)
     train.add_argument(
-        "--to", type=Path, metavar="FOLDER", help="where the teacher goes; default RUN/teacher in its run folder"
+        "--to",
+        type=Path,
+        metavar="FOLDER",
+        help="where the teacher goes; default `teacher` in its run folder",
     )
     train.set_defaults(run=_train_teacher)
 
@@ -138,9 +161,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _schema(arguments: argparse.Namespace) -> int:
-    from distill_mtl.recipe.json_schema import recipe_json_schema
+    from distill_mtl.recipe.json_schema import recipe_json_schema_text
 
-    sys.stdout.write(json.dumps(recipe_json_schema(), indent=2) + "\n")
+    sys.stdout.write(recipe_json_schema_text())
     return 0
 
 
@@ -156,3 +179,7 @@ def _train_teacher(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
     )
     return 0
+
+
+if __name__ == "__main__":
+    main()

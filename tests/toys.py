@@ -45,7 +45,9 @@ class ToyTrunk(Trunk):
     def create(
         cls, name: str, args: Mapping[str, Any], size: tuple[int, int] | None, *, pretrained: bool
     ) -> "ToyTrunk":
-        return cls(cls.build(name, args), InputContract(size or (SIZE, SIZE), (0.5,) * 3, (0.5,) * 3), name, args)
+        return cls(
+            cls.build(name, args), InputContract(size or (SIZE, SIZE), (0.5,) * 3, (0.5,) * 3), name, args
+        )
 
     @classmethod
     def build(cls, name: str, args: Mapping[str, Any]) -> nn.Module:

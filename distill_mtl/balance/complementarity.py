@@ -114,7 +114,7 @@ def _feasible(
 def _solve(matrix: Matrix, right: Vector, index: NDArray[np.intp]) -> Vector:
     block = matrix[index[:, None], index]
     block.flat[:: len(index) + 1] += RIDGE
-    return np.linalg.solve(block, right)
+    return np.asarray(np.linalg.solve(block, right), dtype=np.float64)
 
 
 def _slack(matrix: Matrix, target: Vector, index: NDArray[np.intp], values: Vector) -> Vector:

@@ -10,7 +10,7 @@ from distill_mtl.balance.gramian import gramian
 from distill_mtl.balance.loss_rule import LossRule
 from distill_mtl.balance.parameter_gradients import from_features
 from distill_mtl.balance.registry import register
-from distill_mtl.balance.rule import total_of
+from distill_mtl.balance.rule import Backward, plain_backward, total_of
 from distill_mtl.balance.shared import Shared
 
 
@@ -51,6 +51,18 @@ class GradNorm(LossRule):
         self.register_buffer("weights", torch.ones(len(self.tasks)))
         self.register_buffer("first_losses", torch.zeros(len(self.tasks)))
         self.register_buffer("seen", torch.zeros(len(self.tasks), dtype=torch.long))
+
+    def backward(
+        self,
+        losses: Mapping[str, Tensor],
+        shared: Shared | None,
+        backward: Backward = plain_backward,
+        *,
+        parameters: Iterable[nn.Parameter] | None = None,
+    ) -> dict[str, float]:
+        if shared is None:
+            raise ValueError("gradnorm compares gradients at shared features, but there are none")
+        return super().backward(losses, shared, backward, parameters=parameters)
 
     def objective(self, losses: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         known = dict(zip(self.tasks, self.weights.tolist(), strict=True))

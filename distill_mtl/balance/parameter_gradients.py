@@ -47,12 +47,15 @@ def from_features(
 
 def from_losses(losses: Mapping[str, Tensor], parameters: Sequence[Tensor], scale: Tensor) -> Gradients:
     """By one pass per task from its loss on, times `scale`."""
-    gradients: Gradients = {
-        task: list(
-            torch.autograd.grad(loss * scale.to(loss.dtype), parameters, retain_graph=True, allow_unused=True)
-        )
-        for task, loss in losses.items()
-    }
+    gradients: Gradients = {}
+    for task, loss in losses.items():
+        if loss.requires_grad:
+            scaled = loss * scale.to(loss.dtype)
+            gradients[task] = list(
+                torch.autograd.grad(scaled, parameters, retain_graph=True, allow_unused=True)
+            )
+        else:
+            gradients[task] = [None] * len(parameters)
     return _averaged(gradients, parameters)
 
 

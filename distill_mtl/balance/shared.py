@@ -116,9 +116,10 @@ class Shared:
         roots, gradients = [], []
         for k, feature in enumerate(self._features):
             parts = [(weight, raw[task][k]) for task, weight in weights.items() if raw[task][k] is not None]
-            if feature.requires_grad and parts:
+            # A process without a row for any task still goes through the trunk: the others wait for it.
+            if feature.requires_grad and (parts or world_size() > 1):
                 roots.append(feature)
-                gradients.append(_combine(parts))
+                gradients.append(_combine(parts) if parts else torch.zeros_like(feature))
         if roots:
             torch.autograd.backward(roots, gradients)
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from rich.console import Console
 
+from distill_mtl.checks.data import show_sources
 from distill_mtl.checks.one_batch import try_one_batch
 from distill_mtl.checks.teachers import examine_teachers, refuse_bad_teachers, show_teachers
 from distill_mtl.training.build import Parts
@@ -25,7 +26,7 @@ def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[s
         TeacherError: a teacher falls short of its recorded score, or of a constant answer.
         UserError: a batch does not go through.
     """
-    console.print(parts.sources.summary())
+    show_sources(console, parts.sources)
     with console.status("measuring the teachers"):
         examined = examine_teachers(parts.recipe, parts.teachers, parts.kinds, parts.sources, device)
     if examined:

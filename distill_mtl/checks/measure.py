@@ -31,7 +31,9 @@ class Measured:
 
 
 @torch.no_grad()
-def measure(answer: Callable[[Tensor], Tensor], kind: TaskKind, task: str, batches: Sequence[Batch]) -> Measured:
+def measure(
+    answer: Callable[[Tensor], Tensor], kind: TaskKind, task: str, batches: Sequence[Batch]
+) -> Measured:
     """Score a network on rows that are labelled for its task.
 
     Args:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -45,14 +46,27 @@ def examine_teachers(
 ) -> dict[str, Examined]:
     """Measure each teacher through the run's own data path; look for a cause where it falls short."""
     return {
-        task: _examine(task, teacher.to(device), kinds[task], sources, device, _expected(recipe, task, teacher, kinds[task]))
+        task: _examine(
+            task,
+            teacher.to(device),
+            kinds[task],
+            sources,
+            device,
+            _expected(recipe, task, teacher, kinds[task]),
+        )
         for task, teacher in teachers.items()
     }
 
 
 def show_teachers(console: Console, examined: Mapping[str, Examined], kinds: Mapping[str, TaskKind]) -> None:
     """Print what was loaded, what it is known to score, and what it scored here."""
-    table = Table(title="teachers, on their own labelled validation rows", title_justify="left")
+    table = Table(
+        title="teachers on their own labelled validation rows",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
     for column in ("task", "teacher", "sha256", "metric", "rows", "recorded", "measured", ""):
         table.add_column(column, justify="right" if column in ("rows", "recorded", "measured") else "left")
     for task, result in examined.items():
@@ -72,13 +86,20 @@ def show_teachers(console: Console, examined: Mapping[str, Examined], kinds: Map
 
 def refuse_bad_teachers(examined: Mapping[str, Examined]) -> None:
     """Raise one TeacherError that names every teacher with a problem."""
-    problems = [f"tasks.{task}.teacher: {result.problem}" for task, result in examined.items() if result.problem]
+    problems = [
+        f"tasks.{task}.teacher: {result.problem}" for task, result in examined.items() if result.problem
+    ]
     if problems:
         raise TeacherError("\n".join(problems))
 
 
 def _examine(
-    task: str, teacher: Teacher, kind: TaskKind, sources: Sources, device: torch.device, expected: Expected | None
+    task: str,
+    teacher: Teacher,
+    kind: TaskKind,
+    sources: Sources,
+    device: torch.device,
+    expected: Expected | None,
 ) -> Examined:
     batches = [batch.to(device) for batch in sources.labelled(task, "validation", 128, limit=LIMIT)]
     if not batches:
@@ -87,7 +108,7 @@ def _examine(
     wrong = complaint(measured, expected, higher_is_better=kind.higher_is_better)
     if wrong is None:
         return Examined(teacher, measured, expected, None)
-    suspect = find_suspect(teacher, kind, task, batches, measured, expected.score if expected else 100.0)
+    suspect = find_suspect(teacher, kind, task, batches, measured, expected.score if expected else None)
     cause = (
         f"Likely cause: {suspect.what} (it scores {suspect.score:.2f} when read so)."
         if suspect is not None

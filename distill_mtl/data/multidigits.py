@@ -192,9 +192,9 @@ def _samples(name: str, split: Split) -> Iterator[dict[str, str | bytes]]:
         if name == "segment":
             sample["seg.png"] = _png(canvases.masks[row])
         else:
-            sample["cls"] = str(canvases.labels[row, SETS.index(name)])
+            sample["cls"] = b"%d" % canvases.labels[row, SETS.index(name)]
         if canvases.pools[row] >= 0:
-            sample["group"] = f"{split}-pool-{canvases.pools[row]:03d}"
+            sample["group"] = f"{split}-pool-{canvases.pools[row]:03d}".encode()
         yield sample
 
 

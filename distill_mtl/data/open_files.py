@@ -2,7 +2,6 @@
 
 import os
 from collections import OrderedDict
-from pathlib import Path
 
 from distill_mtl.errors import ShardError
 
@@ -16,9 +15,9 @@ class OpenFiles:
     """
 
     def __init__(self) -> None:
-        self._files: OrderedDict[Path, int] = OrderedDict()
+        self._files: OrderedDict[str, int] = OrderedDict()
 
-    def read(self, path: Path, offset: int, size: int) -> bytes:
+    def read(self, path: str, offset: int, size: int) -> bytes:
         """`size` bytes from `offset` on.
 
         Raises:
@@ -37,7 +36,7 @@ class OpenFiles:
         while self._files:
             os.close(self._files.popitem()[1])
 
-    def _open(self, path: Path) -> int:
+    def _open(self, path: str) -> int:
         if path in self._files:
             self._files.move_to_end(path)
             return self._files[path]

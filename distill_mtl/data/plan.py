@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from distill_mtl.data.order import ClassBalanced, Drawn, Positions, Shuffled
+from distill_mtl.data.picks import Picks
 from distill_mtl.data.quota import Quota
-from distill_mtl.data.reader import Picks, read_label
+from distill_mtl.data.reader import read_labels
 from distill_mtl.data.source import Source
 from distill_mtl.errors import RecipeError
 from distill_mtl.tasks.base import TaskKind
@@ -53,5 +54,5 @@ def source_order(seed: int, source: Source, kinds: Mapping[str, TaskKind]) -> Sh
             f"data.{source.name}.class_balance: needs labels of exactly one task with a class per picture, "
             f"found {found}."
         )
-    classes = [int(read_label(source, row, tasks[0], kinds[tasks[0]])) for row in rows.tolist()]
-    return ClassBalanced(seed, source.name, rows, np.array(classes))
+    labels = read_labels(source, rows.tolist(), tasks[0], kinds[tasks[0]])
+    return ClassBalanced(seed, source.name, rows, np.array([int(label) for label in labels]))

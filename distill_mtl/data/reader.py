@@ -1,57 +1,28 @@
 """Rows to batches: reads, decodes and frames the rows that the stream or an evaluation asks for.
 
 A reader holds no position and no random state. It travels to a DataLoader's workers, and gives the same
-batch for the same rows wherever it runs.
+batch for the same rows wherever it runs. Per row it does little but decode: what can be looked up for
+many rows at once is.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from distill_mtl.data.batch import Batch
 from distill_mtl.data.decode import read_image
+from distill_mtl.data.picks import Numbers, Picks
 from distill_mtl.data.source import Source
-from distill_mtl.data.splitmix import fold, text_hash, uniforms
+from distill_mtl.data.splitmix import fold, uniforms
 from distill_mtl.data.views import DRAWS, Size, View, plain_view, training_view
 from distill_mtl.errors import ShardError
 from distill_mtl.tasks.base import TaskKind
 
-Numbers = NDArray[np.int64]
 _COLORS = 3
-
-
-@dataclass(frozen=True)
-class Picks:
-    """The rows of a batch, by number.
-
-    Attributes:
-        source: int64 [B], which source.
-        epoch: int64 [B], how often the row came before, which decides its view.
-        row: int64 [B], which row of the source.
-    """
-
-    source: Numbers
-    epoch: Numbers
-    row: Numbers
-
-    def __len__(self) -> int:
-        return len(self.row)
-
-    def __getitem__(self, part: slice) -> "Picks":
-        return Picks(self.source[part], self.epoch[part], self.row[part])
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A row as the batch takes it: image uint8 [3, H, W], and the labels it really has."""
-
-    key: str
-    image: Tensor
-    labels: dict[str, Tensor]
 
 
 class Reader:
@@ -71,9 +42,8 @@ class Reader:
         self, sources: Sequence[Source], kinds: Mapping[str, TaskKind], size: Size, seed: int
     ) -> None:
         self.sources, self.kinds, self.size = sources, kinds, size
-        self._names = np.array([text_hash(source.name) for source in sources], np.uint64)
-        self._strengths = np.array([source.section.augment.color for source in sources], np.float32)
-        self._seed = seed
+        self._view_keys = np.concatenate([fold(seed, "views", source.name) for source in sources])
+        self._strengths = np.array([source.section.augment.color for source in sources])
         self._fillers = {task: self._filler(task) for task in kinds}
 
     def training(self, picks: Picks) -> Batch:
@@ -82,136 +52,169 @@ class Reader:
         Raises:
             ShardError: a label or, where the source says stop, a picture cannot be decoded.
         """
-        keys = fold(self._seed, "views", self._names[picks.source], picks.epoch, picks.row)
-        chance = uniforms(keys, DRAWS + _COLORS)
-        skipped: list[str] = []
-        rows = [
-            self._row_or_next(self.sources[number], row, mine, skipped)
-            for number, row, mine in zip(
-                picks.source.tolist(), picks.row.tolist(), chance[:, :DRAWS].tolist(), strict=True
-            )
-        ]
-        color = self._color(picks.source, chance[:, DRAWS:])
-        return self._batch(rows, self.kinds, picks.source, skipped=skipped, color=color)
+        chance = uniforms(fold(self._view_keys[picks.source], picks.epoch, picks.row), DRAWS + _COLORS)
+        draft = _Draft(len(picks), self.size)
+        for number, mine in picks.by_source():
+            framed = self._pictures(draft, number, picks.row[mine], chance[mine].tolist())
+            self._labels(draft, number, framed, self.sources[number].labels)
+        color = None
+        if self._strengths.any():
+            factors = 1 + self._strengths[picks.source, None] * (2 * chance[:, DRAWS:] - 1)
+            color = torch.from_numpy(factors.astype(np.float32))
+        return draft.batch({task: self._fillers[task] for task in self.kinds}, color)
 
     def plain(self, picks: Picks, task: str) -> Batch:
-        """The rows that have a label of `task`, under their plain views, with that label and their groups.
+        """The rows under their plain views, with their label of `task` and their groups.
 
-        Rows whose picture cannot be decoded are left out where their source says skip.
+        A row whose picture cannot be decoded is left out where its source says skip.
 
         Raises:
             ShardError: as `training`.
         """
-        rows, places, groups, skipped = [], [], [], []
-        for place, (number, row) in enumerate(zip(picks.source.tolist(), picks.row.tolist(), strict=True)):
-            source = self.sources[number]
-            found = self._row(source, row, (task,), None)
-            if found is None:
-                skipped.append(source.key(row))
-            elif task in found.labels:
-                rows.append(found)
-                places.append(place)
-                groups.append(source.group(row))
-        return self._batch(rows, (task,), picks.source[places], skipped=skipped, groups=groups)
+        draft = _Draft(len(picks), self.size)
+        for number, mine in picks.by_source():
+            framed = self._pictures(draft, number, picks.row[mine], None)
+            self._labels(draft, number, framed, (task,))
+            draft.groups += [self.sources[number].group(row) for row, _, _ in framed]
+        return draft.batch({task: self._fillers[task]}, None)
 
-    def _row_or_next(self, source: Source, row: int, chance: Sequence[float], skipped: list[str]) -> _Row:
-        """The row, or in place of one that cannot be decoded the next training row of its source."""
+    def _pictures(
+        self, draft: "_Draft", number: int, rows: Numbers, chance: Sequence[Sequence[float]] | None
+    ) -> list["_Framed"]:
+        """Put the pictures of one source's rows into the batch, under training views if there is `chance`."""
+        source = self.sources[number]
+        framed: list[_Framed] = []
+        payloads = source.payloads(source.image, rows)
+        for place, (row, payload) in enumerate(zip(rows.tolist(), payloads, strict=True)):
+            picture = self._picture(draft, source, row, payload)
+            if picture is None and chance is None:
+                continue
+            if picture is None:
+                row, picture = self._next_picture(draft, source, row)  # noqa: PLW2901
+            shape = (picture.shape[1], picture.shape[2])
+            view = self._view(source, shape, chance[place] if chance else None)
+            draft.add(number, source.key(row), view.image(picture, self.size))
+            framed.append(_Framed(row, shape, view))
+        return framed
+
+    def _picture(self, draft: "_Draft", source: Source, row: int, payload: bytes) -> Tensor | None:
+        """uint8 [3, h, w], or None for a picture that cannot be decoded and is to be skipped."""
+        try:
+            return read_image(payload)
+        except ValueError as error:
+            if source.section.corrupt == "stop":
+                place = source.place(source.image, row)
+                raise ShardError(f"{place}: {error}. `corrupt: skip` would replace such rows.") from None
+        draft.skipped.append(source.key(row))
+        return None
+
+    def _next_picture(self, draft: "_Draft", source: Source, row: int) -> tuple[int, Tensor]:
+        """The next training row that can be decoded, and its picture."""
         for _ in range(len(source)):
-            found = self._row(source, row, source.labels, chance)
-            if found is not None:
-                return found
-            skipped.append(source.key(row))
             row = source.after(row)
+            payload = source.payloads(source.image, np.array([row]))[0]
+            picture = self._picture(draft, source, row, payload)
+            if picture is not None:
+                return row, picture
         raise ShardError(f"data.{source.name}: not one picture can be decoded.")
 
-    def _row(
-        self, source: Source, row: int, tasks: Iterable[str], chance: Sequence[float] | None
-    ) -> _Row | None:
-        """One row under its training view, or without `chance` its plain one; None if it is to be skipped."""
+    def _view(self, source: Source, picture: Size, chance: Sequence[float] | None) -> View:
         section = source.section
-        try:
-            picture = read_image(source.read(source.image, row))
-        except ValueError as error:
-            if section.corrupt == "skip":
-                return None
-            place = source.place(source.image, row)
-            raise ShardError(f"{place}: {error}. `corrupt: skip` would replace such rows.") from None
-        shape = (picture.shape[1], picture.shape[2])
         if chance is None:
-            view = plain_view(shape, self.size, section.resize)
-        else:
-            augment = section.augment
-            view = training_view(shape, self.size, section.resize, augment.crop, augment.flip, chance)
-        labels = {}
+            return plain_view(picture, self.size, section.resize)
+        augment = section.augment
+        return training_view(picture, self.size, section.resize, augment.crop, augment.flip, chance)
+
+    def _labels(
+        self, draft: "_Draft", number: int, framed: Sequence["_Framed"], tasks: Iterable[str]
+    ) -> None:
+        """Put the labels of the rows just added into the batch, dense ones under the picture's view."""
+        source, start = self.sources[number], len(draft.keys) - len(framed)
         for task in tasks:
-            label = self._label(source, row, task, shape, view)
-            if self.kinds[task].has_label(label):
-                labels[task] = label
-        return _Row(source.key(row), view.image(picture, self.size), labels)
-
-    def _label(self, source: Source, row: int, task: str, picture: Size, view: View) -> Tensor:
-        column, kind = source.labels[task], self.kinds[task]
-        label = read_label(source, row, task, kind)
-        if not kind.dense:
-            return label
-        if label.shape[-2:] != picture:
-            found = f"{label.shape[-1]}x{label.shape[-2]} pixels, its picture {picture[1]}x{picture[0]}"
-            raise ShardError(f"{source.place(column, row)}: the label has {found}. They must be alike.")
-        return view.map(label, self.size, kind.ignore_index)
-
-    def _batch(
-        self,
-        rows: Sequence[_Row],
-        tasks: Iterable[str],
-        source: Numbers,
-        *,
-        skipped: list[str],
-        color: Tensor | None = None,
-        groups: Sequence[str] = (),
-    ) -> Batch:
-        images = torch.empty(len(rows), 3, *self.size, dtype=torch.uint8)
-        for place, row in enumerate(rows):
-            images[place] = row.image
-        labels, labelled = {}, {}
-        for task in tasks:
-            have = [place for place, row in enumerate(rows) if task in row.labels]
-            filler = self._fillers[task]
-            labels[task] = filler.expand(len(rows), *filler.shape).clone()
-            labelled[task] = torch.zeros(len(rows), dtype=torch.bool)
-            if have:
-                labels[task][have] = torch.stack([rows[place].labels[task] for place in have])
-                labelled[task][have] = True
-        keys = [row.key for row in rows]
-        return Batch(images, labels, labelled, keys, torch.from_numpy(source), list(groups), color, skipped)
-
-    def _color(self, source: Numbers, chance: NDArray[np.float64]) -> Tensor | None:
-        if not self._strengths.any():
-            return None
-        factors = 1 + self._strengths[source, None] * (2 * chance - 1)
-        return torch.from_numpy(factors.astype(np.float32))
+            kind = self.kinds[task]
+            labels = read_labels(source, [row for row, _, _ in framed], task, kind)
+            for place, (label, (row, shape, view)) in enumerate(zip(labels, framed, strict=True)):
+                if kind.dense:
+                    _refuse_other_shape(source, row, task, label, shape)
+                    label = view.map(label, self.size, kind.ignore_index)  # noqa: PLW2901
+                if kind.has_label(label):
+                    draft.labels[task][start + place] = label
 
     def _filler(self, task: str) -> Tensor:
         """What stands where a row has no label, in the type and shape of a real one."""
         kind = self.kinds[task]
+        label = torch.zeros(self.size if kind.dense else (), dtype=torch.int64)
         for source in self.sources:
             if task in source.labels:
-                label = read_label(source, int(source.sets["train"][0]), task, kind)
+                label = read_labels(source, source.sets["train"][:1].tolist(), task, kind)[0]
                 break
-        else:
-            label = torch.zeros(self.size if kind.dense else (), dtype=torch.int64)
         if kind.dense:
             return label.new_full((*label.shape[:-2], *self.size), kind.ignore_index)
         return torch.zeros_like(label)
 
 
-def read_label(source: Source, row: int, task: str, kind: TaskKind) -> Tensor:
-    """A label as it stands in the shard.
+class _Framed(NamedTuple):
+    """A row whose picture is in the batch: its number, its picture's height and width, and its view."""
+
+    row: int
+    picture: Size
+    view: View
+
+
+class _Draft:
+    """A batch in the making, of at most `most` rows with images of `size`."""
+
+    def __init__(self, most: int, size: Size) -> None:
+        self.images = torch.empty(most, 3, *size, dtype=torch.uint8)
+        self.keys: list[str] = []
+        self.sources: list[int] = []
+        self.labels: dict[str, dict[int, Tensor]] = defaultdict(dict)  # task -> place in the batch -> label
+        self.groups: list[str] = []
+        self.skipped: list[str] = []
+
+    def add(self, source: int, key: str, image: Tensor) -> None:
+        self.images[len(self.keys)] = image
+        self.keys.append(key)
+        self.sources.append(source)
+
+    def batch(self, fillers: Mapping[str, Tensor], color: Tensor | None) -> Batch:
+        """The batch, with labels of the tasks that have fillers."""
+        count = len(self.keys)
+        labels, labelled = {}, {}
+        for task, filler in fillers.items():
+            found = self.labels[task]
+            labelled[task] = torch.zeros(count, dtype=torch.bool)
+            labels[task] = filler.expand(count, *filler.shape).clone()
+            if found:
+                places = torch.tensor(list(found))
+                labelled[task][places] = True
+                labels[task][places] = torch.stack(list(found.values()))
+        source = torch.tensor(self.sources, dtype=torch.int64)
+        images = self.images[:count]
+        return Batch(images, labels, labelled, self.keys, source, self.groups, color, self.skipped)
+
+
+def read_labels(source: Source, rows: Sequence[int], task: str, kind: TaskKind) -> list[Tensor]:
+    """Labels as they stand in the shards.
 
     Raises:
-        ShardError: it makes no sense for the kind of task.
+        ShardError: one makes no sense for the kind of task.
     """
     column = source.labels[task]
-    try:
-        return kind.read_label(source.read(column, row))
-    except ValueError as error:
-        raise ShardError(f"{source.place(column, row)}: {error}") from None
+    labels = []
+    for row, payload in zip(rows, source.payloads(column, np.array(rows, np.int64)), strict=True):
+        try:
+            labels.append(kind.read_label(payload))
+        except ValueError as error:
+            raise ShardError(f"{source.place(column, row)}: {error}") from None
+    return labels
+
+
+def _refuse_other_shape(source: Source, row: int, task: str, label: Tensor, picture: Size) -> None:
+    height, width = label.shape[-2:]
+    if (height, width) != picture:
+        place = source.place(source.labels[task], row)
+        raise ShardError(
+            f"{place}: the label has {width}x{height} pixels, its picture {picture[1]}x{picture[0]}. "
+            "They must be alike."
+        )

@@ -74,6 +74,7 @@ class Source:
         lengths = [len(index) for index in self._indexes]
         self._first = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         self._shard = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+        self._paths = [str(shard.path) for shard in listed]
         self._files = OpenFiles()
         self.image = self._column(section.image)
         self.labels = {task: self._column(member) for task, member in members.items()}
@@ -100,16 +101,22 @@ class Source:
         shard = self._shard[row]
         return f"{self.name}/{self.shards[shard]}/{self._indexes[shard].key(row - int(self._first[shard]))}"
 
-    def read(self, column: Column, row: int) -> bytes:
-        """One member of a row, which must have it."""
-        path = self._indexes[self._shard[row]].path
-        return self._files.read(path, int(column.offsets[row]), int(column.sizes[row]))
+    def payloads(self, column: Column, rows: Numbers) -> list[bytes]:
+        """One member of rows that all have it, as it stands in the shards."""
+        wheres = zip(
+            self._shard[rows].tolist(),
+            column.offsets[rows].tolist(),
+            column.sizes[rows].tolist(),
+            strict=True,
+        )
+        return [self._files.read(self._paths[shard], offset, size) for shard, offset, size in wheres]
 
     def group(self, row: int) -> str:
         """What the row shares with others, or its own identity."""
         if self.groups.sizes[row] < 0:
             return self.key(row)
-        return self.read(self.groups, row).decode(errors="replace").strip()
+        payload = self.payloads(self.groups, np.array([row]))[0]
+        return payload.decode(errors="replace").strip()
 
     def after(self, row: int) -> int:
         """The next training row; the first one after the last."""
@@ -119,7 +126,7 @@ class Source:
     def place(self, column: Column, row: int) -> str:
         """Where a member stands, for messages: source, shard, key and member."""
         key = self._indexes[self._shard[row]].key(row - int(self._first[self._shard[row]]))
-        return f"data.{self.name}: {self._indexes[self._shard[row]].path}, row {key}, member {column.member}"
+        return f"data.{self.name}: {self._paths[self._shard[row]]}, row {key}, member {column.member}"
 
     def _column(self, member: str) -> Column:
         columns = [_shard_column(index, member) for index in self._indexes]

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from distill_mtl.data.batch import Batch
+from distill_mtl.data.picks import Picks
 from distill_mtl.data.plan import Plan, source_order
 from distill_mtl.data.quota import Quota
-from distill_mtl.data.reader import Picks, Reader
+from distill_mtl.data.reader import Reader
 from distill_mtl.data.source import Source, open_source
 from distill_mtl.data.split import SPLITS, Split
 from distill_mtl.data.stream import stream

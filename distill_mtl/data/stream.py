@@ -12,8 +12,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from distill_mtl.data.batch import Batch
+from distill_mtl.data.picks import Picks
 from distill_mtl.data.plan import Plan
-from distill_mtl.data.reader import Picks, Reader
+from distill_mtl.data.reader import Reader
 from distill_mtl.errors import UserError
 
 

@@ -6,11 +6,14 @@ stay aligned, student and teachers see the same, and a view can be stored and re
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 Size = tuple[int, int]
@@ -36,6 +39,12 @@ class View:
 
     def image(self, picture: Tensor, size: Size) -> Tensor:
         """The view of a uint8 picture [3, h, w] as [3, H, W]: antialiased bilinear, black outside."""
+        if not self.flip and (self.top, self.left, self.height, self.width, *size) == (
+            0,
+            0,
+            *_size(picture) * 2,
+        ):
+            return picture
         top, left, bottom, right = self._inside(_size(picture))
         part = picture[:, top:bottom, left:right]
         if part.shape[1:] == (self.height, self.width):
@@ -53,13 +62,13 @@ class View:
         rows = _nearest(self.top, self.height, size[0])
         columns = _nearest(self.left, self.width, size[1])
         if self.flip:
-            columns = columns.flip(0)
-        seen = label[..., rows.clamp(0, height - 1)[:, None], columns.clamp(0, width - 1)]
+            columns = columns[::-1]
+        pixels = label.numpy()[..., rows.clip(0, height - 1)[:, None], columns.clip(0, width - 1)]
         top, left, bottom, right = self._inside((height, width))
-        if (bottom - top, right - left) == (self.height, self.width):
-            return seen
-        outside_rows, outside_columns = (rows < 0) | (rows >= height), (columns < 0) | (columns >= width)
-        return seen.masked_fill(outside_rows[:, None] | outside_columns, fill)
+        if (bottom - top, right - left) != (self.height, self.width):
+            outside_rows, outside_columns = (rows < 0) | (rows >= height), (columns < 0) | (columns >= width)
+            pixels[..., outside_rows[:, None] | outside_columns] = fill
+        return torch.from_numpy(pixels)
 
     def _inside(self, picture: Size) -> tuple[int, int, int, int]:
         """(top, left, bottom, right) of the part of the box that lies in the picture."""
@@ -67,6 +76,7 @@ class View:
         return max(self.top, 0), max(self.left, 0), min(bottom, picture[0]), min(right, picture[1])
 
 
+@lru_cache(maxsize=1024)
 def plain_view(picture: Size, size: Size, resize: Resize) -> View:
     """The view of evaluation: the largest centred box (crop), the letterbox (pad) or everything (squash).
 
@@ -101,8 +111,7 @@ def training_view(
     """
     mirrored = flip and chance[0] < 0.5
     if crop is None:
-        plain = plain_view(picture, size, resize)
-        return View(plain.top, plain.left, plain.height, plain.width, mirrored)
+        return replace(plain_view(picture, size, resize), flip=mirrored)
     # From 3/4 to 4/3, with 1 in the middle and as often above as below; no function of libm, whose last
     # bit differs between machines.
     jitter = (3 + chance[1]) / (4 - chance[1])
@@ -155,9 +164,9 @@ def _resize(part: Tensor, size: Size) -> Tensor:
     return F.interpolate(part[None], size, mode="bilinear", antialias=True)[0]
 
 
-def _nearest(start: int, length: int, size: int) -> Tensor:
+def _nearest(start: int, length: int, size: int) -> NDArray[np.int64]:
     """int64 [size]: the pixel of the picture under the centre of each pixel of the view."""
-    return (torch.arange(size) * 2 + 1) * length // (2 * size) + start
+    return np.arange(1, 2 * size, 2) * length // (2 * size) + start
 
 
 def _size(picture: Tensor) -> Size:

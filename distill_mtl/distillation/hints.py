@@ -8,7 +8,7 @@ are frozen before training: the mean of every channel and one scale for the whol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from distill_mtl.networks.features import FeatureShape
 
@@ -56,8 +56,14 @@ class Hint(nn.Module):
         Mean per channel; scale = square root of the mean variance over channels, so that directions
         in the feature keep their relative weight.
         """
-        fitted = torch.cat([_fit(feature.float(), self.size).flatten(2) if self.size else
-                            _fit(feature.float(), None).unsqueeze(2) for feature in features])
+        fitted = torch.cat(
+            [
+                _fit(feature.float(), self.size).flatten(2)
+                if self.size
+                else _fit(feature.float(), None).unsqueeze(2)
+                for feature in features
+            ]
+        )
         self.mean.copy_(fitted.mean((0, 2)))
         variance = fitted.var((0, 2), correction=0).mean()
         self.scale.copy_(variance.sqrt().clamp_min(1e-6))

@@ -1,7 +1,7 @@
 """How one task is learned: which terms, how soft, which layers. The part of a recipe that a loss reads."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from distill_mtl.recipe.schema import TermWeights
 
@@ -24,7 +24,7 @@ class Lesson:
         hints: the pairs of layers, in the order of the task's adapters.
     """
 
-    weights: TermWeights = TermWeights()
+    weights: TermWeights = field(default_factory=TermWeights)
     temperature: float = 4.0
     hints: Sequence[HintPair] = ()
 

@@ -5,6 +5,7 @@ and the parameters of the balancing rule train together, and only the student le
 """
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,9 @@ class Objective(nn.Module):
         super().__init__()
         self.student = student
         self.lessons = dict(lessons)
-        self.adapters = nn.ModuleDict({task: nn.ModuleList(of_task) for task, of_task in hints.items() if of_task})
+        self.adapters = nn.ModuleDict(
+            {task: nn.ModuleList(of_task) for task, of_task in hints.items() if of_task}
+        )
         self.rule = rule
 
     def forward(
@@ -93,7 +96,9 @@ class Objective(nn.Module):
         terms: Terms = {}
         if len(labelled) and lesson.uses_labels:
             loss = kind.supervised_loss(logits[labelled], batch.labels[task][labelled])
-            terms["supervised"] = loss.sum() * (lesson.weights.supervised * counts.share / counts.labelled[task])
+            terms["supervised"] = loss.sum() * (
+                lesson.weights.supervised * counts.share / counts.labelled[task]
+            )
         if target is None or not lesson.uses_teacher:
             return terms
         per_row = counts.share / counts.taught[task]
@@ -101,12 +106,18 @@ class Objective(nn.Module):
             loss = kind.soft_target_loss(logits[target.rows], target.output.logits, lesson.temperature)
             terms["soft_targets"] = loss.sum() * (lesson.weights.soft_targets * per_row)
         if lesson.weights.hint and task in self.adapters:
-            pairs = list(zip(lesson.hints, self.adapters[task], strict=True))
-            loss = torch.stack(
-                [hint(features[pair.student][target.rows], target.output.hidden[pair.teacher]) for pair, hint in pairs]
-            ).mean(0)
+            loss = self._hint_loss(task, features, target)
             terms["hint"] = loss.sum() * (lesson.weights.hint * per_row)
         return terms
+
+    def _hint_loss(self, task: str, features: Mapping[str, Tensor], target: Target) -> Tensor:
+        """[R], the mean over the task's pairs of layers."""
+        adapters = cast(nn.ModuleList, self.adapters[task])
+        losses = [
+            hint(features[pair.student][target.rows], target.output.hidden[pair.teacher])
+            for pair, hint in zip(self.lessons[task].hints, adapters, strict=True)
+        ]
+        return torch.stack(losses).mean(0)
 
     def _touch(self) -> Tensor:
         """Zero, with a zero gradient for every head and adapter.

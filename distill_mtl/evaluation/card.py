@@ -42,7 +42,7 @@ def model_card(
         f"---\n{front}---",
         f"# {name}",
         f"One network for {_count(len(kinds), 'task')}: a `{architecture}` trunk with a light head per task, "
-        "distilled from trained single-task networks with distill_mtl.",
+        f"{'distilled from trained networks' if teachers else 'trained on labels'} with distill_mtl.",
         f"## Use\n\n{_usage(kinds, size)}",
         f"## Tasks\n\n{_tasks(kinds, teachers or {})}",
     ]

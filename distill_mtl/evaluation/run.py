@@ -57,7 +57,7 @@ def evaluate(
 
 def _summed_cost(teachers: Mapping[str, nn.Module | None], size: tuple[int, int], view: View) -> Cost | None:
     """Of all teachers together; one that teaches two tasks counts once."""
-    networks = {object(): teacher for teacher in teachers.values() if teacher is not None}
+    networks = {id(teacher): teacher for teacher in teachers.values() if teacher is not None}
     if not networks:
         return None
     return sum((cost_of(network, size, view.device) for network in networks.values()), Cost(0, 0, 0, 0.0))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from distill_mtl.errors import UserError
@@ -100,7 +100,8 @@ def write_network(folder: Path, config: Mapping[str, Any], state: Mapping[str, T
         (aside / CARD).write_text(card, encoding="utf-8")
         # Clones, because safetensors refuses tensors that share memory (tied weights, views).
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
-        save_file(tensors, aside / WEIGHTS, metadata={"format": "pt"})
+        # Not safetensors' own file writer: its files can be read by their owner alone.
+        (aside / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
 @contextmanager

@@ -24,6 +24,12 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # PyYAML loses line separators such as U+2028 between single quotes; double quotes escape them.
+    return dumper.represent_scalar(f"{TAG}str", text, style=None if text.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _text)
 _Dumper.add_implicit_resolver(f"{TAG}float", FLOAT, list("-+0123456789."))
 _Dumper.add_implicit_resolver(f"{TAG}int", re.compile("^0o[0-7]+$"), ["0"])
 

@@ -54,8 +54,8 @@ def load_initial(trunk: Trunk, init: str, teacher_folders: Mapping[str, Path]) -
                 trunk.preprocess = Preprocess(contract)
     except UserError as error:
         raise StudentError(
-            f"student.init: {error}\nThe student is {trunk.name} {trunk.args}; it can only begin with weights "
-            "of the same architecture and arguments."
+            f"student.init: {error}\nThe student is {trunk.name} {trunk.args}; it can only begin with the "
+            "weights of the same architecture and arguments."
         ) from error
 
 

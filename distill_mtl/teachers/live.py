@@ -19,7 +19,9 @@ class LiveTeachers:
         on: "missing" asks about rows that lack the task's label, "all" about every row, "none" never.
     """
 
-    def __init__(self, teachers: Mapping[str, Teacher], on: Literal["missing", "all", "none"] = "missing") -> None:
+    def __init__(
+        self, teachers: Mapping[str, Teacher], on: Literal["missing", "all", "none"] = "missing"
+    ) -> None:
         self.teachers = dict(teachers) if on != "none" else {}
         self.on = on
 

@@ -94,10 +94,6 @@ class Teacher(nn.Module):
         """A teacher stays in evaluation mode, whatever a training loop asks of the modules around it."""
         return super().train(False)
 
-    def requires_grad_(self, requires_grad: bool = True) -> "Teacher":
-        """A teacher never takes gradients."""
-        return super().requires_grad_(False)
-
     def reading(self, inputs: InputContract) -> "Teacher":
         """The same network, weights shared, behind another input contract and without hidden features.
 

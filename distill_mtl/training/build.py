@@ -55,8 +55,7 @@ class Parts:
         training = self.recipe.training
         if training.steps is not None:
             return training.steps
-        epochs = 30.0 if training.epochs is None else training.epochs
-        return max(1, round(epochs * self.sources.steps_per_epoch(training.batch_size)))
+        return max(1, round((training.epochs or 1) * self.sources.steps_per_epoch(training.batch_size)))
 
 
 def build(recipe: Recipe) -> Parts:
@@ -77,7 +76,10 @@ def build(recipe: Recipe) -> Parts:
     sources = build_sources(recipe, kinds, inputs)
     lessons = {task: _lesson(section, student, teachers.get(task)) for task, section in recipe.tasks.items()}
     hints = {
-        task: [Hint(student.trunk.shapes[pair.student], teacher.shapes[pair.teacher]) for pair in lessons[task].hints]
+        task: [
+            Hint(student.trunk.shapes[pair.student], teacher.shapes[pair.teacher])
+            for pair in lessons[task].hints
+        ]
         for task, teacher in teachers.items()
         if recipe.training.teachers_on != "none"
     }
@@ -110,7 +112,11 @@ def build_sources(recipe: Recipe, kinds: Mapping[str, TaskKind], inputs: Iterabl
     state = PartialState()
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
     return open_sources(
-        recipe, kinds, (max(heights), max(widths)), local_rank=state.local_process_index, local_world=local_world
+        recipe,
+        kinds,
+        (max(heights), max(widths)),
+        local_rank=state.local_process_index,
+        local_world=local_world,
     )
 
 
@@ -130,7 +136,9 @@ def choose_rule(
     Raises:
         RecipeError: a rule that needs such cover was asked for by name, and a task lacks it.
     """
-    bare = [task for task in recipe.tasks if not _covered(task, recipe, lessons[task], task in teachers, sources)]
+    bare = [
+        task for task in recipe.tasks if not _covered(task, recipe, lessons[task], task in teachers, sources)
+    ]
     method, options = recipe.balance.method, recipe.balance.options
     if method == "auto":
         method = "uniform" if bare or len(recipe.tasks) == 1 else "mgda_ub"
@@ -165,7 +173,10 @@ def _covered(task: str, recipe: Recipe, lesson: Lesson, has_teacher: bool, sourc
 
 def _lesson(section: TaskSection, student: Student, teacher: Teacher | None) -> Lesson:
     pairs = (
-        [HintPair(hint.student or student.trunk.last, hint.teacher or teacher.last_map) for hint in section.hints]
+        [
+            HintPair(hint.student or student.trunk.last, hint.teacher or teacher.last_map)
+            for hint in section.hints
+        ]
         if teacher is not None
         else []
     )
@@ -176,4 +187,3 @@ def _named(classes: int | list[str] | None) -> tuple[str, ...]:
     if isinstance(classes, int):
         return tuple(str(index) for index in range(classes))
     return tuple(classes or ())
-

@@ -5,7 +5,14 @@ from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 PLAIN_SECONDS = 10.0
 
@@ -70,7 +77,9 @@ class Display:
 
 def losses_note(losses: Mapping[str, float], rows_per_second: float) -> str:
     """Live losses and speed in one short line."""
-    return f"{rows_per_second:.0f} rows/s  " + "  ".join(f"{task} {loss:.3f}" for task, loss in losses.items())
+    return f"{rows_per_second:.0f} rows/s  " + "  ".join(
+        f"{task} {loss:.3f}" for task, loss in losses.items()
+    )
 
 
 def _clock(seconds: float) -> str:

@@ -30,12 +30,16 @@ def evaluate(folder: Path | str, *, console: Console | None = None) -> Evaluatio
     run = RunFolder(Path(folder))
     for needed in (run.recipe, run.student):
         if not needed.exists():
-            raise UserError(f"{run.path} holds no finished run: there is no {needed.name}. Give a folder like runs/NAME.")
+            raise UserError(
+                f"{run.path} holds no finished run: there is no {needed.name}. Give a folder like runs/NAME."
+            )
     console = console or Console()
     recipe = load_recipe(run.recipe)
     teachers, kinds = build_teachers(recipe)
     student = load_student(run.student)
-    sources = build_sources(recipe, kinds, [student.student.trunk.inputs, *(teacher.inputs for teacher in teachers.values())])
+    sources = build_sources(
+        recipe, kinds, [student.student.trunk.inputs, *(teacher.inputs for teacher in teachers.values())]
+    )
     state = PartialState()
     for network in (student, *teachers.values()):
         network.to(state.device)

@@ -1,12 +1,15 @@
 """The end of a run: which weights are the student, how it compares, and the folder it is handed over in."""
 
+import hashlib
 from dataclasses import replace
 from functools import cached_property
 
 from rich.console import Console
 
-from distill_mtl.data import Sources
-from distill_mtl.evaluation import Evaluation, Processes, View, delta_on, evaluate, model_card, teacher_scores
+from distill_mtl.data.split import Split
+from distill_mtl.evaluation import Evaluation, Processes, View, delta_on, evaluate, teacher_scores
+from distill_mtl.evaluation.card import model_card
+from distill_mtl.recipe import dump_recipe
 from distill_mtl.students.folder import save_student
 from distill_mtl.training.build import Parts
 from distill_mtl.training.display import Display
@@ -30,7 +33,9 @@ class Examiner:
 
     def mean_delta(self) -> float:
         """Mean over tasks of the student's lead on the validation rows; what `select: best` maximises."""
-        deltas = delta_on(self.session.student, self._teacher_scores, self.parts.kinds, self._view("validation"))
+        deltas = delta_on(
+            self.session.student, self._teacher_scores, self.parts.kinds, self._view("validation")
+        )
         return sum(deltas.values()) / len(deltas)
 
     def compare(self) -> Evaluation:
@@ -55,7 +60,7 @@ class Examiner:
     def _teacher_scores(self) -> dict[str, float]:
         return teacher_scores(self.parts.teachers, self.parts.kinds, self._view("validation"))
 
-    def _view(self, split: str) -> View:
+    def _view(self, split: Split) -> View:
         accelerator = self.session.trainer.accelerator
         return View(
             self.parts.sources,
@@ -72,12 +77,29 @@ def finish(parts: Parts, session: Session, folder: RunFolder, console: Console) 
         session.take_best()
     evaluation = Examiner(parts, session, console).compare()
     if session.trainer.accelerator.is_main_process:
-        save_student(session.student, folder.student, card=model_card(evaluation, parts.recipe))
+        save_student(session.student, folder.student, card=_card(parts, evaluation))
         evaluation.write(folder.results)
         console.print(evaluation.table())
         skipped = {name: count for name, count in parts.sources.skipped.items() if count}
         for source, count in skipped.items():
-            console.print(f"[yellow]{count} corrupt rows of data.{source} were replaced by their next row[/yellow]")
+            console.print(
+                f"[yellow]{count} corrupt rows of data.{source} were replaced by their next row[/yellow]"
+            )
         console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
     session.trainer.accelerator.wait_for_everyone()
     return evaluation
+
+
+def _card(parts: Parts, evaluation: Evaluation) -> str:
+    trunk = parts.student.trunk
+    return model_card(
+        name=str(parts.recipe.name),
+        architecture=trunk.name,
+        size=trunk.inputs.size,
+        kinds=parts.kinds,
+        teachers={
+            task: f"{teacher.folder.name} {teacher.sha256[:12]}" for task, teacher in parts.teachers.items()
+        },
+        evaluation=evaluation,
+        recipe_digest=hashlib.sha256(dump_recipe(parts.recipe).encode()).hexdigest(),
+    )

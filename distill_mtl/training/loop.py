@@ -55,7 +55,9 @@ class StepReport:
         ]
         zero = torch.zeros((), device=accelerator.device)
         local = torch.stack([self.terms.get(task, {}).get(term, zero).float() for task, term in rows])
-        summed = accelerator.reduce(local, "sum").tolist() if accelerator.num_processes > 1 else local.tolist()
+        summed = (
+            accelerator.reduce(local, "sum").tolist() if accelerator.num_processes > 1 else local.tolist()
+        )
         values: dict[str, dict[str, float]] = {}
         for (task, term), value in zip(rows, summed, strict=True):
             named = values.setdefault(task, {"total": 0.0})
@@ -142,4 +144,4 @@ class Trainer:
     def _sum_over_processes(self, table: Tensor) -> Tensor:
         if self.accelerator.num_processes == 1:
             return table
-        return self.accelerator.reduce(table.to(self.accelerator.device), "sum")  # type: ignore[return-value]
+        return self.accelerator.reduce(table.to(self.accelerator.device), "sum")

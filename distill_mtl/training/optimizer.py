@@ -16,9 +16,11 @@ def build_optimizer(objective: Objective, section: OptimizerSection) -> AdamW:
     their own rate; a rule's parameters (log variances, task weights) are never decayed. Every group
     carries its `peak` rate, which `set_rate` scales.
     """
-    listed = getattr(objective.student.trunk.model, "no_weight_decay", set)()
+    listed: set[str] = getattr(objective.student.trunk.model, "no_weight_decay", set)()
     undecayed = [f"trunk.model.{name}" for name in listed]
-    groups = param_groups_weight_decay(objective.student, section.weight_decay, undecayed)
+    groups = param_groups_weight_decay(
+        objective.student, section.weight_decay, no_weight_decay_list=undecayed
+    )
     adapters = param_groups_weight_decay(objective.adapters, section.weight_decay)
     adapter_lr = section.adapter_lr or section.lr
     groups = [

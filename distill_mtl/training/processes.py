@@ -37,7 +37,8 @@ def start_accelerator(training: TrainingSection) -> Accelerator:
     if training.batch_size % parts:
         raise UserError(
             f"training.batch_size is {training.batch_size} rows per optimizer step, which do not divide among "
-            f"{accelerator.num_processes} processes x {training.accumulate} micro-batches. Choose a multiple of {parts}."
+            f"{accelerator.num_processes} processes x {training.accumulate} micro-batches. "
+            f"Choose a multiple of {parts}."
         )
     if accelerator.num_processes == 1 and accelerator.device.type == "cpu":
         take_all_cores()
@@ -57,7 +58,10 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 
 def _precision(wanted: str) -> Precision:
-    gpu = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "false").lower() not in ("true", "1")
+    gpu = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "false").lower() not in (
+        "true",
+        "1",
+    )
     if wanted == "auto":
         return "bf16" if gpu and torch.cuda.is_bf16_supported() else "no"
     if wanted == "fp16" and not gpu:

@@ -80,7 +80,9 @@ def distill(
     return finish(parts, session, folder, console)
 
 
-def _train(parts: Parts, accelerator: Accelerator, folder: RunFolder, console: Console, *, resume: bool) -> Session:
+def _train(
+    parts: Parts, accelerator: Accelerator, folder: RunFolder, console: Console, *, resume: bool
+) -> Session:
     """Train from the last checkpoint, or from the beginning, to the last step."""
     teachers = LiveTeachers(parts.teachers, parts.recipe.training.teachers_on).to(accelerator.device)
     objective = Objective(parts.student, parts.lessons, parts.hints, parts.rule).to(accelerator.device)
@@ -98,7 +100,9 @@ def _train(parts: Parts, accelerator: Accelerator, folder: RunFolder, console: C
         console.print(f"resuming after step {session.step} of {parts.steps}")
     else:
         samples = islice(parts.sources.stream(steps=CALIBRATION_BATCHES), CALIBRATION_BATCHES)
-        calibrate_hints((batch.to(accelerator.device) for batch in samples), teachers, parts.lessons, parts.hints)
+        calibrate_hints(
+            (batch.to(accelerator.device) for batch in samples), teachers, parts.lessons, parts.hints
+        )
     if accelerator.is_main_process:
         folder.cut_metrics(session.step)
     _Sitting(parts, session, folder, console).run()
@@ -130,13 +134,19 @@ class _Sitting:
                 report = self.trainer.step(session.step, batches)
                 session.after_step()
                 if session.step % self.training.log_every == 0 or session.step == steps:
-                    speed = (session.step - logged_step) * self.training.batch_size / (time.monotonic() - logged_at)
+                    speed = (
+                        (session.step - logged_step)
+                        * self.training.batch_size
+                        / (time.monotonic() - logged_at)
+                    )
                     logged_at, logged_step = time.monotonic(), session.step
                     session.seconds = logged_at - began
                     line = self._line(report, speed)
                     if log is not None:
                         log.write(line)
-                    display.update(session.step, losses_note({t: v["total"] for t, v in line["tasks"].items()}, speed))
+                    display.update(
+                        session.step, losses_note({t: v["total"] for t, v in line["tasks"].items()}, speed)
+                    )
                 stopping = self._anyone(stop.requested)
                 if session.step % self.training.checkpoint_every == 0 or session.step == steps or stopping:
                     session.seconds = time.monotonic() - began

@@ -67,7 +67,10 @@ class RunFolder:
         """
         if self.teachers.exists():
             before = json.loads(self.teachers.read_text())
-            known = {task: {key: entry.get(key) for key in teachers.get(task, entry)} for task, entry in before.items()}
+            known = {
+                task: {key: entry.get(key) for key in teachers.get(task, entry)}
+                for task, entry in before.items()
+            }
             _refuse_other(
                 f"{self.path} was started with other teachers",
                 json.dumps(known, indent=2, sort_keys=True),
@@ -96,13 +99,11 @@ def _step_of(line: str) -> float:
 
 
 def _refuse_other(what: str, before: str, now: str) -> None:
-    if before == now:
+    then, today = ([line for line in text.splitlines() if not line.startswith("#")] for text in (before, now))
+    if then == today:
         return
-    changed = [
-        line
-        for line in difflib.unified_diff(before.splitlines(), now.splitlines(), "then", "now", lineterm="", n=0)
-        if not line.startswith("@@")
-    ]
+    difference = difflib.unified_diff(then, today, "then", "now", lineterm="", n=0)
+    changed = [line for line in difference if not line.startswith("@@")]
     raise UserError(
         f"{what}:\n"
         + "\n".join(f"  {line}" for line in changed)

@@ -49,7 +49,9 @@ def train_teacher(
     run = RunFolder(out or Path("runs") / str(loaded.name))
     folder = to or run.path / "teacher"
     if folder.exists() and any(folder.iterdir()) and not (overwrite or resume):
-        raise UserError(f"{folder} is not empty. Choose another folder with --to, or replace it with --overwrite.")
+        raise UserError(
+            f"{folder} is not empty. Choose another folder with --to, or replace it with --overwrite."
+        )
     evaluation = distill(loaded, out=run.path, resume=resume, overwrite=overwrite)
     _save(run, task, folder, evaluation, recipe)
     Console().print(f"teacher: {folder}", highlight=False, soft_wrap=True)

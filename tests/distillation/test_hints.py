@@ -10,7 +10,8 @@ VECTOR = FeatureShape(5, None)
 
 
 @pytest.mark.parametrize(
-    ("student", "teacher"), [(MAP, TEACHER_MAP), (TEACHER_MAP, MAP), (VECTOR, MAP), (MAP, VECTOR), (VECTOR, VECTOR)]
+    ("student", "teacher"),
+    [(MAP, TEACHER_MAP), (TEACHER_MAP, MAP), (VECTOR, MAP), (MAP, VECTOR), (VECTOR, VECTOR)],
 )
 def test_an_adapter_joins_maps_and_vectors_of_any_size(student: FeatureShape, teacher: FeatureShape) -> None:
     hint = Hint(student, teacher)

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import toys
 from torch.nn import functional as F
 
-import toys
 from distill_mtl.balance import make_rule
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.counts import count_rows
@@ -52,7 +52,9 @@ def test_teachers_see_only_the_rows_they_are_asked_about(tmp_path: Path) -> None
     batch = _batch({"a": [1] * 5 + [0] * 7, "b": [1] * ROWS})
     targets = teachers(batch)
     assert targets["a"].rows.tolist() == list(range(5, ROWS))
-    assert torch.allclose(targets["a"].output.logits, teachers.teachers["a"](batch.images[5:]).logits, atol=1e-6)
+    assert torch.allclose(
+        targets["a"].output.logits, teachers.teachers["a"](batch.images[5:]).logits, atol=1e-6
+    )
     assert "b" not in targets
     teachers.on = "all"
     assert all(len(target.rows) == ROWS for target in teachers(batch).values())
@@ -154,7 +156,7 @@ def _rows(batch: Batch, rows: slice) -> Batch:
     )
 
 
-def _run(objective: Objective, teachers: LiveTeachers, batch: Batch):  # noqa: ANN202
+def _run(objective: Objective, teachers: LiveTeachers, batch: Batch):
     counts = count_rows([batch], [teachers.rows(batch)], objective.lessons)
     return objective(batch.images, batch, teachers(batch), counts)
 

@@ -17,6 +17,7 @@ TEXT = st.text(
     st.characters(codec="utf-8", max_codepoint=0xFFFF, exclude_characters="\x7f"), max_size=12
 ) | st.sampled_from(
     [
+        ":\u2028\\",
         "no",
         "on",
         "1e-3",

@@ -1,0 +1,90 @@
+"""Gradient descent on two problems whose Pareto sets are known."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distill_mtl.balance import MGDA, MGDAUB, Shared
+
+CORNERS = {
+    "a": torch.tensor([1.0, 0.0, 0.0]),
+    "b": torch.tensor([0.0, 1.0, 0.0]),
+    "c": torch.tensor([-1.0, 0.0, 0.0]),
+}
+STRETCH = torch.tensor([1.0, 2.0, 3.0])
+
+
+def bowls(point: Tensor) -> dict[str, Tensor]:
+    """Quadratics around three corners, of unlike scales; their Pareto set lies in the corners' plane."""
+    scales = {"a": 1.0, "b": 20.0, "c": 0.2}
+    return {
+        task: scales[task] * (STRETCH * (point - corner).square()).sum() for task, corner in CORNERS.items()
+    }
+
+
+def fonseca_fleming(point: Tensor) -> dict[str, Tensor]:
+    """Fonseca & Fleming 1995, not convex. The Pareto set is the segment between ±(1, 1, 1) / √3."""
+    shift = 3**-0.5
+    return {
+        "plus": 1 - torch.exp(-(point - shift).square().sum()),
+        "minus": 1 - torch.exp(-(point + shift).square().sum()),
+    }
+
+
+def descend(losses, start: Tensor, rate: float, steps: int = 1500):
+    """Plain gradient descent by MGDA; yields the point, the losses and the direction's norm at each step."""
+    point, rule = nn.Parameter(start.double()), MGDA(scale=1.0)
+    for _ in range(steps):
+        point.grad = None
+        shared = Shared(point, list(losses(start)))
+        found = {task: losses(shared[task])[task] for task in shared.tasks}
+        rule.backward(found, shared)
+        yield point.detach().clone(), {t: v.item() for t, v in found.items()}, rule.diagnostics.norm
+        with torch.no_grad():
+            point -= rate * point.grad
+
+
+@pytest.mark.parametrize(
+    ("losses", "start", "rate", "curvature"),
+    [
+        (bowls, torch.tensor([2.0, 3.0, 1.5]), 0.02, 2 * 20 * 3.0),
+        (fonseca_fleming, torch.tensor([1.2, -0.4, 0.9]), 0.1, 2.0),
+    ],
+)
+def test_mgda_converges_to_a_stationary_point_and_hurts_no_task_on_the_way(losses, start, rate, curvature):
+    path = list(descend(losses, start, rate))
+    assert path[-1][2] < 1e-3 * path[0][2]
+    for (_, before, norm), (_, after, _) in zip(path, path[1:], strict=False):
+        allowed = 0.5 * curvature * (rate * norm) ** 2 + 1e-9
+        assert all(after[task] <= before[task] + allowed for task in before)
+
+
+def test_the_end_lies_in_the_known_pareto_set():
+    *_, (point, _, _) = descend(fonseca_fleming, torch.tensor([1.2, -0.4, 0.9]), 0.1)
+    assert point.std() < 1e-3
+    assert point.abs().max() <= 3**-0.5 + 1e-3
+
+
+def test_mgda_ub_converges_and_the_share_of_harmful_steps_is_small():
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 3))
+    rows = torch.randn(32, 4)
+    tasks = list(CORNERS)
+    targets = {task: rows[:, :3] * 0.1 + corner for task, corner in CORNERS.items()}
+    rule, harmful, norms = MGDAUB(scale=1.0), 0, []
+    parameters = list(trunk.parameters())
+    for _ in range(300):
+        trunk.zero_grad()
+        shared = Shared(trunk(rows), tasks)
+        rule.backward({t: (shared[t] - targets[t]).square().mean() for t in tasks}, shared)
+        norms.append(rule.diagnostics.norm)
+        step = torch.cat([p.grad.flatten() for p in parameters])
+        z = trunk(rows)
+        for task in tasks:
+            own = torch.autograd.grad((z - targets[task]).square().mean(), parameters, retain_graph=True)
+            harmful += int((torch.cat([g.flatten() for g in own]) @ step) < -1e-6 * step.norm())
+        with torch.no_grad():
+            for parameter in parameters:
+                parameter -= 0.5 * parameter.grad
+    assert norms[-1] < 0.1 * norms[0]
+    assert harmful <= 0.13 * 3 * 300

@@ -1,0 +1,119 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from distill_mtl.errors import UserError
+from distill_mtl.networks.inputs import InputContract, Preprocess
+
+RGB = InputContract((4, 6), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+
+
+def test_images_of_the_right_size_are_only_normalised() -> None:
+    images = torch.rand(2, 3, 4, 6)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (RGB.mean, RGB.std))
+    assert torch.allclose(Preprocess(RGB)(images), (images - mean) / std)
+
+
+def test_a_resize_filters_as_pil_does() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    contract = InputContract((12, 20), (0.0,) * 3, (1.0,) * 3, interpolation="bicubic")
+    ours = Preprocess(contract)(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255)[0]
+    theirs = np.asarray(Image.fromarray(pixels).resize((20, 12), Image.Resampling.BICUBIC))
+    assert (ours * 255 - torch.from_numpy(theirs.copy()).permute(2, 0, 1)).abs().max() < 1.5
+
+
+def test_a_cubic_resize_stays_within_black_and_white() -> None:
+    images = torch.zeros(1, 3, 16, 16)
+    images[..., 8:] = 1
+    seen = Preprocess(InputContract((15, 15), (0.0,) * 3, (1.0,) * 3, interpolation="bicubic"))(images)
+    assert 0 <= float(seen.min()) <= float(seen.max()) <= 1
+
+
+def test_bgr_swaps_red_and_blue_before_normalising() -> None:
+    images = torch.rand(1, 3, 4, 6)
+    swapped = Preprocess(InputContract(RGB.size, RGB.mean, RGB.std, channels="bgr"))(images)
+    assert torch.equal(swapped, Preprocess(RGB)(images.flip(1)))
+
+
+def test_a_grey_network_sees_luma() -> None:
+    grey = InputContract((4, 6), (0.0,), (1.0,), channels="grey")
+    images = torch.rand(2, 3, 4, 6)
+    luma = 0.299 * images[:, 0] + 0.587 * images[:, 1] + 0.114 * images[:, 2]
+    assert torch.allclose(Preprocess(grey)(images)[:, 0], luma)
+
+
+def test_grey_images_reach_a_colour_network_in_three_equal_channels() -> None:
+    images = torch.rand(2, 1, 4, 6)
+    assert torch.equal(Preprocess(RGB)(images), Preprocess(RGB)(images.expand(-1, 3, -1, -1)))
+
+
+def test_scale_255_is_for_means_of_0_to_255() -> None:
+    caffe = InputContract((4, 6), (104.0, 117.0, 123.0), (1.0, 1.0, 1.0), channels="bgr", scale=255.0)
+    images = torch.rand(1, 3, 4, 6)
+    expected = images.flip(1) * 255 - torch.tensor(caffe.mean).view(3, 1, 1)
+    assert torch.allclose(Preprocess(caffe)(images), expected, atol=1e-4)
+
+
+def test_preprocessing_adds_nothing_to_the_state_dict() -> None:
+    assert Preprocess(RGB).state_dict() == {}
+
+
+def test_output_has_the_precision_of_the_network() -> None:
+    assert Preprocess(RGB).to(torch.bfloat16)(torch.rand(1, 3, 4, 6)).dtype == torch.bfloat16
+
+
+def test_bytes_are_refused() -> None:
+    with pytest.raises(TypeError, match="divide uint8 by 255"):
+        Preprocess(RGB)(torch.zeros(1, 3, 4, 6, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 6), (1, 4, 4, 6)])
+def test_what_is_no_batch_of_images_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="expected images"):
+        Preprocess(RGB)(torch.rand(shape))
+
+
+def test_a_contract_survives_json() -> None:
+    contract = InputContract((4, 6), (0.5,), (0.25,), interpolation="bicubic", channels="grey")
+    assert InputContract.from_dict(json.loads(json.dumps(contract.to_dict()))) == contract
+
+
+def test_unknown_keys_of_a_contract_are_refused() -> None:
+    with pytest.raises(ValueError, match="crop"):
+        InputContract.from_dict({**RGB.to_dict(), "crop": 0.9})
+
+
+def test_impossible_contracts_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 means"):
+        InputContract((4, 4), (0.5,), (0.5,))
+    with pytest.raises(ValueError, match="positive"):
+        InputContract((4, 4), (0.5,) * 3, (0.5, 0.0, 0.5))
+
+
+def test_timms_configuration_is_understood() -> None:
+    cfg = {
+        "input_size": (3, 160, 192),
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.2, 0.2, 0.2),
+        "interpolation": "bicubic",
+    }
+    contract = InputContract.from_timm(cfg)
+    assert contract == InputContract((160, 192), (0.5,) * 3, (0.2,) * 3, interpolation="bicubic")
+    assert InputContract.from_timm(cfg, size=(32, 32)).size == (32, 32)
+
+
+def test_a_grey_timm_network_with_colour_statistics_gets_their_average() -> None:
+    contract = InputContract.from_timm(
+        {"input_size": (1, 8, 8), "mean": (0.1, 0.2, 0.3), "std": (0.3, 0.3, 0.3)}
+    )
+    assert contract.channels == "grey"
+    assert contract.mean == pytest.approx((0.2,))
+    assert contract.std == pytest.approx((0.3,))
+
+
+def test_a_network_of_five_channels_is_refused() -> None:
+    with pytest.raises(UserError, match="5 channels"):
+        InputContract.from_timm({"input_size": (5, 8, 8), "mean": (0.0,) * 5, "std": (1.0,) * 5})

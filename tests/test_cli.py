@@ -1,0 +1,62 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distill_mtl.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_committed_schema_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(["schema"])
+    assert exit.value.code == 0
+    assert capsys.readouterr().out == (ROOT / "docs" / "recipe.schema.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "command", [["--help"], ["check", "--help"], ["teacher", "train", "--help"], ["evaluate", "-h"]]
+)
+def test_every_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(command)
+    assert exit.value.code == 0
+    assert len(capsys.readouterr().out) > 200
+
+
+def test_a_mistake_in_a_recipe_is_a_message_and_status_2(tmp_path: Path) -> None:
+    recipe = tmp_path / "pets.yaml"
+    recipe.write_text("student: resnet18\ntasks:\n  breed: {techer: teachers/breed}\ntraining: {stpes: 5}\n")
+    done = _run("check", str(recipe))
+    assert done.returncode == 2
+    assert f"{recipe}, line 3, tasks.breed.techer" in done.stderr
+    assert "Did you mean 'teacher'?" in done.stderr
+    assert f"{recipe}, line 4, training.stpes" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_rule_or_kind_is_reported_with_its_line(tmp_path: Path) -> None:
+    recipe = tmp_path / "pets.yaml"
+    recipe.write_text(
+        "student: resnet18\nbalance: mgda_up\ntasks:\n  breed: {teacher: t, data: a.tar, kind: segmentatoin}\n"
+    )
+    done = _run("check", str(recipe))
+    assert done.returncode == 2
+    assert "line 2, balance" in done.stderr
+    assert "line 4, tasks.breed.kind" in done.stderr
+    assert "mgda_ub" in done.stderr
+    assert "segmentation" in done.stderr
+
+
+def test_evaluating_a_folder_without_a_run_says_so(tmp_path: Path) -> None:
+    done = _run("evaluate", str(tmp_path))
+    assert done.returncode == 2
+    assert "holds no finished run" in done.stderr
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "distill_mtl.cli", *arguments], capture_output=True, text=True, check=False
+    )

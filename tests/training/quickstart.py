@@ -1,0 +1,50 @@
+"""The quickstart's recipe, shortened, as a user's own process runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+ROOT = Path(__file__).parents[2]
+RECIPE = "recipes/multidigits.yaml"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+# BatchNorm's statistics are local to a process on the CPU; the smaller batch keeps these runs short.
+EXACT = (
+    "--set=student.args.norm_layer=groupnorm1",
+    "--set=training.batch_size=48",
+    "--set=training.log_every=1",
+    "--set=evaluation.bootstrap=100",
+    "--set=acceptance=100",
+)
+
+
+def command(out: Path, *options: str, launcher: tuple[str, ...] = ()) -> list[str]:
+    """The command that runs the quickstart into `out`."""
+    return [sys.executable, *launcher, "distill.py", RECIPE, "--out", str(out), *EXACT, *options]
+
+
+def run(out: Path, *options: str, launcher: tuple[str, ...] = ()) -> str:
+    """Run it to its end and give what it printed; a failing run fails the test with its output."""
+    done = subprocess.run(
+        command(out, *options, launcher=launcher),
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(out: Path) -> dict[str, Tensor]:
+    return load_file(out / "student" / "model.safetensors")

@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+import quickstart
+
+STEPS = "--set=training.steps=15"
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("one") / "run"
+    quickstart.run(out, STEPS)
+    return out
+
+
+def test_two_processes_equal_one_with_the_same_global_batch(one: Path, tmp_path: Path) -> None:
+    two = tmp_path / "two"
+    launcher = (
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        "0",
+    )
+    quickstart.run(two, STEPS, launcher=launcher)
+    for ours, theirs in zip(quickstart.metrics(one), quickstart.metrics(two), strict=True):
+        assert ours["cosines"] == pytest.approx(theirs["cosines"], abs=2e-3), ours["step"]
+        assert ours["norm"] == pytest.approx(theirs["norm"], rel=2e-3), ours["step"]
+        for task, terms in ours["tasks"].items():
+            assert terms == pytest.approx(theirs["tasks"][task], rel=2e-3, abs=1e-4), (ours["step"], task)
+    _same_weights(one, two)
+
+
+def test_launched_without_the_cpu_variable_two_processes_are_refused(tmp_path: Path) -> None:
+    """torchrun alone starts two processes that Accelerate takes for two first ones."""
+    environment = {key: value for key, value in quickstart.ENVIRONMENT.items() if key != "ACCELERATE_USE_CPU"}
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0")
+    done = quickstart.subprocess.run(
+        quickstart.command(tmp_path / "run", STEPS, launcher=launcher),
+        cwd=quickstart.ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "the launcher started 2 processes, but Accelerate sees 1" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_micro_batches_equal_the_whole_batch_under_the_uniform_rule(one: Path, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    quickstart.run(whole, STEPS, "--set=balance=uniform")
+    quickstart.run(parts, STEPS, "--set=balance=uniform", "--set=training.accumulate=3")
+    _same_weights(whole, parts)
+
+
+def _same_weights(one: Path, other: Path) -> None:
+    ours, theirs = quickstart.weights(one), quickstart.weights(other)
+    assert ours.keys() == theirs.keys()
+    for name, weight in ours.items():
+        difference = (weight - theirs[name]).float().abs().max()
+        assert difference <= 2e-3 * max(1.0, float(weight.float().abs().max())), name
