@@ -132,7 +132,7 @@ def _polished(matrix: Matrix, target: Vector, index: NDArray[np.intp], values: V
     values = np.maximum(values + _solve(matrix, residual, index), 0.0)
     slack = _slack(matrix, target, index, values)
     tolerance = 4 * _noise(values)
-    if slack.min() < -tolerance or np.abs(slack[index]).max() > tolerance:
+    if slack.min() < -tolerance or np.abs(slack[index]).max(initial=0.0) > tolerance:
         return None
     x = np.zeros(len(target))
     x[index] = values

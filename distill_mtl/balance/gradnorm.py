@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from distill_mtl.balance.distributed import global_means
-from distill_mtl.balance.gramian import gramian
 from distill_mtl.balance.loss_rule import LossRule
-from distill_mtl.balance.parameter_gradients import from_features
+from distill_mtl.balance.parameter_gradients import parameter_gramian
 from distill_mtl.balance.registry import register
 from distill_mtl.balance.rule import Backward, plain_backward, total_of
 from distill_mtl.balance.shared import Shared
@@ -76,9 +75,7 @@ class GradNorm(LossRule):
         products = shared.gramian(list(losses))
         norms = products.diagonal()
         if parameters is not None:
-            gradients = from_features(shared, list(losses), list(parameters), keep_graph=True)
-            norms = gramian(list(gradients.values())).diagonal().to("cpu", torch.float64)
-            norms = norms / shared.loss_scale.to("cpu", torch.float64) ** 2
+            norms = parameter_gramian(shared, list(losses), list(parameters)).diagonal()
         self._learn(norms.sqrt(), global_means(list(losses.values())), [self.tasks.index(t) for t in losses])
         return products
 

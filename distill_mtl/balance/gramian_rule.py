@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distill_mtl.balance.distributed import global_means
+from distill_mtl.balance.parameter_gradients import parameter_gramian
 from distill_mtl.balance.rule import Backward, Diagnostics, Rule, plain_backward, total_of
 from distill_mtl.balance.shared import Shared
 
@@ -65,8 +66,9 @@ class GramianRule(Rule):
         shared.backward_heads(total_of(losses[task] for task in tasks), backward)
         gramian = shared.gramian(tasks)
         weights = self.weigh(gramian, {task: losses[task] for task in tasks})
+        harm = parameter_gramian(shared, tasks) if self.measure_harm else None
+        self.diagnostics = Diagnostics.of(gramian, weights, harm)
         shared.backward(weights)
-        self.diagnostics = Diagnostics.of(gramian, weights)
         return weights
 
     def weigh(self, gramian: Tensor, losses: Mapping[str, Tensor]) -> dict[str, float]:

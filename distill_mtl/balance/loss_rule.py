@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
+from distill_mtl.balance.parameter_gradients import parameter_gramian
 from distill_mtl.balance.rule import Backward, Diagnostics, Rule, plain_backward
 from distill_mtl.balance.shared import Shared
 
@@ -34,7 +35,8 @@ class LossRule(Rule):
         # The copies already hold weighted gradients, so each counts once.
         once = dict.fromkeys(tasks, 1.0)
         products = self.measure(shared, {task: losses[task] for task in tasks}, parameters)
-        self.diagnostics = Diagnostics.of(products, once)
+        harm = parameter_gramian(shared, tasks) if self.measure_harm else None
+        self.diagnostics = Diagnostics.of(products, once, harm)
         shared.backward(once)
         return weights
 

@@ -5,9 +5,15 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from distill_mtl.balance.gramian import gramian
 from distill_mtl.balance.min_norm_rule import MinNormRule
-from distill_mtl.balance.parameter_gradients import Gradients, from_features, from_losses, loss_scale, mixture
+from distill_mtl.balance.parameter_gradients import (
+    Gradients,
+    from_features,
+    from_losses,
+    loss_scale,
+    mixture,
+    products_of,
+)
 from distill_mtl.balance.registry import register
 from distill_mtl.balance.rule import Backward, Diagnostics, plain_backward, total_of
 from distill_mtl.balance.shared import Shared
@@ -68,11 +74,9 @@ class MGDA(MinNormRule):
         return weights
 
     def _balance(self, gradients: Gradients, losses: Mapping[str, Tensor], scale: Tensor) -> dict[str, float]:
-        products = gramian(list(gradients.values()))
-        products = products / scale.to(products.device, products.dtype) ** 2
-        products = products.to("cpu", torch.float64)
+        products = products_of(gradients, scale)
         weights = self.weigh(products, losses)
-        self.diagnostics = Diagnostics.of(products, weights)
+        self.diagnostics = Diagnostics.of(products, weights, products if self.measure_harm else None)
         return weights
 
 

@@ -1,4 +1,4 @@
-"""Each task's gradient at shared parameters, over the global batch: what `mgda` and `gradnorm` compare.
+"""Each task's gradient at shared parameters, over the global batch: what `mgda` compares and others report.
 
 Taken with `torch.autograd.grad`, which leaves `.grad` alone and does not wake DistributedDataParallel, so
 the mean over processes is taken here.
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from distill_mtl.balance.distributed import all_sum, world_size
+from distill_mtl.balance.gramian import gramian
 from distill_mtl.balance.rule import Backward
 from distill_mtl.balance.shared import Shared
 
@@ -57,6 +58,20 @@ def from_losses(losses: Mapping[str, Tensor], parameters: Sequence[Tensor], scal
         else:
             gradients[task] = [None] * len(parameters)
     return _averaged(gradients, parameters)
+
+
+def products_of(gradients: Gradients, scale: Tensor) -> Tensor:
+    """float64 [T, T] on the CPU: the Gramian of the gradients, with the loss scale divided out."""
+    products = gramian(list(gradients.values()))
+    return (products / scale.to(products.device, products.dtype) ** 2).to("cpu", torch.float64)
+
+
+def parameter_gramian(
+    shared: Shared, tasks: Sequence[str], parameters: Sequence[Tensor] | None = None
+) -> Tensor:
+    """float64 [T, T] on the CPU: the Gramian at `parameters`, by default the trunk's; keeps the graph."""
+    leaves = shared.leaves() if parameters is None else parameters
+    return products_of(from_features(shared, tasks, leaves, keep_graph=True), shared.loss_scale)
 
 
 def loss_scale(like: Tensor, backward: Backward) -> Tensor:

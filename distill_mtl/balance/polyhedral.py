@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 
 PROXIMITY = 1e-4
 """Weight of the pull towards the last iterate, against a matrix with entries of order one."""
-ITERATIONS = 100
+ITERATIONS = 30
 TOLERANCE = 1e-11
 
 
@@ -69,9 +69,11 @@ def _on_face(
     step = np.linalg.pinv(inside, rcond=1e-13, hermitian=True) @ (basis.T @ sizes - inside @ start)
     found = basis @ (start + step)
     gradient = matrix @ found - sizes
-    forces = np.linalg.lstsq(rows[tight].T, gradient, rcond=1e-13)[0] if tight.any() else np.zeros(0)
-    left = gradient - rows[tight].T @ forces
-    error = max(float(np.abs(left).max()), -float(forces.min(initial=0.0)), -float((rows @ found).min()))
+    # Dependent rows leave the forces on them open: take those, if any, that all push inwards.
+    held = rows[tight]
+    forces = complementary(held @ held.T, held @ gradient, np.arange(len(held)))
+    left = gradient - held.T @ forces
+    error = max(float(np.abs(left).max()), -float((rows @ found).min()))
     return found, error
 
 

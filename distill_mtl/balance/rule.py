@@ -32,14 +32,22 @@ class Diagnostics:
         cosines: by pair ("left/right"), from -1 (against each other) to 1; 0 beside a zero gradient.
         norm: length of the balanced direction, loss scale divided out; 0 at a Pareto-stationary point.
             None, like empty cosines, where gradients were not measured or not finite.
+        harmed: share of the tasks whose loss the step's gradient would raise to first order, in the
+            parameters of the trunk; None unless the rule was asked for it (`measure_harm`).
     """
 
     cosines: dict[str, float] = field(default_factory=dict)
     norm: float | None = None
+    harmed: float | None = None
 
     @classmethod
-    def of(cls, gramian: Tensor, weights: Mapping[str, float]) -> "Diagnostics":
-        """From the Gramian [T, T] of the gradients that `weights` (same order) combined."""
+    def of(
+        cls, gramian: Tensor, weights: Mapping[str, float], in_parameters: Tensor | None = None
+    ) -> "Diagnostics":
+        """From the Gramian [T, T] of the gradients that `weights` (same order) combined.
+
+        `in_parameters` is their Gramian in the trunk's parameters, where that was asked for.
+        """
         products = gramian.numpy()
         if not np.isfinite(products).all():
             return cls()
@@ -51,6 +59,7 @@ class Diagnostics:
         return cls(
             {f"{a}/{b}": float(cosines[i, j]) for (i, a), (j, b) in pairs},
             float(np.sqrt(max(0.0, values @ products @ values))),
+            None if in_parameters is None else _harmed(in_parameters.numpy(), values),
         )
 
 
@@ -67,6 +76,8 @@ class Rule(nn.Module, ABC):
     Attributes:
         needs_coverage: the rule means nothing where a task has neither label nor teacher on some rows.
         diagnostics: of the last step.
+        measure_harm: set it before a step to have `diagnostics.harmed` measured, which costs a backward
+            pass through the trunk per task (nothing for `mgda`). Alike on all processes.
     """
 
     needs_coverage: ClassVar[bool] = False
@@ -75,6 +86,7 @@ class Rule(nn.Module, ABC):
         super().__init__()
         self.tasks = tuple(tasks)
         self.diagnostics = Diagnostics()
+        self.measure_harm = False
 
     @abstractmethod
     def backward(
@@ -114,6 +126,15 @@ class Rule(nn.Module, ABC):
             if unknown:
                 raise ValueError(f"losses of {unknown}, but {owner} has the tasks {list(names)}")
         return [task for task in known if task in losses]
+
+
+def _harmed(products: np.ndarray, weights: np.ndarray) -> float | None:
+    """Share of gradients that point away from their weighted sum by more than rounding."""
+    if not np.isfinite(products).all():
+        return None
+    lengths = np.sqrt(products.diagonal())
+    length = np.sqrt(max(0.0, weights @ products @ weights))
+    return float(np.mean(products @ weights < -1e-6 * lengths * length))
 
 
 def total_of(losses: Iterable[Tensor]) -> Tensor:

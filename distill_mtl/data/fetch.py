@@ -94,7 +94,8 @@ def _cached(url: str, place: str) -> Path:
         state = system.ukey(path)
     except OSError as error:
         raise ShardError(f"{place}: {url} cannot be read ({error}).") from None
-    digest = hashlib.blake2b(f"{url} {state}".encode(), digest_size=16).hexdigest()
+    identity = f"{system.unstrip_protocol(path)} {state}"
+    digest = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
     return cache_folder() / "shards" / f"{digest}.tar"
 
 

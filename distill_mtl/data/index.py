@@ -30,7 +30,7 @@ class ShardIndex:
         endings: what follows the first dot of the members' names, E different ones.
         offsets: int64 [N, E] in bytes.
         sizes: int64 [N, E] in bytes; -1 where a row has no such member.
-        key_text: uint8, the UTF-8 keys without anything between them.
+        key_text: the UTF-8 keys without anything between them.
         key_ends: int64 [N], where each key ends in it.
     """
 
@@ -38,7 +38,7 @@ class ShardIndex:
     endings: tuple[str, ...]
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
-    key_text: NDArray[np.uint8]
+    key_text: bytes
     key_ends: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -47,7 +47,7 @@ class ShardIndex:
     def key(self, row: int) -> str:
         """The key of a row, as its members' names have it."""
         start = int(self.key_ends[row - 1]) if row else 0
-        return self.key_text[start : self.key_ends[row]].tobytes().decode(errors="surrogateescape")
+        return self.key_text[start : self.key_ends[row]].decode(errors="surrogateescape")
 
 
 def load_index(path: Path) -> ShardIndex:
@@ -91,7 +91,7 @@ def _read(place: Path, path: Path, stamp: NDArray[np.int64]) -> ShardIndex | Non
             if not np.array_equal(arrays["stamp"], stamp):
                 return None
             endings = tuple(str(ending) for ending in arrays["endings"])
-            columns = (arrays["offsets"], arrays["sizes"], arrays["key_text"], arrays["key_ends"])
+            columns = (arrays["offsets"], arrays["sizes"], arrays["key_text"].tobytes(), arrays["key_ends"])
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
         return None
     return ShardIndex(path, endings, *columns)
@@ -105,7 +105,7 @@ def _write(place: Path, index: ShardIndex, stamp: NDArray[np.int64]) -> None:
             endings=np.array(index.endings),
             offsets=index.offsets,
             sizes=index.sizes,
-            key_text=index.key_text,
+            key_text=np.frombuffer(index.key_text, np.uint8),
             key_ends=index.key_ends,
         )
 
@@ -120,6 +120,5 @@ def _from_rows(path: Path, rows: list[Row]) -> ShardIndex:
             offsets[number, column[ending]] = offset
             sizes[number, column[ending]] = size
     keys = [row.key.encode(errors="surrogateescape") for row in rows]
-    key_text = np.frombuffer(b"".join(keys), np.uint8)
     key_ends = np.cumsum([len(key) for key in keys], dtype=np.int64)
-    return ShardIndex(path, endings, offsets, sizes, key_text, key_ends)
+    return ShardIndex(path, endings, offsets, sizes, b"".join(keys), key_ends)

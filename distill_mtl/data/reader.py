@@ -23,6 +23,7 @@ from distill_mtl.errors import ShardError
 from distill_mtl.tasks.base import TaskKind
 
 _COLORS = 3
+_MOST_KNOWN = 4096  # enough for the classes of most tasks; a score per row would never come again
 
 
 class Reader:
@@ -44,6 +45,7 @@ class Reader:
         self.sources, self.kinds, self.size = sources, kinds, size
         self._view_keys = np.concatenate([fold(seed, "views", source.name) for source in sources])
         self._strengths = np.array([source.section.augment.color for source in sources])
+        self._known: dict[str, dict[bytes, Tensor]] = {task: {} for task in kinds}
         self._fillers = {task: self._filler(task) for task in kinds}
 
     def training(self, picks: Picks) -> Batch:
@@ -53,7 +55,7 @@ class Reader:
             ShardError: a label or, where the source says stop, a picture cannot be decoded.
         """
         chance = uniforms(fold(self._view_keys[picks.source], picks.epoch, picks.row), DRAWS + _COLORS)
-        draft = _Draft(len(picks), self.size)
+        draft = _Draft()
         for number, mine in picks.by_source():
             framed = self._pictures(draft, number, picks.row[mine], chance[mine].tolist())
             self._labels(draft, number, framed, self.sources[number].labels)
@@ -61,7 +63,7 @@ class Reader:
         if self._strengths.any():
             factors = 1 + self._strengths[picks.source, None] * (2 * chance[:, DRAWS:] - 1)
             color = torch.from_numpy(factors.astype(np.float32))
-        return draft.batch({task: self._fillers[task] for task in self.kinds}, color)
+        return draft.batch(self.size, self._fillers, color)
 
     def plain(self, picks: Picks, task: str) -> Batch:
         """The rows under their plain views, with their label of `task` and their groups.
@@ -71,12 +73,12 @@ class Reader:
         Raises:
             ShardError: as `training`.
         """
-        draft = _Draft(len(picks), self.size)
+        draft = _Draft()
         for number, mine in picks.by_source():
             framed = self._pictures(draft, number, picks.row[mine], None)
             self._labels(draft, number, framed, (task,))
             draft.groups += [self.sources[number].group(row) for row, _, _ in framed]
-        return draft.batch({task: self._fillers[task]}, None)
+        return draft.batch(self.size, {task: self._fillers[task]}, None)
 
     def _pictures(
         self, draft: "_Draft", number: int, rows: Numbers, chance: Sequence[Sequence[float]] | None
@@ -90,11 +92,13 @@ class Reader:
             if picture is None and chance is None:
                 continue
             if picture is None:
-                row, picture = self._next_picture(draft, source, row)  # noqa: PLW2901
+                row, picture = self._next_picture(draft, source, row)
             shape = (picture.shape[1], picture.shape[2])
             view = self._view(source, shape, chance[place] if chance else None)
-            draft.add(number, source.key(row), view.image(picture, self.size))
+            draft.images.append(view.image(picture, self.size))
             framed.append(_Framed(row, shape, view))
+        draft.keys += source.keys([row for row, _, _ in framed])
+        draft.sources += [number] * len(framed)
         return framed
 
     def _picture(self, draft: "_Draft", source: Source, row: int, payload: bytes) -> Tensor | None:
@@ -105,7 +109,7 @@ class Reader:
             if source.section.corrupt == "stop":
                 place = source.place(source.image, row)
                 raise ShardError(f"{place}: {error}. `corrupt: skip` would replace such rows.") from None
-        draft.skipped.append(source.key(row))
+        draft.skipped += source.keys([row])
         return None
 
     def _next_picture(self, draft: "_Draft", source: Source, row: int) -> tuple[int, Tensor]:
@@ -132,11 +136,11 @@ class Reader:
         source, start = self.sources[number], len(draft.keys) - len(framed)
         for task in tasks:
             kind = self.kinds[task]
-            labels = read_labels(source, [row for row, _, _ in framed], task, kind)
+            labels = read_labels(source, [row for row, _, _ in framed], task, kind, self._known[task])
             for place, (label, (row, shape, view)) in enumerate(zip(labels, framed, strict=True)):
                 if kind.dense:
                     _refuse_other_shape(source, row, task, label, shape)
-                    label = view.map(label, self.size, kind.ignore_index)  # noqa: PLW2901
+                    label = view.map(label, self.size, kind.ignore_index)
                 if kind.has_label(label):
                     draft.labels[task][start + place] = label
 
@@ -162,23 +166,18 @@ class _Framed(NamedTuple):
 
 
 class _Draft:
-    """A batch in the making, of at most `most` rows with images of `size`."""
+    """A batch in the making."""
 
-    def __init__(self, most: int, size: Size) -> None:
-        self.images = torch.empty(most, 3, *size, dtype=torch.uint8)
+    def __init__(self) -> None:
+        self.images: list[Tensor] = []
         self.keys: list[str] = []
         self.sources: list[int] = []
         self.labels: dict[str, dict[int, Tensor]] = defaultdict(dict)  # task -> place in the batch -> label
         self.groups: list[str] = []
         self.skipped: list[str] = []
 
-    def add(self, source: int, key: str, image: Tensor) -> None:
-        self.images[len(self.keys)] = image
-        self.keys.append(key)
-        self.sources.append(source)
-
-    def batch(self, fillers: Mapping[str, Tensor], color: Tensor | None) -> Batch:
-        """The batch, with labels of the tasks that have fillers."""
+    def batch(self, size: Size, fillers: Mapping[str, Tensor], color: Tensor | None) -> Batch:
+        """The batch of images of `size`, with labels of the tasks that have fillers."""
         count = len(self.keys)
         labels, labelled = {}, {}
         for task, filler in fillers.items():
@@ -190,23 +189,37 @@ class _Draft:
                 labelled[task][places] = True
                 labels[task][places] = torch.stack(list(found.values()))
         source = torch.tensor(self.sources, dtype=torch.int64)
-        images = self.images[:count]
+        images = torch.stack(self.images) if count else torch.empty(0, 3, *size, dtype=torch.uint8)
         return Batch(images, labels, labelled, self.keys, source, self.groups, color, self.skipped)
 
 
-def read_labels(source: Source, rows: Sequence[int], task: str, kind: TaskKind) -> list[Tensor]:
-    """Labels as they stand in the shards.
+def read_labels(
+    source: Source, rows: Sequence[int], task: str, kind: TaskKind, known: dict[bytes, Tensor] | None = None
+) -> list[Tensor]:
+    """Labels as they stand in the shards; rows whose labels are alike may share one tensor.
+
+    Args:
+        source: labelled for the task.
+        rows: of the source.
+        task: of the recipe.
+        kind: of the task.
+        known: labels read before, by their bytes; this adds to it.
 
     Raises:
-        ShardError: one makes no sense for the kind of task.
+        ShardError: a label makes no sense for the kind of task.
     """
-    column = source.labels[task]
-    labels = []
+    column, labels = source.labels[task], []
+    known = {} if known is None else known
     for row, payload in zip(rows, source.payloads(column, np.array(rows, np.int64)), strict=True):
-        try:
-            labels.append(kind.read_label(payload))
-        except ValueError as error:
-            raise ShardError(f"{source.place(column, row)}: {error}") from None
+        label = known.get(payload)
+        if label is None:
+            try:
+                label = kind.read_label(payload)
+            except ValueError as error:
+                raise ShardError(f"{source.place(column, row)}: {error}") from None
+            if len(known) < _MOST_KNOWN and not label.ndim:
+                known[payload] = label
+        labels.append(label)
     return labels
 
 

@@ -84,7 +84,9 @@ class Source:
         self.hashed = self._missing_sets(shards)
         if self.hashed:
             train = np.flatnonzero(home == SPLITS.index("train"))
-            home[train] = split_by_hash(self._identities(listed, train), self.hashed)
+            # By the files' own names: shards may move to another folder, and every row stays in its set.
+            names = [shard.name for shard in listed]
+            home[train] = split_by_hash(self._identities(train, names), self.hashed)
         self.sets: dict[Split, Numbers] = {
             split: np.flatnonzero(home == number) for number, split in enumerate(SPLITS)
         }
@@ -96,10 +98,9 @@ class Source:
     def __len__(self) -> int:
         return len(self._shard)
 
-    def key(self, row: int) -> str:
-        """The row's identity, "source/shard/key"."""
-        shard = self._shard[row]
-        return f"{self.name}/{self.shards[shard]}/{self._indexes[shard].key(row - int(self._first[shard]))}"
+    def keys(self, rows: Sequence[int]) -> list[str]:
+        """The rows' identities, "source/shard/key"."""
+        return self._identities(rows, self.shards)
 
     def payloads(self, column: Column, rows: Numbers) -> list[bytes]:
         """One member of rows that all have it, as it stands in the shards."""
@@ -114,7 +115,7 @@ class Source:
     def group(self, row: int) -> str:
         """What the row shares with others, or its own identity."""
         if self.groups.sizes[row] < 0:
-            return self.key(row)
+            return self.keys([row])[0]
         payload = self.payloads(self.groups, np.array([row]))[0]
         return payload.decode(errors="replace").strip()
 
@@ -125,8 +126,12 @@ class Source:
 
     def place(self, column: Column, row: int) -> str:
         """Where a member stands, for messages: source, shard, key and member."""
-        key = self._indexes[self._shard[row]].key(row - int(self._first[self._shard[row]]))
-        return f"data.{self.name}: {self._paths[self._shard[row]]}, row {key}, member {column.member}"
+        path = self._paths[self._shard[row]]
+        return f"data.{self.name}: {path}, row {self._key(row)}, member {column.member}"
+
+    def _key(self, row: int) -> str:
+        shard = self._shard[row]
+        return self._indexes[shard].key(row - int(self._first[shard]))
 
     def _column(self, member: str) -> Column:
         columns = [_shard_column(index, member) for index in self._indexes]
@@ -137,12 +142,13 @@ class Source:
         """The sets to cut by hash; a source without labels keeps all its rows for training."""
         return frozenset(split for split in SPLITS[1:] if self.labels and not shards[split])
 
-    def _identities(self, listed: Sequence[Shard], rows: Numbers) -> list[str]:
-        # By the file's own name: shards may move to another folder, and every row stays in its set.
-        names = [shard.name for shard in listed]
+    def _identities(self, rows: Sequence[int] | Numbers, names: Sequence[str]) -> list[str]:
+        """ "source/shard/key" of each row, with the shards called by `names`."""
+        numbers = np.asarray(rows, np.int64)
+        shards = self._shard[numbers]
         return [
-            f"{self.name}/{names[shard]}/{self._indexes[shard].key(row - int(self._first[shard]))}"
-            for row, shard in zip(rows.tolist(), self._shard[rows].tolist(), strict=True)
+            f"{self.name}/{names[shard]}/{self._indexes[shard].key(row)}"
+            for shard, row in zip(shards.tolist(), (numbers - self._first[shards]).tolist(), strict=True)
         ]
 
     def _refuse_incomplete_rows(self) -> None:
@@ -153,7 +159,7 @@ class Source:
         for what, column in wanted.items():
             lacking = np.flatnonzero(column.sizes < 0)
             if len(lacking):
-                keys = [self.key(row) for row in lacking[:_EXAMPLES].tolist()]
+                keys = self.keys(lacking[:_EXAMPLES].tolist())
                 examples = ", ".join(keys + ["…"] * (len(lacking) > _EXAMPLES))
                 count = f"{len(lacking)} of {len(self)} rows"
                 findings.append(f"{count} lack {what} (member {column.member}): {examples}")

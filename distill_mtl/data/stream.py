@@ -41,9 +41,13 @@ def stream(
     Raises:
         UserError: what a row's reading raises, as soon as its batch is due.
     """
+    slices = _Slices(plan, steps, micro_batches, rank, world)
+    if workers == 0:
+        yield from map(reader.training, slices)
+        return
     loader = DataLoader(
         _Rows(reader),
-        sampler=_Slices(plan, steps, micro_batches, rank, world),
+        sampler=slices,
         batch_size=None,
         num_workers=workers,
         collate_fn=_as_it_is,

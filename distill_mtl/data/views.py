@@ -111,7 +111,8 @@ def training_view(
     """
     mirrored = flip and chance[0] < 0.5
     if crop is None:
-        return replace(plain_view(picture, size, resize), flip=mirrored)
+        plain = plain_view(picture, size, resize)
+        return replace(plain, flip=True) if mirrored else plain
     # From 3/4 to 4/3, with 1 in the middle and as often above as below; no function of libm, whose last
     # bit differs between machines.
     jitter = (3 + chance[1]) / (4 - chance[1])

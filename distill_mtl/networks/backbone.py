@@ -47,7 +47,7 @@ class Backbone(nn.Module):
         # Convolutions with channels last in memory take 0.6 to 1.0 of the time on a CPU, forward and
         # backward (timm's test_resnet, mobilenetv3, resnet18 and vit at 32 to 64 px, torch 2.15).
         self.model = model.to(memory_format=torch.channels_last)
-        self.preprocess = Preprocess(inputs)
+        self.preprocess = Preprocess(inputs).to(next(model.parameters()).device)
         self.stages = _stages(model)
         self.shapes: dict[str, FeatureShape] = {}
         self.returns: tuple[str, ...] = ()

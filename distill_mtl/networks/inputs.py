@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -52,7 +53,7 @@ class InputContract:
 
     @classmethod
     def from_timm(cls, cfg: Mapping[str, Any], size: tuple[int, int] | None = None) -> "InputContract":
-        """The contract in a `pretrained_cfg` of timm; `size` overrides the one it names.
+        """The contract in a `pretrained_cfg` of timm, with timm's own defaults; `size` overrides its size.
 
         timm's `crop_pct` is left out: what part of a picture is seen is decided by the data's own resize,
         alike for all networks. A grey network with means of three colours gets their average.
@@ -60,12 +61,13 @@ class InputContract:
         Raises:
             UserError: the network takes neither 1 nor 3 channels.
         """
-        depth, height, width = cfg["input_size"]
+        depth, height, width = cfg.get("input_size") or (3, 224, 224)
         if depth not in (1, 3):
             raise UserError(
                 f"the network takes images of {depth} channels; only 1 (grey) and 3 (RGB) are known."
             )
-        mean, std = tuple(cfg["mean"]), tuple(cfg["std"])
+        mean = tuple(cfg.get("mean") or IMAGENET_DEFAULT_MEAN)
+        std = tuple(cfg.get("std") or IMAGENET_DEFAULT_STD)
         if depth == 1:
             mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
         mode = cfg.get("interpolation", "bilinear")

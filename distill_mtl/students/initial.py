@@ -49,9 +49,7 @@ def load_initial(trunk: Trunk, init: str, teacher_folders: Mapping[str, Path]) -
     try:
         load_exactly(trunk.model, _trunk_weights(read_weights(path), trunk), str(path))
         if path.is_dir():
-            contract = replace(_contract(path), size=trunk.inputs.size)
-            if contract.channels == trunk.inputs.channels:
-                trunk.preprocess = Preprocess(contract)
+            trunk.preprocess = Preprocess(replace(_contract(path), size=trunk.inputs.size))
     except UserError as error:
         raise StudentError(
             f"student.init: {error}\nThe student is {trunk.name} {trunk.args}; it can only begin with the "
@@ -74,4 +72,4 @@ def _contract(folder: Path) -> InputContract:
     config = read_config(folder)
     if "trunk" in config:
         return InputContract.from_dict(config["trunk"]["inputs"])
-    return InputContract.from_timm(config["pretrained_cfg"])
+    return InputContract.from_timm(config.get("pretrained_cfg", config))

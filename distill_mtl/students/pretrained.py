@@ -9,6 +9,7 @@ from typing import Any
 
 import timm
 from huggingface_hub import constants, try_to_load_from_cache
+from timm.models import PretrainedCfg
 from torch import nn
 
 from distill_mtl.errors import StudentError
@@ -16,16 +17,17 @@ from distill_mtl.errors import StudentError
 PROBE_SECONDS = 5
 
 
-def pretrained_model(name: str, args: dict[str, Any]) -> nn.Module:
-    """The network `name` with the weights that timm knows for it.
+def pretrained_model(name: str, cfg: PretrainedCfg, args: dict[str, Any]) -> nn.Module:
+    """The network `name`, built with `args`, with the weights that timm's `cfg` of it knows.
 
     Raises:
         StudentError: timm knows no weights, they do not fit `args`, or they cannot be fetched; the message
             offers the other ways to begin.
     """
-    cfg = timm.models.get_pretrained_cfg(name)
     overlay: dict[str, Any] | None = None
-    if cfg is not None and cfg.hf_hub_id:
+    if not cfg.has_weights:
+        raise StudentError(_offer(name, "timm has none"))
+    if cfg.hf_hub_id:
         cached = try_to_load_from_cache(cfg.hf_hub_id, cfg.hf_hub_filename or "model.safetensors")
         if isinstance(cached, str) and not cfg.custom_load:
             overlay = {"file": cached}

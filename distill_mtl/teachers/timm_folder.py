@@ -33,6 +33,11 @@ def open_timm_folder(folder: Path, config: Mapping[str, Any]) -> TeacherNetwork:
     if not model.num_classes:
         raise UserError(f"{folder} holds a network without a classifier (num_classes 0).")
     load_exactly(model, state, str(folder))
+    if model.pretrained_cfg["num_classes"] != model.num_classes:
+        raise UserError(
+            f"{folder / CONFIG} says {model.pretrained_cfg['num_classes']} classes, its weights have "
+            f"{model.num_classes}. Correct num_classes."
+        )
     names = _class_names(config, folder, model.num_classes)
     return TeacherNetwork(
         backbone=Backbone(model, InputContract.from_timm(_input(model))),

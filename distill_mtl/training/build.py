@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import torch
 from accelerate import PartialState
 
 from distill_mtl.balance import Rule, make_rule, rule_names
@@ -75,14 +76,7 @@ def build(recipe: Recipe) -> Parts:
     inputs = [student.trunk.inputs, *(teacher.inputs for teacher in teachers.values())]
     sources = build_sources(recipe, kinds, inputs)
     lessons = {task: _lesson(section, student, teachers.get(task)) for task, section in recipe.tasks.items()}
-    hints = {
-        task: [
-            Hint(student.trunk.shapes[pair.student], teacher.shapes[pair.teacher])
-            for pair in lessons[task].hints
-        ]
-        for task, teacher in teachers.items()
-        if recipe.training.teachers_on != "none"
-    }
+    hints = _hints(recipe, lessons, student, teachers)
     rule, balance = choose_rule(recipe, lessons, teachers, sources)
     return Parts(recipe, kinds, teachers, student, sources, lessons, hints, rule, balance)
 
@@ -181,6 +175,23 @@ def _lesson(section: TaskSection, student: Student, teacher: Teacher | None) -> 
         else []
     )
     return Lesson(section.weights, section.temperature, pairs)
+
+
+def _hints(
+    recipe: Recipe, lessons: Mapping[str, Lesson], student: Student, teachers: Mapping[str, Teacher]
+) -> dict[str, list[Hint]]:
+    """The adapters of every task with a teacher that speaks; their first weights follow from the seed."""
+    if recipe.training.teachers_on == "none":
+        return {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return {
+            task: [
+                Hint(student.trunk.shapes[pair.student], teacher.shapes[pair.teacher])
+                for pair in lessons[task].hints
+            ]
+            for task, teacher in teachers.items()
+        }
 
 
 def _named(classes: int | list[str] | None) -> tuple[str, ...]:

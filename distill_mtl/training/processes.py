@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin
 
 from distill_mtl.errors import UserError
@@ -20,8 +21,14 @@ def start_accelerator(training: TrainingSection) -> Accelerator:
         UserError: the launcher's number of processes is not Accelerate's; fp16 was asked for on a CPU;
             the batch does not divide among processes and micro-batches.
     """
+    precision = _precision(training.precision)
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        raise UserError(
+            f"training.precision: this process has already trained in {AcceleratorState().mixed_precision}, and "
+            f"Accelerate keeps one precision per process. Start a new process for {precision}."
+        )
     accelerator = Accelerator(
-        mixed_precision=_precision(training.precision),
+        mixed_precision=precision,
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=training.accumulate, sync_with_dataloader=False
         ),

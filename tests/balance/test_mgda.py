@@ -76,7 +76,10 @@ class CrossStitch(nn.Module):
 
     def forward(self, rows):
         mixed = torch.einsum("ij,jbc->ibc", self.stitch, torch.stack([t(rows).tanh() for t in self.towers]))
-        return {"a": self.heads[0](mixed[0]).square().mean(), "b": (self.heads[1](mixed[1]) - 1).square().mean()}
+        return {
+            "a": self.heads[0](mixed[0]).square().mean(),
+            "b": (self.heads[1](mixed[1]) - 1).square().mean(),
+        }
 
 
 def test_a_network_without_one_shared_representation_is_balanced_by_its_parameters():
@@ -90,7 +93,9 @@ def test_a_network_without_one_shared_representation_is_balanced_by_its_paramete
     )
     expected = solve(stacked @ stacked.T)
     assert list(weights.values()) == pytest.approx(expected.weights.tolist(), abs=1e-5)
-    torch.testing.assert_close(flat([p.grad for p in common]), expected.weights @ stacked, rtol=1e-4, atol=1e-8)
+    torch.testing.assert_close(
+        flat([p.grad for p in common]), expected.weights @ stacked, rtol=1e-4, atol=1e-8
+    )
 
 
 def test_without_a_cut_the_parameters_must_be_named():

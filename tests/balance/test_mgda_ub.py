@@ -1,13 +1,14 @@
 """MGDA-UB against the two-pass original, and the options of rules on Gramians."""
 
 import math
+import sys
 
 import pytest
 import torch
-from balance_toys import TASKS, Toy, feature_gradients, run
+from balance_toys import TASKS, Toy, feature_gradients, rows_and_labels, run, task_gradients
 from torch import nn
 
-from distill_mtl.balance import MGDAUB, Shared, Weighting, solve
+from distill_mtl.balance import MGDAUB, Shared, Weighting, make_rule, solve
 
 
 def test_one_pass_gives_the_weights_of_the_original_two_passes():
@@ -15,7 +16,9 @@ def test_one_pass_gives_the_weights_of_the_original_two_passes():
     weights = run(Toy(), rule)
     stacked = torch.stack([feature_gradients(Toy())[task] for task in TASKS])
     assert list(weights.values()) == pytest.approx(solve(stacked @ stacked.T).weights.tolist(), abs=1e-6)
-    assert rule.diagnostics.norm == pytest.approx((torch.tensor(list(weights.values())).double() @ stacked).norm())
+    assert rule.diagnostics.norm == pytest.approx(
+        (torch.tensor(list(weights.values())).double() @ stacked).norm()
+    )
 
 
 def test_cosines_are_those_of_the_features_gradients():
@@ -45,11 +48,23 @@ def test_normalisation_scales_what_is_combined(normalize):
 
 
 def losses_of(net):
-    from balance_toys import rows_and_labels
-
     rows, labels = rows_and_labels()
     features = net.features(rows)
     return torch.stack([net.loss(t, features, labels[t]).detach() for t in TASKS]).double()
+
+
+@pytest.mark.parametrize("name", ["uniform", "mgda_ub", "mgda", "geometric"])
+def test_harm_is_measured_on_request_against_gradients_of_the_parameters(name):
+    net, rule = Toy(), make_rule(name, TASKS)
+    run(net, rule)
+    assert rule.diagnostics.harmed is None
+    net.zero_grad()
+    rule.measure_harm = True
+    run(net, rule, factor=512.0)
+    step = torch.cat([p.grad.flatten() for p in net.trunk_parameters()])
+    own = task_gradients(net, net.trunk_parameters())
+    products = [float(torch.cat([g.flatten() for g in own[task]]) @ step) for task in TASKS]
+    assert rule.diagnostics.harmed == pytest.approx(sum(product < 0 for product in products) / 3)
 
 
 def test_normalised_weights_do_not_depend_on_the_units_of_a_loss():
@@ -131,10 +146,6 @@ def test_a_callable_that_gives_no_weights_is_stopped(answer):
 
 
 def test_torchjd_is_asked_for_by_its_extra(monkeypatch):
-    import sys
-
-    from distill_mtl.balance import make_rule
-
     monkeypatch.setitem(sys.modules, "torchjd", None)
     with pytest.raises(ImportError, match=r"pip install 'distill_mtl\[torchjd\]'"):
         make_rule("torchjd:UPGrad", TASKS)
@@ -143,8 +154,6 @@ def test_torchjd_is_asked_for_by_its_extra(monkeypatch):
 def test_torchjd_sees_the_gramian_of_the_features():
     from torchjd.aggregation import UPGradWeighting
 
-    from distill_mtl.balance import make_rule
-
     weights = run(Toy(), make_rule("torchjd:UPGrad", TASKS))
     stacked = torch.stack([feature_gradients(Toy())[task] for task in TASKS])
     assert list(weights.values()) == pytest.approx(UPGradWeighting()(stacked @ stacked.T).tolist(), rel=1e-3)
@@ -152,13 +161,14 @@ def test_torchjd_sees_the_gramian_of_the_features():
 
 @pytest.mark.parametrize("name", ["AlignedMTL", "DualProj", "IMTLG", "MGDA", "PCGrad"])
 def test_torchjds_other_weightings_run(name):
-    from distill_mtl.balance import make_rule
-
     assert set(run(Toy(), make_rule(f"torchjd:{name}", TASKS))) == set(TASKS)
 
 
-def test_torchjds_options_are_passed_on():
-    from distill_mtl.balance import make_rule
+def test_cagrad_runs_where_its_solver_is_installed():
+    pytest.importorskip("cvxpy")
+    assert set(run(Toy(), make_rule("torchjd:CAGrad", TASKS, c=0.5))) == set(TASKS)
 
+
+def test_torchjds_options_are_passed_on():
     with pytest.raises(ValueError, match="epsilon"):
         make_rule("torchjd:MGDA", TASKS, epsilon=-1)

@@ -1,10 +1,12 @@
 """Gradient descent on two problems whose Pareto sets are known."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from distill_mtl.balance import MGDA, MGDAUB, Shared
+from distill_mtl.balance import MGDA, MGDAUB, Diagnostics, Rule, Shared
 
 CORNERS = {
     "a": torch.tensor([1.0, 0.0, 0.0]),
@@ -54,7 +56,7 @@ def descend(losses, start: Tensor, rate: float, steps: int = 1500):
 def test_mgda_converges_to_a_stationary_point_and_hurts_no_task_on_the_way(losses, start, rate, curvature):
     path = list(descend(losses, start, rate))
     assert path[-1][2] < 1e-3 * path[0][2]
-    for (_, before, norm), (_, after, _) in zip(path, path[1:], strict=False):
+    for (_, before, norm), (_, after, _) in pairwise(path):
         allowed = 0.5 * curvature * (rate * norm) ** 2 + 1e-9
         assert all(after[task] <= before[task] + allowed for task in before)
 
@@ -65,26 +67,35 @@ def test_the_end_lies_in_the_known_pareto_set():
     assert point.abs().max() <= 3**-0.5 + 1e-3
 
 
-def test_mgda_ub_converges_and_the_share_of_harmful_steps_is_small():
+def train_trunk(rule: Rule, steps: int = 300) -> list[Diagnostics]:
+    """A small network towards the three corners at once."""
     torch.manual_seed(0)
     trunk = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 3))
     rows = torch.randn(32, 4)
-    tasks = list(CORNERS)
     targets = {task: rows[:, :3] * 0.1 + corner for task, corner in CORNERS.items()}
-    rule, harmful, norms = MGDAUB(scale=1.0), 0, []
-    parameters = list(trunk.parameters())
-    for _ in range(300):
+    rule.measure_harm = True
+    seen = []
+    for _ in range(steps):
         trunk.zero_grad()
-        shared = Shared(trunk(rows), tasks)
-        rule.backward({t: (shared[t] - targets[t]).square().mean() for t in tasks}, shared)
-        norms.append(rule.diagnostics.norm)
-        step = torch.cat([p.grad.flatten() for p in parameters])
-        z = trunk(rows)
-        for task in tasks:
-            own = torch.autograd.grad((z - targets[task]).square().mean(), parameters, retain_graph=True)
-            harmful += int((torch.cat([g.flatten() for g in own]) @ step) < -1e-6 * step.norm())
+        shared = Shared(trunk(rows), list(CORNERS))
+        rule.backward(
+            {task: (shared[task] - target).square().mean() for task, target in targets.items()}, shared
+        )
+        seen.append(rule.diagnostics)
         with torch.no_grad():
-            for parameter in parameters:
+            for parameter in trunk.parameters():
                 parameter -= 0.5 * parameter.grad
-    assert norms[-1] < 0.1 * norms[0]
-    assert harmful <= 0.13 * 3 * 300
+    return seen
+
+
+def test_mgda_harms_no_task_in_parameter_space():
+    seen = train_trunk(MGDA(scale=1.0))
+    assert seen[-1].norm < 0.02 * seen[0].norm
+    assert {step.harmed for step in seen} == {0.0}
+
+
+def test_mgda_ub_converges_but_promises_no_more():
+    seen = train_trunk(MGDAUB(scale=1.0))
+    assert seen[-1].norm < 0.1 * seen[0].norm
+    # Its guarantee ends at the features: on this toy many steps do raise a task's loss.
+    assert max(step.harmed for step in seen) > 0

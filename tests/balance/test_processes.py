@@ -22,7 +22,7 @@ CASES = [*RULES, "mgda without a cut", "random"]
 HAS_ROWS = {
     "left": [range(12), range(12), range(12)],
     "right": [range(4, 12), range(6, 12), range(12)],
-    "part": [range(0, 9), range(3, 8), range(0)],
+    "part": [range(9), range(3, 8), range(0)],
 }
 
 

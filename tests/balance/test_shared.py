@@ -144,5 +144,8 @@ def test_gradients_larger_than_a_block_are_summed_whole(monkeypatch):
     monkeypatch.setattr(gramian, "BLOCK", 14)
     rows = [[torch.randn(5, 5), None], [torch.randn(5, 5), torch.randn(3)]]
     a, b = rows[0][0].double(), rows[1][0].double()
-    expected = [[(a * a).sum(), (a * b).sum()], [(a * b).sum(), (b * b).sum() + rows[1][1].double().square().sum()]]
+    expected = [
+        [(a * a).sum(), (a * b).sum()],
+        [(a * b).sum(), (b * b).sum() + rows[1][1].double().square().sum()],
+    ]
     assert gramian.gramian(rows) == pytest.approx(torch.tensor(expected))

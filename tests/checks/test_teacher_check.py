@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import toys
 import webdataset
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import toys
 from distill_mtl.checks.teachers import Examined, examine_teachers, refuse_bad_teachers
 from distill_mtl.data import open_sources
 from distill_mtl.errors import TeacherError
@@ -23,7 +23,9 @@ from distill_mtl.teachers.score import RecordedScore, write_score
 from distill_mtl.training.build import build_teachers
 
 # Colours whose classes need every channel, in its place and at its brightness.
-COLORS = np.array([[200, 60, 60], [60, 60, 200], [60, 200, 60], [120, 60, 60], [60, 60, 120], [220, 220, 220]])
+COLORS = np.array(
+    [[200, 60, 60], [60, 60, 200], [60, 200, 60], [120, 60, 60], [60, 60, 120], [220, 220, 220]]
+)
 Plant = Callable[[Path], None]
 
 
@@ -34,7 +36,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     generator = np.random.default_rng(0)
     labels = generator.integers(len(COLORS), size=400)
-    images = np.clip(COLORS[labels][:, None, None] + generator.normal(0, 12, (400, 8, 8, 3)), 0, 255).astype(np.uint8)
+    images = np.clip(COLORS[labels][:, None, None] + generator.normal(0, 12, (400, 8, 8, 3)), 0, 255).astype(
+        np.uint8
+    )
     for split in ("train", "validation", "test"):
         with webdataset.TarWriter(str(folder / f"{split}.tar"), encoder=False) as writer:
             for row, (image, label) in enumerate(zip(images, labels, strict=True)):
@@ -60,7 +64,10 @@ def test_a_healthy_teacher_passes(world: Path) -> None:
 
 
 def test_a_healthy_teacher_without_a_recorded_score_passes(world: Path, tmp_path: Path) -> None:
-    assert _examine(world, _planted(world, tmp_path, lambda folder: (folder / "score.json").unlink())).problem is None
+    assert (
+        _examine(world, _planted(world, tmp_path, lambda folder: (folder / "score.json").unlink())).problem
+        is None
+    )
 
 
 def _contract(**changes: object) -> Plant:
@@ -92,12 +99,17 @@ def _head(change: Callable[[Tensor], Tensor]) -> Plant:
         (_contract(mean=[-1.0] * 3, std=[2.0] * 3), r"images in \[-1, 1\]"),
         (_contract(mean=[0.0] * 3, std=[1.0] * 3, scale=255.0), r"images in \[-1, 1\]"),
         (_contract(channels="bgr"), "colours in the opposite order"),
-        (_head(lambda tensor: tensor[[2, 0, 1, 5, 3, 4]]), "classes in another order: class2, class0, class1"),
+        (
+            _head(lambda tensor: tensor[[2, 0, 1, 5, 3, 4]]),
+            "classes in another order: class2, class0, class1",
+        ),
         (_head(lambda tensor: torch.randn_like(tensor)), "right weights"),
     ],
     ids=["normalisation", "statistics", "range", "bgr", "permuted classes", "random head"],
 )
-def test_a_planted_mistake_is_found_and_its_cause_named(world: Path, tmp_path: Path, plant: Plant, cause: str) -> None:
+def test_a_planted_mistake_is_found_and_its_cause_named(
+    world: Path, tmp_path: Path, plant: Plant, cause: str
+) -> None:
     result = _examine(world, _planted(world, tmp_path, plant))
     assert result.problem is not None
     with pytest.raises(TeacherError, match=cause) as error:
@@ -122,7 +134,9 @@ def test_a_teacher_whose_answers_depend_on_the_batch_is_named(world: Path) -> No
     assert "depend on the other rows" in result.problem
 
 
-def test_without_a_recorded_score_a_teacher_near_a_constant_answer_is_refused(world: Path, tmp_path: Path) -> None:
+def test_without_a_recorded_score_a_teacher_near_a_constant_answer_is_refused(
+    world: Path, tmp_path: Path
+) -> None:
     def plant(folder: Path) -> None:
         _head(torch.zeros_like)(folder)
         (folder / "score.json").unlink()
@@ -155,7 +169,7 @@ def _examine(world: Path, teacher: Path | None = None, expect: float | None = No
     return examine_teachers(recipe, teachers, kinds, sources, torch.device("cpu"))["color"]
 
 
-def _recipe(world: Path, teacher: Path, expect: float | None = None):  # noqa: ANN202
+def _recipe(world: Path, teacher: Path, expect: float | None = None):
     text = f"""
 student: {{model: "toy:net", init: random}}
 tasks:

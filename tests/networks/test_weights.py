@@ -71,7 +71,7 @@ def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"never to be unpickled")
     with pytest.raises(UserError, match=r"pytorch_model\.bin, a pickle, which could run code"):
         read_weights(tmp_path)
-    with pytest.raises(UserError, match="not a .safetensors file"):
+    with pytest.raises(UserError, match=r"not a \.safetensors file"):
         read_weights(tmp_path / "pytorch_model.bin")
 
 
@@ -79,7 +79,7 @@ def test_a_weights_file_cut_short_is_refused_with_its_path(tmp_path: Path) -> No
     write_network(tmp_path / "net", {}, {"a": torch.zeros(100)}, "")
     file = tmp_path / "net" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(UserError, match="model.safetensors cannot be read"):
+    with pytest.raises(UserError, match=r"model\.safetensors cannot be read"):
         read_weights(file)
 
 

@@ -19,8 +19,9 @@ def timm_folder(folder: Path, classes: int = 4, model: str = "test_resnet", **co
     network.train()
     with torch.no_grad():
         network(torch.rand(16, 3, 64, 64) * 3)
-    size = {"input_size": (3, 64, 64), "fixed_input_size": False}
-    save_for_hf(network, str(folder), model_config={"pretrained_cfg": size, **config}, safe_serialization=True)
+    cfg = {key: network.pretrained_cfg[key] for key in ("mean", "std", "interpolation", "classifier")}
+    cfg |= {"input_size": (3, 64, 64), "num_classes": classes}
+    save_for_hf(network, str(folder), model_config={"pretrained_cfg": cfg, **config}, safe_serialization=True)
     return network.eval()
 
 

@@ -26,7 +26,9 @@ def test_the_network_is_the_one_that_timm_opens(tmp_path: Path) -> None:
         assert torch.allclose(ours(images).logits, theirs(ours.backbone.preprocess(images)), atol=1e-5)
 
 
-@pytest.mark.parametrize("names", [["cat", "dog", "owl", "eel"], {"1": "dog", "0": "cat", "3": "eel", "2": "owl"}])
+@pytest.mark.parametrize(
+    "names", [["cat", "dog", "owl", "eel"], {"1": "dog", "0": "cat", "3": "eel", "2": "owl"}]
+)
 def test_class_names_come_from_label_names_in_the_order_of_the_logits(tmp_path: Path, names: object) -> None:
     timm_folder(tmp_path, label_names=names)
     assert load(tmp_path).classes == ("cat", "dog", "owl", "eel")
@@ -54,7 +56,7 @@ def test_the_recipe_may_repeat_what_the_folder_says(tmp_path: Path) -> None:
         (5, "says 4 classes, the recipe says 5. Remove `classes`"),
         (("dog", "cat", "owl", "eel"), "in another order"),
         (("cat", "dog"), "says 4 classes, the recipe names 2 of them"),
-        (("cat", "dog", "owl", "elk"), "does not know the classes elk; it knows cat, dog, owl, eel"),
+        (("cat", "dog", "owl", "elk"), "does not know the recipe's classes elk; it knows cat, dog, owl, eel"),
     ],
 )
 def test_a_recipe_with_other_classes_is_refused(tmp_path: Path, classes: object, complaint: str) -> None:
@@ -74,7 +76,7 @@ def test_a_wrong_number_of_names_for_unnamed_classes_is_refused(tmp_path: Path) 
 def test_label_names_that_miss_a_class_are_refused(tmp_path: Path) -> None:
     timm_folder(tmp_path)
     edit_config(tmp_path, label_names=["cat", "dog"])
-    with pytest.raises(TeacherError, match="label_names must name 4 classes, found 2"):
+    with pytest.raises(TeacherError, match="must name 4 classes in label_names, found 2"):
         load(tmp_path)
 
 
@@ -87,7 +89,10 @@ def test_another_kind_of_task_is_refused(tmp_path: Path) -> None:
 
 def test_a_class_count_that_would_leave_the_head_random_is_refused(tmp_path: Path) -> None:
     timm_folder(tmp_path)
-    edit_config(tmp_path, num_classes=7)
+    edit_config(tmp_path, num_classes=7, model_args={"num_classes": 4})
+    with pytest.raises(TeacherError, match="says 7 classes, its weights have 4"):
+        load(tmp_path)
+    edit_config(tmp_path, num_classes=7, model_args={})
     with pytest.raises(TeacherError, match=r"fc\.weight is \[4, 96\] in the file, \[7, 96\] in the network"):
         load(tmp_path)
 
@@ -131,11 +136,16 @@ def test_a_missing_folder_is_refused_by_name(tmp_path: Path) -> None:
     [
         ({"hidden_size": 768}, "neither timm's .* nor a student's"),
         ({"architecture": "resnet18000"}, "timm cannot build"),
-        ({"architecture": "test_resnet", "model_args": {"wings": 2}}, "timm cannot build .*wings"),
+        (
+            {"architecture": "test_resnet", "pretrained_cfg": {}, "model_args": {"wings": 2}},
+            "timm cannot build .*wings",
+        ),
         ({"format": "somebody.else"}, "unknown form of a teacher's folder 'somebody.else'"),
     ],
 )
-def test_a_config_that_is_not_understood_is_refused(tmp_path: Path, config: dict[str, object], complaint: str) -> None:
+def test_a_config_that_is_not_understood_is_refused(
+    tmp_path: Path, config: dict[str, object], complaint: str
+) -> None:
     timm_folder(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(TeacherError, match=complaint):
@@ -150,7 +160,7 @@ def test_a_head_asked_for_in_a_folder_of_one_classifier_is_refused(tmp_path: Pat
 
 def test_an_unknown_hint_layer_is_answered_with_the_nearest(tmp_path: Path) -> None:
     timm_folder(tmp_path)
-    with pytest.raises(TeacherError, match="no layer 'layer5'. Did you mean 'layer"):
+    with pytest.raises(TeacherError, match=r"no layer 'layer5'\. Did you mean 'layer"):
         load(tmp_path, layers=["layer5"])
 
 

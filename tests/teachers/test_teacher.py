@@ -2,8 +2,10 @@ import copy
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from teacher_folders import timm_folder
+from timm.models import save_for_hf
 from torch import nn
 
 from distill_mtl.networks.inputs import InputContract
@@ -130,16 +132,8 @@ def test_a_recorded_score_comes_with_the_teacher(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("model", ["test_vit", "test_mambaout"])
 def test_transformers_and_channels_last_networks_hint_with_maps(tmp_path: Path, model: str) -> None:
-    timm_folder_of = {"test_vit": {"img_size": 64}}.get(model, {})
-    _save(tmp_path / "t", model, timm_folder_of)
+    save_for_hf(timm.create_model(model, num_classes=3), str(tmp_path / "t"), safe_serialization=True)
     subject = teacher(tmp_path / "t")
     feature = subject(torch.rand(2, 3, 64, 64)).hidden[subject.last_map]
     assert feature.ndim == 4
     assert feature.shape[2] == feature.shape[3]
-
-
-def _save(folder: Path, model: str, args: dict[str, int]) -> None:
-    import timm
-    from timm.models import save_for_hf
-
-    save_for_hf(timm.create_model(model, num_classes=3, **args), str(folder), safe_serialization=True)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
+from timm.models import PretrainedCfg
 from torch import nn
 
 from distill_mtl.errors import StudentError, nearest
@@ -32,7 +33,8 @@ class TimmTrunk(Trunk):
     def create(
         cls, name: str, args: Mapping[str, Any], size: tuple[int, int] | None, *, pretrained: bool
     ) -> "TimmTrunk":
-        cfg = _known_cfg(name)
+        known = _known_cfg(name)
+        cfg = known.to_dict()
         depth, *made_for = cfg["input_size"]
         args = dict(args)
         given = _pair(args["img_size"]) if "img_size" in args else None
@@ -42,7 +44,7 @@ class TimmTrunk(Trunk):
         if given or (cfg.get("fixed_input_size") and size != tuple(made_for)):
             # Transformers build position tables for one size; timm resamples pretrained ones to it.
             args["img_size"] = list(size)
-        model = pretrained_model(name, _arguments(args)) if pretrained else cls.build(name, args)
+        model = pretrained_model(name, known, _arguments(args)) if pretrained else cls.build(name, args)
         inputs = InputContract.from_timm({**cfg, "input_size": (args.get("in_chans", depth), *size)})
         return cls(model, inputs, name, args)
 
@@ -62,18 +64,20 @@ def _arguments(args: Mapping[str, Any]) -> dict[str, Any]:
     return {**args, "num_classes": 0}
 
 
-def _known_cfg(name: str) -> dict[str, Any]:
+def _known_cfg(name: str) -> PretrainedCfg:
     """timm's pretrained_cfg of an architecture, with or without a tag."""
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         hint = nearest(architecture, timm.list_models())
         raise StudentError(f"student.model: timm {timm.__version__} has no model '{architecture}'.{hint}")
-    cfg = timm.models.get_pretrained_cfg(name)
-    if cfg is None:
+    try:
+        cfg = timm.models.get_pretrained_cfg(name)
+    except RuntimeError:
         known = ", ".join(timm.list_models(f"{architecture}.*", pretrained=True)) or "none"
-        raise StudentError(f"student.model: {architecture} has no weights tagged '{tag}'. Known: {known}.")
-    found: dict[str, Any] = cfg.to_dict()
-    return found
+        raise StudentError(
+            f"student.model: {architecture} has no weights tagged '{tag}'. Known: {known}."
+        ) from None
+    return cfg or PretrainedCfg()
 
 
 def _pair(size: Any) -> tuple[int, int]:

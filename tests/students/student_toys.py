@@ -1,0 +1,22 @@
+"""Small students for the tests of this folder."""
+
+from typing import Any
+
+from distill_mtl.recipe.schema import StudentSection
+from distill_mtl.students.student import Student, build_student
+from distill_mtl.tasks.base import TaskKind, build_kind
+
+
+def kinds() -> dict[str, TaskKind]:
+    return {
+        "left": build_kind("classification", ["a", "b", "c"]),
+        "part": build_kind("segmentation", ["ground", "thing"]),
+    }
+
+
+def student(
+    model: str = "test_resnet", seed: int = 0, tasks: dict[str, TaskKind] | None = None, **keys: Any
+) -> Student:
+    """A randomly begun student of `kinds()`, 64 px unless said otherwise, in evaluation mode."""
+    options = {"input_size": 64, "init": "random", **keys}
+    return build_student(StudentSection(model=model, **options), tasks or kinds(), seed=seed).eval()

@@ -1,0 +1,65 @@
+"""A whole small world on disk: shards of coloured pictures, two toy teachers, a recipe that merges them."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import toys
+import webdataset
+from PIL import Image
+
+ROWS = 40
+
+
+def build(folder: Path) -> Path:
+    """Write everything into `folder` and give the path of its recipe.
+
+    `hue` is a classification, `shape` a segmentation; each has its own shards, and `pool` has no labels.
+    """
+    generator = np.random.default_rng(0)
+    for source, member in (("hue", "cls"), ("shape", "seg.png"), ("pool", None)):
+        for split in ("train", "validation", "test"):
+            _write(folder / f"{source}-{split}.tar", generator, member)
+    toys.toy_teacher_folder(folder / "teachers" / "hue", "hue", toys.classification(3), seed=1)
+    toys.toy_teacher_folder(folder / "teachers" / "shape", "shape", toys.segmentation(2), seed=2)
+    recipe = folder / "toy.yaml"
+    recipe.write_text(RECIPE.replace("FOLDER", str(folder)))
+    return recipe
+
+
+RECIPE = """
+student: {model: "toy:net", init: random}
+tasks:
+  hue:
+    teacher: {folder: FOLDER/teachers/hue, expect: 0}
+    data: {shards: FOLDER/hue-train.tar, split: {validation: FOLDER/hue-validation.tar, test: FOLDER/hue-test.tar}}
+  shape:
+    kind: segmentation
+    teacher: {folder: FOLDER/teachers/shape, expect: 0}
+    data:
+      shards: FOLDER/shape-train.tar
+      split: {validation: FOLDER/shape-validation.tar, test: FOLDER/shape-test.tar}
+training: {steps: 6, batch_size: 12, log_every: 2, checkpoint_every: 3}
+evaluation: {bootstrap: 100}
+acceptance: 100
+"""
+
+
+def _write(path: Path, generator: np.random.Generator, member: str | None) -> None:
+    with webdataset.TarWriter(str(path), encoder=False) as writer:
+        for row in range(ROWS):
+            label = int(generator.integers(3))
+            pixels = generator.integers(0, 120, (toys.SIZE, toys.SIZE, 3)).astype(np.uint8)
+            pixels[..., label] += 120
+            sample: dict[str, str | bytes] = {"__key__": f"{path.stem}-{row:03d}", "png": _png(pixels)}
+            if member == "cls":
+                sample["cls"] = str(label).encode()
+            elif member is not None:
+                sample[member] = _png((pixels[..., 0] > 128).astype(np.uint8))
+            writer.write(sample)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, "PNG")
+    return encoded.getvalue()

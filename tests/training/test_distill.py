@@ -1,0 +1,192 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import toy_world
+from rich.console import Console
+
+from distill_mtl import distill, evaluate, load_recipe, load_student
+from distill_mtl.errors import UserError
+from distill_mtl.evaluation import Evaluation
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy_world.build(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def finished(recipe: Path) -> tuple[Path, Evaluation]:
+    out = recipe.parent / "run"
+    return out, distill(recipe, out=out, console=QUIET)
+
+
+def test_a_run_leaves_the_folder_that_other_tools_read(finished: tuple[Path, Evaluation]) -> None:
+    out, _ = finished
+    assert sorted(path.name for path in out.iterdir()) == [
+        "checkpoints",
+        "metrics.jsonl",
+        "recipe.resolved.yaml",
+        "results.json",
+        "student",
+        "teachers.json",
+    ]
+    assert [path.name for path in sorted((out / "checkpoints").iterdir())] == [
+        "step_00000003",
+        "step_00000006",
+    ]
+    assert sorted(path.name for path in (out / "student").iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
+
+
+def test_results_have_the_promised_form(finished: tuple[Path, Evaluation]) -> None:
+    out, evaluation = finished
+    results = json.loads((out / "results.json").read_text())
+    assert results == evaluation.to_dict() | {"tasks": json.loads(json.dumps(evaluation.to_dict()["tasks"]))}
+    assert set(results) == {"tasks", "cost", "accepted", "steps", "seconds"}
+    assert set(results["tasks"]["hue"]) == {
+        *("kind", "metric", "higher_is_better", "rows", "teacher", "student", "delta", "ci95", "agreement")
+    }
+    assert set(results["cost"]["student"]) == {"parameters", "flops", "bytes", "latency_ms"}
+    assert results["steps"] == 6
+    assert results["tasks"]["shape"]["rows"] == toy_world.ROWS
+
+
+def test_every_logged_line_has_terms_weights_cosines_and_norm(finished: tuple[Path, Evaluation]) -> None:
+    out, _ = finished
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    for line in lines:
+        assert set(line) >= {"step", "seconds", "rows_per_second", "lr", "tasks", "cosines", "norm"}
+        for task in ("hue", "shape"):
+            terms = line["tasks"][task]
+            assert set(terms) == {"total", "supervised", "soft_targets", "hint", "weight"}
+            parts = terms["supervised"] + terms["soft_targets"] + terms["hint"]
+            assert terms["total"] == pytest.approx(parts, rel=1e-4)
+        assert -1 <= line["cosines"]["hue/shape"] <= 1
+
+
+def test_teachers_are_recorded_as_loaded(finished: tuple[Path, Evaluation]) -> None:
+    teachers = json.loads((finished[0] / "teachers.json").read_text())
+    assert set(teachers["hue"]) == {"file", "sha256", "classes", "input", "score"}
+    assert len(teachers["hue"]["sha256"]) == 64
+    assert teachers["hue"]["classes"] == ["class0", "class1", "class2"]
+
+
+def test_the_student_loads_and_answers_for_every_task(finished: tuple[Path, Evaluation]) -> None:
+    student = load_student(finished[0] / "student")
+    assert not student.training
+    answers = student(torch.rand(2, 3, 20, 24))
+    assert answers["hue"]["probabilities"].shape == (2, 3)
+    assert answers["shape"]["label"].shape == (2, 20, 24)
+
+
+def test_the_model_card_holds_the_table(finished: tuple[Path, Evaluation]) -> None:
+    out, evaluation = finished
+    card = (out / "student" / "README.md").read_text()
+    assert f"{evaluation.tasks['hue'].student:.2f}" in card
+
+
+def test_evaluating_again_gives_the_same_scores(finished: tuple[Path, Evaluation]) -> None:
+    out, before = finished
+    again = evaluate(out, console=QUIET)
+    assert again.tasks == before.tasks
+
+
+def test_the_resolved_recipe_repeats_the_run(finished: tuple[Path, Evaluation], tmp_path: Path) -> None:
+    out, _ = finished
+    distill(out / "recipe.resolved.yaml", out=tmp_path / "again", console=QUIET)
+    _equal_weights(out, tmp_path / "again")
+
+
+def test_resuming_a_finished_run_changes_nothing(recipe: Path, finished: tuple[Path, Evaluation]) -> None:
+    out, before = finished
+    again = distill(recipe, out=out, resume=True, console=QUIET)
+    assert again.tasks == before.tasks
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_resuming_with_a_changed_teacher_is_refused(recipe: Path, tmp_path: Path) -> None:
+    import toys
+
+    mine = toy_world.build(tmp_path)
+    distill(mine, out=tmp_path / "run", console=QUIET)
+    toys.toy_teacher_folder(tmp_path / "teachers" / "hue", "hue", toys.classification(3), seed=9)
+    with pytest.raises(UserError, match="started with other teachers"):
+        distill(mine, out=tmp_path / "run", resume=True, console=QUIET)
+
+
+def test_a_second_run_does_not_overwrite_the_first(recipe: Path, finished: tuple[Path, Evaluation]) -> None:
+    with pytest.raises(UserError, match="--overwrite"):
+        distill(recipe, out=finished[0], console=QUIET)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "training.teachers_on=all",
+        "training.teachers_on=none",
+        "training.select=best",
+        "training.ema=0.5",
+        "training.accumulate=2",
+        "balance=uncertainty",
+        "balance={method: mgda_ub, options: {normalize: l2}}",
+        "tasks.hue.hints=[]",
+        "tasks.hue.hints=[{student: first, teacher: second}, {student: second, teacher: pooled}]",
+        "tasks.hue.weights.supervised=0",
+        "student.init=random",
+        "data={pool: {shards: FOLDER/pool-train.tar}}",
+    ],
+)
+def test_every_mode_runs_to_a_table(recipe: Path, tmp_path: Path, override: str) -> None:
+    changed = load_recipe(recipe, [override.replace("FOLDER", str(recipe.parent))])
+    evaluation = distill(changed, out=tmp_path / "run", console=QUIET)
+    assert set(evaluation.tasks) == {"hue", "shape"}
+    assert all(torch.isfinite(weight).all() for weight in _weights(tmp_path / "run").values())
+
+
+def test_another_precision_in_the_same_process_is_refused_in_words(recipe: Path, tmp_path: Path) -> None:
+    distill(load_recipe(recipe), out=tmp_path / "fp32", console=QUIET)
+    with pytest.raises(UserError, match="already trained in no"):
+        distill(load_recipe(recipe, ["training.precision=bf16"]), out=tmp_path / "bf16", console=QUIET)
+
+
+def test_half_precision_on_the_cpu_is_refused(recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="fp16, which no CPU trains well in"):
+        distill(load_recipe(recipe, ["training.precision=fp16"]), out=tmp_path / "run", console=QUIET)
+
+
+def test_mgda_ub_without_cover_is_refused_and_auto_falls_back(recipe: Path, tmp_path: Path) -> None:
+    named = load_recipe(recipe, ["balance=mgda_ub", "training.teachers_on=none"])
+    with pytest.raises(UserError, match=r"(?s)mgda_ub needs a label or a teacher.*hue, shape"):
+        distill(named, out=tmp_path / "run", console=QUIET)
+    assert not (tmp_path / "run").exists()
+    console = Console(record=True, quiet=False, file=open("/dev/null", "w"), width=200)  # noqa: SIM115
+    distill(load_recipe(recipe, ["training.teachers_on=none"]), out=tmp_path / "run", console=console)
+    assert "balance: uniform (auto: some rows have neither" in console.export_text()
+
+
+def test_select_best_keeps_the_best_checkpoint(recipe: Path, tmp_path: Path) -> None:
+    """With a rate that ruins the network after some steps, the best weights are not the last ones."""
+    ruinous = ["training.select=best", "training.checkpoint_every=1", "optimizer.lr=3"]
+    distill(load_recipe(recipe, ruinous), out=tmp_path / "best", console=QUIET)
+    last = [override.replace("best", "last") for override in ruinous]
+    distill(load_recipe(recipe, last), out=tmp_path / "last", console=QUIET)
+    best = torch.load(tmp_path / "best" / "best.pt", weights_only=True)
+    saved = _weights(tmp_path / "best")
+    assert all(torch.equal(saved[name], best[name]) for name in saved)
+
+
+def _weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_student(out / "student").student.state_dict()
+
+
+def _equal_weights(one: Path, other: Path) -> None:
+    ours, theirs = _weights(one), _weights(other)
+    assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
