@@ -5,22 +5,23 @@
 timm's resnet18 at 64 px, batch 32, with 3 and with 8 linear heads: forward, backward by the rule, SGD
 step. Rounds are interleaved, so that whatever else the machine does hits all alike; figures are medians
 of process CPU time. "plain sum" is one backward pass without a cut; TorchJD's `mtl_backward` with its
-MGDA runs in the same rounds, batched by vmap and task by task. Peak memory is the growth of a process
-of its own over its size before the first step.
+MGDA runs in the same rounds, batched by vmap and task by task. Peak memory is that of all tensors,
+weights included, as torch's profiler counts allocations over two steps.
 """
 
 import argparse
-import resource
+import json
 import statistics
-import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import timm
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.profiler import ProfilerActivity, profile
 from torchjd.aggregation import MGDA
 from torchjd.autojac import jac_to_grad, mtl_backward
 
@@ -82,16 +83,20 @@ def interleaved(count: int, rounds: int) -> dict[str, float]:
     return {method: statistics.median(times) for method, times in seconds.items()}
 
 
-def resident() -> float:
-    """Largest size that this process has had, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def grown(method: str, count: int) -> float:
-    """MiB that three steps add to a fresh process."""
-    command = [sys.executable, __file__, "--memory-of", method, "--tasks", str(count)]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+def peak(method: str, count: int) -> float:
+    """MiB of tensors at the worst moment of two steps."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        step = make_step(method, count)
+        step()
+        step()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        seen.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())["traceEvents"]
+    records = [e["args"] for e in sorted(events, key=lambda e: e.get("ts", 0)) if e["name"] == "[memory]"]
+    first = records[0]
+    before = first["Total Allocated"] - first["Bytes"]
+    return (max(record["Total Allocated"] for record in records) - before) / 2**20
 
 
 def main() -> None:
@@ -99,21 +104,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
-    parser.add_argument("--tasks", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.memory_of:
-        step, before = make_step(options.memory_of, options.tasks), resident()
-        for _ in range(3):
-            step()
-        print(resident() - before)
-        return
     print("| method |" + "".join(f" T = {t}: time | T = {t}: peak MiB |" for t in COUNTS))
     print("|---|" + "---|---|" * len(COUNTS))
     times = {count: interleaved(count, options.rounds) for count in COUNTS}
     for method in (*OTHERS[:1], *RULES, *OTHERS[1:]):
         cells = [
-            f" {times[count][method] / times[count]['uniform']:.3f} | {grown(method, count):.0f} |"
+            f" {times[count][method] / times[count]['uniform']:.3f} | {peak(method, count):.0f} |"
             for count in COUNTS
         ]
         print(f"| {method} |" + "".join(cells), flush=True)

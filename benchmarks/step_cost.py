@@ -27,7 +27,7 @@ from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.hints import Hint
 from distill_mtl.distillation.lesson import HintPair, Lesson
 from distill_mtl.distillation.objective import Objective
-from distill_mtl.recipe.schema import OptimizerSection, StudentSection, TeacherSection, TrainingSection
+from distill_mtl.recipe.schema import Recipe, StudentSection, TeacherSection
 from distill_mtl.students.student import build_student
 from distill_mtl.tasks.base import build_kind
 from distill_mtl.teachers.live import LiveTeachers
@@ -135,15 +135,16 @@ def our_step(batch: Batch, teachers: dict[str, Teacher], method: str) -> Callabl
     objective = Objective(
         student, dict.fromkeys(TASKS, Lesson(hints=[pair])), hints, make_rule(method, TASKS)
     )
-    training = TrainingSection(batch_size=ROWS)
+    recipe = Recipe.model_validate(
+        {
+            "student": {"model": "resnet18"},
+            "tasks": {task: {"classes": CLASSES} for task in TASKS},
+            "data": {task: {"shards": "", "labels": {task: {}}} for task in TASKS},
+            "training": {"batch_size": ROWS},
+        }
+    )
     trainer = Trainer(
-        start_accelerator(training),
-        objective,
-        LiveTeachers(teachers),
-        training,
-        OptimizerSection(),
-        steps=1000,
-        seed=0,
+        start_accelerator(recipe.training), objective, LiveTeachers(teachers), recipe, steps=1000
     )
     trainer.module.train()
     numbers = iter(range(1000))

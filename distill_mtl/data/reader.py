@@ -7,6 +7,7 @@ many rows at once is.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -68,7 +69,8 @@ class Reader:
     def plain(self, picks: Picks, task: str) -> Batch:
         """The rows under their plain views, with their label of `task` and their groups.
 
-        A row whose picture cannot be decoded is left out where its source says skip.
+        Left out are rows without a label after all (a mask without a valid pixel), and where their source
+        says skip, rows whose picture cannot be decoded.
 
         Raises:
             ShardError: as `training`.
@@ -78,7 +80,8 @@ class Reader:
             framed = self._pictures(draft, number, picks.row[mine], None)
             self._labels(draft, number, framed, (task,))
             draft.groups += [self.sources[number].group(row) for row, _, _ in framed]
-        return draft.batch(self.size, {task: self._fillers[task]}, None)
+        batch = draft.batch(self.size, {task: self._fillers[task]}, None)
+        return batch if batch.labelled[task].all() else _only(batch, batch.labelled[task].nonzero().flatten())
 
     def _pictures(
         self, draft: "_Draft", number: int, rows: Numbers, chance: Sequence[Sequence[float]] | None
@@ -191,6 +194,19 @@ class _Draft:
         source = torch.tensor(self.sources, dtype=torch.int64)
         images = torch.stack(self.images) if count else torch.empty(0, 3, *size, dtype=torch.uint8)
         return Batch(images, labels, labelled, self.keys, source, self.groups, color, self.skipped)
+
+
+def _only(batch: Batch, rows: Tensor) -> Batch:
+    """Some rows of a plain batch."""
+    return replace(
+        batch,
+        images=batch.images[rows],
+        labels={task: label[rows] for task, label in batch.labels.items()},
+        labelled={task: label[rows] for task, label in batch.labelled.items()},
+        keys=[batch.keys[row] for row in rows.tolist()],
+        source=batch.source[rows],
+        groups=[batch.groups[row] for row in rows.tolist()],
+    )
 
 
 def read_labels(

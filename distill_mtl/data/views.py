@@ -162,6 +162,11 @@ def _scaled(start: int, stop: int, size: int, length: int) -> tuple[int, int]:
 def _resize(part: Tensor, size: Size) -> Tensor:
     if _size(part) == size:
         return part
+    if (
+        size[1] == 1
+    ):  # a sliver of a letterbox; there PyTorch's uint8 kernel gives wrong pixels (seen in 2.15)
+        resized = F.interpolate(part[None].float(), size, mode="bilinear", antialias=True)
+        return resized[0].round().to(torch.uint8)
     return F.interpolate(part[None], size, mode="bilinear", antialias=True)[0]
 
 

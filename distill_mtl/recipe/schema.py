@@ -146,6 +146,9 @@ class BalanceSection(Section):
     """auto (mgda_ub where every row has label or teacher for every task, else uniform) | uniform | ..."""
     options: dict[str, Any] = {}
     """Options of the method."""
+    harm_every: Count | None = None
+    """Measure at every so many steps the share of tasks that the step's gradient would hurt in parameter
+    space, for a backward pass per task; null: never."""
 
 
 class OptimizerSection(Section):

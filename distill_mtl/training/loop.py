@@ -12,7 +12,7 @@ from distill_mtl.data.batch import Batch
 from distill_mtl.data.color import jitter_colors
 from distill_mtl.distillation.counts import Counts, count_rows
 from distill_mtl.distillation.objective import Objective, Terms
-from distill_mtl.recipe.schema import OptimizerSection, TrainingSection
+from distill_mtl.recipe import Recipe
 from distill_mtl.teachers.live import LiveTeachers
 from distill_mtl.training.optimizer import build_optimizer, rate_factor, set_rate
 from distill_mtl.training.processes import seed_step
@@ -76,9 +76,8 @@ class Trainer:
         accelerator: started for the recipe's precision and accumulation.
         objective: student, adapters and rule.
         teachers: frozen; they are never prepared.
-        training, optimizer: sections of the recipe.
+        recipe: says how to step.
         steps: length of the whole run, which the schedule needs.
-        seed: of the recipe.
     """
 
     def __init__(
@@ -86,24 +85,22 @@ class Trainer:
         accelerator: Accelerator,
         objective: Objective,
         teachers: LiveTeachers,
-        training: TrainingSection,
-        optimizer: OptimizerSection,
+        recipe: Recipe,
         *,
         steps: int,
-        seed: int,
     ) -> None:
         self.accelerator = accelerator
         self.objective = objective
         self.teachers = teachers.to(accelerator.device)
-        self.training, self.schedule = training, optimizer
-        self.steps, self.seed = steps, seed
-        self.plain_optimizer: AdamW = build_optimizer(objective, optimizer)
+        self.recipe, self.steps = recipe, steps
+        self.plain_optimizer: AdamW = build_optimizer(objective, recipe.optimizer)
         self.module, self.optimizer = accelerator.prepare(objective, self.plain_optimizer)
 
     def step(self, number: int, batches: Sequence[Batch]) -> StepReport:
         """One optimizer step on this process's micro-batches of step `number`, counted from 0."""
-        seed_step(self.seed, number, self.accelerator.process_index)
-        factor = rate_factor(number, self.steps, warmup=self.schedule.warmup, floor=self.schedule.min_lr)
+        schedule = self.recipe.optimizer
+        seed_step(self.recipe.seed, number, self.accelerator.process_index)
+        factor = rate_factor(number, self.steps, warmup=schedule.warmup, floor=schedule.min_lr)
         set_rate(self.plain_optimizer, factor)
         counts = count_rows(
             batches,
@@ -112,11 +109,17 @@ class Trainer:
             world=self.accelerator.num_processes,
             reduce=self._sum_over_processes,
         )
-        report = StepReport(counts, self.schedule.lr * factor)
+        report = StepReport(counts, schedule.lr * factor)
+        self.objective.rule.measure_harm = self.measures_harm(number + 1)
         for micro, batch in enumerate(batches):
             with self.accelerator.accumulate(self.module):
                 self._micro_step(micro, batch.to(self.accelerator.device), counts, report)
         return report
+
+    def measures_harm(self, done: int) -> bool:
+        """Whether the step that makes `done` steps in all is one that measures which tasks it hurts."""
+        every = self.recipe.balance.harm_every
+        return every is not None and done % every == 0
 
     def _micro_step(self, micro: int, batch: Batch, counts: Counts, report: StepReport) -> None:
         with self.accelerator.autocast():
@@ -138,8 +141,8 @@ class Trainer:
         for task in counts.absent:
             for parameter in self.objective.task_parameters(task):
                 parameter.grad = None
-        if self.training.clip is not None:
-            self.accelerator.clip_grad_norm_(self.module.parameters(), self.training.clip)
+        if self.recipe.training.clip is not None:
+            self.accelerator.clip_grad_norm_(self.module.parameters(), self.recipe.training.clip)
 
     def _sum_over_processes(self, table: Tensor) -> Tensor:
         if self.accelerator.num_processes == 1:

@@ -90,10 +90,8 @@ def _train(
         accelerator,
         objective,
         teachers,
-        parts.recipe.training,
-        parts.recipe.optimizer,
+        parts.recipe,
         steps=parts.steps,
-        seed=parts.recipe.seed,
     )
     session = Session(trainer, folder)
     if resume and session.restore():
@@ -133,7 +131,7 @@ class _Sitting:
             for batches in self._micro_batches():
                 report = self.trainer.step(session.step, batches)
                 session.after_step()
-                if session.step % self.training.log_every == 0 or session.step == steps:
+                if self._logs(session.step):
                     speed = (
                         (session.step - logged_step)
                         * self.training.batch_size
@@ -156,6 +154,10 @@ class _Sitting:
                         f"stopped after step {session.step} of {steps}. Nothing is lost: start the same command "
                         f"with --resume to go on from {self.folder.checkpoints}."
                     )
+
+    def _logs(self, step: int) -> bool:
+        last = step == self.parts.steps
+        return step % self.training.log_every == 0 or last or self.trainer.measures_harm(step)
 
     def _checkpoint(self) -> None:
         if self.training.select == "best":
@@ -198,4 +200,5 @@ class _Sitting:
             "tasks": report.values(self.accelerator),
             "cosines": diagnostics.cosines,
             "norm": diagnostics.norm,
+            **({} if diagnostics.harmed is None else {"harmed": diagnostics.harmed}),
         }

@@ -29,7 +29,7 @@ class Session:
         self.trainer, self.folder = trainer, folder
         self.step, self.seconds = 0, 0.0
         self.best = float("-inf")
-        decay = trainer.training.ema
+        decay = trainer.recipe.training.ema
         self._average = (
             ModelEmaV3(trainer.objective.student, decay=decay, use_warmup=True) if decay is not None else None
         )
@@ -47,7 +47,7 @@ class Session:
 
     def save(self) -> Path | None:
         """Write a checkpoint from the main process; the others wait until it is complete."""
-        accelerator, training = self.trainer.accelerator, self.trainer.training
+        accelerator, training = self.trainer.accelerator, self.trainer.recipe.training
         path = None
         if accelerator.is_main_process:
             path = save_checkpoint(self.folder.checkpoints, self.step, self._state(), keep=training.keep)

@@ -135,7 +135,9 @@ def test_a_second_run_does_not_overwrite_the_first(recipe: Path, finished: tuple
         "training.select=best",
         "training.ema=0.5",
         "training.accumulate=2",
-        "balance=uncertainty",
+        *(f"balance={rule}" for rule in ("uncertainty", "gradnorm", "geometric", "mgda", "mgda_ub")),
+        'balance={method: mgda_ub, options: {prefer: ["shape >= 2 * hue"]}}',
+        "balance={method: fixed, options: {weights: {hue: 1, shape: 2}}}",
         "balance={method: mgda_ub, options: {normalize: l2}}",
         "tasks.hue.hints=[]",
         "tasks.hue.hints=[{student: first, teacher: second}, {student: second, teacher: pooled}]",
@@ -149,6 +151,13 @@ def test_every_mode_runs_to_a_table(recipe: Path, tmp_path: Path, override: str)
     evaluation = distill(changed, out=tmp_path / "run", console=QUIET)
     assert set(evaluation.tasks) == {"hue", "shape"}
     assert all(torch.isfinite(weight).all() for weight in _weights(tmp_path / "run").values())
+
+
+def test_the_share_of_harmed_tasks_is_logged_on_request(recipe: Path, tmp_path: Path) -> None:
+    distill(load_recipe(recipe, ["balance.harm_every=3"]), out=tmp_path / "run", console=QUIET)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {line["step"]: line.get("harmed") is not None for line in lines} == {2: False, 3: True, 4: False, 6: True}
+    assert all(0 <= line["harmed"] <= 1 for line in lines if "harmed" in line)
 
 
 def test_another_precision_in_the_same_process_is_refused_in_words(recipe: Path, tmp_path: Path) -> None:
