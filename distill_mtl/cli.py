@@ -5,6 +5,7 @@ run with 130.
 """
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -121,7 +122,11 @@ def _run(command: Callable[[argparse.Namespace], int], arguments: argparse.Names
     """Run a command and turn what went wrong into a message and an exit status."""
     if getattr(arguments, "cache", None) is not None:
         os.environ["DISTILL_MTL_CACHE"] = str(arguments.cache.resolve())
-    errors = Console(stderr=True, quiet=os.environ.get("LOCAL_RANK", "0") != "0", highlight=False)
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    errors = Console(stderr=True, quiet=not first, highlight=False)
+    if first:
+        logging.getLogger("distill_mtl").setLevel(logging.INFO)
+        logging.basicConfig(format="%(message)s")
     try:
         status = command(arguments)
     except UserError as error:

@@ -102,7 +102,7 @@ def _on_simplex(products: Array, start: Array | None, method: Method) -> Array:
     return frank_wolfe(products, start, pairwise=method == "pairwise")
 
 
-def _exact(products: Array, start: Array | None) -> Array:
+def _exact(products: Array, start: NDArray[np.generic] | None) -> Array:
     """With x = weight · norm and the correlations R, the optimality conditions read
 
         x ≥ 0,   R x - sizes · (1 - sizes·x) ≥ 0,   complementary,
@@ -115,7 +115,8 @@ def _exact(products: Array, start: Array | None) -> Array:
     if norms[shortest] == 0:
         zero = (norms == 0).astype(np.float64)
         return zero / zero.sum()
-    if products[shortest].min() >= products[shortest, shortest]:
+    unserved = products[shortest] < products[shortest, shortest]
+    if not unserved.any():
         weights = np.zeros(len(norms))
         weights[shortest] = 1.0
         return weights
@@ -123,8 +124,11 @@ def _exact(products: Array, start: Array | None) -> Array:
     matrix = (products / norms / norms[:, None]).clip(-1, 1)
     matrix.flat[:: len(norms) + 1] = 1.0
     matrix += sizes * sizes[:, None]
-    first = np.array([shortest]) if start is None else np.flatnonzero(start)
-    weights = sizes * complementary(matrix, sizes, first)
+    if start is None:
+        # The first exchange by hand: the shortest gradient, and those that it does not serve in full.
+        unserved[shortest] = True
+        start = unserved
+    weights = sizes * complementary(matrix, sizes, np.flatnonzero(start))
     return weights / weights.sum()
 
 

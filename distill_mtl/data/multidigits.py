@@ -93,11 +93,11 @@ def shards(pattern: str, place: str, local_rank: int = 0) -> list[Path]:
 def compose(name: str, split: Split) -> Canvases:
     """One split of one set, the same on every machine."""
     rows = np.arange(CANVASES[split])
-    # Ten numbers for geometry and tone of a row, then one for every eight pixels of its noise.
+    # A row's numbers 0 to 8 are for geometry and tone; from 10 on there is one for every eight pixels of noise.
     chance = draws(fold("multidigits", _VERSION, name, split, rows), 10 + SIDE * SIDE // 8)
     digits, pools = _choose(split, rows, chance[:, :2])
     glyphs = {size: _enlarged(size) for size in _SIZES}
-    ink, stroke = np.zeros((2, 2, len(rows), SIDE, SIDE), np.int64)
+    ink, stroke = np.zeros((2, 2, len(rows), SIDE, SIDE), np.uint8)
     for side in (0, 1):
         size = np.array(_SIZES)[_below(len(_SIZES), chance[:, 2 + side])]
         jitter = _below(_JITTER, chance[:, 4 + side, None], np.array([0, 32]))
@@ -107,8 +107,8 @@ def compose(name: str, split: Split) -> Canvases:
             glyph, end = glyphs[size[row]][digits[row, side]], size[row]
             ink[side, row, top : top + end, left : left + end] = glyph * strength[row] // 255
             stroke[side, row, top : top + end, left : left + end] = glyph >= _STROKE
-    images = _on_paper(ink.max(axis=0), chance[:, 8], chance[:, 10:])
-    masks = (stroke[0] + 2 * stroke[1]).astype(np.uint8)
+    images = _on_paper(ink.max(axis=0).astype(np.int64), chance[:, 8], chance[:, 10:])
+    masks = stroke[0] + 2 * stroke[1]
     return Canvases(images, masks, digits, _source()[1][digits], pools)
 
 
@@ -132,7 +132,9 @@ def _choose(split: Split, rows: Numbers, chance: NDArray[np.uint64]) -> tuple[Nu
     digits = source_digits()[split]
     if split == "train":
         return digits[_below(len(digits), chance)], np.full(len(rows), -1)
-    shuffled = digits[np.argsort(draws(fold("multidigits", _VERSION, "pools", split), len(digits))[0])]
+    shuffled = digits[
+        np.argsort(draws(fold("multidigits", _VERSION, "pools", split), len(digits))[0], kind="stable")
+    ]
     pools, turn = np.divmod(rows, len(rows) * POOL // len(digits))
     # Sixteen turns are all pairs of a pool, and any few in a row use its four digits evenly.
     pair = np.stack([turn % POOL, (turn + turn // POOL) % POOL], axis=1)

@@ -192,7 +192,10 @@ class _Draft:
                 labelled[task][places] = True
                 labels[task][places] = torch.stack(list(found.values()))
         source = torch.tensor(self.sources, dtype=torch.int64)
-        images = torch.stack(self.images) if count else torch.empty(0, 3, *size, dtype=torch.uint8)
+        # Decoders write pixel by pixel, and channels-last networks read so: kept, the copy is a plain one.
+        pixels = [image.permute(1, 2, 0) for image in self.images]
+        images = torch.stack(pixels) if count else torch.empty(0, *size, 3, dtype=torch.uint8)
+        images = images.permute(0, 3, 1, 2)
         return Batch(images, labels, labelled, self.keys, source, self.groups, color, self.skipped)
 
 
