@@ -20,7 +20,9 @@ RUNS = Path("runs/table")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, help="length of every run; default: the quickstart's own")
     arguments = parser.parse_args()
     length = [] if arguments.steps is None else [f"training.steps={arguments.steps}"]

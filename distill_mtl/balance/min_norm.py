@@ -33,7 +33,7 @@ class MinNorm:
             scales; rounding (some 1e-16) for the exact method. With preferences t runs over the
             corners of the set of weights that they leave, or, where a task is bounded by several others,
             the residual is the violation of that programme's optimality conditions. 0 where ‖v‖ is below
-            what a float64 Gramian can tell from 0.
+            what a float64 Gramian can tell from 0; infinite beside a zero gradient that got too little.
         active: indices of the tasks with a weight above 0.
     """
 
@@ -162,5 +162,6 @@ def _certified(products: Array, weights: Array, edges: Array | None = None) -> M
         if edges is not None:
             along = edges.T @ along
             lengths = np.sqrt(np.einsum("te,ts,se->e", edges, products, edges).clip(0))
-        residual = float(((square - along) / (lengths * norm)).max())
+        with np.errstate(divide="ignore"):
+            residual = float(((square - along) / (lengths * norm)).max())
     return MinNorm(torch.from_numpy(weights), norm, residual, tuple(np.flatnonzero(weights).tolist()))

@@ -15,7 +15,7 @@ import torch
 
 
 def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], *, keep: int) -> Path:
-    """Write `folder/step_XXXXXXXX` aside, rename it into place, then drop the oldest beyond `keep`.
+    """Write `folder/step_00000500` and the like aside, rename it into place, then drop the oldest beyond `keep`.
 
     Call it on the main process only. A kill at any moment leaves every earlier checkpoint whole.
     """

@@ -102,7 +102,7 @@ def test_evaluating_again_gives_the_same_scores(finished: tuple[Path, Evaluation
 def test_the_resolved_recipe_repeats_the_run(finished: tuple[Path, Evaluation], tmp_path: Path) -> None:
     out, _ = finished
     distill(out / "recipe.resolved.yaml", out=tmp_path / "again", console=QUIET)
-    _equal_weights(out, tmp_path / "again")
+    assert_equal_weights(out, tmp_path / "again")
 
 
 def test_resuming_a_finished_run_changes_nothing(recipe: Path, finished: tuple[Path, Evaluation]) -> None:
@@ -196,6 +196,6 @@ def _weights(out: Path) -> dict[str, torch.Tensor]:
     return load_student(out / "student").student.state_dict()
 
 
-def _equal_weights(one: Path, other: Path) -> None:
+def assert_equal_weights(one: Path, other: Path) -> None:
     ours, theirs = _weights(one), _weights(other)
     assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())

@@ -30,7 +30,7 @@ def test_two_processes_equal_one_with_the_same_global_batch(one: Path, tmp_path:
         assert ours["norm"] == pytest.approx(theirs["norm"], rel=2e-3), ours["step"]
         for task, terms in ours["tasks"].items():
             assert terms == pytest.approx(theirs["tasks"][task], rel=2e-3, abs=1e-4), (ours["step"], task)
-    _same_weights(one, two)
+    assert_same_weights(one, two)
 
 
 def test_launched_without_the_cpu_variable_two_processes_are_refused(tmp_path: Path) -> None:
@@ -54,10 +54,10 @@ def test_micro_batches_equal_the_whole_batch_under_the_uniform_rule(one: Path, t
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     quickstart.run(whole, STEPS, "--set=balance=uniform")
     quickstart.run(parts, STEPS, "--set=balance=uniform", "--set=training.accumulate=3")
-    _same_weights(whole, parts)
+    assert_same_weights(whole, parts)
 
 
-def _same_weights(one: Path, other: Path) -> None:
+def assert_same_weights(one: Path, other: Path) -> None:
     ours, theirs = quickstart.weights(one), quickstart.weights(other)
     assert ours.keys() == theirs.keys()
     for name, weight in ours.items():
