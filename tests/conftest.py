@@ -1,4 +1,7 @@
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -6,6 +9,15 @@ import torch
 # Two processes of a test on two cores must not fight for them; and sums then have one order everywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache() -> Iterator[None]:
+    """Generated data goes to a folder of this session, not to the user's cache; child processes share it."""
+    folder = tempfile.mkdtemp(prefix="distill_mtl-tests-")
+    os.environ["DISTILL_MTL_CACHE"] = folder
+    yield
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -27,7 +27,9 @@ def test_the_wheel_holds_the_package_alone(tmp_path: Path) -> None:
 
 def test_the_module_is_the_same_command_as_the_script() -> None:
     script, module = (
-        subprocess.run([sys.executable, *how, "--help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        subprocess.run(
+            [sys.executable, *how, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
         for how in (["distill.py"], ["-m", "distill_mtl"])
     )
     assert script == module
@@ -38,7 +40,9 @@ def test_loading_a_student_imports_no_training_code() -> None:
         "import sys; from distill_mtl import load_student; "
         "print(sorted(name for name in sys.modules if name.split('.')[:1] == ['distill_mtl']))"
     )
-    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     for package in ("training", "teachers", "distillation", "balance", "checks", "evaluation", "data"):
         assert f"distill_mtl.{package}" not in loaded
 
@@ -50,7 +54,9 @@ def test_balance_can_be_lifted_out() -> None:
         "sys.modules['distill_mtl'] = package; import distill_mtl.balance as balance; balance.rule_names(); "
         "print(sorted(name for name in sys.modules if name.startswith('distill_mtl.')))"
     )
-    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert all(name.strip(" []'\n").startswith("distill_mtl.balance") for name in loaded.split(","))
 
 

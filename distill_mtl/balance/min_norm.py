@@ -91,7 +91,7 @@ def solve(
     if method != "exact":
         raise ValueError(f"{method} needs preferences that bound each task by at most one other; use 'exact'")
     ties = allowed.ties
-    weights, residual = minimum_norm_in_cone(ties.T @ products @ ties, allowed.rows)
+    weights, residual = minimum_norm_in_cone(ties.T @ products @ ties, allowed.rows, allowed.needed)
     return replace(_certified(products, ties @ weights), residual=residual)
 
 
@@ -110,7 +110,7 @@ def _exact(products: Array, start: NDArray[np.generic] | None) -> Array:
     where sizes are the inverse norms, the largest of them 1: entries of order one whatever the norms,
     and solvable even where the minimum is 0.
     """
-    norms = np.sqrt(products.diagonal())
+    norms = np.sqrt(products.diagonal().clip(0))  # opposite tasks that preferences tie may round below 0
     shortest = int(norms.argmin())
     if norms[shortest] == 0:
         zero = (norms == 0).astype(np.float64)
@@ -129,7 +129,8 @@ def _exact(products: Array, start: NDArray[np.generic] | None) -> Array:
         unserved[shortest] = True
         start = unserved
     weights = sizes * complementary(matrix, sizes, np.flatnonzero(start))
-    return weights / weights.sum()
+    with np.errstate(invalid="ignore"):
+        return weights / weights.sum()
 
 
 def _as_gramian(gramian: Tensor | ArrayLike) -> Array:
@@ -152,6 +153,8 @@ def _as_start(weights: Tensor | ArrayLike, count: int) -> Array:
 
 def _certified(products: Array, weights: Array, edges: Array | None = None) -> MinNorm:
     """The answer with its certificate; `edges` are the corners of the set of weights, if not the tasks."""
+    if not np.isfinite(weights).all():
+        raise ValueError("not a Gramian: it is far from positive semidefinite")
     lengths = np.sqrt(products.diagonal())
     along = products @ weights
     square = max(float(weights @ along), 0.0)
@@ -162,6 +165,6 @@ def _certified(products: Array, weights: Array, edges: Array | None = None) -> M
         if edges is not None:
             along = edges.T @ along
             lengths = np.sqrt(np.einsum("te,ts,se->e", edges, products, edges).clip(0))
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             residual = float(((square - along) / (lengths * norm)).max())
     return MinNorm(torch.from_numpy(weights), norm, residual, tuple(np.flatnonzero(weights).tolist()))

@@ -18,21 +18,23 @@ ITERATIONS = 30
 TOLERANCE = 1e-11
 
 
-def minimum_norm_in_cone(products: Array, rows: Array) -> tuple[Array, float]:
+def minimum_norm_in_cone(products: Array, rows: Array, needed: Array) -> tuple[Array, float]:
     """The weights z of sum 1 with rows·z ≥ 0 that minimise z·products·z.
 
-    Minimised is x·R·x + (sizes·x - 1)² over the cone, whose minimum lies on the same ray: R holds the
-    cosines, x = z · norm, and sizes are the inverse norms, the largest of them 1.
+    Minimised is x·R·x + (sizes·x - 1)² over the cone, whose minimum lies on the same ray: x = z · length, R
+    is the Gramian in these units, and sizes are the inverse lengths, the largest of them 1.
 
     Args:
         products: Gramian [E, E].
-        rows: [M, E], each with one positive entry; the cone must hold a point of positive sum.
+        rows: [M, E], each with one positive entry.
+        needed: [E, E]; column e is the least point of the cone whose entry e is 1.
 
     Returns:
         z, and by how much the optimality conditions of the scaled problem are violated, as a share of
         the norm of the point in it.
     """
-    norms = np.sqrt(products.diagonal())
+    # A task is as long as what comes with it: a short one that drags a long one along counts as long.
+    norms = np.sqrt(np.einsum("te,ts,se->e", needed, products, needed).clip(0))
     lengths = np.where(norms > 0, norms, norms.max() or 1.0)
     sizes = lengths.min() / lengths
     matrix = (products / lengths / lengths[:, None]) + sizes * sizes[:, None]
@@ -52,8 +54,12 @@ def minimum_norm_in_cone(products: Array, rows: Array) -> tuple[Array, float]:
             point = exact
             break
     weights = _feasible(point / lengths, rows)
+    if not weights.sum() > 0:
+        # Bounds between norms a hundred decades apart: any weights that keep them, and no certificate.
+        weights, error = _feasible(np.ones(len(sizes)), rows), np.inf
     along = float(sizes @ point)
-    return weights / weights.sum(), error / max(along * (1 - along), 0.0) ** 0.5 if 0 < along < 1 else 0.0
+    inside = max(along * (1 - along), 0.0) ** 0.5  # the norm of the point in the scaled problem
+    return weights / weights.sum(), error / inside if inside > 0 else 0.0
 
 
 def _on_face(

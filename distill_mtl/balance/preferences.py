@@ -39,11 +39,13 @@ class Cone:
             where some task is bounded by several others.
         ties: [T, E] nonnegative columns of sum 1: tasks that bound each other tightly, as one.
         rows: [M, E]; the cone is ties·z for all z with rows·z ≥ 0.
+        needed: [E, E]; column e holds the least z whose entry e is 1.
     """
 
     edges: NDArray[np.float64] | None
     ties: NDArray[np.float64]
     rows: NDArray[np.float64]
+    needed: NDArray[np.float64]
 
 
 def parse_preferences(lines: Sequence[str], tasks: Sequence[str]) -> list[Bound]:
@@ -97,6 +99,7 @@ def cone(count: int, bounds: tuple[Bound, ...]) -> Cone:
             strongest[place[a], place[b]] = max(strongest[place[a], place[b]], implied)
     strongest[_implied(strongest)] = 0
     sums = ties.sum(axis=0)
+    needed = closure(len(place), _bounds(strongest)) * sums[:, None] / sums
     rows = _rows(strongest) / sums
     ties = ties / sums
     edges = None
@@ -104,7 +107,7 @@ def cone(count: int, bounds: tuple[Bound, ...]) -> Cone:
         # z = strongest·z + s with s ≥ 0, hence z = (1 - strongest)⁻¹ s, whose entries are not negative.
         edges = ties @ (np.linalg.inv(np.eye(len(place)) - strongest) * sums[:, None])
         edges = edges.clip(0) / edges.clip(0).sum(axis=0)
-    return Cone(edges, ties, rows)
+    return Cone(edges, ties, rows, needed)
 
 
 def closure(count: int, bounds: Sequence[Bound], names: Sequence[str] | None = None) -> NDArray[np.float64]:
@@ -153,13 +156,13 @@ def _ties(product: NDArray[np.float64]) -> tuple[list[int], NDArray[np.float64]]
 
 def _implied(strongest: NDArray[np.float64]) -> NDArray[np.bool_]:
     """[E, E]: bounds that follow from two others, so that a chain needs no general solver."""
-    count = len(strongest)
-    bounds = [
-        Bound(int(a), float(strongest[a, b]), int(b)) for a, b in zip(*strongest.nonzero(), strict=True)
-    ]
-    product = closure(count, bounds) * (1 - np.eye(count))
+    product = closure(len(strongest), _bounds(strongest)) * (1 - np.eye(len(strongest)))
     detour = (product[:, :, None] * product).max(axis=1)
     return (strongest > 0) & (detour >= strongest * (1 - SLACK))
+
+
+def _bounds(strongest: NDArray[np.float64]) -> list[Bound]:
+    return [Bound(int(a), float(strongest[a, b]), int(b)) for a, b in zip(*strongest.nonzero(), strict=True)]
 
 
 def _rows(strongest: NDArray[np.float64]) -> NDArray[np.float64]:

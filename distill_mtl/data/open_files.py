@@ -1,7 +1,6 @@
 """Random reads from many shards through few open files."""
 
 import os
-from collections import OrderedDict
 
 from distill_mtl.errors import ShardError
 
@@ -9,13 +8,15 @@ _MOST = 128
 
 
 class OpenFiles:
-    """Files that stay open between reads, the least recently used closed when there are too many.
+    """Files that stay open between reads; when there are too many, the one opened first is closed.
+
+    Rows come in random order, so no file is likelier than another to be needed again.
 
     A copy in another process (a DataLoader's worker) begins with none open.
     """
 
     def __init__(self) -> None:
-        self._files: OrderedDict[str, int] = OrderedDict()
+        self._files: dict[str, int] = {}
 
     def read(self, path: str, offset: int, size: int) -> bytes:
         """`size` bytes from `offset` on.
@@ -24,7 +25,8 @@ class OpenFiles:
             ShardError: the file is gone or ends before.
         """
         try:
-            payload = _read_at(self._open(path), offset, size)
+            descriptor = self._files.get(path)
+            payload = _read_at(self._open(path) if descriptor is None else descriptor, offset, size)
         except OSError as error:
             raise ShardError(f"{path}: cannot be read ({error.strerror}).") from None
         if len(payload) != size:
@@ -37,16 +39,13 @@ class OpenFiles:
             os.close(self._files.popitem()[1])
 
     def _open(self, path: str) -> int:
-        if path in self._files:
-            self._files.move_to_end(path)
-            return self._files[path]
         if len(self._files) >= _MOST:
-            os.close(self._files.popitem(last=False)[1])
+            os.close(self._files.pop(next(iter(self._files))))
         self._files[path] = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         return self._files[path]
 
     def __getstate__(self) -> dict[str, object]:
-        return {"_files": OrderedDict()}
+        return {"_files": {}}
 
     def __del__(self) -> None:
         self.close()

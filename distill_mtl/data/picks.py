@@ -31,7 +31,8 @@ class Picks:
 
     def by_source(self) -> Iterator[tuple[int, slice]]:
         """(source, where its rows stand) for every source that has some."""
-        numbers, first = np.unique(self.source, return_index=True)
-        ends = [*first[1:].tolist(), len(self)]
-        for number, start, end in zip(numbers.tolist(), first.tolist(), ends, strict=True):
-            yield number, slice(start, end)
+        start = 0
+        for number, count in enumerate(np.bincount(self.source).tolist()):
+            if count:
+                yield number, slice(start, start + count)
+            start += count

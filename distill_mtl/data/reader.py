@@ -89,9 +89,10 @@ class Reader:
         """Put the pictures of one source's rows into the batch, under training views if there is `chance`."""
         source = self.sources[number]
         framed: list[_Framed] = []
-        payloads = source.payloads(source.image, rows)
-        for place, (row, payload) in enumerate(zip(rows.tolist(), payloads, strict=True)):
-            picture = self._picture(draft, source, row, payload)
+        payloads = zip(rows.tolist(), source.payloads(source.image, rows), strict=True)
+        # All of them before anything is framed: the decoder is quicker while it has the CPU's caches to itself.
+        pictures = [(row, self._picture(draft, source, row, payload)) for row, payload in payloads]
+        for place, (row, picture) in enumerate(pictures):
             if picture is None and chance is None:
                 continue
             if picture is None:
@@ -138,14 +139,14 @@ class Reader:
         """Put the labels of the rows just added into the batch, dense ones under the picture's view."""
         source, start = self.sources[number], len(draft.keys) - len(framed)
         for task in tasks:
-            kind = self.kinds[task]
+            kind, found = self.kinds[task], draft.labels[task]
             labels = read_labels(source, [row for row, _, _ in framed], task, kind, self._known[task])
             for place, (label, (row, shape, view)) in enumerate(zip(labels, framed, strict=True)):
                 if kind.dense:
                     _refuse_other_shape(source, row, task, label, shape)
                     label = view.map(label, self.size, kind.ignore_index)
                 if kind.has_label(label):
-                    draft.labels[task][start + place] = label
+                    found[start + place] = label
 
     def _filler(self, task: str) -> Tensor:
         """What stands where a row has no label, in the type and shape of a real one."""
@@ -181,22 +182,22 @@ class _Draft:
 
     def batch(self, size: Size, fillers: Mapping[str, Tensor], color: Tensor | None) -> Batch:
         """The batch of images of `size`, with labels of the tasks that have fillers."""
-        count = len(self.keys)
+        places = range(len(self.keys))
         labels, labelled = {}, {}
         for task, filler in fillers.items():
             found = self.labels[task]
-            labelled[task] = torch.zeros(count, dtype=torch.bool)
-            labels[task] = filler.expand(count, *filler.shape).clone()
-            if found:
-                places = torch.tensor(list(found))
-                labelled[task][places] = True
-                labels[task][places] = torch.stack(list(found.values()))
+            labelled[task] = torch.tensor([place in found for place in places], dtype=torch.bool)
+            labels[task] = _stacked([found.get(place, filler) for place in places], filler)
         source = torch.tensor(self.sources, dtype=torch.int64)
         # Decoders write pixel by pixel, and channels-last networks read so: kept, the copy is a plain one.
         pixels = [image.permute(1, 2, 0) for image in self.images]
-        images = torch.stack(pixels) if count else torch.empty(0, *size, 3, dtype=torch.uint8)
-        images = images.permute(0, 3, 1, 2)
+        images = _stacked(pixels, torch.empty(*size, 3, dtype=torch.uint8)).permute(0, 3, 1, 2)
         return Batch(images, labels, labelled, self.keys, source, self.groups, color, self.skipped)
+
+
+def _stacked(rows: list[Tensor], like: Tensor) -> Tensor:
+    """[B, ...], also of no rows at all."""
+    return torch.stack(rows) if rows else like.new_empty(0, *like.shape)
 
 
 def _only(batch: Batch, rows: Tensor) -> Batch:

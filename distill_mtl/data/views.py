@@ -6,9 +6,8 @@ stay aligned, student and teachers see the same, and a view can be stored and re
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +20,7 @@ Resize = Literal["crop", "pad", "squash"]
 DRAWS = 5  # random numbers that one training view uses
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """A box in pixels of the picture, which may reach beyond it, and whether it is mirrored left to right.
 
     Attributes:
@@ -39,11 +37,7 @@ class View:
 
     def image(self, picture: Tensor, size: Size) -> Tensor:
         """The view of a uint8 picture [3, h, w] as [3, H, W]: antialiased bilinear, black outside."""
-        if not self.flip and (self.top, self.left, self.height, self.width, *size) == (
-            0,
-            0,
-            *_size(picture) * 2,
-        ):
+        if self == (0, 0, *size, False) and _size(picture) == size:
             return picture
         top, left, bottom, right = self._inside(_size(picture))
         part = picture[:, top:bottom, left:right]
@@ -112,7 +106,7 @@ def training_view(
     mirrored = flip and chance[0] < 0.5
     if crop is None:
         plain = plain_view(picture, size, resize)
-        return replace(plain, flip=True) if mirrored else plain
+        return plain._replace(flip=True) if mirrored else plain
     # From 3/4 to 4/3, with 1 in the middle and as often above as below; no function of libm, whose last
     # bit differs between machines.
     jitter = (3 + chance[1]) / (4 - chance[1])
@@ -167,7 +161,9 @@ def _resize(part: Tensor, size: Size) -> Tensor:
     ):  # a sliver of a letterbox; there PyTorch's uint8 kernel gives wrong pixels (seen in 2.15)
         resized = F.interpolate(part[None].float(), size, mode="bilinear", antialias=True)
         return resized[0].round().to(torch.uint8)
-    return F.interpolate(part[None], size, mode="bilinear", antialias=True)[0]
+    # PyTorch works in channels-last memory here, and from a slice of one it would convert to and fro.
+    pixels = part[None].contiguous(memory_format=torch.channels_last)
+    return F.interpolate(pixels, size, mode="bilinear", antialias=True)[0]
 
 
 def _nearest(start: int, length: int, size: int) -> NDArray[np.int64]:
@@ -176,4 +172,5 @@ def _nearest(start: int, length: int, size: int) -> NDArray[np.int64]:
 
 
 def _size(picture: Tensor) -> Size:
-    return picture.shape[-2], picture.shape[-1]
+    *_, height, width = picture.shape
+    return height, width

@@ -169,7 +169,16 @@ def test_many_tasks_in_few_dimensions_reach_the_floor_of_the_gramian():
     assert np.linalg.norm(found.weights.numpy() @ gradients) < 1e-7
 
 
-@pytest.mark.parametrize("wrong", [np.ones((2, 3)), np.ones(3), np.zeros((0, 0)), -np.eye(2)])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.ones((2, 3)),
+        np.ones(3),
+        np.zeros((0, 0)),
+        -np.eye(2),
+        np.array([[1, -9, 1], [-9, 2, -9], [1, -9, 1]]),
+    ],
+)
 def test_what_is_no_gramian_is_refused(wrong):
     with pytest.raises(ValueError, match="Gramian"):
         solve(wrong)

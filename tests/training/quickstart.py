@@ -12,7 +12,7 @@ from torch import Tensor
 
 ROOT = Path(__file__).parents[2]
 RECIPE = "recipes/multidigits.yaml"
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+
 # BatchNorm's statistics are local to a process on the CPU; the smaller batch keeps these runs short.
 EXACT = (
     "--set=student.args.norm_layer=groupnorm1",
@@ -21,6 +21,11 @@ EXACT = (
     "--set=evaluation.bootstrap=100",
     "--set=acceptance=100",
 )
+
+
+def environment() -> dict[str, str]:
+    """Of a child process: one thread, on the CPU, data in the session's cache."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 
 
 def command(out: Path, *options: str, launcher: tuple[str, ...] = ()) -> list[str]:
@@ -33,7 +38,7 @@ def run(out: Path, *options: str, launcher: tuple[str, ...] = ()) -> str:
     done = subprocess.run(
         command(out, *options, launcher=launcher),
         cwd=ROOT,
-        env=ENVIRONMENT,
+        env=environment(),
         capture_output=True,
         text=True,
         check=False,

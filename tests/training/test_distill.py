@@ -156,7 +156,12 @@ def test_every_mode_runs_to_a_table(recipe: Path, tmp_path: Path, override: str)
 def test_the_share_of_harmed_tasks_is_logged_on_request(recipe: Path, tmp_path: Path) -> None:
     distill(load_recipe(recipe, ["balance.harm_every=3"]), out=tmp_path / "run", console=QUIET)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert {line["step"]: line.get("harmed") is not None for line in lines} == {2: False, 3: True, 4: False, 6: True}
+    assert {line["step"]: line.get("harmed") is not None for line in lines} == {
+        2: False,
+        3: True,
+        4: False,
+        6: True,
+    }
     assert all(0 <= line["harmed"] <= 1 for line in lines if "harmed" in line)
 
 

@@ -35,7 +35,9 @@ def test_two_processes_equal_one_with_the_same_global_batch(one: Path, tmp_path:
 
 def test_launched_without_the_cpu_variable_two_processes_are_refused(tmp_path: Path) -> None:
     """torchrun alone starts two processes that Accelerate takes for two first ones."""
-    environment = {key: value for key, value in quickstart.ENVIRONMENT.items() if key != "ACCELERATE_USE_CPU"}
+    environment = {
+        key: value for key, value in quickstart.environment().items() if key != "ACCELERATE_USE_CPU"
+    }
     launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0")
     done = quickstart.subprocess.run(
         quickstart.command(tmp_path / "run", STEPS, launcher=launcher),

@@ -49,7 +49,7 @@ def test_resuming_with_another_recipe_is_refused_with_the_difference(uninterrupt
     done = subprocess.run(
         quickstart.command(uninterrupted, *STEPS, "--resume", "--set=seed=1"),
         cwd=quickstart.ROOT,
-        env=quickstart.ENVIRONMENT,
+        env=quickstart.environment(),
         capture_output=True,
         text=True,
         check=False,
@@ -64,7 +64,7 @@ def _start(out: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         quickstart.command(out, *STEPS),
         cwd=quickstart.ROOT,
-        env=quickstart.ENVIRONMENT,
+        env=quickstart.environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
