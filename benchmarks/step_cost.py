@@ -22,6 +22,7 @@ from timm.models import save_for_hf
 from torch import nn
 from torch.nn import functional as F
 
+from distill_mtl.assembly.processes import start_accelerator
 from distill_mtl.balance import make_rule
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.hints import Hint
@@ -34,7 +35,6 @@ from distill_mtl.teachers.live import LiveTeachers
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.teachers.teacher import Teacher
 from distill_mtl.training.loop import Trainer
-from distill_mtl.training.processes import start_accelerator
 
 TASKS, ROWS, SIZE, CLASSES = ("a", "b", "c"), 64, 64, 10
 

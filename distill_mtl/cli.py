@@ -13,9 +13,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from distill_mtl.errors import Stopped, UserError
+from distill_mtl.errors import Stopped, StoppedElsewhere, UserError
 
 USER_ERROR, NOT_ACCEPTED, STOPPED = 2, 3, 130
+# Rules that need teachers mean nothing without them, so the rule is chosen anew.
+LABELS_ONLY = ["training.teachers_on=none", "balance=auto"]
+
+# Threads that spin while they wait make a shared machine crawl. Read when torch is loaded, which is later.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def distill_command(arguments: Sequence[str] | None = None) -> None:
@@ -31,7 +36,7 @@ def distill_command(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--labels-only",
         action="store_true",
-        help="train without teachers, as a baseline (training.teachers_on=none)",
+        help="train without teachers, as a baseline (training.teachers_on=none, balance=auto)",
     )
     _run(_distill, parser.parse_args(arguments))
 
@@ -61,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "recipe, and print the table. Exit status 3 where the student falls short of the recipe's acceptance.",
     )
     evaluate.add_argument("folder", type=Path, metavar="RUN", help="run folder, such as runs/multidigits")
+    _add_cache(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
     schema = commands.add_parser(
@@ -103,6 +109,10 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="override any key, as often as you like: --set tasks.breed.temperature=2",
     )
+    _add_cache(parser)
+
+
+def _add_cache(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache",
         type=Path,
@@ -122,31 +132,36 @@ def _run(command: Callable[[argparse.Namespace], int], arguments: argparse.Names
     """Run a command and turn what went wrong into a message and an exit status."""
     if getattr(arguments, "cache", None) is not None:
         os.environ["DISTILL_MTL_CACHE"] = str(arguments.cache.resolve())
-    first = os.environ.get("LOCAL_RANK", "0") == "0"
-    errors = Console(stderr=True, quiet=not first, highlight=False)
+    first = os.environ.get("RANK", "0") == "0"
+    errors = Console(stderr=True, highlight=False)
     if first:
         logging.getLogger("distill_mtl").setLevel(logging.INFO)
         logging.basicConfig(format="%(message)s")
     try:
         status = command(arguments)
     except UserError as error:
-        errors.print(str(error), style="red", markup=False, soft_wrap=True)
+        if first or not error.everywhere:
+            errors.print(str(error), style="red", markup=False, soft_wrap=True)
+        status = USER_ERROR
+    except StoppedElsewhere:
         status = USER_ERROR
     except Stopped as stopped:
-        errors.print(str(stopped), markup=False, soft_wrap=True)
+        if first:
+            errors.print(str(stopped), markup=False, soft_wrap=True)
         status = STOPPED
     except KeyboardInterrupt:
-        errors.print("stopped before training began; nothing was written to the run folder.")
+        if first:
+            errors.print("interrupted. A run that had begun to train goes on with --resume.")
         status = STOPPED
     sys.exit(status)
 
 
 def _distill(arguments: argparse.Namespace) -> int:
+    from distill_mtl.assembly.build import known_names
     from distill_mtl.recipe import load_recipe
-    from distill_mtl.training.build import known_names
     from distill_mtl.training.run import distill
 
-    overrides = [*arguments.overrides, *(["training.teachers_on=none"] if arguments.labels_only else [])]
+    overrides = [*arguments.overrides, *(LABELS_ONLY if arguments.labels_only else [])]
     recipe = load_recipe(arguments.recipe, overrides, choices=known_names())
     evaluation = distill(recipe, out=arguments.out, resume=arguments.resume, overwrite=arguments.overwrite)
     return 0 if evaluation.accepted else NOT_ACCEPTED

@@ -10,7 +10,13 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake in what the user gave us; the message names the place and the mend."""
+    """A mistake in what the user gave us; the message names the place and the mend.
+
+    Attributes:
+        everywhere: every process of a run has found it. False: only this one has, and must say so itself.
+    """
+
+    everywhere = True
 
 
 class RecipeError(UserError):
@@ -31,6 +37,10 @@ class StudentError(UserError):
 
 class Stopped(Exception):
     """The run was asked to stop and did, with a checkpoint; the message says how to go on."""
+
+
+class StoppedElsewhere(Stopped):
+    """Another process of the run met a mistake and says what it is."""
 
 
 def nearest(word: str, names: Iterable[str]) -> str:

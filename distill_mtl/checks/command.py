@@ -5,10 +5,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from distill_mtl.assembly.build import build, known_names
+from distill_mtl.assembly.processes import start_accelerator
 from distill_mtl.checks.check import run_check
+from distill_mtl.checks.one_batch import try_one_batch
 from distill_mtl.recipe import load_recipe
-from distill_mtl.training.build import build, known_names
-from distill_mtl.training.processes import start_accelerator
 
 
 def check(recipe: Path, overrides: Sequence[str] = ()) -> None:
@@ -17,11 +18,12 @@ def check(recipe: Path, overrides: Sequence[str] = ()) -> None:
     Raises:
         UserError: something is wrong.
     """
-    console = Console()
     loaded = load_recipe(recipe, overrides, choices=known_names())
     accelerator = start_accelerator(loaded.training)
+    console = Console(quiet=not accelerator.is_main_process)
     parts = build(loaded)
     run_check(parts, accelerator.device, console)
+    try_one_batch(parts, accelerator.device, slices=loaded.training.accumulate)
     console.print(
         f"[green]ready[/green]: {parts.steps} steps of {loaded.training.batch_size} rows. "
         f"Train with: accelerate launch distill.py {recipe}"

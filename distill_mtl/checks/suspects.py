@@ -63,14 +63,15 @@ def find_suspect(
         measured: what it scored.
         expected: what it should score, where somebody says.
     """
-    goal = expected if expected is not None else 100.0
-    missing = abs(goal - measured.score)
+    sign = 1 if kind.higher_is_better else -1
+    goal = sign * (expected if expected is not None else 100.0)
+    missing = goal - sign * measured.score
     tried = [
         Suspect(what, measure(answer, kind, task, batches).score)
         for what, answer in _readings(teacher, kind, task, batches)
     ]
-    best = min(tried, key=lambda suspect: abs(goal - suspect.score))
-    if abs(goal - best.score) <= missing * (0.2 if expected is not None else 0.5):
+    best = max(tried, key=lambda suspect: sign * suspect.score)
+    if goal - sign * best.score <= missing * (0.2 if expected is not None else 0.5):
         return best
     if _depends_on_batch(teacher, batches[0].images[:16]):
         return Suspect(

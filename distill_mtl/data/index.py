@@ -44,10 +44,13 @@ class ShardIndex:
     def __len__(self) -> int:
         return len(self.key_ends)
 
-    def key(self, row: int) -> str:
-        """The key of a row, as its members' names have it."""
-        start = int(self.key_ends[row - 1]) if row else 0
-        return self.key_text[start : self.key_ends[row]].decode(errors="surrogateescape")
+    def key_spans(self) -> NDArray[np.int64]:
+        """int64 [N, 2]: where each row's key starts and ends, for `key`."""
+        return np.stack([np.append(0, self.key_ends[:-1]), self.key_ends], axis=1)
+
+    def key(self, start: int, end: int) -> str:
+        """The key in a span of the text, as the names of the row's members have it."""
+        return self.key_text[start:end].decode(errors="surrogateescape")
 
 
 def load_index(path: Path) -> ShardIndex:

@@ -127,10 +127,9 @@ class Reader:
         raise ShardError(f"data.{source.name}: not one picture can be decoded.")
 
     def _view(self, source: Source, picture: Size, chance: Sequence[float] | None) -> View:
-        section = source.section
-        if chance is None:
+        section, augment = source.section, source.section.augment
+        if chance is None or (augment.crop is None and not augment.flip):
             return plain_view(picture, self.size, section.resize)
-        augment = section.augment
         return training_view(picture, self.size, section.resize, augment.crop, augment.flip, chance)
 
     def _labels(

@@ -72,7 +72,7 @@ class Source:
         self.shards = shard_names([shard.url for shard in listed], f"data.{name}")
         self._indexes = _load_all(listed, local_rank, local_world)
         lengths = [len(index) for index in self._indexes]
-        self._first = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        self._key_spans = np.concatenate([index.key_spans() for index in self._indexes])
         self._shard = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
         self._paths = [str(shard.path) for shard in listed]
         self._files = OpenFiles()
@@ -127,11 +127,8 @@ class Source:
     def place(self, column: Column, row: int) -> str:
         """Where a member stands, for messages: source, shard, key and member."""
         path = self._paths[self._shard[row]]
-        return f"data.{self.name}: {path}, row {self._key(row)}, member {column.member}"
-
-    def _key(self, row: int) -> str:
-        shard = self._shard[row]
-        return self._indexes[shard].key(row - int(self._first[shard]))
+        key = self._indexes[self._shard[row]].key(*self._key_spans[row])
+        return f"data.{self.name}: {path}, row {key}, member {column.member}"
 
     def _column(self, member: str) -> Column:
         columns = [_shard_column(index, member) for index in self._indexes]
@@ -145,10 +142,11 @@ class Source:
     def _identities(self, rows: Sequence[int] | Numbers, names: Sequence[str]) -> list[str]:
         """ "source/shard/key" of each row, with the shards called by `names`."""
         numbers = np.asarray(rows, np.int64)
-        shards = self._shard[numbers]
         return [
-            f"{self.name}/{names[shard]}/{self._indexes[shard].key(row)}"
-            for shard, row in zip(shards.tolist(), (numbers - self._first[shards]).tolist(), strict=True)
+            f"{self.name}/{names[shard]}/{self._indexes[shard].key(start, end)}"
+            for shard, (start, end) in zip(
+                self._shard[numbers].tolist(), self._key_spans[numbers].tolist(), strict=True
+            )
         ]
 
     def _refuse_incomplete_rows(self) -> None:

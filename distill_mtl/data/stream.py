@@ -5,6 +5,7 @@ and has the slices read, here or by worker processes. So the union of two
 processes' slices is one process's batch, and resuming is a step number (DESIGN 4.24).
 """
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,6 +55,7 @@ def stream(
         pin_memory=torch.cuda.is_available(),
         # DataLoader draws a seed when it starts; from its own generator, so that the run's stays untouched.
         generator=torch.Generator(),
+        worker_init_fn=_leave_signals_to_the_run,
     )
     for batch in loader:
         if isinstance(batch, UserError):
@@ -96,6 +98,12 @@ class _Rows(Dataset[Batch | UserError]):
             return self._reader.training(picks)
         except UserError as error:
             return error
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """Ctrl-C and SIGTERM reach the whole process group; the run still needs its readers to end its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -20,16 +20,18 @@ def calibrate_hints(
     """Show each teacher the given batches and let its hints take mean and scale from what it says.
 
     Args:
-        batches: rows of the training stream on the teachers' device; the same on every process, so that
-            all of them freeze the same numbers.
-        teachers: they are asked about every row here, whatever they are asked in training.
+        batches: rows of the training stream on the teachers' device, each small enough for it; the same on
+            every process, so that all of them freeze the same numbers.
+        teachers: those with hints are asked about every row here, whatever they are asked in training.
         lessons: names the layers.
         hints: task -> its hints, in the order of the lesson's pairs.
     """
-    seen: dict[str, list[dict[str, torch.Tensor]]] = {task: [] for task in teachers.teachers}
-    for batch in batches:
-        for task, teacher in teachers.teachers.items():
-            seen[task].append(teacher(batch.images).hidden)
-    for task, hidden in seen.items():
-        for pair, hint in zip(lessons[task].hints, hints.get(task, ()), strict=True):
-            hint.calibrate([features[pair.teacher] for features in hidden])
+    asked = [task for task in teachers.teachers if hints.get(task)]
+    seen: dict[str, list[dict[str, torch.Tensor]]] = {task: [] for task in asked}
+    for batch in batches if asked else ():
+        for task in asked:
+            hidden = teachers.teachers[task](batch.images).hidden
+            seen[task].append({layer: feature.cpu() for layer, feature in hidden.items()})
+    for task, hidden_by_batch in seen.items():
+        for pair, hint in zip(lessons[task].hints, hints[task], strict=True):
+            hint.calibrate([features[pair.teacher] for features in hidden_by_batch])

@@ -77,8 +77,21 @@ class Objective(nn.Module):
 
     def task_parameters(self, task: str) -> list[nn.Parameter]:
         """Parameters that serve this task alone: its head and its adapters."""
-        adapters = self.adapters[task].parameters() if task in self.adapters else ()
-        return [*self.student.heads[task].parameters(), *adapters]
+        return [*self.student.heads[task].parameters(), *self.adapter_parameters(task)]
+
+    def adapter_parameters(self, task: str) -> list[nn.Parameter]:
+        """Parameters of the task's hint adapters."""
+        return list(self.adapters[task].parameters()) if task in self.adapters else []
+
+    def used_terms(self) -> dict[str, set[str]]:
+        """Task -> the terms that its loss can have."""
+        used = {}
+        for task, lesson in self.lessons.items():
+            weights = lesson.weights.model_dump()
+            used[task] = {term for term, weight in weights.items() if weight > 0}
+            if task not in self.adapters:
+                used[task] -= {"hint"}
+        return used
 
     def nothing(self) -> Tensor:
         """Zero, with a zero gradient for every parameter: a step's loss where no row has anything to say."""

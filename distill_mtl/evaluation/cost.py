@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from distill_mtl.evaluation.results import Cost
-from distill_mtl.evaluation.rows import eval_mode
+from distill_mtl.networks.evaluating import evaluating
 
 _WARM_RUNS = 3
 _TIMED_RUNS = 30
@@ -22,7 +22,7 @@ def cost_of(network: nn.Module, size: tuple[int, int], device: torch.device | st
     FLOPs are those of convolutions, matrix products and attention, as torch's counter has them.
     """
     image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
-    with torch.no_grad(), eval_mode(network):
+    with torch.no_grad(), evaluating(network):
         with FlopCounterMode(display=False) as counter:
             network(image)
         latency = _median_ms(lambda: network(image), image)

@@ -4,8 +4,8 @@ Both networks see the very same batches, and every number is kept by row, so tha
 the batch size or on how rows were split over processes.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from distill_mtl.errors import ShardError
 from distill_mtl.evaluation.view import View
+from distill_mtl.networks.evaluating import evaluating
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.output import TeacherOutput
 
@@ -55,7 +56,7 @@ def collect(
         ShardError: there is no row.
     """
     parts = []
-    with torch.no_grad(), eval_mode(student):
+    with torch.no_grad(), evaluating(student) if isinstance(student, nn.Module) else nullcontext():
         for batch in view.batches(task):
             labels = batch.labels[task]
             logits = _logits(student(batch.images)[task])
@@ -77,20 +78,6 @@ def collect(
             f"shards with labels under data.SOURCE.split.{view.split}, or leave it out: a share is split off."
         )
     return _merge(parts)
-
-
-@contextmanager
-def eval_mode(network: object) -> Iterator[None]:
-    """Put a module into eval mode and afterwards back, each of its parts as it was."""
-    modules = list(network.modules()) if isinstance(network, nn.Module) else []
-    modes = [module.training for module in modules]
-    try:
-        for module in modules:
-            module.training = False
-        yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
 
 
 def _logits(answer: Tensor | Mapping[str, Tensor]) -> Tensor:

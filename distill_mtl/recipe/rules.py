@@ -95,7 +95,7 @@ def _init(recipe: dict[str, Any]) -> Iterator[Finding]:
 
 def _choice(recipe: dict[str, Any], pattern: str, names: Collection[str]) -> Iterator[Finding]:
     for path, value in _at(recipe, tuple(pattern.split("."))):
-        if isinstance(value, str) and value.split(":")[0] not in names:
+        if isinstance(value, str) and value not in names and f"{value.partition(':')[0]}:" not in names:
             text = f"found {show(value)}, expected {either(sorted(names))}.{nearest(value, names)}"
             yield Finding(path, text)
 

@@ -6,7 +6,7 @@ A user may also write the short forms of `shorthand.py`; they are expanded befor
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -14,6 +14,9 @@ Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Part = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+
+
+DEFAULT_EPOCHS = 30
 
 
 class Section(BaseModel):
@@ -168,6 +171,13 @@ class OptimizerSection(Section):
 
 class TrainingSection(Section):
     """The loop. Give `steps` or `epochs`, not both."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _epochs_by_default(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("steps") is None and values.get("epochs") is None:
+            return {**values, "epochs": DEFAULT_EPOCHS}
+        return values
 
     steps: Count | None = None
     """Optimizer steps."""

@@ -17,22 +17,22 @@ class RecordedScore:
     """A measured score.
 
     Attributes:
-        task: name of the task in the recipe that trained the teacher.
-        kind: of the task.
         metric: name of the score.
         score: in points of 100.
-        rows: how many were measured.
+        rows: how many were measured; None where nobody says, and the score is then taken as exact.
+        task: name of the task in the recipe that trained the teacher.
+        kind: of the task.
         measured_on: which rows, in words.
         command: how to get such a teacher and this score again.
     """
 
-    task: str
-    kind: str
     metric: str
     score: float
-    rows: int
-    measured_on: str
-    command: str
+    rows: int | None = None
+    task: str = ""
+    kind: str = ""
+    measured_on: str = ""
+    command: str = ""
 
 
 def read_score(folder: Path) -> RecordedScore | None:
@@ -48,8 +48,10 @@ def read_score(folder: Path) -> RecordedScore | None:
         entry = json.loads(path.read_text(encoding="utf-8"))
         return RecordedScore(**{**entry, "score": float(entry["score"])})
     except (ValueError, TypeError, KeyError) as error:
-        keys = ", ".join(RecordedScore.__dataclass_fields__)
-        raise TeacherError(f"{path} cannot be read: {error!r}. It holds {keys}; or delete it.") from error
+        raise TeacherError(
+            f"{path} cannot be read: {error}. It holds `metric` and `score`, and may hold "
+            f"{', '.join(list(RecordedScore.__dataclass_fields__)[2:])}; or delete it."
+        ) from error
 
 
 def write_score(folder: Path, score: RecordedScore) -> None:

@@ -24,14 +24,14 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], *, keep: 
     aside = folder / f".step_{step:08d}.part"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
-    with (aside / "state.pt").open("wb") as file:
-        torch.save(dict(state), file)
-        file.flush()
-        os.fsync(file.fileno())
+    torch.save(dict(state), aside / "state.pt")
     (aside / "checkpoint.json").write_text(json.dumps({"step": step}) + "\n")
+    for written in (aside / "state.pt", aside / "checkpoint.json", aside):
+        _to_disk(written)
     if final.exists():
         shutil.rmtree(final)
     os.replace(aside, final)
+    _to_disk(folder)
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return final
@@ -42,7 +42,19 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step_*") if path.is_dir())
 
 
-def load_checkpoint(path: Path, device: torch.device) -> tuple[int, dict[str, Any]]:
-    """Step and state of a checkpoint. Tensors and plain values only: no pickled code is run."""
+def load_checkpoint(path: Path) -> tuple[int, dict[str, Any]]:
+    """Step and state of a checkpoint, on the CPU: whoever takes a tensor moves it where it belongs.
+
+    Tensors and plain values only: no pickled code is run.
+    """
     step = int(json.loads((path / "checkpoint.json").read_text())["step"])
-    return step, torch.load(path / "state.pt", map_location=device, weights_only=True)
+    return step, torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Make what was written survive a power loss."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

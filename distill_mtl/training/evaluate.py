@@ -5,12 +5,12 @@ from pathlib import Path
 from accelerate import PartialState
 from rich.console import Console
 
+from distill_mtl.assembly.build import build_sources, build_teachers
 from distill_mtl.errors import UserError
 from distill_mtl.evaluation import Evaluation, Processes, View
 from distill_mtl.evaluation import evaluate as evaluate_networks
 from distill_mtl.recipe import load_recipe
 from distill_mtl.students.folder import load_student
-from distill_mtl.training.build import build_sources, build_teachers
 from distill_mtl.training.display import Display
 from distill_mtl.training.run_folder import RunFolder
 
@@ -33,14 +33,14 @@ def evaluate(folder: Path | str, *, console: Console | None = None) -> Evaluatio
             raise UserError(
                 f"{run.path} holds no finished run: there is no {needed.name}. Give a folder like runs/NAME."
             )
-    console = console or Console()
+    state = PartialState()
+    console = (console or Console()) if state.is_main_process else Console(quiet=True)
     recipe = load_recipe(run.recipe)
     teachers, kinds = build_teachers(recipe)
     student = load_student(run.student)
     sources = build_sources(
         recipe, kinds, [student.student.trunk.inputs, *(teacher.inputs for teacher in teachers.values())]
     )
-    state = PartialState()
     for network in (student, *teachers.values()):
         network.to(state.device)
     rows = sum(sources.count(task, "test") for task in kinds)

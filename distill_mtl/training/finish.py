@@ -1,17 +1,20 @@
 """The end of a run: which weights are the student, how it compares, and the folder it is handed over in."""
 
 import hashlib
+from collections import Counter
 from dataclasses import replace
 from functools import cached_property
 
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from rich.console import Console
 
+from distill_mtl.assembly.build import Parts
 from distill_mtl.data.split import Split
 from distill_mtl.evaluation import Evaluation, Processes, View, delta_on, evaluate, teacher_scores
 from distill_mtl.evaluation.card import model_card
 from distill_mtl.recipe import dump_recipe
 from distill_mtl.students.folder import save_student
-from distill_mtl.training.build import Parts
 from distill_mtl.training.display import Display
 from distill_mtl.training.run_folder import RunFolder
 from distill_mtl.training.session import Session
@@ -33,6 +36,7 @@ class Examiner:
 
     def mean_delta(self) -> float:
         """Mean over tasks of the student's lead on the validation rows; what `select: best` maximises."""
+        self.session.synchronise()
         deltas = delta_on(
             self.session.student, self._teacher_scores, self.parts.kinds, self._view("validation")
         )
@@ -40,6 +44,7 @@ class Examiner:
 
     def compare(self) -> Evaluation:
         """The comparison on the test rows."""
+        self.session.synchronise()
         recipe, sources = self.parts.recipe, self.parts.sources
         rows = sum(sources.count(task, "test") for task in self.parts.kinds)
         with Display(self.console, "evaluation", rows, unit="row") as display:
@@ -72,25 +77,38 @@ class Examiner:
 
 
 def finish(parts: Parts, session: Session, folder: RunFolder, console: Console) -> Evaluation:
-    """Compare, save the student with its model card, write results.json, show the table."""
+    """Save the student, compare it, complete its model card, write results.json, show the table.
+
+    The student is saved before anything can go wrong with the test rows.
+    """
+    accelerator = session.trainer.accelerator
     if parts.recipe.training.select == "best":
         session.take_best()
+    if accelerator.is_main_process:
+        save_student(session.student, folder.student, card=_card(parts, None))
     evaluation = Examiner(parts, session, console).compare()
-    if session.trainer.accelerator.is_main_process:
+    skipped = _skipped_anywhere(parts, accelerator)
+    if accelerator.is_main_process:
         save_student(session.student, folder.student, card=_card(parts, evaluation))
         evaluation.write(folder.results)
         console.print(evaluation.table())
-        skipped = {name: count for name, count in parts.sources.skipped.items() if count}
         for source, count in skipped.items():
             console.print(
                 f"[yellow]{count} corrupt rows of data.{source} were replaced by their next row[/yellow]"
             )
         console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
-    session.trainer.accelerator.wait_for_everyone()
+    accelerator.wait_for_everyone()
     return evaluation
 
 
-def _card(parts: Parts, evaluation: Evaluation) -> str:
+def _skipped_anywhere(parts: Parts, accelerator: Accelerator) -> dict[str, int]:
+    """Rows that this sitting could not decode, by source, over all processes."""
+    mine = Counter(parts.sources.skipped)
+    everyone = gather_object([mine]) if accelerator.num_processes > 1 else [mine]
+    return {source: count for source, count in sum(everyone, Counter()).items() if count}
+
+
+def _card(parts: Parts, evaluation: Evaluation | None) -> str:
     trunk = parts.student.trunk
     return model_card(
         name=str(parts.recipe.name),

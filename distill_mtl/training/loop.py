@@ -1,6 +1,6 @@
 """The loop: batch, targets, losses, one balanced step. What surrounds it (checks, folders, tables) is in run.py."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.optim import AdamW
 
+from distill_mtl.assembly.processes import seed_step
 from distill_mtl.data.batch import Batch
 from distill_mtl.data.color import jitter_colors
 from distill_mtl.distillation.counts import Counts, count_rows
@@ -15,7 +16,6 @@ from distill_mtl.distillation.objective import Objective, Terms
 from distill_mtl.recipe import Recipe
 from distill_mtl.teachers.live import LiveTeachers
 from distill_mtl.training.optimizer import build_optimizer, rate_factor, set_rate
-from distill_mtl.training.processes import seed_step
 
 
 @dataclass
@@ -27,10 +27,12 @@ class StepReport:
         terms: task -> term -> weighted value, this process's share of the mean over global rows.
         weights: task -> weight that the rule chose in the last micro-batch.
         rate: learning rate of the student.
+        used: task -> the terms that its lesson has.
     """
 
     counts: Counts
     rate: float
+    used: Mapping[str, Collection[str]]
     terms: dict[str, Terms] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
 
@@ -51,8 +53,10 @@ class StepReport:
                 ("soft_targets", self.counts.taught[task]),
                 ("hint", self.counts.taught[task]),
             )
-            if count
+            if count and term in self.used[task]
         ]
+        if not rows:
+            return {}
         zero = torch.zeros((), device=accelerator.device)
         local = torch.stack([self.terms.get(task, {}).get(term, zero).float() for task, term in rows])
         summed = (
@@ -109,7 +113,7 @@ class Trainer:
             world=self.accelerator.num_processes,
             reduce=self._sum_over_processes,
         )
-        report = StepReport(counts, schedule.lr * factor)
+        report = StepReport(counts, schedule.lr * factor, self.objective.used_terms())
         self.objective.rule.measure_harm = self.measures_harm(number + 1)
         for micro, batch in enumerate(batches):
             with self.accelerator.accumulate(self.module):
@@ -137,10 +141,21 @@ class Trainer:
         self.optimizer.zero_grad()
 
     def _finish_gradients(self, counts: Counts) -> None:
-        """Leave the heads of absent tasks alone, then clip."""
-        for task in counts.absent:
-            for parameter in self.objective.task_parameters(task):
-                parameter.grad = None
+        """Leave alone what had no row in the step, then clip.
+
+        A zero gradient is not nothing: momentum and weight decay would still move the parameter.
+        """
+        silent = [p for task in counts.absent for p in self.objective.task_parameters(task)]
+        silent += [
+            p
+            for task, rows in counts.taught.items()
+            if not rows
+            for p in self.objective.adapter_parameters(task)
+        ]
+        if not any(counts.present):
+            silent = list(self.objective.parameters())
+        for parameter in silent:
+            parameter.grad = None
         if self.recipe.training.clip is not None:
             self.accelerator.clip_grad_norm_(self.module.parameters(), self.recipe.training.clip)
 

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from distill_mtl.errors import UserError
 
 
@@ -23,7 +25,6 @@ class RunFolder:
         self.teachers = path / "teachers.json"
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
-        self.best = path / "best.pt"
         self.student = path / "student"
         self.results = path / "results.json"
 
@@ -35,6 +36,10 @@ class RunFolder:
                 holds no run; or it holds a run of another recipe, whose difference is shown.
         """
         if not self.path.exists() or not any(self.path.iterdir()):
+            if resume:
+                raise UserError(
+                    f"{self.path} holds no run to go on with. Look at --out, or leave out --resume."
+                )
             return
         if not self.recipe.exists():
             raise UserError(
@@ -42,7 +47,10 @@ class RunFolder:
                 "Choose another folder with --out."
             )
         if resume:
-            _refuse_other(f"{self.path} was started with another recipe", self.recipe.read_text(), recipe)
+            _refuse_other(
+                f"{self.path} was started with another recipe",
+                *map(_what_trains, (self.recipe.read_text(), recipe)),
+            )
         elif not overwrite:
             raise UserError(
                 f"{self.path} already holds a run. Go on with --resume, start again with --overwrite "
@@ -50,9 +58,15 @@ class RunFolder:
             )
 
     def begin(self, recipe: str, *, resume: bool) -> None:
-        """Make the folder ready. Without `resume` an earlier run in it is deleted: call `refuse` first."""
-        if not resume and self.path.exists():
-            shutil.rmtree(self.path)
+        """Make the folder ready. Without `resume` an earlier run in it is deleted: call `refuse` first.
+
+        Only what a run writes is deleted, the recipe last: by it the folder is known to be ours.
+        """
+        if not resume:
+            for folder in (self.checkpoints, self.student):
+                shutil.rmtree(folder, ignore_errors=True)
+            for file in (self.metrics, self.results, self.teachers, self.recipe):
+                file.unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
         write_aside(self.recipe, recipe)
 
@@ -98,11 +112,22 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
+def _what_trains(recipe: str) -> str:
+    """A resolved recipe without what may change when a run goes on, because it does not change the weights."""
+    content = yaml.safe_load(recipe)
+    for key in ("evaluation", "acceptance"):
+        content.pop(key, None)
+    for key in ("workers", "log_every", "checkpoint_every", "keep"):
+        content.get("training", {}).pop(key, None)
+    for source in content.get("data", {}).values():
+        source.pop("corrupt", None)
+    return yaml.safe_dump(content, sort_keys=False)
+
+
 def _refuse_other(what: str, before: str, now: str) -> None:
-    then, today = ([line for line in text.splitlines() if not line.startswith("#")] for text in (before, now))
-    if then == today:
+    if before == now:
         return
-    difference = difflib.unified_diff(then, today, "then", "now", lineterm="", n=0)
+    difference = difflib.unified_diff(before.splitlines(), now.splitlines(), "then", "now", lineterm="", n=0)
     changed = [line for line in difference if not line.startswith("@@")]
     raise UserError(
         f"{what}:\n"

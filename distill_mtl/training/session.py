@@ -1,15 +1,19 @@
 """The state of a run between two steps: what a checkpoint holds, and which weights become the student."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
-import torch
+from accelerate.utils import broadcast
 from timm.utils import ModelEmaV3
+from torch import Tensor
 
 from distill_mtl.students.student import Student
 from distill_mtl.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from distill_mtl.training.loop import Trainer
 from distill_mtl.training.run_folder import RunFolder
+
+_log = logging.getLogger(__name__)
 
 
 class Session:
@@ -29,6 +33,7 @@ class Session:
         self.trainer, self.folder = trainer, folder
         self.step, self.seconds = 0, 0.0
         self.best = float("-inf")
+        self._best_weights: dict[str, Tensor] | None = None
         decay = trainer.recipe.training.ema
         self._average = (
             ModelEmaV3(trainer.objective.student, decay=decay, use_warmup=True) if decay is not None else None
@@ -55,39 +60,55 @@ class Session:
         return path
 
     def restore(self) -> bool:
-        """Go back to the last checkpoint; False where there is none yet."""
-        found = list_checkpoints(self.folder.checkpoints)
-        if not found:
-            return False
-        self.step, state = load_checkpoint(found[-1], self.trainer.accelerator.device)
-        self.seconds, self.best = state["seconds"], state["best"]
+        """Go back to the last checkpoint that can be read; False where there is none."""
+        for path in reversed(list_checkpoints(self.folder.checkpoints)):
+            try:
+                self.step, state = load_checkpoint(path)
+            except (OSError, ValueError, RuntimeError, KeyError) as error:
+                _log.warning("%s cannot be read (%s); going back to the one before", path, error)
+                continue
+            self._load(state)
+            return True
+        return False
+
+    def synchronise(self) -> None:
+        """Give every process the first one's running statistics.
+
+        On the CPU BatchNorm is local to a process, and what is saved is the first one's; what is measured
+        must be the same network.
+        """
+        if self.trainer.accelerator.num_processes > 1:
+            for buffer in self.student.buffers():
+                broadcast(buffer)
+
+    def offer(self, score: float) -> None:
+        """Keep the present weights as the best where `score` beats the best so far."""
+        if score > self.best:
+            self.best = score
+            self._best_weights = {
+                name: value.cpu().clone() for name, value in self.student.state_dict().items()
+            }
+
+    def take_best(self) -> None:
+        """Put the best weights into the student; the present ones where none were offered."""
+        if self._best_weights is not None:
+            self.student.load_state_dict(self._best_weights)
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.seconds, self.best, self._best_weights = state["seconds"], state["best"], state["best_weights"]
         self.trainer.objective.load_state_dict(state["objective"])
         self.trainer.plain_optimizer.load_state_dict(state["optimizer"])
         if self.trainer.accelerator.scaler is not None:
             self.trainer.accelerator.scaler.load_state_dict(state["scaler"])
         if self._average is not None:
             self._average.module.load_state_dict(state["average"])
-        return True
-
-    def offer(self, score: float) -> None:
-        """Keep the present weights as the best where `score` beats the best so far."""
-        if score > self.best:
-            self.best = score
-            if self.trainer.accelerator.is_main_process:
-                aside = self.folder.best.with_suffix(".part")
-                torch.save(self.student.state_dict(), aside)
-                aside.replace(self.folder.best)
-
-    def take_best(self) -> None:
-        """Put the best weights into the student."""
-        state = torch.load(self.folder.best, map_location=self.trainer.accelerator.device, weights_only=True)
-        self.student.load_state_dict(state)
 
     def _state(self) -> dict[str, Any]:
         scaler = self.trainer.accelerator.scaler
         return {
             "seconds": self.seconds,
             "best": self.best,
+            "best_weights": self._best_weights,
             "objective": self.trainer.objective.state_dict(),
             "optimizer": self.trainer.plain_optimizer.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),

@@ -1,18 +1,18 @@
 """`distill-mtl teacher train`: the same machinery with one task and no teacher, saved as a teacher's folder."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from accelerate import PartialState
 from rich.console import Console
 
+from distill_mtl.assembly.build import known_names
 from distill_mtl.errors import RecipeError, UserError
 from distill_mtl.evaluation import Evaluation
 from distill_mtl.recipe import Recipe, load_recipe
-from distill_mtl.students.folder import load_student
+from distill_mtl.students.folder import load_student, save_student
 from distill_mtl.students.timm_form import save_timm
 from distill_mtl.teachers.score import RecordedScore, write_score
-from distill_mtl.training.build import known_names
 from distill_mtl.training.run import distill
 from distill_mtl.training.run_folder import RunFolder
 
@@ -53,6 +53,8 @@ def train_teacher(
             f"{folder} is not empty. Choose another folder with --to, or replace it with --overwrite."
         )
     evaluation = distill(loaded, out=run.path, resume=resume, overwrite=overwrite)
+    if not PartialState().is_main_process:
+        return folder
     _save(run, task, folder, evaluation, recipe)
     Console().print(f"teacher: {folder}", highlight=False, soft_wrap=True)
     return folder
@@ -72,7 +74,7 @@ def _save(run: RunFolder, task: str, folder: Path, evaluation: Evaluation, recip
     if result.kind == "classification":
         save_timm(load_student(run.student).student, task, folder)
     else:
-        shutil.copytree(run.student, folder, dirs_exist_ok=True)
+        save_student(load_student(run.student).student, folder, card=(run.student / "README.md").read_text())
     score = RecordedScore(
         task=task,
         kind=result.kind,

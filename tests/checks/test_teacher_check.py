@@ -14,13 +14,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill_mtl.assembly.build import build_teachers
 from distill_mtl.checks.teachers import Examined, examine_teachers, refuse_bad_teachers
 from distill_mtl.data import open_sources
 from distill_mtl.errors import TeacherError
 from distill_mtl.recipe import load_recipe
 from distill_mtl.students.folder import load_student, save_student
 from distill_mtl.teachers.score import RecordedScore, write_score
-from distill_mtl.training.build import build_teachers
 
 # Colours whose classes need every channel, in its place and at its brightness.
 COLORS = np.array(
@@ -52,7 +52,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         loss.backward()
         optimizer.step()
     save_student(student, folder / "teacher")
-    write_score(folder / "teacher", RecordedScore("color", "classification", "accuracy", 99.0, 400, "", ""))
+    write_score(folder / "teacher", RecordedScore("accuracy", 99.0, rows=400))
     return folder
 
 

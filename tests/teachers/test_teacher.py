@@ -125,7 +125,7 @@ def test_a_teacher_says_what_was_loaded(tmp_path: Path) -> None:
 def test_a_recorded_score_comes_with_the_teacher(tmp_path: Path) -> None:
     timm_folder(tmp_path / "t")
     assert teacher(tmp_path / "t").score is None
-    score = RecordedScore("breed", "classification", "accuracy", 93.5, 100, "the test set", "train it")
+    score = RecordedScore("accuracy", 93.5, 100, "breed", "classification", "the test set", "train it")
     write_score(tmp_path / "t", score)
     assert teacher(tmp_path / "t").score == score
 

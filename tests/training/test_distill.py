@@ -167,7 +167,7 @@ def test_the_share_of_harmed_tasks_is_logged_on_request(recipe: Path, tmp_path: 
 
 def test_another_precision_in_the_same_process_is_refused_in_words(recipe: Path, tmp_path: Path) -> None:
     distill(load_recipe(recipe), out=tmp_path / "fp32", console=QUIET)
-    with pytest.raises(UserError, match="already trained in no"):
+    with pytest.raises(UserError, match="already trained in fp32"):
         distill(load_recipe(recipe, ["training.precision=bf16"]), out=tmp_path / "bf16", console=QUIET)
 
 

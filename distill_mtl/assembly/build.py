@@ -20,6 +20,7 @@ from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import TaskSection
 from distill_mtl.students.student import Student, build_student
 from distill_mtl.tasks.base import KINDS, TaskKind, build_kind
+from distill_mtl.teachers.live import LiveTeachers
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.teachers.teacher import Teacher
 
@@ -50,13 +51,18 @@ class Parts:
     rule: Rule
     balance: str
 
+    def live_teachers(self) -> LiveTeachers:
+        """The teachers to ask in training: those whose answers change a loss."""
+        asked = {task: teacher for task, teacher in self.teachers.items() if self.lessons[task].uses_teacher}
+        return LiveTeachers(asked, self.recipe.training.teachers_on)
+
     @property
     def steps(self) -> int:
         """Optimizer steps of the whole run."""
         training = self.recipe.training
         if training.steps is not None:
             return training.steps
-        return max(1, round((training.epochs or 1) * self.sources.steps_per_epoch(training.batch_size)))
+        return max(1, round(float(training.epochs or 0) * self.sources.steps_per_epoch(training.batch_size)))
 
 
 def build(recipe: Recipe) -> Parts:
@@ -105,13 +111,20 @@ def build_sources(recipe: Recipe, kinds: Mapping[str, TaskKind], inputs: Iterabl
     heights, widths = zip(*(contract.size for contract in inputs), strict=True)
     state = PartialState()
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
-    return open_sources(
+    sources = open_sources(
         recipe,
         kinds,
         (max(heights), max(widths)),
         local_rank=state.local_process_index,
         local_world=local_world,
     )
+    unmeasured = [task for task in kinds if not sources.count(task, "test")]
+    if unmeasured:
+        raise RecipeError(
+            f"no source has test rows labelled for {', '.join(unmeasured)}, so the student could not be compared with "
+            f"its teacher there. Add a source with its labels, if only for testing, and name the task in its `labels`."
+        )
+    return sources
 
 
 def known_names() -> dict[str, list[str]]:
@@ -147,7 +160,7 @@ def choose_rule(
         reason = f"balance: {method} (from the recipe)"
     try:
         rule = make_rule(method, list(recipe.tasks), **options)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         raise RecipeError(f"balance: {error}") from error
     if rule.needs_coverage and bare:
         raise RecipeError(

@@ -1,44 +1,49 @@
 """How this process was launched: threads, precision, and the mistakes that a launcher makes silently."""
 
 import os
+import warnings
 from typing import Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate.utils import DistributedType, GradientAccumulationPlugin
 
 from distill_mtl.errors import UserError
 from distill_mtl.recipe.schema import TrainingSection
 
 Precision = Literal["no", "fp16", "bf16"]
+SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 
 
 def start_accelerator(training: TrainingSection) -> Accelerator:
     """The Accelerator of a run, after the checks that Accelerate itself does not make.
 
     Raises:
-        UserError: the launcher's number of processes is not Accelerate's; fp16 was asked for on a CPU;
-            the batch does not divide among processes and micro-batches.
+        UserError: the launcher started processes that Accelerate cannot see, or a kind of parallelism that the
+            cut does not know; fp16 was asked for on a CPU; the batch does not divide among processes and
+            micro-batches.
     """
+    _refuse_unseen_processes()
     precision = _precision(training.precision)
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
         raise UserError(
-            f"training.precision: this process has already trained in {AcceleratorState().mixed_precision}, and "
-            f"Accelerate keeps one precision per process. Start a new process for {precision}."
+            f"training.precision: this process has already trained in {_shown(AcceleratorState().mixed_precision)}, "
+            f"and Accelerate keeps one precision per process. Start a new process for {_shown(precision)}."
         )
+    # One-by-one kernels have no memory order of their own; DDP takes the difference for one.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     accelerator = Accelerator(
         mixed_precision=precision,
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=training.accumulate, sync_with_dataloader=False
         ),
     )
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched != accelerator.num_processes:
+    if accelerator.distributed_type not in SUPPORTED:
         raise UserError(
-            f"the launcher started {launched} processes, but Accelerate sees {accelerator.num_processes}: each "
-            "would write the same run. On the CPU start with `ACCELERATE_USE_CPU=true accelerate launch "
-            "--multi_gpu --num_processes N --main_process_port 0 distill.py ...`."
+            f"Accelerate is configured for {accelerator.distributed_type.value}; the cut between trunk and heads "
+            "works with one process, or several under DistributedDataParallel. Launch with --multi_gpu, or with "
+            "--config_file accelerate.yaml."
         )
     parts = accelerator.num_processes * training.accumulate
     if training.batch_size % parts:
@@ -50,6 +55,18 @@ def start_accelerator(training: TrainingSection) -> Accelerator:
     if accelerator.num_processes == 1 and accelerator.device.type == "cpu":
         take_all_cores()
     return accelerator
+
+
+def _refuse_unseen_processes() -> None:
+    """Several processes on a machine without an accelerator, of which Accelerate would see one each."""
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1")
+    if launched > 1 and not on_cpu and not torch.accelerator.is_available():
+        raise UserError(
+            f"the launcher started {launched} processes on a machine without a GPU, and Accelerate would take each "
+            "for the only one. On the CPU start with `ACCELERATE_USE_CPU=true accelerate launch --multi_gpu "
+            "--num_processes N --main_process_port 0 distill.py ...`."
+        )
 
 
 def take_all_cores() -> None:
@@ -74,3 +91,8 @@ def _precision(wanted: str) -> Precision:
     if wanted == "fp16" and not gpu:
         raise UserError("training.precision is fp16, which no CPU trains well in. Use bf16, fp32 or auto.")
     return {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}[wanted]  # type: ignore[return-value]
+
+
+def _shown(precision: str) -> str:
+    """The recipe's word for Accelerate's."""
+    return "fp32" if precision == "no" else precision

@@ -1,0 +1,170 @@
+"""One sitting of a run: from where its session stands to the last step, or to a request to stop.
+
+Around each step it agrees with the other processes on whether to go on, writes metrics and checkpoints,
+and shows where the run is.
+"""
+
+import math
+import os
+import time
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from distill_mtl.assembly.build import Parts
+from distill_mtl.data.batch import Batch
+from distill_mtl.errors import Stopped, StoppedElsewhere, UserError
+from distill_mtl.training.display import Display, losses_note
+from distill_mtl.training.finish import Examiner
+from distill_mtl.training.log import MetricsLog
+from distill_mtl.training.loop import StepReport
+from distill_mtl.training.run_folder import RunFolder
+from distill_mtl.training.session import Session
+from distill_mtl.training.stop import StopRequest
+
+
+class Sitting:
+    """Trains a session to its end.
+
+    Args:
+        parts: of the run.
+        session: restored or fresh.
+        folder: where metrics and checkpoints go.
+        console: where progress is shown.
+    """
+
+    def __init__(self, parts: Parts, session: Session, folder: RunFolder, console: Console) -> None:
+        self.parts, self.session, self.folder, self.console = parts, session, folder, console
+        self.trainer, self.training = session.trainer, parts.recipe.training
+        self.accelerator = session.trainer.accelerator
+        self.examiner = Examiner(parts, session, console)
+        self._began = time.monotonic() - session.seconds
+        self._logged_at, self._logged_step = time.monotonic(), session.step
+
+    def run(self) -> None:
+        """Train; write metrics, checkpoints and, where asked, the best weights.
+
+        Raises:
+            Stopped: a signal came; a checkpoint was written.
+            UserError: a row cannot be read, or a loss is not finite; where the weights are good, a
+                checkpoint was written.
+        """
+        session, stream = self.session, self._micro_batches()
+        self.trainer.module.train()
+        with (
+            StopRequest() as stop,
+            MetricsLog(self.folder.metrics, enabled=self.accelerator.is_main_process) as log,
+            Display(self.console, "training", self.parts.steps, done=session.step) as display,
+        ):
+            while session.step < self.parts.steps:
+                batches, error = self._read(stream)
+                self._agree_to_go_on(stop.requested, error)
+                report = self.trainer.step(session.step, batches)
+                session.after_step()
+                if self._due(self.training.log_every) or self.trainer.measures_harm(session.step):
+                    line = self._line(report)
+                    log.write(line)
+                    totals = {task: terms["total"] for task, terms in line["tasks"].items()}
+                    display.update(session.step, losses_note(totals, line["rows_per_second"]))
+                if self._due(self.training.checkpoint_every):
+                    self._refuse_broken(report)
+                    self._offer_best()
+                    self._save()
+
+    def _due(self, every: int) -> bool:
+        return self.session.step % every == 0 or self.session.step == self.parts.steps
+
+    def _read(self, stream: Iterator[Batch]) -> tuple[list[Batch], UserError | None]:
+        """The micro-batches of the next step on this process, or what is wrong with one of their rows."""
+        try:
+            return list(islice(stream, self.training.accumulate)), None
+        except UserError as error:
+            return [], error
+
+    def _agree_to_go_on(self, stopping: bool, error: UserError | None) -> None:
+        """Stop on every process where one was asked to or cannot go on, after a common checkpoint."""
+        flags = torch.tensor([int(stopping), int(error is not None)], device=self.accelerator.device)
+        if self.accelerator.num_processes > 1:
+            flags = self.accelerator.reduce(flags, "sum")
+        any_stopping, any_error = flags.tolist()
+        if not (any_stopping or any_error):
+            return
+        self._save()
+        kept = (
+            f"Steps 1 to {self.session.step} of {self.parts.steps} are kept: mend it and go on with --resume."
+        )
+        if error is not None:
+            alone = type(error)(f"{error}\n{kept}")
+            alone.everywhere = any_error == self.accelerator.num_processes
+            raise alone
+        if any_error:
+            raise StoppedElsewhere(kept)
+        raise Stopped(
+            f"stopped after step {self.session.step} of {self.parts.steps}. Nothing is lost: --resume goes on from "
+            f"{self.folder.checkpoints}."
+        )
+
+    def _refuse_broken(self, report: StepReport) -> None:
+        """Never let weights that have become NaN replace good checkpoints.
+
+        Raises:
+            UserError: a loss of the step is not finite.
+        """
+        for task, terms in report.values(self.accelerator).items():
+            if not math.isfinite(terms["total"]):
+                raise UserError(
+                    f"the loss of {task} is {terms['total']} at step {self.session.step}; the last checkpoint in "
+                    f"{self.folder.checkpoints} is from before. Lower optimizer.lr, keep training.clip, or train in "
+                    "fp32, and start again with --overwrite."
+                )
+
+    def _offer_best(self) -> None:
+        if self.training.select == "best":
+            self.session.offer(self.examiner.mean_delta())
+
+    def _save(self) -> None:
+        self.session.seconds = time.monotonic() - self._began
+        self.session.save()
+
+    def _micro_batches(self) -> Iterator[Batch]:
+        """This process's micro-batches of all remaining steps."""
+        workers = self.training.workers
+        if workers is None:
+            on_cpu = self.accelerator.device.type != "cuda"
+            cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            workers = 0 if on_cpu else min(8, max(1, cores - 1))
+        return iter(
+            self.parts.sources.stream(
+                micro_batches=self.training.accumulate,
+                rank=self.accelerator.process_index,
+                world=self.accelerator.num_processes,
+                start_step=self.session.step,
+                steps=self.parts.steps,
+                workers=workers,
+            )
+        )
+
+    def _line(self, report: StepReport) -> dict[str, Any]:
+        """One line of metrics.jsonl, the same on every process.
+
+        Raises:
+            UserError: a loss is not finite.
+        """
+        self._refuse_broken(report)
+        now, step = time.monotonic(), self.session.step
+        speed = (step - self._logged_step) * self.training.batch_size / (now - self._logged_at)
+        self._logged_at, self._logged_step = now, step
+        diagnostics = self.parts.rule.diagnostics
+        return {
+            "step": step,
+            "seconds": now - self._began,
+            "rows_per_second": speed,
+            "lr": report.rate,
+            "tasks": report.values(self.accelerator),
+            "cosines": diagnostics.cosines,
+            "norm": diagnostics.norm,
+            **({} if diagnostics.harmed is None else {"harmed": diagnostics.harmed}),
+        }
