@@ -3,8 +3,9 @@
     python benchmarks/quickstart_table.py
 
 Rows: the teachers; single-task networks of the student's trunk, each trained on its own labels for as many
-steps as the student; one student from labels only; one student distilled under `uniform`; and the quickstart
-as it stands. Every row is a run of its own process, kept in runs/table/, and skipped where it is finished.
+steps as the student; one student from labels only; one distilled under `uniform`; one whose teachers speak on
+labelled rows too; and the quickstart as it stands. Every row is a run of its own process, kept in
+runs/table/, and skipped where it is finished.
 """
 
 import argparse
@@ -33,6 +34,7 @@ def main() -> None:
         "three single-task networks": {task: single(task, length) for task in TASKS},
         "student, labels only": scores(distill("labels-only", *length, "training.teachers_on=none")),
         "student, distilled, `uniform`": scores(distill("uniform", *length, "balance=uniform")),
+        "student, teachers on all rows": scores(distill("all-rows", *length, "training.teachers_on=all")),
         "**student, the quickstart**": scores(quickstart),
     }
     print("| network | left (accuracy) | right (accuracy) | segment (mIoU) | parameters | MFLOPs |")

@@ -1,6 +1,7 @@
 """A whole small world on disk: shards of coloured pictures, two toy teachers, a recipe that merges them."""
 
 import io
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,15 @@ training: {steps: 6, batch_size: 12, log_every: 2, checkpoint_every: 3}
 evaluation: {bootstrap: 100}
 acceptance: 100
 """
+
+
+def corrupt(shard: Path, row: int, digits: int = 3) -> None:
+    """Spoil the picture of one row and leave the archive whole."""
+    content = bytearray(shard.read_bytes())
+    with tarfile.open(shard) as archive:
+        member = archive.getmember(f"{shard.stem}-{row:0{digits}d}.png")
+    content[member.offset_data + 8 : member.offset_data + member.size] = bytes(member.size - 8)
+    shard.write_bytes(bytes(content))
 
 
 def _write(path: Path, generator: np.random.Generator, member: str | None) -> None:

@@ -19,7 +19,8 @@ class Measured:
 
     Attributes:
         score: in the units of the task's metric.
-        error: its standard error over rows, or over groups where rows share something.
+        error: its standard error over rows, or over groups where rows share something; 0 where a single group
+            leaves nothing to resample.
         rows: how many it was measured on.
         constant: the score of the best answer that never looks at the image.
     """
@@ -49,7 +50,7 @@ def measure(
     interval = paired_interval(totals, torch.zeros_like(totals), kind.score, resamples=RESAMPLES, seed=0)
     return Measured(
         score=float(kind.score(totals.sum(0))),
-        error=(interval[1] - interval[0]) / (2 * 1.96) if interval is not None else float("inf"),
+        error=(interval[1] - interval[0]) / (2 * 1.96) if interval is not None else 0.0,
         rows=len(rows),
         constant=kind.constant_score(labels),
     )

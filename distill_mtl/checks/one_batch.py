@@ -1,6 +1,7 @@
 """One batch through teachers, student, losses and cut, so that a shape that does not fit shows at once."""
 
 import copy
+import math
 
 import torch
 
@@ -33,8 +34,8 @@ def try_one_batch(parts: Parts, device: torch.device, slices: int) -> None:
     losses, shared, _ = objective(jitter_colors(batch.images, batch.color), batch, teachers(batch), counts)
     if losses:
         objective.rule.backward(losses, shared)
-    values = {task: float(loss) for task, loss in losses.items()}
-    broken = [task for task, value in values.items() if not torch.isfinite(torch.tensor(value))]
+    values = {task: loss.item() for task, loss in losses.items()}
+    broken = [task for task, value in values.items() if not math.isfinite(value)]
     if broken:
         raise UserError(
             f"the loss of {', '.join(broken)} is not a finite number on the first batch. Look at the weights of "

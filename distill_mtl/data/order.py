@@ -82,9 +82,9 @@ class _Permutations:
     def __call__(self, epochs: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int64]:
         """Row number at each place [P] of the permutation of its epoch [P]."""
         numbers = np.empty_like(places)
-        for epoch in np.unique(epochs):
+        for epoch in set(epochs.tolist()):
             here = epochs == epoch
-            numbers[here] = self._permutation(int(epoch))[places[here]]
+            numbers[here] = self._permutation(epoch)[places[here]]
         return numbers
 
     def _permutation(self, epoch: int) -> NDArray[np.int64]:

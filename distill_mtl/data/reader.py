@@ -59,7 +59,7 @@ class Reader:
         draft = _Draft()
         for number, mine in picks.by_source():
             framed = self._pictures(draft, number, picks.row[mine], chance[mine].tolist())
-            self._labels(draft, number, framed, self.sources[number].labels)
+            self._labels(draft, number, framed, self.kinds)
         color = None
         if self._strengths.any():
             factors = 1 + self._strengths[picks.source, None] * (2 * chance[:, DRAWS:] - 1)
@@ -136,16 +136,26 @@ class Reader:
         self, draft: "_Draft", number: int, framed: Sequence["_Framed"], tasks: Iterable[str]
     ) -> None:
         """Put the labels of the rows just added into the batch, dense ones under the picture's view."""
-        source, start = self.sources[number], len(draft.keys) - len(framed)
+        source, rows = self.sources[number], [row for row, _, _ in framed]
         for task in tasks:
-            kind, found = self.kinds[task], draft.labels[task]
-            labels = read_labels(source, [row for row, _, _ in framed], task, kind, self._known[task])
-            for place, (label, (row, shape, view)) in enumerate(zip(labels, framed, strict=True)):
-                if kind.dense:
-                    _refuse_other_shape(source, row, task, label, shape)
-                    label = view.map(label, self.size, kind.ignore_index)
-                if kind.has_label(label):
-                    found[start + place] = label
+            kind, filler = self.kinds[task], self._fillers[task]
+            if task not in source.labels:
+                draft.labels[task] += [filler] * len(rows)
+                draft.labelled[task] += [False] * len(rows)
+                continue
+            labels = read_labels(source, rows, task, kind, self._known[task])
+            if kind.dense:
+                labels = [self._seen(source, task, *each) for each in zip(labels, framed, strict=True)]
+            labelled = [kind.has_label(label) for label in labels]
+            draft.labels[task] += [
+                label if real else filler for label, real in zip(labels, labelled, strict=True)
+            ]
+            draft.labelled[task] += labelled
+
+    def _seen(self, source: Source, task: str, label: Tensor, framed: "_Framed") -> Tensor:
+        """A dense label under the view of its picture."""
+        _refuse_other_shape(source, framed.row, task, label, framed.picture)
+        return framed.view.map(label, self.size, self.kinds[task].ignore_index)
 
     def _filler(self, task: str) -> Tensor:
         """What stands where a row has no label, in the type and shape of a real one."""
@@ -175,18 +185,15 @@ class _Draft:
         self.images: list[Tensor] = []
         self.keys: list[str] = []
         self.sources: list[int] = []
-        self.labels: dict[str, dict[int, Tensor]] = defaultdict(dict)  # task -> place in the batch -> label
+        self.labels: dict[str, list[Tensor]] = defaultdict(list)  # of every row, the filler where it has none
+        self.labelled: dict[str, list[bool]] = defaultdict(list)
         self.groups: list[str] = []
         self.skipped: list[str] = []
 
     def batch(self, size: Size, fillers: Mapping[str, Tensor], color: Tensor | None) -> Batch:
         """The batch of images of `size`, with labels of the tasks that have fillers."""
-        places = range(len(self.keys))
-        labels, labelled = {}, {}
-        for task, filler in fillers.items():
-            found = self.labels[task]
-            labelled[task] = torch.tensor([place in found for place in places], dtype=torch.bool)
-            labels[task] = _stacked([found.get(place, filler) for place in places], filler)
+        labels = {task: _stacked(self.labels[task], filler) for task, filler in fillers.items()}
+        labelled = {task: torch.tensor(self.labelled[task], dtype=torch.bool) for task in fillers}
         source = torch.tensor(self.sources, dtype=torch.int64)
         # Decoders write pixel by pixel, and channels-last networks read so: kept, the copy is a plain one.
         pixels = [image.permute(1, 2, 0) for image in self.images]

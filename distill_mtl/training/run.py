@@ -1,5 +1,6 @@
 """The main job, end to end: check, train, compare with the teachers, leave a folder that anyone can load."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,14 +99,10 @@ def _train(
 
 
 def _calibration_rows(parts: Parts, accelerator: Accelerator) -> Iterator[Batch]:
-    """The first rows of the stream, the same on every process, in slices as small as those of training."""
-    slices = accelerator.num_processes * parts.recipe.training.accumulate
-    rows = 0
-    for batch in parts.sources.stream(micro_batches=slices, steps=CALIBRATION_ROWS):
-        yield batch
-        rows += len(batch)
-        if rows >= CALIBRATION_ROWS:
-            return
+    """The rows of the first steps, the same however many processes there are, in slices as small as training's."""
+    training = parts.recipe.training
+    steps = math.ceil(CALIBRATION_ROWS / training.batch_size)
+    return parts.sources.stream(micro_batches=accelerator.num_processes * training.accumulate, steps=steps)
 
 
 def _warn_of_local_batchnorm(parts: Parts, accelerator: Accelerator, console: Console) -> None:

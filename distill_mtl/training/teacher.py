@@ -8,7 +8,7 @@ from rich.console import Console
 
 from distill_mtl.assembly.build import known_names
 from distill_mtl.errors import RecipeError, UserError
-from distill_mtl.evaluation import Evaluation
+from distill_mtl.evaluation import Evaluation, TaskResult
 from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.students.folder import load_student, save_student
 from distill_mtl.students.timm_form import save_timm
@@ -71,10 +71,11 @@ def _only_task(recipe: Recipe, path: Path) -> str:
 
 def _save(run: RunFolder, task: str, folder: Path, evaluation: Evaluation, recipe: Path) -> None:
     result = evaluation.tasks[task]
+    student, card = load_student(run.student).student, _card(task, result, folder, recipe)
     if result.kind == "classification":
-        save_timm(load_student(run.student).student, task, folder)
+        save_timm(student, task, folder, card=card)
     else:
-        save_student(load_student(run.student).student, folder, card=(run.student / "README.md").read_text())
+        save_student(student, folder, card=card)
     score = RecordedScore(
         task=task,
         kind=result.kind,
@@ -85,3 +86,17 @@ def _save(run: RunFolder, task: str, folder: Path, evaluation: Evaluation, recip
         command=f"distill-mtl teacher train {recipe}",
     )
     write_score(folder, score)
+
+
+def _card(task: str, result: TaskResult, folder: Path, recipe: Path) -> str:
+    if result.kind == "classification":
+        code = f'network = timm.create_model("local-dir:{folder}", pretrained=True)'
+    else:
+        code = f'network = distill_mtl.load_student("{folder}")'
+    return (
+        f"# Teacher of `{task}`\n\n"
+        f"A {result.kind} network of one task, trained on labels alone: {result.metric} {result.student:.2f} on the "
+        f"{result.rows:,} test rows of {recipe}.\n\n"
+        f"```python\n{code}\n```\n\n"
+        f"Trained by `distill-mtl teacher train {recipe}`; as a teacher: `teacher: {folder}`.\n"
+    )

@@ -118,7 +118,7 @@ def test_images_and_labels_have_one_size_and_type_in_every_batch(sources: Source
     for batch in sources.stream(steps=6, micro_batches=9):  # one row each: often no row of a source
         assert batch.images.dtype == torch.uint8
         assert batch.images.shape == (1, 3, 6, 6)
-        assert batch.images.is_contiguous()
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
         assert batch.labels["pet"].shape == (1,)
         assert batch.labels["part"].shape == (1, 6, 6)
         assert {label.dtype for label in batch.labels.values()} == {torch.int64}

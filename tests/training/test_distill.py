@@ -1,3 +1,4 @@
+import io
 import json
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import toy_world
 from rich.console import Console
 
 from distill_mtl import distill, evaluate, load_recipe, load_student
+from distill_mtl.assembly.build import build
 from distill_mtl.errors import UserError
-from distill_mtl.evaluation import Evaluation
+from distill_mtl.evaluation import Evaluation, View, delta_on, teacher_scores
 
 QUIET = Console(quiet=True)
 
@@ -181,20 +183,86 @@ def test_mgda_ub_without_cover_is_refused_and_auto_falls_back(recipe: Path, tmp_
     with pytest.raises(UserError, match=r"(?s)mgda_ub needs a label or a teacher.*hue, shape"):
         distill(named, out=tmp_path / "run", console=QUIET)
     assert not (tmp_path / "run").exists()
-    console = Console(record=True, quiet=False, file=open("/dev/null", "w"), width=200)  # noqa: SIM115
+    console = Console(record=True, file=io.StringIO(), width=200)
     distill(load_recipe(recipe, ["training.teachers_on=none"]), out=tmp_path / "run", console=console)
     assert "balance: uniform (auto: some rows have neither" in console.export_text()
 
 
-def test_select_best_keeps_the_best_checkpoint(recipe: Path, tmp_path: Path) -> None:
-    """With a rate that ruins the network after some steps, the best weights are not the last ones."""
-    ruinous = ["training.select=best", "training.checkpoint_every=1", "optimizer.lr=3"]
-    distill(load_recipe(recipe, ruinous), out=tmp_path / "best", console=QUIET)
-    last = [override.replace("best", "last") for override in ruinous]
-    distill(load_recipe(recipe, last), out=tmp_path / "last", console=QUIET)
-    best = torch.load(tmp_path / "best" / "best.pt", weights_only=True)
+def test_select_best_takes_the_checkpoint_with_the_highest_mean_delta(recipe: Path, tmp_path: Path) -> None:
+    every_step = ["training.checkpoint_every=1", "training.keep=9", "optimizer.lr=0.3"]
+    distill(load_recipe(recipe, [*every_step, "training.select=best"]), out=tmp_path / "best", console=QUIET)
+    distill(load_recipe(recipe, every_step), out=tmp_path / "last", console=QUIET)
+    parts = build(load_recipe(recipe, every_step))
+    view = View(parts.sources, "validation")
+    scores = teacher_scores(parts.teachers, parts.kinds, view)
+    students, deltas = [], []
+    for path in sorted((tmp_path / "last" / "checkpoints").iterdir()):
+        objective = torch.load(path / "state.pt", weights_only=True)["objective"]
+        state = {
+            name.removeprefix("student."): w for name, w in objective.items() if name.startswith("student.")
+        }
+        parts.student.load_state_dict(state)
+        students.append(state)
+        deltas.append(sum(delta_on(parts.student, scores, parts.kinds, view).values()))
+    assert len(students) == 6
+    chosen = students[max(range(6), key=deltas.__getitem__)]
     saved = _weights(tmp_path / "best")
-    assert all(torch.equal(saved[name], best[name]) for name in saved)
+    assert all(torch.equal(weight, chosen[name]) for name, weight in saved.items())
+    assert max(deltas) > deltas[-1], "the last weights are the best: this says nothing about choosing"
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_good_checkpoints(
+    recipe: Path, tmp_path: Path
+) -> None:
+    ruin = load_recipe(recipe, ["optimizer.lr=1e30", "training.clip=null", "training.log_every=1"])
+    with pytest.raises(UserError, match=r"the loss of \w+ is \S+ at step \d"):
+        distill(ruin, out=tmp_path / "run", console=QUIET)
+    assert not (tmp_path / "run" / "student").exists()
+
+
+def test_what_does_not_train_may_change_on_resume(recipe: Path, tmp_path: Path) -> None:
+    distill(recipe, out=tmp_path / "run", console=QUIET)
+    changed = ["training.log_every=1", "training.keep=1", "acceptance=0.5", "data.hue.corrupt=skip"]
+    distill(load_recipe(recipe, changed), out=tmp_path / "run", resume=True, console=QUIET)
+
+
+def test_overwriting_deletes_the_run_and_nothing_else(recipe: Path, tmp_path: Path) -> None:
+    distill(recipe, out=tmp_path / "run", console=QUIET)
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    distill(load_recipe(recipe, ["seed=3"]), out=tmp_path / "run", overwrite=True, console=QUIET)
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+
+
+def test_resuming_where_nothing_is_says_so(recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no run to go on with"):
+        distill(recipe, out=tmp_path / "typo", resume=True, console=QUIET)
+
+
+def test_a_task_that_nobody_can_measure_is_refused_before_training(recipe: Path, tmp_path: Path) -> None:
+    lines = recipe.read_text().splitlines(keepends=True)
+    bare = tmp_path / "bare.yaml"
+    bare.write_text("".join(line for line in lines if "hue-train.tar" not in line))
+    silent = load_recipe(bare)
+    with pytest.raises(UserError, match="no source has test rows labelled for hue"):
+        distill(silent, out=tmp_path / "run", console=QUIET)
+
+
+def test_a_corrupt_row_stops_with_a_checkpoint_and_can_be_skipped_on_resume(tmp_path: Path) -> None:
+    recipe = toy_world.build(tmp_path)
+    labels_only = [
+        "training.steps=30",
+        "training.teachers_on=none",
+    ]  # nothing is calibrated, so training reads first
+    first = next(iter(build(load_recipe(recipe, labels_only)).sources.stream(steps=1))).keys
+    later = next(row for row in range(toy_world.ROWS) if f"hue/hue-train/hue-train-{row:03d}" not in first)
+    toy_world.corrupt(tmp_path / "hue-train.tar", later)
+    with pytest.raises(UserError, match=rf"(?s)hue-train-{later:03d}.*cannot be decoded.*--resume"):
+        distill(load_recipe(recipe, labels_only), out=tmp_path / "run", console=QUIET)
+    assert list((tmp_path / "run" / "checkpoints").glob("step_*"))
+    console = Console(record=True, file=io.StringIO(), width=200)
+    skipping = load_recipe(recipe, [*labels_only, "data.hue.corrupt=skip"])
+    distill(skipping, out=tmp_path / "run", resume=True, console=console)
+    assert "1 corrupt rows of data.hue were replaced" in console.export_text()
 
 
 def _weights(out: Path) -> dict[str, torch.Tensor]:

@@ -8,7 +8,12 @@ import pytest
 import quickstart
 import torch
 
-STEPS = ("--set=training.steps=24", "--set=training.checkpoint_every=6", "--set=training.ema=0.9")
+STEPS = (
+    "--set=training.steps=24",
+    "--set=training.checkpoint_every=6",
+    "--set=training.ema=0.9",
+    "--set=training.select=best",
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,15 +36,17 @@ def test_a_run_killed_with_kill_9_ends_bit_identical(uninterrupted: Path, tmp_pa
     _identical(uninterrupted, out)
 
 
-def test_a_run_stopped_with_sigterm_saves_says_how_to_go_on_and_ends_bit_identical(
-    uninterrupted: Path, tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_a_run_whose_process_group_is_signalled_saves_says_how_to_go_on_and_ends_bit_identical(
+    uninterrupted: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
+    """As a terminal, torchrun and Slurm do it: the reader processes get the signal too."""
     out = tmp_path / "stopped"
-    process = _start(out)
+    process = _start(out, "--set=training.workers=1")
     _wait_for(out / "checkpoints" / "step_00000006", process)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, number)
     _, errors = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == 130, errors
     assert "--resume" in errors
     quickstart.run(out, *STEPS, "--resume")
     _identical(uninterrupted, out)
@@ -60,9 +67,9 @@ def test_resuming_with_another_recipe_is_refused_with_the_difference(uninterrupt
     assert "Traceback" not in done.stderr
 
 
-def _start(out: Path) -> subprocess.Popen[str]:
+def _start(out: Path, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        quickstart.command(out, *STEPS),
+        quickstart.command(out, *STEPS, *options),
         cwd=quickstart.ROOT,
         env=quickstart.environment(),
         stdout=subprocess.DEVNULL,
