@@ -95,7 +95,8 @@ def _init(recipe: dict[str, Any]) -> Iterator[Finding]:
 
 def _choice(recipe: dict[str, Any], pattern: str, names: Collection[str]) -> Iterator[Finding]:
     for path, value in _at(recipe, tuple(pattern.split("."))):
-        if isinstance(value, str) and value not in names and f"{value.partition(':')[0]}:" not in names:
+        # A name that ends in a colon stands for all that begin so: torchjd:UPGrad.
+        if isinstance(value, str) and not {value, f"{value.partition(':')[0]}:"} & set(names):
             text = f"found {show(value)}, expected {either(sorted(names))}.{nearest(value, names)}"
             yield Finding(path, text)
 

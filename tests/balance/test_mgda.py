@@ -19,7 +19,7 @@ def reference(net):
 
 
 def test_the_direction_is_the_shortest_in_the_hull_of_the_parameters_gradients():
-    net, rule = Toy(), MGDA(scale=1.0)
+    net, rule = Toy(), MGDA(normalize="none", scale=1.0)
     weights = run(net, rule)
     stacked, expected = reference(Toy())
     assert list(weights.values()) == pytest.approx(expected.weights.tolist(), abs=1e-6)
@@ -85,7 +85,7 @@ class CrossStitch(nn.Module):
 def test_a_network_without_one_shared_representation_is_balanced_by_its_parameters():
     net, rows = CrossStitch(), torch.randn(16, 6)
     common = [*net.towers.parameters(), net.stitch]
-    rule = MGDA(scale=1.0)
+    rule = MGDA(normalize="none", scale=1.0)
     weights = rule.backward(net(rows), None, parameters=common)
     losses = net(rows)
     stacked = torch.stack(

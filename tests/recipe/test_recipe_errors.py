@@ -175,7 +175,7 @@ def test_init_from_a_teacher_that_is_not_there_is_refused(
 def test_names_that_others_register_are_checked_with_their_line(
     refuse: Refuse, load: Load, ten_lines: str
 ) -> None:
-    choices = {"tasks.*.kind": ["classification", "segmentation"], "balance.method": ["auto", "torchjd"]}
+    choices = {"tasks.*.kind": ["classification", "segmentation"], "balance.method": ["auto", "torchjd:"]}
     (paragraph,) = refuse(ten_lines.replace("segmentation", "segmantation"), choices=choices)
     text = "found \"segmantation\", expected classification or segmentation. Did you mean 'segmentation'?"
     assert paragraph == f"pets.yaml, line 4, tasks.part.kind:\n  {text}"
