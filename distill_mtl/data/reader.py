@@ -95,10 +95,10 @@ class Reader:
                 continue
             if picture is None:
                 row, picture = self._next_picture(draft, source, row)
-            shape = (picture.shape[1], picture.shape[2])
-            view = self._view(source, shape, chance[place] if chance else None)
+            _, height, width = picture.shape
+            view = self._view(source, (height, width), chance[place] if chance else None)
             draft.images.append(view.image(picture, self.size))
-            framed.append(_Framed(row, shape, view))
+            framed.append(_Framed(row, (height, width), view))
         draft.keys += source.keys([row for row, _, _ in framed])
         draft.sources += [number] * len(framed)
         return framed
@@ -137,10 +137,9 @@ class Reader:
         raise ShardError(f"data.{source.name}: not one picture can be decoded.")
 
     def _view(self, source: Source, picture: Size, chance: Sequence[float] | None) -> View:
-        section = source.section
-        if chance is None:
+        section, augment = source.section, source.section.augment
+        if chance is None or not (augment.crop or augment.flip):
             return plain_view(picture, self.size, section.resize)
-        augment = section.augment
         return training_view(picture, self.size, section.resize, augment.crop, augment.flip, chance)
 
     def _labels(

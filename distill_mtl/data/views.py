@@ -37,7 +37,7 @@ class View(NamedTuple):
 
     def image(self, picture: Tensor, size: Size) -> Tensor:
         """The view of a uint8 picture [3, h, w] as [3, H, W]: antialiased bilinear, black outside."""
-        if self == (0, 0, *size, False) and _size(picture) == size:
+        if picture.shape[1:] == size and self == (0, 0, *size, False):
             return picture
         top, left, bottom, right = self._inside(_size(picture))
         part = picture[:, top:bottom, left:right]
@@ -172,5 +172,4 @@ def _nearest(start: int, length: int, size: int) -> NDArray[np.int64]:
 
 
 def _size(picture: Tensor) -> Size:
-    *_, height, width = picture.shape
-    return height, width
+    return picture.shape[-2], picture.shape[-1]
