@@ -26,7 +26,7 @@ def test_one_teacher_through_the_general_path_is_plain_distillation(tmp_path: Pa
     logits = objective.student(batch.images)["a"]
     taught = teachers.teachers["a"](batch.images).logits
     plain = 9 * F.kl_div((logits / 3).log_softmax(1), (taught / 3).softmax(1), reduction="batchmean")
-    assert float(losses["a"]) == pytest.approx(float(plain), rel=1e-5)
+    assert losses["a"].item() == pytest.approx(plain.item(), rel=1e-5)
 
 
 def test_labelled_rows_are_supervised_and_the_others_taught(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_labelled_rows_are_supervised_and_the_others_taught(tmp_path: Path) -> N
     _, _, terms = _run(objective, teachers, batch)
     logits = objective.student(batch.images)["a"]
     expected = F.cross_entropy(logits[:5], batch.labels["a"][:5])
-    assert float(terms["a"]["supervised"]) == pytest.approx(float(expected), rel=1e-5)
+    assert terms["a"]["supervised"].item() == pytest.approx(expected.item(), rel=1e-5)
     assert set(terms["a"]) == {"supervised", "soft_targets"}
 
 
@@ -94,7 +94,7 @@ def test_a_label_without_weight_leaves_its_rows_silent(tmp_path: Path) -> None:
 def test_hints_train_adapters_that_the_student_does_not_keep(tmp_path: Path) -> None:
     objective, teachers = _merge(tmp_path, {"a": toys.classification(4)}, hints=True)
     _, _, terms = _run(objective, teachers, _batch({"a": [0] * ROWS}))
-    assert float(terms["a"]["hint"]) > 0
+    assert terms["a"]["hint"].item() > 0
     _gradients(objective, teachers, [_batch({"a": [0] * ROWS})])
     assert all(parameter.grad is not None for parameter in objective.adapters.parameters())
     assert not any("adapter" in name for name in objective.student.state_dict())
