@@ -8,20 +8,16 @@ from typing import Any
 
 from distill_mtl.recipe.shorthand import LongForm
 
-EPOCHS = 30
 ACCEPTANCE = 1.0
 
 
 def fill_defaults(form: LongForm, stem: str) -> None:
-    """Fill the run's name from the file's, the length of the training and the drop allowed per task."""
+    """Fill the run's name from the file's, and the drop allowed per task."""
     recipe = form.value
     if not isinstance(recipe, dict):
         return
     if recipe.get("name") is None:
         recipe["name"] = run_name(stem)
-    training = recipe.setdefault("training", {})
-    if isinstance(training, dict) and training.get("steps") is None and training.get("epochs") is None:
-        training["epochs"] = EPOCHS
     recipe["acceptance"] = _by_task(recipe.get("acceptance", ACCEPTANCE), recipe.get("tasks"), form)
 
 

@@ -79,7 +79,7 @@ class Trainer:
     Args:
         accelerator: started for the recipe's precision and accumulation.
         objective: student, adapters and rule.
-        teachers: frozen; they are never prepared.
+        teachers: frozen, on the accelerator's device; they are never prepared.
         recipe: says how to step.
         steps: length of the whole run, which the schedule needs.
     """
@@ -95,7 +95,7 @@ class Trainer:
     ) -> None:
         self.accelerator = accelerator
         self.objective = objective
-        self.teachers = teachers.to(accelerator.device)
+        self.teachers = teachers
         self.recipe, self.steps = recipe, steps
         self.plain_optimizer: AdamW = build_optimizer(objective, recipe.optimizer)
         self.module, self.optimizer = accelerator.prepare(objective, self.plain_optimizer)

@@ -223,7 +223,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_good_checkpoints(
 def test_what_does_not_train_may_change_on_resume(recipe: Path, tmp_path: Path) -> None:
     distill(recipe, out=tmp_path / "run", console=QUIET)
     changed = ["training.log_every=1", "training.keep=1", "acceptance=0.5", "data.hue.corrupt=skip"]
-    distill(load_recipe(recipe, changed), out=tmp_path / "run", resume=True, console=QUIET)
+    again = distill(load_recipe(recipe, changed), out=tmp_path / "run", resume=True, console=QUIET)
+    assert again.acceptance == {"hue": 0.5, "shape": 0.5}
 
 
 def test_overwriting_deletes_the_run_and_nothing_else(recipe: Path, tmp_path: Path) -> None:
