@@ -1,0 +1,68 @@
+"""A trained network as its own file format runs it: one tensor in, named tensors out.
+
+A runtime knows nothing of pixels in [0, 1], of classes or of tasks; `RunNetwork` puts the input and output
+contracts around it. One file per format: ONNX, torch.export, TorchScript, a user's own module.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a file says about the input it wants; None where it says nothing.
+
+    Attributes:
+        size: height and width in pixels.
+        channels: 1 or 3.
+        layout: where the channels stand.
+        dtype: of the pixels.
+        batch: the only number of rows that it takes.
+        notes: text that the file carries under names of its own (ONNX's metadata_props, extra files of
+            torch.export and TorchScript archives).
+    """
+
+    size: tuple[int, int] | None = None
+    channels: int | None = None
+    layout: str | None = None
+    dtype: torch.dtype | None = None
+    batch: int | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+class Runtime(nn.Module, ABC):
+    """A loaded network. A module, so that `to(device)` and `eval()` reach what lies inside.
+
+    Attributes:
+        files: every file that it was read from, weights first.
+        declared: what they say about the input.
+        outputs: names of what it returns, in its own order.
+    """
+
+    files: tuple[Path, ...]
+    declared: Declared
+    outputs: tuple[str, ...]
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Every name that `tap` knows, in the order they run; `outputs` among them."""
+
+    @abstractmethod
+    def tap(self, names: Sequence[str]) -> None:
+        """From now on a forward pass also gives these inner tensors, beside `outputs`; replaces earlier taps.
+
+        Raises:
+            UserError: no such name (with the nearest one), or the format gives nothing but its outputs.
+        """
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """[B, ...] in the dtype and layout that the network wants -> `outputs` and taps by name, raw.
+
+        B is `declared.batch` where that is given; `RunNetwork` cuts and fills batches.
+        """
