@@ -77,9 +77,9 @@ def build(recipe: Recipe) -> Parts:
         kinds,
         [hint.student for task in teachers for hint in recipe.tasks[task].hints],
         seed=recipe.seed,
-        teacher_folders={task: teacher.folder for task, teacher in teachers.items()},
+        teacher_folders={task: teacher.card.place for task, teacher in teachers.items()},
     )
-    inputs = [student.trunk.inputs, *(teacher.inputs for teacher in teachers.values())]
+    inputs = [student.trunk.inputs, *(teacher.card.inputs for teacher in teachers.values())]
     sources = build_sources(recipe, kinds, inputs)
     lessons = {task: _lesson(section, student, teachers.get(task)) for task, section in recipe.tasks.items()}
     hints = _hints(recipe, lessons, student, teachers)
@@ -101,7 +101,7 @@ def build_teachers(recipe: Recipe) -> tuple[dict[str, Teacher], dict[str, TaskKi
                 layers=[hint.teacher for hint in section.hints],
                 classes=section.classes if not isinstance(section.classes, list) else tuple(section.classes),
             )
-            classes = teachers[task].classes
+            classes = teachers[task].card.classes
         kinds[task] = build_kind(section.kind, classes, section.metric, **section.options)
     return teachers, kinds
 
@@ -179,15 +179,14 @@ def _covered(task: str, recipe: Recipe, lesson: Lesson, has_teacher: bool, sourc
 
 
 def _lesson(section: TaskSection, student: Student, teacher: Teacher | None) -> Lesson:
-    pairs = (
-        [
-            HintPair(hint.student or student.trunk.last, hint.teacher or teacher.last_map)
-            for hint in section.hints
-        ]
-        if teacher is not None
-        else []
-    )
-    return Lesson(section.weights, section.temperature, pairs)
+    if teacher is None:
+        return Lesson(section.weights, section.temperature)
+    named = [
+        (hint.student or student.trunk.last, hint.teacher or teacher.card.last_map) for hint in section.hints
+    ]
+    # A network that gives nothing but its answer has no default layer to take a hint from.
+    pairs = [HintPair(mine, theirs) for mine, theirs in named if theirs is not None]
+    return Lesson(section.weights, section.temperature, pairs, teacher.card.known)
 
 
 def _hints(
@@ -200,7 +199,7 @@ def _hints(
         torch.manual_seed(recipe.seed)
         return {
             task: [
-                Hint(student.trunk.shapes[pair.student], teacher.shapes[pair.teacher])
+                Hint(student.trunk.shapes[pair.student], teacher.card.shapes[pair.teacher])
                 for pair in lessons[task].hints
             ]
             for task, teacher in teachers.items()

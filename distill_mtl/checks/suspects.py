@@ -13,6 +13,7 @@ from torch import Tensor
 
 from distill_mtl.checks.measure import Measured, measure
 from distill_mtl.data.batch import Batch
+from distill_mtl.networks.inputs import InputContract
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.teacher import Teacher
 
@@ -84,19 +85,19 @@ def _readings(
     teacher: Teacher, kind: TaskKind, task: str, batches: Sequence[Batch]
 ) -> Iterator[tuple[str, Answer]]:
     """Ways to read the teacher, each a function from images to logits."""
-    contract, device = teacher.inputs, batches[0].images.device
-    for what, (mean, std, scale) in STATISTICS.items():
+    contract = teacher.card.inputs
+    for what, (mean, std, white) in STATISTICS.items():
         if contract.channels == "grey":
-            other = replace(contract, mean=(sum(mean) / 3,), std=(sum(std) / 3,), scale=scale)
+            other = replace(contract, mean=(sum(mean) / 3,), std=(sum(std) / 3,), white=white)
         else:
-            other = replace(contract, mean=mean, std=std, scale=scale)
+            other = replace(contract, mean=mean, std=std, white=white)
         if other != contract:
-            yield f"it expects {what}", _answer(teacher.reading(other), device)
+            yield f"it expects {what}", _answer(teacher, other)
     if contract.channels != "grey":
         swapped = replace(contract, channels="rgb" if contract.channels == "bgr" else "bgr")
         yield (
             "it expects the colours in the opposite order (BGR for RGB)",
-            _answer(teacher.reading(swapped), device),
+            _answer(teacher, swapped),
         )
     order = _class_order(teacher, kind, task, batches)
     if order is not None:
@@ -107,9 +108,8 @@ def _readings(
         )
 
 
-def _answer(teacher: Teacher, device: torch.device) -> Answer:
-    teacher = teacher.to(device)
-    return lambda images: teacher(images).logits
+def _answer(teacher: Teacher, inputs: InputContract) -> Answer:
+    return lambda images: teacher.answer(images, inputs)
 
 
 @torch.no_grad()

@@ -73,8 +73,8 @@ def show_teachers(console: Console, examined: Mapping[str, Examined], kinds: Map
         measured, expected = result.measured, result.expected
         table.add_row(
             task,
-            result.teacher.folder.name,
-            result.teacher.sha256[:8],
+            result.teacher.card.place.name,
+            result.teacher.card.sha256[:8],
             kinds[task].metric,
             str(measured.rows) if measured else "0",
             f"{expected.score:.2f}" if expected else "-",
@@ -116,7 +116,7 @@ def _examine(
         "and is this the data they were trained for?"
     )
     problem = (
-        f"{teacher.file} {wrong} in {kind.metric} on {measured.rows} labelled validation rows. {cause} "
+        f"{teacher.card.file} {wrong} in {kind.metric} on {measured.rows} labelled validation rows. {cause} "
         f"If the score is what you expect, say so: tasks.{task}.teacher.expect: {measured.score:.1f}."
     )
     return Examined(teacher, measured, expected, problem)
@@ -127,6 +127,7 @@ def _expected(recipe: Recipe, task: str, teacher: Teacher, kind: TaskKind) -> Ex
     section = recipe.tasks[task].teacher
     if section is not None and section.expect is not None:
         return Expected(section.expect)
-    if teacher.score is not None and teacher.score.metric == kind.metric:
-        return Expected(teacher.score.score, teacher.score.rows)
+    recorded = teacher.card.score
+    if recorded is not None and recorded.metric == kind.metric:
+        return Expected(recorded.score, recorded.rows)
     return None

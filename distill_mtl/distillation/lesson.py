@@ -22,11 +22,13 @@ class Lesson:
         weights: of the terms supervised, soft_targets and hint.
         temperature: of the soft targets.
         hints: the pairs of layers, in the order of the task's adapters.
+        known: positions of the classes that the teacher knows, where it does not know all of them.
     """
 
     weights: TermWeights = field(default_factory=TermWeights)
     temperature: float = 4.0
     hints: Sequence[HintPair] = ()
+    known: tuple[int, ...] | None = None
 
     @property
     def uses_labels(self) -> bool:

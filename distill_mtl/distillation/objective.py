@@ -116,7 +116,10 @@ class Objective(nn.Module):
             return terms
         per_row = counts.share / counts.taught[task]
         if lesson.weights.soft_targets:
-            loss = kind.soft_target_loss(logits[target.rows], target.output.logits, lesson.temperature)
+            student, teacher = logits[target.rows], target.output.logits
+            if lesson.known is not None:  # of other classes the teacher says nothing, neither yes nor no
+                student, teacher = student[:, lesson.known], teacher[:, lesson.known]
+            loss = kind.soft_target_loss(student, teacher, lesson.temperature)
             terms["soft_targets"] = loss.sum() * (lesson.weights.soft_targets * per_row)
         if lesson.weights.hint and task in self.adapters:
             loss = self._hint_loss(task, features, target)

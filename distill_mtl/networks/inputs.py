@@ -25,11 +25,17 @@ class InputContract:
 
     Attributes:
         size: height and width in pixels.
-        mean: per channel, subtracted after `scale`.
-        std: per channel, divided by after `mean`.
+        mean: per channel in the network's order, subtracted from pixels of which white is `white`.
+        std: per channel in the network's order, divided by after that.
         interpolation: how other sizes are brought to `size`, with antialiasing.
         channels: order of the colours, or one channel of luma.
-        scale: what white is before normalisation: 1.0, or 255.0 for networks of the Caffe line.
+        white: what white is before normalisation: 1.0, or 255.0 for networks of the Caffe line.
+        resize: how a view of another shape gets `size`: stretched, its largest centred part, or letterboxed
+            with black.
+        crop: side of the centred part of the view that is seen.
+        layout: where the channels stand.
+        dtype: of the pixels; uint8 is rounded.
+        batch: the only number of rows that the network takes; None: any.
     """
 
     size: tuple[int, int]
@@ -37,19 +43,41 @@ class InputContract:
     std: tuple[float, ...]
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
     channels: Literal["rgb", "bgr", "grey"] = "rgb"
-    scale: float = 1.0
+    white: float = 1.0
+    resize: Literal["squash", "crop", "pad"] = "squash"
+    crop: float = 1.0
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    dtype: Literal["float32", "float16", "uint8"] = "float32"
+    batch: int | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError for a contract that no image can meet."""
-        depth = 1 if self.channels == "grey" else 3
+        depth = self.depth
         if not len(self.mean) == len(self.std) == depth:
             raise ValueError(
                 f"{self.channels} images need {depth} means and stds, found {self.mean}, {self.std}"
             )
-        if min(self.std) <= 0 or min(self.size) < 1 or self.scale <= 0:
+        if min(self.std) <= 0 or min(self.size) < 1 or self.white <= 0 or not 0 < self.crop <= 1:
             raise ValueError(
-                f"std, size and scale must be positive, found {self.std}, {self.size}, {self.scale}"
+                "std, size, white and crop must be positive and crop at most 1, "
+                f"found {self.std}, {self.size}, {self.white}, {self.crop}"
             )
+        if self.dtype == "uint8" and (self.white, *self.mean, *self.std) != (
+            255.0,
+            *[0.0] * depth,
+            *[1.0] * depth,
+        ):
+            raise ValueError("uint8 pixels are whole numbers from 0 to 255: white is 255, mean 0 and std 1")
+
+    @property
+    def depth(self) -> int:
+        """Channels of an image."""
+        return 1 if self.channels == "grey" else 3
+
+    @property
+    def whole_view(self) -> bool:
+        """The network sees all of a square view and nothing else, so that its maps lie over the view's pixels."""
+        return self.resize == "squash" and self.crop == 1.0
 
     @classmethod
     def from_timm(cls, cfg: Mapping[str, Any], size: tuple[int, int] | None = None) -> "InputContract":
@@ -111,12 +139,12 @@ class Preprocess(nn.Module):
         super().__init__()
         self.contract = contract
         mean, std = torch.tensor(contract.mean), torch.tensor(contract.std)
-        self.register_buffer("mean", mean.view(-1, 1, 1) / contract.scale, persistent=False)
-        self.register_buffer("std", std.view(-1, 1, 1) / contract.scale, persistent=False)
+        self.register_buffer("mean", mean.view(-1, 1, 1) / contract.white, persistent=False)
+        self.register_buffer("std", std.view(-1, 1, 1) / contract.white, persistent=False)
         self.register_buffer("luma", torch.tensor(_LUMA).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 3 or 1, H, W] float in [0, 1], any size -> [B, depth, *contract.size], normalised.
+        """[B, 3 or 1, H, W] float in [0, 1], any size -> what the contract says, nchw or nhwc.
 
         Raises:
             TypeError: the images are not floating point.
@@ -128,15 +156,37 @@ class Preprocess(nn.Module):
             )
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             raise ValueError(f"expected images [B, 3, H, W] or [B, 1, H, W], found {list(images.shape)}")
-        images = self._channels(self._resize(images))
-        return ((images - self.mean) / self.std).to(self.mean.dtype)
+        images = self._channels(self._framed(images))
+        if self.contract.dtype == "uint8":
+            images = (images * 255).round().to(torch.uint8)
+        else:
+            images = ((images - self.mean) / self.std).to(
+                self.mean.dtype if self.contract.dtype == "float32" else torch.float16
+            )
+        return images.permute(0, 2, 3, 1).contiguous() if self.contract.layout == "nhwc" else images
 
-    def _resize(self, images: Tensor) -> Tensor:
-        if images.shape[-2:] == self.contract.size:
+    def _framed(self, images: Tensor) -> Tensor:
+        """The part of the view that the network sees, in its size."""
+        if self.contract.whole_view:
+            return self._resized(images, self.contract.size)
+        height, width = images.shape[-2:]
+        part = centred_part((height, width), self.contract)
+        images = _centred(images, part)
+        inside = tuple(
+            max(1, round(side * min(seen, whole) / seen))
+            for side, seen, whole in zip(self.contract.size, part, (height, width), strict=True)
+        )
+        images = self._resized(images, (inside[0], inside[1]))
+        top, left = ((side - seen) // 2 for side, seen in zip(self.contract.size, inside, strict=True))
+        down, right = self.contract.size[0] - inside[0] - top, self.contract.size[1] - inside[1] - left
+        return F.pad(images, (left, right, top, down))
+
+    def _resized(self, images: Tensor, size: tuple[int, int]) -> Tensor:
+        if images.shape[-2:] == size:
             return images
         if self.contract.interpolation == "nearest":
-            return F.interpolate(images, self.contract.size, mode="nearest-exact")
-        resized = F.interpolate(images, self.contract.size, mode=self.contract.interpolation, antialias=True)
+            return F.interpolate(images, size, mode="nearest-exact")
+        resized = F.interpolate(images, size, mode=self.contract.interpolation, antialias=True)
         # Cubic kernels overshoot at edges; a decoded picture never leaves [0, 1].
         return resized.clamp(0, 1)
 
@@ -146,3 +196,20 @@ class Preprocess(nn.Module):
         if images.shape[1] == 1:
             return images.expand(-1, 3, -1, -1)
         return images.flip(1) if self.contract.channels == "bgr" else images
+
+
+def centred_part(view: tuple[int, int], contract: InputContract) -> tuple[int, int]:
+    """Height and width of the centred part of a view that a network sees; beyond the view where it is padded."""
+    height, width = view
+    if contract.resize != "squash":
+        aspect = contract.size[1] / contract.size[0]
+        wider = (width > height * aspect) == (contract.resize == "pad")
+        height, width = (round(width / aspect), width) if wider else (height, round(height * aspect))
+    return max(1, round(height * contract.crop)), max(1, round(width * contract.crop))
+
+
+def _centred(images: Tensor, part: tuple[int, int]) -> Tensor:
+    """The centred part of images, as much of it as there is."""
+    height, width = images.shape[-2:]
+    top, left = max(0, (height - part[0]) // 2), max(0, (width - part[1]) // 2)
+    return images[..., top : top + part[0], left : left + part[1]]

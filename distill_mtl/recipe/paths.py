@@ -11,7 +11,7 @@ INITS = ("pretrained", "random")
 
 
 def absolute_paths(recipe: Recipe) -> Recipe:
-    """The recipe with absolute teacher folders, shard patterns and `student.init`."""
+    """The recipe with absolute teachers, shard patterns and `student.init`."""
     return recipe.model_copy(
         update={
             "student": _student(recipe.student),
@@ -23,7 +23,7 @@ def absolute_paths(recipe: Recipe) -> Recipe:
 
 def absolute(place: str) -> str:
     """A path or shard pattern as an absolute one, `~` expanded; what is no local path stays as it is."""
-    if "://" in place or place.startswith(("multidigits:", "pipe:")):
+    if "://" in place or place.startswith(("multidigits:", "pipe:", "hf_hub:")):
         return place
     return os.path.abspath(os.path.expanduser(place))
 
@@ -37,8 +37,8 @@ def _student(student: StudentSection) -> StudentSection:
 def _task(task: TaskSection) -> TaskSection:
     if task.teacher is None:
         return task
-    teacher = task.teacher.model_copy(update={"folder": absolute(task.teacher.folder)})
-    return task.model_copy(update={"teacher": teacher})
+    files = {key: absolute(place) for key in ("path", "weights") if (place := getattr(task.teacher, key))}
+    return task.model_copy(update={"teacher": task.teacher.model_copy(update=files)})
 
 
 def _source(source: SourceSection) -> SourceSection:

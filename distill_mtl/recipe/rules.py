@@ -24,7 +24,11 @@ def check_rules(recipe: Any, choices: Choices) -> list[Finding]:
     """
     if not isinstance(recipe, dict):
         return []
-    found = [finding for rule in (_labels, _tasks, _training, _acceptance, _init) for finding in rule(recipe)]
+    found = [
+        finding
+        for rule in (_labels, _tasks, _teachers, _training, _acceptance, _init)
+        for finding in rule(recipe)
+    ]
     return found + [
         finding for pattern, names in choices.items() for finding in _choice(recipe, pattern, names)
     ]
@@ -58,6 +62,27 @@ def _tasks(recipe: dict[str, Any]) -> Iterator[Finding]:
         if task.get("classes") is None and not taught:
             text = "found no `classes`, and no teacher to take them from. Add their number or their names."
             yield Finding((*path, "classes"), text)
+
+
+def _teachers(recipe: dict[str, Any]) -> Iterator[Finding]:
+    for name, task in _entries(recipe, "tasks"):
+        teacher, path = task.get("teacher"), ("tasks", name, "teacher")
+        if not isinstance(teacher, dict):
+            continue
+        origins = [key for key in ("path", "timm", "module") if teacher.get(key) is not None]
+        if not origins:
+            yield Finding(path, "found no network. Add `path` (a folder or a file), `timm` or `module`.")
+        elif len(origins) > 1:
+            text = f"found {' and '.join(f'`{key}`' for key in origins)}, a teacher is one network. Keep one of them."
+            yield Finding((*path, origins[1]), text)
+        elif origins == ["module"] and teacher.get("weights") is None:
+            text = "found `module` without `weights`: code alone is a random network. Add its state dict."
+            yield Finding((*path, "module"), text)
+        elif origins != ["module"]:
+            for key in ("weights", "args"):
+                if teacher.get(key):
+                    text = f"`{key}` belongs to `module`; `{origins[0]}` brings its own. Remove it."
+                    yield Finding((*path, key), text)
 
 
 def _training(recipe: dict[str, Any]) -> Iterator[Finding]:

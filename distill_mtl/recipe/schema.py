@@ -38,13 +38,67 @@ class StudentSection(Section):
     """pretrained (timm's weights) | teacher:TASK (its trunk) | a folder or .safetensors file | random"""
 
 
-class TeacherSection(Section):
-    """A trained network. In short form only its folder."""
+class InputSection(Section):
+    """What a teacher wants to see, where its file does not say it or says it wrong."""
 
-    folder: str
-    """A timm local-dir folder, or a student folder of ours."""
+    size: Count | tuple[Count, Count] | None = None
+    """Side, or [height, width], in pixels."""
+    resize: Literal["squash", "crop", "pad"] | None = None
+    """How a view of another shape gets this size: stretched, its largest centred part, or letterboxed."""
+    crop: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Side of the centred part that is seen, as a share of the view's: timm's crop_pct."""
+    interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
+    """How other sizes are brought to `size`, with antialiasing."""
+    mean: list[float] | None = None
+    """Per channel, in the network's own order, in units of `white`."""
+    std: Annotated[list[Positive], Field(min_length=1)] | None = None
+    """Per channel, in the network's own order, in units of `white`."""
+    white: Positive | None = None
+    """What a white pixel is before mean and std: 1, or 255."""
+    channels: Literal["rgb", "bgr", "grey"] | None = None
+    """Order of the colours, or a single channel of luma."""
+    layout: Literal["nchw", "nhwc"] | None = None
+    """Where the channels stand."""
+    dtype: Literal["float32", "float16", "uint8"] | None = None
+    """Type of the pixels."""
+    batch: Count | None = None
+    """The only number of rows that the network takes."""
+
+
+class OutputSection(Section):
+    """What a teacher's answers are, where they cannot be found out."""
+
+    name: str | Annotated[int, Field(ge=0)] | None = None
+    """Which output answers the task: its name, or its number from 0. Default: the first."""
+    gives: Literal["logits", "probabilities"] | None = None
+    """Default: probabilities if on a trial they are none below 0 and sum to 1, else logits."""
+
+
+class TeacherSection(Section):
+    """A trained network. In short form only its path."""
+
+    path: str | None = None
+    """A timm local-dir folder, a student folder of ours, or a file: .pt2, .ts or .onnx; `hf_hub:owner/name`."""
+    timm: str | None = None
+    """A pretrained network of timm by name: resnet50.a1_in1k"""
+    module: str | None = None
+    """Your own network, `package.module:callable`; needs `weights`."""
+    args: dict[str, Any] = {}
+    """Keyword arguments for the callable of `module`."""
+    weights: str | None = None
+    """State dict for `module`: a .safetensors file, or one that torch.load(weights_only=True) reads."""
+    classes: Count | list[str] | None = None
+    """The teacher's own classes, in the order of its outputs. Default: what its file says."""
     task: str | None = None
     """Which head of a multi-task student folder. Default: the one of the same name."""
+    input: InputSection = InputSection()
+    """What the network wants to see. Default: what its file says."""
+    output: OutputSection = OutputSection()
+    """What its answers are. Default: what its file says."""
+    trust: bool = False
+    """Let it run code: .pt2, .ts and `module` are programs."""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """Of the weights' file; another file is refused."""
     expect: float | None = None
     """Score in points that the check must find. Default: what the folder records."""
 

@@ -13,7 +13,7 @@ from distill_mtl.recipe.findings import Finding, KeyPath
 SHORT_FORMS: tuple[tuple[KeyPath, str], ...] = (
     (("student",), "model"),
     (("balance",), "method"),
-    (("tasks", "*", "teacher"), "folder"),
+    (("tasks", "*", "teacher"), "path"),
     (("tasks", "*", "data"), "shards"),
     (("data", "*", "labels", "*"), "member"),
 )

@@ -10,29 +10,31 @@ from typing import Any
 
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.students.folder import FORMAT, read_student
-from distill_mtl.teachers.form import FORMS, TeacherForm, TeacherNetwork
+from distill_mtl.teachers.form import FORMS, FolderForm
+from distill_mtl.teachers.network import BackboneNetwork, Opened
 
 
 @FORMS.register(FORMAT)
-class StudentForm(TeacherForm):
+class StudentForm(FolderForm):
     """`runs/NAME/student`."""
 
     @classmethod
-    def open(cls, folder: Path, config: Mapping[str, Any], task: str | None, default: str) -> TeacherNetwork:
+    def open(cls, folder: Path, config: Mapping[str, Any], task: str | None, default: str) -> Opened:
         student = read_student(folder, config)
         tasks = list(student.kinds)
         wanted = task or (default if default in tasks or len(tasks) > 1 else tasks[0])
         if wanted not in tasks:
-            mend = "Choose one with `teacher: {folder: ..., task: NAME}`."
+            mend = "Choose one with `teacher: {path: ..., task: NAME}`."
             raise UserError(
                 f"{folder} has no head '{wanted}'.{nearest(wanted, tasks)} Heads: {', '.join(tasks)}. {mend}"
             )
         kind = student.kinds[wanted]
-        return TeacherNetwork(
-            backbone=student.trunk,
-            head=student.heads[wanted],
-            needs=kind.needs(student.trunk.shapes),
-            classes=kind.classes,
-            named=kind.classes != tuple(str(index) for index in range(len(kind.classes))),
-            kind=kind.name,
+        network = BackboneNetwork(
+            student.trunk,
+            student.heads[wanted],
+            kind.needs(student.trunk.shapes),
+            width=len(kind.classes),
+            dense=kind.dense,
         )
+        named = kind.classes != tuple(str(index) for index in range(len(kind.classes)))
+        return Opened(network, kind.classes if named else None, kind.name)

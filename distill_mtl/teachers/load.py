@@ -1,16 +1,18 @@
-"""From a recipe's `teacher` to a `Teacher`: find the folder's form, open it, compare it with the task."""
+"""From a recipe's `teacher` to a `Teacher`: find it, open it, compare it with the task."""
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from distill_mtl.errors import TeacherError, UserError
-from distill_mtl.networks.weights import CONFIG, read_config
+from distill_mtl.networks.weights import sha256
 from distill_mtl.recipe.schema import TeacherSection
-from distill_mtl.teachers.form import FORMS, TeacherNetwork
+from distill_mtl.tasks.base import KINDS
+from distill_mtl.teachers.card import TeacherCard
+from distill_mtl.teachers.label_map import match_classes
+from distill_mtl.teachers.network import Opened, Origin, TeacherNetwork
+from distill_mtl.teachers.origin import find_origin
+from distill_mtl.teachers.score import read_score
 from distill_mtl.teachers.teacher import Teacher
-from distill_mtl.teachers.timm_folder import open_timm_folder
 
 
 def load_teacher(
@@ -24,73 +26,83 @@ def load_teacher(
     """The teacher of one task.
 
     Args:
-        section: the folder, and which head of it.
+        section: where it lies, and what its files do not say.
         task: name of the task in the recipe.
-        kind: what the recipe says the task is; None: not compared.
-        layers: hidden features to give; None stands for the teacher's last map.
+        kind: what the recipe says the task is; None: what the files say, or what the answer looks like.
+        layers: hidden features to give; None stands for the teacher's last map, if it gives one.
         classes: number or names that the recipe says; None: the teacher's.
 
     Raises:
-        TeacherError: the folder is missing, incomplete or broken, has no such head or layer, or is a
-            network of another kind or for other classes than the recipe says.
+        TeacherError: it is missing, broken, not trusted, has no such head or layer, or is a network of
+            another kind or for other classes than the recipe says.
     """
-    folder = Path(section.folder)
     try:
-        network = _open(folder, section.task, task)
-        if kind is not None and network.kind != kind:
-            raise UserError(
-                f"{folder} is a {network.kind} network, tasks.{task}.kind says {kind}. "
-                f"Write `kind: {network.kind}`, or name another teacher."
-            )
-        network = replace(network, classes=_agreed_classes(network, folder, classes))
-        return Teacher(network, folder, layers)
+        origin = find_origin(section, task)
+        opened = origin.open()
+        kind = _agreed_kind(opened, origin, task, kind)
+        network = opened.network
+        labels = match_classes(_named(section, opened), network.width, classes, str(origin.place))
+        taken = _layers(network, layers)
+        network.tap(taken)
+        aligned = network.inputs.whole_view
+        card = TeacherCard(
+            place=origin.place,
+            files={file: sha256(file) for file in origin.files},
+            kind=kind,
+            labels=labels,
+            inputs=network.inputs,
+            assumed=opened.assumed,
+            layers=taken,
+            last_map=network.last_map if any(layer is None for layer in layers) else None,
+            shapes={
+                layer: network.shapes[layer] if aligned else replace(network.shapes[layer], size=None)
+                for layer in taken
+            },
+            score=read_score(origin.place),
+        )
+        return Teacher(network, card)
     except UserError as error:
         raise TeacherError(f"tasks.{task}.teacher: {error}") from error
 
 
-def _open(folder: Path, head: str | None, task: str) -> TeacherNetwork:
-    config: dict[str, Any] = read_config(folder)
-    if "format" in config:
-        return FORMS[config["format"]].open(folder, config, head, task)
-    if "architecture" not in config:
+def _layers(network: TeacherNetwork, layers: Sequence[str | None]) -> tuple[str, ...]:
+    """Each layer once, the default by its name; nothing for the default of a network without inner features."""
+    named = [network.last_map if layer is None else layer for layer in layers]
+    return tuple(dict.fromkeys(layer for layer in named if layer is not None))
+
+
+def _named(section: TeacherSection, opened: Opened) -> tuple[str, ...] | None:
+    """The names of the teacher's classes: the recipe's word, then its files'."""
+    said = section.classes
+    if isinstance(said, list):
+        return tuple(said)
+    if said is not None and said != opened.network.width:
         raise UserError(
-            f"{folder / CONFIG} is neither timm's (no `architecture`) nor a student's of ours (no `format`). "
-            "Save the network with timm.models.save_for_hf(model, FOLDER, safe_serialization=True)."
+            f"`classes` says {said}, the network has {opened.network.width} outputs. Correct `classes`."
         )
-    if head is not None:
+    return opened.classes
+
+
+def _agreed_kind(opened: Opened, origin: Origin, task: str, kind: str | None) -> str:
+    """The kind that files, answer and recipe agree on."""
+    dense = opened.network.dense
+    found = opened.kind or ("segmentation" if dense else "classification")
+    if kind is None:
+        kind = found
+    if opened.kind is not None and opened.kind != kind:
         raise UserError(
-            f"{folder} holds a single classifier, so there is no head '{head}' in it. Remove `task`."
+            f"{origin.place} is a {opened.kind} network, tasks.{task}.kind says {kind}. "
+            f"Write `kind: {opened.kind}`, or name another teacher."
         )
-    return open_timm_folder(folder, config)
-
-
-def _agreed_classes(
-    network: TeacherNetwork, folder: Path, classes: tuple[str, ...] | int | None
-) -> tuple[str, ...]:
-    """The names of the classes, once teacher and recipe agree on them."""
-    own = network.classes
-    if classes is None:
-        return own
-    mend = "Remove `classes` to take the teacher's."
-    count = classes if isinstance(classes, int) else len(classes)
-    if isinstance(classes, int) or not network.named:
-        if count != len(own):
-            raise UserError(f"{folder} says {len(own)} classes, the recipe says {count}. {mend}")
-        return own if isinstance(classes, int) else classes
-    if classes == own:
-        return own
-    if sorted(classes) == sorted(own):
-        raise UserError(f"{folder} has the recipe's classes in another order ({_some(own)}). {mend}")
-    if set(classes) < set(own):
+    if KINDS[kind].dense != dense:
+        shape = "a map" if dense else "a vector"
         raise UserError(
-            f"{folder} says {len(own)} classes, the recipe names {count} of them. A teacher that knows more "
-            f"classes than its task cannot be used. {mend}"
+            f"{origin.place} answers with {shape} for each picture, which is no {kind}, as tasks.{task}.kind says. "
+            f"Write `kind: {found}`, choose another output with `output: {{name: ...}}`, or name another teacher."
         )
-    other = [name for name in classes if name not in own]
-    raise UserError(
-        f"{folder} does not know the recipe's classes {_some(other)}; it knows {_some(own)}. {mend}"
-    )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+    if dense and not opened.network.inputs.whole_view:
+        raise UserError(
+            f"{origin.place} answers with a map, and its input is cropped or padded: map and picture would not lie "
+            "over each other. Use `input: {resize: squash, crop: 1}`."
+        )
+    return kind

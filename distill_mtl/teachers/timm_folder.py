@@ -13,10 +13,10 @@ from distill_mtl.errors import UserError
 from distill_mtl.networks.backbone import LOGITS, Backbone
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.networks.weights import CONFIG, load_exactly, read_weights
-from distill_mtl.teachers.form import TeacherNetwork
+from distill_mtl.teachers.network import BackboneNetwork, Opened
 
 
-def open_timm_folder(folder: Path, config: Mapping[str, Any]) -> TeacherNetwork:
+def open_timm_folder(folder: Path, config: Mapping[str, Any]) -> Opened:
     """Read the classifier; every weight in the file is loaded and every weight of the network comes from it.
 
     timm alone builds the network. The weights are loaded here, because timm leaves the head random when
@@ -39,13 +39,11 @@ def open_timm_folder(folder: Path, config: Mapping[str, Any]) -> TeacherNetwork:
             f"{model.num_classes}. Correct num_classes."
         )
     names = _class_names(config, folder, model.num_classes)
-    return TeacherNetwork(
-        backbone=Backbone(model, InputContract.from_timm(_input(model))),
-        head=itemgetter(LOGITS),
-        needs=(LOGITS,),
-        classes=names or tuple(str(index) for index in range(model.num_classes)),
-        named=names is not None,
-        kind="classification",
+    backbone = Backbone(model, InputContract.from_timm(_input(model)))
+    return Opened(
+        BackboneNetwork(backbone, itemgetter(LOGITS), (LOGITS,), width=model.num_classes, dense=False),
+        names,
+        "classification",
     )
 
 

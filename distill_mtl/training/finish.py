@@ -116,7 +116,8 @@ def _card(parts: Parts, evaluation: Evaluation | None) -> str:
         size=trunk.inputs.size,
         kinds=parts.kinds,
         teachers={
-            task: f"{teacher.folder.name} {teacher.sha256[:12]}" for task, teacher in parts.teachers.items()
+            task: f"{teacher.card.place.name} {teacher.card.sha256[:12]}"
+            for task, teacher in parts.teachers.items()
         },
         evaluation=evaluation,
         recipe_digest=hashlib.sha256(dump_recipe(parts.recipe).encode()).hexdigest(),

@@ -10,5 +10,7 @@ from distill_mtl.training.run_folder import write_aside
 
 def write_teachers(path: Path, teachers: Mapping[str, Teacher], scores: Mapping[str, float]) -> None:
     """Write each teacher's file, sha256, classes, input and the score that the check measured."""
-    entries = {task: {**teacher.describe(), "score": scores.get(task)} for task, teacher in teachers.items()}
+    entries = {
+        task: {**teacher.card.describe(), "score": scores.get(task)} for task, teacher in teachers.items()
+    }
     write_aside(path, json.dumps(entries, indent=2) + "\n")

@@ -63,7 +63,7 @@ def distill(
 
     parts = build(recipe)
     if resume:
-        folder.same_teachers({task: teacher.describe() for task, teacher in parts.teachers.items()})
+        folder.same_teachers({task: teacher.card.describe() for task, teacher in parts.teachers.items()})
     scores = run_check(parts, accelerator.device, console) if accelerator.is_main_process else {}
     try_one_batch(parts, accelerator.device, slices=accelerator.num_processes * recipe.training.accumulate)
     if accelerator.is_main_process:

@@ -97,7 +97,7 @@ def _head(change: Callable[[Tensor], Tensor]) -> Plant:
     [
         (_contract(mean=[0.0] * 3, std=[1.0] * 3), r"images in \[-1, 1\]"),
         (_contract(mean=[-1.0] * 3, std=[2.0] * 3), r"images in \[-1, 1\]"),
-        (_contract(mean=[0.0] * 3, std=[1.0] * 3, scale=255.0), r"images in \[-1, 1\]"),
+        (_contract(mean=[0.0] * 3, std=[1.0] * 3, white=255.0), r"images in \[-1, 1\]"),
         (_contract(channels="bgr"), "colours in the opposite order"),
         (
             _head(lambda tensor: tensor[[2, 0, 1, 5, 3, 4]]),
@@ -122,7 +122,7 @@ def test_a_teacher_whose_answers_depend_on_the_batch_is_named(world: Path) -> No
     """As those of a network that normalises over the batch, only plainer."""
     recipe = _recipe(world, world / "teacher")
     teachers, kinds = build_teachers(recipe)
-    first = teachers["color"].backbone.model.first
+    first = teachers["color"].network.backbone.model.first
 
     def next_row(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return output.roll(1, dims=0)
@@ -174,7 +174,7 @@ def _recipe(world: Path, teacher: Path, expect: float | None = None):
 student: {{model: "toy:net", init: random}}
 tasks:
   color:
-    teacher: {{folder: {teacher}, expect: {json.dumps(expect)}}}
+    teacher: {{path: {teacher}, expect: {json.dumps(expect)}}}
     data: {{shards: {world}/train.tar, split: {{validation: {world}/validation.tar, test: {world}/test.tar}}}}
 """
     path = world / "recipe.yaml"

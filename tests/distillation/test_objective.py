@@ -120,11 +120,11 @@ def _merge(
     teachers = {}
     for index, (task, kind) in enumerate(kinds.items()):
         toys.toy_teacher_folder(folder / task, task, kind, seed=index + 1)
-        teachers[task] = load_teacher(TeacherSection(folder=str(folder / task)), task=task, layers=[None])
+        teachers[task] = load_teacher(TeacherSection(path=str(folder / task)), task=task, layers=[None])
     pair = HintPair("second", "second")
     lesson = lesson or Lesson(hints=[pair] if hints else [])
     adapters = {
-        task: [Hint(student.trunk.shapes["second"], teacher.shapes["second"])] if hints else []
+        task: [Hint(student.trunk.shapes["second"], teacher.card.shapes["second"])] if hints else []
         for task, teacher in teachers.items()
     }
     rule = make_rule("uniform", list(kinds))

@@ -51,7 +51,7 @@ def test_grey_images_reach_a_colour_network_in_three_equal_channels() -> None:
 
 
 def test_scale_255_is_for_means_of_0_to_255() -> None:
-    caffe = InputContract((4, 6), (104.0, 117.0, 123.0), (1.0, 1.0, 1.0), channels="bgr", scale=255.0)
+    caffe = InputContract((4, 6), (104.0, 117.0, 123.0), (1.0, 1.0, 1.0), channels="bgr", white=255.0)
     images = torch.rand(1, 3, 4, 6)
     expected = images.flip(1) * 255 - torch.tensor(caffe.mean).view(3, 1, 1)
     assert torch.allclose(Preprocess(caffe)(images), expected, atol=1e-4)
@@ -82,8 +82,8 @@ def test_a_contract_survives_json() -> None:
 
 
 def test_unknown_keys_of_a_contract_are_refused() -> None:
-    with pytest.raises(ValueError, match="crop"):
-        InputContract.from_dict({**RGB.to_dict(), "crop": 0.9})
+    with pytest.raises(ValueError, match="cropping"):
+        InputContract.from_dict({**RGB.to_dict(), "cropping": 0.9})
 
 
 def test_impossible_contracts_are_refused() -> None:
@@ -117,3 +117,40 @@ def test_a_grey_timm_network_with_colour_statistics_gets_their_average() -> None
 def test_a_network_of_five_channels_is_refused() -> None:
     with pytest.raises(UserError, match="5 channels"):
         InputContract.from_timm({"input_size": (5, 8, 8), "mean": (0.0,) * 5, "std": (1.0,) * 5})
+
+
+@pytest.mark.parametrize(
+    ("resize", "rows", "columns"), [("crop", slice(0, 4), slice(2, 6)), ("squash", slice(0, 4), slice(0, 8))]
+)
+def test_a_wide_view_is_cropped_or_squashed(resize: str, rows: slice, columns: slice) -> None:
+    image = torch.rand(1, 3, 4, 8)
+    contract = InputContract((4, 4), (0.0,) * 3, (1.0,) * 3, resize=resize)
+    expected = torch.nn.functional.interpolate(
+        image[..., rows, columns], (4, 4), mode="bilinear", antialias=True
+    )
+    assert torch.allclose(Preprocess(contract)(image), expected, atol=1e-6)
+
+
+def test_a_padded_view_keeps_its_shape_between_black_bars() -> None:
+    contract = InputContract((8, 8), (0.0,) * 3, (1.0,) * 3, resize="pad")
+    seen = Preprocess(contract)(torch.ones(1, 3, 4, 8))
+    assert torch.equal(seen[0, 0].sum(1), torch.tensor([0.0, 0, 8, 8, 8, 8, 0, 0]))
+
+
+def test_the_centre_is_seen_as_timm_crops_it() -> None:
+    image = torch.rand(1, 3, 8, 8)
+    contract = InputContract((6, 6), (0.0,) * 3, (1.0,) * 3, crop=0.75)
+    assert torch.equal(Preprocess(contract)(image), image[..., 1:7, 1:7])
+
+
+def test_bytes_with_channels_last_are_what_a_camera_network_sees() -> None:
+    pixels = torch.randint(0, 256, (2, 3, 4, 6), dtype=torch.uint8)
+    contract = InputContract(
+        (4, 6), (0.0,) * 3, (1.0,) * 3, white=255.0, layout="nhwc", dtype="uint8", channels="bgr"
+    )
+    assert torch.equal(Preprocess(contract)(pixels / 255), pixels.flip(1).permute(0, 2, 3, 1))
+
+
+def test_bytes_cannot_be_normalised() -> None:
+    with pytest.raises(ValueError, match="uint8 pixels are whole numbers"):
+        InputContract((4, 4), (0.5,) * 3, (1.0,) * 3, dtype="uint8")

@@ -47,7 +47,7 @@ OVERRIDES = {
     "tasks.breed.classes": st.none() | st.integers(1, 99) | st.lists(TEXT, max_size=4),
     "tasks.breed.temperature": st.floats(1e-6, 1e6),
     "tasks.part.hints": st.lists(st.fixed_dictionaries({"student": st.none() | TEXT}), max_size=2),
-    "tasks.part.teacher": st.sampled_from(["t", {"folder": "../t", "expect": 90.5}]),
+    "tasks.part.teacher": st.sampled_from(["t", {"path": "../t", "expect": 90.5}]),
     "data.breed.shards": st.sampled_from(
         ["a-{0..9}.tar", ["a.tar", "b.tar"], "multidigits:left", "s3://b/x.tar"]
     ),
@@ -98,9 +98,9 @@ def test_a_recipe_made_in_python_is_dumped_with_absolute_paths(
     recipe = Recipe.model_validate(
         {
             "student": {"model": "resnet18"},
-            "tasks": {"a": {"teacher": {"folder": "t"}}},
+            "tasks": {"a": {"teacher": {"path": "t"}}},
             "data": {"a": {"shards": "a.tar"}},
         }
     )
-    assert f"folder: {tmp_path}/t\n" in dump_recipe(recipe)
+    assert f"path: {tmp_path}/t\n" in dump_recipe(recipe)
     assert f"shards: {tmp_path}/a.tar\n" in dump_recipe(recipe)

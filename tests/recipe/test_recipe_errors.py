@@ -16,7 +16,7 @@ WRONG = """\
 student: 5
 tasks:
   breed:
-    teacher: {folder: t, taks: x}
+    teacher: {path: t, taks: x}
     temprature: 3
     temperature: -3
     classes: [a, 1]

@@ -18,7 +18,7 @@ def test_the_ten_line_recipe_resolves_to_full_defaults(load: Load, ten_lines: st
     breed, part = recipe.tasks["breed"], recipe.tasks["part"]
     assert (breed.kind, part.kind) == ("classification", "segmentation")
     assert breed.teacher is not None
-    assert breed.teacher.folder == str(tmp_path / "teachers/breed")
+    assert breed.teacher.path == str(tmp_path / "teachers/breed")
     assert breed.temperature == 4
     assert breed.weights == TermWeights()
     assert breed.hints == [HintSection(student=None, teacher=None)]
@@ -46,7 +46,7 @@ student: {model: vit_tiny}
 balance: {method: uniform}
 acceptance: {a: 2, b: 2}
 tasks:
-  a: {teacher: {folder: t/a}}
+  a: {teacher: {path: t/a}}
   b: {classes: 3}
 data:
   pool: {shards: p.tar, labels: {a: {member: a.cls}}}

@@ -15,50 +15,52 @@ def test_a_head_of_a_student_folder_teaches_its_task(tmp_path: Path) -> None:
     save_student(subject, tmp_path)
     expected = subject(images)
     for task, kind in kinds().items():
-        teacher = load_teacher(TeacherSection(folder=str(tmp_path)), task=task, kind=kind.name, layers=[None])
+        teacher = load_teacher(TeacherSection(path=str(tmp_path)), task=task, kind=kind.name, layers=[None])
         answer = teacher(images)
         assert torch.equal(answer.logits, expected[task])
         assert answer.hidden["layer4"].shape == (2, 96, 2, 2)
-        assert teacher.classes == kind.classes
+        assert teacher.card.classes == kind.classes
         assert not any(parameter.requires_grad for parameter in teacher.parameters())
 
 
 def test_a_teacher_of_one_task_runs_no_other_head(tmp_path: Path) -> None:
     save_student(student(), tmp_path)
-    teacher = load_teacher(TeacherSection(folder=str(tmp_path)), task="left")
-    assert teacher.backbone.returns == ("pooled",)
-    assert {name.split(".")[0] for name, _ in teacher.named_parameters()} == {"backbone", "head"}
-    assert sum(p.numel() for p in teacher.head.parameters()) == 96 * 3 + 3
+    teacher = load_teacher(TeacherSection(path=str(tmp_path)), task="left")
+    assert teacher.network.backbone.returns == ("pooled",)
+    assert {name.split(".")[1] for name, _ in teacher.named_parameters()} == {"backbone", "head"}
+    assert sum(p.numel() for p in teacher.network.head.parameters()) == 96 * 3 + 3
 
 
 def test_a_head_can_be_asked_for_by_name(tmp_path: Path) -> None:
     save_student(student(), tmp_path)
-    assert load_teacher(TeacherSection(folder=str(tmp_path), task="part"), task="road").kind == "segmentation"
+    assert (
+        load_teacher(TeacherSection(path=str(tmp_path), task="part"), task="road").card.kind == "segmentation"
+    )
 
 
 def test_the_only_head_needs_no_name(tmp_path: Path) -> None:
     save_student(student(tasks={"part": kinds()["part"]}), tmp_path)
-    assert load_teacher(TeacherSection(folder=str(tmp_path)), task="road").kind == "segmentation"
+    assert load_teacher(TeacherSection(path=str(tmp_path)), task="road").card.kind == "segmentation"
 
 
 @pytest.mark.parametrize("head", [None, "parts"])
 def test_a_head_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path, head: str | None) -> None:
     save_student(student(), tmp_path)
     with pytest.raises(TeacherError, match="Heads: left, part"):
-        load_teacher(TeacherSection(folder=str(tmp_path), task=head), task="road")
+        load_teacher(TeacherSection(path=str(tmp_path), task=head), task="road")
 
 
 def test_numbered_classes_may_be_named_by_the_recipe(tmp_path: Path) -> None:
     from distill_mtl.tasks.base import build_kind
 
     save_student(student(tasks={"left": build_kind("classification", ["0", "1"])}), tmp_path)
-    section = TeacherSection(folder=str(tmp_path))
-    assert load_teacher(section, task="left", classes=("cat", "dog")).classes == ("cat", "dog")
-    assert load_teacher(section, task="left").classes == ("0", "1")
+    section = TeacherSection(path=str(tmp_path))
+    assert load_teacher(section, task="left", classes=("cat", "dog")).card.classes == ("cat", "dog")
+    assert load_teacher(section, task="left").card.classes == ("0", "1")
 
 
 def test_a_broken_student_folder_is_a_teachers_error(tmp_path: Path) -> None:
     save_student(student(), tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(TeacherError, match=r"tasks\.left\.teacher: .*model\.safetensors does not exist"):
-        load_teacher(TeacherSection(folder=str(tmp_path)), task="left")
+        load_teacher(TeacherSection(path=str(tmp_path)), task="left")

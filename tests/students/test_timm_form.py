@@ -32,9 +32,9 @@ def test_timm_opens_the_folder_and_gives_the_same_logits(
     with torch.no_grad():
         expected = subject(images)["left"]
         assert torch.allclose(theirs(subject.trunk.preprocess(images)), expected, atol=1e-5)
-    teacher = load_teacher(TeacherSection(folder=str(tmp_path / "t")), task="left")
-    assert teacher.inputs == subject.trunk.inputs
-    assert teacher.classes == ("a", "b", "c")
+    teacher = load_teacher(TeacherSection(path=str(tmp_path / "t")), task="left")
+    assert teacher.card.inputs == subject.trunk.inputs
+    assert teacher.card.classes == ("a", "b", "c")
     assert torch.allclose(teacher(images).logits, expected, atol=1e-5)
 
 

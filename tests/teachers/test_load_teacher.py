@@ -15,7 +15,7 @@ from distill_mtl.teachers.teacher import Teacher
 
 def load(folder: Path, **options: object) -> Teacher:
     head = options.pop("head", None)
-    return load_teacher(TeacherSection(folder=str(folder), task=head), task="breed", **options)
+    return load_teacher(TeacherSection(path=str(folder), task=head), task="breed", **options)
 
 
 def test_the_network_is_the_one_that_timm_opens(tmp_path: Path) -> None:
@@ -23,7 +23,9 @@ def test_the_network_is_the_one_that_timm_opens(tmp_path: Path) -> None:
     theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     ours, images = load(tmp_path), torch.rand(2, 3, 64, 64)
     with torch.no_grad():
-        assert torch.allclose(ours(images).logits, theirs(ours.backbone.preprocess(images)), atol=1e-5)
+        assert torch.allclose(
+            ours(images).logits, theirs(ours.network.backbone.preprocess(images)), atol=1e-5
+        )
 
 
 @pytest.mark.parametrize(
@@ -31,32 +33,34 @@ def test_the_network_is_the_one_that_timm_opens(tmp_path: Path) -> None:
 )
 def test_class_names_come_from_label_names_in_the_order_of_the_logits(tmp_path: Path, names: object) -> None:
     timm_folder(tmp_path, label_names=names)
-    assert load(tmp_path).classes == ("cat", "dog", "owl", "eel")
+    assert load(tmp_path).card.classes == ("cat", "dog", "owl", "eel")
 
 
 def test_classes_without_names_are_numbered(tmp_path: Path) -> None:
     timm_folder(tmp_path)
-    assert load(tmp_path).classes == ("0", "1", "2", "3")
+    assert load(tmp_path).card.classes == ("0", "1", "2", "3")
 
 
 def test_the_recipe_may_name_classes_that_the_folder_does_not(tmp_path: Path) -> None:
     timm_folder(tmp_path)
-    assert load(tmp_path, classes=("a", "b", "c", "d")).classes == ("a", "b", "c", "d")
+    assert load(tmp_path, classes=("a", "b", "c", "d")).card.classes == ("a", "b", "c", "d")
 
 
 def test_the_recipe_may_repeat_what_the_folder_says(tmp_path: Path) -> None:
     timm_folder(tmp_path, label_names=["cat", "dog", "owl", "eel"])
-    assert load(tmp_path, classes=4).classes == ("cat", "dog", "owl", "eel")
-    assert load(tmp_path, classes=("cat", "dog", "owl", "eel")).classes == ("cat", "dog", "owl", "eel")
+    assert load(tmp_path, classes=4).card.classes == ("cat", "dog", "owl", "eel")
+    assert load(tmp_path, classes=("cat", "dog", "owl", "eel")).card.classes == ("cat", "dog", "owl", "eel")
 
 
 @pytest.mark.parametrize(
     ("classes", "complaint"),
     [
-        (5, "says 4 classes, the recipe says 5. Remove `classes`"),
-        (("dog", "cat", "owl", "eel"), "in another order"),
-        (("cat", "dog"), "says 4 classes, the recipe names 2 of them"),
-        (("cat", "dog", "owl", "elk"), "does not know the recipe's classes elk; it knows cat, dog, owl, eel"),
+        (5, "says 4 classes, the recipe says 5. Remove the task's `classes`"),
+        (
+            ("cat", "dog", "owl", "elk"),
+            "does not know the recipe's classes elk, and the recipe not its classes eel",
+        ),
+        (("ant", "bee"), "does not know the recipe's classes ant, bee"),
     ],
 )
 def test_a_recipe_with_other_classes_is_refused(tmp_path: Path, classes: object, complaint: str) -> None:
@@ -65,6 +69,29 @@ def test_a_recipe_with_other_classes_is_refused(tmp_path: Path, classes: object,
         load(tmp_path, classes=classes)
     assert "tasks.breed.teacher" in str(caught.value)
     assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("classes", "outputs", "known"),
+    [
+        (("dog", "cat", "eel", "owl"), [1, 0, 3, 2], None),
+        (("eel", "cat"), [3, 0], None),
+        (("ant", "owl", "cat", "dog", "eel"), [2, 0, 1, 3], (1, 2, 3, 4)),
+    ],
+)
+def test_classes_are_matched_by_name(
+    tmp_path: Path, classes: tuple[str, ...], outputs: list[int], known: tuple[int, ...] | None
+) -> None:
+    timm_folder(tmp_path, label_names=["cat", "dog", "owl", "eel"])
+    images = torch.rand(2, 3, 64, 64)
+    own, mapped = load(tmp_path)(images).logits, load(tmp_path, classes=classes)
+    logits = mapped(images).logits
+    assert mapped.card.classes == classes
+    assert mapped.card.known == known
+    places = list(known) if known is not None else list(range(len(classes)))
+    assert torch.equal(logits[:, places], own[:, outputs])
+    silent = [place for place in range(len(classes)) if place not in places]
+    assert bool((logits.softmax(1)[:, silent] == 0).all())
 
 
 def test_a_wrong_number_of_names_for_unnamed_classes_is_refused(tmp_path: Path) -> None:
@@ -84,7 +111,7 @@ def test_another_kind_of_task_is_refused(tmp_path: Path) -> None:
     timm_folder(tmp_path)
     with pytest.raises(TeacherError, match=r"classification network, tasks\.breed\.kind says segmentation"):
         load(tmp_path, kind="segmentation")
-    assert load(tmp_path, kind="classification").kind == "classification"
+    assert load(tmp_path, kind="classification").card.kind == "classification"
 
 
 def test_a_class_count_that_would_leave_the_head_random_is_refused(tmp_path: Path) -> None:

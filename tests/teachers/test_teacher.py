@@ -18,7 +18,7 @@ from distill_mtl.teachers.teacher import Teacher
 def teacher(folder: Path, layers: tuple[str | None, ...] = (None,)) -> Teacher:
     if not folder.exists():
         timm_folder(folder)
-    return load_teacher(TeacherSection(folder=str(folder)), task="breed", layers=layers)
+    return load_teacher(TeacherSection(path=str(folder)), task="breed", layers=layers)
 
 
 def test_nothing_in_a_training_loop_moves_a_teacher(tmp_path: Path) -> None:
@@ -67,12 +67,12 @@ def test_a_teacher_resizes_and_normalises_for_itself(tmp_path: Path) -> None:
 
 def test_hidden_features_are_those_asked_for_each_once(tmp_path: Path) -> None:
     subject = teacher(tmp_path / "t", (None, "layer2.0.bn1", "layer4", "pooled"))
-    assert subject.last_map == "layer4"
-    assert subject.layers == ("layer4", "layer2.0.bn1", "pooled")
+    assert subject.card.last_map == "layer4"
+    assert subject.card.layers == ("layer4", "layer2.0.bn1", "pooled")
     hidden = subject(torch.rand(2, 3, 64, 64)).hidden
-    assert tuple(hidden) == subject.layers
+    assert tuple(hidden) == subject.card.layers
     for layer, feature in hidden.items():
-        shape = subject.shapes[layer]
+        shape = subject.card.shapes[layer]
         assert feature.shape[1:] == (shape.channels, *(shape.size or ()))
 
 
@@ -86,28 +86,13 @@ def test_a_deep_copy_answers_alike(tmp_path: Path) -> None:
     assert torch.equal(answer.hidden["layer4"], expected.hidden["layer4"])
 
 
-def test_the_fingerprint_follows_weights_layers_and_input(tmp_path: Path) -> None:
-    timm_folder(tmp_path / "other")
-    subject = teacher(tmp_path / "t")
-    prints = {
-        subject.fingerprint,
-        teacher(tmp_path / "t", ("layer3",)).fingerprint,
-        teacher(tmp_path / "other").fingerprint,
-        subject.reading(InputContract((64, 64), (0.0,) * 3, (1.0,) * 3)).fingerprint,
-    }
-    assert len(prints) == 4
-    assert teacher(tmp_path / "t").fingerprint == subject.fingerprint
-
-
 def test_another_reading_shares_the_weights_and_leaves_the_teacher_as_it_was(tmp_path: Path) -> None:
     subject, images = teacher(tmp_path / "t"), torch.rand(2, 3, 64, 64)
     expected = subject(images)
     bare = InputContract((64, 64), (0.0,) * 3, (1.0,) * 3)
-    other = subject.reading(bare)
-    assert other.inputs == bare
-    assert not torch.allclose(other(images).logits, expected.logits, atol=1e-3)
-    normalised = subject.backbone.preprocess(images)
-    assert torch.allclose(other(normalised).logits, expected.logits, atol=1e-5)
+    assert not torch.allclose(subject.answer(images, bare), expected.logits, atol=1e-3)
+    normalised = subject.network.backbone.preprocess(images)
+    assert torch.allclose(subject.answer(normalised, bare), expected.logits, atol=1e-5)
     again = subject(images)
     assert torch.equal(again.logits, expected.logits)
     assert torch.equal(again.hidden["layer4"], expected.hidden["layer4"])
@@ -115,7 +100,7 @@ def test_another_reading_shares_the_weights_and_leaves_the_teacher_as_it_was(tmp
 
 def test_a_teacher_says_what_was_loaded(tmp_path: Path) -> None:
     timm_folder(tmp_path / "t", classes=2, label_names=["cat", "dog"])
-    described = teacher(tmp_path / "t").describe()
+    described = teacher(tmp_path / "t").card.describe()
     assert described["file"] == str((tmp_path / "t" / "model.safetensors").resolve())
     assert len(described["sha256"]) == 64
     assert described["classes"] == ["cat", "dog"]
@@ -124,16 +109,16 @@ def test_a_teacher_says_what_was_loaded(tmp_path: Path) -> None:
 
 def test_a_recorded_score_comes_with_the_teacher(tmp_path: Path) -> None:
     timm_folder(tmp_path / "t")
-    assert teacher(tmp_path / "t").score is None
+    assert teacher(tmp_path / "t").card.score is None
     score = RecordedScore("accuracy", 93.5, 100, "breed", "classification", "the test set", "train it")
     write_score(tmp_path / "t", score)
-    assert teacher(tmp_path / "t").score == score
+    assert teacher(tmp_path / "t").card.score == score
 
 
 @pytest.mark.parametrize("model", ["test_vit", "test_mambaout"])
 def test_transformers_and_channels_last_networks_hint_with_maps(tmp_path: Path, model: str) -> None:
     save_for_hf(timm.create_model(model, num_classes=3), str(tmp_path / "t"), safe_serialization=True)
     subject = teacher(tmp_path / "t")
-    feature = subject(torch.rand(2, 3, 64, 64)).hidden[subject.last_map]
+    feature = subject(torch.rand(2, 3, 64, 64)).hidden[subject.card.last_map]
     assert feature.ndim == 4
     assert feature.shape[2] == feature.shape[3]

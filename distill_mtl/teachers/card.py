@@ -1,0 +1,70 @@
+"""What is known of a teacher without its network: everything that a run is built from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill_mtl.networks.features import FeatureShape
+from distill_mtl.networks.inputs import InputContract
+from distill_mtl.teachers.label_map import LabelMap
+from distill_mtl.teachers.score import RecordedScore
+
+
+@dataclass(frozen=True)
+class TeacherCard:
+    """One teacher of one task.
+
+    Attributes:
+        place: the folder or file that the recipe names.
+        files: what decides its answers and the sha256 of each, weights first.
+        kind: of the task.
+        labels: how its outputs stand for the task's classes.
+        inputs: what its network wants to see.
+        assumed: keys of `inputs` that nobody said.
+        layers: names of the hidden features it gives, each once.
+        last_map: name of the default hint layer; None where the network gives nothing but its answer.
+        shapes: of `layers`.
+        score: what its folder records about its quality, if anything.
+    """
+
+    place: Path
+    files: dict[Path, str]
+    kind: str
+    labels: LabelMap
+    inputs: InputContract
+    assumed: tuple[str, ...]
+    layers: tuple[str, ...]
+    last_map: str | None
+    shapes: dict[str, FeatureShape]
+    score: RecordedScore | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Of the task, in the order of the teacher's logits."""
+        return self.labels.classes
+
+    @property
+    def known(self) -> tuple[int, ...] | None:
+        """Positions of the classes that the teacher knows; None: all."""
+        return self.labels.known
+
+    @property
+    def file(self) -> Path:
+        """The weights."""
+        return next(iter(self.files))
+
+    @property
+    def sha256(self) -> str:
+        """Of the weights."""
+        return self.files[self.file]
+
+    def describe(self) -> dict[str, Any]:
+        """What was really loaded, for teachers.json."""
+        return {
+            "file": str(self.file.resolve()),
+            "sha256": self.sha256,
+            "files": {path.name: digest for path, digest in self.files.items()},
+            "classes": list(self.classes),
+            "outputs": list(self.labels.outputs),
+            "input": self.inputs.to_dict(),
+        }

@@ -1,0 +1,103 @@
+"""The input contract of a teacher: what its files say, overruled by what the recipe says."""
+
+import json
+from typing import Any
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from distill_mtl.errors import UserError
+from distill_mtl.networks.inputs import InputContract
+from distill_mtl.recipe.schema import InputSection
+from distill_mtl.teachers.runtime import Declared
+
+NOTE = "distill_mtl"
+"""Name of the note in which a file says everything: JSON with `inputs`, `classes` and `kind`."""
+
+_DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.uint8: "uint8"}
+
+
+def overridden(contract: InputContract, section: InputSection) -> InputContract:
+    """The contract with everything replaced that the recipe says.
+
+    Raises:
+        UserError: the two together make no sense.
+    """
+    return _checked({**contract.to_dict(), **_said(section)})
+
+
+def contract_of(declared: Declared, section: InputSection) -> tuple[InputContract, tuple[str, ...]]:
+    """The contract of a network that comes as a file, and the keys of it that nobody said and are assumed.
+
+    What is assumed: ImageNet's mean and std, which timm and torchvision train with, or none for uint8.
+
+    Raises:
+        UserError: the size is not known, or the parts make no sense together.
+    """
+    note = read_note(declared)
+    if "inputs" in note:
+        return _checked({**note["inputs"], **_said(section)}), ()
+    entry = {**_declared(declared), **_said(section)}
+    if "size" not in entry:
+        raise UserError("the file does not say how large its images are. Add `input: {size: ...}`.")
+    depth = 1 if entry.get("channels") == "grey" else 3
+    assumed = [key for key in ("mean", "std") if key not in entry]
+    if entry.get("dtype") == "uint8":
+        return _checked({"white": 255.0, "mean": [0.0] * depth, "std": [1.0] * depth, **entry}), ()
+    white = entry.get("white", 1.0)
+    for key, values in (("mean", IMAGENET_DEFAULT_MEAN), ("std", IMAGENET_DEFAULT_STD)):
+        if key in assumed:
+            ordered = values[::-1] if entry.get("channels") == "bgr" else values
+            entry[key] = [white * value for value in (ordered if depth == 3 else [sum(values) / 3])]
+    return _checked(entry), tuple(assumed)
+
+
+def read_note(declared: Declared) -> dict[str, Any]:
+    """What the file says about itself in our own words; empty where it says nothing.
+
+    Raises:
+        UserError: the note is no JSON object.
+    """
+    try:
+        note = json.loads(declared.notes.get(NOTE, "{}"))
+        if not isinstance(note, dict):
+            raise ValueError(f"it is a {type(note).__name__}")
+    except ValueError as error:
+        raise UserError(f"the note '{NOTE}' in the file is no JSON object: {error}.") from error
+    return note
+
+
+def _declared(declared: Declared) -> dict[str, Any]:
+    """What the file's own form says, by the names of the contract."""
+    if declared.dtype is not None and declared.dtype not in _DTYPES:
+        raise UserError(
+            f"the network wants {str(declared.dtype).removeprefix('torch.')} pixels; known are "
+            f"{', '.join(_DTYPES.values())}. Export it again with one of them."
+        )
+    if declared.channels not in (None, 1, 3):
+        raise UserError(
+            f"the network wants {declared.channels} channels; known are 1 (grey) and 3 (RGB or BGR)."
+        )
+    entry = {
+        "size": declared.size,
+        "channels": {1: "grey", 3: "rgb", None: None}[declared.channels],
+        "layout": declared.layout,
+        "dtype": _DTYPES[declared.dtype] if declared.dtype is not None else None,
+        "batch": declared.batch,
+    }
+    return {key: value for key, value in entry.items() if value is not None}
+
+
+def _said(section: InputSection) -> dict[str, Any]:
+    """What the recipe says, by the names of the contract."""
+    said = {key: value for key, value in section.model_dump().items() if value is not None}
+    if isinstance(said.get("size"), int):
+        said["size"] = (said["size"], said["size"])
+    return said
+
+
+def _checked(entry: dict[str, Any]) -> InputContract:
+    try:
+        return InputContract.from_dict(entry)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"its input contract makes no sense: {error}. Correct `input`.") from error

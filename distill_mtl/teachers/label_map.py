@@ -1,0 +1,96 @@
+"""How the outputs of a teacher stand for the classes of its task."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from distill_mtl.errors import UserError
+
+UNKNOWN = -1e4
+"""Logit of a class that the teacher does not know: no softmax leaves anything of it, and fp16 holds it."""
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Which output says what.
+
+    Attributes:
+        classes: of the task, in its order.
+        outputs: the teacher's outputs that are used, in the order of the classes that they stand for.
+        known: positions of these classes in the task, ascending; None: all.
+        width: number of the teacher's outputs.
+    """
+
+    classes: tuple[str, ...]
+    outputs: tuple[int, ...]
+    known: tuple[int, ...] | None
+    width: int
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """[R, width, ...] in the teacher's order -> [R, classes, ...] in the task's; `UNKNOWN` where it is silent."""
+        if self.outputs != tuple(range(self.width)):
+            logits = logits[:, list(self.outputs)]
+        if self.known is None:
+            return logits
+        full = torch.full_like(logits[:, :1], UNKNOWN).repeat_interleave(len(self.classes), 1)
+        full[:, list(self.known)] = logits
+        return full
+
+    @property
+    def describe(self) -> str:
+        """One clause for people; empty where outputs and classes are the same."""
+        if self.known is not None:
+            return f"knows {len(self.known)} of {len(self.classes)} classes"
+        if len(self.outputs) < self.width:
+            return f"{len(self.outputs)} of its {self.width} classes are used"
+        return "its classes are put in the task's order" if self.outputs != tuple(range(self.width)) else ""
+
+
+def match_classes(
+    own: tuple[str, ...] | None, width: int, wanted: Sequence[str] | int | None, what: str
+) -> LabelMap:
+    """Compare a teacher's classes with its task's.
+
+    Names decide: a teacher may know the task's classes in another order, more of them, or fewer. Where one
+    side has no names, the numbers of classes must be equal and their order is taken as it stands.
+
+    Args:
+        own: the teacher's names, in the order of its outputs; None: it has none.
+        width: number of its outputs.
+        wanted: the task's names or their number; None: the teacher's own.
+        what: the teacher, for messages.
+
+    Raises:
+        UserError: the two cannot be brought together.
+    """
+    if own is not None and len(own) != width:
+        raise UserError(
+            f"{what} has {width} outputs, and {len(own)} classes are named for them. Name each of them."
+        )
+    names = own or tuple(str(index) for index in range(width))
+    straight = LabelMap(names, tuple(range(width)), None, width)
+    mend = "Remove the task's `classes` to take the teacher's."
+    if wanted is None:
+        return straight
+    count = wanted if isinstance(wanted, int) else len(wanted)
+    if isinstance(wanted, int) or own is None:
+        if count != width:
+            name = "" if own is not None else " If it knows some of them, name them in `teacher.classes`."
+            raise UserError(f"{what} says {width} classes, the recipe says {count}. {mend}{name}")
+        return straight if isinstance(wanted, int) else LabelMap(tuple(wanted), straight.outputs, None, width)
+    known = [index for index, name in enumerate(wanted) if name in own]
+    other = [name for name in wanted if name not in own]
+    beyond = [name for name in own if name not in wanted]
+    if not known or (other and beyond):
+        raise UserError(
+            f"{what} does not know the recipe's classes {_some(other)}, and the recipe not its classes "
+            f"{_some(beyond)}. One side must name all of the other's. {mend}"
+        )
+    outputs = tuple(own.index(wanted[index]) for index in known)
+    return LabelMap(tuple(wanted), outputs, tuple(known) if other else None, width)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")

@@ -1,0 +1,146 @@
+"""What every teacher's network offers, whatever it was read from: images in, named features and logits out."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from distill_mtl.networks.backbone import LOGITS, Backbone
+from distill_mtl.networks.features import FeatureShape
+from distill_mtl.networks.inputs import InputContract
+
+
+class TeacherNetwork(nn.Module, ABC):
+    """Images [R, 3, H, W] in [0, 1] of any size -> features by name, `logits` among them.
+
+    Attributes:
+        last_map: name of the default hint layer; None where the network gives nothing but its answer.
+        width: number of logits.
+        dense: the logits are maps.
+    """
+
+    last_map: str | None
+    width: int
+    dense: bool
+
+    @property
+    @abstractmethod
+    def inputs(self) -> InputContract:
+        """What the network wants to see."""
+
+    @property
+    @abstractmethod
+    def shapes(self) -> Mapping[str, FeatureShape]:
+        """Shape of every feature that can be read without tapping more, by name."""
+
+    @abstractmethod
+    def tap(self, layers: Sequence[str]) -> None:
+        """From now on a forward pass gives these features beside the logits; replaces earlier ones.
+
+        Raises:
+            UserError: no such layer, or its output is neither a map, tokens nor a vector.
+        """
+
+    @abstractmethod
+    def layer_names(self) -> list[str]:
+        """Every name that `tap` knows."""
+
+    @abstractmethod
+    def reading(self, inputs: InputContract) -> "TeacherNetwork":
+        """The same network, weights shared, behind another input contract; it gives its logits alone."""
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Logits and tapped features, maps [R, C, h, w] or vectors [R, C]."""
+
+
+class BackboneNetwork(TeacherNetwork):
+    """A network by timm's conventions, or a trunk of ours, with one head.
+
+    Args:
+        backbone: images to named features, preprocessing included.
+        head: named features to logits; a module, or a function without parameters.
+        needs: names of the features that the head reads.
+        width: number of logits.
+        dense: the logits are maps.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: Callable[[Mapping[str, Tensor]], Tensor],
+        needs: Sequence[str],
+        *,
+        width: int,
+        dense: bool,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.head, self.needs = backbone, head, tuple(needs)
+        self.width, self.dense = width, dense
+        self.last_map = backbone.last
+        self._layers: tuple[str, ...] = ()
+        self.tap(())
+
+    @property
+    def inputs(self) -> InputContract:
+        return self.backbone.inputs
+
+    @property
+    def shapes(self) -> Mapping[str, FeatureShape]:
+        return self.backbone.shapes
+
+    def tap(self, layers: Sequence[str]) -> None:
+        self._layers = tuple(layers)
+        self.backbone.tap((*self.needs, *layers))
+
+    def layer_names(self) -> list[str]:
+        return self.backbone.layer_names()
+
+    def reading(self, inputs: InputContract) -> "BackboneNetwork":
+        backbone = Backbone(self.backbone.model, inputs)
+        return BackboneNetwork(backbone, self.head, self.needs, width=self.width, dense=self.dense)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        features = self.backbone(images)
+        return {LOGITS: self.head(features)} | {layer: features[layer] for layer in self._layers}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A trained network, and what its files say about the task that it was trained for.
+
+    Attributes:
+        network: loaded, on the CPU.
+        classes: their names in the order of the logits; None where the files do not name them.
+        kind: of the task; None where the files do not say it.
+        assumed: what of the input contract is neither in the files nor in the recipe, but a guess.
+    """
+
+    network: TeacherNetwork
+    classes: tuple[str, ...] | None
+    kind: str | None
+    assumed: tuple[str, ...] = ()
+
+
+class Origin(ABC):
+    """Where a teacher comes from: files that can be hashed without opening them, and how they are opened.
+
+    Attributes:
+        place: the folder or file that the recipe names.
+        files: what decides the answers, weights first.
+        program: what of it is code that would run ("a TorchScript archive"); None where it is data alone.
+    """
+
+    place: Path
+    files: tuple[Path, ...]
+    program: str | None = None
+
+    @abstractmethod
+    def open(self) -> Opened:
+        """Load the network.
+
+        Raises:
+            UserError: it is broken, incomplete, or does not fit its description.
+        """

@@ -1,0 +1,101 @@
+"""A teacher in a file of its own, or in the user's own code: whatever a runtime can run."""
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from distill_mtl.errors import UserError
+from distill_mtl.recipe.schema import TeacherSection
+from distill_mtl.teachers.contract import contract_of, read_note
+from distill_mtl.teachers.network import Opened, Origin
+from distill_mtl.teachers.run_network import RunNetwork
+from distill_mtl.teachers.runtime import Runtime
+
+PROGRAMS = {".pt2": "a torch.export program", ".ts": "TorchScript", ".onnx": None}
+"""Endings of files that a teacher may be, and what of them is code."""
+
+
+class RunOrigin(Origin):
+    """A network behind a `Runtime`.
+
+    Args:
+        place: the file that holds the weights.
+        files: what decides the answers, `place` first.
+        program: what of it is code; None where it is data alone.
+        load: makes the runtime.
+        section: the recipe's word on input, output and classes.
+    """
+
+    def __init__(
+        self,
+        place: Path,
+        files: tuple[Path, ...],
+        program: str | None,
+        load: Callable[[], Runtime],
+        section: TeacherSection,
+    ) -> None:
+        self.place, self.files, self.program = place, files, program
+        self._load, self._section = load, section
+
+    def open(self) -> Opened:
+        runtime = self._load()
+        inputs, assumed = contract_of(runtime.declared, self._section.input)
+        network = RunNetwork(runtime, inputs, self._section.output)
+        note = read_note(runtime.declared)
+        classes = tuple(str(name) for name in note["classes"]) if note.get("classes") else None
+        return Opened(network, classes, note.get("kind"), assumed)
+
+
+def file_origin(path: Path, section: TeacherSection) -> RunOrigin:
+    """The origin of a .pt2, .ts or .onnx file.
+
+    Raises:
+        UserError: no such file, or one of another form.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist.")
+    ending = path.suffix.lower()
+    if ending in (".pt", ".pth", ".torchscript", ".jit") and _is_torchscript(path):
+        ending = ".ts"
+    if ending == ".safetensors":
+        raise UserError(
+            f"{path} holds weights without their network. Name the folder with its config.json (timm's local-dir "
+            "form), or the code: `teacher: {module: 'package.module:callable', weights: ..., trust: true}`."
+        )
+    if ending not in PROGRAMS:
+        raise UserError(
+            f"{path} is no form of teacher that is known: a folder, or a file that ends in {', '.join(PROGRAMS)}. A "
+            "state dict needs its code: `teacher: {module: 'package.module:callable', weights: ..., trust: true}`."
+        )
+    if ending == ".onnx":
+        from distill_mtl.teachers.runtimes.onnx_file import OnnxRuntime, onnx_files
+
+        return RunOrigin(path, onnx_files(path), None, lambda: OnnxRuntime(path), section)
+    if ending == ".pt2":
+        from distill_mtl.teachers.runtimes.exported import ExportedRuntime
+
+        return RunOrigin(path, (path,), PROGRAMS[ending], lambda: ExportedRuntime(path), section)
+    from distill_mtl.teachers.runtimes.torchscript import TorchScriptRuntime
+
+    return RunOrigin(path, (path,), PROGRAMS[ending], lambda: TorchScriptRuntime(path), section)
+
+
+def module_origin(section: TeacherSection) -> RunOrigin:
+    """The origin of a network in the user's own code."""
+    from distill_mtl.teachers.runtimes.module import ModuleRuntime, module_file
+
+    spec, weights = str(section.module), Path(str(section.weights))
+    if not weights.is_file():
+        raise UserError(f"{weights} does not exist. `weights` names the state dict of `module`.")
+    code = module_file(spec) if section.trust else None
+    files = (weights, *((code,) if code is not None else ()))
+    program = "your own code"
+    return RunOrigin(weights, files, program, lambda: ModuleRuntime(spec, section.args, weights), section)
+
+
+def _is_torchscript(path: Path) -> bool:
+    """TorchScript often ends in .pt, as pickles do; only the former holds code beside its tensors."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())

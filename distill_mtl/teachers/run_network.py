@@ -1,0 +1,183 @@
+"""A network that some runtime runs, between its input contract and its answer."""
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from distill_mtl.errors import UserError, nearest
+from distill_mtl.networks.backbone import LOGITS
+from distill_mtl.networks.features import FeatureShape
+from distill_mtl.networks.inputs import InputContract, Preprocess
+from distill_mtl.networks.layout import Layout, find_layout
+from distill_mtl.recipe.schema import OutputSection
+from distill_mtl.teachers.network import TeacherNetwork
+from distill_mtl.teachers.runtime import Runtime
+
+_FLOOR = 1e-9  # of a probability, before its logarithm is taken
+_PREFIXES = (0, 1, 2, 5)  # class and distillation tokens, registers
+_LAST = 60  # names from the end among which the last map is looked for
+
+
+class RunNetwork(TeacherNetwork):
+    """Images in [0, 1] -> what a runtime makes of them, read in the one layout of the program.
+
+    Args:
+        runtime: loaded and frozen.
+        inputs: what it wants to see.
+        output: which of its outputs is the answer, and of what.
+
+    Attributes:
+        answer: name of the output that is the answer.
+        gives: logits or probabilities, which become logits by their logarithm.
+
+    Raises:
+        UserError: it cannot run on such images, or its answer is neither [B, classes] nor a map of them.
+    """
+
+    def __init__(self, runtime: Runtime, inputs: InputContract, output: OutputSection) -> None:
+        super().__init__()
+        self.runtime, self.preprocess = runtime, Preprocess(inputs)
+        self._output = output
+        self._layers: tuple[str, ...] = ()
+        self._layouts: dict[str, Layout] = {}
+        self._shapes: dict[str, FeatureShape] = {}
+        raw = self._trial(())
+        self.answer = self._choose(output.name)
+        answer = raw[self.answer]
+        self._layouts[LOGITS] = self._answer_layout(answer)
+        answer = self._layouts[LOGITS](_squeezed(answer)).float()
+        self.width, self.dense = answer.shape[1], answer.ndim == 4
+        self.gives = output.gives or ("probabilities" if _sums_to_one(answer) else "logits")
+        self._last_map: str | None = None
+        self._last_map_known = False
+
+    @property
+    def inputs(self) -> InputContract:
+        return self.preprocess.contract
+
+    @property
+    def shapes(self) -> Mapping[str, FeatureShape]:
+        return self._shapes
+
+    @property
+    def last_map(self) -> str | None:  # type: ignore[override]
+        """The last inner map or token sequence before the answer, or the last other output; found on a trial."""
+        if not self._last_map_known:
+            kept, self._last_map_known = self._layers, True
+            others = [name for name in self.runtime.outputs if name != self.answer]
+            inner = [name for name in self.runtime.names() if name not in self.runtime.outputs]
+            candidates = inner[-_LAST:][::-1]
+            self._last_map = next((name for name in candidates if self._is_map(name)), None)
+            if self._last_map is None:
+                self._last_map = next((name for name in others if self._readable(name)), None)
+            self.tap(kept)
+        return self._last_map
+
+    def tap(self, layers: Sequence[str]) -> None:
+        raw = self._trial(layers)
+        shapes, layouts = {}, {LOGITS: self._layouts[LOGITS]}
+        for name in layers:
+            layouts[name] = self._layout(name, raw[name])
+            feature = layouts[name](raw[name])
+            size = (feature.shape[2], feature.shape[3]) if feature.ndim == 4 else None
+            shapes[name] = FeatureShape(feature.shape[1], size)
+        self._layers, self._layouts = tuple(layers), layouts
+        self._shapes |= shapes
+
+    def layer_names(self) -> list[str]:
+        return [name for name in self.runtime.names() if name != self.answer]
+
+    def reading(self, inputs: InputContract) -> "RunNetwork":
+        # No new trial: other statistics of colours change neither names nor shapes.
+        twin = copy.copy(self)
+        twin._modules = {**self._modules, "preprocess": Preprocess(inputs).to(self.preprocess.mean.device)}
+        twin._layers = ()
+        return twin
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        raw = self._run(self.preprocess(images))
+        answer = self._layouts[LOGITS](_squeezed(raw[self.answer])).float()
+        if self.gives == "probabilities":
+            answer = answer.clamp_min(_FLOOR).log()
+        return {LOGITS: answer} | {name: self._layouts[name](raw[name]) for name in self._layers}
+
+    def _run(self, images: Tensor) -> dict[str, Tensor]:
+        """Any number of rows through a network that may take but one number of them."""
+        fixed = self.inputs.batch
+        if fixed is None:
+            return self.runtime(images)
+        missing = -len(images) % fixed
+        filled = torch.cat([images, images[-1:].expand(missing, *images.shape[1:])]) if missing else images
+        parts = [self.runtime(part) for part in filled.split(fixed)]
+        return {name: torch.cat([part[name] for part in parts])[: len(images)] for name in parts[0]}
+
+    @torch.no_grad()
+    def _trial(self, layers: Sequence[str]) -> dict[str, Tensor]:
+        """What the runtime gives for two random images; they say what shape each thing has."""
+        self.runtime.tap([name for name in layers if name not in self.runtime.outputs])
+        rows = self.inputs.batch or 2
+        seeded = torch.Generator().manual_seed(0)
+        images = torch.rand(rows, 3, *self.inputs.size, generator=seeded).to(self.preprocess.mean.device)
+        images = self.preprocess(images)
+        try:
+            self.runtime.probe(images)
+            return self.runtime(images)
+        except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            raise UserError(
+                f"the network cannot run on {rows} images of shape {list(images.shape[1:])} and type "
+                f"{str(images.dtype).removeprefix('torch.')}: {said[-1]}. Look at `input`."
+            ) from error
+
+    def _choose(self, name: str | int | None) -> str:
+        outputs = self.runtime.outputs
+        if name is None:
+            return outputs[0]
+        if isinstance(name, int) and name < len(outputs):
+            return outputs[name]
+        if name in outputs:
+            return str(name)
+        raise UserError(
+            f"there is no output {name!r}.{nearest(str(name), outputs)} Outputs: {', '.join(outputs)}. Correct "
+            "`output.name`."
+        )
+
+    def _answer_layout(self, answer: Tensor) -> Layout:
+        answer = _squeezed(answer)
+        if answer.ndim not in (2, 4):
+            raise UserError(
+                f"its output '{self.answer}' has the shape {list(answer.shape)}, which is neither [B, classes] nor a "
+                f"map of them. Outputs: {', '.join(self.runtime.outputs)}. Choose one with `output: {{name: ...}}`."
+            )
+        return self._layout(self.answer, answer)
+
+    def _layout(self, name: str, raw: Tensor) -> Layout:
+        last = self.inputs.layout == "nhwc"
+        for prefix in _PREFIXES:
+            try:
+                return find_layout(raw, self.inputs.size, prefix=prefix, channels_last=last)
+            except ValueError as error:
+                reason = error
+        raise UserError(f"the feature '{name}' cannot be read: {reason}. Choose another layer.") from reason
+
+    def _is_map(self, name: str) -> bool:
+        return self._readable(name) and self._shapes[name].size not in (None, (1, 1))
+
+    def _readable(self, name: str) -> bool:
+        try:
+            self.tap((name,))
+        except UserError:
+            return False
+        return True
+
+
+def _squeezed(answer: Tensor) -> Tensor:
+    """[B, C, 1, 1] of a convolution that classifies as [B, C]."""
+    return answer.flatten(1) if answer.ndim == 4 and answer.shape[2:] == (1, 1) else answer
+
+
+def _sums_to_one(answer: Tensor) -> bool:
+    sums = answer.sum(1)
+    return answer.shape[1] > 1 and bool(answer.min() >= 0) and bool((sums - 1).abs().max() < 1e-3)
