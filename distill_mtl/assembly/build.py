@@ -22,6 +22,7 @@ from distill_mtl.students.student import Student, build_student
 from distill_mtl.tasks.base import KINDS, TaskKind, build_kind
 from distill_mtl.teachers.live import LiveTeachers
 from distill_mtl.teachers.load import load_teacher
+from distill_mtl.teachers.sharing import share_trunks
 from distill_mtl.teachers.teacher import Teacher
 
 
@@ -51,10 +52,18 @@ class Parts:
     rule: Rule
     balance: str
 
-    def live_teachers(self) -> LiveTeachers:
-        """The teachers to ask in training: those whose answers change a loss."""
+    def live_teachers(self, precisions: Mapping[str, str] | None = None) -> LiveTeachers:
+        """The teachers to ask in training: those whose answers change a loss.
+
+        Args:
+            precisions: task -> in which its targets are made; default fp32.
+        """
         asked = {task: teacher for task, teacher in self.teachers.items() if self.lessons[task].uses_teacher}
-        return LiveTeachers(asked, self.recipe.training.teachers_on)
+        sections = {task: self.recipe.tasks[task].teacher for task in asked}
+        compiled = frozenset(
+            task for task, section in sections.items() if section is not None and section.compile
+        )
+        return LiveTeachers(asked, self.recipe.training.teachers_on, precisions=precisions, compiled=compiled)
 
     @property
     def steps(self) -> int:
@@ -103,6 +112,7 @@ def build_teachers(recipe: Recipe) -> tuple[dict[str, Teacher], dict[str, TaskKi
             )
             classes = teachers[task].card.classes
         kinds[task] = build_kind(section.kind, classes, section.metric, **section.options)
+    share_trunks(teachers.values())
     return teachers, kinds
 
 

@@ -7,10 +7,10 @@ from rich.console import Console
 
 from distill_mtl.assembly.build import Parts
 from distill_mtl.checks.data import show_sources
-from distill_mtl.checks.teachers import examine_teachers, refuse_bad_teachers, show_teachers
+from distill_mtl.checks.teachers import Examined, examine_teachers, refuse_bad_teachers, show_teachers
 
 
-def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[str, float]:
+def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[str, Examined]:
     """Show the data, measure the teachers, say which balancing rule was taken. One process does it for all.
 
     Args:
@@ -19,7 +19,7 @@ def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[s
         console: where the findings are shown.
 
     Returns:
-        The score of every teacher that could be measured.
+        What was found out about every teacher.
 
     Raises:
         TeacherError: a teacher falls short of its recorded score, or of a constant answer.
@@ -32,7 +32,7 @@ def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[s
         show_teachers(console, examined, parts.kinds)
         refuse_bad_teachers(examined)
     console.print(parts.balance, highlight=False)
-    return {task: result.measured.score for task, result in examined.items() if result.measured is not None}
+    return examined
 
 
 def _student_line(parts: Parts) -> str:

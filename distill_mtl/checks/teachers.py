@@ -9,11 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from distill_mtl.checks.measure import Measured, measure
+from distill_mtl.checks.precision import choose_precision
 from distill_mtl.checks.suspects import find_suspect
 from distill_mtl.checks.verdict import Expected, complaint
 from distill_mtl.data import Sources
 from distill_mtl.errors import TeacherError
 from distill_mtl.recipe import Recipe
+from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.teacher import Teacher
 
@@ -29,12 +31,14 @@ class Examined:
         measured: its score; None where no row is labelled for the task.
         expected: what it is known to score; None where nobody says.
         problem: what is wrong, with the likely cause; None if nothing is.
+        precision: of its targets.
     """
 
     teacher: Teacher
     measured: Measured | None
     expected: Expected | None
     problem: str | None
+    precision: str = "fp32"
 
 
 def examine_teachers(
@@ -47,6 +51,7 @@ def examine_teachers(
     """Measure each teacher through the run's own data path; look for a cause where it falls short."""
     return {
         task: _examine(
+            recipe,
             task,
             teacher.to(device),
             kinds[task],
@@ -67,7 +72,7 @@ def show_teachers(console: Console, examined: Mapping[str, Examined], kinds: Map
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
-    for column in ("task", "teacher", "sha256", "metric", "rows", "recorded", "measured", ""):
+    for column in ("task", "teacher", "sha256", "metric", "rows", "recorded", "measured", "", "targets in"):
         table.add_column(column, justify="right" if column in ("rows", "recorded", "measured") else "left")
     for task, result in examined.items():
         measured, expected = result.measured, result.expected
@@ -80,6 +85,7 @@ def show_teachers(console: Console, examined: Mapping[str, Examined], kinds: Map
             f"{expected.score:.2f}" if expected else "-",
             f"{measured.score:.2f} ± {measured.error:.2f}" if measured else "not measured",
             "[red]✗[/red]" if result.problem else "[green]✓[/green]" if measured else "?",
+            result.precision,
         )
     console.print(table)
 
@@ -94,6 +100,7 @@ def refuse_bad_teachers(examined: Mapping[str, Examined]) -> None:
 
 
 def _examine(
+    recipe: Recipe,
     task: str,
     teacher: Teacher,
     kind: TaskKind,
@@ -102,12 +109,15 @@ def _examine(
     expected: Expected | None,
 ) -> Examined:
     batches = [batch.to(device) for batch in sources.labelled(task, "validation", 128, limit=LIMIT)]
+    section = recipe.tasks[task].teacher
+    assert section is not None
     if not batches:
-        return Examined(teacher, None, expected, None)
+        return Examined(teacher, None, expected, None, _unmeasured(section))
     measured = measure(lambda images: teacher(images).logits, kind, task, batches)
     wrong = complaint(measured, expected, higher_is_better=kind.higher_is_better)
     if wrong is None:
-        return Examined(teacher, measured, expected, None)
+        precision = choose_precision(section, teacher, kind, task, batches, measured.score)
+        return Examined(teacher, measured, expected, None, precision)
     suspect = find_suspect(teacher, kind, task, batches, measured, expected.score if expected else None)
     cause = (
         f"Likely cause: {suspect.what} (it scores {suspect.score:.2f} when read so)."
@@ -120,6 +130,11 @@ def _examine(
         f"If the score is what you expect, say so: tasks.{task}.teacher.expect: {measured.score:.1f}."
     )
     return Examined(teacher, measured, expected, problem)
+
+
+def _unmeasured(section: TeacherSection) -> str:
+    """Without a score to keep, nothing is risked."""
+    return section.precision if section.precision != "auto" else "fp32"
 
 
 def _expected(recipe: Recipe, task: str, teacher: Teacher, kind: TaskKind) -> Expected | None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -16,6 +17,13 @@ class TeacherOutput:
 
     logits: Tensor
     hidden: dict[str, Tensor]
+
+    def to(self, device: torch.device) -> "TeacherOutput":
+        """The same on `device`."""
+        if self.logits.device == device:
+            return self
+        hidden = {layer: feature.to(device, non_blocking=True) for layer, feature in self.hidden.items()}
+        return TeacherOutput(self.logits.to(device, non_blocking=True), hidden)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.networks.backbone import LOGITS
@@ -96,12 +96,24 @@ class RunNetwork(TeacherNetwork):
         twin._layers = ()
         return twin
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        raw = self._run(self.preprocess(images))
-        answer = self._layouts[LOGITS](_squeezed(raw[self.answer])).float()
+    @property
+    def trunk(self) -> nn.Module:
+        return self.runtime
+
+    def join(self, other: TeacherNetwork) -> None:
+        assert isinstance(other, RunNetwork)
+        self.runtime = other.runtime
+        both = (*other._layers, *self._layers)
+        self.runtime.tap([name for name in dict.fromkeys(both) if name not in self.runtime.outputs])
+
+    def run(self, images: Tensor) -> dict[str, Tensor]:
+        return self._run(self.preprocess(images))
+
+    def read(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        answer = self._layouts[LOGITS](_squeezed(features[self.answer])).float()
         if self.gives == "probabilities":
             answer = answer.clamp_min(_FLOOR).log()
-        return {LOGITS: answer} | {name: self._layouts[name](raw[name]) for name in self._layers}
+        return {LOGITS: answer} | {name: self._layouts[name](features[name]) for name in self._layers}
 
     def _run(self, images: Tensor) -> dict[str, Tensor]:
         """Any number of rows through a network that may take but one number of them."""

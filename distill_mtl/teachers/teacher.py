@@ -4,6 +4,9 @@
 `accelerator.prepare`, the optimizer and the checkpoint.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -21,14 +24,16 @@ class Teacher(nn.Module):
     Args:
         network: opened, giving the layers of the card.
         card: what is known of it.
+        home: the device that it stays on; None: it goes where it is sent.
     """
 
     network: TeacherNetwork
 
-    def __init__(self, network: TeacherNetwork, card: TeacherCard) -> None:
+    def __init__(self, network: TeacherNetwork, card: TeacherCard, home: torch.device | None = None) -> None:
         super().__init__()
-        self.network, self.card = network, card
+        self.network, self.card, self.home = network, card, home
         freeze(self)
+        self.to("cpu")
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> TeacherOutput:
@@ -36,13 +41,22 @@ class Teacher(nn.Module):
 
         `no_grad` and not `inference_mode`, whose tensors could not enter a trainable adapter.
         """
-        features = self.network(images)
-        hidden = {layer: self._aligned(features[layer]) for layer in self.card.layers}
-        return TeacherOutput(self.card.labels(features[LOGITS]), hidden)
+        return self.read(self.network.run(images.to(self.home or images.device))).to(images.device)
+
+    @torch.no_grad()
+    def read(self, features: Mapping[str, Tensor]) -> TeacherOutput:
+        """The same from what `network.run` gave, which several teachers of one file share."""
+        read = self.network.read(features)
+        hidden = {layer: self._aligned(read[layer]) for layer in self.card.layers}
+        return TeacherOutput(self.card.labels(read[LOGITS]), hidden)
 
     def train(self, mode: bool = True) -> "Teacher":
         """A teacher stays in evaluation mode, whatever a training loop asks of the modules around it."""
         return super().train(False)
+
+    def to(self, *args: Any, **kwargs: Any) -> "Teacher":
+        """A teacher with a home stays there, whatever is moved around it."""
+        return super().to(self.home) if self.home is not None else super().to(*args, **kwargs)
 
     def answer(self, images: Tensor, inputs: InputContract) -> Tensor:
         """The logits when the same network is read behind another input contract.
@@ -50,7 +64,8 @@ class Teacher(nn.Module):
         For the check, which tries the usual mistakes when a teacher scores badly.
         """
         with torch.no_grad():
-            return self.card.labels(self.network.reading(inputs)(images)[LOGITS])
+            read = self.network.reading(inputs)(images.to(self.home or images.device))
+            return self.card.labels(read[LOGITS]).to(images.device)
 
     def _aligned(self, feature: Tensor) -> Tensor:
         """A map of a part of the view, or of more than the view, does not lie over the student's: its mean does."""

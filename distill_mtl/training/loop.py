@@ -126,8 +126,7 @@ class Trainer:
         return every is not None and done % every == 0
 
     def _micro_step(self, micro: int, batch: Batch, counts: Counts, report: StepReport) -> None:
-        with self.accelerator.autocast():
-            targets = self.teachers(batch)
+        targets = self.teachers(batch)
         images = jitter_colors(batch.images, batch.color)
         losses, shared, terms = self.module(images, batch, targets, counts, micro)
         if losses:

@@ -1,10 +1,11 @@
 """The main job, end to end: check, train, compare with the teachers, leave a folder that anyone can load."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from torch import nn
 
@@ -12,6 +13,7 @@ from distill_mtl.assembly.build import Parts, build, known_names
 from distill_mtl.assembly.processes import start_accelerator
 from distill_mtl.checks.check import run_check
 from distill_mtl.checks.one_batch import try_one_batch
+from distill_mtl.checks.teachers import Examined
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.calibrate import calibrate_hints
 from distill_mtl.distillation.objective import Objective
@@ -19,7 +21,7 @@ from distill_mtl.evaluation import Evaluation
 from distill_mtl.recipe import Recipe, dump_recipe, load_recipe
 from distill_mtl.training.finish import finish
 from distill_mtl.training.loop import Trainer
-from distill_mtl.training.manifest import write_teachers
+from distill_mtl.training.manifest import read_precisions, write_teachers
 from distill_mtl.training.run_folder import RunFolder
 from distill_mtl.training.session import Session
 from distill_mtl.training.sitting import Sitting
@@ -64,23 +66,40 @@ def distill(
     parts = build(recipe)
     if resume:
         folder.same_teachers({task: teacher.card.describe() for task, teacher in parts.teachers.items()})
-    scores = run_check(parts, accelerator.device, console) if accelerator.is_main_process else {}
+    examined = run_check(parts, accelerator.device, console) if accelerator.is_main_process else {}
+    precisions = _precisions(examined, folder, resume=resume)
     try_one_batch(parts, accelerator.device, slices=accelerator.num_processes * recipe.training.accumulate)
     if accelerator.is_main_process:
         folder.begin(resolved, resume=resume)
-        write_teachers(folder.teachers, parts.teachers, scores)
+        write_teachers(folder.teachers, parts.teachers, examined, precisions)
     accelerator.wait_for_everyone()
     _warn_of_local_batchnorm(parts, accelerator, console)
 
-    session = _train(parts, accelerator, folder, console, resume=resume)
+    session = _train(parts, accelerator, folder, console, precisions, resume=resume)
     return finish(parts, session, folder, console)
 
 
+def _precisions(examined: Mapping[str, Examined], folder: RunFolder, *, resume: bool) -> dict[str, str]:
+    """The precision of each teacher's targets: as the run began, else what the first process found best, for all."""
+    found = {task: result.precision for task, result in examined.items()}
+    if resume:
+        found |= read_precisions(folder.teachers)
+    everyone = [found]
+    broadcast_object_list(everyone)
+    return everyone[0]
+
+
 def _train(
-    parts: Parts, accelerator: Accelerator, folder: RunFolder, console: Console, *, resume: bool
+    parts: Parts,
+    accelerator: Accelerator,
+    folder: RunFolder,
+    console: Console,
+    precisions: Mapping[str, str],
+    *,
+    resume: bool,
 ) -> Session:
     """Train from the last checkpoint, or from the beginning, to the last step."""
-    teachers = parts.live_teachers().to(accelerator.device)
+    teachers = parts.live_teachers(precisions).to(accelerator.device)
     objective = Objective(parts.student, parts.lessons, parts.hints, parts.rule).to(accelerator.device)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
