@@ -13,7 +13,7 @@ from distill_mtl.errors import UserError
 
 
 def try_one_batch(parts: Parts, device: torch.device, slices: int) -> None:
-    """Teachers, losses, balancing and both backward passes on the first rows of the run. Changes nothing.
+    """Teachers, losses, balancing and both backward passes on a few rows of every source. Changes nothing.
 
     All processes of a run try the same rows: balancing talks between them.
 
@@ -25,7 +25,7 @@ def try_one_batch(parts: Parts, device: torch.device, slices: int) -> None:
     Raises:
         UserError: a loss is not a finite number.
     """
-    batch = next(iter(parts.sources.stream(micro_batches=slices, steps=1))).to(device)
+    batch = next(iter(parts.sources.preview(micro_batches=slices, steps=1))).to(device)
     teachers = parts.live_teachers().to(device)
     objective = (
         copy.deepcopy(Objective(parts.student, parts.lessons, parts.hints, parts.rule)).to(device).eval()

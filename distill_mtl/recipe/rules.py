@@ -26,7 +26,7 @@ def check_rules(recipe: Any, choices: Choices) -> list[Finding]:
         return []
     found = [
         finding
-        for rule in (_labels, _tasks, _teachers, _training, _acceptance, _init)
+        for rule in (_labels, _tasks, _teachers, _training, _stream, _limits, _acceptance, _init)
         for finding in rule(recipe)
     ]
     return found + [
@@ -97,6 +97,31 @@ def _training(recipe: dict[str, Any]) -> Iterator[Finding]:
         text = f"a batch of {rows} rows cannot be split into {parts} equal micro-batches."
         key = "accumulate" if "accumulate" in training else "batch_size"
         yield Finding(("training", key), f"{text} Make `batch_size` a multiple of `accumulate`.")
+
+
+def _stream(recipe: dict[str, Any]) -> Iterator[Finding]:
+    stream = _mapping(_mapping(recipe.get("training")).get("stream"))
+    phase = stream.get("phase")
+    if stream.get("mode") != "alternate":
+        if isinstance(phase, int) and phase > 1:
+            text = f"found {show(phase)}, but batches that mix all data sets have no phases."
+            path = ("training", "stream", "phase")
+            yield Finding(path, f"{text} Add `mode: alternate`, or remove `phase`.")
+        return
+    for source, section in _entries(recipe, "data"):
+        if section.get("weight") is not None:
+            text = (
+                f"found {show(section['weight'])} beside `training.stream: alternate`, where every data set has one "
+                "phase in each turn. Remove `weight`, or mix the data sets with `training.stream: mixed`."
+            )
+            yield Finding(("data", source, "weight"), text)
+
+
+def _limits(recipe: dict[str, Any]) -> Iterator[Finding]:
+    for source, section in _entries(recipe, "data"):
+        if section.get("limit") is not None and not section.get("labels"):
+            text = "the source has no labels to limit. Remove `limit`, or add `labels`."
+            yield Finding(("data", source, "limit"), text)
 
 
 def _acceptance(recipe: dict[str, Any]) -> Iterator[Finding]:

@@ -10,14 +10,17 @@ from typing import Any
 
 from distill_mtl.recipe.findings import Finding, KeyPath
 
-SHORT_FORMS: tuple[tuple[KeyPath, str], ...] = (
-    (("student",), "model"),
-    (("balance",), "method"),
-    (("tasks", "*", "teacher"), "path"),
-    (("tasks", "*", "data"), "shards"),
-    (("data", "*", "labels", "*"), "member"),
+SHORT_FORMS: tuple[tuple[KeyPath, str, tuple[type, ...]], ...] = (
+    (("student",), "model", (str,)),
+    (("balance",), "method", (str,)),
+    (("training", "stream"), "mode", (str,)),
+    (("tasks", "*", "teacher"), "path", (str,)),
+    (("tasks", "*", "data"), "shards", (str, list)),
+    (("tasks", "*", "data", "limit"), "rows", (int,)),
+    (("data", "*", "limit"), "rows", (int,)),
+    (("data", "*", "labels", "*"), "member", (str,)),
 )
-"""Sections that may be given as one text, and the key that the text stands for; `*` is any name."""
+"""Sections that may be given as one value, the key that it stands for, and its types; `*` is any name."""
 
 AUGMENT: tuple[KeyPath, ...] = (("data", "*", "augment"), ("tasks", "*", "data", "augment"))
 
@@ -55,10 +58,8 @@ def expand(document: Any) -> LongForm:
 
 def long_form(path: KeyPath, value: Any) -> Any:
     """The value in long form if a short form is allowed at this path, else the value itself."""
-    for pattern, key in SHORT_FORMS:
-        if matches(path, pattern) and (
-            isinstance(value, str) or (key == "shards" and isinstance(value, list))
-        ):
+    for pattern, key, types in SHORT_FORMS:
+        if matches(path, pattern) and type(value) in types:
             return {key: value}
     if value is None and any(matches(path, pattern) for pattern in AUGMENT):
         return {"crop": None, "flip": False, "color": 0.0}
