@@ -76,7 +76,16 @@ def test_every_logged_line_has_terms_weights_cosines_and_norm(finished: tuple[Pa
 
 def test_teachers_are_recorded_as_loaded(finished: tuple[Path, Evaluation]) -> None:
     teachers = json.loads((finished[0] / "teachers.json").read_text())
-    assert set(teachers["hue"]) == {"file", "files", "sha256", "classes", "outputs", "input", "score", "precision"}
+    assert set(teachers["hue"]) == {
+        "file",
+        "files",
+        "sha256",
+        "classes",
+        "outputs",
+        "input",
+        "score",
+        "precision",
+    }
     assert len(teachers["hue"]["sha256"]) == 64
     assert teachers["hue"]["classes"] == ["class0", "class1", "class2"]
 
