@@ -1,7 +1,7 @@
 """A teacher's score on its own labelled rows, through the very path that training uses."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,24 +33,50 @@ class Measured:
 
 @torch.no_grad()
 def measure(
-    answer: Callable[[Tensor], Tensor], kind: TaskKind, task: str, batches: Sequence[Batch]
-) -> Measured:
-    """Score a network on rows that are labelled for its task.
+    answer: Callable[[Tensor], Tensor], kind: TaskKind, task: str, batches: Iterable[Batch]
+) -> Measured | None:
+    """Score a network on rows that are labelled for its task; None where there are none.
 
     Args:
         answer: images [B, 3, H, W] in [0, 1] -> logits.
         kind: of the task.
         task: its name.
-        batches: at least one, on the network's device.
+        batches: on the network's device; each is looked at once and let go.
     """
-    rows = torch.cat([kind.statistics(answer(batch.images), batch.labels[task]) for batch in batches])
-    labels = torch.stack([kind.label_counts(batch.labels[task]) for batch in batches]).sum(0)
-    totals = group_totals([group for batch in batches for group in batch.groups], rows)
+    statistics: list[Tensor] = []
+    counts: list[Tensor] = []
+    groups: list[str] = []
+    for batch in batches:
+        statistics.append(kind.statistics(answer(batch.images), batch.labels[task]))
+        counts.append(kind.label_counts(batch.labels[task]))
+        groups += batch.groups
+    if not groups:
+        return None
+    rows = torch.cat(statistics)
+    totals = group_totals(groups, rows)
     # The interval of a score beside one that is always 0 is the interval of the score itself.
     interval = paired_interval(totals, torch.zeros_like(totals), kind.score, resamples=RESAMPLES, seed=0)
     return Measured(
         score=float(kind.score(totals.sum(0))),
         error=(interval[1] - interval[0]) / (2 * 1.96) if interval is not None else 0.0,
         rows=len(rows),
-        constant=kind.constant_score(labels),
+        constant=kind.constant_score(torch.stack(counts).sum(0)),
+    )
+
+
+def thinned(batches: Sequence[Batch], rows: int) -> list[Batch]:
+    """About so many rows of the batches, spread evenly over them; all where there are not more."""
+    step = -(-sum(len(batch) for batch in batches) // rows)
+    return [_every(batch, step) for batch in batches] if step > 1 else list(batches)
+
+
+def _every(batch: Batch, step: int) -> Batch:
+    return replace(
+        batch,
+        images=batch.images[::step],
+        labels={task: label[::step] for task, label in batch.labels.items()},
+        labelled={task: label[::step] for task, label in batch.labelled.items()},
+        keys=batch.keys[::step],
+        source=batch.source[::step],
+        groups=batch.groups[::step],
     )

@@ -1,6 +1,6 @@
-"""Every teacher on its own labelled validation rows, before it is believed."""
+"""Every teacher on its own labelled rows, before it is believed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,15 +9,23 @@ from rich.console import Console
 from rich.table import Table
 
 from distill_mtl.checks.measure import Measured, measure
-from distill_mtl.checks.suspects import find_suspect
+from distill_mtl.checks.suspects import BATCH, Suspect, depends_on_batch, find_suspect
 from distill_mtl.checks.verdict import Expected, complaint
 from distill_mtl.data import Sources
+from distill_mtl.data.batch import Batch
 from distill_mtl.errors import TeacherError
 from distill_mtl.recipe import Recipe
+from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.teacher import Teacher
 
 LIMIT = 2000
+"""Rows that a teacher is measured on before training, and among which a cause is looked for."""
+ROWS_AT_A_TIME = 128
+_TOGETHER = 16
+
+Rows = Callable[[int | None], Iterable[Batch]]
+"""Labelled rows on the teacher's device, at most so many, spread evenly; anew at every call."""
 
 
 @dataclass(frozen=True)
@@ -44,31 +52,75 @@ def examine_teachers(
     sources: Sources,
     device: torch.device,
 ) -> dict[str, Examined]:
-    """Measure each teacher through the run's own data path; look for a cause where it falls short."""
+    """Measure each teacher on validation rows through the run's own data path; look for a cause where it falls short."""
+
+    def rows(task: str) -> Rows:
+        return lambda limit: (
+            batch.to(device) for batch in sources.labelled(task, "validation", ROWS_AT_A_TIME, limit=limit)
+        )
+
     return {
-        task: _examine(
-            task,
+        task: examine(
             teacher.to(device),
             kinds[task],
-            sources,
-            device,
-            _expected(recipe, task, teacher, kinds[task]),
+            task,
+            rows(task),
+            expected_score(recipe.tasks[task].teacher, teacher, kinds[task]),
+            limit=LIMIT,
         )
         for task, teacher in teachers.items()
     }
 
 
-def show_teachers(console: Console, examined: Mapping[str, Examined], kinds: Mapping[str, TaskKind]) -> None:
-    """Print what was loaded, what it is known to score, and what it scored here."""
+def examine(
+    teacher: Teacher,
+    kind: TaskKind,
+    task: str,
+    rows: Rows,
+    expected: Expected | None,
+    *,
+    limit: int | None,
+) -> Examined:
+    """Measure one teacher on at most `limit` rows, and look for a cause where it falls short."""
+    measured = measure(lambda images: teacher(images).logits, kind, task, rows(limit))
+    if measured is None:
+        return Examined(teacher, None, expected, None)
+    wrong = complaint(measured, expected, higher_is_better=kind.higher_is_better)
+    suspect: Suspect | None
+    if depends_on_batch(teacher, next(iter(rows(_TOGETHER))).images):
+        wrong, suspect = wrong or f"scores {measured.score:.2f}, but not reliably", BATCH
+    elif wrong is None:
+        return Examined(teacher, measured, expected, None)
+    else:
+        batches = list(rows(LIMIT))
+        suspect = find_suspect(teacher, kind, task, batches, measured, expected.score if expected else None)
+    cause = (
+        f"Likely cause: {suspect.what}. {suspect.mend}"
+        if suspect is not None
+        else "No other normalisation, range, order of colours, size or order of classes explains it: are these the "
+        "right weights, and is this the data they were trained for?"
+    )
+    problem = (
+        f"{teacher.card.file} {wrong} in {kind.metric} on {measured.rows:,} labelled rows. {cause}"
+        + ("" if suspect is BATCH else f" If the score is what you expect, say so: `expect: {measured.score:.1f}`.")
+    )
+    return Examined(teacher, measured, expected, problem)
+
+
+def show_teachers(console: Console, examined: Mapping[str, Examined], kinds: Mapping[str, TaskKind], on: str) -> None:
+    """Print what was loaded, what it is known to score, and what it scored here, `on` which rows."""
     table = Table(
-        title="teachers on their own labelled validation rows",
+        title=f"teachers on {on}",
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
-    for column in ("task", "teacher", "sha256", "metric", "rows", "recorded", "measured", ""):
-        table.add_column(column, justify="right" if column in ("rows", "recorded", "measured") else "left")
+    for column in ("task", "teacher", "sha256", "metric"):
+        table.add_column(column)
+    for column in ("rows", "constant", "recorded", "measured"):
+        table.add_column(column, justify="right")
+    table.add_column("")
     for task, result in examined.items():
         measured, expected = result.measured, result.expected
         table.add_row(
@@ -76,7 +128,8 @@ def show_teachers(console: Console, examined: Mapping[str, Examined], kinds: Map
             result.teacher.card.place.name,
             result.teacher.card.sha256[:8],
             kinds[task].metric,
-            str(measured.rows) if measured else "0",
+            f"{measured.rows:,}" if measured else "0",
+            f"{measured.constant:.2f}" if measured else "-",
             f"{expected.score:.2f}" if expected else "-",
             f"{measured.score:.2f} ± {measured.error:.2f}" if measured else "not measured",
             "[red]✗[/red]" if result.problem else "[green]✓[/green]" if measured else "?",
@@ -93,38 +146,8 @@ def refuse_bad_teachers(examined: Mapping[str, Examined]) -> None:
         raise TeacherError("\n".join(problems))
 
 
-def _examine(
-    task: str,
-    teacher: Teacher,
-    kind: TaskKind,
-    sources: Sources,
-    device: torch.device,
-    expected: Expected | None,
-) -> Examined:
-    batches = [batch.to(device) for batch in sources.labelled(task, "validation", 128, limit=LIMIT)]
-    if not batches:
-        return Examined(teacher, None, expected, None)
-    measured = measure(lambda images: teacher(images).logits, kind, task, batches)
-    wrong = complaint(measured, expected, higher_is_better=kind.higher_is_better)
-    if wrong is None:
-        return Examined(teacher, measured, expected, None)
-    suspect = find_suspect(teacher, kind, task, batches, measured, expected.score if expected else None)
-    cause = (
-        f"Likely cause: {suspect.what} (it scores {suspect.score:.2f} when read so)."
-        if suspect is not None
-        else "No other normalisation, range, colour order or class order explains it: are these the right weights, "
-        "and is this the data they were trained for?"
-    )
-    problem = (
-        f"{teacher.card.file} {wrong} in {kind.metric} on {measured.rows} labelled validation rows. {cause} "
-        f"If the score is what you expect, say so: tasks.{task}.teacher.expect: {measured.score:.1f}."
-    )
-    return Examined(teacher, measured, expected, problem)
-
-
-def _expected(recipe: Recipe, task: str, teacher: Teacher, kind: TaskKind) -> Expected | None:
+def expected_score(section: TeacherSection | None, teacher: Teacher, kind: TaskKind) -> Expected | None:
     """The recipe's word first, then what the teacher's folder records for the same metric."""
-    section = recipe.tasks[task].teacher
     if section is not None and section.expect is not None:
         return Expected(section.expect)
     recorded = teacher.card.score

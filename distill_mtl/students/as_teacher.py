@@ -10,6 +10,7 @@ from typing import Any
 
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.students.folder import FORMAT, read_student
+from distill_mtl.students.trunk import DEFAULT_FAMILY, Trunk
 from distill_mtl.teachers.form import FORMS, FolderForm
 from distill_mtl.teachers.network import BackboneNetwork, Opened
 
@@ -37,4 +38,16 @@ class StudentForm(FolderForm):
             dense=kind.dense,
         )
         named = kind.classes != tuple(str(index) for index in range(len(kind.classes)))
-        return Opened(network, kind.classes if named else None, kind.name)
+        return Opened(
+            network,
+            kind.classes if named else None,
+            kind.name,
+            form=f"head '{wanted}' of a student folder",
+            told=tuple(config["trunk"]["inputs"]),
+            trunk={"model": _as_student(student.trunk), "args": student.trunk.args},
+        )
+
+
+def _as_student(trunk: Trunk) -> str:
+    """What `student.model` would say for this trunk."""
+    return trunk.name if trunk.family == DEFAULT_FAMILY else f"{trunk.family}:{trunk.name}"

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from distill_mtl.teachers.runtime import Runtime
 _FLOOR = 1e-9  # of a probability, before its logarithm is taken
 _PREFIXES = (0, 1, 2, 5)  # class and distillation tokens, registers
 _LAST = 60  # names from the end among which the last map is looked for
+_SHOWN = 20  # names in a message
 
 
 class RunNetwork(TeacherNetwork):
@@ -27,10 +29,6 @@ class RunNetwork(TeacherNetwork):
         runtime: loaded and frozen.
         inputs: what it wants to see.
         output: which of its outputs is the answer, and of what.
-
-    Attributes:
-        answer: name of the output that is the answer.
-        gives: logits or probabilities, which become logits by their logarithm.
 
     Raises:
         UserError: it cannot run on such images, or its answer is neither [B, classes] nor a map of them.
@@ -44,6 +42,7 @@ class RunNetwork(TeacherNetwork):
         self._layouts: dict[str, Layout] = {}
         self._shapes: dict[str, FeatureShape] = {}
         raw = self._trial(())
+        self._outputs = {name: tuple(raw[name].shape[1:]) for name in runtime.outputs}
         self.answer = self._choose(output.name)
         answer = raw[self.answer]
         self._layouts[LOGITS] = self._answer_layout(answer)
@@ -76,18 +75,35 @@ class RunNetwork(TeacherNetwork):
         return self._last_map
 
     def tap(self, layers: Sequence[str]) -> None:
+        self._refuse_unknown(layers)
         raw = self._trial(layers)
         shapes, layouts = {}, {LOGITS: self._layouts[LOGITS]}
         for name in layers:
             layouts[name] = self._layout(name, raw[name])
-            feature = layouts[name](raw[name])
-            size = (feature.shape[2], feature.shape[3]) if feature.ndim == 4 else None
-            shapes[name] = FeatureShape(feature.shape[1], size)
+            shapes[name] = FeatureShape.of(layouts[name](raw[name]))
         self._layers, self._layouts = tuple(layers), layouts
         self._shapes |= shapes
 
     def layer_names(self) -> list[str]:
         return [name for name in self.runtime.names() if name != self.answer]
+
+    def features(self) -> dict[str, FeatureShape]:
+        kept, names = self._layers, self.layer_names()
+        raw = self._trial(names)
+        shapes = {}
+        for name in names:
+            with suppress(UserError):
+                shapes[name] = FeatureShape.of(self._layout(name, raw[name])(raw[name]))
+        self.tap(kept)
+        return shapes
+
+    @property
+    def outputs(self) -> Mapping[str, tuple[int, ...]]:
+        return self._outputs
+
+    @property
+    def evidence(self) -> tuple[str, ...]:
+        return () if self.last_map is None else (self.last_map,)
 
     def reading(self, inputs: InputContract) -> "RunNetwork":
         # No new trial: other statistics of colours change neither names nor shapes.
@@ -163,7 +179,21 @@ class RunNetwork(TeacherNetwork):
         raise UserError(f"the feature '{name}' cannot be read: {reason}. Choose another layer.") from reason
 
     def _is_map(self, name: str) -> bool:
-        return self._readable(name) and self._shapes[name].size not in (None, (1, 1))
+        if not self._readable(name) or self._shapes[name].size in (None, (1, 1)):
+            return False
+        # A map as wide as an answer that is a map is that answer, in another size or before its softmax.
+        return not (self.dense and self._shapes[name].channels == self.width)
+
+    def _refuse_unknown(self, layers: Sequence[str]) -> None:
+        known = self.layer_names()
+        unknown = [name for name in layers if name not in known]
+        # Where nothing can be read, the runtime says why.
+        if unknown and known:
+            more = f", and {len(known) - _SHOWN} before them" if len(known) > _SHOWN else ""
+            raise UserError(
+                f"there is no layer '{unknown[0]}'.{nearest(unknown[0], known)} Layers: "
+                f"{', '.join(known[-_SHOWN:])}{more} (distill-mtl teacher inspect shows all with their shapes)."
+            )
 
     def _readable(self, name: str) -> bool:
         try:
