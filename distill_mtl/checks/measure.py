@@ -31,14 +31,16 @@ class Measured:
     constant: float
 
 
+Answer = Callable[[Tensor], Tensor]
+"""Images [B, 3, H, W] in [0, 1] -> logits."""
+
+
 @torch.no_grad()
-def measure(
-    answer: Callable[[Tensor], Tensor], kind: TaskKind, task: str, batches: Iterable[Batch]
-) -> Measured | None:
+def measure(answer: Answer, kind: TaskKind, task: str, batches: Iterable[Batch]) -> Measured | None:
     """Score a network on rows that are labelled for its task; None where there are none.
 
     Args:
-        answer: images [B, 3, H, W] in [0, 1] -> logits.
+        answer: of the network.
         kind: of the task.
         task: its name.
         batches: on the network's device; each is looked at once and let go.
@@ -52,15 +54,31 @@ def measure(
         groups += batch.groups
     if not groups:
         return None
-    rows = torch.cat(statistics)
-    totals = group_totals(groups, rows)
+    totals = group_totals(groups, torch.cat(statistics))
     # The interval of a score beside one that is always 0 is the interval of the score itself.
     interval = paired_interval(totals, torch.zeros_like(totals), kind.score, resamples=RESAMPLES, seed=0)
     return Measured(
         score=float(kind.score(totals.sum(0))),
         error=(interval[1] - interval[0]) / (2 * 1.96) if interval is not None else 0.0,
-        rows=len(rows),
+        rows=len(groups),
         constant=kind.constant_score(torch.stack(counts).sum(0)),
+    )
+
+
+@torch.no_grad()
+def gain(
+    answer: Answer, over: Answer, kind: TaskKind, task: str, batches: Sequence[Batch]
+) -> tuple[float, float]:
+    """How much more points one answer scores than another on the same rows, and the lower end of its 95 % interval."""
+    groups = [group for batch in batches for group in batch.groups]
+    mine, other = (
+        group_totals(groups, torch.cat([kind.statistics(a(b.images), b.labels[task]) for b in batches]))
+        for a in (answer, over)
+    )
+    sign = 1 if kind.higher_is_better else -1
+    interval = paired_interval(mine, other, kind.score, resamples=RESAMPLES, seed=0) or (0.0, 0.0)
+    return sign * float(kind.score(mine.sum(0)) - kind.score(other.sum(0))), min(
+        sign * end for end in interval
     )
 
 

@@ -20,14 +20,12 @@ from distill_mtl.teachers.teacher import Teacher
 _SHOWN = 12  # names of classes in a message
 CAFFE = ((103.939, 116.779, 123.68), (1.0,) * 3)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-CIFAR = ((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616))
 
 # What else a network may have been trained on: mean, std, and what white is.
 STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...], float]] = {
     "images in [0, 1], not normalised: mean 0, std 1": ((0.0,) * 3, (1.0,) * 3, 1.0),
     "images in [-1, 1]: mean 0.5, std 0.5": ((0.5,) * 3, (0.5,) * 3, 1.0),
     "ImageNet's mean 0.485 0.456 0.406 and std 0.229 0.224 0.225": (*IMAGENET, 1.0),
-    "CIFAR-10's mean 0.491 0.482 0.447 and std 0.247 0.244 0.262": (*CIFAR, 1.0),
     "images in [0, 255], not normalised": ((0.0,) * 3, (1.0,) * 3, 255.0),
 }
 
@@ -61,18 +59,24 @@ def readings(teacher: Teacher, kind: TaskKind, task: str, batches: Sequence[Batc
         teacher: that scored too low.
         kind, task, batches: what it was measured on.
     """
-    for what, contract in _contracts(teacher.card.inputs, tuple(batches[0].images.shape[2:])):
-        other = teacher.reading(contract)
-        if contract.size == teacher.card.inputs.size or _runs(other, batches[0].images[:1]):
-            changes = _changes(teacher.card.inputs, contract)
-            yield Reading(f"it expects {what}", f"Give the teacher `input: {changes}`.", other)
+    yield from pixel_readings(teacher)
+    height, width = batches[0].images.shape[2:]
+    for what, contract in _sizes(teacher.card.inputs, (height, width)):
+        reading = _reading(teacher, what, contract)
+        if _runs(reading, batches[0].images[:1]):
+            yield reading
     order = _class_order(teacher, kind, task, batches)
     if order is not None:
         yield _reordered(teacher, kind, order)
 
 
-def _contracts(contract: InputContract, view: tuple[int, ...]) -> Iterator[tuple[str, InputContract]]:
-    """Other input contracts, the likeliest first."""
+def pixel_readings(teacher: Teacher) -> Iterator[Reading]:
+    """The same pictures in other numbers: normalisation, range, colours."""
+    for what, contract in _pixels(teacher.card.inputs):
+        yield _reading(teacher, what, contract)
+
+
+def _pixels(contract: InputContract) -> Iterator[tuple[str, InputContract]]:
     if contract.dtype != "uint8":  # whose pixels are never normalised
         for what, (mean, std, white) in STATISTICS.items():
             if contract.channels == "grey":
@@ -80,19 +84,27 @@ def _contracts(contract: InputContract, view: tuple[int, ...]) -> Iterator[tuple
             other = replace(contract, mean=mean, std=std, white=white)
             if other != contract:
                 yield what, other
-    if contract.channels != "grey":
-        swapped = "rgb" if contract.channels == "bgr" else "bgr"
-        yield "the colours in the opposite order (BGR for RGB)", replace(contract, channels=swapped)
-        if contract.dtype != "uint8":
-            caffe = replace(contract, channels="bgr", mean=CAFFE[0], std=CAFFE[1], white=255.0)
-            yield "Caffe's pixels: BGR in [0, 255] less a mean", caffe
-        if contract.channels != "grey3":
-            yield "grey pictures in its three channels", replace(contract, channels="grey3")
-    half = (contract.size[0] // 2, contract.size[1] // 2)
-    double = (contract.size[0] * 2, contract.size[1] * 2)
-    for size in dict.fromkeys((half, double, (view[0], view[1]))):
+    if contract.channels == "grey":
+        return
+    swapped = replace(contract, channels="rgb" if contract.channels == "bgr" else "bgr")
+    yield "the colours in the opposite order (BGR for RGB)", swapped
+    if contract.dtype != "uint8":
+        caffe = replace(contract, channels="bgr", mean=CAFFE[0], std=CAFFE[1], white=255.0)
+        yield "Caffe's pixels: BGR in [0, 255] less a mean", caffe
+    if contract.channels != "grey3":
+        yield "grey pictures in its three channels", replace(contract, channels="grey3")
+
+
+def _sizes(contract: InputContract, view: tuple[int, int]) -> Iterator[tuple[str, InputContract]]:
+    height, width = contract.size
+    for size in dict.fromkeys(((height // 2, width // 2), (height * 2, width * 2), view)):
         if size != contract.size and min(size) > 0:
             yield f"pictures of {size[0]}x{size[1]} pixels", replace(contract, size=size)
+
+
+def _reading(teacher: Teacher, what: str, contract: InputContract) -> Reading:
+    mend = f"Give the teacher `input: {_changes(teacher.card.inputs, contract)}`."
+    return Reading(f"it expects {what}", mend, teacher.reading(contract))
 
 
 def _changes(contract: InputContract, other: InputContract) -> str:
@@ -112,9 +124,9 @@ def _yaml(value: Any) -> str:
 
 
 @torch.no_grad()
-def _runs(teacher: Teacher, image: Tensor) -> bool:
+def _runs(reading: Reading, image: Tensor) -> bool:
     try:
-        teacher(image)
+        reading(image)
     # Whatever a foreign network raises, of any type, says that it does not take such an image.
     except Exception:
         return False

@@ -9,7 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from distill_mtl.checks.measure import Measured, measure
-from distill_mtl.checks.suspects import BATCH, Suspect, depends_on_batch, find_suspect
+from distill_mtl.checks.suspects import (
+    BATCH,
+    Suspect,
+    depends_on_batch,
+    find_misreading,
+    find_suspect,
+)
 from distill_mtl.checks.verdict import Expected, complaint
 from distill_mtl.data import Sources
 from distill_mtl.data.batch import Batch
@@ -23,6 +29,11 @@ LIMIT = 2000
 """Rows that a teacher is measured on before training, and among which a cause is looked for."""
 ROWS_AT_A_TIME = 128
 _TOGETHER = 16
+
+_NO_CAUSE = (
+    "No other normalisation, range, order of colours, size or order of classes explains it: are these the right "
+    "weights, and is this the data they were trained for?"
+)
 
 Rows = Callable[[int | None], Iterable[Batch]]
 """Labelled rows on the teacher's device, at most so many, spread evenly; anew at every call."""
@@ -52,7 +63,7 @@ def examine_teachers(
     sources: Sources,
     device: torch.device,
 ) -> dict[str, Examined]:
-    """Measure each teacher on validation rows through the run's own data path; look for a cause where it falls short."""
+    """Measure each teacher on validation rows through the run's own data path; find out why one falls short."""
 
     def rows(task: str) -> Rows:
         return lambda limit: (
@@ -85,29 +96,41 @@ def examine(
     measured = measure(lambda images: teacher(images).logits, kind, task, rows(limit))
     if measured is None:
         return Examined(teacher, None, expected, None)
-    wrong = complaint(measured, expected, higher_is_better=kind.higher_is_better)
-    suspect: Suspect | None
+    found = _find_problem(teacher, kind, task, rows, measured, expected)
+    return Examined(teacher, measured, expected, f"{teacher.card.file} {found}" if found else None)
+
+
+def _find_problem(
+    teacher: Teacher,
+    kind: TaskKind,
+    task: str,
+    rows: Rows,
+    measured: Measured,
+    expected: Expected | None,
+) -> str | None:
+    """What is wrong with a measured teacher and why, as what follows its name."""
+    on = f"in {kind.metric} on {measured.rows:,} labelled rows"
     if depends_on_batch(teacher, next(iter(rows(_TOGETHER))).images):
-        wrong, suspect = wrong or f"scores {measured.score:.2f}, but not reliably", BATCH
-    elif wrong is None:
-        return Examined(teacher, measured, expected, None)
-    else:
-        batches = list(rows(LIMIT))
+        return f"scores {measured.score:.2f} {on}, but {BATCH.what} {BATCH.mend}"
+    wrong = complaint(measured, expected, higher_is_better=kind.higher_is_better)
+    if wrong is None and expected is not None:
+        return None
+    batches = list(rows(LIMIT))
+    suspect: Suspect | None
+    if wrong is not None:
         suspect = find_suspect(teacher, kind, task, batches, measured, expected.score if expected else None)
-    cause = (
-        f"Likely cause: {suspect.what}. {suspect.mend}"
-        if suspect is not None
-        else "No other normalisation, range, order of colours, size or order of classes explains it: are these the "
-        "right weights, and is this the data they were trained for?"
-    )
-    problem = (
-        f"{teacher.card.file} {wrong} in {kind.metric} on {measured.rows:,} labelled rows. {cause}"
-        + ("" if suspect is BATCH else f" If the score is what you expect, say so: `expect: {measured.score:.1f}`.")
-    )
-    return Examined(teacher, measured, expected, problem)
+    else:
+        suspect = find_misreading(teacher, kind, task, batches, measured)
+        if suspect is None:
+            return None
+        wrong = f"scores {measured.score:.2f}, and more when it is read in another way,"
+    cause = f"Likely cause: {suspect.what}. {suspect.mend}" if suspect is not None else _NO_CAUSE
+    return f"{wrong} {on}. {cause} If the score is what you expect, say so: `expect: {measured.score:.1f}`."
 
 
-def show_teachers(console: Console, examined: Mapping[str, Examined], kinds: Mapping[str, TaskKind], on: str) -> None:
+def show_teachers(
+    console: Console, examined: Mapping[str, Examined], kinds: Mapping[str, TaskKind], on: str
+) -> None:
     """Print what was loaded, what it is known to score, and what it scored here, `on` which rows."""
     table = Table(
         title=f"teachers on {on}",
@@ -118,7 +141,7 @@ def show_teachers(console: Console, examined: Mapping[str, Examined], kinds: Map
     )
     for column in ("task", "teacher", "sha256", "metric"):
         table.add_column(column)
-    for column in ("rows", "constant", "recorded", "measured"):
+    for column in ("rows", "recorded", "measured"):
         table.add_column(column, justify="right")
     table.add_column("")
     for task, result in examined.items():
@@ -129,12 +152,20 @@ def show_teachers(console: Console, examined: Mapping[str, Examined], kinds: Map
             result.teacher.card.sha256[:8],
             kinds[task].metric,
             f"{measured.rows:,}" if measured else "0",
-            f"{measured.constant:.2f}" if measured else "-",
             f"{expected.score:.2f}" if expected else "-",
             f"{measured.score:.2f} ± {measured.error:.2f}" if measured else "not measured",
             "[red]✗[/red]" if result.problem else "[green]✓[/green]" if measured else "?",
         )
     console.print(table)
+    for task, result in examined.items():
+        if result.measured is not None and result.expected is None and result.problem is None:
+            console.print(
+                f"{task}: nobody says what {result.teacher.card.place.name} should score. Is "
+                f"{result.measured.score:.2f} what you know of it? (a constant answer: {result.measured.constant:.2f})",
+                style="dim",
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def refuse_bad_teachers(examined: Mapping[str, Examined]) -> None:

@@ -87,7 +87,7 @@ def _declared(declared: Declared) -> dict[str, Any]:
         "size": declared.size,
         # That there are three channels does not say in which order.
         "channels": "grey" if declared.channels == 1 else None,
-        "layout": declared.layout,
+        "layout": declared.layout.lower() if declared.layout is not None else None,
         "dtype": _DTYPES[declared.dtype] if declared.dtype is not None else None,
         "batch": declared.batch,
     }

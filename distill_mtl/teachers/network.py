@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distill_mtl.networks.backbone import LOGITS, POOLED, Backbone
+from distill_mtl.networks.evaluating import evaluating
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
 
@@ -125,7 +126,8 @@ class BackboneNetwork(TeacherNetwork):
     @torch.no_grad()
     def outputs(self) -> Mapping[str, tuple[int, ...]]:
         black = torch.zeros(1, 3, *self.inputs.size, device=self.backbone.preprocess.mean.device)
-        return {LOGITS: tuple(self(black)[LOGITS].shape[1:])}
+        with evaluating(self):
+            return {LOGITS: tuple(self(black)[LOGITS].shape[1:])}
 
     @property
     def evidence(self) -> tuple[str, ...]:

@@ -66,9 +66,7 @@ class RunNetwork(TeacherNetwork):
         if not self._last_map_known:
             kept, self._last_map_known = self._layers, True
             others = [name for name in self.runtime.outputs if name != self.answer]
-            inner = [name for name in self.runtime.names() if name not in self.runtime.outputs]
-            candidates = inner[-_LAST:][::-1]
-            self._last_map = next((name for name in candidates if self._is_map(name)), None)
+            self._last_map = next((name for name in self._last_inner() if self._is_map(name)), None)
             if self._last_map is None:
                 self._last_map = next((name for name in others if self._readable(name)), None)
             self.tap(kept)
@@ -89,13 +87,12 @@ class RunNetwork(TeacherNetwork):
 
     def features(self) -> dict[str, FeatureShape]:
         kept, names = self._layers, self.layer_names()
-        raw = self._trial(names)
         shapes = {}
-        for name in names:
+        for name, raw in self._trial_of_each(names).items():
             with suppress(UserError):
-                shapes[name] = FeatureShape.of(self._layout(name, raw[name])(raw[name]))
+                shapes[name] = FeatureShape.of(self._layout(name, raw)(raw))
         self.tap(kept)
-        return shapes
+        return {name: shapes[name] for name in names if name in shapes}
 
     @property
     def outputs(self) -> Mapping[str, tuple[int, ...]]:
@@ -103,7 +100,18 @@ class RunNetwork(TeacherNetwork):
 
     @property
     def evidence(self) -> tuple[str, ...]:
-        return () if self.last_map is None else (self.last_map,)
+        if self.dense:
+            return () if self.last_map is None else (self.last_map,)
+        kept = self._layers
+        # What is as wide as the answer is the answer, before its softmax.
+        features = (
+            name
+            for name in self._last_inner()
+            if self._readable(name) and self._shapes[name].channels != self.width
+        )
+        found = next(features, None)
+        self.tap(kept)
+        return () if found is None else (found,)
 
     def reading(self, inputs: InputContract) -> "RunNetwork":
         # No new trial: other statistics of colours change neither names nor shapes.
@@ -147,6 +155,16 @@ class RunNetwork(TeacherNetwork):
                 f"{str(images.dtype).removeprefix('torch.')}: {said[-1]}. Look at `input`."
             ) from error
 
+    def _trial_of_each(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """What the runtime gives for names of which some may give nothing: halved until those stand alone."""
+        try:
+            return self._trial(names)
+        except UserError:
+            if len(names) < 2:
+                return {}
+            middle = len(names) // 2
+            return self._trial_of_each(names[:middle]) | self._trial_of_each(names[middle:])
+
     def _choose(self, name: str | int | None) -> str:
         outputs = self.runtime.outputs
         if name is None:
@@ -177,6 +195,10 @@ class RunNetwork(TeacherNetwork):
             except ValueError as error:
                 reason = error
         raise UserError(f"the feature '{name}' cannot be read: {reason}. Choose another layer.") from reason
+
+    def _last_inner(self) -> list[str]:
+        """The names before the answer, last first."""
+        return [name for name in self.runtime.names() if name not in self.runtime.outputs][-_LAST:][::-1]
 
     def _is_map(self, name: str) -> bool:
         if not self._readable(name) or self._shapes[name].size in (None, (1, 1)):

@@ -1,6 +1,7 @@
 """A network that the user's own code builds, with the weights that their training saved."""
 
 import importlib
+import importlib.util
 import inspect
 import os
 import sys
@@ -67,6 +68,20 @@ class ModuleRuntime(Runtime):
         self.outputs = self.outputs or tuple(results)
         # What the network returns comes before a layer that has the same name.
         return results | {name: value for name, value in taken.items() if name not in results}
+
+
+def module_file(spec: str) -> Path | None:
+    """The file of the code that `spec` names, for its hash; None where it cannot be found without running it.
+
+    The packages around it are imported.
+    """
+    with _working_directory_importable():
+        try:
+            found = importlib.util.find_spec(spec.partition(":")[0])
+        # Whatever a package of the user's raises: opening the network says it better.
+        except Exception:
+            return None
+    return Path(found.origin) if found is not None and found.has_location and found.origin else None
 
 
 def _build(spec: str, args: Mapping[str, Any]) -> tuple[nn.Module, Path]:
