@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -77,8 +78,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     schema.set_defaults(run=_schema)
 
-    teacher = commands.add_parser("teacher", help="train a single-task teacher")
-    train = teacher.add_subparsers(required=True, metavar="COMMAND").add_parser(
+    teacher = commands.add_parser("teacher", help="look into a teacher, measure it, or train one")
+    of_teachers = teacher.add_subparsers(required=True, metavar="COMMAND")
+    _add_inspect(of_teachers)
+    _add_train(of_teachers)
+
+    parsed = parser.parse_args(arguments)
+    _run(parsed.run, parsed)
+
+
+def _add_inspect(commands: Any) -> None:
+    inspect = commands.add_parser(
+        "inspect",
+        help="print what a trained network wants to see, gives, and offers for hints",
+        description="Load a trained network and print what it wants to see and what it gives, each with where that "
+        "comes from; its sha256; the layers that hints can use; and the lines of recipe that name it.",
+    )
+    _add_teacher(inspect)
+    inspect.add_argument("--all", action="store_true", help="every layer, not only one of each shape")
+    inspect.set_defaults(run=_inspect)
+
+
+def _add_train(commands: Any) -> None:
+    train = commands.add_parser(
         "train",
         help="train a network of one task, to be a teacher",
         description="Train the one task of a recipe on its labels alone, with the machinery of a run, and save the "
@@ -95,8 +117,51 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     train.set_defaults(run=_train_teacher)
 
-    parsed = parser.parse_args(arguments)
-    _run(parsed.run, parsed)
+
+def _add_teacher(parser: argparse.ArgumentParser) -> None:
+    """Everything with which a recipe can name a teacher."""
+    parser.add_argument(
+        "file",
+        nargs="?",
+        metavar="FILE",
+        help="a folder, a .onnx, .pt2 or .ts file, or hf_hub:owner/name: what `teacher:` takes in a recipe",
+    )
+    parser.add_argument(
+        "--timm", metavar="NAME", help="a pretrained network of timm instead: resnet50.a1_in1k"
+    )
+    parser.add_argument("--module", metavar="SPEC", help="your own network instead: package.module:callable")
+    parser.add_argument("--args", metavar="YAML", help="keyword arguments for its callable: '{depth: 20}'")
+    parser.add_argument("--weights", metavar="WEIGHTS", help="its state dict")
+    parser.add_argument(
+        "--trust", action="store_true", help="let it run code: .pt2, .ts and --module are programs"
+    )
+    parser.add_argument("--task", metavar="HEAD", help="which head of a student folder with several")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="any other key that a recipe has for a teacher, as often as you like: --set input.size=224",
+    )
+
+
+def _teacher(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str], str]:
+    """Keys of a teacher's section, overrides of it, and a name for its task."""
+    from distill_mtl.recipe.command_line import task_name
+
+    said = {
+        "path": arguments.file,
+        "timm": arguments.timm,
+        "module": arguments.module,
+        "weights": arguments.weights,
+        "task": arguments.task,
+        "trust": arguments.trust or None,
+    }
+    values = {key: value for key, value in said.items() if value is not None}
+    overrides = [f"args={arguments.args}"] if arguments.args is not None else []
+    place = arguments.file or arguments.timm or arguments.weights or ""
+    return values, [*overrides, *arguments.overrides], arguments.task or task_name(place)
 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -184,6 +249,13 @@ def _schema(arguments: argparse.Namespace) -> int:
     from distill_mtl.recipe.json_schema import recipe_json_schema_text
 
     sys.stdout.write(recipe_json_schema_text())
+    return 0
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from distill_mtl.drafting.inspection import inspect_teacher
+
+    inspect_teacher(*_teacher(arguments), Console(), everything=arguments.all)
     return 0
 
 

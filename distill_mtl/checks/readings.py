@@ -81,6 +81,8 @@ def _pixels(contract: InputContract) -> Iterator[tuple[str, InputContract]]:
         for what, (mean, std, white) in STATISTICS.items():
             if contract.channels == "grey":
                 mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+            if contract.channels == "bgr":
+                mean, std = mean[::-1], std[::-1]
             other = replace(contract, mean=mean, std=std, white=white)
             if other != contract:
                 yield what, other

@@ -25,7 +25,7 @@ class StudentForm(FolderForm):
         tasks = list(student.kinds)
         wanted = task or (default if default in tasks or len(tasks) > 1 else tasks[0])
         if wanted not in tasks:
-            mend = "Choose one with `teacher: {path: ..., task: NAME}`."
+            mend = "Choose one with `teacher: {path: ..., task: NAME}` (on the command line: --task NAME)."
             raise UserError(
                 f"{folder} has no head '{wanted}'.{nearest(wanted, tasks)} Heads: {', '.join(tasks)}. {mend}"
             )

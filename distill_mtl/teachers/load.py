@@ -59,10 +59,19 @@ def load_teacher(
                 for layer in taken
             },
             score=read_score(origin.place),
+            form=opened.form,
+            program=origin.program,
+            told=_told(opened),
+            trunk=opened.trunk,
         )
         return Teacher(network, card)
     except UserError as error:
         raise TeacherError(f"tasks.{task}.teacher: {error}") from error
+
+
+def _told(opened: Opened) -> tuple[str, ...]:
+    named = {"kind": opened.kind, "classes": opened.classes}
+    return (*opened.told, *(key for key, value in named.items() if value is not None))
 
 
 def _layers(network: TeacherNetwork, layers: Sequence[str | None]) -> tuple[str, ...]:
