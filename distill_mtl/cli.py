@@ -81,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     teacher = commands.add_parser("teacher", help="look into a teacher, measure it, or train one")
     of_teachers = teacher.add_subparsers(required=True, metavar="COMMAND")
     _add_inspect(of_teachers)
+    _add_teacher_check(of_teachers)
     _add_train(of_teachers)
 
     parsed = parser.parse_args(arguments)
@@ -97,6 +98,43 @@ def _add_inspect(commands: Any) -> None:
     _add_teacher(inspect)
     inspect.add_argument("--all", action="store_true", help="every layer, not only one of each shape")
     inspect.set_defaults(run=_inspect)
+
+
+def _add_teacher_check(commands: Any) -> None:
+    check = commands.add_parser(
+        "check",
+        help="measure a trained network on labelled shards",
+        description="Measure a trained network on all labelled rows of some shards, as a run does before its first "
+        "step. Exit status 2 where it falls short of what it is known to score, or of a constant answer, with the "
+        "likely cause.",
+    )
+    _add_teacher(check)
+    check.add_argument(
+        "--data",
+        nargs="+",
+        required=True,
+        metavar="SHARDS",
+        help="folders, files or patterns: 'shards/pets-*.tar'",
+    )
+    check.add_argument("--member", help="file ending of the label: cls, seg.png; default the kind's")
+    check.add_argument("--kind", help="of the task; default what the network's answer looks like")
+    check.add_argument(
+        "--classes", help="number, or cat,dog,owl in the order of the label numbers; default its own"
+    )
+    check.add_argument(
+        "--expect", metavar="SCORE", help="points that it must score; default what its folder records"
+    )
+    check.add_argument(
+        "--limit", type=_count, metavar="N", help="at most so many rows, spread evenly; default all"
+    )
+    _add_cache(check)
+    check.set_defaults(run=_teacher_check)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
 
 
 def _add_train(commands: Any) -> None:
@@ -257,6 +295,32 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
     inspect_teacher(*_teacher(arguments), Console(), everything=arguments.all)
     return 0
+
+
+def _teacher_check(arguments: argparse.Namespace) -> int:
+    from distill_mtl.checks.teacher_command import check_teacher
+
+    values, overrides, task = _teacher(arguments)
+    if arguments.expect is not None:
+        overrides.append(f"expect={arguments.expect}")
+    check_teacher(
+        values,
+        overrides,
+        task,
+        arguments.data,
+        member=arguments.member,
+        kind=arguments.kind,
+        classes=_classes(arguments.classes),
+        limit=arguments.limit,
+    )
+    return 0
+
+
+def _classes(text: str | None) -> tuple[str, ...] | int | None:
+    """`10`, or `cat,dog,owl`."""
+    if text is None or text.isdecimal():
+        return None if text is None else int(text)
+    return tuple(name.strip() for name in text.split(","))
 
 
 def _train_teacher(arguments: argparse.Namespace) -> int:

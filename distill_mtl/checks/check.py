@@ -29,7 +29,7 @@ def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[s
         examined = examine_teachers(parts.recipe, parts.teachers, parts.kinds, parts.sources, device)
     console.print(_student_line(parts), highlight=False, soft_wrap=True)
     if examined:
-        show_teachers(console, examined, parts.kinds, "their own labelled validation rows")
+        show_teachers(console, examined, parts.kinds)
         refuse_bad_teachers(examined)
     console.print(parts.balance, highlight=False)
     return {task: result.measured.score for task, result in examined.items() if result.measured is not None}

@@ -116,24 +116,25 @@ def _find_problem(
     if wrong is None and expected is not None:
         return None
     batches = list(rows(LIMIT))
-    suspect: Suspect | None
     if wrong is not None:
-        suspect = find_suspect(teacher, kind, task, batches, measured, expected.score if expected else None)
-    else:
-        suspect = find_misreading(teacher, kind, task, batches, measured)
-        if suspect is None:
-            return None
-        wrong = f"scores {measured.score:.2f}, and more when it is read in another way,"
-    cause = f"Likely cause: {suspect.what}. {suspect.mend}" if suspect is not None else _NO_CAUSE
-    return f"{wrong} {on}. {cause} If the score is what you expect, say so: `expect: {measured.score:.1f}`."
+        goal = expected.score if expected is not None else None
+        suspect = find_suspect(teacher, kind, task, batches, measured, goal)
+        return f"{wrong} {on}. {_cause(suspect, measured)}"
+    suspect = find_misreading(teacher, kind, task, batches, measured)
+    if suspect is None:
+        return None
+    return f"scores {measured.score:.2f} {on}, and more when it is read in another way. {_cause(suspect, measured)}"
 
 
-def show_teachers(
-    console: Console, examined: Mapping[str, Examined], kinds: Mapping[str, TaskKind], on: str
-) -> None:
-    """Print what was loaded, what it is known to score, and what it scored here, `on` which rows."""
+def _cause(suspect: Suspect | None, measured: Measured) -> str:
+    why = f"Likely cause: {suspect.what}. {suspect.mend}" if suspect is not None else _NO_CAUSE
+    return f"{why} If the score is what you expect, say so: `expect: {measured.score:.1f}`."
+
+
+def show_teachers(console: Console, examined: Mapping[str, Examined], kinds: Mapping[str, TaskKind]) -> None:
+    """Print what was loaded, what it is known to score, and what it scored here."""
     table = Table(
-        title=f"teachers on {on}",
+        title="teachers on their own labelled validation rows",
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,

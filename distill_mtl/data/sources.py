@@ -47,6 +47,7 @@ def open_sources(
     *,
     local_rank: int = 0,
     local_world: int = 1,
+    every_set: bool = True,
 ) -> "Sources":
     """Find, fetch, index and check every shard that a recipe names.
 
@@ -55,9 +56,10 @@ def open_sources(
         kinds: every task of it.
         size: height and width that images get, the canonical size.
         local_rank, local_world: this process among those of this machine, which share the work.
+        every_set: a task that has labels must have some in each set.
 
     Raises:
-        ShardError: everything that is wrong with the shards, of all sources at once.
+        ShardError: everything that is wrong with the shards, of all sources at once; a set without rows.
     """
     sources, findings = [], []
     for name, section in recipe.data.items():
@@ -70,7 +72,10 @@ def open_sources(
             findings.append(str(error))
     if findings:
         raise ShardError("\n".join(findings))
-    return Sources(recipe, sources, kinds, size)
+    opened = Sources(recipe, sources, kinds, size)
+    if every_set:
+        opened.refuse_empty_sets()
+    return opened
 
 
 class Sources:
@@ -83,7 +88,6 @@ class Sources:
         size: height and width of the images.
 
     Raises:
-        ShardError: a task that has labels has none for validation or test.
         RecipeError: a source with class_balance has not exactly one class label.
     """
 
@@ -97,7 +101,6 @@ class Sources:
         self._weights = [
             source.section.weight or float(np.sqrt(len(source.sets["train"]))) for source in sources
         ]
-        self._refuse_empty_sets()
         self._reader = Reader(sources, kinds, size, recipe.seed)
         orders = [source_order(recipe.seed, source, kinds) for source in sources]
         self._plan = Plan(orders, Quota(self._weights, self.batch_size))
@@ -147,7 +150,7 @@ class Sources:
     def labelled(
         self,
         task: str,
-        split: Split,
+        split: Split | None,
         batch_size: int,
         *,
         rank: int = 0,
@@ -158,7 +161,7 @@ class Sources:
 
         Args:
             task: of the recipe; a batch holds its labels alone.
-            split: which set.
+            split: which set; None: all rows, whatever their set.
             batch_size: rows per batch, fewer in the last or where rows are skipped.
             rank, world: this process's share is every world-th row.
             limit: at most this many rows, spread evenly over the set.
@@ -175,9 +178,9 @@ class Sources:
         batches = (self._reader.plain(part, task) for part in parts)
         return (batch for batch in self._noting_skipped(batches) if len(batch))
 
-    def count(self, task: str, split: Split) -> int:
-        """Rows of a set that carry a label member for `task`."""
-        return sum(len(source.sets[split]) for source in self._sources if task in source.labels)
+    def count(self, task: str, split: Split | None) -> int:
+        """Rows of a set, or of all, that carry a label member for `task`."""
+        return len(self._labelled_rows(task, split)[1])
 
     def rows(self, split: Split = "train") -> dict[str, int]:
         """Rows of each source in a set."""
@@ -214,20 +217,8 @@ class Sources:
             for source, weight in zip(self._sources, self._weights, strict=True)
         ]
 
-    def _noting_skipped(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        for batch in batches:
-            for key in batch.skipped:
-                self._skipped[key.split("/", 1)[0]].add(key)
-            yield batch
-
-    def _labelled_rows(self, task: str, split: Split) -> tuple[np.ndarray, np.ndarray]:
-        """Source [N] and row [N] of every row of a set that is labelled for `task`."""
-        none = np.zeros(0, np.int64)
-        rows = [source.sets[split] if task in source.labels else none for source in self._sources]
-        source = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
-        return source, np.concatenate(rows)
-
-    def _refuse_empty_sets(self) -> None:
+    def refuse_empty_sets(self) -> None:
+        """Raise ShardError for a task that has labels, but none for training, validation or test."""
         for task in self._kinds:
             owners = [source.name for source in self._sources if task in source.labels]
             for split in SPLITS:
@@ -236,3 +227,18 @@ class Sources:
                         f"data.{owners[0]}: no {split} rows for the task {task}. A twentieth of so few rows "
                         f"is none: name shards for it in data.{owners[0]}.split.{split}."
                     )
+
+    def _noting_skipped(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            for key in batch.skipped:
+                self._skipped[key.split("/", 1)[0]].add(key)
+            yield batch
+
+    def _labelled_rows(self, task: str, split: Split | None) -> tuple[np.ndarray, np.ndarray]:
+        """Source [N] and row [N] of every row of a set, or of all, that is labelled for `task`."""
+        rows = [np.zeros(0, np.int64)] * len(self._sources)
+        for number, owner in enumerate(self._sources):
+            if task in owner.labels:
+                rows[number] = np.arange(len(owner)) if split is None else owner.sets[split]
+        source = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
+        return source, np.concatenate(rows)

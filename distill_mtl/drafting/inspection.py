@@ -132,7 +132,7 @@ def _show_layers(console: Console, teacher: Teacher, everything: bool) -> None:
     console.print(table)
     if len(shown) < len(layers):
         console.print(
-            f"{len(shown)} of {len(layers)} layers, the last of each shape. All of them: --all", style="dim"
+            f"{len(shown)} of {len(layers)} layers, one of each shape. All of them: --all", style="dim"
         )
     if not teacher.card.inputs.whole_view:
         text = "Its input is cropped or padded, so its maps do not lie over the view: hints take their mean."
