@@ -78,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     schema.set_defaults(run=_schema)
 
+    _add_init(commands)
+
     teacher = commands.add_parser("teacher", help="look into a teacher, measure it, or train one")
     of_teachers = teacher.add_subparsers(required=True, metavar="COMMAND")
     _add_inspect(of_teachers)
@@ -86,6 +88,40 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     parsed = parser.parse_args(arguments)
     _run(parsed.run, parsed)
+
+
+def _add_init(commands: Any) -> None:
+    init = commands.add_parser(
+        "init",
+        help="draft a recipe from teachers and their data",
+        description="Write a complete recipe to standard output, with where each value comes from beside it: "
+        "distill-mtl init --teacher breed.onnx --data shards/breed --teacher part.pt2 --data shards/part --trust > "
+        "recipe.yaml",
+    )
+    init.add_argument(
+        "--teacher",
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="what `teacher:` takes; once for each task",
+    )
+    init.add_argument(
+        "--data",
+        action="append",
+        nargs="+",
+        required=True,
+        metavar="SHARDS",
+        help="its labelled data: a folder, or patterns; names with train, val or test say which set a shard is",
+    )
+    init.add_argument(
+        "--student", metavar="NAME", help="timm architecture; default the teachers', else resnet18"
+    )
+    init.add_argument(
+        "--trust", action="store_true", help="let teachers run code: .pt2 and .ts files are programs"
+    )
+    _add_overrides(init)
+    _add_cache(init)
+    init.set_defaults(run=_init)
 
 
 def _add_inspect(commands: Any) -> None:
@@ -204,6 +240,11 @@ def _teacher(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str], 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", type=Path, help="the recipe, a YAML file")
+    _add_overrides(parser)
+    _add_cache(parser)
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",
         action="append",
@@ -212,7 +253,6 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="override any key, as often as you like: --set tasks.breed.temperature=2",
     )
-    _add_cache(parser)
 
 
 def _add_cache(parser: argparse.ArgumentParser) -> None:
@@ -287,6 +327,19 @@ def _schema(arguments: argparse.Namespace) -> int:
     from distill_mtl.recipe.json_schema import recipe_json_schema_text
 
     sys.stdout.write(recipe_json_schema_text())
+    return 0
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from distill_mtl.drafting.command import init
+
+    init(
+        arguments.teacher,
+        arguments.data,
+        student=arguments.student,
+        trust=arguments.trust,
+        overrides=arguments.overrides,
+    )
     return 0
 
 

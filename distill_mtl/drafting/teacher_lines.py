@@ -47,9 +47,9 @@ def teacher_lines(section: TeacherSection, card: TeacherCard) -> Any:
 
 
 def classes_in_words(card: TeacherCard) -> str:
-    """`3: cat, dog, owl`, with not too many of them; `10, numbered` where they have no names."""
+    """`3 (cat, dog, owl)`, with not too many of them; `10 (numbered from 0)` where they have no names."""
     count = len(card.classes)
     if card.classes == tuple(str(index) for index in range(count)):
-        return f"{count}, numbered from 0"
+        return f"{count} (numbered from 0)"
     shown = ", ".join(card.classes[:_SHOWN]) + (", …" if count > _SHOWN else "")
-    return f"{count}: {shown}"
+    return f"{count} ({shown})"

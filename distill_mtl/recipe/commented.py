@@ -42,13 +42,13 @@ def _lines(section: Mapping[str, Any], indent: str) -> Iterator[str]:
 
 def in_line(value: Any) -> str:
     """A value as YAML writes it in a line: `[cat, dog]`."""
-    # In a list, so that it is written as a value within a document and not as a document.
-    text = yaml.dump(
-        [value],
+    text: str = yaml.dump(
+        value,
         Dumper=RecipeDumper,
         default_flow_style=True,
         sort_keys=False,
         allow_unicode=True,
         width=_FOREVER,
     )
-    return text.strip()[1:-1]
+    # What closes a document of a single plain value.
+    return text.strip().removesuffix("\n...")
