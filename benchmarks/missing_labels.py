@@ -71,7 +71,9 @@ def main() -> None:
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda job: run(*job, arguments.steps), jobs))
     # A voice without teachers has nobody to be compared with in its own run.
-    theirs = {task: run("teachers (default)", "all labels", 0, arguments.steps)[task]["teacher"] for task in TASKS}
+    theirs = {
+        task: run("teachers (default)", "all labels", 0, arguments.steps)[task]["teacher"] for task in TASKS
+    }
     means: dict[str, list[list[float]]] = {}
     for labels in LABELS:
         print(f"\n| {labels} | {' | '.join(TASKS)} | mean delta |\n|---|{'---:|' * (len(TASKS) + 1)}")
@@ -91,12 +93,22 @@ def run(voice: str, labels: str, seed: int, steps: int) -> dict[str, dict[str, f
     name = "".join(letter if letter.isalnum() else "-" for letter in f"{voice}-{labels}-{seed}")
     out = RUNS / name
     if not (out / "results.json").exists():
-        changes = [*VOICES[voice], *LABELS[labels], f"training.steps={steps}", f"seed={seed}", "acceptance=100"]
+        changes = [
+            *VOICES[voice],
+            *LABELS[labels],
+            f"training.steps={steps}",
+            f"seed={seed}",
+            "acceptance=100",
+        ]
         command = [sys.executable, "distill.py", RECIPE, "--out", str(out)]
         out.parent.mkdir(parents=True, exist_ok=True)
         with (RUNS / f"{name}.log").open("w") as log:
             subprocess.run(
-                [*command, *(f"--set={change}" for change in changes), *(["--resume"] if out.exists() else [])],
+                [
+                    *command,
+                    *(f"--set={change}" for change in changes),
+                    *(["--resume"] if out.exists() else []),
+                ],
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
                 stdout=log,
                 stderr=subprocess.STDOUT,

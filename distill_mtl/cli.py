@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -77,8 +78,103 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     schema.set_defaults(run=_schema)
 
-    teacher = commands.add_parser("teacher", help="train a single-task teacher")
-    train = teacher.add_subparsers(required=True, metavar="COMMAND").add_parser(
+    _add_init(commands)
+
+    teacher = commands.add_parser("teacher", help="look into a teacher, measure it, or train one")
+    of_teachers = teacher.add_subparsers(required=True, metavar="COMMAND")
+    _add_inspect(of_teachers)
+    _add_teacher_check(of_teachers)
+    _add_train(of_teachers)
+
+    parsed = parser.parse_args(arguments)
+    _run(parsed.run, parsed)
+
+
+def _add_init(commands: Any) -> None:
+    init = commands.add_parser(
+        "init",
+        help="draft a recipe from teachers and their data",
+        description="Write a complete recipe to standard output, with where each value comes from beside it: "
+        "distill-mtl init --teacher breed.onnx --data shards/breed --teacher part.pt2 --data shards/part --trust > "
+        "recipe.yaml",
+    )
+    init.add_argument(
+        "--teacher",
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="what `teacher:` takes; once for each task",
+    )
+    init.add_argument(
+        "--data",
+        action="append",
+        nargs="+",
+        required=True,
+        metavar="SHARDS",
+        help="its labelled data: a folder, or patterns; names with train, val or test say which set a shard is",
+    )
+    init.add_argument(
+        "--student", metavar="NAME", help="timm architecture; default the teachers', else resnet18"
+    )
+    init.add_argument(
+        "--trust", action="store_true", help="let teachers run code: .pt2 and .ts files are programs"
+    )
+    _add_overrides(init)
+    _add_cache(init)
+    init.set_defaults(run=_init)
+
+
+def _add_inspect(commands: Any) -> None:
+    inspect = commands.add_parser(
+        "inspect",
+        help="print what a trained network wants to see, gives, and offers for hints",
+        description="Load a trained network and print what it wants to see and what it gives, each with where that "
+        "comes from; its sha256; the layers that hints can use; and the lines of recipe that name it.",
+    )
+    _add_teacher(inspect)
+    inspect.add_argument("--all", action="store_true", help="every layer, not only one of each shape")
+    inspect.set_defaults(run=_inspect)
+
+
+def _add_teacher_check(commands: Any) -> None:
+    check = commands.add_parser(
+        "check",
+        help="measure a trained network on labelled shards",
+        description="Measure a trained network on all labelled rows of some shards, as a run does before its first "
+        "step. Exit status 2 where it falls short of what it is known to score, or of a constant answer, with the "
+        "likely cause.",
+    )
+    _add_teacher(check)
+    check.add_argument(
+        "--data",
+        nargs="+",
+        required=True,
+        metavar="SHARDS",
+        help="folders, files or patterns: 'shards/pets-*.tar'",
+    )
+    check.add_argument("--member", help="file ending of the label: cls, seg.png; default the kind's")
+    check.add_argument("--kind", help="of the task; default what the network's answer looks like")
+    check.add_argument(
+        "--classes", help="number, or cat,dog,owl in the order of the label numbers; default its own"
+    )
+    check.add_argument(
+        "--expect", metavar="SCORE", help="points that it must score; default what its folder records"
+    )
+    check.add_argument(
+        "--limit", type=_count, metavar="N", help="at most so many rows, spread evenly; default all"
+    )
+    _add_cache(check)
+    check.set_defaults(run=_teacher_check)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def _add_train(commands: Any) -> None:
+    train = commands.add_parser(
         "train",
         help="train a network of one task, to be a teacher",
         description="Train the one task of a recipe on its labels alone, with the machinery of a run, and save the "
@@ -95,12 +191,60 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     train.set_defaults(run=_train_teacher)
 
-    parsed = parser.parse_args(arguments)
-    _run(parsed.run, parsed)
+
+def _add_teacher(parser: argparse.ArgumentParser) -> None:
+    """Everything with which a recipe can name a teacher."""
+    parser.add_argument(
+        "file",
+        nargs="?",
+        metavar="FILE",
+        help="a folder, a .onnx, .pt2 or .ts file, or hf_hub:owner/name: what `teacher:` takes in a recipe",
+    )
+    parser.add_argument(
+        "--timm", metavar="NAME", help="a pretrained network of timm instead: resnet50.a1_in1k"
+    )
+    parser.add_argument("--module", metavar="SPEC", help="your own network instead: package.module:callable")
+    parser.add_argument("--args", metavar="YAML", help="keyword arguments for its callable: '{depth: 20}'")
+    parser.add_argument("--weights", metavar="WEIGHTS", help="its state dict")
+    parser.add_argument(
+        "--trust", action="store_true", help="let it run code: .pt2, .ts and --module are programs"
+    )
+    parser.add_argument("--task", metavar="HEAD", help="which head of a student folder with several")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="any other key that a recipe has for a teacher, as often as you like: --set input.size=224",
+    )
+
+
+def _teacher(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str], str]:
+    """Keys of a teacher's section, overrides of it, and a name for its task."""
+    from distill_mtl.recipe.command_line import task_name
+
+    said = {
+        "path": arguments.file,
+        "timm": arguments.timm,
+        "module": arguments.module,
+        "weights": arguments.weights,
+        "task": arguments.task,
+        "trust": arguments.trust or None,
+    }
+    values = {key: value for key, value in said.items() if value is not None}
+    overrides = [f"args={arguments.args}"] if arguments.args is not None else []
+    place = arguments.file or arguments.timm or arguments.weights or ""
+    return values, [*overrides, *arguments.overrides], arguments.task or task_name(place)
 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", type=Path, help="the recipe, a YAML file")
+    _add_overrides(parser)
+    _add_cache(parser)
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",
         action="append",
@@ -109,7 +253,6 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="override any key, as often as you like: --set tasks.breed.temperature=2",
     )
-    _add_cache(parser)
 
 
 def _add_cache(parser: argparse.ArgumentParser) -> None:
@@ -185,6 +328,52 @@ def _schema(arguments: argparse.Namespace) -> int:
 
     sys.stdout.write(recipe_json_schema_text())
     return 0
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from distill_mtl.drafting.command import init
+
+    init(
+        arguments.teacher,
+        arguments.data,
+        student=arguments.student,
+        trust=arguments.trust,
+        overrides=arguments.overrides,
+    )
+    return 0
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from distill_mtl.drafting.inspection import inspect_teacher
+
+    inspect_teacher(*_teacher(arguments), Console(), everything=arguments.all)
+    return 0
+
+
+def _teacher_check(arguments: argparse.Namespace) -> int:
+    from distill_mtl.checks.teacher_command import check_teacher
+
+    values, overrides, task = _teacher(arguments)
+    if arguments.expect is not None:
+        overrides.append(f"expect={arguments.expect}")
+    check_teacher(
+        values,
+        overrides,
+        task,
+        arguments.data,
+        member=arguments.member,
+        kind=arguments.kind,
+        classes=_classes(arguments.classes),
+        limit=arguments.limit,
+    )
+    return 0
+
+
+def _classes(text: str | None) -> tuple[str, ...] | int | None:
+    """`10`, or `cat,dog,owl`."""
+    if text is None or text.isdecimal():
+        return None if text is None else int(text)
+    return tuple(name.strip() for name in text.split(","))
 
 
 def _train_teacher(arguments: argparse.Namespace) -> int:

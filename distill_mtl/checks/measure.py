@@ -1,7 +1,7 @@
 """A teacher's score on its own labelled rows, through the very path that training uses."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,26 +31,73 @@ class Measured:
     constant: float
 
 
+Rows = Callable[[int | None], Iterable[Batch]]
+"""Labelled rows on the teacher's device, at most so many, spread evenly; anew at every call."""
+
+Answer = Callable[[Tensor], Tensor]
+"""Images [B, 3, H, W] in [0, 1] -> logits."""
+
+
 @torch.no_grad()
-def measure(
-    answer: Callable[[Tensor], Tensor], kind: TaskKind, task: str, batches: Sequence[Batch]
-) -> Measured:
-    """Score a network on rows that are labelled for its task.
+def measure(answer: Answer, kind: TaskKind, task: str, batches: Iterable[Batch]) -> Measured | None:
+    """Score a network on rows that are labelled for its task; None where there are none.
 
     Args:
-        answer: images [B, 3, H, W] in [0, 1] -> logits.
+        answer: of the network.
         kind: of the task.
         task: its name.
-        batches: at least one, on the network's device.
+        batches: on the network's device; each is looked at once and let go.
     """
-    rows = torch.cat([kind.statistics(answer(batch.images), batch.labels[task]) for batch in batches])
-    labels = torch.stack([kind.label_counts(batch.labels[task]) for batch in batches]).sum(0)
-    totals = group_totals([group for batch in batches for group in batch.groups], rows)
+    statistics: list[Tensor] = []
+    counts: list[Tensor] = []
+    groups: list[str] = []
+    for batch in batches:
+        statistics.append(kind.statistics(answer(batch.images), batch.labels[task]))
+        counts.append(kind.label_counts(batch.labels[task]))
+        groups += batch.groups
+    if not groups:
+        return None
+    totals = group_totals(groups, torch.cat(statistics))
     # The interval of a score beside one that is always 0 is the interval of the score itself.
     interval = paired_interval(totals, torch.zeros_like(totals), kind.score, resamples=RESAMPLES, seed=0)
     return Measured(
         score=float(kind.score(totals.sum(0))),
         error=(interval[1] - interval[0]) / (2 * 1.96) if interval is not None else 0.0,
-        rows=len(rows),
-        constant=kind.constant_score(labels),
+        rows=len(groups),
+        constant=kind.constant_score(torch.stack(counts).sum(0)),
+    )
+
+
+@torch.no_grad()
+def gain(
+    answer: Answer, over: Answer, kind: TaskKind, task: str, batches: Sequence[Batch]
+) -> tuple[float, float]:
+    """How much more points one answer scores than another on the same rows, and the lower end of its 95 % interval."""
+    groups = [group for batch in batches for group in batch.groups]
+    mine, other = (
+        group_totals(groups, torch.cat([kind.statistics(a(b.images), b.labels[task]) for b in batches]))
+        for a in (answer, over)
+    )
+    sign = 1 if kind.higher_is_better else -1
+    interval = paired_interval(mine, other, kind.score, resamples=RESAMPLES, seed=0) or (0.0, 0.0)
+    return sign * float(kind.score(mine.sum(0)) - kind.score(other.sum(0))), min(
+        sign * end for end in interval
+    )
+
+
+def thinned(batches: Sequence[Batch], rows: int) -> list[Batch]:
+    """About so many rows of the batches, spread evenly over them; all where there are not more."""
+    step = -(-sum(len(batch) for batch in batches) // rows)
+    return [_every(batch, step) for batch in batches] if step > 1 else list(batches)
+
+
+def _every(batch: Batch, step: int) -> Batch:
+    return replace(
+        batch,
+        images=batch.images[::step],
+        labels={task: label[::step] for task, label in batch.labels.items()},
+        labelled={task: label[::step] for task, label in batch.labelled.items()},
+        keys=batch.keys[::step],
+        source=batch.source[::step],
+        groups=batch.groups[::step],
     )

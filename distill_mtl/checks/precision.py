@@ -1,13 +1,12 @@
 """In which precision a teacher makes its targets: the lower one where it is faster on this machine and as good."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
 
-from distill_mtl.checks.measure import measure
-from distill_mtl.data.batch import Batch
+from distill_mtl.checks.measure import Rows, measure
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.live import LiveTeachers
@@ -18,6 +17,7 @@ FASTER = 0.75
 LOST = 0.1
 """Points that a score may lose."""
 ROUNDS = 5
+ROWS = 2000
 
 
 def choose_precision(
@@ -25,8 +25,8 @@ def choose_precision(
     teacher: Teacher,
     kind: TaskKind,
     task: str,
-    batches: Sequence[Batch],
-    score: float,
+    rows: Rows,
+    score: float | None,
 ) -> str:
     """fp32, bf16 or fp16, as the recipe says; `auto` is decided by a measurement.
 
@@ -35,24 +35,30 @@ def choose_precision(
         teacher: on its device.
         kind: of the task.
         task: its name.
-        batches: labelled rows.
-        score: of the teacher on them, in fp32.
+        rows: labelled ones, as many as asked for.
+        score: of the teacher on them, in fp32; None: nobody measured it, and nothing is risked.
     """
     if section.precision != "auto":
         return section.precision
-    images = batches[0].images
+    if score is None:
+        return "fp32"
+    images = next(iter(rows(ROWS))).images
     asked = {name: LiveTeachers({task: teacher}, precisions={task: name}) for name in ("fp32", "bf16")}
-    rows = {task: torch.arange(len(images))}
+    every = {task: torch.arange(len(images))}
     try:
-        seconds = _fastest({name: partial(live.ask, images, rows) for name, live in asked.items()}, images)
+        seconds = _fastest({name: partial(live.ask, images, every) for name, live in asked.items()}, images)
     except RuntimeError:
         return "fp32"  # a file may hold operations that know no other type
     if seconds["bf16"] > FASTER * seconds["fp32"]:
         return "fp32"
     low = asked["bf16"]
     again = measure(
-        lambda seen: low.ask(seen, {task: torch.arange(len(seen))})[task].logits.float(), kind, task, batches
+        lambda seen: low.ask(seen, {task: torch.arange(len(seen))})[task].logits.float(),
+        kind,
+        task,
+        rows(ROWS),
     )
+    assert again is not None
     lost = score - again.score if kind.higher_is_better else again.score - score
     return "bf16" if lost <= LOST else "fp32"
 

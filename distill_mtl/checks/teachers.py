@@ -1,16 +1,22 @@
-"""Every teacher on its own labelled validation rows, before it is believed."""
+"""Every teacher on its own labelled rows, before it is believed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from distill_mtl.checks.measure import Measured, measure
+from distill_mtl.checks.measure import Measured, Rows, measure
 from distill_mtl.checks.precision import choose_precision
-from distill_mtl.checks.suspects import find_suspect
+from distill_mtl.checks.suspects import (
+    BATCH,
+    Suspect,
+    depends_on_batch,
+    find_misreading,
+    find_suspect,
+)
 from distill_mtl.checks.verdict import Expected, complaint
 from distill_mtl.data import Sources
 from distill_mtl.errors import TeacherError
@@ -20,6 +26,14 @@ from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.teacher import Teacher
 
 LIMIT = 2000
+"""Rows that a teacher is measured on before training, and among which a cause is looked for."""
+ROWS_AT_A_TIME = 128
+_TOGETHER = 16
+
+_NO_CAUSE = (
+    "No other normalisation, range, order of colours, size or order of classes explains it: are these the right "
+    "weights, and is this the data they were trained for?"
+)
 
 
 @dataclass(frozen=True)
@@ -48,19 +62,73 @@ def examine_teachers(
     sources: Sources,
     device: torch.device,
 ) -> dict[str, Examined]:
-    """Measure each teacher through the run's own data path; look for a cause where it falls short."""
-    return {
-        task: _examine(
-            recipe,
-            task,
-            teacher.to(device),
-            kinds[task],
-            sources,
-            device,
-            _expected(recipe, task, teacher, kinds[task]),
+    """Measure each teacher on validation rows through the run's own data path; find out why one falls short."""
+
+    def rows(task: str) -> Rows:
+        return lambda limit: (
+            batch.to(device) for batch in sources.labelled(task, "validation", ROWS_AT_A_TIME, limit=limit)
         )
-        for task, teacher in teachers.items()
-    }
+
+    examined: dict[str, Examined] = {}
+    for task, teacher in teachers.items():
+        section = recipe.tasks[task].teacher
+        assert section is not None
+        expected = expected_score(section, teacher, kinds[task])
+        found = examine(teacher.to(device), kinds[task], task, rows(task), expected, limit=LIMIT)
+        if found.problem is None:
+            score = found.measured.score if found.measured is not None else None
+            precision = choose_precision(section, teacher, kinds[task], task, rows(task), score)
+            found = replace(found, precision=precision)
+        examined[task] = found
+    return examined
+
+
+def examine(
+    teacher: Teacher,
+    kind: TaskKind,
+    task: str,
+    rows: Rows,
+    expected: Expected | None,
+    *,
+    limit: int | None,
+) -> Examined:
+    """Measure one teacher on at most `limit` rows, and look for a cause where it falls short."""
+    measured = measure(lambda images: teacher(images).logits, kind, task, rows(limit))
+    if measured is None:
+        return Examined(teacher, None, expected, None)
+    found = _find_problem(teacher, kind, task, rows, measured, expected)
+    return Examined(teacher, measured, expected, f"{teacher.card.file} {found}" if found else None)
+
+
+def _find_problem(
+    teacher: Teacher,
+    kind: TaskKind,
+    task: str,
+    rows: Rows,
+    measured: Measured,
+    expected: Expected | None,
+) -> str | None:
+    """What is wrong with a measured teacher and why, as what follows its name."""
+    on = f"in {kind.metric} on {measured.rows:,} labelled rows"
+    if depends_on_batch(teacher, next(iter(rows(_TOGETHER))).images):
+        return f"scores {measured.score:.2f} {on}, but {BATCH.what} {BATCH.mend}"
+    wrong = complaint(measured, expected, higher_is_better=kind.higher_is_better)
+    if wrong is None and expected is not None:
+        return None
+    batches = list(rows(LIMIT))
+    if wrong is not None:
+        goal = expected.score if expected is not None else None
+        suspect = find_suspect(teacher, kind, task, batches, measured, goal)
+        return f"{wrong} {on}. {_cause(suspect, measured)}"
+    suspect = find_misreading(teacher, kind, task, batches, measured)
+    if suspect is None:
+        return None
+    return f"scores {measured.score:.2f} {on}, and more when it is read in another way. {_cause(suspect, measured)}"
+
+
+def _cause(suspect: Suspect | None, measured: Measured) -> str:
+    why = f"Likely cause: {suspect.what}. {suspect.mend}" if suspect is not None else _NO_CAUSE
+    return f"{why} If the score is what you expect, say so: `expect: {measured.score:.1f}`."
 
 
 def show_teachers(console: Console, examined: Mapping[str, Examined], kinds: Mapping[str, TaskKind]) -> None:
@@ -72,8 +140,12 @@ def show_teachers(console: Console, examined: Mapping[str, Examined], kinds: Map
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
-    for column in ("task", "teacher", "sha256", "metric", "rows", "recorded", "measured", "", "targets in"):
-        table.add_column(column, justify="right" if column in ("rows", "recorded", "measured") else "left")
+    for column in ("task", "teacher", "sha256", "metric"):
+        table.add_column(column)
+    for column in ("rows", "recorded", "measured"):
+        table.add_column(column, justify="right")
+    for column in ("", "targets in"):
+        table.add_column(column)
     for task, result in examined.items():
         measured, expected = result.measured, result.expected
         table.add_row(
@@ -81,13 +153,22 @@ def show_teachers(console: Console, examined: Mapping[str, Examined], kinds: Map
             result.teacher.card.place.name,
             result.teacher.card.sha256[:8],
             kinds[task].metric,
-            str(measured.rows) if measured else "0",
+            f"{measured.rows:,}" if measured else "0",
             f"{expected.score:.2f}" if expected else "-",
             f"{measured.score:.2f} ± {measured.error:.2f}" if measured else "not measured",
             "[red]✗[/red]" if result.problem else "[green]✓[/green]" if measured else "?",
             result.precision,
         )
     console.print(table)
+    for task, result in examined.items():
+        if result.measured is not None and result.expected is None and result.problem is None:
+            console.print(
+                f"{task}: nobody says what {result.teacher.card.place.name} should score. Is "
+                f"{result.measured.score:.2f} what you know of it? (a constant answer: {result.measured.constant:.2f})",
+                style="dim",
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def refuse_bad_teachers(examined: Mapping[str, Examined]) -> None:
@@ -99,47 +180,8 @@ def refuse_bad_teachers(examined: Mapping[str, Examined]) -> None:
         raise TeacherError("\n".join(problems))
 
 
-def _examine(
-    recipe: Recipe,
-    task: str,
-    teacher: Teacher,
-    kind: TaskKind,
-    sources: Sources,
-    device: torch.device,
-    expected: Expected | None,
-) -> Examined:
-    batches = [batch.to(device) for batch in sources.labelled(task, "validation", 128, limit=LIMIT)]
-    section = recipe.tasks[task].teacher
-    assert section is not None
-    if not batches:
-        return Examined(teacher, None, expected, None, _unmeasured(section))
-    measured = measure(lambda images: teacher(images).logits, kind, task, batches)
-    wrong = complaint(measured, expected, higher_is_better=kind.higher_is_better)
-    if wrong is None:
-        precision = choose_precision(section, teacher, kind, task, batches, measured.score)
-        return Examined(teacher, measured, expected, None, precision)
-    suspect = find_suspect(teacher, kind, task, batches, measured, expected.score if expected else None)
-    cause = (
-        f"Likely cause: {suspect.what} (it scores {suspect.score:.2f} when read so)."
-        if suspect is not None
-        else "No other normalisation, range, colour order or class order explains it: are these the right weights, "
-        "and is this the data they were trained for?"
-    )
-    problem = (
-        f"{teacher.card.file} {wrong} in {kind.metric} on {measured.rows} labelled validation rows. {cause} "
-        f"If the score is what you expect, say so: tasks.{task}.teacher.expect: {measured.score:.1f}."
-    )
-    return Examined(teacher, measured, expected, problem)
-
-
-def _unmeasured(section: TeacherSection) -> str:
-    """Without a score to keep, nothing is risked."""
-    return section.precision if section.precision != "auto" else "fp32"
-
-
-def _expected(recipe: Recipe, task: str, teacher: Teacher, kind: TaskKind) -> Expected | None:
+def expected_score(section: TeacherSection | None, teacher: Teacher, kind: TaskKind) -> Expected | None:
     """The recipe's word first, then what the teacher's folder records for the same metric."""
-    section = recipe.tasks[task].teacher
     if section is not None and section.expect is not None:
         return Expected(section.expect)
     recorded = teacher.card.score

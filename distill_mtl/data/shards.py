@@ -53,7 +53,7 @@ def find_shards(
     """
     listed = [patterns] if isinstance(patterns, str) else list(patterns)
     urls, missing = [], []
-    for pattern in [url for entry in listed for url in _braces(entry, place)]:
+    for pattern in [url for entry in listed for url in expand_braces(entry, place)]:
         found = _matches(pattern, place, local_rank)
         urls += found
         missing += [] if found else [pattern]
@@ -82,7 +82,12 @@ def shard_names(urls: Sequence[str], place: str) -> list[str]:
     return list(urls)
 
 
-def _braces(pattern: str, place: str) -> list[str]:
+def expand_braces(pattern: str, place: str) -> list[str]:
+    """`pets-{000..001}.tar` -> `pets-000.tar`, `pets-001.tar`.
+
+    Raises:
+        ShardError: a brace without its partner; `pipe:`, which would run a command.
+    """
     if pattern.startswith("pipe:"):
         raise ShardError(
             f"{place}: '{pattern}' would run a command. Name the file or its URL instead (s3://, gs://, https://)."

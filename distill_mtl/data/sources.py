@@ -60,6 +60,7 @@ def open_sources(
     *,
     local_rank: int = 0,
     local_world: int = 1,
+    every_set: bool = True,
 ) -> "Sources":
     """Find, fetch, index and check every shard that a recipe names.
 
@@ -68,9 +69,10 @@ def open_sources(
         kinds: every task of it.
         size: height and width that images get, the canonical size.
         local_rank, local_world: this process among those of this machine, which share the work.
+        every_set: a task that has labels must have some in each set.
 
     Raises:
-        ShardError: everything that is wrong with the shards, of all sources at once.
+        ShardError: everything that is wrong with the shards, of all sources at once; a set without rows.
         RecipeError: a source is to be limited or balanced by class and has not exactly one class label.
     """
     sources, findings = [], []
@@ -86,7 +88,10 @@ def open_sources(
         raise ShardError("\n".join(findings))
     for source in sources:
         source.keep_labels(kept_rows(recipe.seed, source, kinds))
-    return Sources(recipe, sources, kinds, size)
+    opened = Sources(recipe, sources, kinds, size)
+    if every_set:
+        opened.refuse_empty_sets()
+    return opened
 
 
 class Sources:
@@ -106,7 +111,6 @@ class Sources:
             all of them.
 
     Raises:
-        ShardError: a task that has labels has none for validation or test.
         RecipeError: a source with class_balance has not exactly one class label.
     """
 
@@ -117,7 +121,6 @@ class Sources:
         self.size = size
         self.batch_size = recipe.training.batch_size
         self._sources, self._kinds = sources, kinds
-        self._refuse_empty_sets()
         self._reader = Reader(sources, kinds, size, recipe.seed)
         self._weights = [
             source.section.weight or float(np.sqrt(len(source.sets["train"]))) for source in sources
@@ -200,7 +203,7 @@ class Sources:
     def labelled(
         self,
         task: str,
-        split: Split,
+        split: Split | None,
         batch_size: int,
         *,
         rank: int = 0,
@@ -211,7 +214,7 @@ class Sources:
 
         Args:
             task: of the recipe; a batch holds its labels alone.
-            split: which set.
+            split: which set; None: all rows, whatever their set.
             batch_size: rows per batch, fewer in the last or where rows are skipped.
             rank, world: this process's share is every world-th row.
             limit: at most this many rows, spread evenly over the set.
@@ -228,9 +231,9 @@ class Sources:
         batches = (self._reader.plain(part, task) for part in parts)
         return (batch for batch in self._noting_skipped(batches) if len(batch))
 
-    def count(self, task: str, split: Split) -> int:
-        """Rows of a set that show a label member for `task`."""
-        return sum(len(source.shown_rows(split)) for source in self._sources if task in source.labels)
+    def count(self, task: str, split: Split | None) -> int:
+        """Rows of a set, or of all, that carry a label member for `task`."""
+        return len(self._labelled_rows(task, split)[1])
 
     def rows(self, split: Split = "train") -> dict[str, int]:
         """Rows of each source in a set."""
@@ -277,13 +280,6 @@ class Sources:
                 self._skipped[key.split("/", 1)[0]].add(key)
             yield batch
 
-    def _labelled_rows(self, task: str, split: Split) -> tuple[np.ndarray, np.ndarray]:
-        """Source [N] and row [N] of every row of a set that is labelled for `task`."""
-        none = np.zeros(0, np.int64)
-        rows = [source.shown_rows(split) if task in source.labels else none for source in self._sources]
-        source = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
-        return source, np.concatenate(rows)
-
     def _refuse_empty_parts(self, world: int, micro_batches: int) -> None:
         if self.batch_size < world * micro_batches:
             raise RecipeError(
@@ -291,7 +287,8 @@ class Sources:
                 f"{micro_batches} micro-batches each. Raise it, or lower training.accumulate."
             )
 
-    def _refuse_empty_sets(self) -> None:
+    def refuse_empty_sets(self) -> None:
+        """Raise ShardError for a task that has labels, but none for training, validation or test."""
         for task in self._kinds:
             owners = [source.name for source in self._sources if task in source.labels]
             for split in SPLITS:
@@ -300,3 +297,12 @@ class Sources:
                         f"data.{owners[0]}: no {split} rows for the task {task}. A twentieth of so few rows "
                         f"is none: name shards for it in data.{owners[0]}.split.{split}."
                     )
+
+    def _labelled_rows(self, task: str, split: Split | None) -> tuple[np.ndarray, np.ndarray]:
+        """Source [N] and row [N] of every row of a set, or of all, that is labelled for `task`."""
+        rows = [np.zeros(0, np.int64)] * len(self._sources)
+        for number, owner in enumerate(self._sources):
+            if task in owner.labels:
+                rows[number] = np.arange(len(owner)) if split is None else owner.shown_rows(split)
+        source = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
+        return source, np.concatenate(rows)

@@ -5,6 +5,7 @@ the classifier, and `logits`, what the classifier gives.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -77,11 +78,7 @@ class Backbone(nn.Module):
         self._taps, self.returns, self._layouts = taps, returns, {}
         for name, output in self._dry_forward().items():
             self._layouts[name] = self._layout(name, output)
-            feature = self._layouts[name](output)
-            size = (feature.shape[2], feature.shape[3]) if feature.ndim == 4 else None
-            self.shapes[name] = FeatureShape(
-                feature.shape[1], size, pyramid=name in self.stages and size is not None
-            )
+            self.shapes[name] = FeatureShape.of(self._layouts[name](output), pyramid=name in self.stages)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """[B, 3, H, W] in [0, 1] -> the features in `returns`, maps [B, C, h, w] or vectors [B, C]."""
@@ -92,6 +89,28 @@ class Backbone(nn.Module):
     def layer_names(self) -> list[str]:
         """Every name that `tap` knows."""
         return [POOLED, *(name for name, _ in self.model.named_modules() if name)]
+
+    def features(self) -> dict[str, FeatureShape]:
+        """Every layer that `tap` can read, with its shape, in the order they run; `pooled` is the last."""
+        shapes: dict[str, FeatureShape] = {}
+
+        def note(name: str, output: Any) -> None:
+            shapes.pop(name, None)  # a layer that runs several times keeps its last output
+            if isinstance(output, Tensor):
+                with suppress(UserError):
+                    shapes[name] = FeatureShape.of(self._layout(name, output)(output))
+
+        handles = [
+            module.register_forward_hook(lambda module, inputs, output, name=name: note(name, output))
+            for name, module in self.model.named_modules()
+            if name
+        ]
+        try:
+            self._dry_forward()
+        finally:
+            for handle in handles:
+                handle.remove()
+        return {**shapes, POOLED: self.shapes[POOLED]}
 
     def _find_stages(self) -> None:
         """Return `pooled` and every stage; drop the stages that are not one tensor (HRNet's branches)."""

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class FeatureShape:
@@ -16,3 +18,9 @@ class FeatureShape:
     channels: int
     size: tuple[int, int] | None
     pyramid: bool = False
+
+    @classmethod
+    def of(cls, feature: Tensor, *, pyramid: bool = False) -> "FeatureShape":
+        """The shape of a feature in the one layout: [B, C, h, w] or [B, C]."""
+        size = (feature.shape[2], feature.shape[3]) if feature.ndim == 4 else None
+        return cls(feature.shape[1], size, pyramid and size is not None)

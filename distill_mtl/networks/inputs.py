@@ -28,7 +28,7 @@ class InputContract:
         mean: per channel in the network's order, subtracted from pixels of which white is `white`.
         std: per channel in the network's order, divided by after that.
         interpolation: how other sizes are brought to `size`, with antialiasing.
-        channels: order of the colours, or one channel of luma.
+        channels: order of the colours, one channel of luma (grey), or three that all hold it (grey3).
         white: what white is before normalisation: 1.0, or 255.0 for networks of the Caffe line.
         resize: how a view of another shape gets `size`: stretched, its largest centred part, or letterboxed
             with black.
@@ -42,7 +42,7 @@ class InputContract:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
-    channels: Literal["rgb", "bgr", "grey"] = "rgb"
+    channels: Literal["rgb", "bgr", "grey", "grey3"] = "rgb"
     white: float = 1.0
     resize: Literal["squash", "crop", "pad"] = "squash"
     crop: float = 1.0
@@ -191,10 +191,10 @@ class Preprocess(nn.Module):
         return resized.clamp(0, 1)
 
     def _channels(self, images: Tensor) -> Tensor:
-        if self.contract.channels == "grey":
-            return images if images.shape[1] == 1 else (images * self.luma).sum(1, keepdim=True)
+        if self.contract.channels in ("grey", "grey3") and images.shape[1] == 3:
+            images = (images * self.luma).sum(1, keepdim=True)
         if images.shape[1] == 1:
-            return images.expand(-1, 3, -1, -1)
+            return images.expand(-1, self.contract.depth, -1, -1)
         return images.flip(1) if self.contract.channels == "bgr" else images
 
 

@@ -13,11 +13,11 @@ from distill_mtl.recipe.schema import Recipe
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe: absolute paths, every default written out. Loading it gives an equal recipe."""
     values = absolute_paths(recipe).model_dump(mode="json")
-    body = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    body = yaml.dump(values, Dumper=RecipeDumper, sort_keys=False, allow_unicode=True, width=110)
     return f"# Resolved by distill_mtl {_version()}. Running this file repeats the run.\n{body}"
 
 
-class _Dumper(yaml.SafeDumper):
+class RecipeDumper(yaml.SafeDumper):
     """Quotes every text that YAML 1.1 or our reader (YAML 1.2) would take for something else."""
 
     def ignore_aliases(self, data: object) -> bool:
@@ -29,9 +29,9 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     return dumper.represent_scalar(f"{TAG}str", text, style=None if text.isprintable() else '"')
 
 
-_Dumper.add_representer(str, _text)
-_Dumper.add_implicit_resolver(f"{TAG}float", FLOAT, list("-+0123456789."))
-_Dumper.add_implicit_resolver(f"{TAG}int", re.compile("^0o[0-7]+$"), ["0"])
+RecipeDumper.add_representer(str, _text)
+RecipeDumper.add_implicit_resolver(f"{TAG}float", FLOAT, list("-+0123456789."))
+RecipeDumper.add_implicit_resolver(f"{TAG}int", re.compile("^0o[0-7]+$"), ["0"])
 
 
 def _version() -> str:

@@ -5,7 +5,14 @@ Only text is changed: nothing here looks at the disk.
 
 import os
 
-from distill_mtl.recipe.schema import Recipe, SourceSection, SplitSection, StudentSection, TaskSection
+from distill_mtl.recipe.schema import (
+    Recipe,
+    SourceSection,
+    SplitSection,
+    StudentSection,
+    TaskSection,
+    TeacherSection,
+)
 
 INITS = ("pretrained", "random")
 
@@ -23,7 +30,7 @@ def absolute_paths(recipe: Recipe) -> Recipe:
 
 def absolute(place: str) -> str:
     """A path or shard pattern as an absolute one, `~` expanded; what is no local path stays as it is."""
-    if "://" in place or place.startswith(("multidigits:", "pipe:", "hf_hub:")):
+    if "://" in place or place.startswith(("multidigits:", "pipe:", "hf_hub:", "hf-hub:")):
         return place
     return os.path.abspath(os.path.expanduser(place))
 
@@ -34,11 +41,16 @@ def _student(student: StudentSection) -> StudentSection:
     return student.model_copy(update={"init": absolute(student.init)})
 
 
+def absolute_teacher(teacher: TeacherSection) -> TeacherSection:
+    """The teacher with absolute paths."""
+    files = {key: absolute(place) for key in ("path", "weights") if (place := getattr(teacher, key))}
+    return teacher.model_copy(update=files)
+
+
 def _task(task: TaskSection) -> TaskSection:
     if task.teacher is None:
         return task
-    files = {key: absolute(place) for key in ("path", "weights") if (place := getattr(task.teacher, key))}
-    return task.model_copy(update={"teacher": task.teacher.model_copy(update=files)})
+    return task.model_copy(update={"teacher": absolute_teacher(task.teacher)})
 
 
 def _source(source: SourceSection) -> SourceSection:

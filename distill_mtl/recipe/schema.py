@@ -55,8 +55,8 @@ class InputSection(Section):
     """Per channel, in the network's own order, in units of `white`."""
     white: Positive | None = None
     """What a white pixel is before mean and std: 1, or 255."""
-    channels: Literal["rgb", "bgr", "grey"] | None = None
-    """Order of the colours, or a single channel of luma."""
+    channels: Literal["rgb", "bgr", "grey", "grey3"] | None = None
+    """Order of the colours, a single channel of luma, or luma in all three."""
     layout: Literal["nchw", "nhwc"] | None = None
     """Where the channels stand."""
     dtype: Literal["float32", "float16", "uint8"] | None = None

@@ -10,6 +10,7 @@ from typing import Any
 
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.students.folder import FORMAT, read_student
+from distill_mtl.students.trunk import DEFAULT_FAMILY, Trunk
 from distill_mtl.teachers.form import FORMS, FolderForm
 from distill_mtl.teachers.network import BackboneNetwork, Opened
 
@@ -24,7 +25,7 @@ class StudentForm(FolderForm):
         tasks = list(student.kinds)
         wanted = task or (default if default in tasks or len(tasks) > 1 else tasks[0])
         if wanted not in tasks:
-            mend = "Choose one with `teacher: {path: ..., task: NAME}`."
+            mend = "Choose one with `teacher: {path: ..., task: NAME}` (on the command line: --task NAME)."
             raise UserError(
                 f"{folder} has no head '{wanted}'.{nearest(wanted, tasks)} Heads: {', '.join(tasks)}. {mend}"
             )
@@ -37,4 +38,16 @@ class StudentForm(FolderForm):
             dense=kind.dense,
         )
         named = kind.classes != tuple(str(index) for index in range(len(kind.classes)))
-        return Opened(network, kind.classes if named else None, kind.name)
+        return Opened(
+            network,
+            kind.classes if named else None,
+            kind.name,
+            form=f"head '{wanted}' of a student folder",
+            told=tuple(config["trunk"]["inputs"]),
+            trunk={"model": _as_student(student.trunk), "args": student.trunk.args},
+        )
+
+
+def _as_student(trunk: Trunk) -> str:
+    """What `student.model` would say for this trunk."""
+    return trunk.name if trunk.family == DEFAULT_FAMILY else f"{trunk.family}:{trunk.name}"

@@ -1,5 +1,6 @@
 """What is known of a teacher without its network: everything that a run is built from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ class TeacherCard:
         last_map: name of the default hint layer; None where the network gives nothing but its answer.
         shapes: of `layers`.
         score: what its folder records about its quality, if anything.
+        form: what it was read from, in words ("an ONNX file").
+        program: what of it is code that was run; None where it is data alone.
+        told: what its files say: keys of `inputs`, `kind`, `classes`.
+        trunk: what `student` would say in a recipe to get the same trunk; None where it is not known.
     """
 
     place: Path
@@ -37,6 +42,10 @@ class TeacherCard:
     last_map: str | None
     shapes: dict[str, FeatureShape]
     score: RecordedScore | None = None
+    form: str = ""
+    program: str | None = None
+    told: tuple[str, ...] = ()
+    trunk: Mapping[str, Any] | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:

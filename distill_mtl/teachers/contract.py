@@ -26,30 +26,35 @@ def overridden(contract: InputContract, section: InputSection) -> InputContract:
     return _checked({**contract.to_dict(), **_said(section)})
 
 
-def contract_of(declared: Declared, section: InputSection) -> tuple[InputContract, tuple[str, ...]]:
-    """The contract of a network that comes as a file, and the keys of it that nobody said and are assumed.
+def contract_of(
+    declared: Declared, section: InputSection
+) -> tuple[InputContract, tuple[str, ...], tuple[str, ...]]:
+    """The contract of a network that comes as a file, the keys that the file says, and those that are assumed.
 
-    What is assumed: ImageNet's mean and std, which timm and torchvision train with, or none for uint8.
+    What is assumed where nobody says it: ImageNet's mean and std, which timm and torchvision train with, for
+    pixels from 0 to 1 (no normalisation for uint8), and RGB for three channels.
 
     Raises:
         UserError: the size is not known, or the parts make no sense together.
     """
-    note = read_note(declared)
+    note, said = read_note(declared), _said(section)
     if "inputs" in note:
-        return _checked({**note["inputs"], **_said(section)}), ()
-    entry = {**_declared(declared), **_said(section)}
+        return _checked({**note["inputs"], **said}), tuple(note["inputs"]), ()
+    told = _declared(declared)
+    entry = {**told, **said}
     if "size" not in entry:
         raise UserError("the file does not say how large its images are. Add `input: {size: ...}`.")
     depth = 1 if entry.get("channels") == "grey" else 3
-    assumed = [key for key in ("mean", "std") if key not in entry]
+    assumed = [key for key in ("mean", "std", "white", "channels") if key not in entry]
     if entry.get("dtype") == "uint8":
-        return _checked({"white": 255.0, "mean": [0.0] * depth, "std": [1.0] * depth, **entry}), ()
+        assumed = [key for key in assumed if key == "channels"]
+        entry = {"white": 255.0, "mean": [0.0] * depth, "std": [1.0] * depth, **entry}
     white = entry.get("white", 1.0)
     for key, values in (("mean", IMAGENET_DEFAULT_MEAN), ("std", IMAGENET_DEFAULT_STD)):
-        if key in assumed:
+        if key not in entry:
             ordered = values[::-1] if entry.get("channels") == "bgr" else values
             entry[key] = [white * value for value in (ordered if depth == 3 else [sum(values) / 3])]
-    return _checked(entry), tuple(assumed)
+    return _checked(entry), tuple(told), tuple(assumed)
 
 
 def read_note(declared: Declared) -> dict[str, Any]:
@@ -80,7 +85,8 @@ def _declared(declared: Declared) -> dict[str, Any]:
         )
     entry = {
         "size": declared.size,
-        "channels": {1: "grey", 3: "rgb", None: None}[declared.channels],
+        # That there are three channels does not say in which order.
+        "channels": "grey" if declared.channels == 1 else None,
         "layout": declared.layout.lower() if declared.layout is not None else None,
         "dtype": _DTYPES[declared.dtype] if declared.dtype is not None else None,
         "batch": declared.batch,

@@ -61,6 +61,10 @@ def load_teacher(
                 for layer in taken
             },
             score=read_score(origin.place),
+            form=opened.form,
+            program=origin.program,
+            told=_told(opened),
+            trunk=opened.trunk,
         )
         return Teacher(network, card, _home(section.device))
     except UserError as error:
@@ -76,6 +80,11 @@ def _home(name: str | None) -> torch.device | None:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"device: {name} cannot be used here: {str(error).splitlines()[0]}") from error
     return device
+
+
+def _told(opened: Opened) -> tuple[str, ...]:
+    named = {"kind": opened.kind, "classes": opened.classes}
+    return (*opened.told, *(key for key, value in named.items() if value is not None))
 
 
 def _layers(network: TeacherNetwork, layers: Sequence[str | None]) -> tuple[str, ...]:

@@ -4,10 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
-from distill_mtl.networks.backbone import LOGITS, Backbone
+from distill_mtl.networks.backbone import LOGITS, POOLED, Backbone
+from distill_mtl.networks.evaluating import evaluating
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
 
@@ -21,11 +24,15 @@ class TeacherNetwork(nn.Module, ABC):
         last_map: name of the default hint layer; None where the network gives nothing but its answer.
         width: number of logits.
         dense: the logits are maps.
+        answer: name of the output that answers the task.
+        gives: what the answer is as the network gives it; probabilities are turned into logits.
     """
 
     last_map: str | None
     width: int
     dense: bool
+    answer: str = LOGITS
+    gives: Literal["logits", "probabilities"] = "logits"
 
     @property
     @abstractmethod
@@ -48,6 +55,20 @@ class TeacherNetwork(nn.Module, ABC):
     @abstractmethod
     def layer_names(self) -> list[str]:
         """Every name that `tap` knows."""
+
+    @abstractmethod
+    def features(self) -> dict[str, FeatureShape]:
+        """Every feature that can be a hint, with its shape, in the order they run."""
+
+    @property
+    @abstractmethod
+    def outputs(self) -> Mapping[str, tuple[int, ...]]:
+        """Everything that the network returns by itself, and the shape of each for one image."""
+
+    @property
+    @abstractmethod
+    def evidence(self) -> tuple[str, ...]:
+        """Names of the features that the answer is made from; none where the network does not give them."""
 
     @abstractmethod
     def reading(self, inputs: InputContract) -> "TeacherNetwork":
@@ -121,6 +142,20 @@ class BackboneNetwork(TeacherNetwork):
     def layer_names(self) -> list[str]:
         return self.backbone.layer_names()
 
+    def features(self) -> dict[str, FeatureShape]:
+        return self.backbone.features()
+
+    @property
+    @torch.no_grad()
+    def outputs(self) -> Mapping[str, tuple[int, ...]]:
+        black = torch.zeros(1, 3, *self.inputs.size, device=self.backbone.preprocess.mean.device)
+        with evaluating(self):
+            return {LOGITS: tuple(self(black)[LOGITS].shape[1:])}
+
+    @property
+    def evidence(self) -> tuple[str, ...]:
+        return (POOLED,) if self.needs == (LOGITS,) else self.needs
+
     def reading(self, inputs: InputContract) -> "BackboneNetwork":
         backbone = Backbone(self.backbone.model, inputs)
         return BackboneNetwork(backbone, self.head, self.needs, width=self.width, dense=self.dense)
@@ -149,13 +184,19 @@ class Opened:
         network: loaded, on the CPU.
         classes: their names in the order of the logits; None where the files do not name them.
         kind: of the task; None where the files do not say it.
-        assumed: what of the input contract is neither in the files nor in the recipe, but a guess.
+        form: what it was read from, in words ("an ONNX file").
+        told: keys of the input contract that the files say.
+        assumed: keys of the input contract that neither the files nor the recipe say, and that matter.
+        trunk: what `student` would say in a recipe to get the same trunk; None where it is not known.
     """
 
     network: TeacherNetwork
     classes: tuple[str, ...] | None
     kind: str | None
+    form: str
+    told: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
+    trunk: Mapping[str, Any] | None = None
 
 
 class Origin(ABC):

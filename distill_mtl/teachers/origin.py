@@ -24,9 +24,9 @@ def find_origin(section: TeacherSection, task: str) -> Origin:
     origin = _origin(section, task)
     if origin.program is not None and not section.trust:
         raise UserError(
-            f"{origin.place} is {origin.program}: it is code, which can do whatever you can do on this machine. If you "
-            "trust where it comes from, say so with `trust: true`. Folders with safetensors and .onnx files are data "
-            "alone and need no trust."
+            f"{section.module or origin.place} is {origin.program}: code, which can do whatever you can do on this "
+            "machine. If you trust where it comes from, say so with `trust: true` (on the command line: --trust). "
+            "Folders with safetensors and .onnx files are data alone and need no trust."
         )
     if section.sha256 is not None and (found := sha256(origin.files[0])) != section.sha256:
         raise UserError(

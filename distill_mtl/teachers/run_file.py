@@ -13,6 +13,8 @@ from distill_mtl.teachers.runtime import Runtime
 
 PROGRAMS = {".pt2": "a torch.export program", ".ts": "TorchScript", ".onnx": None}
 """Endings of files that a teacher may be, and what of them is code."""
+_DATA = "an ONNX file"
+_OWN_CODE = "your own code"
 
 
 class RunOrigin(Origin):
@@ -39,11 +41,12 @@ class RunOrigin(Origin):
 
     def open(self) -> Opened:
         runtime = self._load()
-        inputs, assumed = contract_of(runtime.declared, self._section.input)
+        inputs, told, assumed = contract_of(runtime.declared, self._section.input)
         network = RunNetwork(runtime, inputs, self._section.output)
         note = read_note(runtime.declared)
         classes = tuple(str(name) for name in note["classes"]) if note.get("classes") else None
-        return Opened(network, classes, note.get("kind"), assumed)
+        form = self.program or _DATA
+        return Opened(network, classes, note.get("kind"), form, told, assumed)
 
 
 def file_origin(path: Path, section: TeacherSection) -> RunOrigin:
@@ -91,8 +94,7 @@ def module_origin(section: TeacherSection) -> RunOrigin:
         raise UserError(f"{weights} does not exist. `weights` names the state dict of `module`.")
     code = module_file(spec) if section.trust else None
     files = (weights, *((code,) if code is not None else ()))
-    program = "your own code"
-    return RunOrigin(weights, files, program, lambda: ModuleRuntime(spec, section.args, weights), section)
+    return RunOrigin(weights, files, _OWN_CODE, lambda: ModuleRuntime(spec, section.args, weights), section)
 
 
 def _is_torchscript(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from distill_mtl.teachers.runtime import Runtime
 _FLOOR = 1e-9  # of a probability, before its logarithm is taken
 _PREFIXES = (0, 1, 2, 5)  # class and distillation tokens, registers
 _LAST = 60  # names from the end among which the last map is looked for
+_SHOWN = 20  # names in a message
 
 
 class RunNetwork(TeacherNetwork):
@@ -27,10 +29,6 @@ class RunNetwork(TeacherNetwork):
         runtime: loaded and frozen.
         inputs: what it wants to see.
         output: which of its outputs is the answer, and of what.
-
-    Attributes:
-        answer: name of the output that is the answer.
-        gives: logits or probabilities, which become logits by their logarithm.
 
     Raises:
         UserError: it cannot run on such images, or its answer is neither [B, classes] nor a map of them.
@@ -44,6 +42,7 @@ class RunNetwork(TeacherNetwork):
         self._layouts: dict[str, Layout] = {}
         self._shapes: dict[str, FeatureShape] = {}
         raw = self._trial(())
+        self._outputs = {name: tuple(raw[name].shape[1:]) for name in runtime.outputs}
         self.answer = self._choose(output.name)
         answer = raw[self.answer]
         self._layouts[LOGITS] = self._answer_layout(answer)
@@ -67,27 +66,52 @@ class RunNetwork(TeacherNetwork):
         if not self._last_map_known:
             kept, self._last_map_known = self._layers, True
             others = [name for name in self.runtime.outputs if name != self.answer]
-            inner = [name for name in self.runtime.names() if name not in self.runtime.outputs]
-            candidates = inner[-_LAST:][::-1]
-            self._last_map = next((name for name in candidates if self._is_map(name)), None)
+            self._last_map = next((name for name in self._last_inner() if self._is_map(name)), None)
             if self._last_map is None:
                 self._last_map = next((name for name in others if self._readable(name)), None)
             self.tap(kept)
         return self._last_map
 
     def tap(self, layers: Sequence[str]) -> None:
+        self._refuse_unknown(layers)
         raw = self._trial(layers)
         shapes, layouts = {}, {LOGITS: self._layouts[LOGITS]}
         for name in layers:
             layouts[name] = self._layout(name, raw[name])
-            feature = layouts[name](raw[name])
-            size = (feature.shape[2], feature.shape[3]) if feature.ndim == 4 else None
-            shapes[name] = FeatureShape(feature.shape[1], size)
+            shapes[name] = FeatureShape.of(layouts[name](raw[name]))
         self._layers, self._layouts = tuple(layers), layouts
         self._shapes |= shapes
 
     def layer_names(self) -> list[str]:
         return [name for name in self.runtime.names() if name != self.answer]
+
+    def features(self) -> dict[str, FeatureShape]:
+        kept, names = self._layers, self.layer_names()
+        shapes = {}
+        for name, raw in self._trial_of_each(names).items():
+            with suppress(UserError):
+                shapes[name] = FeatureShape.of(self._layout(name, raw)(raw))
+        self.tap(kept)
+        return {name: shapes[name] for name in names if name in shapes}
+
+    @property
+    def outputs(self) -> Mapping[str, tuple[int, ...]]:
+        return self._outputs
+
+    @property
+    def evidence(self) -> tuple[str, ...]:
+        if self.dense:
+            return () if self.last_map is None else (self.last_map,)
+        kept = self._layers
+        # What is as wide as the answer is the answer, before its softmax.
+        features = (
+            name
+            for name in self._last_inner()
+            if self._readable(name) and self._shapes[name].channels != self.width
+        )
+        found = next(features, None)
+        self.tap(kept)
+        return () if found is None else (found,)
 
     def reading(self, inputs: InputContract) -> "RunNetwork":
         # No new trial: other statistics of colours change neither names nor shapes.
@@ -137,6 +161,16 @@ class RunNetwork(TeacherNetwork):
         self.runtime.probe(images)
         return self.runtime(images)
 
+    def _trial_of_each(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """What the runtime gives for names of which some may give nothing: halved until those stand alone."""
+        try:
+            return self._trial(names)
+        except UserError:
+            if len(names) < 2:
+                return {}
+            middle = len(names) // 2
+            return self._trial_of_each(names[:middle]) | self._trial_of_each(names[middle:])
+
     def _choose(self, name: str | int | None) -> str:
         outputs = self.runtime.outputs
         if name is None:
@@ -168,8 +202,26 @@ class RunNetwork(TeacherNetwork):
                 reason = error
         raise UserError(f"the feature '{name}' cannot be read: {reason}. Choose another layer.") from reason
 
+    def _last_inner(self) -> list[str]:
+        """The names before the answer, last first."""
+        return [name for name in self.runtime.names() if name not in self.runtime.outputs][-_LAST:][::-1]
+
     def _is_map(self, name: str) -> bool:
-        return self._readable(name) and self._shapes[name].size not in (None, (1, 1))
+        if not self._readable(name) or self._shapes[name].size in (None, (1, 1)):
+            return False
+        # A map as wide as an answer that is a map is that answer, in another size or before its softmax.
+        return not (self.dense and self._shapes[name].channels == self.width)
+
+    def _refuse_unknown(self, layers: Sequence[str]) -> None:
+        known = self.layer_names()
+        unknown = [name for name in layers if name not in known]
+        # Where nothing can be read, the runtime says why.
+        if unknown and known:
+            more = f", and {len(known) - _SHOWN} before them" if len(known) > _SHOWN else ""
+            raise UserError(
+                f"there is no layer '{unknown[0]}'.{nearest(unknown[0], known)} Layers: "
+                f"{', '.join(known[-_SHOWN:])}{more} (distill-mtl teacher inspect shows all with their shapes)."
+            )
 
     def _readable(self, name: str) -> bool:
         try:

@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -58,14 +59,13 @@ class Teacher(nn.Module):
         """A teacher with a home stays there, whatever is moved around it."""
         return super().to(self.home) if self.home is not None else super().to(*args, **kwargs)
 
-    def answer(self, images: Tensor, inputs: InputContract) -> Tensor:
-        """The logits when the same network is read behind another input contract.
+    def reading(self, inputs: InputContract) -> "Teacher":
+        """The same teacher, weights shared, behind another input contract; it gives its logits alone.
 
         For the check, which tries the usual mistakes when a teacher scores badly.
         """
-        with torch.no_grad():
-            read = self.network.reading(inputs)(images.to(self.home or images.device))
-            return self.card.labels(read[LOGITS]).to(images.device)
+        card = replace(self.card, inputs=inputs, layers=(), shapes={})
+        return Teacher(self.network.reading(inputs), card, self.home)
 
     def _aligned(self, feature: Tensor) -> Tensor:
         """A map of a part of the view, or of more than the view, does not lie over the student's: its mean does."""

@@ -44,7 +44,16 @@ def open_timm_folder(folder: Path, config: Mapping[str, Any]) -> Opened:
         BackboneNetwork(backbone, itemgetter(LOGITS), (LOGITS,), width=model.num_classes, dense=False),
         names,
         "classification",
+        form="timm's local-dir folder",
+        # Of the rest, timm's form can say nothing but this: [0, 1] RGB, channels first, any batch.
+        told=tuple(key for key in InputContract.__dataclass_fields__ if key not in ("resize", "crop")),
+        trunk={"model": config["architecture"], "args": _trunk_arguments(config)},
     )
+
+
+def _trunk_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What `create_model` was given for all but the classifier."""
+    return {key: value for key, value in (config.get("model_args") or {}).items() if key != "num_classes"}
 
 
 def _input(model: Any) -> dict[str, Any]:

@@ -86,6 +86,20 @@ class ModuleRuntime(Runtime):
         return results | {name: value for name, value in taken.items() if name not in results}
 
 
+def module_file(spec: str) -> Path | None:
+    """The file of the code that `spec` names, for its hash; None where it cannot be found without running it.
+
+    The packages around it are imported.
+    """
+    with _working_directory_importable():
+        try:
+            found = importlib.util.find_spec(spec.partition(":")[0])
+        # Whatever a package of the user's raises: opening the network says it better.
+        except Exception:
+            return None
+    return Path(found.origin) if found is not None and found.has_location and found.origin else None
+
+
 def _build(spec: str, args: Mapping[str, Any]) -> tuple[nn.Module, Path]:
     """The network, with random weights, and the file of the module that makes it."""
     name, colon, attribute = spec.partition(":")
@@ -114,14 +128,6 @@ def _build(spec: str, args: Mapping[str, Any]) -> tuple[nn.Module, Path]:
             "Name a function or class that makes the network."
         )
     return network, Path(str(inspect.getsourcefile(module) or module.__file__))
-
-
-def module_file(spec: str) -> Path | None:
-    """The file of the module in `spec`, found without running it; its packages are imported. None: not found."""
-    with _working_directory_importable(), suppress(ImportError, ValueError):
-        found = importlib.util.find_spec(spec.partition(":")[0])
-        return Path(found.origin) if found is not None and found.origin is not None else None
-    return None
 
 
 @contextmanager

@@ -1,0 +1,129 @@
+"""What a teacher's features know about its task, whatever its last layer makes of them.
+
+A network whose head was replaced or drawn anew still tells the classes apart in the features before it; one
+with the weights of another task does not. A ridge regression from features to classes, fitted on half of the
+rows and scored on the other half, tells the one from the other.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distill_mtl.data.batch import Batch
+from distill_mtl.tasks.base import TaskKind
+from distill_mtl.teachers.teacher import Teacher
+
+VECTORS = 8192
+"""Feature vectors that a probe is fitted on, at most: more matter for maps alone, where neighbours are alike."""
+FEWEST = 5
+"""Labels of a class that must be among those vectors' rows for the probe to be asked about it."""
+_ROWS = 32  # maps of a whole batch, in the size of the finest, would fill a memory
+_RIDGE = 0.1  # as a share of the features' variance
+
+
+@dataclass(frozen=True)
+class Probed:
+    """Attributes: the probe's score, and that of the best answer that never looks at the image."""
+
+    score: float
+    constant: float
+
+
+Rows = Sequence[tuple[Tensor, Tensor]]
+"""Images and labels, some rows at a time."""
+Map = Callable[[Tensor], Tensor]
+
+
+@torch.no_grad()
+def probe(teacher: Teacher, kind: TaskKind, task: str, batches: Sequence[Batch]) -> Probed | None:
+    """Score a probe on the features that the teacher's answer is made from.
+
+    Returns:
+        None where nothing can be said: the network gives no features, the labels are not class numbers, or
+        there are too few of each class.
+    """
+    layers, labels = teacher.network.evidence, batches[0].labels[task]
+    if not layers or labels.dtype != torch.int64 or labels.ndim != (3 if kind.dense else 1):
+        return None
+    fitting, scoring = _half(batches, task, 0), _half(batches, task, 1)
+    seen = torch.stack([kind.label_counts(part) for _, part in fitting]).sum(0).to(labels.device) >= FEWEST
+    if not kind.dense:
+        scoring = [(images[seen[part]], part[seen[part]]) for images, part in scoring if seen[part].any()]
+    if seen.sum() < 2 or not scoring:
+        return None
+    teacher.network.tap(layers)
+    try:
+        read = _reader(teacher, layers)
+        return _score(_fit(read, kind, seen, fitting), read, kind, scoring)
+    finally:
+        teacher.network.tap(teacher.card.layers)
+
+
+def _half(batches: Sequence[Batch], task: str, first: int) -> Rows:
+    """Every other row."""
+    parts = [
+        pair
+        for batch in batches
+        for pair in zip(
+            batch.images[first::2].split(_ROWS), batch.labels[task][first::2].split(_ROWS), strict=True
+        )
+    ]
+    return [(images, labels) for images, labels in parts if len(images)]
+
+
+def _reader(teacher: Teacher, layers: Sequence[str]) -> Map:
+    """Images -> the features [R, C, h, w] side by side in the size of the finest; vectors are maps of one pixel."""
+
+    def read(images: Tensor) -> Tensor:
+        features = teacher.network(images)
+        maps = [features[layer].float() for layer in layers]
+        maps = [each if each.ndim == 4 else each[:, :, None, None] for each in maps]
+        size = max((each.shape[2:] for each in maps), key=lambda size: size[0] * size[1])
+        return torch.cat([F.interpolate(each, size) for each in maps], 1)
+
+    return read
+
+
+def _fit(read: Map, kind: TaskKind, seen: Tensor, rows: Rows) -> Map:
+    """A function from features [R, C, h, w] to logits [R, classes, h, w]."""
+    vectors, targets = [], []
+    for images, labels in rows:
+        features = read(images)
+        if kind.dense:
+            classes = F.interpolate(labels[:, None].float(), features.shape[2:], mode="nearest-exact").long()
+        else:
+            features, classes = features.mean((2, 3), keepdim=True), labels
+        classes = classes.flatten()
+        valid = (classes != kind.ignore_index) if kind.dense else torch.ones_like(classes, dtype=torch.bool)
+        usable = valid.nonzero().flatten()
+        usable = usable[seen[classes[usable]]]
+        usable = usable[:: max(1, len(usable) * len(rows) // VECTORS)]
+        vectors.append(features.movedim(1, -1).flatten(0, 2)[usable].cpu())
+        targets.append(classes[usable].cpu())
+    weights, bias = _ridge(torch.cat(vectors).double(), torch.cat(targets), len(kind.classes))
+    weights, bias = weights.to(seen.device), bias.to(seen.device)
+    return lambda features: torch.einsum("rchw,ck->rkhw", features, weights) + bias[:, None, None]
+
+
+def _ridge(vectors: Tensor, targets: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Weights [C, classes] and bias of least squares from standardised features to one-hot classes."""
+    mean, scale = vectors.mean(0), vectors.std(0) + 1e-6
+    inputs, wanted = (vectors - mean) / scale, F.one_hot(targets, classes).double()
+    shares = wanted.mean(0)
+    penalty = _RIDGE * len(inputs) * torch.eye(inputs.shape[1], dtype=inputs.dtype, device=inputs.device)
+    weights = torch.linalg.solve(inputs.T @ inputs + penalty, inputs.T @ (wanted - shares)) / scale[:, None]
+    return weights.float(), (shares - mean @ weights).float()
+
+
+def _score(decide: Map, read: Map, kind: TaskKind, rows: Rows) -> Probed:
+    statistics, counts = [], []
+    for images, labels in rows:
+        answers = decide(read(images))
+        answers = answers if kind.dense else answers.mean((2, 3))
+        statistics.append(kind.statistics(answers, labels).sum(0))
+        counts.append(kind.label_counts(labels))
+    score = kind.score(torch.stack(statistics).sum(0))
+    return Probed(float(score), kind.constant_score(torch.stack(counts).sum(0)))

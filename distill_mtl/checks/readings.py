@@ -1,0 +1,169 @@
+"""Ways in which a network is commonly misread: other pixels, other colours, another size, another order of classes.
+
+Each is a way to read the same teacher; `suspects` tries them when a teacher scores too low.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from distill_mtl.data.batch import Batch
+from distill_mtl.networks.inputs import InputContract
+from distill_mtl.recipe.findings import show
+from distill_mtl.tasks.base import TaskKind
+from distill_mtl.teachers.teacher import Teacher
+
+_SHOWN = 12  # names of classes in a message
+CAFFE = ((103.939, 116.779, 123.68), (1.0,) * 3)
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+# What else a network may have been trained on: mean, std, and what white is.
+STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...], float]] = {
+    "images in [0, 1], not normalised: mean 0, std 1": ((0.0,) * 3, (1.0,) * 3, 1.0),
+    "images in [-1, 1]: mean 0.5, std 0.5": ((0.5,) * 3, (0.5,) * 3, 1.0),
+    "ImageNet's mean 0.485 0.456 0.406 and std 0.229 0.224 0.225": (*IMAGENET, 1.0),
+    "images in [0, 255], not normalised": ((0.0,) * 3, (1.0,) * 3, 255.0),
+}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Another way to read a teacher.
+
+    Attributes:
+        what: a clause that says what it seems to expect.
+        mend: a sentence that says what to write in the recipe.
+        teacher: read so.
+        order: positions of the teacher's logits in the order in which they fit the classes; None: as they are.
+    """
+
+    what: str
+    mend: str
+    teacher: Teacher
+    order: Tensor | None = None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] -> logits."""
+        logits = self.teacher(images).logits
+        return logits if self.order is None else logits[:, self.order]
+
+
+def readings(teacher: Teacher, kind: TaskKind, task: str, batches: Sequence[Batch]) -> Iterator[Reading]:
+    """Every other way to read the teacher that it can be read in.
+
+    Args:
+        teacher: that scored too low.
+        kind, task, batches: what it was measured on.
+    """
+    yield from pixel_readings(teacher)
+    height, width = batches[0].images.shape[2:]
+    for what, contract in _sizes(teacher.card.inputs, (height, width)):
+        reading = _reading(teacher, what, contract)
+        if _runs(reading, batches[0].images[:1]):
+            yield reading
+    order = _class_order(teacher, kind, task, batches)
+    if order is not None:
+        yield _reordered(teacher, kind, order)
+
+
+def pixel_readings(teacher: Teacher) -> Iterator[Reading]:
+    """The same pictures in other numbers: normalisation, range, colours."""
+    for what, contract in _pixels(teacher.card.inputs):
+        yield _reading(teacher, what, contract)
+
+
+def _pixels(contract: InputContract) -> Iterator[tuple[str, InputContract]]:
+    if contract.dtype != "uint8":  # whose pixels are never normalised
+        for what, (mean, std, white) in STATISTICS.items():
+            if contract.channels == "grey":
+                mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+            if contract.channels == "bgr":
+                mean, std = mean[::-1], std[::-1]
+            other = replace(contract, mean=mean, std=std, white=white)
+            if other != contract:
+                yield what, other
+    if contract.channels == "grey":
+        return
+    swapped = replace(contract, channels="rgb" if contract.channels == "bgr" else "bgr")
+    yield "the colours in the opposite order (BGR for RGB)", swapped
+    if contract.dtype != "uint8":
+        caffe = replace(contract, channels="bgr", mean=CAFFE[0], std=CAFFE[1], white=255.0)
+        yield "Caffe's pixels: BGR in [0, 255] less a mean", caffe
+    if contract.channels != "grey3":
+        yield "grey pictures in its three channels", replace(contract, channels="grey3")
+
+
+def _sizes(contract: InputContract, view: tuple[int, int]) -> Iterator[tuple[str, InputContract]]:
+    height, width = contract.size
+    for size in dict.fromkeys(((height // 2, width // 2), (height * 2, width * 2), view)):
+        if size != contract.size and min(size) > 0:
+            yield f"pictures of {size[0]}x{size[1]} pixels", replace(contract, size=size)
+
+
+def _reading(teacher: Teacher, what: str, contract: InputContract) -> Reading:
+    mend = f"Give the teacher `input: {_changes(teacher.card.inputs, contract)}`."
+    return Reading(f"it expects {what}", mend, teacher.reading(contract))
+
+
+def _changes(contract: InputContract, other: InputContract) -> str:
+    """What a recipe says to turn one contract into the other: `{channels: bgr}`."""
+    changed: dict[str, Any] = {
+        field.name: getattr(other, field.name)
+        for field in fields(InputContract)
+        if getattr(other, field.name) != getattr(contract, field.name)
+    }
+    if len(set(changed.get("size", (0, 1)))) == 1:
+        changed["size"] = changed["size"][0]
+    return "{" + ", ".join(f"{key}: {_yaml(value)}" for key, value in changed.items()) + "}"
+
+
+def _yaml(value: Any) -> str:
+    return value if isinstance(value, str) else show(value)
+
+
+@torch.no_grad()
+def _runs(reading: Reading, image: Tensor) -> bool:
+    try:
+        reading(image)
+    # Whatever a foreign network raises, of any type, says that it does not take such an image.
+    except Exception:
+        return False
+    return True
+
+
+def _reordered(teacher: Teacher, kind: TaskKind, order: Tensor) -> Reading:
+    """The reading in which output `order[i]` stands for class i."""
+    labels = teacher.card.labels
+    names = [kind.classes[index] for index in order.argsort().tolist()]
+    if labels.known is None and len(labels.outputs) == labels.width:
+        names = [names[labels.outputs.index(output)] for output in range(labels.width)]
+    shown = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+    what = f"its outputs stand for the classes in another order: {shown}"
+    mend = "Give the teacher its `classes` in this order, and the task its own in the order of the label numbers."
+    return Reading(what, mend, teacher, order)
+
+
+@torch.no_grad()
+def _class_order(teacher: Teacher, kind: TaskKind, task: str, batches: Sequence[Batch]) -> Tensor | None:
+    """For each class of the task, the output that fits its labels best; None where that is the given order.
+
+    The best one-to-one assignment between outputs and labels (Hungarian method) on the counts of both.
+    """
+    number = len(kind.classes)
+    counts = torch.zeros(number, number, dtype=torch.int64)
+    for batch in batches:
+        labels = batch.labels[task]
+        size = (labels.shape[-2], labels.shape[-1]) if kind.dense else tuple(batch.images.shape[2:])
+        decided = kind.decode(teacher(batch.images).logits, (size[0], size[1])).get("label")
+        if decided is None or decided.shape != labels.shape:
+            return None
+        valid = labels != kind.ignore_index if kind.dense else torch.ones_like(labels, dtype=torch.bool)
+        pairs = labels[valid] * number + decided[valid]
+        counts += torch.bincount(pairs.flatten(), minlength=number**2).view(number, number).cpu()
+    _, order = linear_sum_assignment(counts.numpy(), maximize=True)
+    order = torch.as_tensor(order)
+    return None if torch.equal(order, torch.arange(number)) else order

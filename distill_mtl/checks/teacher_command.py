@@ -1,0 +1,148 @@
+"""`distill-mtl teacher check`: one teacher, measured as a run would before its first step, without a recipe."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from accelerate import PartialState
+from rich import box
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from distill_mtl.checks.teachers import ROWS_AT_A_TIME, Examined, examine, expected_score
+from distill_mtl.data import Sources, open_sources
+from distill_mtl.data.batch import Batch
+from distill_mtl.drafting.shard_sets import as_patterns, find_sets
+from distill_mtl.errors import TeacherError
+from distill_mtl.recipe import Recipe
+from distill_mtl.recipe.command_line import read_teacher
+from distill_mtl.recipe.paths import absolute_teacher
+from distill_mtl.recipe.schema import LabelSection, SourceSection, StudentSection, TaskSection, TeacherSection
+from distill_mtl.tasks.base import KINDS, TaskKind, build_kind
+from distill_mtl.teachers.load import load_teacher
+from distill_mtl.teachers.teacher import Teacher
+
+
+def check_teacher(
+    values: Mapping[str, Any],
+    overrides: Sequence[str],
+    task: str,
+    data: Sequence[str],
+    *,
+    member: str | None = None,
+    kind: str | None = None,
+    classes: tuple[str, ...] | int | None = None,
+    limit: int | None = None,
+) -> None:
+    """Measure a teacher on all labelled rows of some shards, and say what is wrong where it falls short.
+
+    Args:
+        values, overrides, task: as in `read_teacher`.
+        data: folders, paths and patterns of shards; their rows are not cut into sets.
+        member: of the label; None: the kind's.
+        kind: of the task; None: the teacher's.
+        classes: of the task, in the order of the label numbers; None: the teacher's.
+        limit: at most this many rows, spread evenly.
+
+    Raises:
+        TeacherError: it cannot be loaded, or falls short.
+        ShardError: the shards cannot be read, or have no such labels.
+    """
+    section = read_teacher(values, overrides, task)
+    teacher = load_teacher(absolute_teacher(section), task=task, kind=kind, classes=classes)
+    measured_as = _kind(teacher)
+    sources = _sources(section, task, teacher, measured_as, data, member)
+    examined = _examine(teacher, measured_as, task, sources, section, limit)
+    _show(examined, measured_as, data)
+    if examined.problem is not None:
+        raise TeacherError(examined.problem)
+
+
+def _kind(teacher: Teacher) -> TaskKind:
+    """The kind of task, with the metric that the teacher's folder records."""
+    card = teacher.card
+    recorded = card.score.metric if card.score is not None else None
+    return build_kind(card.kind, card.classes, recorded if recorded in KINDS[card.kind].metrics else None)
+
+
+def _sources(
+    section: TeacherSection,
+    task: str,
+    teacher: Teacher,
+    kind: TaskKind,
+    data: Sequence[str],
+    member: str | None,
+) -> Sources:
+    shards = as_patterns([path for paths in find_sets(data).values() for path in paths])
+    label = LabelSection(member=member)
+    recipe = Recipe(
+        student=StudentSection(model="none"),
+        tasks={task: TaskSection(kind=kind.name, teacher=section)},
+        data={task: SourceSection(shards=shards or [], labels={task: label})},
+    )
+    return open_sources(recipe, {task: kind}, teacher.card.inputs.size, every_set=False)
+
+
+def _examine(
+    teacher: Teacher, kind: TaskKind, task: str, sources: Sources, section: TeacherSection, limit: int | None
+) -> Examined:
+    """As a run does, with a bar for as long as it takes."""
+    device = PartialState().device
+    number = min(sources.count(task, None), limit or sources.count(task, None))
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("measuring", total=number)
+
+        def watched(batches: Iterable[Batch]) -> Iterator[Batch]:
+            for batch in batches:
+                yield batch.to(device)
+                progress.advance(bar, len(batch))
+            progress.update(bar, description="looking closer")
+
+        def rows(most: int | None) -> Iterable[Batch]:
+            return watched(sources.labelled(task, None, ROWS_AT_A_TIME, limit=most))
+
+        return examine(
+            teacher.to(device), kind, task, rows, expected_score(section, teacher, kind), limit=limit
+        )
+
+
+def _show(examined: Examined, kind: TaskKind, data: Sequence[str]) -> None:
+    console, card = Console(), examined.teacher.card
+    measured, expected = examined.measured, examined.expected
+    assert measured is not None, "every row of a source is labelled"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("metric", "rows", "measured", "recorded", "a constant answer", ""):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    table.add_row(
+        kind.metric,
+        f"{measured.rows:,}",
+        f"{measured.score:.2f} ± {measured.error:.2f}",
+        f"{expected.score:.2f}" if expected else "–",
+        f"{measured.constant:.2f}",
+        "[red]✗[/red]" if examined.problem else "[green]✓[/green]",
+    )
+    for line in (
+        f"{card.place}: {card.form}, sha256 {card.sha256[:8]}",
+        f"on the labelled rows of {' '.join(data)}",
+    ):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if card.labels.describe:
+        console.print(card.labels.describe, highlight=False)
+    console.print(table)
+    if expected is None and examined.problem is None:
+        console.print("Nobody says what it should score. If you know: --expect SCORE.", style="dim")

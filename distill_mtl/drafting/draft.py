@@ -1,0 +1,264 @@
+"""A whole recipe from teachers and their data, every value with a word on where it comes from."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+
+from distill_mtl.data.index import load_index
+from distill_mtl.data.shards import find_shards
+from distill_mtl.data.split import SPLITS, Split
+from distill_mtl.drafting.members import Member, find_image, find_label
+from distill_mtl.drafting.shard_sets import as_patterns, find_sets
+from distill_mtl.drafting.teacher_lines import classes_in_words, teacher_lines
+from distill_mtl.errors import RecipeError, ShardError
+from distill_mtl.recipe.command_line import read_teacher, task_name
+from distill_mtl.recipe.commented import Noted
+from distill_mtl.recipe.findings import report
+from distill_mtl.recipe.lines import Document
+from distill_mtl.recipe.overrides import apply_overrides
+from distill_mtl.recipe.paths import absolute_teacher
+from distill_mtl.recipe.schema import DEFAULT_EPOCHS, AugmentSection, TeacherSection, TrainingSection
+from distill_mtl.recipe.shorthand import long_form
+from distill_mtl.tasks.base import build_kind
+from distill_mtl.teachers.load import load_teacher
+from distill_mtl.teachers.teacher import Teacher
+
+STUDENT = "resnet18"
+SAID = "--set"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One teacher and its data, opened.
+
+    Attributes:
+        task: its name.
+        section: how the teacher was named.
+        teacher: loaded.
+        places: what was given as its data.
+        sets: shards of each set.
+        member: of its label.
+        image: of its pictures, where they are not where they usually are.
+        rows: for training, about.
+    """
+
+    task: str
+    section: TeacherSection
+    teacher: Teacher
+    places: tuple[str, ...]
+    sets: Mapping[Split, Sequence[str]]
+    member: Member
+    image: str | None
+    rows: int
+
+
+def draft(
+    teachers: Sequence[str],
+    data: Sequence[Sequence[str]],
+    *,
+    student: str | None = None,
+    trust: bool = False,
+    overrides: Sequence[str] = (),
+) -> tuple[dict[str, Any], list[Pair]]:
+    """The recipe as a tree of `Noted` values, and what it was drawn from.
+
+    Args:
+        teachers: folders, files and `hf_hub:` names.
+        data: for each of them, folders, paths and patterns of shards.
+        student: architecture; None: that of the teachers that say theirs if it is one, else `STUDENT`.
+        trust: the files that are programs.
+        overrides: of the recipe; they are written into it.
+
+    Raises:
+        UserError: a teacher cannot be loaded, a data set has no labels that fit, or an override makes no sense.
+    """
+    if len(teachers) != len(data):
+        raise RecipeError(
+            f"{len(teachers)} --teacher and {len(data)} --data: each teacher needs the data that it was trained for, "
+            "in the same order."
+        )
+    said = _said(teachers, trust, overrides)
+    pairs = [
+        _open(task, entry, places) for (task, entry), places in zip(said["tasks"].items(), data, strict=True)
+    ]
+    drafted: dict[str, Any] = {"student": _student(pairs, student, said.get("student", {}))}
+    drafted["tasks"] = {
+        pair.task: Noted(_task(pair, pairs), f"classes: {classes_in_words(pair.teacher.card)}")
+        for pair in pairs
+    }
+    drafted |= {"data": shared} if (shared := _shared_sources(pairs)) else {}
+    drafted["training"] = _training(pairs, said.get("training", {}))
+    drafted["acceptance"] = Noted(1.0, "default: points that a task may lose against its teacher")
+    return _merged(drafted, said), pairs
+
+
+def _said(teachers: Sequence[str], trust: bool, overrides: Sequence[str]) -> dict[str, Any]:
+    """What the command line says, in the recipe's own words: `tasks` alone, unless there are overrides."""
+    tasks: dict[str, Any] = {}
+    for place in teachers:
+        tasks[task_name(place, list(tasks))] = {
+            "teacher": {"path": place, **({"trust": True} if trust else {})}
+        }
+    document = Document({"tasks": tasks})
+    apply_overrides(document, overrides)
+    if document.findings:
+        raise report("the command line", document.findings, document.place)
+    said: dict[str, Any] = document.value
+    return {key: long_form((key,), value) for key, value in said.items()}
+
+
+def _open(task: str, entry: dict[str, Any], places: Sequence[str]) -> Pair:
+    """Load one teacher and look into its data; takes `teacher` out of what was said."""
+    section = read_teacher(long_form(("tasks", task, "teacher"), entry.pop("teacher")), (), task)
+    classes = entry.get("classes")
+    teacher = load_teacher(
+        absolute_teacher(section),
+        task=task,
+        kind=entry.get("kind"),
+        classes=tuple(classes) if isinstance(classes, list) else classes,
+    )
+    kind = build_kind(teacher.card.kind, teacher.card.classes, **entry.get("options", {}))
+    place, sets = " ".join(places), find_sets(places)
+    if not sets["train"]:
+        raise ShardError(
+            f"--data {place}: all shards are for validation or testing by their names, none for training."
+        )
+    indexes = [
+        load_index(shard.path)
+        for split in SPLITS
+        for shard in find_shards(sets[split][:1], f"--data {place}")[:1]
+        if sets[split]
+    ]
+    named = entry.get("data", {}).get("member")
+    return Pair(
+        task=task,
+        section=section,
+        teacher=teacher,
+        places=tuple(places),
+        sets=sets,
+        member=Member(named, SAID) if named else find_label(indexes, kind, task, place),
+        image=find_image(indexes, place),
+        rows=len(indexes[0]) * len(sets["train"]),
+    )
+
+
+def _student(pairs: Sequence[Pair], model: str | None, said: Mapping[str, Any]) -> dict[str, Any]:
+    """The student's section; what it begins with depends on what it is."""
+    known = [pair.teacher.card.trunk for pair in pairs if pair.teacher.card.trunk is not None]
+    model, why = said.get("model", model), "--student"
+    if model is not None:
+        trunk: Mapping[str, Any] = {"model": model, "args": said.get("args", {})}
+    elif known and all(trunk == known[0] for trunk in known):
+        trunk, why = known[0], "the architecture of its teachers"
+    else:
+        trunk, why = {"model": STUDENT, "args": {}}, "a common choice: any architecture of timm's will do"
+    height, width = (
+        max(sides) for sides in zip(*(pair.teacher.card.inputs.size for pair in pairs), strict=True)
+    )
+    return {
+        "model": Noted(trunk["model"], why),
+        **({"args": Noted(dict(trunk["args"]), why)} if trunk["args"] else {}),
+        "input_size": Noted(
+            height if height == width else [height, width], "the largest that a teacher wants"
+        ),
+        "init": _init(pairs, trunk),
+    }
+
+
+def _init(pairs: Sequence[Pair], trunk: Mapping[str, Any]) -> Noted:
+    alike = next((pair.task for pair in pairs if pair.teacher.card.trunk == trunk), None)
+    if alike is not None:
+        return Noted(f"teacher:{alike}", "that teacher's trunk, which has the same architecture")
+    if ":" not in trunk["model"] and timm.is_model_pretrained(trunk["model"]):
+        return Noted("pretrained", "timm's weights, fetched once; random where there is no connection")
+    return Noted("random", "no trained weights of it are known")
+
+
+def _task(pair: Pair, pairs: Sequence[Pair]) -> dict[str, Any]:
+    card = pair.teacher.card
+    kind_why = (
+        "its file says so"
+        if "kind" in card.told
+        else f"its answer is a {'map' if pair.teacher.network.dense else 'vector'}"
+    )
+    entry: dict[str, Any] = {
+        "kind": Noted(card.kind, kind_why),
+        "teacher": Noted(teacher_lines(pair.section, card), card.form),
+    }
+    if _sharing(pair, pairs) == [pair]:
+        entry["data"] = _source(pair, {"member": Noted(pair.member.ending, pair.member.why)})
+    return entry
+
+
+def _shared_sources(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Data sets that were given for several teachers, each once, with all their labels."""
+    sources: dict[str, Any] = {}
+    for pair in pairs:
+        sharing = _sharing(pair, pairs)
+        if len(sharing) > 1 and sharing[0] is pair:
+            labels = {other.task: Noted(other.member.ending, other.member.why) for other in sharing}
+            taken = [*sources, *(other.task for other in pairs)]
+            sources[task_name(pair.places[0], taken)] = _source(pair, {"labels": labels})
+    return sources
+
+
+def _sharing(pair: Pair, pairs: Sequence[Pair]) -> list[Pair]:
+    return [other for other in pairs if other.places == pair.places]
+
+
+def _source(pair: Pair, labels: Mapping[str, Any]) -> dict[str, Any]:
+    shards = pair.sets["train"]
+    count = "1 shard" if len(shards) == 1 else f"{len(shards)} shards"
+    cut = "none found: 5 % of the training rows, by a hash of the key; its teacher may have seen them"
+    augment = AugmentSection()
+    return {
+        "shards": Noted(
+            as_patterns(shards), f"{count}, {'about ' if len(shards) > 1 else ''}{pair.rows:,} rows"
+        ),
+        **({"image": Noted(pair.image, "the only member that is a picture")} if pair.image else {}),
+        **labels,
+        "split": {
+            split: Noted(as_patterns(pair.sets[split]), "by its name" if pair.sets[split] else cut)
+            for split in SPLITS[1:]
+        },
+        "augment": Noted(
+            {
+                "crop": Noted(list(augment.crop or ()), "share of the picture's area"),
+                "flip": Noted(augment.flip, "false where left and right mean something"),
+                "color": Noted(augment.color, "0 where colour is what the task asks for"),
+            },
+            "default",
+        ),
+    }
+
+
+def _training(pairs: Sequence[Pair], said: Mapping[str, Any]) -> dict[str, Any]:
+    rows = sum(_sharing(pair, pairs)[0] is pair and pair.rows for pair in pairs)
+    default: int = TrainingSection.model_fields["batch_size"].default
+    batch = min(default, max(8, 2 ** int(math.log2(max(1, rows / 8)))))
+    length = (
+        {}
+        if said.get("steps") is not None
+        else {"epochs": Noted(DEFAULT_EPOCHS, "default: passes over all rows")}
+    )
+    return {
+        **length,
+        "batch_size": Noted(batch, "default" if batch == default else f"an eighth of {rows:,} rows"),
+    }
+
+
+def _merged(drafted: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """The draft, overruled by what was said."""
+    merged = dict(drafted)
+    for key, value in said.items():
+        noted = merged.get(key)
+        inner = noted.value if isinstance(noted, Noted) else noted
+        if isinstance(value, Mapping) and isinstance(inner, Mapping):
+            both = _merged(inner, value)
+            merged[key] = Noted(both, noted.note) if isinstance(noted, Noted) else both
+        else:
+            merged[key] = Noted(value, SAID)
+    return merged

@@ -1,0 +1,126 @@
+"""Which member of a shard holds a task's labels, found by reading some of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from distill_mtl.data.decode import read_image
+from distill_mtl.data.index import ShardIndex
+from distill_mtl.data.open_files import OpenFiles
+from distill_mtl.errors import ShardError
+from distill_mtl.recipe.schema import SourceSection
+from distill_mtl.tasks.base import TaskKind
+
+IMAGES: str = SourceSection.model_fields["image"].default
+_TRIED = 16  # rows of a shard
+_NO_LABEL = ("group",)
+_LONGEST = 100
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member, and how it was chosen, in words."""
+
+    ending: str
+    why: str
+
+
+def find_label(indexes: Sequence[ShardIndex], kind: TaskKind, task: str, place: str) -> Member:
+    """The member that every row has and that reads as a label of this kind; the kind's usual one if it does.
+
+    Args:
+        indexes: of one shard of each set.
+        kind: of the task.
+        task: its name.
+        place: what the user calls the shards.
+
+    Raises:
+        ShardError: none does, or several and none of them is the usual one; the message lists the members.
+    """
+    images = IMAGES.split(";")
+    candidates = [ending for ending in _complete(indexes) if ending not in images and ending not in _NO_LABEL]
+    reasons = {ending: _why_no_label(indexes, ending, kind) for ending in candidates}
+    fitting = [ending for ending, reason in reasons.items() if reason is None]
+    if kind.member in fitting:
+        others = [ending for ending in candidates if ending != kind.member]
+        return Member(
+            kind.member, f"the usual one; others: {', '.join(others)}" if others else "in every row"
+        )
+    if len(fitting) == 1:
+        return Member(fitting[0], "the only member that reads as its label")
+    mend = f"Name it with --set tasks.{task}.data.member=..."
+    if fitting:
+        raise ShardError(f"--data {place}: {' and '.join(fitting)} could be the label of {task}. {mend}")
+    listed = [f"{ending} ({reason})" for ending, reason in reasons.items()]
+    listed += [ending for ending in _all(indexes) if ending not in candidates]
+    raise ShardError(
+        f"--data {place}: no member of the shards is a label of {task} ({kind.name}, {len(kind.classes)} classes) in "
+        f"every row. Members: {'; '.join(listed)}. {mend}, or give {task} the data that belong to it."
+    )
+
+
+def find_image(indexes: Sequence[ShardIndex], place: str) -> str | None:
+    """The member that holds the picture; None where it is one of the default's.
+
+    Raises:
+        ShardError: there is none.
+    """
+    usual = IMAGES.split(";")
+    if all(np.any([_sizes(index, ending) >= 0 for ending in usual], axis=0).all() for index in indexes):
+        return None
+    for ending in _complete(indexes):
+        if all(_is_picture(payload) for index in indexes for payload in _some(index, ending)):
+            return ending
+    raise ShardError(
+        f"--data {place}: no member of the shards is a picture in every row. Members: {', '.join(_all(indexes))}."
+    )
+
+
+def _why_no_label(indexes: Sequence[ShardIndex], ending: str, kind: TaskKind) -> str | None:
+    for index in indexes:
+        for payload in _some(index, ending):
+            try:
+                kind.read_label(payload)
+            except ValueError as error:
+                reason = str(error).rstrip(".")
+                return reason if len(reason) <= _LONGEST else reason[:_LONGEST] + " …"
+    return None
+
+
+def _is_picture(payload: bytes) -> bool:
+    try:
+        read_image(payload)
+    except ValueError:
+        return False
+    return True
+
+
+def _some(index: ShardIndex, ending: str) -> list[bytes]:
+    """The member of some rows, spread over the shard."""
+    column = index.endings.index(ending)
+    rows = np.unique(np.linspace(0, len(index) - 1, _TRIED).astype(int))
+    files = OpenFiles()
+    return [
+        files.read(str(index.path), int(index.offsets[row, column]), int(index.sizes[row, column]))
+        for row in rows
+    ]
+
+
+def _complete(indexes: Sequence[ShardIndex]) -> list[str]:
+    """Endings that every row of every shard has."""
+    return [
+        ending for ending in _all(indexes) if all((_sizes(index, ending) >= 0).all() for index in indexes)
+    ]
+
+
+def _all(indexes: Sequence[ShardIndex]) -> list[str]:
+    return sorted({ending for index in indexes for ending in index.endings})
+
+
+def _sizes(index: ShardIndex, ending: str) -> np.ndarray:
+    """int64 [N], -1 where a row lacks the member."""
+    if ending not in index.endings:
+        return np.full(len(index), -1)
+    sizes: np.ndarray = index.sizes[:, index.endings.index(ending)]
+    return sizes
