@@ -5,19 +5,22 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from accelerate import PartialState
 
 from distill_mtl.assembly.schedule import build_schedule
-from distill_mtl.assembly.voices import former_selves
+from distill_mtl.assembly.voices import former_selves, gates, memories
 from distill_mtl.balance import Rule, make_rule, rule_names
 from distill_mtl.balance.loss_rule import LossRule
 from distill_mtl.data import Sources, open_sources
+from distill_mtl.distillation.former_self import Context, FormerSelf
 from distill_mtl.distillation.hints import Hint
 from distill_mtl.distillation.lesson import HintPair, Lesson
 from distill_mtl.distillation.schedule import Schedule
+from distill_mtl.distillation.voices import Voices
 from distill_mtl.errors import RecipeError
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe import Recipe
@@ -70,6 +73,27 @@ class Parts:
             task for task, section in sections.items() if section is not None and section.compile
         )
         return LiveTeachers(asked, self.recipe.training.teachers_on, precisions=precisions, compiled=compiled)
+
+    def voices(self, teachers: LiveTeachers, student: Student, autocast: Context = nullcontext) -> Voices:
+        """Everyone whom training asks about rows without a label.
+
+        Args:
+            teachers: as `live_teachers` gives them, on their device.
+            student: that trains, on its device, before it is prepared.
+            autocast: makes the context in which the student runs.
+        """
+        selves = [
+            FormerSelf(
+                student,
+                tasks,
+                memory.due,
+                decay=memory.decay,
+                on=self.recipe.training.teachers_on,
+                autocast=autocast,
+            )
+            for memory, tasks in memories(self.recipe, self.sources, self.steps).items()
+        ]
+        return Voices(teachers, selves, gates(self.recipe, self.lessons))
 
     @property
     def steps(self) -> int:

@@ -1,17 +1,13 @@
-"""From a recipe to who speaks about rows without a label: its teachers, the student's former self, the gates."""
+"""From a recipe to who speaks about rows without a label beside its teachers: former selves, and the gates."""
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from distill_mtl.distillation.former_self import FormerSelf
+from distill_mtl.data import Sources
 from distill_mtl.distillation.gate import Gate
 from distill_mtl.distillation.lesson import Lesson
-from distill_mtl.distillation.voices import Voices
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import TeacherSection
-from distill_mtl.students.student import Student
-from distill_mtl.teachers.live import LiveTeachers
 
 DECAY = 0.999
 """Of a former self that is an average, where the recipe says none."""
@@ -19,40 +15,33 @@ FREEZES = 10
 """How often a former self is frozen in a run that has no phases and says nothing else."""
 
 
-def gather_voices(
-    recipe: Recipe,
-    teachers: LiveTeachers,
-    student: Student,
-    lessons: Mapping[str, Lesson],
-    steps: int,
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-) -> Voices:
-    """Everyone whom training asks.
+@dataclass(frozen=True)
+class Memory:
+    """How a former self remembers the student.
 
-    Args:
-        recipe: as loaded.
-        teachers: on their device.
-        student: that trains, on its device, before it is prepared.
-        lessons: task -> how it is learned.
-        steps: of the run.
-        autocast: makes the context in which the student runs.
+    Attributes:
+        every: steps between two freezes; None: the beginnings of `phases`.
+        phases: the data sets of an alternating stream.
+        decay: of the average; None: it is frozen.
     """
-    by_way: dict[tuple[int | None, float | None], list[str]] = {}
-    for task, section in former_selves(recipe).items():
-        decay = (section.decay or DECAY) if section.student == "ema" else None
-        by_way.setdefault((section.every, decay), []).append(task)
-    selves = [
-        FormerSelf(
-            student,
-            tasks,
-            _due(every, steps),
-            decay=decay,
-            on=recipe.training.teachers_on,
-            autocast=autocast,
-        )
-        for (every, decay), tasks in by_way.items()
-    ]
-    return Voices(teachers, selves, _gates(recipe, lessons))
+
+    every: int | None
+    phases: Sources | None
+    decay: float | None
+
+    def due(self, step: int) -> bool:
+        """Whether the student is frozen before a step; an average speaks from the first such step on."""
+        if self.every is not None:
+            return step % self.every == 0
+        return self.phases is not None and self.phases.phase_begins(step)
+
+    def describe(self) -> str:
+        """One clause for people."""
+        when = "at the beginning of each phase" if self.every is None else f"every {self.every} steps"
+        if self.decay is None:
+            return f"frozen {when}"
+        since = "from the second phase on" if self.every is None else f"from step {self.every} on"
+        return f"an average (decay {self.decay:g}) that speaks {since}"
 
 
 def former_selves(recipe: Recipe) -> dict[str, TeacherSection]:
@@ -64,19 +53,39 @@ def former_selves(recipe: Recipe) -> dict[str, TeacherSection]:
     }
 
 
-def _due(every: int | None, steps: int) -> Callable[[int], bool]:
-    every = every or max(1, round(steps / FREEZES))
-    return lambda step: step % every == 0
+def memories(recipe: Recipe, sources: Sources, steps: int) -> dict[Memory, list[str]]:
+    """The former selves that a run needs, and the tasks of each: those that remember alike share one.
+
+    Where the recipe names no `every`, the student is frozen at the beginning of each phase of an alternating
+    stream, else ten times in the run. Phases of a single step do not count: a student that has just been
+    frozen has nothing to learn from itself.
+
+    Args:
+        recipe: as loaded.
+        sources: which know the phases.
+        steps: of the run.
+    """
+    found: dict[Memory, list[str]] = {}
+    for task, section in former_selves(recipe).items():
+        every, phases = section.every, None
+        if every is None and (sources.phase_length or 1) > 1:
+            phases = sources
+        elif every is None:
+            every = max(1, round(steps / FREEZES))
+        decay = (section.decay or DECAY) if section.student == "ema" else None
+        found.setdefault(Memory(every, phases, decay), []).append(task)
+    return found
 
 
-def _gates(recipe: Recipe, lessons: Mapping[str, Lesson]) -> dict[str, Gate]:
-    gates = {}
+def gates(recipe: Recipe, lessons: Mapping[str, Lesson]) -> dict[str, Gate]:
+    """task -> on which rows its teacher is heard, where the recipe says."""
+    found = {}
     for task, section in recipe.tasks.items():
         if section.gate is None:
             continue
         known = lessons[task].known
         if section.gate.entropy is not None:
-            gates[task] = Gate("entropy", section.gate.entropy, known)
+            found[task] = Gate("entropy", section.gate.entropy, known)
         elif section.gate.confidence is not None:
-            gates[task] = Gate("confidence", section.gate.confidence, known)
-    return gates
+            found[task] = Gate("confidence", section.gate.confidence, known)
+    return found

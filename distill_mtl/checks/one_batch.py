@@ -6,7 +6,6 @@ import math
 import torch
 
 from distill_mtl.assembly.build import Parts
-from distill_mtl.assembly.voices import gather_voices
 from distill_mtl.data.color import jitter_colors
 from distill_mtl.distillation.counts import count_rows
 from distill_mtl.distillation.objective import Objective
@@ -14,11 +13,9 @@ from distill_mtl.errors import UserError
 
 
 def try_one_batch(parts: Parts, device: torch.device, slices: int) -> None:
-    """Teachers, losses, balancing and both backward passes on the first rows of the run, as each stage has them.
+    """Teachers, losses, balancing and both backward passes on a few rows of every source, in every stage.
 
-    Changes nothing.
-
-    All processes of a run try the same rows: balancing talks between them.
+    Changes nothing. All processes of a run try the same rows: balancing talks between them.
 
     Args:
         parts: of the run.
@@ -28,10 +25,10 @@ def try_one_batch(parts: Parts, device: torch.device, slices: int) -> None:
     Raises:
         UserError: a loss is not a finite number.
     """
-    batch = next(iter(parts.sources.stream(micro_batches=slices, steps=1))).to(device)
+    batch = next(iter(parts.sources.preview(micro_batches=slices, steps=1))).to(device)
     teachers = parts.live_teachers().to(device)
     original = Objective(parts.student, parts.lessons, parts.hints, parts.rule)
-    voices = gather_voices(parts.recipe, teachers, parts.student, parts.lessons, parts.steps)
+    voices = parts.voices(teachers, parts.student)
     for stage in parts.schedule.stages:
         objective = copy.deepcopy(original).to(device)
         objective.begin(stage)

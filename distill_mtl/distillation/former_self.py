@@ -19,6 +19,8 @@ from distill_mtl.students.student import Student
 from distill_mtl.teachers.live import Asked, rows_to_ask
 from distill_mtl.teachers.output import Target, Targets, TeacherOutput
 
+Context = Callable[[], AbstractContextManager[Any]]
+
 
 class FormerSelf:
     """One copy of the student, in evaluation mode and never trained, and the tasks that it teaches.
@@ -44,7 +46,7 @@ class FormerSelf:
         *,
         decay: float | None = None,
         on: Asked = "missing",
-        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        autocast: Context = nullcontext,
     ) -> None:
         self.tasks = tuple(tasks)
         self.speaks = False

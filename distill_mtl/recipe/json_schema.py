@@ -32,6 +32,9 @@ def recipe_json_schema() -> Schema:
     _admit(sections["TaskSection"]["properties"], "teacher", {"type": "string"})
     for name in ("SourceSection", "TaskData"):
         _admit(sections[name]["properties"], "augment", {"type": "null"})
+        _admit(sections[name]["properties"], "limit", {"type": "integer", "exclusiveMinimum": 0})
+    modes = sections["StreamSection"]["properties"]["mode"]["enum"]
+    _admit(sections["TrainingSection"]["properties"], "stream", {"type": "string", "enum": modes})
     _admit(sections["SourceSection"]["properties"]["labels"], "additionalProperties", {"type": "string"})
     _admit(top, "acceptance", {"type": "number"})
     top["acceptance"]["default"] = ACCEPTANCE

@@ -41,6 +41,8 @@ def check_rules(recipe: Any, choices: Choices) -> list[Finding]:
             _former_self,
             _gates,
             _training,
+            _stream,
+            _limits,
             _asynchronous,
             _schedule,
             _acceptance,
@@ -224,6 +226,31 @@ def _schedule(recipe: dict[str, Any]) -> Iterator[Finding]:
             if isinstance(part, str) and not PART.fullmatch(part):
                 text = f"found {show(part)}, expected {either(PARTS)}.{nearest(part, PARTS)}"
                 yield Finding((*path, "train", position), text)
+
+
+def _stream(recipe: dict[str, Any]) -> Iterator[Finding]:
+    stream = _mapping(_mapping(recipe.get("training")).get("stream"))
+    phase = stream.get("phase")
+    if stream.get("mode") != "alternate":
+        if isinstance(phase, int) and phase > 1:
+            text = f"found {show(phase)}, but batches that mix all data sets have no phases."
+            path = ("training", "stream", "phase")
+            yield Finding(path, f"{text} Add `mode: alternate`, or remove `phase`.")
+        return
+    for source, section in _entries(recipe, "data"):
+        if section.get("weight") is not None:
+            text = (
+                f"found {show(section['weight'])} beside `training.stream: alternate`, where every data set has one "
+                "phase in each turn. Remove `weight`, or mix the data sets with `training.stream: mixed`."
+            )
+            yield Finding(("data", source, "weight"), text)
+
+
+def _limits(recipe: dict[str, Any]) -> Iterator[Finding]:
+    for source, section in _entries(recipe, "data"):
+        if section.get("limit") is not None and not section.get("labels"):
+            text = "the source has no labels to limit. Remove `limit`, or add `labels`."
+            yield Finding(("data", source, "limit"), text)
 
 
 def _acceptance(recipe: dict[str, Any]) -> Iterator[Finding]:

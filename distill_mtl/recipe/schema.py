@@ -174,6 +174,24 @@ class AugmentSection(Section):
         return crop
 
 
+class LimitSection(Section):
+    """How few labels are to be used, for whoever has many. In short form the number of rows."""
+
+    rows: Count | None = None
+    """Training rows that keep their labels; the others become an unlabelled pool."""
+    per_class: Count | None = None
+    """The same counted by class (needs one class label). Give `rows` or `per_class`."""
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Of the source's rows in a batch, the share that has labels. Default: a quarter, or more where more
+    of its rows have them."""
+
+    @model_validator(mode="after")
+    def _one_count(self) -> "LimitSection":
+        if (self.rows is None) == (self.per_class is None):
+            raise ValueError("expected either `rows` or `per_class`. Give one of the two.")
+        return self
+
+
 class SourceSection(Section):
     """One data set in WebDataset shards. It may carry labels for several tasks, or for none."""
 
@@ -194,6 +212,8 @@ class SourceSection(Section):
     """Augmentation; null: none."""
     class_balance: bool = False
     """Draw every class equally often (needs one class label)."""
+    limit: LimitSection | None = None
+    """Training rows that keep their labels; validation and test keep all. Default: all rows."""
     corrupt: Literal["stop", "skip"] = "stop"
     """A picture that cannot be decoded ends the run, or is replaced by the next and counted."""
 
@@ -257,6 +277,15 @@ class AsynchronousSection(Section):
     """Rows of a task between two steps of its head and adapters: one number, or by task."""
 
 
+class StreamSection(Section):
+    """How the rows of several data sets come together. In short form only the mode."""
+
+    mode: Literal["mixed", "alternate"] = "mixed"
+    """mixed: rows of all data sets in every batch; alternate: batches of one data set each, turning."""
+    phase: Count = 1
+    """With alternate, the steps that a data set keeps before the next one turns."""
+
+
 class TrainingSection(Section):
     """The loop. Give `steps` or `epochs`, not both."""
 
@@ -273,6 +302,8 @@ class TrainingSection(Section):
     """All rows / batch_size steps each. Default: 30, where no steps are given."""
     batch_size: Count = 256
     """Rows per optimizer step over all processes and micro-batches."""
+    stream: StreamSection = StreamSection()
+    """How the data sets share the steps: a mode, or a mapping with `mode` and `phase`."""
     accumulate: Count = 1
     """Micro-batches per optimizer step."""
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"

@@ -11,14 +11,17 @@ from typing import Any
 
 from distill_mtl.recipe.findings import Finding, KeyPath
 
-SHORT_FORMS: tuple[tuple[KeyPath, str], ...] = (
-    (("student",), "model"),
-    (("balance",), "method"),
-    (("tasks", "*", "teacher"), "path"),
-    (("tasks", "*", "data"), "shards"),
-    (("data", "*", "labels", "*"), "member"),
+SHORT_FORMS: tuple[tuple[KeyPath, str, tuple[type, ...]], ...] = (
+    (("student",), "model", (str,)),
+    (("balance",), "method", (str,)),
+    (("training", "stream"), "mode", (str,)),
+    (("tasks", "*", "teacher"), "path", (str,)),
+    (("tasks", "*", "data"), "shards", (str, list)),
+    (("tasks", "*", "data", "limit"), "rows", (int,)),
+    (("data", "*", "limit"), "rows", (int,)),
+    (("data", "*", "labels", "*"), "member", (str,)),
 )
-"""Sections that may be given as one text, and the key that the text stands for; `*` is any name."""
+"""Sections that may be given as one value, the key that it stands for, and its types; `*` is any name."""
 
 SELF = "self"
 """In place of a teacher's path: the student as it was."""
@@ -70,10 +73,8 @@ def long_form(path: KeyPath, value: Any) -> Any:
         return {"student": "frozen"}
     if path == ("schedule",) and isinstance(value, str) and value in SCHEDULES:
         return copy.deepcopy(SCHEDULES[value])
-    for pattern, key in SHORT_FORMS:
-        if matches(path, pattern) and (
-            isinstance(value, str) or (key == "shards" and isinstance(value, list))
-        ):
+    for pattern, key, types in SHORT_FORMS:
+        if matches(path, pattern) and type(value) in types:
             return {key: value}
     if value is None and any(matches(path, pattern) for pattern in AUGMENT):
         return {"crop": None, "flip": False, "color": 0.0}

@@ -11,7 +11,7 @@ from torch import nn
 
 from distill_mtl.assembly.build import Parts, build, known_names
 from distill_mtl.assembly.processes import start_accelerator
-from distill_mtl.assembly.voices import gather_voices
+from distill_mtl.checks.batchnorm import batchnorm_warnings
 from distill_mtl.checks.check import run_check
 from distill_mtl.checks.one_batch import try_one_batch
 from distill_mtl.checks.teachers import Examined
@@ -74,7 +74,10 @@ def distill(
         folder.begin(resolved, resume=resume)
         write_teachers(folder.teachers, describe_teachers(recipe, parts.teachers), examined, precisions)
     accelerator.wait_for_everyone()
-    _warn_of_local_batchnorm(parts, accelerator, console)
+    for warning in batchnorm_warnings(
+        parts.student, parts.sources, accelerator.device, accelerator.num_processes
+    ):
+        console.print(f"[yellow]{warning}[/yellow]", highlight=False)
 
     session = _train(parts, accelerator, folder, console, precisions, resume=resume)
     return finish(parts, session, folder, console)
@@ -104,9 +107,7 @@ def _train(
     objective = Objective(parts.student, parts.lessons, parts.hints, parts.rule).to(accelerator.device)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
-    voices = gather_voices(
-        parts.recipe, teachers, objective.student, parts.lessons, parts.steps, accelerator.autocast
-    )
+    voices = parts.voices(teachers, objective.student, accelerator.autocast)
     trainer = Trainer(accelerator, objective, voices, parts.recipe, schedule=parts.schedule)
     session = Session(trainer, folder)
     if resume and session.restore():
@@ -123,17 +124,7 @@ def _train(
 
 
 def _calibration_rows(parts: Parts, accelerator: Accelerator) -> Iterator[Batch]:
-    """The rows of the first steps, the same however many processes there are, in slices as small as training's."""
+    """Rows of every source, the same however many processes there are, in slices as small as training's."""
     training = parts.recipe.training
     steps = math.ceil(CALIBRATION_ROWS / training.batch_size)
-    return parts.sources.stream(micro_batches=accelerator.num_processes * training.accumulate, steps=steps)
-
-
-def _warn_of_local_batchnorm(parts: Parts, accelerator: Accelerator, console: Console) -> None:
-    local = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in parts.student.modules())
-    if local and accelerator.num_processes > 1 and accelerator.device.type == "cpu":
-        console.print(
-            "[yellow]the student has BatchNorm, whose statistics are local to a process on the CPU: this run is not "
-            "the same as one of a single process. For an exact one choose a student without it, such as "
-            "--set student.args.norm_layer=groupnorm1.[/yellow]"
-        )
+    return parts.sources.preview(micro_batches=accelerator.num_processes * training.accumulate, steps=steps)
