@@ -55,7 +55,15 @@ VOICES = {
     "teachers, staged hints": ["schedule=fitnets"],
     "teachers, gated at entropy 0.7": each("gate={entropy: 0.7}"),
 }
-LABELS = {"all labels": [], "100 labels a task": [f"tasks.{task}.data.limit=100" for task in TASKS]}
+LABELS = ("all labels", "100 labels a task")
+
+
+def limits(voice: str, labels: str) -> list[str]:
+    """Changes that hide all but 100 labels of each task; where nobody speaks about the others, they stay away."""
+    if labels == LABELS[0]:
+        return []
+    share = ", share: 1" if voice.startswith("labels only") else ""
+    return each(f"data.limit={{rows: 100{share}}}")
 
 
 def main() -> None:

@@ -29,6 +29,8 @@ from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.hints import Hint
 from distill_mtl.distillation.lesson import HintPair, Lesson
 from distill_mtl.distillation.objective import Objective
+from distill_mtl.distillation.schedule import Schedule
+from distill_mtl.distillation.voices import Voices
 from distill_mtl.recipe.schema import Recipe, StudentSection, TeacherSection
 from distill_mtl.students.student import build_student
 from distill_mtl.tasks.base import build_kind
@@ -133,9 +135,8 @@ def our_step(batch: Batch, teachers: dict[str, Teacher], method: str) -> Callabl
         task: [Hint(student.trunk.shapes[pair.student], teacher.card.shapes[pair.teacher])]
         for task, teacher in teachers.items()
     }
-    objective = Objective(
-        student, dict.fromkeys(TASKS, Lesson(hints=[pair])), hints, make_rule(method, TASKS)
-    )
+    lessons = dict.fromkeys(TASKS, Lesson(hints=[pair]))
+    objective = Objective(student, lessons, hints, make_rule(method, TASKS))
     recipe = Recipe.model_validate(
         {
             "student": {"model": "resnet18"},
@@ -145,7 +146,11 @@ def our_step(batch: Batch, teachers: dict[str, Teacher], method: str) -> Callabl
         }
     )
     trainer = Trainer(
-        start_accelerator(recipe.training), objective, LiveTeachers(teachers), recipe, steps=1000
+        start_accelerator(recipe.training),
+        objective,
+        Voices(LiveTeachers(teachers)),
+        recipe,
+        schedule=Schedule.constant(lessons, 1000),
     )
     trainer.module.train()
     numbers = iter(range(1000))

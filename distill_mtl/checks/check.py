@@ -1,11 +1,12 @@
 """What every run begins with: its data and its teachers, looked at and measured."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from rich.console import Console
 
 from distill_mtl.assembly.build import Parts
+from distill_mtl.assembly.voices import memories
 from distill_mtl.checks.data import show_sources
 from distill_mtl.checks.teachers import Examined, examine_teachers, refuse_bad_teachers, show_teachers
 
@@ -36,7 +37,9 @@ def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[s
             console.print(
                 f"{task}: its teacher gives nothing but its answer, so there is no hint", highlight=False
             )
-    console.print(parts.balance, highlight=False)
+    console.print(parts.balance, highlight=False, soft_wrap=True)
+    for line in (*_former_self_lines(parts), *_stage_lines(parts)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     return examined
 
 
@@ -48,3 +51,19 @@ def _student_line(parts: Parts) -> str:
         f"student: {trunk.name} at {height} x {width} pixels, {parameters:,} parameters with its heads, "
         f"init {parts.recipe.student.init}"
     )
+
+
+def _former_self_lines(parts: Parts) -> Iterator[str]:
+    if parts.recipe.training.teachers_on == "none":
+        return
+    for memory, tasks in memories(parts.recipe, parts.sources, parts.steps).items():
+        yield f"taught by the student's former self, {memory.describe()}: {', '.join(tasks)}"
+
+
+def _stage_lines(parts: Parts) -> Iterator[str]:
+    stages = parts.schedule.stages
+    for number, stage in enumerate(stages if len(stages) > 1 else ()):
+        trains = "everything trains"
+        if stage.trains is not None:
+            trains = f"{', '.join(parts.recipe.schedule[number].train or ())} train"
+        yield f"schedule: stage {number + 1} of {len(stages)} ends with step {stage.ends}, {trains}"

@@ -1,6 +1,6 @@
 """The teachers of a run, asked during training about the rows whose labels leave them something to say."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Literal
 
@@ -12,6 +12,7 @@ from distill_mtl.teachers.output import Target, Targets, TeacherOutput
 from distill_mtl.teachers.sharing import by_trunk
 from distill_mtl.teachers.teacher import Teacher
 
+Asked = Literal["missing", "all", "none"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -29,7 +30,7 @@ class LiveTeachers:
     def __init__(
         self,
         teachers: Mapping[str, Teacher],
-        on: Literal["missing", "all", "none"] = "missing",
+        on: Asked = "missing",
         *,
         precisions: Mapping[str, str] | None = None,
         compiled: frozenset[str] = frozenset(),
@@ -48,14 +49,18 @@ class LiveTeachers:
 
     def rows(self, batch: Batch) -> dict[str, Tensor]:
         """task -> int64 [R], the rows of the batch that its teacher speaks about, known before it runs."""
-        everything = torch.arange(len(batch))
-        if self.on == "all":
-            return dict.fromkeys(self.teachers, everything)
-        return {task: everything[~batch.labelled[task]] for task in self.teachers}
+        return rows_to_ask(batch, self.teachers, self.on)
 
-    def __call__(self, batch: Batch) -> Targets:
-        """What the teachers say about a batch that is on the device of the student."""
-        asked = {task: rows for task, rows in self.rows(batch).items() if len(rows)}
+    def __call__(self, batch: Batch, rows: Mapping[str, Tensor] | None = None) -> Targets:
+        """What the teachers say about a batch that is on the device of the student.
+
+        Args:
+            batch: whose rows are asked about.
+            rows: task -> those to ask about, where not all that `rows` gives; what is no task of theirs is
+                left to others.
+        """
+        wanted = self.rows(batch) if rows is None else rows
+        asked = {task: mine for task, mine in wanted.items() if task in self.teachers and len(mine)}
         device = batch.images.device
         targets: Targets = {}
         for group in self._groups:
@@ -94,6 +99,14 @@ class LiveTeachers:
         dtype = DTYPES[precisions.pop()] if len(precisions) == 1 else torch.float32
         low = dtype != torch.float32
         return torch.autocast(device.type, dtype=dtype if low else None, enabled=low)
+
+
+def rows_to_ask(batch: Batch, tasks: Iterable[str], on: Asked) -> dict[str, Tensor]:
+    """task -> int64 [R], the rows of a batch that whoever teaches these tasks is asked about."""
+    if on == "none":
+        return {}
+    everything = torch.arange(len(batch))
+    return {task: everything if on == "all" else everything[~batch.labelled[task]] for task in tasks}
 
 
 def _only(features: Mapping[str, Tensor], union: Tensor, rows: Tensor) -> Mapping[str, Tensor]:

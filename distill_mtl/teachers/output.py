@@ -33,10 +33,12 @@ class Target:
     Attributes:
         rows: int64 [R], positions in the batch, ascending.
         output: the teacher's output for exactly these rows.
+        heard: bool [R], the rows that teach anything; None: all. The others count as rows with a loss of 0.
     """
 
     rows: Tensor
     output: TeacherOutput
+    heard: Tensor | None = None
 
 
 Targets = dict[str, Target]

@@ -3,27 +3,32 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from distill_mtl.assembly.voices import former_selves
 from distill_mtl.checks.teachers import Examined
+from distill_mtl.recipe import Recipe
 from distill_mtl.teachers.teacher import Teacher
 from distill_mtl.training.run_folder import write_aside
 
 
+def describe_teachers(recipe: Recipe, teachers: Mapping[str, Teacher]) -> dict[str, dict[str, Any]]:
+    """Who teaches each task that has a teacher: its file, sha256, classes and input, or `self`."""
+    remembered = {task: {"self": section.student} for task, section in former_selves(recipe).items()}
+    return {task: teacher.card.describe() for task, teacher in teachers.items()} | remembered
+
+
 def write_teachers(
     path: Path,
-    teachers: Mapping[str, Teacher],
+    described: Mapping[str, dict[str, Any]],
     examined: Mapping[str, Examined],
     precisions: Mapping[str, str],
 ) -> None:
-    """Write each teacher's file, sha256, classes and input, the score of the check, and its targets' precision."""
-    entries = {
-        task: {
-            **teacher.card.describe(),
-            "score": measured.score if (measured := examined[task].measured) is not None else None,
-            "precision": precisions[task],
-        }
-        for task, teacher in teachers.items()
-    }
+    """Write what describes each teacher, the score of the check, and its targets' precision."""
+    entries = {task: dict(entry) for task, entry in described.items()}
+    for task, result in examined.items():
+        entries[task]["score"] = result.measured.score if result.measured is not None else None
+        entries[task]["precision"] = precisions[task]
     write_aside(path, json.dumps(entries, indent=2) + "\n")
 
 
@@ -32,4 +37,4 @@ def read_precisions(path: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     entries = json.loads(path.read_text(encoding="utf-8"))
-    return {task: entry["precision"] for task, entry in entries.items()}
+    return {task: entry["precision"] for task, entry in entries.items() if "precision" in entry}

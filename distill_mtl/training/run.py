@@ -22,7 +22,7 @@ from distill_mtl.evaluation import Evaluation
 from distill_mtl.recipe import Recipe, dump_recipe, load_recipe
 from distill_mtl.training.finish import finish
 from distill_mtl.training.loop import Trainer
-from distill_mtl.training.manifest import read_precisions, write_teachers
+from distill_mtl.training.manifest import describe_teachers, read_precisions, write_teachers
 from distill_mtl.training.run_folder import RunFolder
 from distill_mtl.training.session import Session
 from distill_mtl.training.sitting import Sitting
@@ -66,13 +66,13 @@ def distill(
 
     parts = build(recipe)
     if resume:
-        folder.same_teachers({task: teacher.card.describe() for task, teacher in parts.teachers.items()})
+        folder.same_teachers(describe_teachers(recipe, parts.teachers))
     examined = run_check(parts, accelerator.device, console) if accelerator.is_main_process else {}
     precisions = _precisions(examined, folder, resume=resume)
     try_one_batch(parts, accelerator.device, slices=accelerator.num_processes * recipe.training.accumulate)
     if accelerator.is_main_process:
         folder.begin(resolved, resume=resume)
-        write_teachers(folder.teachers, parts.teachers, examined, precisions)
+        write_teachers(folder.teachers, describe_teachers(recipe, parts.teachers), examined, precisions)
     accelerator.wait_for_everyone()
     for warning in batchnorm_warnings(
         parts.student, parts.sources, accelerator.device, accelerator.num_processes
@@ -107,7 +107,9 @@ def _train(
     objective = Objective(parts.student, parts.lessons, parts.hints, parts.rule).to(accelerator.device)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
-    session = Session(Trainer(accelerator, objective, teachers, parts.recipe, steps=parts.steps), folder)
+    voices = parts.voices(teachers, objective.student, accelerator.autocast)
+    trainer = Trainer(accelerator, objective, voices, parts.recipe, schedule=parts.schedule)
+    session = Session(trainer, folder)
     if resume and session.restore():
         console.print(f"resuming after step {session.step} of {parts.steps}")
     else:
