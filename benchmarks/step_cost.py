@@ -95,7 +95,7 @@ def saved_teacher(folder: Path, task: str) -> Teacher:
     network = timm.create_model("resnet18", num_classes=CLASSES)
     network.pretrained_cfg = {**network.pretrained_cfg, "input_size": (3, SIZE, SIZE)}
     save_for_hf(network, folder / task, safe_serialization=True)
-    return load_teacher(TeacherSection(folder=str(folder / task)), task=task, layers=[None])
+    return load_teacher(TeacherSection(path=str(folder / task)), task=task, layers=[None])
 
 
 def ideal_step(batch: Batch, teachers: dict[str, Teacher]) -> Callable[[], None]:
@@ -130,9 +130,9 @@ def our_step(batch: Batch, teachers: dict[str, Teacher], method: str) -> Callabl
         seed=0,
         teacher_folders={},
     )
-    pair = HintPair(student.trunk.last, teachers["a"].last_map)
+    pair = HintPair(student.trunk.last, teachers["a"].card.last_map)
     hints = {
-        task: [Hint(student.trunk.shapes[pair.student], teacher.shapes[pair.teacher])]
+        task: [Hint(student.trunk.shapes[pair.student], teacher.card.shapes[pair.teacher])]
         for task, teacher in teachers.items()
     }
     lessons = dict.fromkeys(TASKS, Lesson(hints=[pair]))

@@ -47,3 +47,12 @@ def nearest(word: str, names: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the known name closest to `word`, or an empty string."""
     close = difflib.get_close_matches(word, list(names), n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def brief(error: BaseException) -> str:
+    """What a library's error says, in one line fit for a message of ours; its type where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if any(line.startswith("Traceback") for line in lines):
+        lines = lines[-1:]
+    text = " ".join(lines).rstrip(".")
+    return (text if len(text) <= 400 else text[:400] + "…") or type(error).__name__

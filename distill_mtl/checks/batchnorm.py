@@ -30,7 +30,7 @@ def batchnorm_warnings(
     if sources.phase_length is not None and len(sources.names) > 1:
         warnings.append(
             "training.stream is alternate, and the student has BatchNorm: in training it normalises each batch by the "
-            "statistics of one data set, in evaluation all rows by a running average over several of them, so it is "
-            f"measured as a network that was never trained. Choose {_WITHOUT}, or --set training.stream=mixed."
+            "statistics of one data set, in evaluation all rows by a running average over several of them, so it "
+            f"may score worse than it trained. Choose {_WITHOUT}, or --set training.stream=mixed."
         )
     return warnings

@@ -31,6 +31,11 @@ def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[s
     if examined:
         show_teachers(console, examined, parts.kinds)
         refuse_bad_teachers(examined)
+    for task in parts.recipe.tasks:
+        if parts.recipe.tasks[task].hints and task in parts.teachers and not parts.lessons[task].hints:
+            console.print(
+                f"{task}: its teacher gives nothing but its answer, so there is no hint", highlight=False
+            )
     console.print(parts.balance, highlight=False, soft_wrap=True)
     for line in (*_former_self_lines(parts), *_stage_lines(parts)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)

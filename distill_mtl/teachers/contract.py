@@ -81,7 +81,7 @@ def _declared(declared: Declared) -> dict[str, Any]:
     entry = {
         "size": declared.size,
         "channels": {1: "grey", 3: "rgb", None: None}[declared.channels],
-        "layout": declared.layout,
+        "layout": declared.layout.lower() if declared.layout is not None else None,
         "dtype": _DTYPES[declared.dtype] if declared.dtype is not None else None,
         "batch": declared.batch,
     }

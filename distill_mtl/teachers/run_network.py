@@ -128,20 +128,14 @@ class RunNetwork(TeacherNetwork):
     @torch.no_grad()
     def _trial(self, layers: Sequence[str]) -> dict[str, Tensor]:
         """What the runtime gives for two random images; they say what shape each thing has."""
-        self.runtime.tap([name for name in layers if name not in self.runtime.outputs])
-        rows = self.inputs.batch or 2
         seeded = torch.Generator().manual_seed(0)
-        images = torch.rand(rows, 3, *self.inputs.size, generator=seeded).to(self.preprocess.mean.device)
-        images = self.preprocess(images)
-        try:
+        images = torch.rand(self.inputs.batch or 2, 3, *self.inputs.size, generator=seeded)
+        images = self.preprocess(images.to(self.preprocess.mean.device))
+        if not self.runtime.outputs:
             self.runtime.probe(images)
-            return self.runtime(images)
-        except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
-            said = str(error).strip().splitlines() or [type(error).__name__]
-            raise UserError(
-                f"the network cannot run on {rows} images of shape {list(images.shape[1:])} and type "
-                f"{str(images.dtype).removeprefix('torch.')}: {said[-1]}. Look at `input`."
-            ) from error
+        self.runtime.tap([name for name in layers if name not in self.runtime.outputs])
+        self.runtime.probe(images)
+        return self.runtime(images)
 
     def _choose(self, name: str | int | None) -> str:
         outputs = self.runtime.outputs

@@ -5,12 +5,15 @@ contracts around it. One file per format: ONNX, torch.export, TorchScript, a use
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
+
+from distill_mtl.errors import UserError, brief
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Declared:
     Attributes:
         size: height and width in pixels.
         channels: 1 or 3.
-        layout: where the channels stand.
+        layout: where the channels stand, "NCHW" or "NHWC".
         dtype: of the pixels.
         batch: the only number of rows that it takes.
         notes: text that the file carries under names of its own (ONNX's metadata_props, extra files of
@@ -41,7 +44,8 @@ class Runtime(nn.Module, ABC):
     Attributes:
         files: every file that it was read from, weights first.
         declared: what they say about the input.
-        outputs: names of what it returns, in its own order.
+        outputs: names of what it returns, in its own order. Where only a forward pass tells (TorchScript, a
+            user's module) there are none before the first one; `probe` is that one.
     """
 
     files: tuple[Path, ...]
@@ -66,3 +70,31 @@ class Runtime(nn.Module, ABC):
 
         B is `declared.batch` where that is given; `RunNetwork` cuts and fills batches.
         """
+
+    @torch.no_grad()
+    def probe(self, images: Tensor) -> None:
+        """Run once, so that `outputs` is known.
+
+        Raises:
+            UserError: the network does not take such images.
+        """
+        try:
+            self(images)
+        except UserError:
+            raise
+        # Whatever a foreign network raises, of any type, says that it does not take these images.
+        except Exception as error:
+            what = f"{str(images.dtype).removeprefix('torch.')} images of shape {list(images.shape)}"
+            raise UserError(f"{self.files[0]} cannot run on {what}: {brief(error)}.") from error
+
+    def moved(self, device: torch.device) -> None:
+        """Called first in every `to(device)`, for what is neither a parameter nor a buffer.
+
+        Raises:
+            UserError: this runtime cannot work on such a device.
+        """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # All of `to`, `cuda` and `cpu` end here, those of an enclosing module too.
+        self.moved(fn(torch.empty(0)).device)
+        return super()._apply(fn, recurse)

@@ -1,0 +1,1 @@
+"""One file for each form in which a trained network is deployed, each to a `Runtime`."""
