@@ -31,8 +31,8 @@ from distill_mtl.distillation.lesson import HintPair, Lesson
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.recipe.schema import Recipe, StudentSection, TeacherSection
 from distill_mtl.students.student import build_student
+from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.tasks.base import build_kind
-from distill_mtl.teachers.live import LiveTeachers
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.teachers.teacher import Teacher
 from distill_mtl.training.loop import Trainer

@@ -10,17 +10,21 @@ from dataclasses import dataclass
 import torch
 from accelerate import PartialState
 
+from distill_mtl.assembly.targets import choose_targets
 from distill_mtl.balance import Rule, make_rule, rule_names
 from distill_mtl.data import Sources, open_sources
 from distill_mtl.distillation.hints import Hint
 from distill_mtl.distillation.lesson import HintPair, Lesson
 from distill_mtl.errors import RecipeError
+from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import TaskSection
 from distill_mtl.students.student import Student, build_student
+from distill_mtl.targets.base import TargetSource
+from distill_mtl.targets.cached import CachedTargets
+from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.tasks.base import KINDS, TaskKind, build_kind
-from distill_mtl.teachers.live import LiveTeachers
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.teachers.teacher import Teacher
 
@@ -30,7 +34,7 @@ class Parts:
     """What a recipe stands for, loaded.
 
     Attributes:
-        recipe: as resolved.
+        recipe: as resolved, with nothing of its `targets` left to decide.
         kinds: task -> its kind, with its classes.
         teachers: task -> teacher, for the tasks that have one.
         student: with every feature that heads and hints read.
@@ -39,6 +43,8 @@ class Parts:
         hints: task -> its adapters.
         rule: the balancing rule.
         balance: one sentence on which rule was taken and why.
+        cached: what the teachers said; None where they are asked live.
+        taught: one sentence on where targets come from and why.
     """
 
     recipe: Recipe
@@ -50,9 +56,13 @@ class Parts:
     hints: Mapping[str, list[Hint]]
     rule: Rule
     balance: str
+    cached: CachedTargets | None
+    taught: str
 
-    def live_teachers(self) -> LiveTeachers:
-        """The teachers to ask in training: those whose answers change a loss."""
+    def targets(self) -> TargetSource:
+        """What training asks: the cache, or the teachers whose answers change a loss."""
+        if self.cached is not None:
+            return self.cached
         asked = {task: teacher for task, teacher in self.teachers.items() if self.lessons[task].uses_teacher}
         return LiveTeachers(asked, self.recipe.training.teachers_on)
 
@@ -81,10 +91,13 @@ def build(recipe: Recipe) -> Parts:
     )
     inputs = [student.trunk.inputs, *(teacher.inputs for teacher in teachers.values())]
     sources = build_sources(recipe, kinds, inputs)
-    lessons = {task: _lesson(section, student, teachers.get(task)) for task, section in recipe.tasks.items()}
+    recipe, cached, taught = choose_targets(
+        recipe, lambda settled: _lessons(settled, student, teachers), teachers, sources
+    )
+    lessons = _lessons(recipe, student, teachers)
     hints = _hints(recipe, lessons, student, teachers)
     rule, balance = choose_rule(recipe, lessons, teachers, sources)
-    return Parts(recipe, kinds, teachers, student, sources, lessons, hints, rule, balance)
+    return Parts(recipe, kinds, teachers, student, sources, lessons, hints, rule, balance, cached, taught)
 
 
 def build_teachers(recipe: Recipe) -> tuple[dict[str, Teacher], dict[str, TaskKind]]:
@@ -178,10 +191,18 @@ def _covered(task: str, recipe: Recipe, lesson: Lesson, has_teacher: bool, sourc
     return lesson.uses_labels and sources.covered_by_labels(task)
 
 
+def _lessons(recipe: Recipe, student: Student, teachers: Mapping[str, Teacher]) -> dict[str, Lesson]:
+    return {task: _lesson(section, student, teachers.get(task)) for task, section in recipe.tasks.items()}
+
+
 def _lesson(section: TaskSection, student: Student, teacher: Teacher | None) -> Lesson:
     pairs = (
         [
-            HintPair(hint.student or student.trunk.last, hint.teacher or teacher.last_map)
+            HintPair(
+                hint.student or student.trunk.last,
+                hint.teacher or teacher.last_map,
+                pooled=hint.form == "pooled",
+            )
             for hint in section.hints
         ]
         if teacher is not None
@@ -200,11 +221,15 @@ def _hints(
         torch.manual_seed(recipe.seed)
         return {
             task: [
-                Hint(student.trunk.shapes[pair.student], teacher.shapes[pair.teacher])
+                Hint(student.trunk.shapes[pair.student], _seen_by_hint(teacher.shapes[pair.teacher], pair))
                 for pair in lessons[task].hints
             ]
             for task, teacher in teachers.items()
         }
+
+
+def _seen_by_hint(teacher: FeatureShape, pair: HintPair) -> FeatureShape:
+    return FeatureShape(teacher.channels, None) if pair.pooled else teacher
 
 
 def _named(classes: int | list[str] | None) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[s
         show_teachers(console, examined, parts.kinds)
         refuse_bad_teachers(examined)
     console.print(parts.balance, highlight=False)
+    console.print(parts.taught, highlight=False, markup=False, soft_wrap=True)
     return {task: result.measured.score for task, result in examined.items() if result.measured is not None}
 
 

@@ -1,7 +1,10 @@
 """One data set of a recipe: its rows over all shards, where their members lie, and the three sets."""
 
+import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +35,25 @@ class Column:
     member: str
     offsets: Numbers
     sizes: Numbers
+
+
+@dataclass(frozen=True)
+class ShardRows:
+    """The rows of a set that lie in one shard, and what says that shard and rows are still the same.
+
+    Attributes:
+        path: the tar file on this machine.
+        rows: int64 [N], numbers in the source, in the order of the shard.
+        size: of the file in bytes.
+        digest: SHA-256 of where its members lie.
+        keys: SHA-256 of the rows' keys, in their order.
+    """
+
+    path: Path
+    rows: Numbers
+    size: int
+    digest: str
+    keys: str
 
 
 class Source:
@@ -102,6 +124,13 @@ class Source:
         """The rows' identities, "source/shard/key"."""
         return self._identities(rows, self.shards)
 
+    def by_shard(self, split: Split) -> list[ShardRows]:
+        """The rows of a set, shard by shard; shards without any are left out."""
+        rows = self.sets[split]
+        borders = np.flatnonzero(np.diff(self._shard[rows])) + 1
+        parts = np.split(rows, borders) if len(rows) else []
+        return [self._shard_rows(int(self._shard[part[0]]), part) for part in parts]
+
     def payloads(self, column: Column, rows: Numbers) -> list[bytes]:
         """One member of rows that all have it, as it stands in the shards."""
         wheres = zip(
@@ -129,6 +158,19 @@ class Source:
         path = self._paths[self._shard[row]]
         key = self._indexes[self._shard[row]].key(*self._key_spans[row])
         return f"data.{self.name}: {path}, row {key}, member {column.member}"
+
+    def _shard_rows(self, shard: int, rows: Numbers) -> ShardRows:
+        index, spans = self._indexes[shard], self._key_spans[rows]
+        # Lengths first, so that no two lists of keys are the same text.
+        hashed = hashlib.sha256((spans[:, 1] - spans[:, 0]).astype("<i8").tobytes())
+        hashed.update(b"".join([index.key_text[start:end] for start, end in spans.tolist()]))
+        return ShardRows(
+            path=Path(self._paths[shard]),
+            rows=rows,
+            size=os.stat(self._paths[shard]).st_size,
+            digest=index.digest(),
+            keys=hashed.hexdigest(),
+        )
 
     def _column(self, member: str) -> Column:
         columns = [_shard_column(index, member) for index in self._indexes]

@@ -1,18 +1,19 @@
 """All data sets of a recipe behind one door: what training, the check and evaluation ask for rows."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from distill_mtl.data.batch import Batch
-from distill_mtl.data.picks import Picks
+from distill_mtl.data.framing import DrawnViews, Framing
+from distill_mtl.data.picks import Numbers, Picks
 from distill_mtl.data.plan import Plan, source_order
 from distill_mtl.data.quota import Quota
-from distill_mtl.data.reader import Reader
+from distill_mtl.data.reader import EveryView, Reader
 from distill_mtl.data.source import Source, open_source
 from distill_mtl.data.split import SPLITS, Split
-from distill_mtl.data.stream import stream
+from distill_mtl.data.stream import read_ahead, stream
 from distill_mtl.data.views import Size
 from distill_mtl.errors import RecipeError, ShardError
 from distill_mtl.recipe.schema import Recipe
@@ -77,7 +78,7 @@ class Sources:
     """The rows of all data sets: streamed for training, listed by task and set for everything else.
 
     Args:
-        recipe: gives seed, batch size, weights and class balance.
+        recipe: gives seed, batch size, number of views, weights and class balance.
         sources: opened, in the recipe's order; a batch's `source` counts in it.
         kinds: every task of the recipe.
         size: height and width of the images.
@@ -98,10 +99,25 @@ class Sources:
             source.section.weight or float(np.sqrt(len(source.sets["train"]))) for source in sources
         ]
         self._refuse_empty_sets()
-        self._reader = Reader(sources, kinds, size, recipe.seed)
+        drawn = DrawnViews(sources, size, recipe.seed, recipe.targets.view_count)
+        self._reader = Reader(sources, kinds, size, recipe.seed, drawn)
         orders = [source_order(recipe.seed, source, kinds) for source in sources]
         self._plan = Plan(orders, Quota(self._weights, self.batch_size))
         self._skipped: dict[str, set[str]] = {name: set() for name in self.names}
+
+    @property
+    def opened(self) -> Sequence[Source]:
+        """The data sets, in the order of their numbers."""
+        return self._sources
+
+    @property
+    def framing(self) -> Framing:
+        """Which view each training row gets."""
+        return self._reader.framing
+
+    def frame(self, framing: Framing) -> None:
+        """From now on training rows are seen under these views."""
+        self._reader.framing = framing
 
     def stream(
         self,
@@ -143,6 +159,28 @@ class Sources:
             workers=workers,
         )
         return self._noting_skipped(batches)
+
+    def every_view(self, blocks: Sequence[tuple[int, Numbers]], *, workers: int = 0) -> Iterator[EveryView]:
+        """Rows under all their views, block after block; for a fixed number of views alone.
+
+        Args:
+            blocks: number of a source, and rows of it.
+            workers: reader processes; 0 reads in this one.
+
+        Raises:
+            ShardError: a row cannot be read.
+        """
+        for seen in read_ahead(self._reader.every_view, blocks, workers):
+            self._note(seen.skipped)
+            yield seen
+
+    def training_rows(self, picks: Picks) -> Batch:
+        """A batch of just these rows, each in the view of its epoch.
+
+        Raises:
+            ShardError: a row cannot be read.
+        """
+        return self._reader.training(picks)
 
     def labelled(
         self,
@@ -216,9 +254,12 @@ class Sources:
 
     def _noting_skipped(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for batch in batches:
-            for key in batch.skipped:
-                self._skipped[key.split("/", 1)[0]].add(key)
+            self._note(batch.skipped)
             yield batch
+
+    def _note(self, skipped: Sequence[str]) -> None:
+        for key in skipped:
+            self._skipped[key.split("/", 1)[0]].add(key)
 
     def _labelled_rows(self, task: str, split: Split) -> tuple[np.ndarray, np.ndarray]:
         """Source [N] and row [N] of every row of a set that is labelled for `task`."""

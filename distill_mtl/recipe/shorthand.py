@@ -13,6 +13,7 @@ from distill_mtl.recipe.findings import Finding, KeyPath
 SHORT_FORMS: tuple[tuple[KeyPath, str], ...] = (
     (("student",), "model"),
     (("balance",), "method"),
+    (("targets",), "from"),
     (("tasks", "*", "teacher"), "folder"),
     (("tasks", "*", "data"), "shards"),
     (("data", "*", "labels", "*"), "member"),

@@ -34,6 +34,7 @@ class Teacher(nn.Module):
 
     Attributes:
         classes: their names, in the order of the logits.
+        named: the folder really names its classes.
         kind: of the task.
         layers: names of the hidden features, resolved, each once.
         last_map: name of the default hint layer: the last stage, or `pooled` where there are no stages.
@@ -51,7 +52,7 @@ class Teacher(nn.Module):
         self.backbone: Backbone = network.backbone
         self.head = network.head
         self._network = network
-        self.classes, self.kind = network.classes, network.kind
+        self.classes, self.named, self.kind = network.classes, network.named, network.kind
         self.folder = folder
         self.sha256 = sha256(self.file)
         self.score: RecordedScore | None = read_score(folder)

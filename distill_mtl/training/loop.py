@@ -14,7 +14,7 @@ from distill_mtl.data.color import jitter_colors
 from distill_mtl.distillation.counts import Counts, count_rows
 from distill_mtl.distillation.objective import Objective, Terms
 from distill_mtl.recipe import Recipe
-from distill_mtl.teachers.live import LiveTeachers
+from distill_mtl.targets.base import TargetSource
 from distill_mtl.training.optimizer import build_optimizer, rate_factor, set_rate
 
 
@@ -79,7 +79,7 @@ class Trainer:
     Args:
         accelerator: started for the recipe's precision and accumulation.
         objective: student, adapters and rule.
-        teachers: frozen, on the accelerator's device; they are never prepared.
+        teachers: live ones, frozen, on the accelerator's device and never prepared; or what was cached of them.
         recipe: says how to step.
         steps: length of the whole run, which the schedule needs.
     """
@@ -88,7 +88,7 @@ class Trainer:
         self,
         accelerator: Accelerator,
         objective: Objective,
-        teachers: LiveTeachers,
+        teachers: TargetSource,
         recipe: Recipe,
         *,
         steps: int,

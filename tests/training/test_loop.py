@@ -52,7 +52,7 @@ def _trainer(recipe: Path, *overrides: str) -> tuple[Trainer, Batch]:
     parts = build(load_recipe(recipe, overrides))
     objective = Objective(parts.student, parts.lessons, parts.hints, parts.rule)
     accelerator = start_accelerator(parts.recipe.training)
-    trainer = Trainer(accelerator, objective, parts.live_teachers(), parts.recipe, steps=10)
+    trainer = Trainer(accelerator, objective, parts.targets(), parts.recipe, steps=10)
     return trainer, next(iter(parts.sources.stream(steps=1)))
 
 

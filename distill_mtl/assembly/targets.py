@@ -1,0 +1,154 @@
+"""Where a recipe's targets come from, decided once: teachers that run in every step, or what was cached of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from distill_mtl.data import Sources
+from distill_mtl.distillation.lesson import Lesson
+from distill_mtl.errors import CacheError
+from distill_mtl.recipe import Recipe
+from distill_mtl.targets.cached import CachedTargets
+from distill_mtl.targets.encoding import AnswerCodec
+from distill_mtl.targets.facts import TeacherFacts, facts_of
+from distill_mtl.targets.opened import OpenCache
+from distill_mtl.targets.places import Places
+from distill_mtl.targets.plan import Unit, plan_cache
+from distill_mtl.targets.stored_views import StoredViews
+from distill_mtl.targets.write import megabytes
+from distill_mtl.teachers.teacher import Teacher
+
+LessonsOf = Callable[[Recipe], Mapping[str, Lesson]]
+
+
+def choose_targets(
+    recipe: Recipe, lessons_of: LessonsOf, teachers: Mapping[str, Teacher], sources: Sources
+) -> tuple[Recipe, CachedTargets | None, str]:
+    """Open the cache where the recipe asks for it, or says `auto` and there is one.
+
+    Args:
+        recipe: as loaded.
+        lessons_of: a settled recipe -> how each task is learned.
+        teachers: task -> teacher.
+        sources: of the recipe; with a cache they replay its views from now on.
+
+    Returns:
+        The recipe with nothing of its `targets` left to decide; the cache, if it is used; and one
+        sentence on what was decided and why.
+
+    Raises:
+        CacheError: the recipe says `cached`, and the cache is missing, stale, cut or foreign.
+    """
+    wanted = recipe.targets.from_
+    if wanted == "live" or recipe.training.teachers_on == "none":
+        settled = settle_targets(recipe, "live" if wanted == "auto" else wanted)
+        who = "none, labels only" if recipe.training.teachers_on == "none" else "live"
+        return settled, None, f"targets: {who}{_views(settled.targets.view_count)}"
+    settled = settle_targets(recipe, "cached")
+    facts = {task: facts_of(teacher) for task, teacher in teachers.items()}
+    codecs, units = plan_targets(settled, lessons_of(settled), facts, sources)
+    if not codecs:
+        return settle_targets(recipe, "live"), None, "targets: none, no task asks a teacher"
+    places = Places()
+    cache, problem = _open(units, sources, places)
+    if problem is not None and wanted == "cached":
+        raise problem
+    if not _everywhere(cache is not None):
+        live = settle_targets(recipe, "live")
+        reason = _why_live(problem, units, places)
+        return live, None, f"targets: live{_views(live.targets.view_count)} (auto: {reason})"
+    assert cache is not None
+    sources.frame(StoredViews(cache))
+    cached = CachedTargets(cache, codecs, recipe.training.teachers_on)
+    return settled, cached, f"targets: cached{_views(cache.views)}, {megabytes(cache.size)}"
+
+
+def settle_targets(recipe: Recipe, origin: Literal["live", "cached"]) -> Recipe:
+    """The recipe with `auto` decided, in `targets` and in the form of hints, and the number of cached views."""
+    targets = recipe.targets
+    if targets.from_ == "auto":
+        targets = targets.model_copy(update={"from_": origin})
+    if targets.from_ == "cached":
+        targets = targets.model_copy(update={"views": targets.view_count})
+    form = "pooled" if targets.from_ == "cached" else "map"
+    tasks = {
+        name: task.model_copy(
+            update={
+                "hints": [
+                    hint.model_copy(update={"form": form}) if hint.form == "auto" else hint
+                    for hint in task.hints
+                ]
+            }
+        )
+        for name, task in recipe.tasks.items()
+    }
+    return recipe.model_copy(update={"targets": targets, "tasks": tasks})
+
+
+def live_twin(recipe: Recipe) -> Recipe:
+    """The settled recipe of a run whose live teachers see just what the cache of `recipe` holds."""
+    cached = recipe.model_copy(update={"targets": recipe.targets.model_copy(update={"from_": "cached"})})
+    settled = settle_targets(cached, "cached")
+    return settled.model_copy(update={"targets": settled.targets.model_copy(update={"from_": "live"})})
+
+
+def plan_targets(
+    recipe: Recipe, lessons: Mapping[str, Lesson], facts: Mapping[str, TeacherFacts], sources: Sources
+) -> tuple[dict[str, AnswerCodec], list[Unit]]:
+    """How each teacher's answers are kept, and every sidecar that the cache of a settled recipe has.
+
+    Teachers whose answers change no loss have none.
+    """
+    targets = recipe.targets
+    codecs = {
+        task: AnswerCodec(
+            teacher,
+            _pooled(lessons[task]),
+            logits=targets.logits,
+            features=targets.features,
+            top_k=targets.top_k,
+        )
+        for task, teacher in facts.items()
+        if lessons[task].uses_teacher
+    }
+    views = targets.view_count or 1
+    units = plan_cache(sources.opened, codecs, views=views, size=sources.size, seed=recipe.seed)
+    return codecs, units
+
+
+def _pooled(lesson: Lesson) -> dict[str, bool]:
+    """Layer of the teacher -> whether no hint needs its map."""
+    pooled: dict[str, bool] = {}
+    for pair in lesson.hints:
+        pooled[pair.teacher] = pooled.get(pair.teacher, True) and pair.pooled
+    return pooled
+
+
+def _open(
+    units: Sequence[Unit], sources: Sources, places: Places
+) -> tuple[OpenCache | None, CacheError | None]:
+    try:
+        return OpenCache(units, sources.opened, places), None
+    except CacheError as error:
+        return None, error
+
+
+def _everywhere(opened: bool) -> bool:
+    """Whether every process has the cache: machines may have folders of their own."""
+    return opened if PartialState().num_processes == 1 else all(gather_object([opened]))
+
+
+def _why_live(problem: CacheError | None, units: Sequence[Unit], places: Places) -> str:
+    if problem is None:
+        return "another process has no cache"
+    if not any(places.all(unit.shard.path, task) for unit in units for task in unit.files):
+        return "nothing is cached"
+    return f"the cache cannot be used\n{problem}\n"
+
+
+def _views(count: int | None) -> str:
+    if count is None:
+        return ""
+    return f", {count} views per row" if count > 1 else ", the plain view alone (no crop, no flip)"
