@@ -85,15 +85,15 @@ def _rows(stem: str, generator: np.random.Generator, member: str | None) -> Iter
         label = int(generator.integers(3))
         pixels = generator.integers(0, 120, (toys.SIZE, toys.SIZE, 3)).astype(np.uint8)
         pixels[..., label] += 120
-        sample: dict[str, str | bytes] = {"__key__": f"{stem}-{row:03d}", "png": _png(pixels)}
+        sample: dict[str, str | bytes] = {"__key__": f"{stem}-{row:03d}", "png": png(pixels)}
         if member == "cls":
             sample["cls"] = str(label).encode()
         elif member is not None:
-            sample[member] = _png((pixels[..., 0] > 128).astype(np.uint8))
+            sample[member] = png((pixels[..., 0] > 128).astype(np.uint8))
         yield sample
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def png(pixels: np.ndarray) -> bytes:
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, "PNG")
     return encoded.getvalue()

@@ -1,23 +1,23 @@
 """Where a recipe's targets come from, decided once: teachers that run in every step, or what was cached of them."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal, NoReturn
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from distill_mtl.data import Sources
 from distill_mtl.distillation.lesson import Lesson
-from distill_mtl.errors import CacheError
+from distill_mtl.errors import CacheError, StoppedElsewhere
 from distill_mtl.recipe import Recipe
 from distill_mtl.targets.cached import CachedTargets
 from distill_mtl.targets.encoding import AnswerCodec
 from distill_mtl.targets.facts import TeacherFacts, facts_of
 from distill_mtl.targets.opened import OpenCache
 from distill_mtl.targets.places import Places
-from distill_mtl.targets.plan import Unit, plan_cache
+from distill_mtl.targets.plan import Unit, megabytes, plan_cache
 from distill_mtl.targets.stored_views import StoredViews
-from distill_mtl.targets.write import megabytes
+from distill_mtl.tasks.base import KINDS
 from distill_mtl.teachers.teacher import Teacher
 
 LessonsOf = Callable[[Recipe], Mapping[str, Lesson]]
@@ -41,28 +41,28 @@ def choose_targets(
     Raises:
         CacheError: the recipe says `cached`, and the cache is missing, stale, cut or foreign.
     """
-    wanted = recipe.targets.from_
-    if wanted == "live" or recipe.training.teachers_on == "none":
-        settled = settle_targets(recipe, "live" if wanted == "auto" else wanted)
-        who = "none, labels only" if recipe.training.teachers_on == "none" else "live"
-        return settled, None, f"targets: {who}{_views(settled.targets.view_count)}"
+    wanted, live = recipe.targets.from_, settle_targets(recipe, "live")
+    if recipe.training.teachers_on == "none":
+        return live, None, f"targets: none, labels only{_views(live.targets.view_count)}"
+    if wanted == "live":
+        return live, None, f"targets: live{_views(live.targets.view_count)}"
     settled = settle_targets(recipe, "cached")
-    facts = {task: facts_of(teacher) for task, teacher in teachers.items()}
-    codecs, units = plan_targets(settled, lessons_of(settled), facts, sources)
-    if not codecs:
-        return settle_targets(recipe, "live"), None, "targets: none, no task asks a teacher"
-    places = Places()
-    cache, problem = _open(units, sources, places)
-    if problem is not None and wanted == "cached":
-        raise problem
-    if not _everywhere(cache is not None):
-        live = settle_targets(recipe, "live")
-        reason = _why_live(problem, units, places)
-        return live, None, f"targets: live{_views(live.targets.view_count)} (auto: {reason})"
-    assert cache is not None
-    sources.frame(StoredViews(cache))
-    cached = CachedTargets(cache, codecs, recipe.training.teachers_on)
-    return settled, cached, f"targets: cached{_views(cache.views)}, {megabytes(cache.size)}"
+    lessons = lessons_of(settled)
+    asked = {task: teacher for task, teacher in teachers.items() if lessons[task].uses_teacher}
+    if not asked:
+        return live, None, "targets: none, no task asks a teacher"
+    cached, problem = None, None
+    if wanted == "cached" or _anything_cached(asked, sources):
+        cached, problem = _open(settled, lessons, asked, sources)
+    everywhere = _on_every_process(cached is not None)
+    if cached is not None and all(everywhere):
+        sources.frame(StoredViews(cached.cache))
+        taught = f"targets: cached{_views(cached.cache.views)}, {megabytes(cached.cache.size)}"
+        return settled, cached, taught
+    if wanted == "cached":
+        _refuse(problem, everywhere)
+    reason = f"the cache cannot be used\n{problem}\n" if problem else "nothing is cached"
+    return live, None, f"targets: live{_views(live.targets.view_count)} (auto: {reason})"
 
 
 def settle_targets(recipe: Recipe, origin: Literal["live", "cached"]) -> Recipe:
@@ -108,7 +108,7 @@ def plan_targets(
             _pooled(lessons[task]),
             logits=targets.logits,
             features=targets.features,
-            top_k=targets.top_k,
+            top_k=targets.top_k if KINDS[teacher.kind].exclusive else None,
         )
         for task, teacher in facts.items()
         if lessons[task].uses_teacher
@@ -126,26 +126,35 @@ def _pooled(lesson: Lesson) -> dict[str, bool]:
     return pooled
 
 
+def _anything_cached(tasks: Iterable[str], sources: Sources) -> bool:
+    """Whether it is worth while to look closer."""
+    places, tasks = Places(), list(tasks)
+    shards = [path for source in sources.opened for path in source.paths("train")]
+    return any(places.all(path, task) for path in shards for task in tasks)
+
+
 def _open(
-    units: Sequence[Unit], sources: Sources, places: Places
-) -> tuple[OpenCache | None, CacheError | None]:
+    recipe: Recipe, lessons: Mapping[str, Lesson], teachers: Mapping[str, Teacher], sources: Sources
+) -> tuple[CachedTargets | None, CacheError | None]:
+    facts = {task: facts_of(teacher) for task, teacher in teachers.items()}
+    codecs, units = plan_targets(recipe, lessons, facts, sources)
     try:
-        return OpenCache(units, sources.opened, places), None
+        cache = OpenCache(units, sources.opened, Places())
     except CacheError as error:
         return None, error
+    return CachedTargets(cache, codecs, recipe.training.teachers_on), None
 
 
-def _everywhere(opened: bool) -> bool:
-    """Whether every process has the cache: machines may have folders of their own."""
-    return opened if PartialState().num_processes == 1 else all(gather_object([opened]))
+def _on_every_process(opened: bool) -> list[bool]:
+    """Who has opened the cache: machines may have folders of their own, and all must decide alike."""
+    return gather_object([opened]) if PartialState().num_processes > 1 else [opened]
 
 
-def _why_live(problem: CacheError | None, units: Sequence[Unit], places: Places) -> str:
+def _refuse(problem: CacheError | None, everywhere: Sequence[bool]) -> NoReturn:
     if problem is None:
-        return "another process has no cache"
-    if not any(places.all(unit.shard.path, task) for unit in units for task in unit.files):
-        return "nothing is cached"
-    return f"the cache cannot be used\n{problem}\n"
+        raise StoppedElsewhere("another process cannot use the cache")
+    problem.everywhere = not any(everywhere)
+    raise problem
 
 
 def _views(count: int | None) -> str:

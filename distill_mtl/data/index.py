@@ -48,17 +48,6 @@ class ShardIndex:
         """int64 [N, 2]: where each row's key starts and ends, for `key`."""
         return np.stack([np.append(0, self.key_ends[:-1]), self.key_ends], axis=1)
 
-    def digest(self) -> str:
-        """Hexadecimal SHA-256 of the keys and of where the members lie: another one when the shard is rewritten.
-
-        Not of the members' bytes, which would have to be read.
-        """
-        hashed = hashlib.sha256("\n".join(self.endings).encode())
-        for column in (self.offsets, self.sizes, self.key_ends):
-            hashed.update(column.astype("<i8").tobytes())
-        hashed.update(self.key_text)
-        return hashed.hexdigest()
-
     def key(self, start: int, end: int) -> str:
         """The key in a span of the text, as the names of the row's members have it."""
         return self.key_text[start:end].decode(errors="surrogateescape")

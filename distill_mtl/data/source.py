@@ -45,14 +45,14 @@ class ShardRows:
         path: the tar file on this machine.
         rows: int64 [N], numbers in the source, in the order of the shard.
         size: of the file in bytes.
-        digest: SHA-256 of where its members lie.
+        pictures: SHA-256 of where the rows' pictures lie in it, in their order.
         keys: SHA-256 of the rows' keys, in their order.
     """
 
     path: Path
     rows: Numbers
     size: int
-    digest: str
+    pictures: str
     keys: str
 
 
@@ -124,6 +124,10 @@ class Source:
         """The rows' identities, "source/shard/key"."""
         return self._identities(rows, self.shards)
 
+    def paths(self, split: Split) -> list[Path]:
+        """The shards that rows of a set lie in."""
+        return [Path(self._paths[shard]) for shard in np.unique(self._shard[self.sets[split]])]
+
     def by_shard(self, split: Split) -> list[ShardRows]:
         """The rows of a set, shard by shard; shards without any are left out."""
         rows = self.sets[split]
@@ -162,14 +166,15 @@ class Source:
     def _shard_rows(self, shard: int, rows: Numbers) -> ShardRows:
         index, spans = self._indexes[shard], self._key_spans[rows]
         # Lengths first, so that no two lists of keys are the same text.
-        hashed = hashlib.sha256((spans[:, 1] - spans[:, 0]).astype("<i8").tobytes())
-        hashed.update(b"".join([index.key_text[start:end] for start, end in spans.tolist()]))
+        keys = hashlib.sha256((spans[:, 1] - spans[:, 0]).astype("<i8").tobytes())
+        keys.update(b"".join([index.key_text[start:end] for start, end in spans.tolist()]))
+        pictures = np.stack([self.image.offsets[rows], self.image.sizes[rows]]).astype("<i8")
         return ShardRows(
             path=Path(self._paths[shard]),
             rows=rows,
             size=os.stat(self._paths[shard]).st_size,
-            digest=index.digest(),
-            keys=hashed.hexdigest(),
+            pictures=hashlib.sha256(pictures.tobytes()).hexdigest(),
+            keys=keys.hexdigest(),
         )
 
     def _column(self, member: str) -> Column:

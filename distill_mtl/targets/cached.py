@@ -19,11 +19,14 @@ class CachedTargets(TargetSource):
         cache: opened; the batches must come from its own views.
         codecs: task -> how its teacher's answers are kept.
         on: which rows of a batch are looked up.
+
+    Attributes:
+        cache: the opened one.
     """
 
     def __init__(self, cache: OpenCache, codecs: dict[str, AnswerCodec], on: Rows = "missing") -> None:
         super().__init__(codecs, on)
-        self._cache, self._codecs = cache, codecs
+        self.cache, self._codecs = cache, codecs
 
     def ask(self, task: str, batch: Batch, rows: Tensor | None = None) -> TeacherOutput:
         source, row, view = (
@@ -33,7 +36,7 @@ class CachedTargets(TargetSource):
         if len(view) and view.min() < 0:
             raise ValueError("the batch was seen under fresh views, for which nothing is cached")
         codec = self._codecs[task]
-        stored = self._cache.rows(task, list(codec.slots), source, row, view)
+        stored = self.cache.rows(task, list(codec.slots), source, row, view)
         return codec.decode(stored, batch.images.device)
 
     def to(self, device: torch.device | str) -> "CachedTargets":

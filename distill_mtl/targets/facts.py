@@ -6,6 +6,7 @@ Every sidecar carries it as JSON, so that a cache is complete in itself.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -43,13 +44,14 @@ class TeacherFacts:
     layers: Mapping[str, FeatureShape]
     last_map: str
 
-    def to_json(self) -> str:
-        """One line of JSON; `from_json` reads it."""
+    @cached_property
+    def json(self) -> str:
+        """One line; `from_json` reads it."""
         return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> "TeacherFacts":
-        """The inverse of `to_json`. Raises ValueError, TypeError or KeyError for anything else."""
+        """The inverse of `json`. Raises ValueError, TypeError or KeyError for anything else."""
         entry: dict[str, Any] = json.loads(text)
         return cls(
             **{

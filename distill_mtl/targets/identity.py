@@ -55,7 +55,7 @@ def identity(
         **{f"store.{key}": _text(value) for key, value in codec.describe().items()},
         **{f"views.{key}": _text(value) for key, value in _views(source, views, size, seed).items()},
         "shard.size": _text(shard.size),
-        "shard.digest": shard.digest,
+        "shard.pictures": shard.pictures,
         "rows.count": _text(len(shard.rows)),
         "rows.keys": shard.keys,
     }
@@ -85,8 +85,10 @@ def _clauses(found: Metadata, wanted: Metadata, facts: TeacherFacts) -> Iterator
     different = [key for key in dict.fromkeys([*wanted, *_KEYS]) if found.get(key) != wanted.get(key)]
     if "teacher.fingerprint" in different:
         yield _teacher(found, facts)
-    if "shard.digest" in different or "shard.size" in different:
-        yield "the shard was written anew since"
+    if "shard.size" in different:
+        yield f"the shard had {found.get('shard.size')} bytes when it was cached and has {wanted['shard.size']} now"
+    elif "shard.pictures" in different:
+        yield "other pictures of the shard are read, or it was written anew since"
     if "rows.count" in different:
         yield f"its training rows were {found.get('rows.count')} when it was cached and are {wanted['rows.count']} now"
     elif "rows.keys" in different:

@@ -94,7 +94,7 @@ def check_sidecar(wanted: Wanted, places: Places) -> Sidecar:
     if different:
         raise CacheError(f"{path}: {'; '.join(different)}")
     if sidecar.tensors != wanted.tensors:
-        raise CacheError(f"{path} does not hold the tensors that its header promises. Delete it.")
+        raise CacheError(f"{path} does not hold the tensors that its header promises")
     return sidecar
 
 

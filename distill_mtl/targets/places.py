@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterable
@@ -9,7 +10,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from distill_mtl.data.files import cache_folder, written_aside
+from distill_mtl.data.files import cache_folder
 
 _ENDING = ".safetensors"
 _ABANDONED = 600.0  # seconds without a write, after which whoever wrote a file is taken to be gone
@@ -66,14 +67,11 @@ def _stem(shard: Path) -> str:
 
 def _writable(folder: Path) -> bool:
     """Tried, because permissions do not tell: root may write anywhere but to a file system that is read-only."""
-    probe = folder / f".distill_mtl-{os.getpid()}"
     try:
-        with written_aside(probe) as aside:
-            aside.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            return True
     except OSError:
         return False
-    return True
 
 
 def _by_shard_and_task(folder: Path) -> dict[tuple[str, str], list[Path]]:

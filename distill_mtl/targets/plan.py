@@ -5,6 +5,7 @@ Writing, verifying and training all start from this plan, so what is written is 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -36,7 +37,7 @@ class Wanted:
     views: int
     identity: Mapping[str, str]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Twelve digits that stand for the identity."""
         return fingerprint(self.identity)
@@ -49,7 +50,7 @@ class Wanted:
     @property
     def metadata(self) -> dict[str, str]:
         """The header's text: the identity, and the facts of the teacher."""
-        return {**self.identity, "task": self.task, TEACHER: self.codec.facts.to_json()}
+        return {**self.identity, "task": self.task, TEACHER: self.codec.facts.json}
 
     @property
     def tensors(self) -> dict[str, Slot]:
@@ -62,7 +63,7 @@ class Wanted:
         rows = (len(self.shard.rows), self.views)
         return {name: Slot(slot.dtype, (*rows, *slot.shape)) for name, slot in slots.items()}
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Of the file in bytes, but for a few that say how it was made."""
         return sidecar_size(self.metadata, self.tensors, (BOXES, FLIPS))
@@ -110,3 +111,11 @@ def plan_cache(
             }
             units.append(Unit(number, shard, files))
     return units
+
+
+def megabytes(size: int) -> str:
+    """Bytes as people say them: `310 MB`, with two digits that count."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if size >= factor:
+            return f"{size / factor:.{0 if size >= 10 * factor else 1}f} {unit}"
+    return f"{max(1, round(size / 1e3))} kB"

@@ -185,9 +185,7 @@ class Sidecar:
         except OSError as error:
             raise CacheError(f"{path} cannot be read ({error.strerror}).") from None
         except ValueError as error:
-            raise CacheError(
-                f"{path} is cut, damaged or no sidecar: {error}. Delete it and write it again."
-            ) from None
+            raise CacheError(f"{path} is cut, damaged or no sidecar: {error}") from None
         self.metadata: dict[str, str] = entries.pop(_METADATA, None) or {}
         self._places = {
             name: _Place(
@@ -254,10 +252,12 @@ def _places(start: int, tensors: Mapping[str, Slot]) -> dict[str, _Place]:
 
 
 def _reserve(file: BinaryIO, size: int) -> None:
-    """Take the room before the work, so that a full disk is met now."""
-    if hasattr(os, "posix_fallocate"):
+    """Take the room before the work, where the file system can, so that a full disk is met now."""
+    try:
         os.posix_fallocate(file.fileno(), 0, size)
-    else:
+    except (AttributeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
         file.truncate(size)
 
 

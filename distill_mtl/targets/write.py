@@ -19,7 +19,7 @@ from distill_mtl.data.sources import Sources
 from distill_mtl.errors import CacheError
 from distill_mtl.targets.opened import check_sidecar
 from distill_mtl.targets.places import Places
-from distill_mtl.targets.plan import BOXES, FLIPS, Unit, Wanted
+from distill_mtl.targets.plan import BOXES, FLIPS, Unit, Wanted, megabytes
 from distill_mtl.targets.sidecar import Writer, write_sidecar
 from distill_mtl.teachers.teacher import Teacher
 
@@ -136,14 +136,6 @@ def refuse_full_disks(units: Sequence[Unit], places: Places) -> None:
                 f"the cached targets take {megabytes(size)}, and the disk of {folder} has {megabytes(free)} free. Make "
                 "room, or cache less: fewer targets.views, targets.features int8, hints pooled, targets.top_k."
             )
-
-
-def megabytes(size: int) -> str:
-    """`310 MB`, with two digits that count."""
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if size >= factor:
-            return f"{size / factor:.{0 if size >= 10 * factor else 1}f} {unit}"
-    return f"{max(1, round(size / 1e3))} kB"
 
 
 def _is_there(wanted: Wanted, places: Places) -> bool:

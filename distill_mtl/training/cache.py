@@ -16,15 +16,15 @@ from distill_mtl.assembly.build import Parts, build, known_names
 from distill_mtl.assembly.processes import reader_workers, start_accelerator
 from distill_mtl.assembly.targets import live_twin, plan_targets
 from distill_mtl.checks.check import run_check
-from distill_mtl.errors import RecipeError, Stopped
+from distill_mtl.errors import RecipeError, Stopped, UserError
 from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.targets.encoding import AnswerCodec
 from distill_mtl.targets.facts import facts_of
 from distill_mtl.targets.opened import OpenCache
 from distill_mtl.targets.places import Places, remove_left_overs
-from distill_mtl.targets.plan import Unit
+from distill_mtl.targets.plan import Unit, megabytes
 from distill_mtl.targets.verify import Verifier, draw_rows
-from distill_mtl.targets.write import CacheWriter, megabytes, refuse_full_disks, unfinished
+from distill_mtl.targets.write import CacheWriter, refuse_full_disks, unfinished
 from distill_mtl.training.display import Display
 from distill_mtl.training.stop import StopRequest
 
@@ -54,7 +54,11 @@ def write_cache(recipe: Path, overrides: Sequence[str] = ()) -> None:
     refuse_full_disks(left, places)
     accelerator.wait_for_everyone()
     if left:
-        _write(job, left, places, made)
+        try:
+            _write(job, left, places, made)
+        except UserError as error:
+            error.everywhere = False  # every process has shards of its own
+            raise
         accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         cache = OpenCache(job.units, job.parts.sources.opened, Places())

@@ -84,6 +84,20 @@ def _rewrite(recipe: Path) -> None:
     toy_world.write_rows(shard, rows[::-1])
 
 
+def _repaint(recipe: Path) -> None:
+    """One picture of another colour, in a shard of the same size."""
+    shard = recipe.parent / "hue-train.tar"
+    rows = toy_world.read_shard(shard)
+    toy_world.write_rows(shard, [{**rows[0], "png": toy_world.png(np.zeros((8, 8, 3), np.uint8))}, *rows[1:]])
+
+
+def _enlarge(recipe: Path) -> None:
+    """A member that nobody reads."""
+    shard = recipe.parent / "hue-train.tar"
+    rows = toy_world.read_shard(shard)
+    toy_world.write_rows(shard, [*rows[:-1], {**rows[-1], "note": b"n" * 20_000}])
+
+
 CHANGES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     "views": (lambda recipe: None, ("targets.views=4",), "targets.views: 2 in the cache, 4 now"),
     "seed": (lambda recipe: None, ("seed=1",), "seed: 0 in the cache, 1 now"),
@@ -113,7 +127,8 @@ CHANGES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
         'hidden features: {"second": "pooled"} in the cache, {"second": "map"} now',
     ),
     "order of rows": (_rewrite, (), "its training rows have other keys, or another order"),
-    "shard": (_rewrite, (), "the shard was written anew since"),
+    "shard": (_repaint, (), "other pictures of the shard are read, or it was written anew since"),
+    "size of the shard": (_enlarge, (), "the shard had 174080 bytes when it was cached and has"),
 }
 
 
@@ -150,8 +165,9 @@ def test_a_sidecar_under_the_name_of_another_is_refused(recipe: Path) -> None:
     other = next(recipe.parent.glob("shape-train.hue.*.safetensors"))
     shutil.copy(other, path)
     message = refusal(recipe)
-    assert str(path) in message
-    assert "the shard was written anew since" in message
+    assert f"  {path}: " in message
+    assert "its training rows have other keys, or another order" in message
+    assert "name of the source: shape in the cache, hue now" in message
 
 
 def test_teachers_that_saw_other_views_of_a_row_are_refused(recipe: Path) -> None:

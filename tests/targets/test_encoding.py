@@ -122,7 +122,7 @@ def facts(logits: tuple[int, ...], **layers: FeatureShape) -> TeacherFacts:
 
 def test_an_answer_comes_back_with_maps_pooled_where_asked() -> None:
     teacher = facts((4,), deep=FeatureShape(3, (2, 2), pyramid=True), flat=FeatureShape(5, None))
-    assert TeacherFacts.from_json(teacher.to_json()) == teacher
+    assert TeacherFacts.from_json(teacher.json) == teacher
     output = TeacherOutput(torch.randn(6, 4), {"deep": torch.randn(6, 3, 2, 2), "flat": torch.randn(6, 5)})
     whole = AnswerCodec(teacher, {"deep": False, "flat": False})
     pooled = AnswerCodec(teacher, {"deep": True, "flat": True}, logits="int8", features="int8")
