@@ -12,6 +12,7 @@ import torch
 from accelerate import PartialState
 
 from distill_mtl.assembly.schedule import build_schedule
+from distill_mtl.assembly.targets import choose_targets
 from distill_mtl.assembly.voices import Memory, former_selves, gates, memories
 from distill_mtl.balance import Rule, make_rule, rule_names
 from distill_mtl.balance.loss_rule import LossRule
@@ -22,12 +23,15 @@ from distill_mtl.distillation.lesson import HintPair, Lesson
 from distill_mtl.distillation.schedule import Schedule
 from distill_mtl.distillation.voices import Voices
 from distill_mtl.errors import RecipeError
+from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import TaskSection
 from distill_mtl.students.student import Student, build_student
+from distill_mtl.targets.base import TargetSource
+from distill_mtl.targets.cached import CachedTargets
+from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.tasks.base import KINDS, TaskKind, build_kind
-from distill_mtl.teachers.live import LiveTeachers
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.teachers.sharing import share_trunks
 from distill_mtl.teachers.teacher import Teacher
@@ -38,7 +42,7 @@ class Parts:
     """What a recipe stands for, loaded.
 
     Attributes:
-        recipe: as resolved.
+        recipe: as resolved, with nothing of its `targets` left to decide.
         kinds: task -> its kind, with its classes.
         teachers: task -> teacher, for the tasks that have one; the student's former self is none.
         student: with every feature that heads and hints read.
@@ -49,6 +53,8 @@ class Parts:
         hints: task -> its adapters.
         rule: the balancing rule.
         balance: one sentence on which rule was taken and why.
+        cached: what the teachers said; None where they are asked live.
+        taught: one sentence on where targets come from and why.
     """
 
     recipe: Recipe
@@ -62,13 +68,17 @@ class Parts:
     hints: Mapping[str, list[Hint]]
     rule: Rule
     balance: str
+    cached: CachedTargets | None
+    taught: str
 
-    def live_teachers(self, precisions: Mapping[str, str] | None = None) -> LiveTeachers:
-        """The teachers to ask in training: those whose answers change a loss in some stage.
+    def targets(self, precisions: Mapping[str, str] | None = None) -> TargetSource:
+        """What training asks: the cache, or the teachers whose answers change a loss in some stage.
 
         Args:
             precisions: task -> in which its targets are made; default fp32.
         """
+        if self.cached is not None:
+            return self.cached
         asked = {task: teacher for task, teacher in self.teachers.items() if self.schedule.asks_teacher(task)}
         sections = {task: self.recipe.tasks[task].teacher for task in asked}
         compiled = frozenset(
@@ -76,11 +86,11 @@ class Parts:
         )
         return LiveTeachers(asked, self.recipe.training.teachers_on, precisions=precisions, compiled=compiled)
 
-    def voices(self, teachers: LiveTeachers, student: Student, autocast: Context = nullcontext) -> Voices:
+    def voices(self, teachers: TargetSource, student: Student, autocast: Context = nullcontext) -> Voices:
         """Everyone whom training asks about rows without a label.
 
         Args:
-            teachers: as `live_teachers` gives them, on their device.
+            teachers: as `targets` gives them, on their device.
             student: that trains, on its device, before it is prepared.
             autocast: makes the context in which the student runs.
         """
@@ -119,12 +129,29 @@ def build(recipe: Recipe) -> Parts:
     )
     inputs = [student.trunk.inputs, *(teacher.card.inputs for teacher in teachers.values())]
     sources = build_sources(recipe, kinds, inputs)
-    lessons = {task: _lesson(section, student, teachers.get(task)) for task, section in recipe.tasks.items()}
+    recipe, cached, taught = choose_targets(
+        recipe, lambda settled: _lessons(settled, student, teachers), teachers, sources
+    )
+    lessons = _lessons(recipe, student, teachers)
     hints = _hints(recipe, lessons, student, teachers)
     schedule = build_schedule(recipe, lessons, student, hints, _steps(recipe, sources))
     rule, balance = choose_rule(recipe, schedule, teachers, sources)
     former = memories(recipe, sources, schedule.steps)
-    return Parts(recipe, kinds, teachers, student, sources, lessons, schedule, former, hints, rule, balance)
+    return Parts(
+        recipe,
+        kinds,
+        teachers,
+        student,
+        sources,
+        lessons,
+        schedule,
+        former,
+        hints,
+        rule,
+        balance,
+        cached,
+        taught,
+    )
 
 
 def build_teachers(recipe: Recipe) -> tuple[dict[str, Teacher], dict[str, TaskKind]]:
@@ -255,14 +282,19 @@ def _covered(task: str, recipe: Recipe, lesson: Lesson, has_teacher: bool, sourc
     return lesson.uses_labels and sources.covered_by_labels(task)
 
 
+def _lessons(recipe: Recipe, student: Student, teachers: Mapping[str, Teacher]) -> dict[str, Lesson]:
+    return {task: _lesson(section, student, teachers.get(task)) for task, section in recipe.tasks.items()}
+
+
 def _lesson(section: TaskSection, student: Student, teacher: Teacher | None) -> Lesson:
     if teacher is None:
         return Lesson(section.weights, section.temperature)
     named = [
-        (hint.student or student.trunk.last, hint.teacher or teacher.card.last_map) for hint in section.hints
+        (hint.student or student.trunk.last, hint.teacher or teacher.card.last_map, hint.form == "pooled")
+        for hint in section.hints
     ]
     # A network that gives nothing but its answer has no default layer to take a hint from.
-    pairs = [HintPair(mine, theirs) for mine, theirs in named if theirs is not None]
+    pairs = [HintPair(mine, theirs, pooled) for mine, theirs, pooled in named if theirs is not None]
     return Lesson(section.weights, section.temperature, pairs, teacher.card.known)
 
 
@@ -276,11 +308,17 @@ def _hints(
         torch.manual_seed(recipe.seed)
         return {
             task: [
-                Hint(student.trunk.shapes[pair.student], teacher.card.shapes[pair.teacher])
+                Hint(
+                    student.trunk.shapes[pair.student], _seen_by_hint(teacher.card.shapes[pair.teacher], pair)
+                )
                 for pair in lessons[task].hints
             ]
             for task, teacher in teachers.items()
         }
+
+
+def _seen_by_hint(teacher: FeatureShape, pair: HintPair) -> FeatureShape:
+    return FeatureShape(teacher.channels, None) if pair.pooled else teacher
 
 
 def _named(classes: int | list[str] | None) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[s
                 f"{task}: its teacher gives nothing but its answer, so there is no hint", highlight=False
             )
     console.print(parts.balance, highlight=False, soft_wrap=True)
-    for line in (*_former_self_lines(parts), *_stage_lines(parts)):
+    for line in (parts.taught, *_former_self_lines(parts), *_stage_lines(parts)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return examined
 
