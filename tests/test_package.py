@@ -66,7 +66,7 @@ def test_imports_run_downward_only() -> None:
         {"errors", "registry", "networks", "recipe"},
         {"students", "tasks", "teachers", "data"},
         {"distillation", "balance"},
-        {"assembly", "evaluation"},
+        {"assembly", "drafting", "evaluation"},
         {"checks"},
         {"training"},
         {"cli", "__main__"},

@@ -246,7 +246,7 @@ def _training(pairs: Sequence[Pair], said: Mapping[str, Any]) -> dict[str, Any]:
     )
     return {
         **length,
-        "batch_size": Noted(batch, "default" if batch == default else f"an eighth of {rows:,} rows"),
+        "batch_size": Noted(batch, "default" if batch == default else f"for about {rows:,} rows"),
     }
 
 
