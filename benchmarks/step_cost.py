@@ -29,6 +29,8 @@ from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.hints import Hint
 from distill_mtl.distillation.lesson import HintPair, Lesson
 from distill_mtl.distillation.objective import Objective
+from distill_mtl.distillation.schedule import Schedule
+from distill_mtl.distillation.voices import Voices
 from distill_mtl.recipe.schema import Recipe, StudentSection, TeacherSection
 from distill_mtl.students.student import build_student
 from distill_mtl.tasks.base import build_kind
@@ -93,7 +95,7 @@ def saved_teacher(folder: Path, task: str) -> Teacher:
     network = timm.create_model("resnet18", num_classes=CLASSES)
     network.pretrained_cfg = {**network.pretrained_cfg, "input_size": (3, SIZE, SIZE)}
     save_for_hf(network, folder / task, safe_serialization=True)
-    return load_teacher(TeacherSection(folder=str(folder / task)), task=task, layers=[None])
+    return load_teacher(TeacherSection(path=str(folder / task)), task=task, layers=[None])
 
 
 def ideal_step(batch: Batch, teachers: dict[str, Teacher]) -> Callable[[], None]:
@@ -128,14 +130,13 @@ def our_step(batch: Batch, teachers: dict[str, Teacher], method: str) -> Callabl
         seed=0,
         teacher_folders={},
     )
-    pair = HintPair(student.trunk.last, teachers["a"].last_map)
+    pair = HintPair(student.trunk.last, teachers["a"].card.last_map)
     hints = {
-        task: [Hint(student.trunk.shapes[pair.student], teacher.shapes[pair.teacher])]
+        task: [Hint(student.trunk.shapes[pair.student], teacher.card.shapes[pair.teacher])]
         for task, teacher in teachers.items()
     }
-    objective = Objective(
-        student, dict.fromkeys(TASKS, Lesson(hints=[pair])), hints, make_rule(method, TASKS)
-    )
+    lessons = dict.fromkeys(TASKS, Lesson(hints=[pair]))
+    objective = Objective(student, lessons, hints, make_rule(method, TASKS))
     recipe = Recipe.model_validate(
         {
             "student": {"model": "resnet18"},
@@ -145,7 +146,11 @@ def our_step(batch: Batch, teachers: dict[str, Teacher], method: str) -> Callabl
         }
     )
     trainer = Trainer(
-        start_accelerator(recipe.training), objective, LiveTeachers(teachers), recipe, steps=1000
+        start_accelerator(recipe.training),
+        objective,
+        Voices(LiveTeachers(teachers)),
+        recipe,
+        schedule=Schedule.constant(lessons, 1000),
     )
     trainer.module.train()
     numbers = iter(range(1000))

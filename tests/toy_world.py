@@ -32,11 +32,11 @@ RECIPE = """
 student: {model: "toy:net", init: random}
 tasks:
   hue:
-    teacher: {path: FOLDER/teachers/hue, expect: 0}
+    teacher: {path: FOLDER/teachers/hue, expect: 0, precision: fp32}
     data: {shards: FOLDER/hue-train.tar, split: {validation: FOLDER/hue-validation.tar, test: FOLDER/hue-test.tar}}
   shape:
     kind: segmentation
-    teacher: {path: FOLDER/teachers/shape, expect: 0}
+    teacher: {path: FOLDER/teachers/shape, expect: 0, precision: fp32}
     data:
       shards: FOLDER/shape-train.tar
       split: {validation: FOLDER/shape-validation.tar, test: FOLDER/shape-test.tar}

@@ -17,12 +17,15 @@ SIZE = 8
 
 
 class ToyNet(nn.Module):
-    """Two stages by timm's conventions, without BatchNorm: equal however a batch is split."""
+    """Two stages by timm's conventions, without BatchNorm unless asked: equal however a batch is split."""
 
-    def __init__(self, width: int = 6) -> None:
+    def __init__(self, width: int = 6, norm: bool = False) -> None:
         super().__init__()
         self.first = nn.Sequential(nn.Conv2d(3, width, 3, stride=2, padding=1), nn.GELU())
         self.second = nn.Sequential(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), nn.GELU())
+        if norm:
+            self.first.append(nn.BatchNorm2d(width))
+            self.second.append(nn.BatchNorm2d(2 * width))
         self.feature_info = [
             {"module": "first", "num_chs": width, "reduction": 2},
             {"module": "second", "num_chs": 2 * width, "reduction": 4},

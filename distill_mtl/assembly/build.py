@@ -5,15 +5,22 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from accelerate import PartialState
 
+from distill_mtl.assembly.schedule import build_schedule
+from distill_mtl.assembly.voices import former_selves, gates, memories
 from distill_mtl.balance import Rule, make_rule, rule_names
+from distill_mtl.balance.loss_rule import LossRule
 from distill_mtl.data import Sources, open_sources
+from distill_mtl.distillation.former_self import Context, FormerSelf
 from distill_mtl.distillation.hints import Hint
 from distill_mtl.distillation.lesson import HintPair, Lesson
+from distill_mtl.distillation.schedule import Schedule
+from distill_mtl.distillation.voices import Voices
 from distill_mtl.errors import RecipeError
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe import Recipe
@@ -22,6 +29,7 @@ from distill_mtl.students.student import Student, build_student
 from distill_mtl.tasks.base import KINDS, TaskKind, build_kind
 from distill_mtl.teachers.live import LiveTeachers
 from distill_mtl.teachers.load import load_teacher
+from distill_mtl.teachers.sharing import share_trunks
 from distill_mtl.teachers.teacher import Teacher
 
 
@@ -32,10 +40,11 @@ class Parts:
     Attributes:
         recipe: as resolved.
         kinds: task -> its kind, with its classes.
-        teachers: task -> teacher, for the tasks that have one.
+        teachers: task -> teacher, for the tasks that have one; the student's former self is none.
         student: with every feature that heads and hints read.
         sources: the data sets, in the canonical size.
-        lessons: task -> how it is learned.
+        lessons: task -> how it is learned where no stage of the schedule says otherwise.
+        schedule: the lessons of every step.
         hints: task -> its adapters.
         rule: the balancing rule.
         balance: one sentence on which rule was taken and why.
@@ -47,22 +56,49 @@ class Parts:
     student: Student
     sources: Sources
     lessons: Mapping[str, Lesson]
+    schedule: Schedule
     hints: Mapping[str, list[Hint]]
     rule: Rule
     balance: str
 
-    def live_teachers(self) -> LiveTeachers:
-        """The teachers to ask in training: those whose answers change a loss."""
-        asked = {task: teacher for task, teacher in self.teachers.items() if self.lessons[task].uses_teacher}
-        return LiveTeachers(asked, self.recipe.training.teachers_on)
+    def live_teachers(self, precisions: Mapping[str, str] | None = None) -> LiveTeachers:
+        """The teachers to ask in training: those whose answers change a loss in some stage.
+
+        Args:
+            precisions: task -> in which its targets are made; default fp32.
+        """
+        asked = {task: teacher for task, teacher in self.teachers.items() if self.schedule.asks_teacher(task)}
+        sections = {task: self.recipe.tasks[task].teacher for task in asked}
+        compiled = frozenset(
+            task for task, section in sections.items() if section is not None and section.compile
+        )
+        return LiveTeachers(asked, self.recipe.training.teachers_on, precisions=precisions, compiled=compiled)
+
+    def voices(self, teachers: LiveTeachers, student: Student, autocast: Context = nullcontext) -> Voices:
+        """Everyone whom training asks about rows without a label.
+
+        Args:
+            teachers: as `live_teachers` gives them, on their device.
+            student: that trains, on its device, before it is prepared.
+            autocast: makes the context in which the student runs.
+        """
+        selves = [
+            FormerSelf(
+                student,
+                tasks,
+                memory.due,
+                decay=memory.decay,
+                on=self.recipe.training.teachers_on,
+                autocast=autocast,
+            )
+            for memory, tasks in memories(self.recipe, self.sources, self.steps).items()
+        ]
+        return Voices(teachers, selves, gates(self.recipe, self.lessons))
 
     @property
     def steps(self) -> int:
         """Optimizer steps of the whole run."""
-        training = self.recipe.training
-        if training.steps is not None:
-            return training.steps
-        return max(1, round(float(training.epochs or 0) * self.sources.steps_per_epoch(training.batch_size)))
+        return self.schedule.steps
 
 
 def build(recipe: Recipe) -> Parts:
@@ -83,8 +119,9 @@ def build(recipe: Recipe) -> Parts:
     sources = build_sources(recipe, kinds, inputs)
     lessons = {task: _lesson(section, student, teachers.get(task)) for task, section in recipe.tasks.items()}
     hints = _hints(recipe, lessons, student, teachers)
-    rule, balance = choose_rule(recipe, lessons, teachers, sources)
-    return Parts(recipe, kinds, teachers, student, sources, lessons, hints, rule, balance)
+    schedule = build_schedule(recipe, lessons, student, hints, _steps(recipe, sources))
+    rule, balance = choose_rule(recipe, schedule, teachers, sources)
+    return Parts(recipe, kinds, teachers, student, sources, lessons, schedule, hints, rule, balance)
 
 
 def build_teachers(recipe: Recipe) -> tuple[dict[str, Teacher], dict[str, TaskKind]]:
@@ -93,7 +130,7 @@ def build_teachers(recipe: Recipe) -> tuple[dict[str, Teacher], dict[str, TaskKi
     kinds: dict[str, TaskKind] = {}
     for task, section in recipe.tasks.items():
         classes = _named(section.classes)
-        if section.teacher is not None:
+        if section.teacher is not None and section.teacher.student is None:
             teachers[task] = load_teacher(
                 section.teacher,
                 task=task,
@@ -103,6 +140,7 @@ def build_teachers(recipe: Recipe) -> tuple[dict[str, Teacher], dict[str, TaskKi
             )
             classes = teachers[task].card.classes
         kinds[task] = build_kind(section.kind, classes, section.metric, **section.options)
+    share_trunks(teachers.values())
     return teachers, kinds
 
 
@@ -133,26 +171,39 @@ def known_names() -> dict[str, list[str]]:
 
 
 def choose_rule(
-    recipe: Recipe, lessons: Mapping[str, Lesson], teachers: Mapping[str, Teacher], sources: Sources
+    recipe: Recipe, schedule: Schedule, teachers: Mapping[str, Teacher], sources: Sources
 ) -> tuple[Rule, str]:
     """The balancing rule of a recipe and why it was taken.
 
     MGDA-UB compares gradients on the same rows, so it needs a label or a teacher for every task on every
-    row; without them it would only see which task has how many rows.
+    row, in every stage; without them it would only see which task has how many rows. A former self is no
+    such cover: until it is frozen it is silent, and then it says what the student says itself, so that its
+    gradient is nearly zero. Parts that step by their own counts never take the step that a Gramian was for.
 
     Raises:
-        RecipeError: a rule that needs such cover was asked for by name, and a task lacks it.
+        RecipeError: a rule that needs such cover was asked for by name, and a task lacks it; or one that
+            compares gradients, with `training.asynchronous`.
     """
     bare = [
-        task for task in recipe.tasks if not _covered(task, recipe, lessons[task], task in teachers, sources)
+        task
+        for task in recipe.tasks
+        if not all(
+            _covered(task, recipe, stage.lessons[task], task in teachers, sources)
+            for stage in schedule.stages
+        )
     ]
+    asynchronous = recipe.training.asynchronous is not None
     method, options = recipe.balance.method, recipe.balance.options
     if method == "auto":
-        method = "uniform" if bare or len(recipe.tasks) == 1 else "mgda_ub"
+        method = "uniform" if bare or asynchronous or len(recipe.tasks) == 1 else "mgda_ub"
         if len(recipe.tasks) == 1:
             why = "there is one task"
         elif bare:
-            why = f"some rows have neither a label nor a teacher for {', '.join(bare)}"
+            why = (
+                f"some rows have neither a label nor a teacher for {', '.join(bare)}{_why_bare(recipe, bare)}"
+            )
+        elif asynchronous:
+            why = "with training.asynchronous the parts do not step together"
         else:
             why = "every row has a label or a teacher for every task"
         reason = f"balance: {method} (auto: {why})"
@@ -162,13 +213,36 @@ def choose_rule(
         rule = make_rule(method, list(recipe.tasks), **options)
     except (ValueError, TypeError, ImportError) as error:
         raise RecipeError(f"balance: {error}") from error
+    if asynchronous and not isinstance(rule, LossRule):
+        raise RecipeError(
+            f"balance.method: {method} chooses one step for all tasks from the gradients of a batch, and with "
+            "training.asynchronous trunk and heads step at different times, from several batches. Use a rule that "
+            "weights losses (uniform, fixed, uncertainty, geometric, gradnorm), or remove training.asynchronous."
+        )
     if rule.needs_coverage and bare:
         raise RecipeError(
             f"balance.method: {method} needs a label or a teacher for every task on every row, and some rows have "
             f"neither for {', '.join(bare)}: gradients on different rows have nothing to say to each other. "
             "Give those tasks a teacher (and training.teachers_on missing or all), or use uniform."
+            f"{_why_bare(recipe, bare)}"
         )
     return rule, reason
+
+
+def _why_bare(recipe: Recipe, bare: Iterable[str]) -> str:
+    """What a user may not expect about tasks that lack cover; empty where there is nothing."""
+    remembered = [task for task in bare if task in former_selves(recipe)]
+    if remembered:
+        return f"; the former self that teaches {', '.join(remembered)} knows no more than the student"
+    return "; the schedule takes the weight from labels or teachers for a while" if recipe.schedule else ""
+
+
+def _steps(recipe: Recipe, sources: Sources) -> int:
+    """Optimizer steps of the whole run."""
+    training = recipe.training
+    if training.steps is not None:
+        return training.steps
+    return max(1, round(float(training.epochs or 0) * sources.steps_per_epoch(training.batch_size)))
 
 
 def _covered(task: str, recipe: Recipe, lesson: Lesson, has_teacher: bool, sources: Sources) -> bool:

@@ -1,16 +1,17 @@
 """What every run begins with: its data and its teachers, looked at and measured."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from rich.console import Console
 
 from distill_mtl.assembly.build import Parts
+from distill_mtl.assembly.voices import memories
 from distill_mtl.checks.data import show_sources
-from distill_mtl.checks.teachers import examine_teachers, refuse_bad_teachers, show_teachers
+from distill_mtl.checks.teachers import Examined, examine_teachers, refuse_bad_teachers, show_teachers
 
 
-def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[str, float]:
+def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[str, Examined]:
     """Show the data, measure the teachers, say which balancing rule was taken. One process does it for all.
 
     Args:
@@ -19,7 +20,7 @@ def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[s
         console: where the findings are shown.
 
     Returns:
-        The score of every teacher that could be measured.
+        What was found out about every teacher.
 
     Raises:
         TeacherError: a teacher falls short of its recorded score, or of a constant answer.
@@ -31,8 +32,15 @@ def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[s
     if examined:
         show_teachers(console, examined, parts.kinds)
         refuse_bad_teachers(examined)
-    console.print(parts.balance, highlight=False)
-    return {task: result.measured.score for task, result in examined.items() if result.measured is not None}
+    for task in parts.recipe.tasks:
+        if parts.recipe.tasks[task].hints and task in parts.teachers and not parts.lessons[task].hints:
+            console.print(
+                f"{task}: its teacher gives nothing but its answer, so there is no hint", highlight=False
+            )
+    console.print(parts.balance, highlight=False, soft_wrap=True)
+    for line in (*_former_self_lines(parts), *_stage_lines(parts)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return examined
 
 
 def _student_line(parts: Parts) -> str:
@@ -43,3 +51,19 @@ def _student_line(parts: Parts) -> str:
         f"student: {trunk.name} at {height} x {width} pixels, {parameters:,} parameters with its heads, "
         f"init {parts.recipe.student.init}"
     )
+
+
+def _former_self_lines(parts: Parts) -> Iterator[str]:
+    if parts.recipe.training.teachers_on == "none":
+        return
+    for memory, tasks in memories(parts.recipe, parts.sources, parts.steps).items():
+        yield f"taught by the student's former self, {memory.describe()}: {', '.join(tasks)}"
+
+
+def _stage_lines(parts: Parts) -> Iterator[str]:
+    stages = parts.schedule.stages
+    for number, stage in enumerate(stages if len(stages) > 1 else ()):
+        trains = "everything trains"
+        if stage.trains is not None:
+            trains = f"{', '.join(parts.recipe.schedule[number].train or ())} train"
+        yield f"schedule: stage {number + 1} of {len(stages)} ends with step {stage.ends}, {trains}"

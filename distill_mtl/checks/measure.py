@@ -31,6 +31,9 @@ class Measured:
     constant: float
 
 
+Rows = Callable[[int | None], Iterable[Batch]]
+"""Labelled rows on the teacher's device, at most so many, spread evenly; anew at every call."""
+
 Answer = Callable[[Tensor], Tensor]
 """Images [B, 3, H, W] in [0, 1] -> logits."""
 

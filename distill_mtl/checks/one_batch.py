@@ -13,9 +13,9 @@ from distill_mtl.errors import UserError
 
 
 def try_one_batch(parts: Parts, device: torch.device, slices: int) -> None:
-    """Teachers, losses, balancing and both backward passes on the first rows of the run. Changes nothing.
+    """Teachers, losses, balancing and both backward passes on a few rows of every source, in every stage.
 
-    All processes of a run try the same rows: balancing talks between them.
+    Changes nothing. All processes of a run try the same rows: balancing talks between them.
 
     Args:
         parts: of the run.
@@ -25,19 +25,24 @@ def try_one_batch(parts: Parts, device: torch.device, slices: int) -> None:
     Raises:
         UserError: a loss is not a finite number.
     """
-    batch = next(iter(parts.sources.stream(micro_batches=slices, steps=1))).to(device)
+    batch = next(iter(parts.sources.preview(micro_batches=slices, steps=1))).to(device)
     teachers = parts.live_teachers().to(device)
-    objective = (
-        copy.deepcopy(Objective(parts.student, parts.lessons, parts.hints, parts.rule)).to(device).eval()
-    )
-    counts = count_rows([batch], [teachers.rows(batch)], parts.lessons)
-    losses, shared, _ = objective(jitter_colors(batch.images, batch.color), batch, teachers(batch), counts)
-    if losses:
-        objective.rule.backward(losses, shared)
-    values = {task: loss.item() for task, loss in losses.items()}
-    broken = [task for task, value in values.items() if not math.isfinite(value)]
-    if broken:
-        raise UserError(
-            f"the loss of {', '.join(broken)} is not a finite number on the first batch. Look at the weights of "
-            "its teacher, and at the initial weights of the student (student.init)."
-        )
+    original = Objective(parts.student, parts.lessons, parts.hints, parts.rule)
+    voices = parts.voices(teachers, parts.student)
+    for stage in parts.schedule.stages:
+        objective = copy.deepcopy(original).to(device)
+        objective.begin(stage)
+        objective.eval()
+        rows = voices.rows(batch, stage.lessons)
+        counts = count_rows([batch], [rows], stage.lessons)
+        images = jitter_colors(batch.images, batch.color)
+        losses, shared, _ = objective(images, batch, voices(batch, rows), counts)
+        if losses:
+            objective.rule.backward(losses, shared)
+        values = {task: loss.item() for task, loss in losses.items()}
+        broken = [task for task, value in values.items() if not math.isfinite(value)]
+        if broken:
+            raise UserError(
+                f"the loss of {', '.join(broken)} is not a finite number on the first batch. Look at the weights of "
+                "its teacher, and at the initial weights of the student (student.init)."
+            )

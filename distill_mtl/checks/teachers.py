@@ -1,14 +1,15 @@
 """Every teacher on its own labelled rows, before it is believed."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from distill_mtl.checks.measure import Measured, measure
+from distill_mtl.checks.measure import Measured, Rows, measure
+from distill_mtl.checks.precision import choose_precision
 from distill_mtl.checks.suspects import (
     BATCH,
     Suspect,
@@ -18,7 +19,6 @@ from distill_mtl.checks.suspects import (
 )
 from distill_mtl.checks.verdict import Expected, complaint
 from distill_mtl.data import Sources
-from distill_mtl.data.batch import Batch
 from distill_mtl.errors import TeacherError
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import TeacherSection
@@ -35,9 +35,6 @@ _NO_CAUSE = (
     "weights, and is this the data they were trained for?"
 )
 
-Rows = Callable[[int | None], Iterable[Batch]]
-"""Labelled rows on the teacher's device, at most so many, spread evenly; anew at every call."""
-
 
 @dataclass(frozen=True)
 class Examined:
@@ -48,12 +45,14 @@ class Examined:
         measured: its score; None where no row is labelled for the task.
         expected: what it is known to score; None where nobody says.
         problem: what is wrong, with the likely cause; None if nothing is.
+        precision: of its targets.
     """
 
     teacher: Teacher
     measured: Measured | None
     expected: Expected | None
     problem: str | None
+    precision: str = "fp32"
 
 
 def examine_teachers(
@@ -70,17 +69,18 @@ def examine_teachers(
             batch.to(device) for batch in sources.labelled(task, "validation", ROWS_AT_A_TIME, limit=limit)
         )
 
-    return {
-        task: examine(
-            teacher.to(device),
-            kinds[task],
-            task,
-            rows(task),
-            expected_score(recipe.tasks[task].teacher, teacher, kinds[task]),
-            limit=LIMIT,
-        )
-        for task, teacher in teachers.items()
-    }
+    examined: dict[str, Examined] = {}
+    for task, teacher in teachers.items():
+        section = recipe.tasks[task].teacher
+        assert section is not None
+        expected = expected_score(section, teacher, kinds[task])
+        found = examine(teacher.to(device), kinds[task], task, rows(task), expected, limit=LIMIT)
+        if found.problem is None:
+            score = found.measured.score if found.measured is not None else None
+            precision = choose_precision(section, teacher, kinds[task], task, rows(task), score)
+            found = replace(found, precision=precision)
+        examined[task] = found
+    return examined
 
 
 def examine(
@@ -144,7 +144,8 @@ def show_teachers(console: Console, examined: Mapping[str, Examined], kinds: Map
         table.add_column(column)
     for column in ("rows", "recorded", "measured"):
         table.add_column(column, justify="right")
-    table.add_column("")
+    for column in ("", "targets in"):
+        table.add_column(column)
     for task, result in examined.items():
         measured, expected = result.measured, result.expected
         table.add_row(
@@ -156,6 +157,7 @@ def show_teachers(console: Console, examined: Mapping[str, Examined], kinds: Map
             f"{expected.score:.2f}" if expected else "-",
             f"{measured.score:.2f} ± {measured.error:.2f}" if measured else "not measured",
             "[red]✗[/red]" if result.problem else "[green]✓[/green]" if measured else "?",
+            result.precision,
         )
     console.print(table)
     for task, result in examined.items():

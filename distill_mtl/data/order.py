@@ -18,8 +18,8 @@ class Shuffled:
 
     Args:
         seed: of the recipe.
-        name: of the source.
-        rows: int64 [N], the source's training rows.
+        name: of the source, or of the part of it that the rows are.
+        rows: int64 [N], training rows of the source.
     """
 
     def __init__(self, seed: int, name: str, rows: NDArray[np.int64]) -> None:
@@ -37,8 +37,8 @@ class ClassBalanced:
 
     Args:
         seed: of the recipe.
-        name: of the source.
-        rows: int64 [N], the source's training rows.
+        name: of the source, or of the part of it that the rows are.
+        rows: int64 [N], training rows of the source.
         classes: int64 [N], the class of each.
     """
 

@@ -41,6 +41,10 @@ class Quota:
         before: NDArray[np.int64] = periods * self._before[PERIOD] + self._before[rest]
         return before
 
+    def phase(self, step: int) -> int:
+        """Always 0: every step has rows of all sources, so none begins another phase than the first."""
+        return 0
+
 
 def _whole_units(weights: NDArray[np.float64], total: int) -> NDArray[np.int64]:
     """`total` units shared out in proportion, at least one each; largest remainders are rounded up."""

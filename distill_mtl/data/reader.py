@@ -146,20 +146,19 @@ class Reader:
         self, draft: "_Draft", number: int, framed: Sequence["_Framed"], tasks: Iterable[str]
     ) -> None:
         """Put the labels of the rows just added into the batch, dense ones under the picture's view."""
-        source, rows = self.sources[number], [row for row, _, _ in framed]
+        source = self.sources[number]
+        shown = np.flatnonzero(source.shown[[row for row, _, _ in framed]]).tolist()
         for task in tasks:
-            kind, filler = self.kinds[task], self._fillers[task]
-            if task not in source.labels:
-                draft.labels[task] += [filler] * len(rows)
-                draft.labelled[task] += [False] * len(rows)
-                continue
-            labels = read_labels(source, rows, task, kind, self._known[task])
-            if kind.dense:
-                labels = [self._seen(source, task, *each) for each in zip(labels, framed, strict=True)]
-            labelled = [kind.has_label(label) for label in labels]
-            draft.labels[task] += [
-                label if real else filler for label, real in zip(labels, labelled, strict=True)
-            ]
+            kind, places = self.kinds[task], shown if task in source.labels else []
+            labels, labelled = [self._fillers[task]] * len(framed), [False] * len(framed)
+            rows = [framed[place].row for place in places]
+            read = read_labels(source, rows, task, kind, self._known[task]) if rows else []
+            for place, label in zip(places, read, strict=True):
+                if kind.dense:
+                    label = self._seen(source, task, label, framed[place])
+                if kind.has_label(label):
+                    labels[place], labelled[place] = label, True
+            draft.labels[task] += labels
             draft.labelled[task] += labelled
 
     def _seen(self, source: Source, task: str, label: Tensor, framed: "_Framed") -> Tensor:
@@ -173,7 +172,7 @@ class Reader:
         label = torch.zeros(self.size if kind.dense else (), dtype=torch.int64)
         for source in self.sources:
             if task in source.labels:
-                label = read_labels(source, source.sets["train"][:1].tolist(), task, kind)[0]
+                label = read_labels(source, source.shown_rows("train")[:1].tolist(), task, kind)[0]
                 break
         if kind.dense:
             return label.new_full((*label.shape[:-2], *self.size), kind.ignore_index)

@@ -51,6 +51,7 @@ class Source:
         hashed: the sets that were cut from the training shards by a hash of the key.
         image: the picture of every row.
         labels: task -> its label in every row.
+        shown: bool [N], whether the labels of a row may be seen; `keep_labels` hides some.
         groups: what rows have in common, where they say so.
 
     Raises:
@@ -90,6 +91,7 @@ class Source:
         self.sets: dict[Split, Numbers] = {
             split: np.flatnonzero(home == number) for number, split in enumerate(SPLITS)
         }
+        self.shown = np.ones(len(self), np.bool_)
         if not len(self.sets["train"]):
             raise ShardError(
                 f"data.{name}: no row is left for training. Give validation and test sets their shards."
@@ -97,6 +99,16 @@ class Source:
 
     def __len__(self) -> int:
         return len(self._shard)
+
+    def keep_labels(self, rows: Numbers) -> None:
+        """Let these training rows alone show their labels; the others become an unlabelled pool."""
+        self.shown[self.sets["train"]] = False
+        self.shown[rows] = True
+
+    def shown_rows(self, split: Split) -> Numbers:
+        """The rows of a set whose labels may be seen, if the source has any, ascending."""
+        rows = self.sets[split]
+        return rows[self.shown[rows]]
 
     def keys(self, rows: Sequence[int]) -> list[str]:
         """The rows' identities, "source/shard/key"."""

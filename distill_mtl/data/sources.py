@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from distill_mtl.data.alternate import Alternating
 from distill_mtl.data.batch import Batch
+from distill_mtl.data.limit import kept_rows, labelled_share, small_classes
 from distill_mtl.data.picks import Picks
-from distill_mtl.data.plan import Plan, source_order
+from distill_mtl.data.plan import Plan, source_parts
 from distill_mtl.data.quota import Quota
 from distill_mtl.data.reader import Reader
 from distill_mtl.data.source import Source, open_source
@@ -28,7 +30,10 @@ class SourceSummary:
         shards: files of all three sets.
         rows: of each set.
         labels: task -> member.
-        share: of a training batch, in [0, 1].
+        labelled: training rows that keep their labels.
+        labelled_share: of the source's rows in a batch, those that keep their labels, in (0, 1].
+        small_classes: class -> rows, where `limit.per_class` asks for more.
+        share: of a training batch, or of the steps where the sources take turns, in [0, 1].
         hashed: the sets that were cut from the training shards by a hash of the key.
     """
 
@@ -36,8 +41,16 @@ class SourceSummary:
     shards: int
     rows: dict[Split, int]
     labels: dict[str, str]
+    labelled: int
+    labelled_share: float
+    small_classes: dict[str, int]
     share: float
     hashed: tuple[Split, ...]
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether some of its training rows hide the labels that they carry."""
+        return bool(self.labels) and self.labelled < self.rows["train"]
 
 
 def open_sources(
@@ -60,6 +73,7 @@ def open_sources(
 
     Raises:
         ShardError: everything that is wrong with the shards, of all sources at once; a set without rows.
+        RecipeError: a source is to be limited or balanced by class and has not exactly one class label.
     """
     sources, findings = [], []
     for name, section in recipe.data.items():
@@ -72,6 +86,8 @@ def open_sources(
             findings.append(str(error))
     if findings:
         raise ShardError("\n".join(findings))
+    for source in sources:
+        source.keep_labels(kept_rows(recipe.seed, source, kinds))
     opened = Sources(recipe, sources, kinds, size)
     if every_set:
         opened.refuse_empty_sets()
@@ -82,10 +98,17 @@ class Sources:
     """The rows of all data sets: streamed for training, listed by task and set for everything else.
 
     Args:
-        recipe: gives seed, batch size, weights and class balance.
-        sources: opened, in the recipe's order; a batch's `source` counts in it.
+        recipe: gives seed, batch size, weights, class balance and the stream's mode.
+        sources: opened and limited, in the recipe's order; a batch's `source` counts in it.
         kinds: every task of the recipe.
         size: height and width of the images.
+
+    Attributes:
+        names: of the sources.
+        size: height and width of the images.
+        batch_size: rows of a step.
+        phase_length: steps that each source has whole batches for, turn by turn; None where every batch mixes
+            all of them.
 
     Raises:
         RecipeError: a source with class_balance has not exactly one class label.
@@ -98,12 +121,20 @@ class Sources:
         self.size = size
         self.batch_size = recipe.training.batch_size
         self._sources, self._kinds = sources, kinds
+        self._reader = Reader(sources, kinds, size, recipe.seed)
         self._weights = [
             source.section.weight or float(np.sqrt(len(source.sets["train"]))) for source in sources
         ]
-        self._reader = Reader(sources, kinds, size, recipe.seed)
-        orders = [source_order(recipe.seed, source, kinds) for source in sources]
-        self._plan = Plan(orders, Quota(self._weights, self.batch_size))
+        parts = [source_parts(recipe.seed, source, kinds) for source in sources]
+        weighted = zip(self._weights, parts, strict=True)
+        mixed = Quota([weight * part.share for weight, own in weighted for part in own], self.batch_size)
+        self.phase_length: int | None = None
+        self._quota: Quota | Alternating = mixed
+        if recipe.training.stream.mode == "alternate":
+            self.phase_length = recipe.training.stream.phase
+            shares = [[part.share for part in own] for own in parts]
+            self._quota = Alternating(shares, self.batch_size, self.phase_length)
+        self._plan, self._mixed = Plan(parts, self._quota), Plan(parts, mixed)
         self._skipped: dict[str, set[str]] = {name: set() for name in self.names}
 
     def stream(
@@ -131,11 +162,7 @@ class Sources:
             RecipeError: fewer rows in a batch than parts to share them.
             ShardError: a row cannot be read.
         """
-        if self.batch_size < world * micro_batches:
-            raise RecipeError(
-                f"training.batch_size: {self.batch_size} rows cannot be shared by {world} processes with "
-                f"{micro_batches} micro-batches each. Raise it, or lower training.accumulate."
-            )
+        self._refuse_empty_parts(world, micro_batches)
         batches = stream(
             self._plan,
             self._reader,
@@ -146,6 +173,32 @@ class Sources:
             workers=workers,
         )
         return self._noting_skipped(batches)
+
+    def preview(self, *, micro_batches: int, steps: int) -> Iterator[Batch]:
+        """Batches with rows of every source, the same on every process, to try and to calibrate on.
+
+        They are the stream's first ones where it mixes the sources. Where the sources take turns, its first
+        batches would be of one source alone.
+
+        Args:
+            micro_batches: parts of a step's rows.
+            steps: from the first.
+
+        Raises:
+            RecipeError: fewer rows in a batch than parts.
+            ShardError: a row cannot be read.
+        """
+        self._refuse_empty_parts(1, micro_batches)
+        batches = stream(self._mixed, self._reader, range(steps), micro_batches=micro_batches)
+        return self._noting_skipped(batches)
+
+    def phase(self, step: int) -> int:
+        """The number of the phase that a step belongs to; 0 for all steps where every batch mixes the sources."""
+        return self._quota.phase(step)
+
+    def phase_begins(self, step: int) -> bool:
+        """Whether step `step`, counted from 0, is the first of a phase; step 0 always is."""
+        return step == 0 or self.phase(step) != self.phase(step - 1)
 
     def labelled(
         self,
@@ -191,8 +244,8 @@ class Sources:
         return sum(self.rows().values()) / batch_size
 
     def covered_by_labels(self, task: str) -> bool:
-        """Whether every training row of every source has a label for `task`."""
-        return all(task in source.labels for source in self._sources)
+        """Whether every row that the stream draws, of whatever source, has a label for `task`."""
+        return all(task in source.labels and labelled_share(source) == 1 for source in self._sources)
 
     def hashed(self, task: str) -> bool:
         """Whether test rows of `task` were cut from training shards, so that its teacher may know them."""
@@ -205,17 +258,34 @@ class Sources:
 
     def summary(self) -> list[SourceSummary]:
         """What the check prints, a line for each source."""
+        weights = self._weights if self.phase_length is None else [1.0] * len(self._sources)
         return [
             SourceSummary(
                 name=source.name,
                 shards=len(source.shards),
                 rows={split: len(source.sets[split]) for split in SPLITS},
                 labels={task: column.member for task, column in source.labels.items()},
-                share=weight / sum(self._weights),
+                labelled=len(source.shown_rows("train")) if source.labels else 0,
+                labelled_share=labelled_share(source),
+                small_classes=small_classes(source, self._kinds),
+                share=weight / sum(weights),
                 hashed=tuple(split for split in SPLITS if split in source.hashed),
             )
-            for source, weight in zip(self._sources, self._weights, strict=True)
+            for source, weight in zip(self._sources, weights, strict=True)
         ]
+
+    def _noting_skipped(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            for key in batch.skipped:
+                self._skipped[key.split("/", 1)[0]].add(key)
+            yield batch
+
+    def _refuse_empty_parts(self, world: int, micro_batches: int) -> None:
+        if self.batch_size < world * micro_batches:
+            raise RecipeError(
+                f"training.batch_size: {self.batch_size} rows cannot be shared by {world} processes with "
+                f"{micro_batches} micro-batches each. Raise it, or lower training.accumulate."
+            )
 
     def refuse_empty_sets(self) -> None:
         """Raise ShardError for a task that has labels, but none for training, validation or test."""
@@ -228,17 +298,11 @@ class Sources:
                         f"is none: name shards for it in data.{owners[0]}.split.{split}."
                     )
 
-    def _noting_skipped(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        for batch in batches:
-            for key in batch.skipped:
-                self._skipped[key.split("/", 1)[0]].add(key)
-            yield batch
-
     def _labelled_rows(self, task: str, split: Split | None) -> tuple[np.ndarray, np.ndarray]:
         """Source [N] and row [N] of every row of a set, or of all, that is labelled for `task`."""
         rows = [np.zeros(0, np.int64)] * len(self._sources)
         for number, owner in enumerate(self._sources):
             if task in owner.labels:
-                rows[number] = np.arange(len(owner)) if split is None else owner.sets[split]
+                rows[number] = np.arange(len(owner)) if split is None else owner.shown_rows(split)
         source = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
         return source, np.concatenate(rows)

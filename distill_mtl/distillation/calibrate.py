@@ -1,4 +1,4 @@
-"""Freeze the statistics of every hint's target before the first step, from rows of the run's own stream."""
+"""Freeze the statistics of every hint's target before the first step, from rows that the run trains on."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -20,7 +20,7 @@ def calibrate_hints(
     """Show each teacher the given batches and let its hints take mean and scale from what it says.
 
     Args:
-        batches: rows of the training stream on the teachers' device, each small enough for it; the same on
+        batches: training rows of every source on the teachers' device, each small enough for it; the same on
             every process, so that all of them freeze the same numbers.
         teachers: those with hints are asked about every row here, whatever they are asked in training.
         lessons: names the layers.

@@ -23,6 +23,8 @@ class Counts:
     Attributes:
         labelled: task -> rows with a label.
         taught: task -> rows with a teacher's target.
+        rows: task -> rows with a label or a target.
+        total: rows with anything to learn, whatever the task.
         present: per micro-batch, the tasks that have a row on any process.
         share: number of local means that DDP and Accelerate average. A sum over local rows, times
             `share`, over a global count, becomes a mean over rows by that average.
@@ -30,6 +32,8 @@ class Counts:
 
     labelled: Mapping[str, int]
     taught: Mapping[str, int]
+    rows: Mapping[str, int]
+    total: int
     present: Sequence[frozenset[str]]
     share: int
 
@@ -58,19 +62,29 @@ def count_rows(
         reduce: sums an int64 tensor over the processes.
     """
     tasks = list(lessons)
-    table = torch.zeros(len(batches), len(tasks), 2, dtype=torch.int64)
-    for m, (batch, rows) in enumerate(zip(batches, taught, strict=True)):
+    # A line per task and one for any task; columns: rows with a label, with a target, with one of them.
+    table = torch.zeros(len(batches), len(tasks) + 1, 3, dtype=torch.int64)
+    for m, (batch, asked) in enumerate(zip(batches, taught, strict=True)):
+        speaks = torch.zeros(len(tasks), len(batch), dtype=torch.bool)
         for t, task in enumerate(tasks):
-            table[m, t, 0] = batch.labelled[task].sum() * lessons[task].uses_labels
-            table[m, t, 1] = len(rows.get(task, ())) * lessons[task].uses_teacher
+            if lessons[task].uses_labels:
+                speaks[t] |= batch.labelled[task]
+                table[m, t, 0] = batch.labelled[task].sum()
+            if lessons[task].uses_teacher and task in asked:
+                speaks[t, asked[task]] = True
+                table[m, t, 1] = len(asked[task])
+        table[m, :-1, 2] = speaks.sum(1)
+        table[m, -1, 2] = speaks.any(0).sum()
     table = reduce(table).cpu()
-    labelled, asked = table.sum(0).unbind(1)
+    labelled, targets, rows = table[:, :-1].sum(0).T.tolist()
     return Counts(
-        labelled=dict(zip(tasks, labelled.tolist(), strict=True)),
-        taught=dict(zip(tasks, asked.tolist(), strict=True)),
+        labelled=dict(zip(tasks, labelled, strict=True)),
+        taught=dict(zip(tasks, targets, strict=True)),
+        rows=dict(zip(tasks, rows, strict=True)),
+        total=int(table[:, -1, 2].sum()),
         present=[
-            frozenset(task for task, rows in zip(tasks, per_task, strict=True) if rows)
-            for per_task in table.sum(2).tolist()
+            frozenset(task for task, count in zip(tasks, per_task, strict=True) if count)
+            for per_task in table[:, :-1, :2].sum(2).tolist()
         ],
         share=world * len(batches),
     )

@@ -15,6 +15,8 @@ from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.counts import Counts
 from distill_mtl.distillation.hints import Hint
 from distill_mtl.distillation.lesson import Lesson
+from distill_mtl.distillation.parts import only_train
+from distill_mtl.distillation.schedule import Stage
 from distill_mtl.students.student import Student
 from distill_mtl.teachers.output import Target, Targets
 
@@ -26,7 +28,7 @@ class Objective(nn.Module):
 
     Args:
         student: its trunk returns every feature that a head or a hint reads.
-        lessons: task -> how it is learned.
+        lessons: task -> how it is learned, until `begin` says otherwise.
         hints: task -> its adapters, one per pair of the lesson.
         rule: the balancing rule, here so that its parameters and state are saved with the rest.
     """
@@ -75,6 +77,21 @@ class Objective(nn.Module):
             losses[first] = losses[first] + self._touch()
         return losses, shared, terms
 
+    def begin(self, stage: Stage) -> None:
+        """From now on learn as a stage says; what it does not train goes into evaluation mode."""
+        self.lessons = dict(stage.lessons)
+        self.train()
+        if stage.trains is not None:
+            only_train(self.student, stage.trains, "student.")
+            only_train(self.adapters, stage.trains, "adapters.")
+
+    def untrained(self, stage: Stage) -> list[nn.Parameter]:
+        """Parameters of student and adapters that a stage does not train."""
+        if stage.trains is None:
+            return []
+        named = [*self.student.named_parameters("student"), *self.adapters.named_parameters("adapters")]
+        return [parameter for name, parameter in named if name not in stage.trains]
+
     def task_parameters(self, task: str) -> list[nn.Parameter]:
         """Parameters that serve this task alone: its head and its adapters."""
         return [*self.student.heads[task].parameters(), *self.adapter_parameters(task)]
@@ -103,11 +120,12 @@ class Objective(nn.Module):
         """The weighted terms that this process's rows have, each scaled to the global mean over rows."""
         lesson, kind = self.lessons[task], self.student.kinds[task]
         labelled = batch.labelled[task].nonzero().flatten().to(batch.images.device, non_blocking=True)
-        if not len(labelled) and target is None:
-            return {}
-        logits = self.student.heads[task](features)
+        supervised = lesson.uses_labels and len(labelled) > 0
+        softly = target is not None and lesson.weights.soft_targets > 0
         terms: Terms = {}
-        if len(labelled) and lesson.uses_labels:
+        if supervised or softly:
+            logits = self.student.heads[task](features)
+        if supervised:
             loss = kind.supervised_loss(logits[labelled], batch.labels[task][labelled])
             terms["supervised"] = loss.sum() * (
                 lesson.weights.supervised * counts.share / counts.labelled[task]
@@ -115,14 +133,14 @@ class Objective(nn.Module):
         if target is None or not lesson.uses_teacher:
             return terms
         per_row = counts.share / counts.taught[task]
-        if lesson.weights.soft_targets:
+        if softly:
             student, teacher = logits[target.rows], target.output.logits
             if lesson.known is not None:  # of other classes the teacher says nothing, neither yes nor no
                 student, teacher = student[:, lesson.known], teacher[:, lesson.known]
-            loss = kind.soft_target_loss(student, teacher, lesson.temperature)
+            loss = _heard(kind.soft_target_loss(student, teacher, lesson.temperature), target)
             terms["soft_targets"] = loss.sum() * (lesson.weights.soft_targets * per_row)
         if lesson.weights.hint and task in self.adapters:
-            loss = self._hint_loss(task, features, target)
+            loss = _heard(self._hint_loss(task, features, target), target)
             terms["hint"] = loss.sum() * (lesson.weights.hint * per_row)
         return terms
 
@@ -143,3 +161,8 @@ class Objective(nn.Module):
         """
         parameters = [p for task in self.lessons for p in self.task_parameters(task) if p.requires_grad]
         return torch.stack([p.sum() for p in parameters]).sum() * 0.0
+
+
+def _heard(losses: Tensor, target: Target) -> Tensor:
+    """[R], 0 on the rows on which the teacher is not heard."""
+    return losses if target.heard is None else losses.masked_fill(~target.heard, 0.0)

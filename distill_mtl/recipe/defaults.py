@@ -12,13 +12,23 @@ ACCEPTANCE = 1.0
 
 
 def fill_defaults(form: LongForm, stem: str) -> None:
-    """Fill the run's name from the file's, and the drop allowed per task."""
+    """Fill the run's name from the file's, the drop allowed per task, and no hints from a former self."""
     recipe = form.value
     if not isinstance(recipe, dict):
         return
     if recipe.get("name") is None:
         recipe["name"] = run_name(stem)
     recipe["acceptance"] = _by_task(recipe.get("acceptance", ACCEPTANCE), recipe.get("tasks"), form)
+    tasks = recipe.get("tasks")
+    for task in tasks.values() if isinstance(tasks, dict) else ():
+        if isinstance(task, dict) and taught_by_itself(task):
+            task.setdefault("hints", [])
+
+
+def taught_by_itself(task: dict[str, Any]) -> bool:
+    """Whether a task in long form has the student as it was for a teacher."""
+    teacher = task.get("teacher")
+    return isinstance(teacher, dict) and teacher.get("student") is not None
 
 
 def run_name(stem: str) -> str:

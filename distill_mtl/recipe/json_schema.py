@@ -11,6 +11,7 @@ from typing import Any
 
 from distill_mtl.recipe.defaults import ACCEPTANCE
 from distill_mtl.recipe.schema import Recipe
+from distill_mtl.recipe.shorthand import SCHEDULES
 
 Schema = dict[str, Any]
 
@@ -27,9 +28,13 @@ def recipe_json_schema() -> Schema:
     }
     _admit(top, "student", {"type": "string"})
     _admit(top, "balance", {"type": "string"})
+    _admit(top, "schedule", {"type": "string", "enum": list(SCHEDULES)})
     _admit(sections["TaskSection"]["properties"], "teacher", {"type": "string"})
     for name in ("SourceSection", "TaskData"):
         _admit(sections[name]["properties"], "augment", {"type": "null"})
+        _admit(sections[name]["properties"], "limit", {"type": "integer", "exclusiveMinimum": 0})
+    modes = sections["StreamSection"]["properties"]["mode"]["enum"]
+    _admit(sections["TrainingSection"]["properties"], "stream", {"type": "string", "enum": modes})
     _admit(sections["SourceSection"]["properties"]["labels"], "additionalProperties", {"type": "string"})
     _admit(top, "acceptance", {"type": "number"})
     top["acceptance"]["default"] = ACCEPTANCE

@@ -4,14 +4,22 @@
 mistakes at once: a rule looks at what it can read and leaves the rest to validation.
 """
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from distill_mtl.errors import nearest
+from distill_mtl.recipe.defaults import taught_by_itself
 from distill_mtl.recipe.findings import Finding, KeyPath, either, show
-from distill_mtl.recipe.schema import TrainingSection
+from distill_mtl.recipe.schema import TeacherSection, TrainingSection
 
 Choices = Mapping[str, Collection[str]]
+
+OF_FILES = frozenset(TeacherSection.model_fields) - {"path", "timm", "module", "student", "every", "decay"}
+"""Keys of a teacher that say something about its files."""
+PARTS = ("trunk", "trunk:LAYER", "guided", "heads", "heads:TASK", "adapters")
+PART = re.compile("(trunk|heads)(:.+)?|guided|adapters")
+"""What `schedule.train` may name."""
 
 
 def check_rules(recipe: Any, choices: Choices) -> list[Finding]:
@@ -26,7 +34,20 @@ def check_rules(recipe: Any, choices: Choices) -> list[Finding]:
         return []
     found = [
         finding
-        for rule in (_labels, _tasks, _teachers, _training, _acceptance, _init)
+        for rule in (
+            _labels,
+            _tasks,
+            _teachers,
+            _former_self,
+            _gates,
+            _training,
+            _stream,
+            _limits,
+            _asynchronous,
+            _schedule,
+            _acceptance,
+            _init,
+        )
         for finding in rule(recipe)
     ]
     return found + [
@@ -50,6 +71,9 @@ def _tasks(recipe: dict[str, Any]) -> Iterator[Finding]:
     labels_only = _mapping(recipe.get("training")).get("teachers_on") == "none"
     for name, task in _entries(recipe, "tasks"):
         path = ("tasks", name)
+        if taught_by_itself(task):
+            yield from _remembered(name, task, name in labelled)
+            continue
         taught = task.get("teacher") is not None
         if name not in labelled and not taught:
             yield Finding(
@@ -64,25 +88,81 @@ def _tasks(recipe: dict[str, Any]) -> Iterator[Finding]:
             yield Finding((*path, "classes"), text)
 
 
+def _remembered(name: str, task: dict[str, Any], labelled: bool) -> Iterator[Finding]:
+    """What a task needs that the student's former self teaches."""
+    path = ("tasks", name)
+    if not labelled:
+        text = (
+            "its teacher is the student itself, and no source has its labels: there is nothing to remember."
+        )
+        yield Finding(path, f"{text} Add `data` to the task, or another teacher.")
+    if task.get("classes") is None:
+        text = "found no `classes`, and a former self has none to take. Add their number or their names."
+        yield Finding((*path, "classes"), text)
+    if task.get("hints"):
+        text = "a former self gives soft targets alone. Remove the hints."
+        yield Finding((*path, "hints"), text)
+
+
 def _teachers(recipe: dict[str, Any]) -> Iterator[Finding]:
     for name, task in _entries(recipe, "tasks"):
         teacher, path = task.get("teacher"), ("tasks", name, "teacher")
         if not isinstance(teacher, dict):
             continue
-        origins = [key for key in ("path", "timm", "module") if teacher.get(key) is not None]
+        origins = [key for key in ("path", "timm", "module", "student") if teacher.get(key) is not None]
         if not origins:
-            yield Finding(path, "found no network. Add `path` (a folder or a file), `timm` or `module`.")
+            yield Finding(
+                path,
+                "found no network. Add `path` (a folder or a file), `timm` or `module`; or `teacher: self`.",
+            )
         elif len(origins) > 1:
             text = f"found {' and '.join(f'`{key}`' for key in origins)}, a teacher is one network. Keep one of them."
             yield Finding((*path, origins[1]), text)
         elif origins == ["module"] and teacher.get("weights") is None:
             text = "found `module` without `weights`: code alone is a random network. Add its state dict."
             yield Finding((*path, "module"), text)
-        elif origins != ["module"]:
+        elif origins[0] in ("path", "timm"):
             for key in ("weights", "args"):
                 if teacher.get(key):
                     text = f"`{key}` belongs to `module`; `{origins[0]}` brings its own. Remove it."
                     yield Finding((*path, key), text)
+
+
+def _former_self(recipe: dict[str, Any]) -> Iterator[Finding]:
+    for name, task in _entries(recipe, "tasks"):
+        teacher, path = task.get("teacher"), ("tasks", name, "teacher")
+        if not isinstance(teacher, dict):
+            continue
+        if teacher.get("student") is None:
+            for key in ("every", "decay"):
+                if teacher.get(key) is not None:
+                    text = (
+                        f"`{key}` belongs to a former self. Remove it, or write `student: frozen` or `ema`."
+                    )
+                    yield Finding((*path, key), text)
+            continue
+        if teacher["student"] == "frozen" and teacher.get("decay") is not None:
+            text = "a frozen former self is no average. Remove `decay`, or write `student: ema`."
+            yield Finding((*path, "decay"), text)
+        for key, value in teacher.items():
+            if key in OF_FILES and not _empty(value, TeacherSection.model_fields[key].default):
+                text = f"`{key}` belongs to a network of its own; a former self is the student. Remove it."
+                yield Finding((*path, key), text)
+
+
+def _gates(recipe: dict[str, Any]) -> Iterator[Finding]:
+    for name, task in _entries(recipe, "tasks"):
+        gate, path = task.get("gate"), ("tasks", name, "gate")
+        if not isinstance(gate, dict):
+            continue
+        given = [key for key in ("entropy", "confidence") if gate.get(key) is not None]
+        if len(given) != 1:
+            found = "both" if given else "neither of the two"
+            yield Finding(path, f"found {found}. Give one: `entropy` (at most) or `confidence` (at least).")
+        elif task.get("teacher") is None:
+            yield Finding(
+                path, "the task has no teacher to be heard or not. Remove `gate`, or add a teacher."
+            )
 
 
 def _training(recipe: dict[str, Any]) -> Iterator[Finding]:
@@ -99,6 +179,80 @@ def _training(recipe: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(("training", key), f"{text} Make `batch_size` a multiple of `accumulate`.")
 
 
+def _asynchronous(recipe: dict[str, Any]) -> Iterator[Finding]:
+    training = _mapping(recipe.get("training"))
+    asynchronous, path = training.get("asynchronous"), ("training", "asynchronous")
+    if not isinstance(asynchronous, dict):
+        return
+    heads, tasks = asynchronous.get("heads"), _mapping(recipe.get("tasks"))
+    if isinstance(heads, dict):
+        for task in heads:
+            if task not in tasks:
+                yield Finding((*path, "heads", task), _no_task(task, recipe))
+        missing = [task for task in tasks if task not in heads]
+        if missing:
+            text = f"found no number for {', '.join(missing)}. Add it, or give one number for all tasks."
+            yield Finding((*path, "heads"), text)
+    if training.get("precision") == "fp16":
+        text = (
+            "fp16 scales each step's gradients anew, so they cannot be added up over steps. Use bf16 or fp32, "
+            "or remove `asynchronous`."
+        )
+        yield Finding(("training", "precision"), text)
+
+
+def _schedule(recipe: dict[str, Any]) -> Iterator[Finding]:
+    stages = recipe.get("schedule")
+    stages = stages if isinstance(stages, list) else []
+    for number, stage in enumerate(stages):
+        path = ("schedule", number)
+        if not isinstance(stage, dict):
+            continue
+        if stage.get("until") is None and number + 1 < len(stages):
+            yield Finding(
+                (*path, "until"), "only the last stage goes on to the end. Say where this one ends."
+            )
+        for task in _mapping(stage.get("tasks")):
+            if task not in _mapping(recipe.get("tasks")):
+                yield Finding((*path, "tasks", task), _no_task(task, recipe))
+        train = stage.get("train")
+        if train is not None and _mapping(recipe.get("training")).get("asynchronous") is not None:
+            text = (
+                "`training.asynchronous` keeps gradients for later steps, in which a part may no longer train. "
+                "Remove one of the two."
+            )
+            yield Finding((*path, "train"), text)
+        for position, part in enumerate(train if isinstance(train, list) else ()):
+            if isinstance(part, str) and not PART.fullmatch(part):
+                text = f"found {show(part)}, expected {either(PARTS)}.{nearest(part, PARTS)}"
+                yield Finding((*path, "train", position), text)
+
+
+def _stream(recipe: dict[str, Any]) -> Iterator[Finding]:
+    stream = _mapping(_mapping(recipe.get("training")).get("stream"))
+    phase = stream.get("phase")
+    if stream.get("mode") != "alternate":
+        if isinstance(phase, int) and phase > 1:
+            text = f"found {show(phase)}, but batches that mix all data sets have no phases."
+            path = ("training", "stream", "phase")
+            yield Finding(path, f"{text} Add `mode: alternate`, or remove `phase`.")
+        return
+    for source, section in _entries(recipe, "data"):
+        if section.get("weight") is not None:
+            text = (
+                f"found {show(section['weight'])} beside `training.stream: alternate`, where every data set has one "
+                "phase in each turn. Remove `weight`, or mix the data sets with `training.stream: mixed`."
+            )
+            yield Finding(("data", source, "weight"), text)
+
+
+def _limits(recipe: dict[str, Any]) -> Iterator[Finding]:
+    for source, section in _entries(recipe, "data"):
+        if section.get("limit") is not None and not section.get("labels"):
+            text = "the source has no labels to limit. Remove `limit`, or add `labels`."
+            yield Finding(("data", source, "limit"), text)
+
+
 def _acceptance(recipe: dict[str, Any]) -> Iterator[Finding]:
     for task in _mapping(recipe.get("acceptance")):
         if task not in _mapping(recipe.get("tasks")):
@@ -113,7 +267,9 @@ def _init(recipe: dict[str, Any]) -> Iterator[Finding]:
     tasks = _mapping(recipe.get("tasks"))
     if task not in tasks:
         yield Finding(("student", "init"), _no_task(task, recipe))
-    elif isinstance(tasks[task], dict) and tasks[task].get("teacher") is None:
+    elif isinstance(tasks[task], dict) and (
+        tasks[task].get("teacher") is None or taught_by_itself(tasks[task])
+    ):
         text = f"task '{task}' has no teacher to start from. Name a task with a teacher."
         yield Finding(("student", "init"), text)
 
@@ -144,6 +300,13 @@ def _entries(recipe: dict[str, Any], key: str) -> Iterator[tuple[str, dict[str, 
 
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _empty(value: Any, default: Any) -> bool:
+    """Whether a key says nothing, as where a resolved recipe writes out its default."""
+    if isinstance(value, dict):
+        return not any(entry is not None for entry in value.values())
+    return value is None or value == default
 
 
 def _no_task(task: str, recipe: dict[str, Any]) -> str:

@@ -75,7 +75,7 @@ class OutputSection(Section):
 
 
 class TeacherSection(Section):
-    """A trained network. In short form only its path."""
+    """A trained network, or the student itself as it was. In short form only its path, or `self`."""
 
     path: str | None = None
     """A timm local-dir folder, a student folder of ours, or a file: .pt2, .ts or .onnx; `hf_hub:owner/name`."""
@@ -85,6 +85,13 @@ class TeacherSection(Section):
     """Your own network, `package.module:callable`; needs `weights`."""
     args: dict[str, Any] = {}
     """Keyword arguments for the callable of `module`."""
+    student: Literal["frozen", "ema"] | None = None
+    """In place of a network: the student's former self, frozen now and then, or the average of its weights."""
+    every: Count | None = None
+    """Steps between two freezes of the former self; for ema, before it speaks. Default: the beginning of each
+    phase of an alternating stream, else a tenth of the run."""
+    decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Of the averaged former self. Default: 0.999."""
     weights: str | None = None
     """State dict for `module`: a .safetensors file, or one that torch.load(weights_only=True) reads."""
     classes: Count | list[str] | None = None
@@ -99,6 +106,12 @@ class TeacherSection(Section):
     """Let it run code: .pt2, .ts and `module` are programs."""
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """Of the weights' file; another file is refused."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """For its targets. auto: bf16 where the check finds it a quarter faster here and the score kept, else fp32."""
+    compile: bool = False
+    """Put it through torch.compile before the first step; worth it for long runs with a large teacher."""
+    device: str | None = None
+    """Where it lives, such as cuda:1 or cpu. Default: where the student is."""
     expect: float | None = None
     """Score in points that the check must find. Default: what the folder records."""
 
@@ -109,6 +122,15 @@ class TermWeights(Section):
     supervised: NotNegative = 1.0
     soft_targets: NotNegative = 1.0
     hint: NotNegative = 1.0
+
+
+class GateSection(Section):
+    """When a teacher is not heard, because the row seems far from what it knows. One of the two keys."""
+
+    entropy: Share | None = None
+    """Largest entropy of its answer (T = 1) that is heard, as a share of that of an even guess."""
+    confidence: Share | None = None
+    """Smallest probability of its likeliest class that is heard."""
 
 
 class HintSection(Section):
@@ -152,6 +174,24 @@ class AugmentSection(Section):
         return crop
 
 
+class LimitSection(Section):
+    """How few labels are to be used, for whoever has many. In short form the number of rows."""
+
+    rows: Count | None = None
+    """Training rows that keep their labels; the others become an unlabelled pool."""
+    per_class: Count | None = None
+    """The same counted by class (needs one class label). Give `rows` or `per_class`."""
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Of the source's rows in a batch, the share that has labels. Default: a quarter, or more where more
+    of its rows have them."""
+
+    @model_validator(mode="after")
+    def _one_count(self) -> "LimitSection":
+        if (self.rows is None) == (self.per_class is None):
+            raise ValueError("expected either `rows` or `per_class`. Give one of the two.")
+        return self
+
+
 class SourceSection(Section):
     """One data set in WebDataset shards. It may carry labels for several tasks, or for none."""
 
@@ -172,6 +212,8 @@ class SourceSection(Section):
     """Augmentation; null: none."""
     class_balance: bool = False
     """Draw every class equally often (needs one class label)."""
+    limit: LimitSection | None = None
+    """Training rows that keep their labels; validation and test keep all. Default: all rows."""
     corrupt: Literal["stop", "skip"] = "stop"
     """A picture that cannot be decoded ends the run, or is replaced by the next and counted."""
 
@@ -195,6 +237,8 @@ class TaskSection(Section):
     """Score that is reported. Default: the kind's first."""
     options: dict[str, Any] = {}
     """Options of the kind of task, such as ignore_index."""
+    gate: GateSection | None = None
+    """Rows on which the teacher is not heard; null: it is heard on all that it is asked about."""
 
 
 class BalanceSection(Section):
@@ -224,6 +268,24 @@ class OptimizerSection(Section):
     """Rate of the hint adapters. Default: lr."""
 
 
+class AsynchronousSection(Section):
+    """Parts that are stepped by their own count of rows, as UberNet does (Kokkinos 2016, section 3.3)."""
+
+    trunk: Count
+    """Rows with any loss between two steps of the trunk."""
+    heads: Count | dict[Name, Count]
+    """Rows of a task between two steps of its head and adapters: one number, or by task."""
+
+
+class StreamSection(Section):
+    """How the rows of several data sets come together. In short form only the mode."""
+
+    mode: Literal["mixed", "alternate"] = "mixed"
+    """mixed: rows of all data sets in every batch; alternate: batches of one data set each, turning."""
+    phase: Count = 1
+    """With alternate, the steps that a data set keeps before the next one turns."""
+
+
 class TrainingSection(Section):
     """The loop. Give `steps` or `epochs`, not both."""
 
@@ -240,6 +302,8 @@ class TrainingSection(Section):
     """All rows / batch_size steps each. Default: 30, where no steps are given."""
     batch_size: Count = 256
     """Rows per optimizer step over all processes and micro-batches."""
+    stream: StreamSection = StreamSection()
+    """How the data sets share the steps: a mode, or a mapping with `mode` and `phase`."""
     accumulate: Count = 1
     """Micro-batches per optimizer step."""
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
@@ -248,6 +312,8 @@ class TrainingSection(Section):
     """Rows that teachers see: those without a label, all, or none (labels only)."""
     clip: Positive | None = 1.0
     """Largest gradient norm; null: no clipping."""
+    asynchronous: AsynchronousSection | None = None
+    """Rows between two steps of trunk and heads; null: all of them step together."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of averaged weights; null: no averaging."""
     workers: Annotated[int, Field(ge=0)] | None = None
@@ -260,6 +326,42 @@ class TrainingSection(Section):
     """Checkpoints kept."""
     select: Literal["last", "best"] = "last"
     """best: highest mean delta on validation."""
+
+
+class StageWeights(Section):
+    """Weights of the three terms in a stage; what is not named stays as the task has it."""
+
+    supervised: NotNegative | None = None
+    """Of the loss on labels. Default: the task's."""
+    soft_targets: NotNegative | None = None
+    """Of the divergence from the teacher's softened answers. Default: the task's."""
+    hint: NotNegative | None = None
+    """Of the distance to the teacher's hidden features. Default: the task's."""
+
+
+class StageTaskSection(Section):
+    """What one task does otherwise in a stage."""
+
+    weights: StageWeights = StageWeights()
+    """Weights of its loss's terms. Default: the stage's."""
+    temperature: Positive | None = None
+    """Of its soft targets. Default: the stage's."""
+
+
+class StageSection(Section):
+    """One stage of the run."""
+
+    until: Count | Annotated[float, Field(gt=0, le=1)] | None = None
+    """Where it ends: a share of the run, or a whole number of steps. The last stage goes on to the end."""
+    weights: StageWeights = StageWeights()
+    """Weights of the terms of every task's loss. Default: the tasks' own."""
+    temperature: Positive | None = None
+    """Of all soft targets. Default: the tasks' own."""
+    tasks: dict[Name, StageTaskSection] = {}
+    """What single tasks do otherwise."""
+    train: Annotated[list[str], Field(min_length=1)] | None = None
+    """Parts that train: trunk, trunk:LAYER (up to that layer), guided (up to the layers of the hints), heads,
+    heads:TASK, adapters. Default: all."""
 
 
 class EvaluationSection(Section):
@@ -286,6 +388,8 @@ class Recipe(Section):
     """Data sets by name. A task's own `data` adds one of the task's name."""
     balance: BalanceSection = BalanceSection()
     """How the tasks share the trunk: a method, or a mapping with `method` and `options`."""
+    schedule: list[StageSection] = []
+    """Stages of the run, one after the other, or fitnets: hints alone up to their layers, then everything."""
     optimizer: OptimizerSection = OptimizerSection()
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()

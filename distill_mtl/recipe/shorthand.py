@@ -5,19 +5,33 @@ editors' JSON Schema admits exactly what `SHORT_FORMS` lists. Nothing here judge
 sense passes through, and validation reports it under the path that the user wrote.
 """
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
 from distill_mtl.recipe.findings import Finding, KeyPath
 
-SHORT_FORMS: tuple[tuple[KeyPath, str], ...] = (
-    (("student",), "model"),
-    (("balance",), "method"),
-    (("tasks", "*", "teacher"), "path"),
-    (("tasks", "*", "data"), "shards"),
-    (("data", "*", "labels", "*"), "member"),
+SHORT_FORMS: tuple[tuple[KeyPath, str, tuple[type, ...]], ...] = (
+    (("student",), "model", (str,)),
+    (("balance",), "method", (str,)),
+    (("training", "stream"), "mode", (str,)),
+    (("tasks", "*", "teacher"), "path", (str,)),
+    (("tasks", "*", "data"), "shards", (str, list)),
+    (("tasks", "*", "data", "limit"), "rows", (int,)),
+    (("data", "*", "limit"), "rows", (int,)),
+    (("data", "*", "labels", "*"), "member", (str,)),
 )
-"""Sections that may be given as one text, and the key that the text stands for; `*` is any name."""
+"""Sections that may be given as one value, the key that it stands for, and its types; `*` is any name."""
+
+SELF = "self"
+"""In place of a teacher's path: the student as it was."""
+SCHEDULES: dict[str, list[dict[str, Any]]] = {
+    "fitnets": [
+        {"until": 0.3, "weights": {"supervised": 0.0, "soft_targets": 0.0}, "train": ["guided", "adapters"]},
+        {},
+    ],
+}
+"""Schedules by name. `fitnets`: Romero et al. 2015, section 2.2."""
 
 AUGMENT: tuple[KeyPath, ...] = (("data", "*", "augment"), ("tasks", "*", "data", "augment"))
 
@@ -55,10 +69,12 @@ def expand(document: Any) -> LongForm:
 
 def long_form(path: KeyPath, value: Any) -> Any:
     """The value in long form if a short form is allowed at this path, else the value itself."""
-    for pattern, key in SHORT_FORMS:
-        if matches(path, pattern) and (
-            isinstance(value, str) or (key == "shards" and isinstance(value, list))
-        ):
+    if matches(path, ("tasks", "*", "teacher")) and value == SELF:
+        return {"student": "frozen"}
+    if path == ("schedule",) and isinstance(value, str) and value in SCHEDULES:
+        return copy.deepcopy(SCHEDULES[value])
+    for pattern, key, types in SHORT_FORMS:
+        if matches(path, pattern) and type(value) in types:
             return {key: value}
     if value is None and any(matches(path, pattern) for pattern in AUGMENT):
         return {"crop": None, "flip": False, "color": 0.0}
@@ -73,7 +89,8 @@ def matches(path: KeyPath, pattern: KeyPath) -> bool:
 def _lengthen(value: Any, path: KeyPath, form: LongForm) -> Any:
     long = long_form(path, value)
     if long is not value:
-        form.origins.update({(*path, key): path for key in long})
+        keys = range(len(long)) if isinstance(long, list) else long
+        form.origins.update({(*path, key): path for key in keys})
     if isinstance(long, dict):
         return {key: _lengthen(item, (*path, key), form) for key, item in long.items()}
     if isinstance(long, list):

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from distill_mtl.errors import StudentError, UserError
-from distill_mtl.networks.evaluating import evaluating
 from distill_mtl.recipe.schema import StudentSection
 from distill_mtl.students.initial import load_initial
 from distill_mtl.students.trunk import FAMILIES, Trunk, split_family
@@ -100,11 +99,6 @@ def _freeze_unread(student: Student) -> None:
     A final norm behind the last tapped block, for instance. They would never get a gradient, and
     DistributedDataParallel would wait for it.
     """
-    size = student.trunk.inputs.size
-    with evaluating(student):
-        features = student.trunk(torch.zeros(1, 3, *size)).values()
-    total = torch.stack([feature.float().sum() for feature in features]).sum()
-    parameters = [parameter for parameter in student.trunk.parameters() if parameter.requires_grad]
-    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.requires_grad_(gradient is not None)
+    read = student.trunk.parameters_behind(student.trunk.returns)
+    for name, parameter in student.trunk.named_parameters():
+        parameter.requires_grad_(name in read)

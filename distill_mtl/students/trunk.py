@@ -5,12 +5,14 @@ file in `families/`: build a module that follows the three conventions of `Backb
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from distill_mtl.networks.backbone import Backbone
+from distill_mtl.networks.evaluating import evaluating
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.registry import Registry
 
@@ -62,6 +64,30 @@ class Trunk(Backbone, ABC):
     def describe(self) -> dict[str, Any]:
         """What a student's config.json keeps."""
         return {"family": self.family, "model": self.name, "args": self.args, "inputs": self.inputs.to_dict()}
+
+    @torch.enable_grad()
+    def parameters_behind(self, layers: Iterable[str]) -> frozenset[str]:
+        """Names of the trainable parameters that the layers' outputs depend on, by a pass of a black image.
+
+        Raises:
+            UserError: there is no such layer, or its output cannot be read.
+        """
+        wanted = list(layers)
+        trainable = {name: value for name, value in self.named_parameters() if value.requires_grad}
+        if not wanted or not trainable:
+            return frozenset()
+        before = self.returns
+        try:
+            self.tap((*before, *wanted))
+            with evaluating(self):
+                features = self(torch.zeros(1, 3, *self.inputs.size, device=self.preprocess.mean.device))
+        finally:
+            self.tap(before)
+        total = torch.stack([features[layer].float().sum() for layer in wanted]).sum()
+        gradients = torch.autograd.grad(total, list(trainable.values()), allow_unused=True)
+        return frozenset(
+            name for name, gradient in zip(trainable, gradients, strict=True) if gradient is not None
+        )
 
 
 def split_family(model: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.teachers.network import Origin
 
 # What a recipe may say of a teacher that changes nothing in its answers; files count by what is in them.
-_SILENT = {"path", "timm", "weights", "trust", "sha256", "expect"}
+_SILENT = {"path", "timm", "weights", "trust", "sha256", "expect", "precision", "compile", "device"}
 
 
 def teacher_fingerprint(

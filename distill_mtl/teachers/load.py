@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
+
 from distill_mtl.errors import TeacherError, UserError
 from distill_mtl.networks.weights import sha256
 from distill_mtl.recipe.schema import TeacherSection
@@ -64,9 +66,20 @@ def load_teacher(
             told=_told(opened),
             trunk=opened.trunk,
         )
-        return Teacher(network, card)
+        return Teacher(network, card, _home(section.device))
     except UserError as error:
         raise TeacherError(f"tasks.{task}.teacher: {error}") from error
+
+
+def _home(name: str | None) -> torch.device | None:
+    if name is None:
+        return None
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"device: {name} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
 
 
 def _told(opened: Opened) -> tuple[str, ...]:

@@ -18,6 +18,8 @@ from distill_mtl.networks.inputs import InputContract
 class TeacherNetwork(nn.Module, ABC):
     """Images [R, 3, H, W] in [0, 1] of any size -> features by name, `logits` among them.
 
+    A pass has two halves, so that several teachers of one file can share the first: `run`, then `read`.
+
     Attributes:
         last_map: name of the default hint layer; None where the network gives nothing but its answer.
         width: number of logits.
@@ -72,9 +74,30 @@ class TeacherNetwork(nn.Module, ABC):
     def reading(self, inputs: InputContract) -> "TeacherNetwork":
         """The same network, weights shared, behind another input contract; it gives its logits alone."""
 
+    @property
     @abstractmethod
+    def trunk(self) -> nn.Module:
+        """What `run` runs; networks that share it are one file seen from several tasks."""
+
+    @abstractmethod
+    def join(self, other: "TeacherNetwork") -> None:
+        """Use the other's trunk from now on, which then gives what both read.
+
+        Args:
+            other: of the same type, files and input contract.
+        """
+
+    @abstractmethod
+    def run(self, images: Tensor) -> dict[str, Tensor]:
+        """The trunk's pass: everything that is read from it, by name, first dimension R."""
+
+    @abstractmethod
+    def read(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Logits and tapped features, maps [R, C, h, w] or vectors [R, C], from what `run` gave."""
+
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Logits and tapped features, maps [R, C, h, w] or vectors [R, C]."""
+        """Logits and tapped features."""
+        return self.read(self.run(images))
 
 
 class BackboneNetwork(TeacherNetwork):
@@ -137,8 +160,19 @@ class BackboneNetwork(TeacherNetwork):
         backbone = Backbone(self.backbone.model, inputs)
         return BackboneNetwork(backbone, self.head, self.needs, width=self.width, dense=self.dense)
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        features = self.backbone(images)
+    @property
+    def trunk(self) -> nn.Module:
+        return self.backbone
+
+    def join(self, other: TeacherNetwork) -> None:
+        assert isinstance(other, BackboneNetwork)
+        self.backbone = other.backbone
+        self.backbone.tap((*other.backbone.returns, *self.needs, *self._layers))
+
+    def run(self, images: Tensor) -> dict[str, Tensor]:
+        return self.backbone(images)
+
+    def read(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {LOGITS: self.head(features)} | {layer: features[layer] for layer in self._layers}
 
 

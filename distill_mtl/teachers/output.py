@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -17,6 +18,13 @@ class TeacherOutput:
     logits: Tensor
     hidden: dict[str, Tensor]
 
+    def to(self, device: torch.device) -> "TeacherOutput":
+        """The same on `device`."""
+        if self.logits.device == device:
+            return self
+        hidden = {layer: feature.to(device, non_blocking=True) for layer, feature in self.hidden.items()}
+        return TeacherOutput(self.logits.to(device, non_blocking=True), hidden)
+
 
 @dataclass(frozen=True)
 class Target:
@@ -25,10 +33,12 @@ class Target:
     Attributes:
         rows: int64 [R], positions in the batch, ascending.
         output: the teacher's output for exactly these rows.
+        heard: bool [R], the rows that teach anything; None: all. The others count as rows with a loss of 0.
     """
 
     rows: Tensor
     output: TeacherOutput
+    heard: Tensor | None = None
 
 
 Targets = dict[str, Target]

@@ -71,9 +71,11 @@ def file_origin(path: Path, section: TeacherSection) -> RunOrigin:
             "state dict needs its code: `teacher: {module: 'package.module:callable', weights: ..., trust: true}`."
         )
     if ending == ".onnx":
-        from distill_mtl.teachers.runtimes.onnx_file import OnnxRuntime, onnx_files
+        from distill_mtl.teachers.runtimes.onnx_file import OnnxRuntime
+        from distill_mtl.teachers.runtimes.onnx_graph import external_files, read_graph
 
-        return RunOrigin(path, onnx_files(path), None, lambda: OnnxRuntime(path), section)
+        files = (path, *external_files(read_graph(path), path))
+        return RunOrigin(path, files, None, lambda: OnnxRuntime(path), section)
     if ending == ".pt2":
         from distill_mtl.teachers.runtimes.exported import ExportedRuntime
 

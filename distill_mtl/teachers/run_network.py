@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.networks.backbone import LOGITS
@@ -120,12 +120,24 @@ class RunNetwork(TeacherNetwork):
         twin._layers = ()
         return twin
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        raw = self._run(self.preprocess(images))
-        answer = self._layouts[LOGITS](_squeezed(raw[self.answer])).float()
+    @property
+    def trunk(self) -> nn.Module:
+        return self.runtime
+
+    def join(self, other: TeacherNetwork) -> None:
+        assert isinstance(other, RunNetwork)
+        self.runtime = other.runtime
+        both = (*other._layers, *self._layers)
+        self.runtime.tap([name for name in dict.fromkeys(both) if name not in self.runtime.outputs])
+
+    def run(self, images: Tensor) -> dict[str, Tensor]:
+        return self._run(self.preprocess(images))
+
+    def read(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        answer = self._layouts[LOGITS](_squeezed(features[self.answer])).float()
         if self.gives == "probabilities":
             answer = answer.clamp_min(_FLOOR).log()
-        return {LOGITS: answer} | {name: self._layouts[name](raw[name]) for name in self._layers}
+        return {LOGITS: answer} | {name: self._layouts[name](features[name]) for name in self._layers}
 
     def _run(self, images: Tensor) -> dict[str, Tensor]:
         """Any number of rows through a network that may take but one number of them."""
@@ -140,20 +152,14 @@ class RunNetwork(TeacherNetwork):
     @torch.no_grad()
     def _trial(self, layers: Sequence[str]) -> dict[str, Tensor]:
         """What the runtime gives for two random images; they say what shape each thing has."""
-        self.runtime.tap([name for name in layers if name not in self.runtime.outputs])
-        rows = self.inputs.batch or 2
         seeded = torch.Generator().manual_seed(0)
-        images = torch.rand(rows, 3, *self.inputs.size, generator=seeded).to(self.preprocess.mean.device)
-        images = self.preprocess(images)
-        try:
+        images = torch.rand(self.inputs.batch or 2, 3, *self.inputs.size, generator=seeded)
+        images = self.preprocess(images.to(self.preprocess.mean.device))
+        if not self.runtime.outputs:
             self.runtime.probe(images)
-            return self.runtime(images)
-        except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
-            said = str(error).strip().splitlines() or [type(error).__name__]
-            raise UserError(
-                f"the network cannot run on {rows} images of shape {list(images.shape[1:])} and type "
-                f"{str(images.dtype).removeprefix('torch.')}: {said[-1]}. Look at `input`."
-            ) from error
+        self.runtime.tap([name for name in layers if name not in self.runtime.outputs])
+        self.runtime.probe(images)
+        return self.runtime(images)
 
     def _trial_of_each(self, names: Sequence[str]) -> dict[str, Tensor]:
         """What the runtime gives for names of which some may give nothing: halved until those stand alone."""

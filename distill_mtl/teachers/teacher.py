@@ -4,7 +4,9 @@
 `accelerator.prepare`, the optimizer and the checkpoint.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +25,16 @@ class Teacher(nn.Module):
     Args:
         network: opened, giving the layers of the card.
         card: what is known of it.
+        home: the device that it stays on; None: it goes where it is sent.
     """
 
     network: TeacherNetwork
 
-    def __init__(self, network: TeacherNetwork, card: TeacherCard) -> None:
+    def __init__(self, network: TeacherNetwork, card: TeacherCard, home: torch.device | None = None) -> None:
         super().__init__()
-        self.network, self.card = network, card
+        self.network, self.card, self.home = network, card, home
         freeze(self)
+        self.to("cpu")
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> TeacherOutput:
@@ -38,13 +42,22 @@ class Teacher(nn.Module):
 
         `no_grad` and not `inference_mode`, whose tensors could not enter a trainable adapter.
         """
-        features = self.network(images)
-        hidden = {layer: self._aligned(features[layer]) for layer in self.card.layers}
-        return TeacherOutput(self.card.labels(features[LOGITS]), hidden)
+        return self.read(self.network.run(images.to(self.home or images.device))).to(images.device)
+
+    @torch.no_grad()
+    def read(self, features: Mapping[str, Tensor]) -> TeacherOutput:
+        """The same from what `network.run` gave, which several teachers of one file share."""
+        read = self.network.read(features)
+        hidden = {layer: self._aligned(read[layer]) for layer in self.card.layers}
+        return TeacherOutput(self.card.labels(read[LOGITS]), hidden)
 
     def train(self, mode: bool = True) -> "Teacher":
         """A teacher stays in evaluation mode, whatever a training loop asks of the modules around it."""
         return super().train(False)
+
+    def to(self, *args: Any, **kwargs: Any) -> "Teacher":
+        """A teacher with a home stays there, whatever is moved around it."""
+        return super().to(self.home) if self.home is not None else super().to(*args, **kwargs)
 
     def reading(self, inputs: InputContract) -> "Teacher":
         """The same teacher, weights shared, behind another input contract; it gives its logits alone.
@@ -52,7 +65,7 @@ class Teacher(nn.Module):
         For the check, which tries the usual mistakes when a teacher scores badly.
         """
         card = replace(self.card, inputs=inputs, layers=(), shapes={})
-        return Teacher(self.network.reading(inputs), card)
+        return Teacher(self.network.reading(inputs), card, self.home)
 
     def _aligned(self, feature: Tensor) -> Tensor:
         """A map of a part of the view, or of more than the view, does not lie over the student's: its mean does."""

@@ -1,16 +1,40 @@
-"""teachers.json: what was really loaded, by file and hash, and how it scored in the check."""
+"""teachers.json: what was really loaded, by file and hash, how it scored in the check, and its precision."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from distill_mtl.assembly.voices import former_selves
+from distill_mtl.checks.teachers import Examined
+from distill_mtl.recipe import Recipe
 from distill_mtl.teachers.teacher import Teacher
 from distill_mtl.training.run_folder import write_aside
 
 
-def write_teachers(path: Path, teachers: Mapping[str, Teacher], scores: Mapping[str, float]) -> None:
-    """Write each teacher's file, sha256, classes, input and the score that the check measured."""
-    entries = {
-        task: {**teacher.card.describe(), "score": scores.get(task)} for task, teacher in teachers.items()
-    }
+def describe_teachers(recipe: Recipe, teachers: Mapping[str, Teacher]) -> dict[str, dict[str, Any]]:
+    """Who teaches each task that has a teacher: its file, sha256, classes and input, or `self`."""
+    remembered = {task: {"self": section.student} for task, section in former_selves(recipe).items()}
+    return {task: teacher.card.describe() for task, teacher in teachers.items()} | remembered
+
+
+def write_teachers(
+    path: Path,
+    described: Mapping[str, dict[str, Any]],
+    examined: Mapping[str, Examined],
+    precisions: Mapping[str, str],
+) -> None:
+    """Write what describes each teacher, the score of the check, and its targets' precision."""
+    entries = {task: dict(entry) for task, entry in described.items()}
+    for task, result in examined.items():
+        entries[task]["score"] = result.measured.score if result.measured is not None else None
+        entries[task]["precision"] = precisions[task]
     write_aside(path, json.dumps(entries, indent=2) + "\n")
+
+
+def read_precisions(path: Path) -> dict[str, str]:
+    """The precision in which each teacher of a run makes its targets; nothing where the run wrote none."""
+    if not path.exists():
+        return {}
+    entries = json.loads(path.read_text(encoding="utf-8"))
+    return {task: entry["precision"] for task, entry in entries.items() if "precision" in entry}

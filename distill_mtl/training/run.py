@@ -1,17 +1,20 @@
 """The main job, end to end: check, train, compare with the teachers, leave a folder that anyone can load."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from torch import nn
 
 from distill_mtl.assembly.build import Parts, build, known_names
 from distill_mtl.assembly.processes import start_accelerator
+from distill_mtl.checks.batchnorm import batchnorm_warnings
 from distill_mtl.checks.check import run_check
 from distill_mtl.checks.one_batch import try_one_batch
+from distill_mtl.checks.teachers import Examined
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.calibrate import calibrate_hints
 from distill_mtl.distillation.objective import Objective
@@ -19,7 +22,7 @@ from distill_mtl.evaluation import Evaluation
 from distill_mtl.recipe import Recipe, dump_recipe, load_recipe
 from distill_mtl.training.finish import finish
 from distill_mtl.training.loop import Trainer
-from distill_mtl.training.manifest import write_teachers
+from distill_mtl.training.manifest import describe_teachers, read_precisions, write_teachers
 from distill_mtl.training.run_folder import RunFolder
 from distill_mtl.training.session import Session
 from distill_mtl.training.sitting import Sitting
@@ -63,28 +66,50 @@ def distill(
 
     parts = build(recipe)
     if resume:
-        folder.same_teachers({task: teacher.card.describe() for task, teacher in parts.teachers.items()})
-    scores = run_check(parts, accelerator.device, console) if accelerator.is_main_process else {}
+        folder.same_teachers(describe_teachers(recipe, parts.teachers))
+    examined = run_check(parts, accelerator.device, console) if accelerator.is_main_process else {}
+    precisions = _precisions(examined, folder, resume=resume)
     try_one_batch(parts, accelerator.device, slices=accelerator.num_processes * recipe.training.accumulate)
     if accelerator.is_main_process:
         folder.begin(resolved, resume=resume)
-        write_teachers(folder.teachers, parts.teachers, scores)
+        write_teachers(folder.teachers, describe_teachers(recipe, parts.teachers), examined, precisions)
     accelerator.wait_for_everyone()
-    _warn_of_local_batchnorm(parts, accelerator, console)
+    for warning in batchnorm_warnings(
+        parts.student, parts.sources, accelerator.device, accelerator.num_processes
+    ):
+        console.print(f"[yellow]{warning}[/yellow]", highlight=False)
 
-    session = _train(parts, accelerator, folder, console, resume=resume)
+    session = _train(parts, accelerator, folder, console, precisions, resume=resume)
     return finish(parts, session, folder, console)
 
 
+def _precisions(examined: Mapping[str, Examined], folder: RunFolder, *, resume: bool) -> dict[str, str]:
+    """The precision of each teacher's targets: as the run began, else what the first process found best, for all."""
+    found = {task: result.precision for task, result in examined.items()}
+    if resume:
+        found |= read_precisions(folder.teachers)
+    everyone = [found]
+    broadcast_object_list(everyone)
+    return everyone[0]
+
+
 def _train(
-    parts: Parts, accelerator: Accelerator, folder: RunFolder, console: Console, *, resume: bool
+    parts: Parts,
+    accelerator: Accelerator,
+    folder: RunFolder,
+    console: Console,
+    precisions: Mapping[str, str],
+    *,
+    resume: bool,
 ) -> Session:
     """Train from the last checkpoint, or from the beginning, to the last step."""
-    teachers = parts.live_teachers().to(accelerator.device)
+    teachers = parts.live_teachers(precisions).to(accelerator.device)
     objective = Objective(parts.student, parts.lessons, parts.hints, parts.rule).to(accelerator.device)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
-    session = Session(Trainer(accelerator, objective, teachers, parts.recipe, steps=parts.steps), folder)
+    voices = parts.voices(teachers, objective.student, accelerator.autocast)
+    trainer = Trainer(accelerator, objective, voices, parts.recipe, schedule=parts.schedule)
+    session = Session(trainer, folder)
     if resume and session.restore():
         console.print(f"resuming after step {session.step} of {parts.steps}")
     else:
@@ -99,17 +124,7 @@ def _train(
 
 
 def _calibration_rows(parts: Parts, accelerator: Accelerator) -> Iterator[Batch]:
-    """The rows of the first steps, the same however many processes there are, in slices as small as training's."""
+    """Rows of every source, the same however many processes there are, in slices as small as training's."""
     training = parts.recipe.training
     steps = math.ceil(CALIBRATION_ROWS / training.batch_size)
-    return parts.sources.stream(micro_batches=accelerator.num_processes * training.accumulate, steps=steps)
-
-
-def _warn_of_local_batchnorm(parts: Parts, accelerator: Accelerator, console: Console) -> None:
-    local = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in parts.student.modules())
-    if local and accelerator.num_processes > 1 and accelerator.device.type == "cpu":
-        console.print(
-            "[yellow]the student has BatchNorm, whose statistics are local to a process on the CPU: this run is not "
-            "the same as one of a single process. For an exact one choose a student without it, such as "
-            "--set student.args.norm_layer=groupnorm1.[/yellow]"
-        )
+    return parts.sources.preview(micro_batches=accelerator.num_processes * training.accumulate, steps=steps)

@@ -95,7 +95,9 @@ tasks:
 
 def check(world: Path, teacher: str) -> float:
     """What a run does before its first step; gives the teacher's score."""
-    return run_check(parts(world, teacher), torch.device("cpu"), Console(quiet=True))["color"]
+    found = run_check(parts(world, teacher), torch.device("cpu"), Console(quiet=True))["color"]
+    assert found.measured is not None
+    return found.measured.score
 
 
 def line(folder: Path, **keys: object) -> str:

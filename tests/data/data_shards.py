@@ -59,14 +59,14 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     return path
 
 
-def recipe(data: Mapping[str, Any], *, batch_size: int = 8, seed: int = 0) -> Recipe:
+def recipe(data: Mapping[str, Any], *, batch_size: int = 8, seed: int = 0, **training: Any) -> Recipe:
     return Recipe.model_validate(
         {
             "student": {"model": "resnet18"},
             "tasks": {"pet": {"classes": list(CLASSES)}, "part": {"kind": "segmentation", "classes": 2}},
             "data": data,
             "seed": seed,
-            "training": {"batch_size": batch_size},
+            "training": {"batch_size": batch_size, **training},
         }
     )
 
@@ -89,7 +89,15 @@ def three_sets(folder: Path, name: str, make: Any, train: int) -> None:
     write(folder / f"{name}-test.tar", make(5, first=600))
 
 
-def open_two(folder: Path, *, batch_size: int = 8, seed: int = 0, size: int = 8, **options: Any) -> Sources:
+def open_two(
+    folder: Path,
+    *,
+    batch_size: int = 8,
+    seed: int = 0,
+    size: int = 8,
+    stream: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Sources:
     """40 pets and 11 parts, each labelled for one task."""
     if not (folder / "pets-test.tar").exists():
         three_sets(folder, "pets", pets, 40)
@@ -98,4 +106,5 @@ def open_two(folder: Path, *, batch_size: int = 8, seed: int = 0, size: int = 8,
         "pets": source(folder, "pets", "pet", **options),
         "parts": source(folder, "parts", "part", **options),
     }
-    return open_sources(recipe(data, batch_size=batch_size, seed=seed), KINDS, (size, size))
+    wanted = recipe(data, batch_size=batch_size, seed=seed, stream=stream or {})
+    return open_sources(wanted, KINDS, (size, size))

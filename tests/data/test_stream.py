@@ -158,3 +158,5 @@ def test_colours_follow_the_strength_of_each_source(tmp_path: Path) -> None:
 def test_more_parts_than_rows_are_refused(sources: Sources) -> None:
     with pytest.raises(RecipeError, match=r"training\.batch_size: 9 rows cannot be shared by 5 processes"):
         sources.stream(steps=1, world=5, micro_batches=2)
+    with pytest.raises(RecipeError, match=r"1 processes with 10 micro-batches"):
+        sources.preview(steps=1, micro_batches=10)

@@ -91,6 +91,18 @@ def test_a_label_without_weight_leaves_its_rows_silent(tmp_path: Path) -> None:
     assert _losses(objective, teachers, _batch({"a": [1] * ROWS})) == {}
 
 
+def test_a_teacher_says_nothing_about_classes_it_does_not_know(tmp_path: Path) -> None:
+    """The student's logit of an unknown class gets no gradient, and the known ones are compared among themselves."""
+    kinds = {"a": toys.classification(4)}
+    objective, teachers = _merge(tmp_path, kinds, lesson=Lesson(known=(0, 2, 3)))
+    batch = _batch({"a": [0] * ROWS})
+    _gradients(objective, teachers, [batch])
+    bias = objective.student.heads["a"].get_parameter("linear.bias")
+    assert bias.grad is not None
+    assert bias.grad[1] == 0
+    assert bool((bias.grad[[0, 2, 3]] != 0).all())
+
+
 def test_hints_train_adapters_that_the_student_does_not_keep(tmp_path: Path) -> None:
     objective, teachers = _merge(tmp_path, {"a": toys.classification(4)}, hints=True)
     _, _, terms = _run(objective, teachers, _batch({"a": [0] * ROWS}))

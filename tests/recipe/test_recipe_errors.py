@@ -122,6 +122,34 @@ def test_a_file_without_a_mapping_is_refused(refuse: Refuse, text: str) -> None:
         ("student2: &s [*s]", "student2.0:\n  found an alias to the very value it stands in."),
         ("[a]: b", "line 5:\n  found a key that is a list or a mapping."),
         ("optimizer: {<<: fast}", 'optimizer:\n  `<<` takes a mapping, found "fast".'),
+        (
+            "training: {stream: altrnate}",
+            'training.stream:\n  found "altrnate", expected mixed or alternate or a mapping. Did you mean',
+        ),
+        (
+            "training: {stream: {phase: 5}}",
+            "training.stream.phase:\n  found 5, but batches that mix all data sets have no phases.",
+        ),
+        (
+            "training: {stream: alternate}\ndata: {pool: {shards: p, weight: 2}}",
+            "line 6, data.pool.weight:\n  found 2 beside `training.stream: alternate`",
+        ),
+        (
+            "data: {pool: {shards: p, limit: 5}}",
+            "data.pool.limit:\n  the source has no labels to limit. Remove `limit`",
+        ),
+        (
+            "data: {more: {shards: p, labels: {breed: cls}, limit: 0}}",
+            "data.more.limit:\n  found 0, expected a whole number greater than 0, a mapping or null.",
+        ),
+        (
+            "data: {more: {shards: p, labels: {breed: cls}, limit: {rows: 5, per_class: 1}}}",
+            'data.more.limit:\n  found {"rows": 5, "per_class": 1}, expected either `rows` or `per_class`.',
+        ),
+        (
+            "data: {more: {shards: p, labels: {breed: cls}, limit: {share: 0.5}}}",
+            'data.more.limit:\n  found {"share": 0.5}, expected either `rows` or `per_class`.',
+        ),
         ("name: 9lives", 'name:\n  found "9lives", expected a name of letters, digits'),
     ],
 )

@@ -34,27 +34,29 @@ SHORT = """\
 student: vit_tiny
 balance: uniform
 acceptance: 2
+training: {stream: alternate}
 tasks:
   a: {teacher: t/a, data: [x.tar, y.tar]}
-  b: {classes: 3, data: {shards: z.tar, member: b.png, weight: 2, augment: null}}
+  b: {classes: 3, data: {shards: z.tar, member: b.png, limit: 7, augment: null}}
 data:
-  pool: {shards: p.tar, labels: {a: a.cls}}
+  pool: {shards: p.tar, labels: {a: a.cls}, limit: 100}
 """
 
 LONG = """\
 student: {model: vit_tiny}
 balance: {method: uniform}
 acceptance: {a: 2, b: 2}
+training: {stream: {mode: alternate, phase: 1}}
 tasks:
   a: {teacher: {path: t/a}}
   b: {classes: 3}
 data:
-  pool: {shards: p.tar, labels: {a: {member: a.cls}}}
+  pool: {shards: p.tar, labels: {a: {member: a.cls}}, limit: {rows: 100}}
   a: {shards: [x.tar, y.tar], labels: {a: {}}}
   b:
     shards: z.tar
     labels: {b: {member: b.png}}
-    weight: 2
+    limit: {rows: 7}
     augment: {crop: null, flip: false, color: 0}
 """
 

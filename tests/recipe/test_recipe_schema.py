@@ -12,8 +12,9 @@ from distill_mtl.recipe.json_schema import recipe_json_schema, recipe_json_schem
 
 ROOT = Path(__file__).parents[2]
 BALANCE = "balance: uniform\nacceptance: 2\n"
-POOL = "data: {pool: {shards: [a.tar], labels: {breed: cls}, augment: null}}\n"
-OWN = "tasks: {a: {classes: 2, data: {shards: a.tar, member: cls, augment: null}}}\nstudent: {model: x}\n"
+POOL = "data: {pool: {shards: [a.tar], labels: {breed: cls}, augment: null, limit: 9}}\n"
+OWN = "tasks: {a: {classes: 2, data: {shards: a.tar, member: cls, augment: null, limit: 9}}}\nstudent: {model: x}\n"
+STREAM = "training: {stream: alternate}\n"
 
 
 def valid(text: str) -> bool:
@@ -30,7 +31,7 @@ def test_the_committed_copy_is_current() -> None:
 
 
 def test_editors_accept_short_forms(ten_lines: str, load: Load) -> None:
-    for text in (ten_lines, ten_lines + BALANCE + POOL, OWN):
+    for text in (ten_lines, ten_lines + BALANCE + POOL + STREAM, OWN):
         load(text)
         assert valid(text)
 
@@ -52,6 +53,8 @@ def test_editors_accept_the_resolved_recipe(ten_lines: str, load: Load) -> None:
         "balance: {methd: uniform}",
         "data: {a: {shards: a, augment: {crop: [0.1, 0.2, 0.3]}}}",
         "training: {precision: fp8}",
+        "training: {stream: turning}",
+        "data: {a: {shards: a, limit: 0}}",
     ],
 )
 def test_editors_refuse_what_loading_refuses(ten_lines: str, wrong: str) -> None:

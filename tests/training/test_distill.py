@@ -76,7 +76,16 @@ def test_every_logged_line_has_terms_weights_cosines_and_norm(finished: tuple[Pa
 
 def test_teachers_are_recorded_as_loaded(finished: tuple[Path, Evaluation]) -> None:
     teachers = json.loads((finished[0] / "teachers.json").read_text())
-    assert set(teachers["hue"]) == {"file", "sha256", "classes", "input", "score"}
+    assert set(teachers["hue"]) == {
+        "file",
+        "files",
+        "sha256",
+        "classes",
+        "outputs",
+        "input",
+        "score",
+        "precision",
+    }
     assert len(teachers["hue"]["sha256"]) == 64
     assert teachers["hue"]["classes"] == ["class0", "class1", "class2"]
 
@@ -146,6 +155,8 @@ def test_a_second_run_does_not_overwrite_the_first(recipe: Path, finished: tuple
         "tasks.hue.weights.supervised=0",
         "student.init=random",
         "data={pool: {shards: FOLDER/pool-train.tar}}",
+        "training.stream={mode: alternate, phase: 2}",
+        "data.hue.limit=6",
     ],
 )
 def test_every_mode_runs_to_a_table(recipe: Path, tmp_path: Path, override: str) -> None:
@@ -153,6 +164,14 @@ def test_every_mode_runs_to_a_table(recipe: Path, tmp_path: Path, override: str)
     evaluation = distill(changed, out=tmp_path / "run", console=QUIET)
     assert set(evaluation.tasks) == {"hue", "shape"}
     assert all(torch.isfinite(weight).all() for weight in _weights(tmp_path / "run").values())
+
+
+def test_a_run_begins_with_what_batchnorm_makes_of_alternate_batches(recipe: Path, tmp_path: Path) -> None:
+    norms = "student={model: test_resnet, input_size: 16, init: random}"
+    changed = load_recipe(recipe, [norms, "training.stream=alternate", "training.steps=1"])
+    console = Console(file=io.StringIO(), width=1000)
+    distill(changed, out=tmp_path / "run", console=console)
+    assert "training.stream is alternate, and the student has BatchNorm" in console.file.getvalue()
 
 
 def test_the_share_of_harmed_tasks_is_logged_on_request(recipe: Path, tmp_path: Path) -> None:

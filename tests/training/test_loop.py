@@ -9,6 +9,7 @@ from distill_mtl.assembly.build import build
 from distill_mtl.assembly.processes import start_accelerator
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.objective import Objective
+from distill_mtl.distillation.voices import Voices
 from distill_mtl.training.loop import Trainer
 
 
@@ -52,7 +53,8 @@ def _trainer(recipe: Path, *overrides: str) -> tuple[Trainer, Batch]:
     parts = build(load_recipe(recipe, overrides))
     objective = Objective(parts.student, parts.lessons, parts.hints, parts.rule)
     accelerator = start_accelerator(parts.recipe.training)
-    trainer = Trainer(accelerator, objective, parts.live_teachers(), parts.recipe, steps=10)
+    voices = Voices(parts.live_teachers())
+    trainer = Trainer(accelerator, objective, voices, parts.recipe, schedule=parts.schedule)
     return trainer, next(iter(parts.sources.stream(steps=1)))
 
 

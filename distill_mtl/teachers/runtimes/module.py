@@ -44,10 +44,26 @@ class ModuleRuntime(Runtime):
         self.declared = _declared(self.network)
         self._taps = Taps(self.network, ())
         self._fresh = False
+        self._order: dict[str, int] = {}
 
     def names(self) -> list[str]:
         layers = [name for name, _ in self.network.named_modules() if name]
+        # Layers that never ran come first; those that hold others end after them.
+        layers.sort(key=lambda name: self._order.get(name, -1))
         return list(dict.fromkeys((*layers, *self.outputs)))
+
+    def probe(self, images: Tensor) -> None:
+        ended: list[str] = []
+        hooks = [
+            layer.register_forward_hook(lambda *_, name=name: ended.append(name))
+            for name, layer in self.network.named_modules()
+        ]
+        try:
+            super().probe(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self._order = {name: place for place, name in enumerate(ended)}
 
     def tap(self, names: Sequence[str]) -> None:
         taps = Taps(self.network, [name for name in names if name not in self.outputs])

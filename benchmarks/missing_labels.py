@@ -1,0 +1,154 @@
+"""Who speaks where a label is missing: every voice on the quickstart at a quarter of its length.
+
+    python benchmarks/missing_labels.py [--seeds 3] [--figure docs/images/missing-labels.svg]
+
+At full labels and at 100 labels a task; mean and standard deviation over seeds of the lead over the single-task
+teachers in points. Runs are processes of one thread, two at a time, kept in runs/missing/ and skipped where they are
+finished. The figure needs the extra `bench`.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+RECIPE = "recipes/multidigits.yaml"
+TASKS = {"left": 10, "right": 10, "segment": 4}
+RUNS = Path("runs/missing")
+LABELS_ONLY = ["training.teachers_on=none", "balance=auto"]
+ALTERNATE = "training.stream=alternate"
+
+
+def each(change: str) -> list[str]:
+    """The change for every task."""
+    return [f"tasks.{task}.{change}" for task in TASKS]
+
+
+def own(section: str) -> list[str]:
+    """The student as the teacher of every task; without a teacher's file the recipe says the classes."""
+    return [
+        change
+        for task, classes in TASKS.items()
+        for change in (f"tasks.{task}.teacher={section}", f"tasks.{task}.classes={classes}")
+    ]
+
+
+VOICES = {
+    "labels only, alternating": [*LABELS_ONLY, ALTERNATE],
+    "labels only, alternating, asynchronous": [
+        *LABELS_ONLY,
+        ALTERNATE,
+        "training.asynchronous={trunk: 128, heads: 128}",
+    ],
+    "labels only, mixed": LABELS_ONLY,
+    "self, frozen, alternating": [*own("{student: frozen, every: 30}"), ALTERNATE],
+    "self, frozen, mixed": own("{student: frozen, every: 30}"),
+    "self, EMA, mixed": own("{student: ema}"),
+    "teachers, no hints": each("hints=[]"),
+    "teachers (default)": [],
+    "teachers, alternating": [ALTERNATE],
+    "teachers on all rows": ["training.teachers_on=all"],
+    "teachers, staged hints": ["schedule=fitnets"],
+    "teachers, gated at entropy 0.7": each("gate={entropy: 0.7}"),
+}
+LABELS = ("all labels", "100 labels a task")
+
+
+def limits(voice: str, labels: str) -> list[str]:
+    """Changes that hide all but 100 labels of each task; where nobody speaks about the others, they stay away."""
+    if labels == LABELS[0]:
+        return []
+    share = ", share: 1" if voice.startswith("labels only") else ""
+    return each(f"data.limit={{rows: 100{share}}}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=375)
+    parser.add_argument("--figure", type=Path)
+    arguments = parser.parse_args()
+    seeds = range(arguments.seeds)
+    jobs = [(voice, labels, seed) for seed in seeds for labels in LABELS for voice in VOICES]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda job: run(*job, arguments.steps), jobs))
+    # A voice without teachers has nobody to be compared with in its own run.
+    theirs = {
+        task: run("teachers (default)", "all labels", 0, arguments.steps)[task]["teacher"] for task in TASKS
+    }
+    means: dict[str, list[list[float]]] = {}
+    for labels in LABELS:
+        print(f"\n| {labels} | {' | '.join(TASKS)} | mean delta |\n|---|{'---:|' * (len(TASKS) + 1)}")
+        for voice in VOICES:
+            results = [run(voice, labels, seed, arguments.steps) for seed in seeds]
+            deltas = [[result[task]["student"] - theirs[task] for task in TASKS] for result in results]
+            averages = [statistics.mean(row) for row in deltas]
+            means.setdefault(voice, []).append(averages)
+            columns = [*zip(*deltas, strict=True), averages]
+            print(f"| {voice} | {' | '.join(figure(column) for column in columns)} |")
+    if arguments.figure is not None:
+        draw(means, arguments.figure)
+
+
+def run(voice: str, labels: str, seed: int, steps: int) -> dict[str, dict[str, float]]:
+    """Results by task of one run, made if it is not there."""
+    name = "".join(letter if letter.isalnum() else "-" for letter in f"{voice}-{labels}-{seed}")
+    out = RUNS / name
+    if not (out / "results.json").exists():
+        changes = [
+            *VOICES[voice],
+            *LABELS[labels],
+            f"training.steps={steps}",
+            f"seed={seed}",
+            "acceptance=100",
+        ]
+        command = [sys.executable, "distill.py", RECIPE, "--out", str(out)]
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with (RUNS / f"{name}.log").open("w") as log:
+            subprocess.run(
+                [
+                    *command,
+                    *(f"--set={change}" for change in changes),
+                    *(["--resume"] if out.exists() else []),
+                ],
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                check=True,
+            )
+    return json.loads((out / "results.json").read_text())["tasks"]
+
+
+def figure(values: list[float]) -> str:
+    """Mean, and the standard deviation where there are several values."""
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):+.2f}{spread}"
+
+
+def draw(means: dict[str, list[list[float]]], path: Path) -> None:
+    """A bar for every voice, at both amounts of labels, from the worst to the best."""
+    from matplotlib import pyplot
+
+    axes = pyplot.figure(figsize=(8, 5), layout="constrained").subplots(1, len(LABELS), sharey=True)
+    for place, (labels, axis) in enumerate(zip(LABELS, axes, strict=True)):
+        for row, (_, by_labels) in enumerate(means.items()):
+            values = by_labels[place]
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            axis.barh(row, statistics.mean(values), xerr=spread, color="#4c72b0")
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.set_title(labels)
+        axis.set_xlabel("mean lead over the teachers, points")
+        axis.set_yticks(range(len(means)), list(means))
+        axis.invert_yaxis()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pyplot.savefig(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Which parameters a stage of the schedule trains: the parts that a recipe names, as parameters of an objective.
+
+What does not train keeps still altogether: no gradient, so neither momentum nor weight decay moves it, and
+evaluation mode, so its running statistics stay too.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from torch import nn
+
+from distill_mtl.distillation.hints import Hint
+from distill_mtl.errors import UserError, nearest
+from distill_mtl.students.student import Student
+from distill_mtl.students.trunk import Trunk
+
+ADAPTERS, GUIDED, HEADS, TRUNK = "adapters", "guided", "heads", "trunk"
+
+
+def named_parameters(
+    student: Student, hints: Mapping[str, Sequence[Hint]], part: str, guided: Iterable[str] = ()
+) -> frozenset[str]:
+    """The names in `Objective` of the parameters that a part stands for; empty where there are none.
+
+    Args:
+        student: on any device.
+        hints: task -> its adapters.
+        part: `trunk`, `trunk:LAYER` (what that layer's output depends on), `guided` (the same for all guided
+            layers), `heads`, `heads:TASK` or `adapters`.
+        guided: the student's layers that hints read.
+
+    Raises:
+        UserError: there is no such part, layer or task.
+    """
+    kind, _, name = part.partition(":")
+    if kind == ADAPTERS and not name:
+        return frozenset(
+            f"{ADAPTERS}.{task}.{index}.{parameter}"
+            for task, of_task in hints.items()
+            for index, hint in enumerate(of_task)
+            for parameter, _ in hint.named_parameters()
+        )
+    if kind == HEADS:
+        if name and name not in student.kinds:
+            raise UserError(f"there is no head '{name}'.{nearest(name, student.kinds)}")
+        return _beginning(student, f"{HEADS}.{name}." if name else f"{HEADS}.")
+    if kind == GUIDED and not name:
+        return _up_to(student.trunk, guided)
+    if kind == TRUNK:
+        return _up_to(student.trunk, [name]) if name else _beginning(student, f"{TRUNK}.")
+    raise UserError(
+        f"there is no part '{part}'.{nearest(kind, (TRUNK, GUIDED, HEADS, ADAPTERS))} "
+        "Parts: trunk, trunk:LAYER, guided, heads, heads:TASK, adapters."
+    )
+
+
+def only_train(module: nn.Module, trains: Collection[str], prefix: str = "", inside: bool = True) -> None:
+    """Training mode where parameters train, evaluation mode elsewhere.
+
+    Args:
+        module: a part of an objective.
+        trains: names of the parameters that train.
+        prefix: of the module's own names in them.
+        inside: whether the module around it trains, which decides for what has no parameters (dropout,
+            normalisation without them).
+    """
+    names = [prefix + name for name, _ in module.named_parameters()]
+    module.training = any(name in trains for name in names) if names else inside
+    for name, child in module.named_children():
+        only_train(child, trains, f"{prefix}{name}.", module.training)
+
+
+def _beginning(student: Student, beginning: str) -> frozenset[str]:
+    return frozenset(
+        f"student.{name}"
+        for name, parameter in student.named_parameters()
+        if name.startswith(beginning) and parameter.requires_grad
+    )
+
+
+def _up_to(trunk: Trunk, layers: Iterable[str]) -> frozenset[str]:
+    return frozenset(f"student.{TRUNK}.{name}" for name in trunk.parameters_behind(layers))

@@ -1,0 +1,123 @@
+from itertools import pairwise
+
+import pytest
+import torch
+import toys
+from torch import nn
+
+from distill_mtl.data.batch import Batch
+from distill_mtl.distillation.former_self import FormerSelf
+from distill_mtl.distillation.gate import Gate
+from distill_mtl.distillation.lesson import Lesson
+from distill_mtl.distillation.voices import Voices
+from distill_mtl.recipe.schema import TermWeights
+from distill_mtl.students.student import Student
+from distill_mtl.teachers.live import LiveTeachers
+
+KINDS = {"a": toys.classification(3), "b": toys.segmentation(2)}
+
+
+def test_it_is_silent_until_it_was_frozen_and_then_says_what_the_student_said() -> None:
+    student = toys.toy_student(KINDS)
+    former, batch = FormerSelf(student, ["a", "b"], lambda step: step % 2 == 0), _batch()
+    for step in (0, 1):
+        former.begin(step, student)
+        assert former.rows(batch) == {}
+    _move(student)
+    said = student.eval()(batch.images)
+    former.begin(2, student)
+    _move(student)
+    former.begin(3, student)
+    assert {task: rows.tolist() for task, rows in former.rows(batch).items()} == {"a": [1, 2], "b": [0, 1]}
+    answers = former.ask(batch.images, former.rows(batch))
+    assert torch.equal(answers["a"].output.logits, said["a"][[1, 2]])
+    assert torch.allclose(answers["b"].output.logits, said["b"][[0, 1]], atol=1e-6)
+    assert answers["a"].output.hidden == {}
+    former.begin(4, student)
+    assert not torch.equal(former.ask(batch.images, former.rows(batch))["a"].output.logits, said["a"][[1, 2]])
+
+
+def test_it_keeps_the_running_statistics_and_never_moves_its_own() -> None:
+    student = toys.toy_student(KINDS)
+    student.trunk.model.first.append(nn.BatchNorm2d(6))
+    former, batch = FormerSelf(student, ["a"], lambda step: True), _batch()
+    student.train()(batch.images)
+    former.begin(1, student)
+    before = former.state_dict()["copy"]
+    frozen = {name: value.clone() for name, value in before.items()}
+    assert torch.equal(frozen["trunk.model.first.2.running_mean"], student.trunk.model.first[2].running_mean)
+    former.ask(batch.images, former.rows(batch))
+    student(batch.images)
+    assert all(torch.equal(value, frozen[name]) for name, value in former.state_dict()["copy"].items())
+
+
+def test_tasks_share_one_pass_through_the_trunk() -> None:
+    student = toys.toy_student(KINDS)
+    runs: list[int] = []
+    student.trunk.register_forward_hook(lambda *_: runs.append(1))  # a copy has it too
+    former = FormerSelf(student, ["a", "b"], lambda step: True)
+    former.begin(1, student)
+    runs.clear()
+    answers = former.ask(_batch().images, former.rows(_batch()))
+    assert runs == [1]
+    assert not any(target.output.logits.requires_grad for target in answers.values())
+
+
+def test_an_average_moves_before_every_step_and_speaks_from_the_first_moment_on() -> None:
+    student = toys.toy_student(KINDS)
+    former, batch = FormerSelf(student, ["a"], lambda step: step == 3, decay=0.5), _batch()
+    weights = []
+    for step in range(5):
+        former.begin(step, student)
+        assert bool(former.rows(batch)) == (step >= 3)
+        weights.append(former.state_dict()["copy"]["heads.a.linear.weight"].clone())
+        _move(student)
+    now = student.state_dict()["heads.a.linear.weight"]
+    assert all(not torch.equal(earlier, later) for earlier, later in pairwise(weights[1:]))
+    assert not torch.equal(weights[-1], now)
+
+
+@pytest.mark.parametrize("decay", [None, 0.5])
+def test_it_goes_on_from_a_checkpoint(decay: float | None) -> None:
+    student = toys.toy_student(KINDS)
+    former, again = (FormerSelf(student, ["a"], lambda step: step == 2, decay=decay) for _ in range(2))
+    for step in range(4):
+        former.begin(step, student)
+        _move(student)
+    again.load_state_dict(former.state_dict())
+    for subject in (former, again):
+        subject.begin(4, student)
+    batch = _batch()
+    one, other = (subject.ask(batch.images, subject.rows(batch)) for subject in (former, again))
+    assert torch.equal(one["a"].output.logits, other["a"].output.logits)
+
+
+def test_labels_alone_silence_it() -> None:
+    student = toys.toy_student(KINDS)
+    former = FormerSelf(student, ["a"], lambda step: True, on="none")
+    former.begin(1, student)
+    assert former.rows(_batch()) == {}
+
+
+def test_a_task_whose_lesson_gives_a_teacher_no_weight_asks_nobody() -> None:
+    student = toys.toy_student(KINDS)
+    former = FormerSelf(student, ["a", "b"], lambda step: True)
+    former.begin(1, student)
+    voices = Voices(LiveTeachers({}), [former], {"b": Gate("entropy", 0.0)})
+    deaf = Lesson(TermWeights(soft_targets=0))
+    rows = voices.rows(_batch(), {"a": deaf, "b": Lesson()})
+    assert list(rows) == ["b"]
+    targets = voices(_batch(), rows)
+    assert targets["b"].heard is not None
+    assert not targets["b"].heard.any()
+
+
+def _move(student: Student) -> None:
+    for parameter in student.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+
+
+def _batch() -> Batch:
+    images = torch.rand(3, 3, toys.SIZE, toys.SIZE, generator=torch.Generator().manual_seed(0))
+    labelled = {"a": torch.tensor([True, False, False]), "b": torch.tensor([False, False, True])}
+    return Batch(images, {}, labelled, ["0", "1", "2"], torch.zeros(3, dtype=torch.int64))

@@ -1,0 +1,115 @@
+from pathlib import Path
+
+import pytest
+import toy_world
+
+from distill_mtl import load_recipe
+from distill_mtl.assembly.build import Parts, build
+from distill_mtl.errors import RecipeError
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy_world.build(tmp_path_factory.mktemp("world"))
+
+
+def test_without_a_schedule_a_run_is_one_stage(recipe: Path) -> None:
+    (stage,) = _build(recipe).schedule.stages
+    assert stage.ends == 6
+    assert stage.trains is None
+    assert stage.lessons["hue"].temperature == 4.0
+
+
+def test_stages_end_at_shares_and_steps_and_change_what_they_name(recipe: Path) -> None:
+    parts = _build(
+        recipe,
+        "training.steps=100",
+        "tasks.hue.weights.hint=5",
+        "schedule=[{until: 30, weights: {supervised: 0}, temperature: 2},"
+        " {until: 0.5, weights: {hint: 0}, tasks: {hue: {weights: {hint: 3}, temperature: 8}}}, {}]",
+    )
+    schedule = parts.schedule
+    assert [stage.ends for stage in schedule.stages] == [30, 50, 100]
+    assert [schedule.stages.index(schedule.at(step)) for step in (0, 29, 30, 49, 50, 99)] == [
+        0,
+        0,
+        1,
+        1,
+        2,
+        2,
+    ]
+    first, second, third = (stage.lessons for stage in schedule.stages)
+    assert [lessons["hue"].weights.supervised for lessons in (first, second, third)] == [0, 1, 1]
+    assert [lessons["hue"].weights.hint for lessons in (first, second, third)] == [5, 3, 5]
+    assert [lessons["hue"].temperature for lessons in (first, second, third)] == [2, 8, 4]
+    assert second["shape"].weights.hint == 0
+    assert second["shape"].temperature == 4
+
+
+def test_fitnets_is_hints_up_to_the_guided_layer_and_then_everything(recipe: Path) -> None:
+    hints = [f"tasks.{task}.hints=[{{student: first}}]" for task in ("hue", "shape")]
+    first, second = _build(recipe, "training.steps=10", "schedule=fitnets", *hints).schedule.stages
+    assert (first.ends, second.ends) == (3, 10)
+    assert first.trains is not None
+    assert {name.rpartition(".")[0] for name in first.trains} == {
+        "student.trunk.model.first.0",
+        "adapters.hue.0.adapter",
+        "adapters.shape.0.adapter",
+    }
+    weights = first.lessons["hue"].weights
+    assert (weights.supervised, weights.soft_targets, weights.hint) == (0, 0, 1)
+    assert second.trains is None
+
+
+def test_a_teacher_that_only_a_later_stage_needs_is_there(recipe: Path) -> None:
+    silent = "{weights: {soft_targets: 0, hint: 0}, until: 2}"
+    parts = _build(recipe, f"schedule=[{silent}, {{}}]")
+    assert set(parts.live_teachers().teachers) == {"hue", "shape"}
+    parts = _build(recipe, f"schedule=[{silent}]", "schedule.0.until=null")
+    assert parts.live_teachers().teachers == {}
+
+
+def test_cover_must_hold_in_every_stage(recipe: Path) -> None:
+    parts = _build(recipe, "schedule=[{until: 2, weights: {supervised: 0}}, {}]")
+    assert "uniform (auto: some rows have neither a label nor a teacher for hue, shape" in parts.balance
+    parts = _build(recipe, "schedule=[{until: 2, weights: {supervised: 0}}, {}]", "training.teachers_on=all")
+    assert "mgda_ub" in parts.balance
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("[{until: 4}, {until: 3}, {}]", "schedule.1.until: the stage would end with step 3 of 6, the one before"),
+        ("[{until: 0.01}, {}]", "schedule.0.until: the stage would end with step 0 of 6"),
+        ("[{until: 7}, {}]", "schedule.0.until: the stage would end with step 7 of 6"),
+        ("[{until: 3}, {until: 0.8}]", "schedule.1.until: the last stage ends with step 5 of 6."),
+        ("[{until: 3}, {weights: {supervised: 0, soft_targets: 0, hint: 0}}]", "schedule.1: no task has anything"),
+        ("[{train: ['trunk:frist']}]", "schedule.0.train.0: there is no layer 'frist'. Did you mean 'first'?"),
+        (
+            "[{weights: {supervised: 0, soft_targets: 0}, train: [heads]}]",
+            "schedule.0.train: nothing would train: what the stage's losses reach is no part of heads.",
+        ),
+        (
+            "[{tasks: {hue: {weights: {supervised: 0, soft_targets: 0, hint: 0}}}}]",
+            "tasks.hue: nothing trains the task",
+        ),
+        ("[{until: 2}, {train: [trunk]}]", None),
+    ],
+)  # fmt: skip
+def test_stages_that_make_no_sense_are_refused(recipe: Path, override: str, said: str | None) -> None:
+    if said is None:
+        assert _build(recipe, f"schedule={override}").schedule.steps == 6
+        return
+    with pytest.raises(RecipeError) as caught:
+        _build(recipe, f"schedule={override}")
+    assert str(caught.value).startswith(said)
+
+
+def test_hints_alone_without_teachers_are_refused_with_the_way_out(recipe: Path) -> None:
+    with pytest.raises(RecipeError, match=r"(?s)schedule\.0: no task has anything.*--set schedule=\[\]"):
+        _build(recipe, "schedule=fitnets", "training.teachers_on=none")
+    _build(recipe, "schedule=fitnets", "training.teachers_on=none", "schedule=[]")
+
+
+def _build(recipe: Path, *overrides: str) -> Parts:
+    return build(load_recipe(recipe, overrides))
