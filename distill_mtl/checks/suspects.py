@@ -132,13 +132,12 @@ def _by_features(probed: Probed, known: bool) -> Suspect:
     )
 
 
-@torch.no_grad()
 def depends_on_batch(teacher: Teacher, images: Tensor) -> bool:
     """Whether the same pictures get other answers in other company.
 
     Args:
         images: [B, 3, H, W] in [0, 1]; a batch of 4 and fewer tells nothing.
     """
-    together = teacher.network(images)[LOGITS]
-    apart = torch.cat([teacher.network(part)[LOGITS] for part in images.split(4)])
+    together = teacher.raw(images)[LOGITS]
+    apart = torch.cat([teacher.raw(part)[LOGITS] for part in images.split(4)])
     return bool((together - apart).abs().max() > DEPENDS * together.abs().max())

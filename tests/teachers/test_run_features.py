@@ -109,3 +109,17 @@ def test_a_network_that_gives_nothing_but_its_answer_has_no_layers() -> None:
     assert subject.features() == {}
     assert subject.last_map is None
     assert subject.evidence == ()
+
+
+def test_layers_for_a_block_leave_networks_of_one_file_as_they_were() -> None:
+    first, second = network(), network()
+    first.tap(("conv",))
+    second.tap(("deep",))
+    second.join(first)
+    images = torch.rand(2, 3, 8, 8)
+    before = second(images)
+    with first.tapping(first.evidence):
+        assert set(first(images)) == {"logits", "flat"}
+    assert set(first(images)) == {"logits", "conv"}
+    after = second(images)
+    assert all(torch.equal(after[name], before[name]) for name in ("logits", "deep"))
