@@ -103,7 +103,7 @@ def run(voice: str, labels: str, seed: int, steps: int) -> dict[str, dict[str, f
     if not (out / "results.json").exists():
         changes = [
             *VOICES[voice],
-            *LABELS[labels],
+            *limits(voice, labels),
             f"training.steps={steps}",
             f"seed={seed}",
             "acceptance=100",

@@ -12,7 +12,7 @@ import torch
 from accelerate import PartialState
 
 from distill_mtl.assembly.schedule import build_schedule
-from distill_mtl.assembly.voices import former_selves, gates, memories
+from distill_mtl.assembly.voices import Memory, former_selves, gates, memories
 from distill_mtl.balance import Rule, make_rule, rule_names
 from distill_mtl.balance.loss_rule import LossRule
 from distill_mtl.data import Sources, open_sources
@@ -45,6 +45,7 @@ class Parts:
         sources: the data sets, in the canonical size.
         lessons: task -> how it is learned where no stage of the schedule says otherwise.
         schedule: the lessons of every step.
+        memories: how the former selves of the student remember it -> the tasks that each teaches.
         hints: task -> its adapters.
         rule: the balancing rule.
         balance: one sentence on which rule was taken and why.
@@ -57,6 +58,7 @@ class Parts:
     sources: Sources
     lessons: Mapping[str, Lesson]
     schedule: Schedule
+    memories: Mapping[Memory, list[str]]
     hints: Mapping[str, list[Hint]]
     rule: Rule
     balance: str
@@ -91,7 +93,7 @@ class Parts:
                 on=self.recipe.training.teachers_on,
                 autocast=autocast,
             )
-            for memory, tasks in memories(self.recipe, self.sources, self.steps).items()
+            for memory, tasks in self.memories.items()
         ]
         return Voices(teachers, selves, gates(self.recipe, self.lessons))
 
@@ -121,7 +123,8 @@ def build(recipe: Recipe) -> Parts:
     hints = _hints(recipe, lessons, student, teachers)
     schedule = build_schedule(recipe, lessons, student, hints, _steps(recipe, sources))
     rule, balance = choose_rule(recipe, schedule, teachers, sources)
-    return Parts(recipe, kinds, teachers, student, sources, lessons, schedule, hints, rule, balance)
+    former = memories(recipe, sources, schedule.steps)
+    return Parts(recipe, kinds, teachers, student, sources, lessons, schedule, former, hints, rule, balance)
 
 
 def build_teachers(recipe: Recipe) -> tuple[dict[str, Teacher], dict[str, TaskKind]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from distill_mtl.data import Sources
 from distill_mtl.distillation.gate import Gate
 from distill_mtl.distillation.lesson import Lesson
+from distill_mtl.errors import RecipeError
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import TeacherSection
 
@@ -64,13 +65,23 @@ def memories(recipe: Recipe, sources: Sources, steps: int) -> dict[Memory, list[
         recipe: as loaded.
         sources: which know the phases.
         steps: of the run.
+
+    Raises:
+        RecipeError: a former self would never speak.
     """
     found: dict[Memory, list[str]] = {}
     for task, section in former_selves(recipe).items():
-        every, phases = section.every, None
-        if every is None and (sources.phase_length or 1) > 1:
+        every, phases, length = section.every, None, sources.phase_length or 1
+        if every is None and length > 1:
             phases = sources
-        elif every is None:
+        first = every or length
+        if first >= steps and first > 1:
+            where = f"tasks.{task}.teacher.every" if every is not None else "training.stream.phase"
+            raise RecipeError(
+                f"{where}: the former self that teaches {task} would be frozen before step {first} for the first time, "
+                f"and the run has {steps} steps. Choose fewer steps there."
+            )
+        if every is None and phases is None:
             every = max(1, round(steps / FREEZES))
         decay = (section.decay or DECAY) if section.student == "ema" else None
         found.setdefault(Memory(every, phases, decay), []).append(task)

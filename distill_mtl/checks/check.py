@@ -6,7 +6,6 @@ import torch
 from rich.console import Console
 
 from distill_mtl.assembly.build import Parts
-from distill_mtl.assembly.voices import memories
 from distill_mtl.checks.data import show_sources
 from distill_mtl.checks.teachers import Examined, examine_teachers, refuse_bad_teachers, show_teachers
 
@@ -56,7 +55,7 @@ def _student_line(parts: Parts) -> str:
 def _former_self_lines(parts: Parts) -> Iterator[str]:
     if parts.recipe.training.teachers_on == "none":
         return
-    for memory, tasks in memories(parts.recipe, parts.sources, parts.steps).items():
+    for memory, tasks in parts.memories.items():
         yield f"taught by the student's former self, {memory.describe()}: {', '.join(tasks)}"
 
 

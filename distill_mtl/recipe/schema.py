@@ -269,7 +269,7 @@ class OptimizerSection(Section):
 
 
 class AsynchronousSection(Section):
-    """Parts that are stepped by their own count of rows, as UberNet does (Kokkinos 2016, section 3.3)."""
+    """Parts that are stepped by their own count of rows, as UberNet does (Kokkinos 2016)."""
 
     trunk: Count
     """Rows with any loss between two steps of the trunk."""

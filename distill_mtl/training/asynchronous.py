@@ -1,4 +1,4 @@
-"""UberNet's asynchronous rule (Kokkinos 2016, arXiv:1609.02132, section 3.3): every part steps by its own count.
+"""UberNet's asynchronous rule (Kokkinos 2016, arXiv:1609.02132): every part steps by its own count.
 
 Where a batch holds few labels of a task, the gradient of that task's head is noise. So gradients are
 gathered, separately for the trunk and for each head, and a part is stepped when it has seen enough rows.
