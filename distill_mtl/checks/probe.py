@@ -54,12 +54,9 @@ def probe(teacher: Teacher, kind: TaskKind, task: str, batches: Sequence[Batch])
         scoring = [(images[seen[part]], part[seen[part]]) for images, part in scoring if seen[part].any()]
     if seen.sum() < 2 or not scoring:
         return None
-    teacher.network.tap(layers)
-    try:
+    with teacher.network.tapping(layers):
         read = _reader(teacher, layers)
         return _score(_fit(read, kind, seen, fitting), read, kind, scoring)
-    finally:
-        teacher.network.tap(teacher.card.layers)
 
 
 def _half(batches: Sequence[Batch], task: str, first: int) -> Rows:
@@ -78,7 +75,7 @@ def _reader(teacher: Teacher, layers: Sequence[str]) -> Map:
     """Images -> the features [R, C, h, w] side by side in the size of the finest; vectors are maps of one pixel."""
 
     def read(images: Tensor) -> Tensor:
-        features = teacher.network(images)
+        features = teacher.raw(images)
         maps = [features[layer].float() for layer in layers]
         maps = [each if each.ndim == 4 else each[:, :, None, None] for each in maps]
         size = max((each.shape[2:] for each in maps), key=lambda size: size[0] * size[1])

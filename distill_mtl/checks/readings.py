@@ -89,7 +89,10 @@ def _pixels(contract: InputContract) -> Iterator[tuple[str, InputContract]]:
     if contract.channels == "grey":
         return
     swapped = replace(contract, channels="rgb" if contract.channels == "bgr" else "bgr")
+    turned = replace(swapped, mean=contract.mean[::-1], std=contract.std[::-1])
     yield "the colours in the opposite order (BGR for RGB)", swapped
+    if turned != swapped:
+        yield "the colours in the opposite order (BGR for RGB), mean and std as well", turned
     if contract.dtype != "uint8":
         caffe = replace(contract, channels="bgr", mean=CAFFE[0], std=CAFFE[1], white=255.0)
         yield "Caffe's pixels: BGR in [0, 255] less a mean", caffe

@@ -18,7 +18,8 @@ from distill_mtl.teachers.teacher import Teacher
 ROWS = 512
 """Rows on which each reading is tried; the best one is then measured on all of them."""
 GAIN = 2.0
-"""Points by which another reading must do better before a teacher that passes is called misread."""
+"""Points by which another reading must do better before a teacher that passes is called misread, and an order of
+classes before it is preferred to another reading."""
 DEPENDS = 0.05
 """How far an answer may move in other company, as a share of the largest: rounding, and the quantisation of a
 batch, move it less."""
@@ -107,8 +108,12 @@ def _best_reading(
     few, best, best_score = thinned(batches, ROWS), None, -math.inf
     for reading in readings(teacher, kind, task, batches):
         measured = measure(reading, kind, task, few)
-        if measured is not None and sign * measured.score > best_score:
-            best, best_score = reading, sign * measured.score
+        if measured is None:
+            continue
+        # An order is fitted to the labels, so it must do better than a reading that is not.
+        score = sign * measured.score - (GAIN if reading.order is not None else 0.0)
+        if score > best_score:
+            best, best_score = reading, score
     found = measure(best, kind, task, batches) if best is not None else None
     return (best, found.score) if found is not None else (None, 0.0)
 
@@ -127,13 +132,12 @@ def _by_features(probed: Probed, known: bool) -> Suspect:
     )
 
 
-@torch.no_grad()
 def depends_on_batch(teacher: Teacher, images: Tensor) -> bool:
     """Whether the same pictures get other answers in other company.
 
     Args:
         images: [B, 3, H, W] in [0, 1]; a batch of 4 and fewer tells nothing.
     """
-    together = teacher.network(images)[LOGITS]
-    apart = torch.cat([teacher.network(part)[LOGITS] for part in images.split(4)])
+    together = teacher.raw(images)[LOGITS]
+    apart = torch.cat([teacher.raw(part)[LOGITS] for part in images.split(4)])
     return bool((together - apart).abs().max() > DEPENDS * together.abs().max())

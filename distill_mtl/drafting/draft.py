@@ -121,7 +121,7 @@ def _open(task: str, entry: dict[str, Any], places: Sequence[str]) -> Pair:
         classes=tuple(classes) if isinstance(classes, list) else classes,
     )
     kind = build_kind(teacher.card.kind, teacher.card.classes, **entry.get("options", {}))
-    place, sets = " ".join(places), find_sets(places)
+    place, sets = " ".join(places[:2]) + (" …" if len(places) > 2 else ""), find_sets(places)
     if not sets["train"]:
         raise ShardError(
             f"--data {place}: all shards are for validation or testing by their names, none for training."
@@ -246,7 +246,7 @@ def _training(pairs: Sequence[Pair], said: Mapping[str, Any]) -> dict[str, Any]:
     )
     return {
         **length,
-        "batch_size": Noted(batch, "default" if batch == default else f"an eighth of {rows:,} rows"),
+        "batch_size": Noted(batch, "default" if batch == default else f"for about {rows:,} rows"),
     }
 
 

@@ -54,9 +54,11 @@ def find_label(indexes: Sequence[ShardIndex], kind: TaskKind, task: str, place: 
         raise ShardError(f"--data {place}: {' and '.join(fitting)} could be the label of {task}. {mend}")
     listed = [f"{ending} ({reason})" for ending, reason in reasons.items()]
     listed += [ending for ending in _all(indexes) if ending not in candidates]
+    names = f" Where labels are names, say those of its outputs: --set tasks.{task}.teacher.classes=[...]."
     raise ShardError(
         f"--data {place}: no member of the shards is a label of {task} ({kind.name}, {len(kind.classes)} classes) in "
         f"every row. Members: {'; '.join(listed)}. {mend}, or give {task} the data that belong to it."
+        + ("" if kind.dense else names)
     )
 
 

@@ -57,7 +57,9 @@ class Segmentation(TaskKind):
         try:
             with Image.open(io.BytesIO(payload), formats=["PNG"]) as picture:
                 mode, pixels = picture.mode, np.asarray(picture).astype(np.int64)
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        except UnidentifiedImageError:
+            raise ValueError("the mask is not a PNG picture of class numbers.") from None
+        except (OSError, SyntaxError) as error:
             raise ValueError(f"the mask is not a PNG picture of class numbers ({error}).") from None
         if mode not in _NUMBER_MODES:
             raise ValueError(

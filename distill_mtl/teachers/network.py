@@ -1,7 +1,8 @@
 """What every teacher's network offers, whatever it was read from: images in, named features and logits out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -50,6 +51,13 @@ class TeacherNetwork(nn.Module, ABC):
 
         Raises:
             UserError: no such layer, or its output is neither a map, tokens nor a vector.
+        """
+
+    @abstractmethod
+    def tapping(self, layers: Sequence[str]) -> AbstractContextManager[None]:
+        """For the block a pass gives these features; then it gives the earlier ones again.
+
+        What networks of the same trunk read is left to them.
         """
 
     @abstractmethod
@@ -138,6 +146,17 @@ class BackboneNetwork(TeacherNetwork):
     def tap(self, layers: Sequence[str]) -> None:
         self._layers = tuple(layers)
         self.backbone.tap((*self.needs, *layers))
+
+    @contextmanager
+    def tapping(self, layers: Sequence[str]) -> Iterator[None]:
+        mine, everybodys = self._layers, self.backbone.returns
+        try:
+            self._layers = tuple(layers)
+            self.backbone.tap((*everybodys, *layers))
+            yield
+        finally:
+            self._layers = mine
+            self.backbone.tap(everybodys)
 
     def layer_names(self) -> list[str]:
         return self.backbone.layer_names()

@@ -1,8 +1,8 @@
 """A network that some runtime runs, between its input contract and its answer."""
 
 import copy
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
@@ -64,12 +64,11 @@ class RunNetwork(TeacherNetwork):
     def last_map(self) -> str | None:  # type: ignore[override]
         """The last inner map or token sequence before the answer, or the last other output; found on a trial."""
         if not self._last_map_known:
-            kept, self._last_map_known = self._layers, True
+            self._last_map_known = True
             others = [name for name in self.runtime.outputs if name != self.answer]
-            self._last_map = next((name for name in self._last_inner() if self._is_map(name)), None)
-            if self._last_map is None:
-                self._last_map = next((name for name in others if self._readable(name)), None)
-            self.tap(kept)
+            with self._kept():
+                maps = (name for name in self._last_inner() if self._is_map(name))
+                self._last_map = next(maps, None) or next(filter(self._readable, others), None)
         return self._last_map
 
     def tap(self, layers: Sequence[str]) -> None:
@@ -82,16 +81,21 @@ class RunNetwork(TeacherNetwork):
         self._layers, self._layouts = tuple(layers), layouts
         self._shapes |= shapes
 
+    @contextmanager
+    def tapping(self, layers: Sequence[str]) -> Iterator[None]:
+        with self._kept():
+            self.tap(layers)
+            yield
+
     def layer_names(self) -> list[str]:
         return [name for name in self.runtime.names() if name != self.answer]
 
     def features(self) -> dict[str, FeatureShape]:
-        kept, names = self._layers, self.layer_names()
-        shapes = {}
-        for name, raw in self._trial_of_each(names).items():
-            with suppress(UserError):
-                shapes[name] = FeatureShape.of(self._layout(name, raw)(raw))
-        self.tap(kept)
+        names, shapes = self.layer_names(), {}
+        with self._kept():
+            for name, raw in self._trial_of_each(names).items():
+                with suppress(UserError):
+                    shapes[name] = FeatureShape.of(self._layout(name, raw)(raw))
         return {name: shapes[name] for name in names if name in shapes}
 
     @property
@@ -102,15 +106,14 @@ class RunNetwork(TeacherNetwork):
     def evidence(self) -> tuple[str, ...]:
         if self.dense:
             return () if self.last_map is None else (self.last_map,)
-        kept = self._layers
-        # What is as wide as the answer is the answer, before its softmax.
-        features = (
-            name
-            for name in self._last_inner()
-            if self._readable(name) and self._shapes[name].channels != self.width
-        )
-        found = next(features, None)
-        self.tap(kept)
+        with self._kept():
+            # What is as wide as the answer is the answer, before its softmax.
+            features = (
+                name
+                for name in self._last_inner()
+                if self._readable(name) and self._shapes[name].channels != self.width
+            )
+            found = next(features, None)
         return () if found is None else (found,)
 
     def reading(self, inputs: InputContract) -> "RunNetwork":
@@ -127,8 +130,7 @@ class RunNetwork(TeacherNetwork):
     def join(self, other: TeacherNetwork) -> None:
         assert isinstance(other, RunNetwork)
         self.runtime = other.runtime
-        both = (*other._layers, *self._layers)
-        self.runtime.tap([name for name in dict.fromkeys(both) if name not in self.runtime.outputs])
+        self._tap((*other._layers, *self._layers))
 
     def run(self, images: Tensor) -> dict[str, Tensor]:
         return self._run(self.preprocess(images))
@@ -157,9 +159,23 @@ class RunNetwork(TeacherNetwork):
         images = self.preprocess(images.to(self.preprocess.mean.device))
         if not self.runtime.outputs:
             self.runtime.probe(images)
-        self.runtime.tap([name for name in layers if name not in self.runtime.outputs])
+        self._tap(layers)
         self.runtime.probe(images)
         return self.runtime(images)
+
+    def _tap(self, names: Sequence[str]) -> None:
+        self.runtime.tapped = tuple(name for name in dict.fromkeys(names) if name not in self.runtime.outputs)
+        self.runtime.tap(self.runtime.tapped)
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """After the block, whatever it tapped, everything is read as before."""
+        layers, layouts, tapped = self._layers, self._layouts, self.runtime.tapped
+        try:
+            yield
+        finally:
+            self._layers, self._layouts = layers, layouts
+            self._tap(tapped)
 
     def _trial_of_each(self, names: Sequence[str]) -> dict[str, Tensor]:
         """What the runtime gives for names of which some may give nothing: halved until those stand alone."""

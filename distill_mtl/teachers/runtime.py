@@ -46,11 +46,13 @@ class Runtime(nn.Module, ABC):
         declared: what they say about the input.
         outputs: names of what it returns, in its own order. Where only a forward pass tells (TorchScript, a
             user's module) there are none before the first one; `probe` is that one.
+        tapped: what `RunNetwork` tapped last, for whoever must put it back.
     """
 
     files: tuple[Path, ...]
     declared: Declared
     outputs: tuple[str, ...]
+    tapped: tuple[str, ...] = ()
 
     @abstractmethod
     def names(self) -> list[str]:

@@ -51,6 +51,12 @@ class Teacher(nn.Module):
         hidden = {layer: self._aligned(read[layer]) for layer in self.card.layers}
         return TeacherOutput(self.card.labels(read[LOGITS]), hidden)
 
+    @torch.no_grad()
+    def raw(self, images: Tensor) -> dict[str, Tensor]:
+        """What the network itself gives: its own logits, unmapped, and the features that are tapped now."""
+        features = self.network(images.to(self.home or images.device))
+        return {name: feature.to(images.device) for name, feature in features.items()}
+
     def train(self, mode: bool = True) -> "Teacher":
         """A teacher stays in evaluation mode, whatever a training loop asks of the modules around it."""
         return super().train(False)

@@ -29,6 +29,8 @@ COLORS = np.array(
     [[200, 60, 60], [60, 60, 200], [60, 200, 60], [120, 60, 60], [60, 60, 120], [220, 220, 220]]
 )
 ROWS = 400
+Plant = Callable[[Path], None]
+"""Changes a teacher's folder."""
 
 
 def paint(generator: np.random.Generator, labels: np.ndarray) -> np.ndarray:
@@ -103,7 +105,7 @@ def line(folder: Path, **keys: object) -> str:
     return json.dumps({"path": str(folder), **keys})
 
 
-def copy_of(teacher: Path, folder: Path, change: Callable[[Path], None] | None = None) -> Path:
+def copy_of(teacher: Path, folder: Path, change: Plant | None = None) -> Path:
     """A copy of a teacher's folder, with a mistake in it."""
     folder.mkdir()
     for file in teacher.iterdir():
@@ -111,6 +113,17 @@ def copy_of(teacher: Path, folder: Path, change: Callable[[Path], None] | None =
     if change is not None:
         change(folder)
     return folder
+
+
+def contract(**changes: object) -> Plant:
+    """A config.json that says something else about the input."""
+
+    def plant(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        config["trunk"]["inputs"].update(changes)
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return plant
 
 
 def _png(picture: np.ndarray) -> bytes:

@@ -1,6 +1,5 @@
 """The usual mistakes, planted in a teacher that was really trained: what a run does first must name each."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,21 +16,8 @@ from distill_mtl.errors import TeacherError
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.students.folder import load_student, save_student
 
-Plant = Callable[[Path], None]
 
-
-def contract(**changes: object) -> Plant:
-    """A config.json that says something else about the input."""
-
-    def plant(folder: Path) -> None:
-        config = json.loads((folder / "config.json").read_text())
-        config["trunk"]["inputs"].update(changes)
-        (folder / "config.json").write_text(json.dumps(config))
-
-    return plant
-
-
-def head(change: Callable[[Tensor], Tensor]) -> Plant:
+def head(change: Callable[[Tensor], Tensor]) -> colors.Plant:
     """Another last layer."""
 
     def plant(folder: Path) -> None:
@@ -62,13 +48,13 @@ def other_task(folder: Path) -> None:
     ("plant", "cause", "mend"),
     [
         (
-            contract(mean=[0.0] * 3, std=[1.0] * 3),
+            colors.contract(mean=[0.0] * 3, std=[1.0] * 3),
             r"images in \[-1, 1\]",
             "input: {mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]}",
         ),
-        (contract(mean=[-1.0] * 3, std=[2.0] * 3), r"images in \[-1, 1\]", "mean: [0.5, 0.5, 0.5]"),
-        (contract(mean=[0.0] * 3, std=[1.0] * 3, white=255.0), r"images in \[-1, 1\]", "white: 1.0"),
-        (contract(channels="bgr"), "colours in the opposite order", "`input: {channels: rgb}`"),
+        (colors.contract(mean=[-1.0] * 3, std=[2.0] * 3), r"images in \[-1, 1\]", "mean: [0.5, 0.5, 0.5]"),
+        (colors.contract(mean=[0.0] * 3, std=[1.0] * 3, white=255.0), r"images in \[-1, 1\]", "white: 1.0"),
+        (colors.contract(channels="bgr"), "colours in the opposite order", "`input: {channels: rgb}`"),
         (
             head(lambda tensor: tensor[[2, 0, 1, 5, 3, 4]]),
             "classes in another order: class2, class0, class1, class5, class3, class4 ",
@@ -84,7 +70,7 @@ def other_task(folder: Path) -> None:
     ids=["normalisation", "statistics", "range", "bgr", "permuted classes", "random head", "other weights"],
 )
 def test_its_cause_is_named_and_the_mend(
-    world: Path, tmp_path: Path, plant: Plant, cause: str, mend: str
+    world: Path, tmp_path: Path, plant: colors.Plant, cause: str, mend: str
 ) -> None:
     folder = colors.copy_of(world / "teacher", tmp_path / "teacher", plant)
     with pytest.raises(TeacherError, match=cause) as caught:
@@ -95,7 +81,7 @@ def test_its_cause_is_named_and_the_mend(
 
 
 def test_a_wrong_input_is_mended_by_what_the_message_says(world: Path, tmp_path: Path) -> None:
-    folder = colors.copy_of(world / "teacher", tmp_path / "teacher", contract(channels="bgr"))
+    folder = colors.copy_of(world / "teacher", tmp_path / "teacher", colors.contract(channels="bgr"))
     assert colors.check(world, colors.line(folder, input={"channels": "rgb"})) > 97
 
 
@@ -123,7 +109,7 @@ def test_a_wrong_size_is_named(tmp_path: Path) -> None:
         tmp_path, images.astype(np.uint8), labels, InputContract((16, 16), (0.5,) * 3, (0.5,) * 3)
     )
     assert colors.check(world, str(world / "teacher")) > 97
-    contract(size=[32, 32])(world / "teacher")
+    colors.contract(size=[32, 32])(world / "teacher")
     with pytest.raises(TeacherError, match=r"expects pictures of 16x16 pixels .*`input: \{size: 16\}`"):
         colors.check(world, str(world / "teacher"))
 
@@ -138,7 +124,7 @@ def test_a_network_of_grey_pictures_is_named(tmp_path: Path) -> None:
     grey = InputContract((8, 8), (0.5,) * 3, (0.5,) * 3, channels="grey3")
     world = colors.write_world(tmp_path, images.astype(np.uint8), labels, grey)
     healthy = colors.check(world, colors.line(world / "teacher", expect=50))
-    contract(channels="rgb")(world / "teacher")
+    colors.contract(channels="rgb")(world / "teacher")
     with pytest.raises(TeacherError, match=r"expects grey pictures.*`input: \{channels: grey3\}`"):
         colors.check(world, colors.line(world / "teacher", expect=healthy))
 
@@ -146,13 +132,13 @@ def test_a_network_of_grey_pictures_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("plant", "cause"),
     [
-        (contract(mean=[0.0] * 3, std=[1.0] * 3), r"images in \[-1, 1\]"),
-        (contract(channels="bgr"), "colours in the opposite order"),
+        (colors.contract(mean=[0.0] * 3, std=[1.0] * 3), r"images in \[-1, 1\]"),
+        (colors.contract(channels="bgr"), "colours in the opposite order"),
     ],
     ids=["normalisation", "bgr"],
 )
 def test_a_misread_teacher_is_named_although_nobody_says_what_it_should_score(
-    world: Path, tmp_path: Path, plant: Plant, cause: str
+    world: Path, tmp_path: Path, plant: colors.Plant, cause: str
 ) -> None:
     folder = colors.copy_of(world / "teacher", tmp_path / "teacher", plant)
     (folder / "score.json").unlink()

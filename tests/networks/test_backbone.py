@@ -6,6 +6,7 @@ import torch
 
 from distill_mtl.errors import UserError
 from distill_mtl.networks.backbone import Backbone
+from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
 
 # One of every way in which timm's networks differ: plain, NHWC, tokens with and without a class token,
@@ -176,3 +177,15 @@ def test_a_refused_layer_leaves_the_features_as_they_were() -> None:
 def test_layer_names_list_what_can_be_tapped() -> None:
     names = backbone().layer_names()
     assert {"pooled", "layer4", "layer2.0.conv1"} <= set(names)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_mambaout"])
+def test_every_feature_that_is_listed_can_be_read_in_the_shape_that_is_said(name: str) -> None:
+    network = backbone(name)
+    before = network.returns
+    listed = network.features()
+    assert network.returns == before
+    assert {"pooled", *network.stages} <= set(listed) <= set(network.layer_names())
+    network.tap(listed)
+    for layer, feature in network(torch.rand(1, 3, *SIZE)).items():
+        assert FeatureShape.of(feature) == listed[layer]

@@ -154,3 +154,13 @@ def test_bytes_with_channels_last_are_what_a_camera_network_sees() -> None:
 def test_bytes_cannot_be_normalised() -> None:
     with pytest.raises(ValueError, match="uint8 pixels are whole numbers"):
         InputContract((4, 4), (0.5,) * 3, (1.0,) * 3, dtype="uint8")
+
+
+def test_a_network_of_three_grey_channels_sees_luma_in_each() -> None:
+    image = torch.rand(2, 3, 4, 4)
+    grey3 = InputContract((4, 4), (0.0,) * 3, (1.0,) * 3, channels="grey3")
+    grey = InputContract((4, 4), (0.0,), (1.0,), channels="grey")
+    seen = Preprocess(grey3)(image)
+    assert seen.shape == (2, 3, 4, 4)
+    assert torch.equal(seen[:, :1], Preprocess(grey)(image))
+    assert torch.equal(seen[:, 0], seen[:, 2])

@@ -31,15 +31,6 @@ from distill_mtl.teachers.runtimes.onnx_graph import (
 _CUDA = "CUDAExecutionProvider"
 
 
-def onnx_files(path: Path) -> tuple[Path, ...]:
-    """The file, and those beside it that hold the rest of its weights.
-
-    Raises:
-        UserError: onnx is not installed, no such file, a broken one, or weights are missing.
-    """
-    return (path, *external_files(read_graph(path), path))
-
-
 class OnnxRuntime(Runtime):
     """Names are those of the graph's tensors, as Netron shows them on the arrows between its nodes.
 

@@ -1,0 +1,168 @@
+"""`distill-mtl init`: what it writes loads, and passes the check."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+from distill_mtl.drafting.command import init
+from distill_mtl.errors import UserError
+from distill_mtl.recipe import Recipe, load_recipe
+
+ROOT = Path(__file__).parents[2]
+NOT_TRAINED = ("tasks.hue.teacher.expect=0", "tasks.shape.teacher.expect=0")
+"""The toy world's teachers have random weights."""
+
+
+def draft(
+    capsys: pytest.CaptureFixture[str], folder: Path, pairs: Sequence[tuple[Path, str]], **options: object
+) -> tuple[str, Recipe]:
+    """The text that `init` writes to standard output, and the recipe that it is."""
+    init([str(teacher) for teacher, _ in pairs], [[data] for _, data in pairs], **options)
+    text = capsys.readouterr().out
+    (folder / "drafted.yaml").write_text(text)
+    return text, load_recipe(folder / "drafted.yaml")
+
+
+def test_a_drafted_recipe_passes_the_check_as_it_stands(world: Path, tmp_path: Path) -> None:
+    """As a user does it, in processes of their own."""
+    arguments = ["init", *(f"--set={override}" for override in NOT_TRAINED)]
+    for task in ("hue", "shape"):
+        arguments += [f"--teacher={world}/teachers/{task}", "--data", f"{world}/{task}-*.tar"]
+    drafted = _process(*arguments)
+    assert drafted.returncode == 0, drafted.stderr
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(drafted.stdout)
+    checked = _process("check", str(recipe))
+    assert checked.returncode == 0, checked.stderr
+    assert "ready" in checked.stdout
+
+
+def test_every_value_has_a_word_on_where_it_comes_from(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = [(world / "teachers" / task, f"{world}/{task}-*.tar") for task in ("hue", "shape")]
+    text, recipe = draft(capsys, tmp_path, pairs)
+    without = ("tasks:", "data:", "split:", "training:", "student:", "width: 5")
+    values = [line for line in text.splitlines() if line.strip() not in without and not line.startswith("#")]
+    assert all("  # " in line for line in values), text
+    assert recipe.student.model == "toy:net"
+    assert recipe.student.init == "teacher:hue"
+    assert recipe.student.input_size == 8
+    assert recipe.tasks["shape"].kind == "segmentation"
+    assert recipe.data["hue"].labels["hue"].member == "cls"
+    assert recipe.data["shape"].labels["shape"].member == "seg.png"
+    assert recipe.data["hue"].shards == f"{world}/hue-train.tar"
+    assert recipe.data["hue"].split.test == f"{world}/hue-test.tar"
+
+
+def test_what_a_file_does_not_say_is_written_out_as_assumed(
+    world: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, recipe = draft(
+        capsys,
+        tmp_path,
+        [(exported, f"{world}/hue-*.tar")],
+        trust=True,
+        overrides=["tasks.hue.teacher.output.name=1", "student.init=random"],
+    )
+    teacher = recipe.tasks["hue"].teacher
+    assert teacher is not None
+    assert teacher.trust
+    assert len(str(teacher.sha256)) == 64
+    assert teacher.input.mean == [0.485, 0.456, 0.406]
+    assert teacher.output.name == 1
+    assumed = [line.split(":")[0].strip() for line in text.splitlines() if "# assumed" in line]
+    assert assumed == ["mean", "std", "white", "channels"]
+    assert "init: random  # --set" in text
+    assert "model: resnet18  # a common choice" in text
+
+
+def test_sets_without_shards_are_cut_by_hash_and_it_says_so(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, recipe = draft(capsys, tmp_path, [(world / "teachers" / "hue", f"{world}/hue-train.tar")])
+    assert "validation: null  # none found: 5 % of the training rows" in text
+    assert recipe.data["hue"].split.validation is None
+
+
+def test_data_given_twice_becomes_one_source_with_both_labels(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    twice = [(world / "teachers" / "hue", f"{world}/hue-*.tar")] * 2
+    _, recipe = draft(capsys, tmp_path, twice)
+    assert list(recipe.tasks) == ["hue", "hue-2"]
+    (source,) = recipe.data.values()
+    assert list(source.labels) == ["hue", "hue-2"]
+
+
+def test_overrides_are_written_into_the_recipe(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, recipe = draft(
+        capsys,
+        tmp_path,
+        [(world / "teachers" / "hue", f"{world}/hue-*.tar")],
+        student="resnet18",
+        overrides=["training.steps=7", "balance=uniform", "tasks.hue.data.augment.flip=false"],
+    )
+    assert recipe.training.steps == 7
+    assert recipe.training.epochs is None
+    assert recipe.balance.method == "uniform"
+    assert recipe.data["hue"].augment.flip is False
+    assert recipe.student.init == "pretrained"
+    assert "steps: 7  # --set" in text
+    assert yaml.safe_load(text)["student"]["model"] == "resnet18"
+
+
+@pytest.mark.parametrize(
+    ("teacher", "data", "overrides", "said"),
+    [
+        (
+            "shape",
+            ["hue-*.tar"],
+            [],
+            r"no member of the shards is a label of shape \(segmentation, 2 classes\).*cls \(",
+        ),
+        (
+            "hue",
+            ["pool-*.tar"],
+            [],
+            r"label of hue \(classification, 3 classes\) in every row\. Members: png\.",
+        ),
+        ("hue", ["hue-test.tar"], [], "for validation or testing by their names, none for training"),
+        ("hue", ["hue-{a,b}.tar"], [], "2 shards|1 shard is missing"),
+        ("hue", [], [], "1 --teacher and 0 --data"),
+        ("hue", ["hue-*.tar"], ["training.stpes=3"], r"in --set training\.stpes=3.*Did you mean 'steps'"),
+        ("hue", ["hue-*.tar"], ["tasks.hu.kind=x"], "there is no 'hu' in `tasks`. Did you mean 'hue'"),
+        ("hue", ["hue-*.tar"], ["tasks.hue.teacher.input.size=big"], r"tasks\.hue\.teacher\.input\.size"),
+        ("hue", ["hue-*.tar"], ["tasks.hue.kind=segmentation"], "says segmentation"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_nothing_written(
+    world: Path,
+    capsys: pytest.CaptureFixture[str],
+    teacher: str,
+    data: list[str],
+    overrides: list[str],
+    said: str,
+) -> None:
+    with pytest.raises(UserError, match=f"(?s){said}"):
+        init([f"{world}/teachers/{teacher}"], [[f"{world}/{name}"] for name in data], overrides=overrides)
+    assert capsys.readouterr().out == ""
+
+
+def _process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process that knows the toys."""
+    code = "import sys, toys; from distill_mtl.cli import main; main(sys.argv[1:])"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )

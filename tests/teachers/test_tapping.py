@@ -1,0 +1,32 @@
+"""A glance at other layers of a teacher leaves it, and those that share its trunk, as they were."""
+
+from pathlib import Path
+
+import torch
+import toys
+
+from distill_mtl.recipe.schema import TeacherSection
+from distill_mtl.students.folder import save_student
+from distill_mtl.teachers.load import load_teacher
+from distill_mtl.teachers.sharing import share_trunks
+
+
+def test_layers_for_a_block_leave_teachers_of_one_trunk_as_they_were(tmp_path: Path) -> None:
+    save_student(
+        toys.toy_student({"hue": toys.classification(), "shape": toys.segmentation()}), tmp_path / "t"
+    )
+    section = TeacherSection(path=str(tmp_path / "t"))
+    hue = load_teacher(section, task="hue", layers=("second",))
+    shape = load_teacher(section, task="shape", layers=("first",))
+    share_trunks([hue, shape])
+    images = torch.rand(2, 3, 8, 8)
+    before = hue(images), shape(images)
+    with hue.network.tapping(hue.network.evidence):
+        assert set(hue.raw(images)) == {"logits", "pooled"}
+        assert torch.equal(shape(images).logits, before[1].logits)
+    for teacher, answer in zip((hue, shape), before, strict=True):
+        again = teacher(images)
+        assert torch.equal(again.logits, answer.logits)
+        assert {name: feature.shape for name, feature in again.hidden.items()} == {
+            name: feature.shape for name, feature in answer.hidden.items()
+        }
