@@ -4,9 +4,10 @@
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from accelerate import PartialState
@@ -30,10 +31,12 @@ from distill_mtl.recipe.schema import TaskSection
 from distill_mtl.students.student import Student, build_student
 from distill_mtl.targets.base import TargetSource
 from distill_mtl.targets.cached import CachedTargets
+from distill_mtl.targets.cached_facts import cached_facts
 from distill_mtl.targets.live import LiveTeachers
+from distill_mtl.targets.roster import Roster
 from distill_mtl.tasks.base import KINDS, TaskKind, build_kind
+from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.load import load_teacher
-from distill_mtl.teachers.sharing import share_trunks
 from distill_mtl.teachers.teacher import Teacher
 
 
@@ -59,7 +62,7 @@ class Parts:
 
     recipe: Recipe
     kinds: Mapping[str, TaskKind]
-    teachers: Mapping[str, Teacher]
+    teachers: Roster
     student: Student
     sources: Sources
     lessons: Mapping[str, Lesson]
@@ -125,15 +128,15 @@ def build(recipe: Recipe) -> Parts:
         kinds,
         [hint.student for task in teachers for hint in recipe.tasks[task].hints],
         seed=recipe.seed,
-        teacher_folders={task: teacher.card.place for task, teacher in teachers.items()},
+        teacher_folders={task: card.place for task, card in teachers.cards.items()},
     )
-    inputs = [student.trunk.inputs, *(teacher.card.inputs for teacher in teachers.values())]
+    inputs = [student.trunk.inputs, *(card.inputs for card in teachers.cards.values())]
     sources = build_sources(recipe, kinds, inputs)
     recipe, cached, taught = choose_targets(
-        recipe, lambda settled: _lessons(settled, student, teachers), teachers, sources
+        recipe, lambda settled: _lessons(settled, student, teachers.cards), teachers, sources
     )
-    lessons = _lessons(recipe, student, teachers)
-    hints = _hints(recipe, lessons, student, teachers)
+    lessons = _lessons(recipe, student, teachers.cards)
+    hints = _hints(recipe, lessons, student, teachers.cards)
     schedule = build_schedule(recipe, lessons, student, hints, _steps(recipe, sources))
     rule, balance = choose_rule(recipe, schedule, teachers, sources)
     former = memories(recipe, sources, schedule.steps)
@@ -154,24 +157,36 @@ def build(recipe: Recipe) -> Parts:
     )
 
 
-def build_teachers(recipe: Recipe) -> tuple[dict[str, Teacher], dict[str, TaskKind]]:
+def build_teachers(recipe: Recipe) -> tuple[Roster, dict[str, TaskKind]]:
     """Every teacher, and every task's kind with its classes (the teacher's unless the recipe lists them)."""
-    teachers: dict[str, Teacher] = {}
-    kinds: dict[str, TaskKind] = {}
-    for task, section in recipe.tasks.items():
-        classes = _named(section.classes)
-        if section.teacher is not None and section.teacher.student is None:
-            teachers[task] = load_teacher(
-                section.teacher,
-                task=task,
-                kind=section.kind,
-                layers=[hint.teacher for hint in section.hints],
-                classes=section.classes if not isinstance(section.classes, list) else tuple(section.classes),
-            )
-            classes = teachers[task].card.classes
-        kinds[task] = build_kind(section.kind, classes, section.metric, **section.options)
-    share_trunks(teachers.values())
+    sections = {
+        task: section
+        for task, section in recipe.tasks.items()
+        if section.teacher is not None and section.teacher.student is None
+    }
+    loaders = {task: partial(_load, task, section) for task, section in sections.items()}
+    teachers = Roster(loaders, cached_facts(recipe, sections) if sections else None)
+    kinds = {
+        task: build_kind(
+            section.kind,
+            teachers.cards[task].classes if task in teachers else _named(section.classes),
+            section.metric,
+            **section.options,
+        )
+        for task, section in recipe.tasks.items()
+    }
     return teachers, kinds
+
+
+def _load(task: str, section: TaskSection) -> Teacher:
+    assert section.teacher is not None
+    return load_teacher(
+        section.teacher,
+        task=task,
+        kind=section.kind,
+        layers=[hint.teacher for hint in section.hints],
+        classes=section.classes if not isinstance(section.classes, list) else tuple(section.classes),
+    )
 
 
 def build_sources(recipe: Recipe, kinds: Mapping[str, TaskKind], inputs: Iterable[InputContract]) -> Sources:
@@ -201,7 +216,7 @@ def known_names() -> dict[str, list[str]]:
 
 
 def choose_rule(
-    recipe: Recipe, schedule: Schedule, teachers: Mapping[str, Teacher], sources: Sources
+    recipe: Recipe, schedule: Schedule, teachers: Container[str], sources: Sources
 ) -> tuple[Rule, str]:
     """The balancing rule of a recipe and why it was taken.
 
@@ -282,24 +297,24 @@ def _covered(task: str, recipe: Recipe, lesson: Lesson, has_teacher: bool, sourc
     return lesson.uses_labels and sources.covered_by_labels(task)
 
 
-def _lessons(recipe: Recipe, student: Student, teachers: Mapping[str, Teacher]) -> dict[str, Lesson]:
+def _lessons(recipe: Recipe, student: Student, teachers: Mapping[str, TeacherCard]) -> dict[str, Lesson]:
     return {task: _lesson(section, student, teachers.get(task)) for task, section in recipe.tasks.items()}
 
 
-def _lesson(section: TaskSection, student: Student, teacher: Teacher | None) -> Lesson:
+def _lesson(section: TaskSection, student: Student, teacher: TeacherCard | None) -> Lesson:
     if teacher is None:
         return Lesson(section.weights, section.temperature)
     named = [
-        (hint.student or student.trunk.last, hint.teacher or teacher.card.last_map, hint.form == "pooled")
+        (hint.student or student.trunk.last, hint.teacher or teacher.last_map, hint.form == "pooled")
         for hint in section.hints
     ]
     # A network that gives nothing but its answer has no default layer to take a hint from.
     pairs = [HintPair(mine, theirs, pooled) for mine, theirs, pooled in named if theirs is not None]
-    return Lesson(section.weights, section.temperature, pairs, teacher.card.known)
+    return Lesson(section.weights, section.temperature, pairs, teacher.known)
 
 
 def _hints(
-    recipe: Recipe, lessons: Mapping[str, Lesson], student: Student, teachers: Mapping[str, Teacher]
+    recipe: Recipe, lessons: Mapping[str, Lesson], student: Student, teachers: Mapping[str, TeacherCard]
 ) -> dict[str, list[Hint]]:
     """The adapters of every task with a teacher that speaks; their first weights follow from the seed."""
     if recipe.training.teachers_on == "none":
@@ -308,9 +323,7 @@ def _hints(
         torch.manual_seed(recipe.seed)
         return {
             task: [
-                Hint(
-                    student.trunk.shapes[pair.student], _seen_by_hint(teacher.card.shapes[pair.teacher], pair)
-                )
+                Hint(student.trunk.shapes[pair.student], _seen_by_hint(teacher.shapes[pair.teacher], pair))
                 for pair in lessons[task].hints
             ]
             for task, teacher in teachers.items()

@@ -12,19 +12,19 @@ from distill_mtl.errors import CacheError, StoppedElsewhere
 from distill_mtl.recipe import Recipe
 from distill_mtl.targets.cached import CachedTargets
 from distill_mtl.targets.encoding import AnswerCodec
-from distill_mtl.targets.facts import TeacherFacts, facts_of
+from distill_mtl.targets.facts import TeacherFacts
 from distill_mtl.targets.opened import OpenCache
 from distill_mtl.targets.places import Places
 from distill_mtl.targets.plan import Unit, megabytes, plan_cache
+from distill_mtl.targets.roster import Roster
 from distill_mtl.targets.stored_views import StoredViews
 from distill_mtl.tasks.base import KINDS
-from distill_mtl.teachers.teacher import Teacher
 
 LessonsOf = Callable[[Recipe], Mapping[str, Lesson]]
 
 
 def choose_targets(
-    recipe: Recipe, lessons_of: LessonsOf, teachers: Mapping[str, Teacher], sources: Sources
+    recipe: Recipe, lessons_of: LessonsOf, teachers: Roster, sources: Sources
 ) -> tuple[Recipe, CachedTargets | None, str]:
     """Open the cache where the recipe asks for it, or says `auto` and there is one.
 
@@ -48,16 +48,18 @@ def choose_targets(
         return live, None, f"targets: live{_views(live.targets.view_count)}"
     settled = settle_targets(recipe, "cached")
     lessons = lessons_of(settled)
-    asked = {task: teacher for task, teacher in teachers.items() if _asks(recipe, lessons[task])}
+    asked = [task for task in teachers if _asks(recipe, lessons[task])]
     if not asked:
         return live, None, "targets: none, no task asks a teacher"
     cached, problem = None, None
     if wanted == "cached" or _anything_cached(asked, sources):
-        cached, problem = _open(settled, lessons, asked, sources)
+        cached, problem = _open(settled, lessons, {task: teachers.facts(task) for task in asked}, sources)
     everywhere = _on_every_process(cached is not None)
     if cached is not None and all(everywhere):
         sources.frame(StoredViews(cached.cache))
-        taught = f"targets: cached{_views(cached.cache.views)}, {megabytes(cached.cache.size)}"
+        scores = [f"{task} {score}" for task in asked if (score := cached.cache.score(task)) is not None]
+        known = f"; its teachers scored {', '.join(scores)}" if scores else ""
+        taught = f"targets: cached{_views(cached.cache.views)}, {megabytes(cached.cache.size)}{known}"
         return settled, cached, taught
     if wanted == "cached":
         _refuse(problem, everywhere)
@@ -139,9 +141,8 @@ def _anything_cached(tasks: Iterable[str], sources: Sources) -> bool:
 
 
 def _open(
-    recipe: Recipe, lessons: Mapping[str, Lesson], teachers: Mapping[str, Teacher], sources: Sources
+    recipe: Recipe, lessons: Mapping[str, Lesson], facts: Mapping[str, TeacherFacts], sources: Sources
 ) -> tuple[CachedTargets | None, CacheError | None]:
-    facts = {task: facts_of(teacher) for task, teacher in teachers.items()}
     codecs, units = plan_targets(recipe, lessons, facts, sources)
     try:
         cache = OpenCache(units, sources.opened, Places())

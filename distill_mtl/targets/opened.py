@@ -50,6 +50,10 @@ class OpenCache:
         """Whose teachers are cached."""
         return list(self._files)
 
+    def score(self, task: str) -> str | None:
+        """What the task's teacher scored in the check before its first sidecar was written: "93.40 accuracy"."""
+        return self._files[task][0].metadata.get("made.score")
+
     def find(self, task: str, source: int, row: int) -> tuple[Sidecar, int]:
         """The sidecar that a training row stands in, and its position there."""
         number = self._first_row[source] + row

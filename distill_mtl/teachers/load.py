@@ -42,7 +42,7 @@ def load_teacher(
     try:
         origin = find_origin(section, task)
         opened = origin.open()
-        kind = _agreed_kind(opened, origin, task, kind)
+        said, kind = kind, _agreed_kind(opened, origin, task, kind)
         network = opened.network
         labels = match_classes(_named(section, opened), network.width, classes, str(origin.place))
         taken = _layers(network, layers)
@@ -61,7 +61,7 @@ def load_teacher(
                 layer: network.shapes[layer] if aligned else replace(network.shapes[layer], size=None)
                 for layer in taken
             },
-            fingerprint=teacher_fingerprint(section, origin, layers, classes),
+            fingerprint=teacher_fingerprint(section, origin, layers, classes, said),
             score=read_score(origin.place),
             form=opened.form,
             program=origin.program,

@@ -19,7 +19,6 @@ from distill_mtl.checks.check import run_check
 from distill_mtl.errors import RecipeError, Stopped, UserError
 from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.targets.encoding import AnswerCodec
-from distill_mtl.targets.facts import facts_of
 from distill_mtl.targets.opened import OpenCache
 from distill_mtl.targets.places import Places, remove_left_overs
 from distill_mtl.targets.plan import Unit, megabytes
@@ -129,7 +128,7 @@ def _prepare(path: Path, overrides: Sequence[str]) -> _Job:
     parts = replace(parts, taught=parts.taught.replace("live", "to be cached"))
     for teacher in parts.teachers.values():
         teacher.to(accelerator.device)
-    facts = {task: facts_of(teacher) for task, teacher in parts.teachers.items()}
+    facts = {task: parts.teachers.facts(task) for task in parts.teachers}
     codecs, units = plan_targets(parts.recipe, parts.lessons, facts, parts.sources)
     if not codecs:
         raise RecipeError(f"Recipe {path}: no task has a teacher whose answers change its loss.")

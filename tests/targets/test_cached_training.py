@@ -9,12 +9,16 @@ import cache_world
 import pytest
 import torch
 import toy_world
+import toys
+from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor
 
 from distill_mtl import distill, load_recipe
 from distill_mtl.assembly.build import Parts
 from distill_mtl.assembly.processes import start_accelerator
+from distill_mtl.checks.check import run_check
+from distill_mtl.checks.one_batch import try_one_batch
 from distill_mtl.distillation.calibrate import calibrate_hints
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.errors import CacheError, UserError
@@ -111,6 +115,22 @@ def test_no_teacher_runs_in_a_cached_step(recipe: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Teacher, "forward", speak)
     assert train(cached)
+
+
+def test_a_cached_run_opens_no_teacher_before_the_comparison(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a teacher was opened")
+
+    monkeypatch.setattr("distill_mtl.assembly.build.load_teacher", refuse)
+    cached = cache_world.parts(recipe, *ALL, "targets.from=cached")
+    run_check(cached, torch.device("cpu"), Console(quiet=True))
+    try_one_batch(cached, torch.device("cpu"), slices=1)
+    assert train(cached)
+    assert cached.teachers.cards["hue"].classes == toys.classes(3)
+    with pytest.raises(AssertionError, match="a teacher was opened"):
+        cached.teachers["hue"]
 
 
 def test_views_are_replayed_from_the_file_not_drawn_again(
