@@ -1,5 +1,6 @@
 """`distill-mtl cache`: what the teachers say about every training row, written once and looked up while training."""
 
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from rich.console import Console
 
 import distill_mtl
@@ -16,7 +17,7 @@ from distill_mtl.assembly.build import Parts, build, known_names
 from distill_mtl.assembly.processes import reader_workers, start_accelerator
 from distill_mtl.assembly.targets import live_twin, plan_targets
 from distill_mtl.checks.check import run_check
-from distill_mtl.errors import RecipeError, Stopped, UserError
+from distill_mtl.errors import RecipeError, Stopped, StoppedElsewhere, UserError
 from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.targets.encoding import AnswerCodec
 from distill_mtl.targets.opened import OpenCache
@@ -27,6 +28,7 @@ from distill_mtl.targets.write import CacheWriter, refuse_full_disks, unfinished
 from distill_mtl.training.display import Display
 from distill_mtl.training.stop import StopRequest
 
+_log = logging.getLogger(__name__)
 _TIMED_SECONDS = 5.0
 _TIMED_BLOCKS = 3
 
@@ -53,12 +55,7 @@ def write_cache(recipe: Path, overrides: Sequence[str] = ()) -> None:
     refuse_full_disks(left, places)
     accelerator.wait_for_everyone()
     if left:
-        try:
-            _write(job, left, places, made)
-        except UserError as error:
-            error.everywhere = False  # every process has shards of its own
-            raise
-        accelerator.wait_for_everyone()
+        _write_together(job, left, places, made)
     if accelerator.is_main_process:
         cache = OpenCache(job.units, job.parts.sources.opened, Places())
         job.console.print(
@@ -144,24 +141,52 @@ def _refuse_silent_teachers(recipe: Recipe, path: Path) -> None:
 
 def _made(job: _Job) -> dict[str, dict[str, str]]:
     """Check the teachers as a run does; task -> what the headers say about how the numbers were made."""
-    scores: list[Mapping[str, float]] = [{}]
-    if job.accelerator.is_main_process:
-        examined = run_check(job.parts, job.accelerator.device, job.console)
-        scores = [
-            {task: found.measured.score for task, found in examined.items() if found.measured is not None}
-        ]
-    if job.accelerator.num_processes > 1:
-        broadcast_object_list(scores)
+    scores = _checked(job)
     made = {
         "made.by": f"distill_mtl {distill_mtl.__version__}",
         "made.precision": job.accelerator.mixed_precision,
     }
     return {
-        task: {**made, "made.score": f"{scores[0][task]:.2f} {job.parts.kinds[task].metric}"}
-        if task in scores[0]
+        task: {**made, "made.score": f"{scores[task]:.2f} {job.parts.kinds[task].metric}"}
+        if task in scores
         else made
         for task in job.codecs
     }
+
+
+def _checked(job: _Job) -> Mapping[str, float]:
+    """The score of every teacher that could be measured, found by one process for all."""
+    found: list[Mapping[str, float] | None] = [None]
+    try:
+        if job.accelerator.is_main_process:
+            examined = run_check(job.parts, job.accelerator.device, job.console)
+            found = [{task: one.measured.score for task, one in examined.items() if one.measured is not None}]
+    finally:
+        if job.accelerator.num_processes > 1:
+            broadcast_object_list(found)
+    if found[0] is None:
+        raise StoppedElsewhere("the first process has refused a teacher and says why")
+    return found[0]
+
+
+def _write_together(
+    job: _Job, left: Sequence[Unit], places: Places, made: Mapping[str, Mapping[str, str]]
+) -> None:
+    """Every process writes its share; where one cannot, the others finish theirs and all end alike."""
+    problem: UserError | Stopped | None = None
+    try:
+        _write(job, left, places, made)
+    except (UserError, Stopped) as error:
+        problem = error
+        if isinstance(error, UserError) and job.accelerator.num_processes > 1:
+            _log.warning("%s\nThe other processes finish their shards.", error)
+            problem = StoppedElsewhere(str(error))
+    if job.accelerator.num_processes > 1:
+        everywhere = gather_object([problem is not None])
+        if problem is None and any(everywhere):
+            problem = StoppedElsewhere("another process could not write its shards and says why")
+    if problem is not None:
+        raise problem
 
 
 def _write(job: _Job, left: Sequence[Unit], places: Places, made: Mapping[str, Mapping[str, str]]) -> None:

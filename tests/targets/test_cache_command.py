@@ -13,6 +13,7 @@ from pathlib import Path
 import cache_world
 import numpy as np
 import pytest
+import toy_world
 import toys
 from safetensors import safe_open
 from safetensors.numpy import load_file
@@ -198,6 +199,16 @@ def test_two_processes_write_the_files_of_one(tmp_path: Path) -> None:
         path.unlink()
     write_cache(recipe, cache_world.VIEWS)
     assert contents(recipe) == two
+
+
+def test_what_one_process_cannot_read_is_said_once_and_the_other_finishes(tmp_path: Path) -> None:
+    recipe = cache_world.make(tmp_path / "world")
+    toy_world.corrupt(recipe.parent / "hue-train-1.tar", 7, digits=3)
+    done = cache_world.run("cache", str(recipe), launcher=cache_world.TWO)
+    assert done.returncode != 0
+    assert done.stderr.count("row hue-train-1-007") == 1, done.stderr
+    assert "work.wait" not in done.stderr, "no process is left waiting for another"
+    assert {name.split(".")[0] for name in contents(recipe)} == {"hue-train", "shape-train"}
 
 
 # ---- verify -----------------------------------------------------------------------------------------

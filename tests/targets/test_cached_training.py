@@ -169,9 +169,8 @@ def test_int8_trains_close_to_live(tmp_path: Path) -> None:
 def test_a_corrupt_row_is_replaced_by_the_row_whose_targets_are_taken(tmp_path: Path) -> None:
     recipe = cache_world.make(tmp_path / "world")
     toy_world.corrupt(recipe.parent / "hue-train.tar", 7)
-    with pytest.raises(UserError, match="row hue-train-007") as caught:
+    with pytest.raises(UserError, match="row hue-train-007"):
         write_cache(recipe)
-    assert not caught.value.everywhere, "only the process whose shard it is knows"
     assert not cache_world.sidecars(recipe.parent), "the shard before it in the recipe is the first one"
     overrides = (*ALL, "data.hue.corrupt=skip")
     write_cache(recipe, overrides)
