@@ -139,12 +139,13 @@ def show_teachers(console: Console, examined: Mapping[str, Examined], kinds: Map
         title_style="bold",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        collapse_padding=True,
     )
     for column in ("task", "teacher", "sha256", "metric"):
         table.add_column(column)
     for column in ("rows", "recorded", "measured"):
         table.add_column(column, justify="right")
-    for column in ("", "targets in"):
+    for column in ("", "in"):
         table.add_column(column)
     for task, result in examined.items():
         measured, expected = result.measured, result.expected
