@@ -1,4 +1,4 @@
-"""The commands: `distill.py RECIPE`, run by `accelerate launch`, and `distill-mtl check|evaluate|schema|teacher`.
+"""The commands: `distill.py RECIPE`, run by `accelerate launch`, and `distill-mtl init|check|evaluate|...`.
 
 A user's mistake ends with its message and status 2, a student below its acceptance with 3, a stopped
 run with 130.

@@ -17,7 +17,14 @@ def test_the_committed_schema_is_what_the_command_prints(capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(
-    "command", [["--help"], ["check", "--help"], ["teacher", "train", "--help"], ["evaluate", "-h"]]
+    "command",
+    [
+        ["--help"],
+        ["init", "--help"],
+        ["check", "--help"],
+        ["evaluate", "-h"],
+        *(["teacher", command, "--help"] for command in ("inspect", "check", "train")),
+    ],
 )
 def test_every_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit:

@@ -115,12 +115,11 @@ def _find_problem(
     wrong = complaint(measured, expected, higher_is_better=kind.higher_is_better)
     if wrong is None and expected is not None:
         return None
-    batches = list(rows(LIMIT))
     if wrong is not None:
         goal = expected.score if expected is not None else None
-        suspect = find_suspect(teacher, kind, task, batches, measured, goal)
+        suspect = find_suspect(teacher, kind, task, list(rows(LIMIT)), measured, goal)
         return f"{wrong} {on}. {_cause(suspect, measured)}"
-    suspect = find_misreading(teacher, kind, task, batches, measured)
+    suspect = find_misreading(teacher, kind, task, rows, measured)
     if suspect is None:
         return None
     return f"scores {measured.score:.2f} {on}, and more when it is read in another way. {_cause(suspect, measured)}"
