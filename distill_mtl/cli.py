@@ -1,5 +1,4 @@
-"""The commands: `distill.py RECIPE`, run by `accelerate launch`, and
-`distill-mtl check|cache|evaluate|schema|teacher`.
+"""The commands: `distill.py RECIPE`, run by `accelerate launch`, and `distill-mtl init|check|cache|evaluate|...`.
 
 A user's mistake ends with its message and status 2, a student below its acceptance with 3, a stopped
 run with 130.

@@ -20,11 +20,12 @@ def test_the_committed_schema_is_what_the_command_prints(capsys: pytest.CaptureF
     "command",
     [
         ["--help"],
+        ["init", "--help"],
         ["check", "--help"],
-        ["teacher", "train", "--help"],
         ["evaluate", "-h"],
         ["cache", "-h"],
         ["cache", "verify", "-h"],
+        *(["teacher", command, "--help"] for command in ("inspect", "check", "train")),
     ],
     ids=" ".join,
 )

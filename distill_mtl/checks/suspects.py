@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distill_mtl.checks.measure import Measured, gain, measure, thinned
+from distill_mtl.checks.measure import Measured, Rows, gain, measure, thinned
 from distill_mtl.checks.probe import Probed, probe
 from distill_mtl.checks.readings import Reading, pixel_readings, readings
 from distill_mtl.data.batch import Batch
@@ -79,7 +79,7 @@ def find_suspect(
 
 
 def find_misreading(
-    teacher: Teacher, kind: TaskKind, task: str, batches: Sequence[Batch], measured: Measured
+    teacher: Teacher, kind: TaskKind, task: str, rows: Rows, measured: Measured
 ) -> Suspect | None:
     """A reading of the pixels that does clearly better than the one that a teacher passed with.
 
@@ -87,13 +87,13 @@ def find_misreading(
     less. Clearly is 2 points, a third of what is missing, and more than chance.
     """
     perfect = 100.0 if kind.higher_is_better else 0.0
-    few = thinned(batches, ROWS // 2)
+    few = list(rows(ROWS // 2))
     best, best_gain = None, max(GAIN, abs(perfect - measured.score) / 3)
     for reading in pixel_readings(teacher):
         more, low = gain(reading, lambda images: teacher(images).logits, kind, task, few)
         if more > best_gain and low > 0:
             best, best_gain = reading, more
-    found = measure(best, kind, task, batches) if best is not None else None
+    found = measure(best, kind, task, rows(measured.rows)) if best is not None else None
     return _suspect(best, found.score) if best is not None and found is not None else None
 
 

@@ -115,12 +115,11 @@ def _find_problem(
     wrong = complaint(measured, expected, higher_is_better=kind.higher_is_better)
     if wrong is None and expected is not None:
         return None
-    batches = list(rows(LIMIT))
     if wrong is not None:
         goal = expected.score if expected is not None else None
-        suspect = find_suspect(teacher, kind, task, batches, measured, goal)
+        suspect = find_suspect(teacher, kind, task, list(rows(LIMIT)), measured, goal)
         return f"{wrong} {on}. {_cause(suspect, measured)}"
-    suspect = find_misreading(teacher, kind, task, batches, measured)
+    suspect = find_misreading(teacher, kind, task, rows, measured)
     if suspect is None:
         return None
     return f"scores {measured.score:.2f} {on}, and more when it is read in another way. {_cause(suspect, measured)}"
@@ -139,12 +138,13 @@ def show_teachers(console: Console, examined: Mapping[str, Examined], kinds: Map
         title_style="bold",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        collapse_padding=True,
     )
     for column in ("task", "teacher", "sha256", "metric"):
         table.add_column(column)
     for column in ("rows", "recorded", "measured"):
         table.add_column(column, justify="right")
-    for column in ("", "targets in"):
+    for column in ("", "in"):
         table.add_column(column)
     for task, result in examined.items():
         measured, expected = result.measured, result.expected

@@ -9,20 +9,7 @@ from distill_mtl.teachers.card import TeacherCard
 ASSUMED = "assumed: check it"
 PINNED = "of the program that you trust: another one is refused"
 _SHOWN = 10  # names of classes
-_ORDER = (
-    "path",
-    "timm",
-    "module",
-    "args",
-    "weights",
-    "trust",
-    "sha256",
-    "task",
-    "classes",
-    "input",
-    "output",
-    "expect",
-)
+_FIRST = ("path", "timm", "module", "args", "weights", "trust", "sha256")
 
 
 def teacher_lines(section: TeacherSection, card: TeacherCard) -> Any:
@@ -43,7 +30,7 @@ def teacher_lines(section: TeacherSection, card: TeacherCard) -> Any:
         entry["sha256"] = Noted(card.sha256, PINNED)
     if set(entry) == {"path"}:
         return entry["path"]
-    return {key: entry[key] for key in _ORDER if key in entry}
+    return {key: entry[key] for key in (*_FIRST, *entry) if key in entry}
 
 
 def classes_in_words(card: TeacherCard) -> str:

@@ -4,6 +4,7 @@
 of one class never mix, and a deep copy of the owner reads its own layers.
 """
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,6 +39,8 @@ class Taps:
         self._handles: list[RemovableHandle] = [
             known[layer].register_forward_hook(tap) for layer, tap in self._taps.items()
         ]
+        # Two owners may share a network: what one of them tapped must not run on when it is gone.
+        weakref.finalize(self, _remove, self._handles).atexit = False
 
     def dry_run(self, forward: Callable[[], object]) -> dict[str, Tensor]:
         """Run `forward` once, learn which outputs are overwritten later, and return all of them.
@@ -66,8 +69,7 @@ class Taps:
 
     def remove(self) -> None:
         """Take the hooks off the network."""
-        for handle in self._handles:
-            handle.remove()
+        _remove(self._handles)
 
 
 class _Tap:
@@ -88,6 +90,11 @@ class _Tap:
         if self.version is not None:
             self.version = output._version
         self.taken[self.layer] = output.clone() if self.copy else output
+
+
+def _remove(handles: Sequence[RemovableHandle]) -> None:
+    for handle in handles:
+        handle.remove()
 
 
 def _unknown(layer: str, known: dict[str, nn.Module]) -> str:

@@ -38,10 +38,10 @@ def contract_of(
         UserError: the size is not known, or the parts make no sense together.
     """
     note, said = read_note(declared), _said(section)
-    if "inputs" in note:
-        return _checked({**note["inputs"], **said}), tuple(note["inputs"]), ()
-    told = _declared(declared)
+    told = {**_declared(declared), **note.get("inputs", {})}
     entry = {**told, **said}
+    if "inputs" in note:
+        return _checked(entry), tuple(told), ()
     if "size" not in entry:
         raise UserError("the file does not say how large its images are. Add `input: {size: ...}`.")
     depth = 1 if entry.get("channels") == "grey" else 3

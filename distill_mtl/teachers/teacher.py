@@ -34,7 +34,8 @@ class Teacher(nn.Module):
         super().__init__()
         self.network, self.card, self.home = network, card, home
         freeze(self)
-        self.to("cpu")
+        if home is not None:
+            self.to(home)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> TeacherOutput:

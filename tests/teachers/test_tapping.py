@@ -5,10 +5,12 @@ from pathlib import Path
 import torch
 import toys
 
+from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.students.folder import save_student
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.teachers.sharing import share_trunks
+from distill_mtl.teachers.teacher import Teacher
 
 
 def test_layers_for_a_block_leave_teachers_of_one_trunk_as_they_were(tmp_path: Path) -> None:
@@ -30,3 +32,17 @@ def test_layers_for_a_block_leave_teachers_of_one_trunk_as_they_were(tmp_path: P
         assert {name: feature.shape for name, feature in again.hidden.items()} == {
             name: feature.shape for name, feature in answer.hidden.items()
         }
+
+
+def test_another_reading_leaves_no_hooks_on_the_network_that_it_shares(tmp_path: Path) -> None:
+    save_student(toys.toy_student({"shape": toys.segmentation()}), tmp_path / "t")
+    teacher = load_teacher(TeacherSection(path=str(tmp_path / "t")), task="shape")
+    before = _hooks(teacher)
+    reading = teacher.reading(InputContract((8, 8), (0.0,) * 3, (1.0,) * 3))
+    assert _hooks(teacher) > before
+    del reading
+    assert _hooks(teacher) == before
+
+
+def _hooks(teacher: Teacher) -> int:
+    return sum(len(module._forward_hooks) for module in teacher.modules())
