@@ -23,8 +23,8 @@ from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.students.folder import save_student
 from distill_mtl.students.student import Student
 from distill_mtl.students.trunk import FAMILIES
+from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.tasks.base import build_kind
-from distill_mtl.teachers.live import LiveTeachers
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.teachers.sharing import share_trunks
 from distill_mtl.teachers.teacher import Teacher

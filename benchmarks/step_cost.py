@@ -33,8 +33,8 @@ from distill_mtl.distillation.schedule import Schedule
 from distill_mtl.distillation.voices import Voices
 from distill_mtl.recipe.schema import Recipe, StudentSection, TeacherSection
 from distill_mtl.students.student import build_student
+from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.tasks.base import build_kind
-from distill_mtl.teachers.live import LiveTeachers
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.teachers.teacher import Teacher
 from distill_mtl.training.loop import Trainer

@@ -1,4 +1,5 @@
-"""The commands: `distill.py RECIPE`, run by `accelerate launch`, and `distill-mtl init|check|evaluate|...`.
+"""The commands: `distill.py RECIPE`, run by `accelerate launch`, and
+`distill-mtl init|check|cache|evaluate|schema|teacher`.
 
 A user's mistake ends with its message and status 2, a student below its acceptance with 3, a stopped
 run with 130.
@@ -61,6 +62,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _add_recipe(check)
     check.set_defaults(run=_check)
 
+    cache = commands.add_parser(
+        "cache",
+        usage="distill-mtl cache [write] RECIPE [--set KEY=VALUE] [--cache DIR]\n"
+        "       distill-mtl cache verify RECIPE [--rows N] [--set KEY=VALUE] [--cache DIR]",
+        help="run the teachers once and keep what they say, so that training need not run them",
+        description="Run every teacher of a recipe once over the training rows and keep its soft targets and hidden "
+        "features, a file per shard and teacher, beside the shards (or in the cache folder where that is not "
+        "writable). Runs of the recipe then read them (`targets: auto` or `cached`). It pays for large teachers and "
+        "many epochs. By default each row is seen under its plain view, without crop or flip; --set targets.views=4 "
+        "keeps four views of each row, and training replays them. Stopped or killed, the same command goes on.",
+        epilog="Several processes: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 "
+        "--main_process_port 0 -m distill_mtl.cli cache RECIPE. `distill-mtl cache verify RECIPE` compares random "
+        "rows with what the teachers say now. More: docs/target-cache.md.",
+    )
+    ways = cache.add_subparsers(required=True, metavar="write|verify")
+    write = ways.add_parser("write", help="write what is missing; may be left out", usage=cache.usage)
+    _add_recipe(write)
+    write.set_defaults(run=_write_cache)
+    verify = ways.add_parser(
+        "verify",
+        help="compare random rows of the cache with what the teachers say now",
+        description="Run random rows of the training set through the teachers again, under the views that the cache "
+        "recorded, and compare their answers with it number by number. Exit status 2 where they differ, with the "
+        "rows and files.",
+    )
+    _add_recipe(verify)
+    verify.add_argument("--rows", type=_count, default=64, metavar="N", help="how many rows; default 64")
+    verify.set_defaults(run=_verify_cache)
+
     evaluate = commands.add_parser(
         "evaluate",
         help="compare the student of a finished run with its teachers again",
@@ -85,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _add_teacher_check(of_teachers)
     _add_train(of_teachers)
 
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_args(_named_way(sys.argv[1:] if arguments is None else arguments))
     _run(parsed.run, parsed)
 
 
@@ -166,12 +196,6 @@ def _add_teacher_check(commands: Any) -> None:
     check.set_defaults(run=_teacher_check)
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
-    return int(text)
-
-
 def _add_train(commands: Any) -> None:
     train = commands.add_parser(
         "train",
@@ -235,6 +259,21 @@ def _teacher(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str], 
     overrides = [f"args={arguments.args}"] if arguments.args is not None else []
     place = arguments.file or arguments.timm or arguments.weights or ""
     return values, [*overrides, *arguments.overrides], arguments.task or task_name(place)
+
+
+def _named_way(arguments: Sequence[str]) -> list[str]:
+    """`cache RECIPE` is `cache write RECIPE`."""
+    words = list(arguments)
+    if words[:1] == ["cache"] and words[1:2] not in (["write"], ["verify"], ["-h"], ["--help"], []):
+        words.insert(1, "write")
+    return words
+
+
+def _count(text: str) -> int:
+    """A whole number of 1 or more; argparse turns the error into a message."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text}")
+    return int(text)
 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -313,6 +352,20 @@ def _check(arguments: argparse.Namespace) -> int:
     from distill_mtl.checks.command import check
 
     check(arguments.recipe, arguments.overrides)
+    return 0
+
+
+def _write_cache(arguments: argparse.Namespace) -> int:
+    from distill_mtl.training.cache import write_cache
+
+    write_cache(arguments.recipe, arguments.overrides)
+    return 0
+
+
+def _verify_cache(arguments: argparse.Namespace) -> int:
+    from distill_mtl.training.cache import verify_cache
+
+    verify_cache(arguments.recipe, arguments.overrides, rows=arguments.rows)
     return 0
 
 

@@ -31,6 +31,10 @@ class TeacherError(UserError):
     """A teacher cannot be loaded, or does not fit its task or its data."""
 
 
+class CacheError(UserError):
+    """The target cache is missing, stale, cut, foreign or wrong, or cannot be written."""
+
+
 class StudentError(UserError):
     """A student cannot be built or loaded as asked."""
 

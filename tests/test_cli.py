@@ -23,8 +23,11 @@ def test_the_committed_schema_is_what_the_command_prints(capsys: pytest.CaptureF
         ["init", "--help"],
         ["check", "--help"],
         ["evaluate", "-h"],
+        ["cache", "-h"],
+        ["cache", "verify", "-h"],
         *(["teacher", command, "--help"] for command in ("inspect", "check", "train")),
     ],
+    ids=" ".join,
 )
 def test_every_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit:

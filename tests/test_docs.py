@@ -119,7 +119,7 @@ def sections() -> Sections:
 
 def _sections_in(annotation: Any, path: str) -> Iterator[tuple[str, dict[str, FieldInfo]]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield path, dict(annotation.model_fields)
+        yield path, {field.alias or key: field for key, field in annotation.model_fields.items()}
         for key, field in annotation.model_fields.items():
             yield from _sections_in(field.annotation, f"{path}.{key}")
         return

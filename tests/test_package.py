@@ -43,7 +43,16 @@ def test_loading_a_student_imports_no_training_code() -> None:
     loaded = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    for package in ("training", "teachers", "distillation", "balance", "checks", "evaluation", "data"):
+    for package in (
+        "training",
+        "teachers",
+        "targets",
+        "distillation",
+        "balance",
+        "checks",
+        "evaluation",
+        "data",
+    ):
         assert f"distill_mtl.{package}" not in loaded
 
 
@@ -65,6 +74,7 @@ def test_imports_run_downward_only() -> None:
     levels = [
         {"errors", "registry", "networks", "recipe"},
         {"students", "tasks", "teachers", "data"},
+        {"targets"},
         {"distillation", "balance"},
         {"assembly", "evaluation"},
         {"checks", "drafting"},

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ def build(folder: Path) -> Path:
     generator = np.random.default_rng(0)
     for source, member in (("hue", "cls"), ("shape", "seg.png"), ("pool", None)):
         for split in ("train", "validation", "test"):
-            _write(folder / f"{source}-{split}.tar", generator, member)
+            write_shard(folder / f"{source}-{split}.tar", generator, member)
     toys.toy_teacher_folder(folder / "teachers" / "hue", "hue", toys.classification(3), seed=1)
     toys.toy_teacher_folder(folder / "teachers" / "shape", "shape", toys.segmentation(2), seed=2)
     recipe = folder / "toy.yaml"
@@ -55,21 +56,44 @@ def corrupt(shard: Path, row: int, digits: int = 3) -> None:
     shard.write_bytes(bytes(content))
 
 
-def _write(path: Path, generator: np.random.Generator, member: str | None) -> None:
+def read_shard(path: Path) -> list[dict[str, str | bytes]]:
+    """The rows of a shard, as `write_rows` takes them."""
+    rows: dict[str, dict[str, str | bytes]] = {}
+    with tarfile.open(path) as archive:
+        for member in archive.getmembers():
+            key, _, ending = member.name.partition(".")
+            content = archive.extractfile(member)
+            assert content is not None
+            rows.setdefault(key, {"__key__": key})[ending] = content.read()
+    return list(rows.values())
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, str | bytes]]) -> None:
+    """A shard of just these rows."""
     with webdataset.TarWriter(str(path), encoder=False) as writer:
-        for row in range(ROWS):
-            label = int(generator.integers(3))
-            pixels = generator.integers(0, 120, (toys.SIZE, toys.SIZE, 3)).astype(np.uint8)
-            pixels[..., label] += 120
-            sample: dict[str, str | bytes] = {"__key__": f"{path.stem}-{row:03d}", "png": _png(pixels)}
-            if member == "cls":
-                sample["cls"] = str(label).encode()
-            elif member is not None:
-                sample[member] = _png((pixels[..., 0] > 128).astype(np.uint8))
-            writer.write(sample)
+        for row in rows:
+            writer.write(dict(row))
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def write_shard(path: Path, generator: np.random.Generator, member: str | None) -> None:
+    """A shard of ROWS pictures, labelled under `member`."""
+    write_rows(path, _rows(path.stem, generator, member))
+
+
+def _rows(stem: str, generator: np.random.Generator, member: str | None) -> Iterator[dict[str, str | bytes]]:
+    for row in range(ROWS):
+        label = int(generator.integers(3))
+        pixels = generator.integers(0, 120, (toys.SIZE, toys.SIZE, 3)).astype(np.uint8)
+        pixels[..., label] += 120
+        sample: dict[str, str | bytes] = {"__key__": f"{stem}-{row:03d}", "png": png(pixels)}
+        if member == "cls":
+            sample["cls"] = str(label).encode()
+        elif member is not None:
+            sample[member] = png((pixels[..., 0] > 128).astype(np.uint8))
+        yield sample
+
+
+def png(pixels: np.ndarray) -> bytes:
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, "PNG")
     return encoded.getvalue()

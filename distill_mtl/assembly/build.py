@@ -4,14 +4,16 @@
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from accelerate import PartialState
 
 from distill_mtl.assembly.schedule import build_schedule
+from distill_mtl.assembly.targets import choose_targets
 from distill_mtl.assembly.voices import Memory, former_selves, gates, memories
 from distill_mtl.balance import Rule, make_rule, rule_names
 from distill_mtl.balance.loss_rule import LossRule
@@ -22,14 +24,19 @@ from distill_mtl.distillation.lesson import HintPair, Lesson
 from distill_mtl.distillation.schedule import Schedule
 from distill_mtl.distillation.voices import Voices
 from distill_mtl.errors import RecipeError
+from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import TaskSection
 from distill_mtl.students.student import Student, build_student
+from distill_mtl.targets.base import TargetSource
+from distill_mtl.targets.cached import CachedTargets
+from distill_mtl.targets.cached_facts import cached_facts
+from distill_mtl.targets.live import LiveTeachers
+from distill_mtl.targets.roster import Roster
 from distill_mtl.tasks.base import KINDS, TaskKind, build_kind
-from distill_mtl.teachers.live import LiveTeachers
+from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.load import load_teacher
-from distill_mtl.teachers.sharing import share_trunks
 from distill_mtl.teachers.teacher import Teacher
 
 
@@ -38,7 +45,7 @@ class Parts:
     """What a recipe stands for, loaded.
 
     Attributes:
-        recipe: as resolved.
+        recipe: as resolved, with nothing of its `targets` left to decide.
         kinds: task -> its kind, with its classes.
         teachers: task -> teacher, for the tasks that have one; the student's former self is none.
         student: with every feature that heads and hints read.
@@ -49,11 +56,13 @@ class Parts:
         hints: task -> its adapters.
         rule: the balancing rule.
         balance: one sentence on which rule was taken and why.
+        cached: what the teachers said; None where they are asked live.
+        taught: one sentence on where targets come from and why.
     """
 
     recipe: Recipe
     kinds: Mapping[str, TaskKind]
-    teachers: Mapping[str, Teacher]
+    teachers: Roster
     student: Student
     sources: Sources
     lessons: Mapping[str, Lesson]
@@ -62,13 +71,17 @@ class Parts:
     hints: Mapping[str, list[Hint]]
     rule: Rule
     balance: str
+    cached: CachedTargets | None
+    taught: str
 
-    def live_teachers(self, precisions: Mapping[str, str] | None = None) -> LiveTeachers:
-        """The teachers to ask in training: those whose answers change a loss in some stage.
+    def targets(self, precisions: Mapping[str, str] | None = None) -> TargetSource:
+        """What training asks: the cache, or the teachers whose answers change a loss in some stage.
 
         Args:
             precisions: task -> in which its targets are made; default fp32.
         """
+        if self.cached is not None:
+            return self.cached
         asked = {task: teacher for task, teacher in self.teachers.items() if self.schedule.asks_teacher(task)}
         sections = {task: self.recipe.tasks[task].teacher for task in asked}
         compiled = frozenset(
@@ -76,11 +89,11 @@ class Parts:
         )
         return LiveTeachers(asked, self.recipe.training.teachers_on, precisions=precisions, compiled=compiled)
 
-    def voices(self, teachers: LiveTeachers, student: Student, autocast: Context = nullcontext) -> Voices:
+    def voices(self, teachers: TargetSource, student: Student, autocast: Context = nullcontext) -> Voices:
         """Everyone whom training asks about rows without a label.
 
         Args:
-            teachers: as `live_teachers` gives them, on their device.
+            teachers: as `targets` gives them, on their device.
             student: that trains, on its device, before it is prepared.
             autocast: makes the context in which the student runs.
         """
@@ -115,36 +128,65 @@ def build(recipe: Recipe) -> Parts:
         kinds,
         [hint.student for task in teachers for hint in recipe.tasks[task].hints],
         seed=recipe.seed,
-        teacher_folders={task: teacher.card.place for task, teacher in teachers.items()},
+        teacher_folders={task: card.place for task, card in teachers.cards.items()},
     )
-    inputs = [student.trunk.inputs, *(teacher.card.inputs for teacher in teachers.values())]
+    inputs = [student.trunk.inputs, *(card.inputs for card in teachers.cards.values())]
     sources = build_sources(recipe, kinds, inputs)
-    lessons = {task: _lesson(section, student, teachers.get(task)) for task, section in recipe.tasks.items()}
-    hints = _hints(recipe, lessons, student, teachers)
+    recipe, cached, taught = choose_targets(
+        recipe, lambda settled: _lessons(settled, student, teachers.cards), teachers, sources
+    )
+    lessons = _lessons(recipe, student, teachers.cards)
+    hints = _hints(recipe, lessons, student, teachers.cards)
     schedule = build_schedule(recipe, lessons, student, hints, _steps(recipe, sources))
     rule, balance = choose_rule(recipe, schedule, teachers, sources)
     former = memories(recipe, sources, schedule.steps)
-    return Parts(recipe, kinds, teachers, student, sources, lessons, schedule, former, hints, rule, balance)
+    return Parts(
+        recipe,
+        kinds,
+        teachers,
+        student,
+        sources,
+        lessons,
+        schedule,
+        former,
+        hints,
+        rule,
+        balance,
+        cached,
+        taught,
+    )
 
 
-def build_teachers(recipe: Recipe) -> tuple[dict[str, Teacher], dict[str, TaskKind]]:
+def build_teachers(recipe: Recipe) -> tuple[Roster, dict[str, TaskKind]]:
     """Every teacher, and every task's kind with its classes (the teacher's unless the recipe lists them)."""
-    teachers: dict[str, Teacher] = {}
-    kinds: dict[str, TaskKind] = {}
-    for task, section in recipe.tasks.items():
-        classes = _named(section.classes)
-        if section.teacher is not None and section.teacher.student is None:
-            teachers[task] = load_teacher(
-                section.teacher,
-                task=task,
-                kind=section.kind,
-                layers=[hint.teacher for hint in section.hints],
-                classes=section.classes if not isinstance(section.classes, list) else tuple(section.classes),
-            )
-            classes = teachers[task].card.classes
-        kinds[task] = build_kind(section.kind, classes, section.metric, **section.options)
-    share_trunks(teachers.values())
+    sections = {
+        task: section
+        for task, section in recipe.tasks.items()
+        if section.teacher is not None and section.teacher.student is None
+    }
+    loaders = {task: partial(_load, task, section) for task, section in sections.items()}
+    teachers = Roster(loaders, cached_facts(recipe, sections) if sections else None)
+    kinds = {
+        task: build_kind(
+            section.kind,
+            teachers.cards[task].classes if task in teachers else _named(section.classes),
+            section.metric,
+            **section.options,
+        )
+        for task, section in recipe.tasks.items()
+    }
     return teachers, kinds
+
+
+def _load(task: str, section: TaskSection) -> Teacher:
+    assert section.teacher is not None
+    return load_teacher(
+        section.teacher,
+        task=task,
+        kind=section.kind,
+        layers=[hint.teacher for hint in section.hints],
+        classes=section.classes if not isinstance(section.classes, list) else tuple(section.classes),
+    )
 
 
 def build_sources(recipe: Recipe, kinds: Mapping[str, TaskKind], inputs: Iterable[InputContract]) -> Sources:
@@ -174,7 +216,7 @@ def known_names() -> dict[str, list[str]]:
 
 
 def choose_rule(
-    recipe: Recipe, schedule: Schedule, teachers: Mapping[str, Teacher], sources: Sources
+    recipe: Recipe, schedule: Schedule, teachers: Container[str], sources: Sources
 ) -> tuple[Rule, str]:
     """The balancing rule of a recipe and why it was taken.
 
@@ -255,19 +297,24 @@ def _covered(task: str, recipe: Recipe, lesson: Lesson, has_teacher: bool, sourc
     return lesson.uses_labels and sources.covered_by_labels(task)
 
 
-def _lesson(section: TaskSection, student: Student, teacher: Teacher | None) -> Lesson:
+def _lessons(recipe: Recipe, student: Student, teachers: Mapping[str, TeacherCard]) -> dict[str, Lesson]:
+    return {task: _lesson(section, student, teachers.get(task)) for task, section in recipe.tasks.items()}
+
+
+def _lesson(section: TaskSection, student: Student, teacher: TeacherCard | None) -> Lesson:
     if teacher is None:
         return Lesson(section.weights, section.temperature)
     named = [
-        (hint.student or student.trunk.last, hint.teacher or teacher.card.last_map) for hint in section.hints
+        (hint.student or student.trunk.last, hint.teacher or teacher.last_map, hint.form == "pooled")
+        for hint in section.hints
     ]
     # A network that gives nothing but its answer has no default layer to take a hint from.
-    pairs = [HintPair(mine, theirs) for mine, theirs in named if theirs is not None]
-    return Lesson(section.weights, section.temperature, pairs, teacher.card.known)
+    pairs = [HintPair(mine, theirs, pooled) for mine, theirs, pooled in named if theirs is not None]
+    return Lesson(section.weights, section.temperature, pairs, teacher.known)
 
 
 def _hints(
-    recipe: Recipe, lessons: Mapping[str, Lesson], student: Student, teachers: Mapping[str, Teacher]
+    recipe: Recipe, lessons: Mapping[str, Lesson], student: Student, teachers: Mapping[str, TeacherCard]
 ) -> dict[str, list[Hint]]:
     """The adapters of every task with a teacher that speaks; their first weights follow from the seed."""
     if recipe.training.teachers_on == "none":
@@ -276,11 +323,15 @@ def _hints(
         torch.manual_seed(recipe.seed)
         return {
             task: [
-                Hint(student.trunk.shapes[pair.student], teacher.card.shapes[pair.teacher])
+                Hint(student.trunk.shapes[pair.student], _seen_by_hint(teacher.shapes[pair.teacher], pair))
                 for pair in lessons[task].hints
             ]
             for task, teacher in teachers.items()
         }
+
+
+def _seen_by_hint(teacher: FeatureShape, pair: HintPair) -> FeatureShape:
+    return FeatureShape(teacher.channels, None) if pair.pooled else teacher
 
 
 def _named(classes: int | list[str] | None) -> tuple[str, ...]:

@@ -16,8 +16,12 @@ Precision = Literal["no", "fp16", "bf16"]
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 
 
-def start_accelerator(training: TrainingSection) -> Accelerator:
+def start_accelerator(training: TrainingSection, *, shares_steps: bool = True) -> Accelerator:
     """The Accelerator of a run, after the checks that Accelerate itself does not make.
+
+    Args:
+        training: of the recipe.
+        shares_steps: the processes will share training steps, so a batch must divide among them.
 
     Raises:
         UserError: the launcher started processes that Accelerate cannot see, or a kind of parallelism that the
@@ -46,7 +50,7 @@ def start_accelerator(training: TrainingSection) -> Accelerator:
             "--config_file accelerate.yaml."
         )
     parts = accelerator.num_processes * training.accumulate
-    if training.batch_size % parts:
+    if shares_steps and training.batch_size % parts:
         raise UserError(
             f"training.batch_size is {training.batch_size} rows per optimizer step, which do not divide among "
             f"{accelerator.num_processes} processes x {training.accumulate} micro-batches. "
@@ -74,6 +78,16 @@ def take_all_cores() -> None:
     if os.environ.get("OMP_NUM_THREADS") == "1" and "ACCELERATE_MIXED_PRECISION" in os.environ:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(cores)
+
+
+def reader_workers(wanted: int | None, device: torch.device) -> int:
+    """Reader processes: as many as the recipe says, else none beside a CPU's work and up to 8 beside a GPU's."""
+    if wanted is not None:
+        return wanted
+    if device.type != "cuda":
+        return 0
+    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(8, max(1, cores - 1))
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

@@ -19,14 +19,17 @@ def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[s
         console: where the findings are shown.
 
     Returns:
-        What was found out about every teacher.
+        What was found out about every teacher; nothing where the cache speaks for them, which was written after
+        they had been measured.
 
     Raises:
         TeacherError: a teacher falls short of its recorded score, or of a constant answer.
     """
     show_sources(console, parts.sources)
-    with console.status("measuring the teachers"):
-        examined = examine_teachers(parts.recipe, parts.teachers, parts.kinds, parts.sources, device)
+    examined: Mapping[str, Examined] = {}
+    if parts.cached is None:
+        with console.status("measuring the teachers"):
+            examined = examine_teachers(parts.recipe, parts.teachers, parts.kinds, parts.sources, device)
     console.print(_student_line(parts), highlight=False, soft_wrap=True)
     if examined:
         show_teachers(console, examined, parts.kinds)
@@ -37,7 +40,7 @@ def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[s
                 f"{task}: its teacher gives nothing but its answer, so there is no hint", highlight=False
             )
     console.print(parts.balance, highlight=False, soft_wrap=True)
-    for line in (*_former_self_lines(parts), *_stage_lines(parts)):
+    for line in (parts.taught, *_former_self_lines(parts), *_stage_lines(parts)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return examined
 

@@ -26,7 +26,7 @@ def try_one_batch(parts: Parts, device: torch.device, slices: int) -> None:
         UserError: a loss is not a finite number.
     """
     batch = next(iter(parts.sources.preview(micro_batches=slices, steps=1))).to(device)
-    teachers = parts.live_teachers().to(device)
+    teachers = parts.targets().to(device)
     original = Objective(parts.student, parts.lessons, parts.hints, parts.rule)
     voices = parts.voices(teachers, parts.student)
     for stage in parts.schedule.stages:

@@ -8,8 +8,8 @@ import torch
 
 from distill_mtl.checks.measure import Rows, measure
 from distill_mtl.recipe.schema import TeacherSection
+from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.tasks.base import TaskKind
-from distill_mtl.teachers.live import LiveTeachers
 from distill_mtl.teachers.teacher import Teacher
 
 FASTER = 0.75
@@ -46,14 +46,16 @@ def choose_precision(
     asked = {name: LiveTeachers({task: teacher}, precisions={task: name}) for name in ("fp32", "bf16")}
     every = {task: torch.arange(len(images))}
     try:
-        seconds = _fastest({name: partial(live.ask, images, every) for name, live in asked.items()}, images)
+        seconds = _fastest(
+            {name: partial(live.together, images, every) for name, live in asked.items()}, images
+        )
     except RuntimeError:
         return "fp32"  # a file may hold operations that know no other type
     if seconds["bf16"] > FASTER * seconds["fp32"]:
         return "fp32"
     low = asked["bf16"]
     again = measure(
-        lambda seen: low.ask(seen, {task: torch.arange(len(seen))})[task].logits.float(),
+        lambda seen: low.together(seen, {task: torch.arange(len(seen))})[task].logits.float(),
         kind,
         task,
         rows(ROWS),

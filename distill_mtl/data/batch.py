@@ -5,6 +5,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+FRESH = -1  # a view that was drawn for one epoch and has no number
+
+
+def _none() -> Tensor:
+    """Of a batch that no reader made."""
+    return torch.zeros(0, dtype=torch.int64)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -17,6 +24,10 @@ class Batch:
             rows are computed, and a decision must not wait for a device.
         keys: the identity of every row, "source/shard/key".
         source: int64 [B], index of the data set that each row comes from.
+        row: int64 [B], which row of its source each one is: after a corrupt one was replaced, the one that
+            took its place. Stays on the host, as `view` does: rows are looked up there.
+        view: int64 [B], the number of the view it is seen under, 0 for the plain one; FRESH where views have
+            no numbers.
         groups: what each row shares with others (a scene, a patient), or its own key; empty in training.
         color: float [B, 3], factors of brightness, contrast and saturation for the student's eyes alone;
             None where nothing is to change.
@@ -28,6 +39,8 @@ class Batch:
     labelled: dict[str, Tensor]
     keys: list[str]
     source: Tensor
+    row: Tensor = field(default_factory=_none)
+    view: Tensor = field(default_factory=_none)
     groups: list[str] = field(default_factory=list)
     color: Tensor | None = None
     skipped: list[str] = field(default_factory=list)

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill_mtl.data.batch import Batch
+from distill_mtl.data.batch import FRESH, Batch
 from distill_mtl.data.decode import read_image
+from distill_mtl.data.framing import Choose, Framing
 from distill_mtl.data.picks import Numbers, Picks
 from distill_mtl.data.source import Source
 from distill_mtl.data.splitmix import fold, uniforms
-from distill_mtl.data.views import DRAWS, Size, View, plain_view, training_view
+from distill_mtl.data.views import DRAWS, Size, View, plain_view
 from distill_mtl.errors import ShardError
 from distill_mtl.tasks.base import TaskKind
 
@@ -35,17 +36,24 @@ class Reader:
         sources: in the order of their numbers.
         kinds: every task of the recipe.
         size: height and width of the batch's images.
-        seed: of the recipe, for the views.
+        seed: of the recipe, for the colours.
+        framing: which view each training row gets.
 
     Raises:
         ShardError: the first label of a task cannot be read.
     """
 
     def __init__(
-        self, sources: Sequence[Source], kinds: Mapping[str, TaskKind], size: Size, seed: int
+        self,
+        sources: Sequence[Source],
+        kinds: Mapping[str, TaskKind],
+        size: Size,
+        seed: int,
+        framing: Framing,
     ) -> None:
         self.sources, self.kinds, self.size = sources, kinds, size
-        self._view_keys = np.concatenate([fold(seed, "views", source.name) for source in sources])
+        self.framing = framing
+        self._color_keys = np.concatenate([fold(seed, "views", source.name) for source in sources])
         self._strengths = np.array([source.section.augment.color for source in sources])
         self._known: dict[str, dict[bytes, Tensor]] = {task: {} for task in kinds}
         self._fillers = {task: self._filler(task) for task in kinds}
@@ -56,16 +64,14 @@ class Reader:
         Raises:
             ShardError: a label or, where the source says stop, a picture cannot be decoded.
         """
-        chance = uniforms(fold(self._view_keys[picks.source], picks.epoch, picks.row), DRAWS + _COLORS)
+        turns = self.framing.turns(picks.epoch)
         draft = _Draft()
         for number, mine in picks.by_source():
-            framed = self._pictures(draft, number, picks.row[mine], chance[mine].tolist())
+            rows = picks.row[mine]
+            framed = self._pictures(draft, number, rows, self.framing.choose(number, rows, turns[mine]))
             self._labels(draft, number, framed, self.kinds)
-        color = None
-        if self._strengths.any():
-            factors = 1 + self._strengths[picks.source, None] * (2 * chance[:, DRAWS:] - 1)
-            color = torch.from_numpy(factors.astype(np.float32))
-        return draft.batch(self.size, self._fillers, color)
+        views = np.full_like(turns, FRESH) if self.framing.count is None else turns
+        return draft.batch(self.size, self._fillers, views, self._color(picks))
 
     def plain(self, picks: Picks, task: str) -> Batch:
         """The rows under their plain views, with their label of `task` and their groups.
@@ -81,24 +87,70 @@ class Reader:
             framed = self._pictures(draft, number, picks.row[mine], None)
             self._labels(draft, number, framed, (task,))
             draft.groups += [self.sources[number].group(row) for row, _, _ in framed]
-        batch = draft.batch(self.size, {task: self._fillers[task]}, None)
+        plain = np.zeros(len(draft.keys), np.int64)
+        batch = draft.batch(self.size, {task: self._fillers[task]}, plain, None)
         return batch if batch.labelled[task].all() else _only(batch, batch.labelled[task].nonzero().flatten())
 
+    def every_view(self, block: tuple[int, Numbers]) -> "EveryView":
+        """Rows of one source, each under all its views, for whoever shows them to the teachers once.
+
+        Args:
+            block: number of the source, and its rows.
+
+        Raises:
+            ShardError: as `training`; a picture that is to be skipped is black, its boxes are empty.
+        """
+        number, rows = block
+        count = self.framing.count
+        assert count is not None, "fresh views have no end"
+        choose = self.framing.choose(number, np.repeat(rows, count), np.tile(np.arange(count), len(rows)))
+        draft, source, views = _Draft(), self.sources[number], list[View]()
+        for place, (row, picture) in enumerate(self._decoded(draft, source, rows)):
+            for turn in range(count):
+                if picture is None:
+                    views.append(View(0, 0, 0, 0))
+                    draft.images.append(torch.zeros(3, *self.size, dtype=torch.uint8))
+                else:
+                    views.append(choose(place * count + turn, row, (picture.shape[1], picture.shape[2])))
+                    draft.images.append(views[-1].image(picture, self.size))
+        framed = np.array(views, np.int32).reshape(len(rows), count, 5)
+        return EveryView(
+            draft.pixels(self.size),
+            torch.from_numpy(framed[..., :4].copy()),
+            torch.from_numpy(framed[..., 4].astype(np.uint8)),
+            draft.skipped,
+        )
+
+    def _color(self, picks: Picks) -> Tensor | None:
+        """float32 [B, 3], fresh each epoch whatever the view: colours are the student's alone."""
+        if not self._strengths.any():
+            return None
+        keys = fold(self._color_keys[picks.source], picks.epoch, picks.row)
+        chance = uniforms(keys, DRAWS + _COLORS)[:, DRAWS:]
+        factors = 1 + self._strengths[picks.source, None] * (2 * chance - 1)
+        return torch.from_numpy(factors.astype(np.float32))
+
     def _pictures(
-        self, draft: "_Draft", number: int, rows: Numbers, chance: Sequence[Sequence[float]] | None
+        self, draft: "_Draft", number: int, rows: Numbers, choose: Choose | None
     ) -> list["_Framed"]:
-        """Put the pictures of one source's rows into the batch, under training views if there is `chance`."""
+        """Put the pictures of one source's rows into the batch.
+
+        With `choose`, rows whose picture cannot be decoded are replaced; without it views are plain and such
+        rows left out.
+        """
         source = self.sources[number]
         framed: list[_Framed] = []
         for place, (row, picture) in enumerate(self._decoded(draft, source, rows)):
-            if picture is None and chance is None:
+            if picture is None and choose is None:
                 continue
             if picture is None:
                 row, picture = self._next_picture(draft, source, row)
             _, height, width = picture.shape
-            view = self._view(source, (height, width), chance[place] if chance else None)
+            size = height, width
+            view = choose(place, row, size) if choose else plain_view(size, self.size, source.section.resize)
             draft.images.append(view.image(picture, self.size))
-            framed.append(_Framed(row, (height, width), view))
+            framed.append(_Framed(row, size, view))
+        draft.rows += [row for row, _, _ in framed]
         draft.keys += source.keys([row for row, _, _ in framed])
         draft.sources += [number] * len(framed)
         return framed
@@ -135,12 +187,6 @@ class Reader:
             if picture is not None:
                 return row, picture
         raise ShardError(f"data.{source.name}: not one picture can be decoded.")
-
-    def _view(self, source: Source, picture: Size, chance: Sequence[float] | None) -> View:
-        section, augment = source.section, source.section.augment
-        if chance is None or not (augment.crop or augment.flip):
-            return plain_view(picture, self.size, section.resize)
-        return training_view(picture, self.size, section.resize, augment.crop, augment.flip, chance)
 
     def _labels(
         self, draft: "_Draft", number: int, framed: Sequence["_Framed"], tasks: Iterable[str]
@@ -179,6 +225,22 @@ class Reader:
         return torch.zeros_like(label)
 
 
+class EveryView(NamedTuple):
+    """R rows of one source under their V views.
+
+    Attributes:
+        images: uint8 [R * V, 3, H, W], the views of a row one after the other.
+        boxes: int32 [R, V, 4], top, left, height and width of each view in its picture.
+        flips: uint8 [R, V], 1 where it is mirrored.
+        skipped: keys of rows that could not be decoded.
+    """
+
+    images: Tensor
+    boxes: Tensor
+    flips: Tensor
+    skipped: list[str]
+
+
 class _Framed(NamedTuple):
     """A row whose picture is in the batch: its number, its picture's height and width, and its view."""
 
@@ -194,20 +256,34 @@ class _Draft:
         self.images: list[Tensor] = []
         self.keys: list[str] = []
         self.sources: list[int] = []
+        self.rows: list[int] = []
         self.labels: dict[str, list[Tensor]] = defaultdict(list)  # of every row, the filler where it has none
         self.labelled: dict[str, list[bool]] = defaultdict(list)
         self.groups: list[str] = []
         self.skipped: list[str] = []
 
-    def batch(self, size: Size, fillers: Mapping[str, Tensor], color: Tensor | None) -> Batch:
+    def batch(self, size: Size, fillers: Mapping[str, Tensor], views: Numbers, color: Tensor | None) -> Batch:
         """The batch of images of `size`, with labels of the tasks that have fillers."""
         labels = {task: _stacked(self.labels[task], filler) for task, filler in fillers.items()}
         labelled = {task: torch.tensor(self.labelled[task], dtype=torch.bool) for task in fillers}
-        source = torch.tensor(self.sources, dtype=torch.int64)
+        return Batch(
+            images=self.pixels(size),
+            labels=labels,
+            labelled=labelled,
+            keys=self.keys,
+            source=torch.tensor(self.sources, dtype=torch.int64),
+            row=torch.tensor(self.rows, dtype=torch.int64),
+            view=torch.from_numpy(views),
+            groups=self.groups,
+            color=color,
+            skipped=self.skipped,
+        )
+
+    def pixels(self, size: Size) -> Tensor:
+        """uint8 [B, 3, H, W], the images of `size`."""
         # Decoders write pixel by pixel, and channels-last networks read so: kept, the copy is a plain one.
         pixels = [image.permute(1, 2, 0) for image in self.images]
-        images = _stacked(pixels, torch.empty(*size, 3, dtype=torch.uint8)).permute(0, 3, 1, 2)
-        return Batch(images, labels, labelled, self.keys, source, self.groups, color, self.skipped)
+        return _stacked(pixels, torch.empty(*size, 3, dtype=torch.uint8)).permute(0, 3, 1, 2)
 
 
 def _stacked(rows: list[Tensor], like: Tensor) -> Tensor:
@@ -224,6 +300,8 @@ def _only(batch: Batch, rows: Tensor) -> Batch:
         labelled={task: label[rows] for task, label in batch.labelled.items()},
         keys=[batch.keys[row] for row in rows.tolist()],
         source=batch.source[rows],
+        row=batch.row[rows],
+        view=batch.view[rows],
         groups=[batch.groups[row] for row in rows.tolist()],
     )
 

@@ -1,7 +1,10 @@
 """One data set of a recipe: its rows over all shards, where their members lie, and the three sets."""
 
+import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +35,25 @@ class Column:
     member: str
     offsets: Numbers
     sizes: Numbers
+
+
+@dataclass(frozen=True)
+class ShardRows:
+    """The rows of a set that lie in one shard, and what says that shard and rows are still the same.
+
+    Attributes:
+        path: the tar file on this machine.
+        rows: int64 [N], numbers in the source, in the order of the shard.
+        size: of the file in bytes.
+        pictures: SHA-256 of where the rows' pictures lie in it, in their order.
+        keys: SHA-256 of the rows' keys, in their order.
+    """
+
+    path: Path
+    rows: Numbers
+    size: int
+    pictures: str
+    keys: str
 
 
 class Source:
@@ -114,6 +136,17 @@ class Source:
         """The rows' identities, "source/shard/key"."""
         return self._identities(rows, self.shards)
 
+    def paths(self, split: Split) -> list[Path]:
+        """The shards that rows of a set lie in."""
+        return [Path(self._paths[shard]) for shard in np.unique(self._shard[self.sets[split]])]
+
+    def by_shard(self, split: Split) -> list[ShardRows]:
+        """The rows of a set, shard by shard; shards without any are left out."""
+        rows = self.sets[split]
+        borders = np.flatnonzero(np.diff(self._shard[rows])) + 1
+        parts = np.split(rows, borders) if len(rows) else []
+        return [self._shard_rows(int(self._shard[part[0]]), part) for part in parts]
+
     def payloads(self, column: Column, rows: Numbers) -> list[bytes]:
         """One member of rows that all have it, as it stands in the shards."""
         wheres = zip(
@@ -141,6 +174,20 @@ class Source:
         path = self._paths[self._shard[row]]
         key = self._indexes[self._shard[row]].key(*self._key_spans[row])
         return f"data.{self.name}: {path}, row {key}, member {column.member}"
+
+    def _shard_rows(self, shard: int, rows: Numbers) -> ShardRows:
+        index, spans = self._indexes[shard], self._key_spans[rows]
+        # Lengths first, so that no two lists of keys are the same text.
+        keys = hashlib.sha256((spans[:, 1] - spans[:, 0]).astype("<i8").tobytes())
+        keys.update(b"".join([index.key_text[start:end] for start, end in spans.tolist()]))
+        pictures = np.stack([self.image.offsets[rows], self.image.sizes[rows]]).astype("<i8")
+        return ShardRows(
+            path=Path(self._paths[shard]),
+            rows=rows,
+            size=os.stat(self._paths[shard]).st_size,
+            pictures=hashlib.sha256(pictures.tobytes()).hexdigest(),
+            keys=keys.hexdigest(),
+        )
 
     def _column(self, member: str) -> Column:
         columns = [_shard_column(index, member) for index in self._indexes]

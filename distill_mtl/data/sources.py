@@ -1,20 +1,21 @@
 """All data sets of a recipe behind one door: what training, the check and evaluation ask for rows."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from distill_mtl.data.alternate import Alternating
 from distill_mtl.data.batch import Batch
+from distill_mtl.data.framing import DrawnViews, Framing
 from distill_mtl.data.limit import kept_rows, labelled_share, small_classes
-from distill_mtl.data.picks import Picks
+from distill_mtl.data.picks import Numbers, Picks
 from distill_mtl.data.plan import Plan, source_parts
 from distill_mtl.data.quota import Quota
-from distill_mtl.data.reader import Reader
+from distill_mtl.data.reader import EveryView, Reader
 from distill_mtl.data.source import Source, open_source
 from distill_mtl.data.split import SPLITS, Split
-from distill_mtl.data.stream import stream
+from distill_mtl.data.stream import read_ahead, stream
 from distill_mtl.data.views import Size
 from distill_mtl.errors import RecipeError, ShardError
 from distill_mtl.recipe.schema import Recipe
@@ -98,7 +99,7 @@ class Sources:
     """The rows of all data sets: streamed for training, listed by task and set for everything else.
 
     Args:
-        recipe: gives seed, batch size, weights, class balance and the stream's mode.
+        recipe: gives seed, batch size, number of views, weights, class balance and the stream's mode.
         sources: opened and limited, in the recipe's order; a batch's `source` counts in it.
         kinds: every task of the recipe.
         size: height and width of the images.
@@ -121,10 +122,11 @@ class Sources:
         self.size = size
         self.batch_size = recipe.training.batch_size
         self._sources, self._kinds = sources, kinds
-        self._reader = Reader(sources, kinds, size, recipe.seed)
         self._weights = [
             source.section.weight or float(np.sqrt(len(source.sets["train"]))) for source in sources
         ]
+        drawn = DrawnViews(sources, size, recipe.seed, recipe.targets.view_count)
+        self._reader = Reader(sources, kinds, size, recipe.seed, drawn)
         parts = [source_parts(recipe.seed, source, kinds) for source in sources]
         weighted = zip(self._weights, parts, strict=True)
         mixed = Quota([weight * part.share for weight, own in weighted for part in own], self.batch_size)
@@ -136,6 +138,20 @@ class Sources:
             self._quota = Alternating(shares, self.batch_size, self.phase_length)
         self._plan, self._mixed = Plan(parts, self._quota), Plan(parts, mixed)
         self._skipped: dict[str, set[str]] = {name: set() for name in self.names}
+
+    @property
+    def opened(self) -> Sequence[Source]:
+        """The data sets, in the order of their numbers."""
+        return self._sources
+
+    @property
+    def framing(self) -> Framing:
+        """Which view each training row gets."""
+        return self._reader.framing
+
+    def frame(self, framing: Framing) -> None:
+        """From now on training rows are seen under these views."""
+        self._reader.framing = framing
 
     def stream(
         self,
@@ -199,6 +215,28 @@ class Sources:
     def phase_begins(self, step: int) -> bool:
         """Whether step `step`, counted from 0, is the first of a phase; step 0 always is."""
         return step == 0 or self.phase(step) != self.phase(step - 1)
+
+    def every_view(self, blocks: Sequence[tuple[int, Numbers]], *, workers: int = 0) -> Iterator[EveryView]:
+        """Rows under all their views, block after block; for a fixed number of views alone.
+
+        Args:
+            blocks: number of a source, and rows of it.
+            workers: reader processes; 0 reads in this one.
+
+        Raises:
+            ShardError: a row cannot be read.
+        """
+        for seen in read_ahead(self._reader.every_view, blocks, workers):
+            self._note(seen.skipped)
+            yield seen
+
+    def training_rows(self, picks: Picks) -> Batch:
+        """A batch of just these rows, each in the view of its epoch.
+
+        Raises:
+            ShardError: a row cannot be read.
+        """
+        return self._reader.training(picks)
 
     def labelled(
         self,
@@ -276,9 +314,12 @@ class Sources:
 
     def _noting_skipped(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for batch in batches:
-            for key in batch.skipped:
-                self._skipped[key.split("/", 1)[0]].add(key)
+            self._note(batch.skipped)
             yield batch
+
+    def _note(self, skipped: Sequence[str]) -> None:
+        for key in skipped:
+            self._skipped[key.split("/", 1)[0]].add(key)
 
     def _refuse_empty_parts(self, world: int, micro_batches: int) -> None:
         if self.batch_size < world * micro_batches:

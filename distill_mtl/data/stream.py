@@ -6,8 +6,8 @@ processes' slices is one process's batch, and resuming is a step number (DESIGN 
 """
 
 import signal
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -17,6 +17,9 @@ from distill_mtl.data.picks import Picks
 from distill_mtl.data.plan import Plan
 from distill_mtl.data.reader import Reader
 from distill_mtl.errors import UserError
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 def stream(
@@ -42,13 +45,26 @@ def stream(
     Raises:
         UserError: what a row's reading raises, as soon as its batch is due.
     """
-    slices = _Slices(plan, steps, micro_batches, rank, world)
+    return read_ahead(reader.training, _Slices(plan, steps, micro_batches, rank, world), workers)
+
+
+def read_ahead(work: Callable[[Item], Made], items: Iterable[Item], workers: int) -> Iterator[Made]:
+    """`work` done on each item, in their order: here, or ahead of time by other processes.
+
+    Args:
+        work: travels to the other processes, and what it makes travels back.
+        items: what to do it on.
+        workers: reader processes; 0 works in this one.
+
+    Raises:
+        UserError: what `work` raises, as soon as its item is due.
+    """
     if workers == 0:
-        yield from map(reader.training, slices)
+        yield from map(work, items)
         return
     loader = DataLoader(
-        _Rows(reader),
-        sampler=slices,
+        _Work(work),
+        sampler=items,
         batch_size=None,
         num_workers=workers,
         collate_fn=_as_it_is,
@@ -57,10 +73,10 @@ def stream(
         generator=torch.Generator(),
         worker_init_fn=_leave_signals_to_the_run,
     )
-    for batch in loader:
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch
+    for made in loader:
+        if isinstance(made, UserError):
+            raise made
+        yield made
 
 
 class _Slices(Sampler[Picks]):
@@ -84,18 +100,18 @@ class _Slices(Sampler[Picks]):
         return len(self._steps) * len(self._mine)
 
 
-class _Rows(Dataset[Batch | UserError]):
-    """The reader as DataLoader wants it: an index is the rows of a whole batch.
+class _Work(Dataset[Made | UserError], Generic[Item, Made]):
+    """The work as DataLoader wants it: an index is an item.
 
     A user's error is handed over as a value: DataLoader would wrap one raised in a worker in a traceback.
     """
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
+    def __init__(self, work: Callable[[Item], Made]) -> None:
+        self._work = work
 
-    def __getitem__(self, picks: Picks) -> Batch | UserError:
+    def __getitem__(self, item: Item) -> Made | UserError:
         try:
-            return self._reader.training(picks)
+            return self._work(item)
         except UserError as error:
             return error
 

@@ -7,13 +7,13 @@ import torch
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.hints import Hint
 from distill_mtl.distillation.lesson import Lesson
-from distill_mtl.teachers.live import LiveTeachers
+from distill_mtl.targets.base import TargetSource
 
 
 @torch.no_grad()
 def calibrate_hints(
     batches: Iterable[Batch],
-    teachers: LiveTeachers,
+    teachers: TargetSource,
     lessons: Mapping[str, Lesson],
     hints: Mapping[str, Sequence[Hint]],
 ) -> None:
@@ -26,11 +26,11 @@ def calibrate_hints(
         lessons: names the layers.
         hints: task -> its hints, in the order of the lesson's pairs.
     """
-    asked = [task for task in teachers.teachers if hints.get(task)]
+    asked = [task for task in teachers.tasks if hints.get(task)]
     seen: dict[str, list[dict[str, torch.Tensor]]] = {task: [] for task in asked}
     for batch in batches if asked else ():
         for task in asked:
-            hidden = teachers.teachers[task](batch.images).hidden
+            hidden = teachers.ask(task, batch).hidden
             seen[task].append({layer: feature.cpu() for layer, feature in hidden.items()})
     for task, hidden_by_batch in seen.items():
         for pair, hint in zip(lessons[task].hints, hints[task], strict=True):

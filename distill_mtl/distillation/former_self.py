@@ -16,7 +16,7 @@ from torch import Tensor
 from distill_mtl.balance.distributed import from_first, world_size
 from distill_mtl.data.batch import Batch
 from distill_mtl.students.student import Student
-from distill_mtl.teachers.live import Asked, rows_to_ask
+from distill_mtl.targets.base import Rows, rows_to_ask
 from distill_mtl.teachers.output import Target, Targets, TeacherOutput
 
 Context = Callable[[], AbstractContextManager[Any]]
@@ -45,7 +45,7 @@ class FormerSelf:
         due: Callable[[int], bool],
         *,
         decay: float | None = None,
-        on: Asked = "missing",
+        on: Rows = "missing",
         autocast: Context = nullcontext,
     ) -> None:
         self.tasks = tuple(tasks)

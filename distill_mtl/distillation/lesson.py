@@ -8,10 +8,11 @@ from distill_mtl.recipe.schema import TermWeights
 
 @dataclass(frozen=True)
 class HintPair:
-    """Names of the two layers that one hint ties together."""
+    """Names of the two layers that one hint ties together, and whether only the means of their maps are compared."""
 
     student: str
     teacher: str
+    pooled: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from distill_mtl.distillation.former_self import FormerSelf
 from distill_mtl.distillation.gate import Gate
 from distill_mtl.distillation.lesson import Lesson
 from distill_mtl.students.student import Student
-from distill_mtl.teachers.live import LiveTeachers
+from distill_mtl.targets.base import TargetSource
 from distill_mtl.teachers.output import Targets
 
 
@@ -29,7 +29,7 @@ class Voices:
 
     def __init__(
         self,
-        teachers: LiveTeachers,
+        teachers: TargetSource,
         selves: Sequence[FormerSelf] = (),
         gates: Mapping[str, Gate] | None = None,
     ) -> None:

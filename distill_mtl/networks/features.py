@@ -1,6 +1,8 @@
 """The shape of a network's inner feature, in the one layout that the rest of the program uses."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -18,6 +20,12 @@ class FeatureShape:
     channels: int
     size: tuple[int, int] | None
     pyramid: bool = False
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> "FeatureShape":
+        """From what `dataclasses.asdict` gave, once through JSON. Raises KeyError or TypeError for anything else."""
+        size = entry["size"]
+        return cls(entry["channels"], None if size is None else (size[0], size[1]), entry["pyramid"])
 
     @classmethod
     def of(cls, feature: Tensor, *, pyramid: bool = False) -> "FeatureShape":

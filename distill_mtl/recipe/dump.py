@@ -12,7 +12,7 @@ from distill_mtl.recipe.schema import Recipe
 
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe: absolute paths, every default written out. Loading it gives an equal recipe."""
-    values = absolute_paths(recipe).model_dump(mode="json")
+    values = absolute_paths(recipe).model_dump(mode="json", by_alias=True)
     body = yaml.dump(values, Dumper=RecipeDumper, sort_keys=False, allow_unicode=True, width=110)
     return f"# Resolved by distill_mtl {_version()}. Running this file repeats the run.\n{body}"
 

@@ -29,6 +29,9 @@ def recipe_json_schema() -> Schema:
     _admit(top, "student", {"type": "string"})
     _admit(top, "balance", {"type": "string"})
     _admit(top, "schedule", {"type": "string", "enum": list(SCHEDULES)})
+    _admit(
+        top, "targets", {"type": "string", "enum": sections["TargetsSection"]["properties"]["from"]["enum"]}
+    )
     _admit(sections["TaskSection"]["properties"], "teacher", {"type": "string"})
     for name in ("SourceSection", "TaskData"):
         _admit(sections[name]["properties"], "augment", {"type": "null"})

@@ -140,6 +140,9 @@ class HintSection(Section):
     """Dotted layer name. Default: the trunk's last stage."""
     teacher: str | None = None
     """Dotted layer name. Default: the teacher's last map."""
+    form: Literal["auto", "map", "pooled"] = "auto"
+    """What is compared: map by map, or the means over their pixels. auto: maps from live teachers, pooled from
+    cached ones, whose maps would take much room."""
 
 
 class LabelSection(Section):
@@ -364,6 +367,28 @@ class StageSection(Section):
     heads:TASK, adapters. Default: all."""
 
 
+class TargetsSection(Section):
+    """Where the teachers' answers come from while the student trains. In short form only `from`."""
+
+    from_: Literal["auto", "live", "cached"] = Field(default="auto", alias="from")
+    """live: teachers run in every step | cached: what `distill-mtl cache` wrote is read | auto: cached where
+    that is present and valid, else live"""
+    views: Count | None = None
+    """Views of each row in turn, the first one plain. Default: live teachers see a fresh view every epoch, cached
+    ones saw the plain one."""
+    logits: Literal["fp16", "int8"] = "fp16"
+    """Numbers that cached logits are kept in."""
+    top_k: Count | None = None
+    """Keep the largest logits of a row and the mass of the others. Default: all of them."""
+    features: Literal["fp16", "int8"] = "fp16"
+    """Numbers that cached hidden features are kept in."""
+
+    @property
+    def view_count(self) -> int | None:
+        """Views of each row; None for a fresh one every epoch."""
+        return 1 if self.views is None and self.from_ == "cached" else self.views
+
+
 class EvaluationSection(Section):
     """The comparison of student and teachers."""
 
@@ -390,6 +415,8 @@ class Recipe(Section):
     """How the tasks share the trunk: a method, or a mapping with `method` and `options`."""
     schedule: list[StageSection] = []
     """Stages of the run, one after the other, or fitnets: hints alone up to their layers, then everything."""
+    targets: TargetsSection = TargetsSection()
+    """Where the teachers' answers come from: live, cached or auto, or a mapping with `from`."""
     optimizer: OptimizerSection = OptimizerSection()
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()

@@ -14,6 +14,7 @@ from distill_mtl.recipe.findings import Finding, KeyPath
 SHORT_FORMS: tuple[tuple[KeyPath, str, tuple[type, ...]], ...] = (
     (("student",), "model", (str,)),
     (("balance",), "method", (str,)),
+    (("targets",), "from", (str,)),
     (("training", "stream"), "mode", (str,)),
     (("tasks", "*", "teacher"), "path", (str,)),
     (("tasks", "*", "data"), "shards", (str, list)),

@@ -32,6 +32,7 @@ class TaskKind(ABC):
         metrics: names of the scores this kind can report; the first is the default.
         metric: the one that this task reports.
         higher_is_better: direction of the score.
+        exclusive: a row (or pixel) is of one class, so that answers are a softmax over dim 1 of the logits.
         dense: the label is a map that follows the image's geometry (crop, flip, resize).
         ignore_index: dense kinds alone: the value of a pixel without a label, and of padding.
     """
@@ -40,6 +41,7 @@ class TaskKind(ABC):
     member: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]]
     higher_is_better: ClassVar[bool] = True
+    exclusive: ClassVar[bool] = True
     dense: ClassVar[bool] = False
     ignore_index: int = 255
 

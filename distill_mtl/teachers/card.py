@@ -1,7 +1,7 @@
 """What is known of a teacher without its network: everything that a run is built from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class TeacherCard:
         layers: names of the hidden features it gives, each once.
         last_map: name of the default hint layer; None where the network gives nothing but its answer.
         shapes: of `layers`.
+        fingerprint: changes with everything that changes an answer (`teacher_fingerprint`).
         score: what its folder records about its quality, if anything.
         form: what it was read from, in words ("an ONNX file").
         program: what of it is code that was run; None where it is data alone.
@@ -41,6 +42,7 @@ class TeacherCard:
     layers: tuple[str, ...]
     last_map: str | None
     shapes: dict[str, FeatureShape]
+    fingerprint: str = ""
     score: RecordedScore | None = None
     form: str = ""
     program: str | None = None
@@ -66,6 +68,40 @@ class TeacherCard:
     def sha256(self) -> str:
         """Of the weights."""
         return self.files[self.file]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, from which `from_dict` makes the same card."""
+        return {
+            **asdict(self),
+            "place": str(self.place),
+            "files": [[str(path), digest] for path, digest in self.files.items()],
+            "inputs": self.inputs.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> "TeacherCard":
+        """The inverse of `to_dict`. Raises ValueError, TypeError or KeyError for anything else."""
+        labels, score = entry["labels"], entry["score"]
+        known = labels["known"]
+        return cls(
+            **{
+                **entry,
+                "place": Path(entry["place"]),
+                "files": {Path(path): digest for path, digest in entry["files"]},
+                "labels": LabelMap(
+                    tuple(labels["classes"]),
+                    tuple(labels["outputs"]),
+                    None if known is None else tuple(known),
+                    labels["width"],
+                ),
+                "inputs": InputContract.from_dict(entry["inputs"]),
+                "assumed": tuple(entry["assumed"]),
+                "layers": tuple(entry["layers"]),
+                "told": tuple(entry["told"]),
+                "shapes": {name: FeatureShape.from_dict(shape) for name, shape in entry["shapes"].items()},
+                "score": None if score is None else RecordedScore(**score),
+            }
+        )
 
     def describe(self) -> dict[str, Any]:
         """What was really loaded, for teachers.json."""

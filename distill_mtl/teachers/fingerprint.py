@@ -17,19 +17,22 @@ def teacher_fingerprint(
     origin: Origin,
     layers: Sequence[str | None],
     classes: Sequence[str] | int | None,
+    kind: str | None,
 ) -> str:
-    """Hexadecimal SHA-256 over files, layers, classes and what the recipe says of the teacher.
+    """Hexadecimal SHA-256 over files, layers, classes, kind and what the recipe says of the teacher.
 
     Args:
         section: of the recipe.
         origin: where it lies.
         layers: hidden features as the recipe names them; None: the default.
         classes: of the task, as the recipe says.
+        kind: of the task, as the recipe says.
     """
     content = {
         "files": [sha256(file) for file in origin.files],
         "section": section.model_dump(mode="json", exclude=_SILENT),
         "layers": list(layers),
+        "kind": kind,
         "classes": classes if classes is None or isinstance(classes, int) else list(classes),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -10,6 +10,7 @@ from distill_mtl.networks.weights import sha256
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.tasks.base import KINDS
 from distill_mtl.teachers.card import TeacherCard
+from distill_mtl.teachers.fingerprint import teacher_fingerprint
 from distill_mtl.teachers.label_map import match_classes
 from distill_mtl.teachers.network import Opened, Origin, TeacherNetwork
 from distill_mtl.teachers.origin import find_origin
@@ -41,7 +42,7 @@ def load_teacher(
     try:
         origin = find_origin(section, task)
         opened = origin.open()
-        kind = _agreed_kind(opened, origin, task, kind)
+        said, kind = kind, _agreed_kind(opened, origin, task, kind)
         network = opened.network
         labels = match_classes(_named(section, opened), network.width, classes, str(origin.place))
         taken = _layers(network, layers)
@@ -60,6 +61,7 @@ def load_teacher(
                 layer: network.shapes[layer] if aligned else replace(network.shapes[layer], size=None)
                 for layer in taken
             },
+            fingerprint=teacher_fingerprint(section, origin, layers, classes, said),
             score=read_score(origin.place),
             form=opened.form,
             program=origin.program,

@@ -39,7 +39,7 @@ def evaluate(folder: Path | str, *, console: Console | None = None) -> Evaluatio
     teachers, kinds = build_teachers(recipe)
     student = load_student(run.student)
     sources = build_sources(
-        recipe, kinds, [student.student.trunk.inputs, *(teacher.card.inputs for teacher in teachers.values())]
+        recipe, kinds, [student.student.trunk.inputs, *(card.inputs for card in teachers.cards.values())]
     )
     for network in (student, *teachers.values()):
         network.to(state.device)

@@ -15,6 +15,7 @@ from distill_mtl.evaluation import Evaluation, Processes, View, delta_on, evalua
 from distill_mtl.evaluation.card import model_card
 from distill_mtl.recipe import dump_recipe
 from distill_mtl.students.folder import save_student
+from distill_mtl.targets.roster import Roster
 from distill_mtl.training.display import Display
 from distill_mtl.training.run_folder import RunFolder
 from distill_mtl.training.session import Session
@@ -31,8 +32,6 @@ class Examiner:
 
     def __init__(self, parts: Parts, session: Session, console: Console) -> None:
         self.parts, self.session, self.console = parts, session, console
-        for teacher in parts.teachers.values():
-            teacher.to(session.trainer.accelerator.device)
 
     def mean_delta(self) -> float:
         """Mean over tasks of the student's lead on the validation rows; what `select: best` maximises."""
@@ -50,7 +49,7 @@ class Examiner:
         with Display(self.console, "evaluation", rows, unit="row") as display:
             found = evaluate(
                 self.session.student,
-                self.parts.teachers,
+                self._teachers,
                 self.parts.kinds,
                 self._view("test"),
                 size=sources.size,
@@ -62,8 +61,15 @@ class Examiner:
         return replace(found, steps=self.session.step, seconds=self.session.seconds)
 
     @cached_property
+    def _teachers(self) -> Roster:
+        """On the device; with cached targets they are loaded here, when training is over."""
+        for teacher in self.parts.teachers.values():
+            teacher.to(self.session.trainer.accelerator.device)
+        return self.parts.teachers
+
+    @cached_property
     def _teacher_scores(self) -> dict[str, float]:
-        return teacher_scores(self.parts.teachers, self.parts.kinds, self._view("validation"))
+        return teacher_scores(self._teachers, self.parts.kinds, self._view("validation"))
 
     def _view(self, split: Split) -> View:
         accelerator = self.session.trainer.accelerator
@@ -116,8 +122,7 @@ def _card(parts: Parts, evaluation: Evaluation | None) -> str:
         size=trunk.inputs.size,
         kinds=parts.kinds,
         teachers={
-            task: f"{teacher.card.place.name} {teacher.card.sha256[:12]}"
-            for task, teacher in parts.teachers.items()
+            task: f"{card.place.name} {card.sha256[:12]}" for task, card in parts.teachers.cards.items()
         },
         evaluation=evaluation,
         recipe_digest=hashlib.sha256(dump_recipe(parts.recipe).encode()).hexdigest(),

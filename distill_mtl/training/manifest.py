@@ -8,14 +8,14 @@ from typing import Any
 from distill_mtl.assembly.voices import former_selves
 from distill_mtl.checks.teachers import Examined
 from distill_mtl.recipe import Recipe
-from distill_mtl.teachers.teacher import Teacher
+from distill_mtl.targets.roster import Roster
 from distill_mtl.training.run_folder import write_aside
 
 
-def describe_teachers(recipe: Recipe, teachers: Mapping[str, Teacher]) -> dict[str, dict[str, Any]]:
+def describe_teachers(recipe: Recipe, teachers: Roster) -> dict[str, dict[str, Any]]:
     """Who teaches each task that has a teacher: its file, sha256, classes and input, or `self`."""
     remembered = {task: {"self": section.student} for task, section in former_selves(recipe).items()}
-    return {task: teacher.card.describe() for task, teacher in teachers.items()} | remembered
+    return {task: card.describe() for task, card in teachers.cards.items()} | remembered
 
 
 def write_teachers(

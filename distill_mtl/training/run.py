@@ -11,6 +11,7 @@ from torch import nn
 
 from distill_mtl.assembly.build import Parts, build, known_names
 from distill_mtl.assembly.processes import start_accelerator
+from distill_mtl.assembly.targets import settle_targets
 from distill_mtl.checks.batchnorm import batchnorm_warnings
 from distill_mtl.checks.check import run_check
 from distill_mtl.checks.one_batch import try_one_batch
@@ -61,8 +62,9 @@ def distill(
     if not accelerator.is_main_process:
         console = Console(quiet=True)
     folder = RunFolder(Path(out) if out is not None else Path("runs") / (recipe.name or "run"))
-    resolved = dump_recipe(recipe)
-    folder.refuse(resolved, resume=resume, overwrite=overwrite)
+    if resume and (begun := folder.targets()) is not None:
+        recipe = settle_targets(recipe, begun)
+    folder.refuse(dump_recipe(recipe), resume=resume, overwrite=overwrite)
 
     parts = build(recipe)
     if resume:
@@ -71,7 +73,7 @@ def distill(
     precisions = _precisions(examined, folder, resume=resume)
     try_one_batch(parts, accelerator.device, slices=accelerator.num_processes * recipe.training.accumulate)
     if accelerator.is_main_process:
-        folder.begin(resolved, resume=resume)
+        folder.begin(dump_recipe(parts.recipe), resume=resume)
         write_teachers(folder.teachers, describe_teachers(recipe, parts.teachers), examined, precisions)
     accelerator.wait_for_everyone()
     for warning in batchnorm_warnings(
@@ -103,7 +105,7 @@ def _train(
     resume: bool,
 ) -> Session:
     """Train from the last checkpoint, or from the beginning, to the last step."""
-    teachers = parts.live_teachers(precisions).to(accelerator.device)
+    teachers = parts.targets(precisions).to(accelerator.device)
     objective = Objective(parts.student, parts.lessons, parts.hints, parts.rule).to(accelerator.device)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -56,6 +56,15 @@ class RunFolder:
                 f"{self.path} already holds a run. Go on with --resume, start again with --overwrite "
                 "(deletes it), or choose another folder with --out."
             )
+
+    def targets(self) -> Literal["live", "cached"] | None:
+        """Where the run in this folder began to take its targets from; None where there is no run."""
+        if not self.recipe.exists():
+            return None
+        found: Literal["live", "cached"] | None = (
+            yaml.safe_load(self.recipe.read_text()).get("targets", {}).get("from")
+        )
+        return found
 
     def begin(self, recipe: str, *, resume: bool) -> None:
         """Make the folder ready. Without `resume` an earlier run in it is deleted: call `refuse` first.

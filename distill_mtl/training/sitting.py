@@ -5,7 +5,6 @@ and shows where the run is.
 """
 
 import math
-import os
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -15,6 +14,7 @@ import torch
 from rich.console import Console
 
 from distill_mtl.assembly.build import Parts
+from distill_mtl.assembly.processes import reader_workers
 from distill_mtl.data.batch import Batch
 from distill_mtl.errors import Stopped, StoppedElsewhere, UserError
 from distill_mtl.training.display import Display, losses_note
@@ -131,11 +131,6 @@ class Sitting:
 
     def _micro_batches(self) -> Iterator[Batch]:
         """This process's micro-batches of all remaining steps."""
-        workers = self.training.workers
-        if workers is None:
-            on_cpu = self.accelerator.device.type != "cuda"
-            cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-            workers = 0 if on_cpu else min(8, max(1, cores - 1))
         return iter(
             self.parts.sources.stream(
                 micro_batches=self.training.accumulate,
@@ -143,7 +138,7 @@ class Sitting:
                 world=self.accelerator.num_processes,
                 start_step=self.session.step,
                 steps=self.parts.steps,
-                workers=workers,
+                workers=reader_workers(self.training.workers, self.accelerator.device),
             )
         )
 

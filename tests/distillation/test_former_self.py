@@ -12,7 +12,7 @@ from distill_mtl.distillation.lesson import Lesson
 from distill_mtl.distillation.voices import Voices
 from distill_mtl.recipe.schema import TermWeights
 from distill_mtl.students.student import Student
-from distill_mtl.teachers.live import LiveTeachers
+from distill_mtl.targets.live import LiveTeachers
 
 KINDS = {"a": toys.classification(3), "b": toys.segmentation(2)}
 

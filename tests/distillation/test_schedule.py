@@ -64,9 +64,9 @@ def test_fitnets_is_hints_up_to_the_guided_layer_and_then_everything(recipe: Pat
 def test_a_teacher_that_only_a_later_stage_needs_is_there(recipe: Path) -> None:
     silent = "{weights: {soft_targets: 0, hint: 0}, until: 2}"
     parts = _build(recipe, f"schedule=[{silent}, {{}}]")
-    assert set(parts.live_teachers().teachers) == {"hue", "shape"}
+    assert set(parts.targets().teachers) == {"hue", "shape"}
     parts = _build(recipe, f"schedule=[{silent}]", "schedule.0.until=null")
-    assert parts.live_teachers().teachers == {}
+    assert parts.targets().teachers == {}
 
 
 def test_cover_must_hold_in_every_stage(recipe: Path) -> None:

@@ -11,7 +11,7 @@ from distill_mtl.recipe import dump_recipe
 from distill_mtl.recipe.json_schema import recipe_json_schema, recipe_json_schema_text
 
 ROOT = Path(__file__).parents[2]
-BALANCE = "balance: uniform\nacceptance: 2\n"
+BALANCE = "balance: uniform\nacceptance: 2\ntargets: cached\n"
 POOL = "data: {pool: {shards: [a.tar], labels: {breed: cls}, augment: null, limit: 9}}\n"
 OWN = "tasks: {a: {classes: 2, data: {shards: a.tar, member: cls, augment: null, limit: 9}}}\nstudent: {model: x}\n"
 STREAM = "training: {stream: alternate}\n"
@@ -51,6 +51,8 @@ def test_editors_accept_the_resolved_recipe(ten_lines: str, load: Load) -> None:
         "tasks: {a: {data: {shards: a, labels: {}}}}",
         "tasks: {a: {data: {member: cls}}}",
         "balance: {methd: uniform}",
+        "targets: cachd",
+        "targets: {form: live}",
         "data: {a: {shards: a, augment: {crop: [0.1, 0.2, 0.3]}}}",
         "training: {precision: fp8}",
         "training: {stream: turning}",

@@ -8,7 +8,7 @@ from distill_mtl.data.batch import Batch
 from distill_mtl.errors import TeacherError
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.students.folder import save_student
-from distill_mtl.teachers.live import LiveTeachers
+from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.teachers.sharing import share_trunks
 from distill_mtl.teachers.teacher import Teacher

@@ -23,7 +23,7 @@ from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.students.folder import save_student
 from distill_mtl.students.student import Student
-from distill_mtl.teachers.live import LiveTeachers
+from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.training.loop import Trainer
 

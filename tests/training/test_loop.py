@@ -53,7 +53,7 @@ def _trainer(recipe: Path, *overrides: str) -> tuple[Trainer, Batch]:
     parts = build(load_recipe(recipe, overrides))
     objective = Objective(parts.student, parts.lessons, parts.hints, parts.rule)
     accelerator = start_accelerator(parts.recipe.training)
-    voices = Voices(parts.live_teachers())
+    voices = Voices(parts.targets())
     trainer = Trainer(accelerator, objective, voices, parts.recipe, schedule=parts.schedule)
     return trainer, next(iter(parts.sources.stream(steps=1)))
 

@@ -1,27 +1,26 @@
 """The teachers of a run, asked during training about the rows whose labels leave them something to say."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from distill_mtl.data.batch import Batch
-from distill_mtl.teachers.output import Target, Targets, TeacherOutput
+from distill_mtl.targets.base import Rows, TargetSource
+from distill_mtl.teachers.output import TeacherOutput
 from distill_mtl.teachers.sharing import by_trunk
 from distill_mtl.teachers.teacher import Teacher
 
-Asked = Literal["missing", "all", "none"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class LiveTeachers:
+class LiveTeachers(TargetSource):
     """Runs each teacher on its rows of a batch, and on no other row; teachers of one trunk run it once.
 
     Args:
         teachers: task -> teacher; a task may have none.
-        on: "missing" asks about rows that lack the task's label, "all" about every row, "none" never.
+        on: which rows they are asked about.
         precisions: task -> fp32, bf16 or fp16; what is not named runs in fp32. Teachers of one trunk that
             differ run in fp32.
         compiled: tasks whose networks go through torch.compile.
@@ -30,13 +29,13 @@ class LiveTeachers:
     def __init__(
         self,
         teachers: Mapping[str, Teacher],
-        on: Asked = "missing",
+        on: Rows = "missing",
         *,
         precisions: Mapping[str, str] | None = None,
         compiled: frozenset[str] = frozenset(),
     ) -> None:
-        self.teachers = dict(teachers) if on != "none" else {}
-        self.on = on
+        super().__init__(teachers, on)
+        self.teachers = {task: teachers[task] for task in self.tasks}
         self._groups = by_trunk(self.teachers)
         self._precisions = dict(precisions or {})
         # How many rows need a teacher changes from step to step, so one compiled form must do for all.
@@ -47,30 +46,11 @@ class LiveTeachers:
             for task, teacher in self.teachers.items()
         }
 
-    def rows(self, batch: Batch) -> dict[str, Tensor]:
-        """task -> int64 [R], the rows of the batch that its teacher speaks about, known before it runs."""
-        return rows_to_ask(batch, self.teachers, self.on)
-
-    def __call__(self, batch: Batch, rows: Mapping[str, Tensor] | None = None) -> Targets:
-        """What the teachers say about a batch that is on the device of the student.
-
-        Args:
-            batch: whose rows are asked about.
-            rows: task -> those to ask about, where not all that `rows` gives; what is no task of theirs is
-                left to others.
-        """
-        wanted = self.rows(batch) if rows is None else rows
-        asked = {task: mine for task, mine in wanted.items() if task in self.teachers and len(mine)}
-        device = batch.images.device
-        targets: Targets = {}
-        for group in self._groups:
-            mine = {task: asked[task] for task in group if task in asked}
-            for task, output in self.ask(batch.images, mine).items() if mine else ():
-                targets[task] = Target(mine[task].to(device, non_blocking=True), output)
-        return {task: targets[task] for task in asked}
+    def ask(self, task: str, batch: Batch, rows: Tensor | None = None) -> TeacherOutput:
+        return self.together(batch.images, {task: torch.arange(len(batch)) if rows is None else rows})[task]
 
     @torch.no_grad()
-    def ask(self, images: Tensor, rows: Mapping[str, Tensor]) -> dict[str, TeacherOutput]:
+    def together(self, images: Tensor, rows: Mapping[str, Tensor]) -> dict[str, TeacherOutput]:
         """The answers of teachers that share one trunk, on the images' device.
 
         Args:
@@ -94,19 +74,18 @@ class LiveTeachers:
             teacher.to(device)
         return self
 
+    def _answers(self, batch: Batch, rows: Mapping[str, Tensor]) -> dict[str, TeacherOutput]:
+        outputs: dict[str, TeacherOutput] = {}
+        for group in self._groups:
+            mine = {task: rows[task] for task in group if task in rows}
+            outputs |= self.together(batch.images, mine) if mine else {}
+        return outputs
+
     def _autocast(self, rows: Mapping[str, Tensor], device: torch.device) -> AbstractContextManager[None]:
         precisions = {self._precisions.get(task, "fp32") for task in rows}
         dtype = DTYPES[precisions.pop()] if len(precisions) == 1 else torch.float32
         low = dtype != torch.float32
         return torch.autocast(device.type, dtype=dtype if low else None, enabled=low)
-
-
-def rows_to_ask(batch: Batch, tasks: Iterable[str], on: Asked) -> dict[str, Tensor]:
-    """task -> int64 [R], the rows of a batch that whoever teaches these tasks is asked about."""
-    if on == "none":
-        return {}
-    everything = torch.arange(len(batch))
-    return {task: everything if on == "all" else everything[~batch.labelled[task]] for task in tasks}
 
 
 def _only(features: Mapping[str, Tensor], union: Tensor, rows: Tensor) -> Mapping[str, Tensor]:

@@ -1,0 +1,78 @@
+"""What training asks for targets; it does not know whether teachers or a cache answer."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from distill_mtl.data.batch import Batch
+from distill_mtl.teachers.output import Target, Targets, TeacherOutput
+
+Rows = Literal["missing", "all", "none"]
+
+
+class TargetSource(ABC):
+    """Answers of one teacher per task, for the rows of a batch whose labels leave it something to say.
+
+    Args:
+        tasks: those that have a teacher.
+        on: "missing" asks about rows that lack the task's label, "all" about every row, "none" never.
+
+    Attributes:
+        tasks: those that are asked at all.
+    """
+
+    def __init__(self, tasks: Iterable[str], on: Rows) -> None:
+        self.tasks = () if on == "none" else tuple(tasks)
+        self.on = on
+
+    @abstractmethod
+    def ask(self, task: str, batch: Batch, rows: Tensor | None = None) -> TeacherOutput:
+        """What the teacher of a task says, on the device of the batch's images.
+
+        Args:
+            task: one of `tasks`.
+            batch: whose rows are asked about.
+            rows: int64 [R] on the host, ascending positions in the batch; None: every row.
+        """
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> "TargetSource":
+        """Move whatever takes room on a device to `device`."""
+
+    def rows(self, batch: Batch) -> dict[str, Tensor]:
+        """task -> int64 [R], the rows of the batch that its teacher speaks about, known before it is asked."""
+        return rows_to_ask(batch, self.tasks, self.on)
+
+    def __call__(self, batch: Batch, rows: Mapping[str, Tensor] | None = None) -> Targets:
+        """What the teachers say about a batch that is on the device of the student.
+
+        Args:
+            batch: whose rows are asked about.
+            rows: task -> those to ask about, where not all that `rows` gives; what is no task of theirs is
+                left to others.
+        """
+        wanted = self.rows(batch) if rows is None else rows
+        asked = {task: mine for task, mine in wanted.items() if task in self.tasks and len(mine)}
+        outputs = self._answers(batch, asked)
+        device = batch.images.device
+        return {
+            task: Target(mine.to(device, non_blocking=True), outputs[task]) for task, mine in asked.items()
+        }
+
+    def _answers(self, batch: Batch, rows: Mapping[str, Tensor]) -> dict[str, TeacherOutput]:
+        """The answers about at least one row for each task."""
+        return {
+            task: self.ask(task, batch, None if len(mine) == len(batch) else mine)
+            for task, mine in rows.items()
+        }
+
+
+def rows_to_ask(batch: Batch, tasks: Iterable[str], on: Rows) -> dict[str, Tensor]:
+    """task -> int64 [R], the rows of a batch that whoever teaches these tasks is asked about."""
+    if on == "none":
+        return {}
+    everything = torch.arange(len(batch))
+    return {task: everything if on == "all" else everything[~batch.labelled[task]] for task in tasks}

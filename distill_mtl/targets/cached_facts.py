@@ -1,0 +1,64 @@
+"""The facts of teachers as sidecars tell them, so that a run with a cache need not open a network to begin."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from distill_mtl.data.shards import find_shards
+from distill_mtl.errors import CacheError, ShardError, UserError
+from distill_mtl.networks.weights import sha256
+from distill_mtl.recipe.schema import Recipe, TaskSection
+from distill_mtl.targets.facts import TeacherFacts
+from distill_mtl.targets.identity import TEACHER
+from distill_mtl.targets.places import Places
+from distill_mtl.targets.sidecar import Sidecar
+from distill_mtl.teachers.fingerprint import teacher_fingerprint
+from distill_mtl.teachers.origin import find_origin
+from distill_mtl.teachers.score import read_score
+
+
+def cached_facts(recipe: Recipe, tasks: Iterable[str]) -> Mapping[str, TeacherFacts] | None:
+    """task -> facts of its teacher; None where a sidecar of some teacher as it is now is not found.
+
+    Whether the cache as a whole can be used is looked at later, when the data is open.
+
+    Args:
+        recipe: as loaded.
+        tasks: those with a teacher.
+    """
+    if recipe.targets.from_ == "live" or recipe.training.teachers_on == "none":
+        return None
+    found: dict[str, TeacherFacts] = {}
+    try:
+        shards = [
+            shard.path
+            for name, source in recipe.data.items()
+            for shard in find_shards(source.shards, f"data.{name}.shards")
+        ]
+        for task in tasks:
+            facts = _facts(recipe.tasks[task], task, shards)
+            if facts is None:
+                return None
+            found[task] = facts
+    except (ShardError, UserError):
+        return None  # opening data and teachers says it better
+    return found
+
+
+def _facts(section: TaskSection, task: str, shards: Iterable[Path]) -> TeacherFacts | None:
+    assert section.teacher is not None
+    origin = find_origin(section.teacher, task)
+    layers = [hint.teacher for hint in section.hints]
+    classes = tuple(section.classes) if isinstance(section.classes, list) else section.classes
+    now = teacher_fingerprint(section.teacher, origin, layers, classes, section.kind)
+    places = Places()
+    for path in (path for shard in shards for path in places.all(shard, task)):
+        try:
+            facts = TeacherFacts.from_json(Sidecar(path).metadata[TEACHER])
+        except (CacheError, KeyError, ValueError, TypeError):
+            continue
+        if facts.card.fingerprint == now:
+            files = {file: sha256(file) for file in origin.files}
+            card = replace(facts.card, place=origin.place, files=files, score=read_score(origin.place))
+            return replace(facts, card=card)
+    return None

@@ -1,0 +1,152 @@
+"""Rows of a cache, run through the teachers again and compared number by number."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill_mtl.data.batch import Batch
+from distill_mtl.data.picks import Picks
+from distill_mtl.data.sources import Sources
+from distill_mtl.errors import CacheError
+from distill_mtl.targets.encoding import AnswerCodec
+from distill_mtl.targets.opened import OpenCache
+from distill_mtl.targets.plan import Unit
+from distill_mtl.targets.sidecar import Sidecar
+from distill_mtl.targets.stored_views import StoredViews
+from distill_mtl.teachers.teacher import Teacher
+
+_SHOWN = 5
+_FULL_PRECISION, _HALF_PRECISION = 0.01, 0.06  # TF32 and bf16 on one side, fp32 on the other
+_STEP = 1 / 127  # of int8
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a comparison found.
+
+    Attributes:
+        rows: how many rows and views were looked at.
+        worst: task -> largest deviation, in shares of a row's largest number.
+    """
+
+    rows: int
+    worst: Mapping[str, float]
+
+
+def draw_rows(units: Sequence[Unit], views: int, count: int) -> Picks:
+    """`count` rows of the cache at random, each in one of its views; all of them where there are fewer."""
+    sources = np.concatenate([np.full(len(unit.shard.rows), unit.source) for unit in units])
+    rows = np.concatenate([unit.shard.rows for unit in units])
+    total = len(rows) * views
+    drawn = np.array(sorted(random.sample(range(total), min(count, total))))
+    return Picks(source=sources[drawn // views], epoch=drawn % views, row=rows[drawn // views])
+
+
+class Verifier:
+    """Compares rows of a cache with what the teachers say.
+
+    Args:
+        cache: opened.
+        codecs: task -> how its answers are kept.
+        sources: drawing views, not replaying stored ones, so that these are compared too.
+        teachers: task -> teacher, on the device.
+        device: where the teachers are.
+        precision, autocast: in which they run: "no" for fp32.
+    """
+
+    def __init__(
+        self,
+        cache: OpenCache,
+        codecs: Mapping[str, AnswerCodec],
+        sources: Sources,
+        teachers: Mapping[str, Teacher],
+        *,
+        device: torch.device,
+        precision: str,
+        autocast: Callable[[], AbstractContextManager[object]],
+    ) -> None:
+        self._cache, self._codecs, self._sources, self._teachers = cache, codecs, sources, teachers
+        self._device, self._precision, self._autocast = device, precision, autocast
+
+    def compare(self, blocks: Sequence[Picks]) -> Verified:
+        """Run rows through the teachers and compare what they say with what is cached.
+
+        Args:
+            blocks: rows, the epoch of each the number of its view.
+
+        Raises:
+            CacheError: rows that differ, each with what differs and by how much.
+            ShardError: a row cannot be read.
+        """
+        worst = dict.fromkeys(self._codecs, 0.0)
+        wrong: list[str] = []
+        for block in blocks:
+            batch = self._sources.training_rows(block)
+            wrong += self._other_views(batch, block)
+            images = batch.to(self._device).images
+            for task in self._codecs:
+                for name, deviation in self._deviations(task, batch, images).items():
+                    worst[task] = max(worst[task], float(deviation.max()))
+                    wrong += [
+                        f"{_shown(batch, place)}: {name} of {task} lies {100 * deviation[place]:.1f} % off in "
+                        f"{self._file(task, batch, place).path}"
+                        for place, value in enumerate(deviation.tolist())
+                        if not value <= self._tolerance(self._file(task, batch, place))
+                    ]
+        if wrong:
+            raise CacheError(_report(wrong))
+        return Verified(sum(map(len, blocks)), worst)
+
+    @torch.no_grad()
+    def _deviations(self, task: str, batch: Batch, images: Tensor) -> dict[str, Tensor]:
+        codec = self._codecs[task]
+        with self._autocast():
+            output = self._teachers[task](images)
+        columns = (batch.source.numpy(), batch.row.numpy(), batch.view.numpy())
+        stored = self._cache.rows(task, list(codec.slots), *columns)
+        return codec.deviations(codec.encode(output), stored)
+
+    def _other_views(self, batch: Batch, block: Picks) -> list[str]:
+        """Rows whose stored view shows another picture than the drawn one."""
+        drawn = self._sources.framing
+        self._sources.frame(StoredViews(self._cache))
+        try:
+            replayed = self._sources.training_rows(block)
+        finally:
+            self._sources.frame(drawn)
+        other = (replayed.images != batch.images).flatten(1).any(1).nonzero().flatten().tolist()
+        return [
+            f"{_shown(batch, place)}: box or flip are not the recipe's in "
+            f"{self._file(next(iter(self._codecs)), batch, place).path}"
+            for place in other
+        ]
+
+    def _file(self, task: str, batch: Batch, place: int) -> Sidecar:
+        return self._cache.find(task, int(batch.source[place]), int(batch.row[place]))[0]
+
+    def _tolerance(self, file: Sidecar) -> float:
+        """Largest deviation that rounding and other kernels explain, in shares of a row's largest number."""
+        rough = {self._precision, file.metadata.get("made.precision", "no")} != {"no"}
+        return (_HALF_PRECISION if rough else _FULL_PRECISION) + (_STEP if _has_int8(file) else 0.0)
+
+
+def _has_int8(file: Sidecar) -> bool:
+    return any(slot.dtype == np.int8 for slot in file.tensors.values())
+
+
+def _shown(batch: Batch, place: int) -> str:
+    return f"{batch.keys[place]}, view {batch.view[place]}"
+
+
+def _report(wrong: Sequence[str]) -> str:
+    shown = [*wrong[:_SHOWN], *([f"and {len(wrong) - _SHOWN} more"] if len(wrong) > _SHOWN else [])]
+    return (
+        "the cache does not hold what the teachers say:\n"
+        + "\n".join(f"  {line}" for line in shown)
+        + "\nDelete these files and run `distill-mtl cache` again."
+    )

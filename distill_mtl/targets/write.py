@@ -1,0 +1,146 @@
+"""Every teacher once over the training rows: the writing side of the target cache.
+
+A unit is one shard and all its teachers: its pictures are decoded once, its files appear whole when the
+unit is done. So a stopped command loses at most the unit it was at, and processes share units, not rows.
+"""
+
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from distill_mtl.data.picks import Numbers
+from distill_mtl.data.reader import EveryView
+from distill_mtl.data.sources import Sources
+from distill_mtl.errors import CacheError
+from distill_mtl.targets.opened import check_sidecar
+from distill_mtl.targets.places import Places
+from distill_mtl.targets.plan import BOXES, FLIPS, Unit, Wanted, megabytes
+from distill_mtl.targets.sidecar import Writer, write_sidecar
+from distill_mtl.teachers.teacher import Teacher
+
+
+class CacheWriter:
+    """Writes the sidecars of units.
+
+    Args:
+        sources: the plan's; they draw as many views as the plan has.
+        teachers: task -> teacher, on the device.
+        places: of the sidecars.
+        rows_at_once: rows that are read together; their views go through a teacher together.
+        workers: reader processes; 0 reads in this one.
+        device: where the teachers are.
+        autocast: the precision in which they run.
+        made: task -> text for the headers that says how the numbers were made.
+    """
+
+    def __init__(
+        self,
+        sources: Sources,
+        teachers: Mapping[str, Teacher],
+        places: Places,
+        *,
+        rows_at_once: int,
+        workers: int,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[object]],
+        made: Mapping[str, Mapping[str, str]],
+    ) -> None:
+        self._sources, self._teachers, self._places = sources, teachers, places
+        self._rows_at_once, self._workers = rows_at_once, workers
+        self._device, self._autocast, self._made = device, autocast, made
+
+    def write(self, units: Sequence[Unit]) -> Generator[int, None, None]:
+        """Write every sidecar of the units, and yield the number of rows after each block of them.
+
+        Raises:
+            CacheError: a file cannot be written, or an answer cannot be kept in the numbers asked for.
+            ShardError: a row cannot be read.
+        """
+        blocks = [self._blocks(unit) for unit in units]
+        seen = self._sources.every_view(
+            [block for of_unit in blocks for block in of_unit], workers=self._workers
+        )
+        for unit, of_unit in zip(units, blocks, strict=True):
+            with ExitStack() as files:
+                writers = {
+                    task: files.enter_context(self._new(wanted)) for task, wanted in unit.files.items()
+                }
+                for _, rows in of_unit:
+                    self._put(unit, writers, next(seen))
+                    yield len(rows)
+
+    def _blocks(self, unit: Unit) -> list[tuple[int, Numbers]]:
+        rows = unit.shard.rows
+        return [
+            (unit.source, rows[first : first + self._rows_at_once])
+            for first in range(0, len(rows), self._rows_at_once)
+        ]
+
+    def _new(self, wanted: Wanted) -> AbstractContextManager[Writer]:
+        path = self._places.to_write(wanted.shard.path) / wanted.name
+        metadata = {**wanted.metadata, **self._made.get(wanted.task, {})}
+        return write_sidecar(path, metadata, wanted.tensors, (BOXES, FLIPS))
+
+    @torch.no_grad()
+    def _put(self, unit: Unit, writers: Mapping[str, Writer], seen: EveryView) -> None:
+        """What every teacher says about one block of rows."""
+        rows, views = seen.flips.shape
+        framing = {BOXES: seen.boxes.numpy(), FLIPS: seen.flips.numpy()}
+        images = seen.images.to(self._device, non_blocking=True).float().div_(255)
+        for task, writer in writers.items():
+            with self._autocast():
+                output = self._teachers[task](images)
+            try:
+                encoded = unit.files[task].codec.encode(output)
+            except ValueError as error:
+                raise CacheError(
+                    f"tasks.{task}.teacher: its answers for rows of {unit.shard.path} cannot be cached: {error}."
+                ) from None
+            by_row = {name: array.reshape(rows, views, *array.shape[1:]) for name, array in encoded.items()}
+            writer.put({**by_row, **framing})
+
+
+def unfinished(units: Sequence[Unit], places: Places) -> list[Unit]:
+    """The units with sidecars that are still to be written, and only those of their sidecars."""
+    left = []
+    for unit in units:
+        files = {task: wanted for task, wanted in unit.files.items() if not _is_there(wanted, places)}
+        if files:
+            left.append(replace(unit, files=files))
+    return left
+
+
+def refuse_full_disks(units: Sequence[Unit], places: Places) -> None:
+    """Refuse to begin what cannot end.
+
+    Raises:
+        CacheError: a disk has less room than its sidecars will take.
+    """
+    needed: dict[Path, int] = defaultdict(int)
+    for unit in units:
+        needed[places.to_write(unit.shard.path)] += sum(wanted.size for wanted in unit.files.values())
+    disks: dict[int, tuple[Path, int]] = {}
+    for folder, size in needed.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        first, before = disks.get(folder.stat().st_dev, (folder, 0))
+        disks[folder.stat().st_dev] = (first, before + size)
+    for folder, size in disks.values():
+        free = shutil.disk_usage(folder).free
+        if size > free:
+            raise CacheError(
+                f"the cached targets take {megabytes(size)}, and the disk of {folder} has {megabytes(free)} free. Make "
+                "room, or cache less: fewer targets.views, targets.features int8, hints pooled, targets.top_k."
+            )
+
+
+def _is_there(wanted: Wanted, places: Places) -> bool:
+    try:
+        check_sidecar(wanted, places)
+    except CacheError:
+        return False
+    return True

@@ -1,0 +1,294 @@
+"""`distill-mtl cache`: what the teachers say about every training row, written once and looked up while training."""
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from rich.console import Console
+
+import distill_mtl
+from distill_mtl.assembly.build import Parts, build, known_names
+from distill_mtl.assembly.processes import reader_workers, start_accelerator
+from distill_mtl.assembly.targets import live_twin, plan_targets
+from distill_mtl.checks.check import run_check
+from distill_mtl.errors import RecipeError, Stopped, StoppedElsewhere, UserError
+from distill_mtl.recipe import Recipe, load_recipe
+from distill_mtl.targets.encoding import AnswerCodec
+from distill_mtl.targets.opened import OpenCache
+from distill_mtl.targets.places import Places, remove_left_overs
+from distill_mtl.targets.plan import Unit, megabytes
+from distill_mtl.targets.verify import Verifier, draw_rows
+from distill_mtl.targets.write import CacheWriter, refuse_full_disks, unfinished
+from distill_mtl.training.display import Display
+from distill_mtl.training.stop import StopRequest
+
+_log = logging.getLogger(__name__)
+_TIMED_SECONDS = 5.0
+_TIMED_BLOCKS = 3
+
+
+def write_cache(recipe: Path, overrides: Sequence[str] = ()) -> None:
+    """Run every teacher of a recipe over the training rows and keep what they say beside the shards.
+
+    Shards are dealt to the processes of the launcher; those that are there already are left as they are.
+
+    Args:
+        recipe: the file.
+        overrides: as in `load_recipe`.
+
+    Raises:
+        UserError: the recipe, the data or a teacher is wrong, or there is no room.
+        Stopped: Ctrl-C or SIGTERM arrived; finished shards are kept.
+    """
+    job = _prepare(recipe, overrides)
+    accelerator, places = job.accelerator, Places()
+    made = _made(job)
+    if accelerator.is_main_process:
+        remove_left_overs(places.to_write(unit.shard.path) for unit in job.units)
+    left = unfinished(job.units, places)
+    refuse_full_disks(left, places)
+    accelerator.wait_for_everyone()
+    if left:
+        _write_together(job, left, places, made)
+    if accelerator.is_main_process:
+        cache = OpenCache(job.units, job.parts.sources.opened, Places())
+        job.console.print(
+            f"[green]cached[/green]: {_amount(job.units)}, {megabytes(cache.size)}, in "
+            f"{places.to_write(job.units[0].shard.path)}. Runs of this recipe use it (targets: auto or cached).",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def verify_cache(recipe: Path, overrides: Sequence[str] = (), *, rows: int = 64) -> None:
+    """Compare random rows of a recipe's cache with what its teachers say now.
+
+    Args:
+        recipe: the file.
+        overrides: as in `load_recipe`.
+        rows: how many.
+
+    Raises:
+        UserError: the cache is incomplete, stale or cut, or does not hold what the teachers say.
+    """
+    job = _prepare(recipe, overrides)
+    sources = job.parts.sources
+    cache = OpenCache(job.units, sources.opened, Places())
+    picks = draw_rows(job.units, cache.views, rows)
+    verifier = Verifier(
+        cache,
+        job.codecs,
+        sources,
+        job.parts.teachers,
+        device=job.accelerator.device,
+        precision=job.accelerator.mixed_precision,
+        autocast=job.accelerator.autocast,
+    )
+    blocks = [picks[first : first + job.rows_at_once] for first in range(0, len(picks), job.rows_at_once)]
+    found = verifier.compare(blocks)
+    worst = ", ".join(f"{task} {100 * deviation:.2f} %" for task, deviation in found.worst.items())
+    job.console.print(
+        f"[green]verified[/green]: {found.rows} of {_amount(job.units)}; largest deviation {worst}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A recipe, built as a run whose live teachers see what the cache holds; and what that cache is made of."""
+
+    accelerator: Accelerator
+    console: Console
+    parts: Parts
+    codecs: Mapping[str, AnswerCodec]
+    units: Sequence[Unit]
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows that are read together; with all their views they are as many as evaluation takes."""
+        views = self.parts.recipe.targets.view_count or 1
+        return max(1, self.parts.recipe.evaluation.batch_size // views)
+
+
+def _prepare(path: Path, overrides: Sequence[str]) -> _Job:
+    recipe = load_recipe(path, overrides, choices=known_names())
+    _refuse_silent_teachers(recipe, path)
+    accelerator = start_accelerator(recipe.training, shares_steps=False)
+    parts = build(live_twin(recipe))
+    parts = replace(parts, taught=parts.taught.replace("live", "to be cached"))
+    for teacher in parts.teachers.values():
+        teacher.to(accelerator.device)
+    facts = {task: parts.teachers.facts(task) for task in parts.teachers}
+    codecs, units = plan_targets(parts.recipe, parts.lessons, facts, parts.sources)
+    if not codecs:
+        raise RecipeError(f"Recipe {path}: no task has a teacher whose answers change its loss.")
+    return _Job(accelerator, Console(quiet=not accelerator.is_main_process), parts, codecs, units)
+
+
+def _refuse_silent_teachers(recipe: Recipe, path: Path) -> None:
+    if recipe.training.teachers_on == "none":
+        raise RecipeError(
+            f"Recipe {path}: training.teachers_on is none, so there is nothing to cache. Say missing or all."
+        )
+
+
+def _made(job: _Job) -> dict[str, dict[str, str]]:
+    """Check the teachers as a run does; task -> what the headers say about how the numbers were made."""
+    scores = _checked(job)
+    made = {
+        "made.by": f"distill_mtl {distill_mtl.__version__}",
+        "made.precision": job.accelerator.mixed_precision,
+    }
+    return {
+        task: {**made, "made.score": f"{scores[task]:.2f} {job.parts.kinds[task].metric}"}
+        if task in scores
+        else made
+        for task in job.codecs
+    }
+
+
+def _checked(job: _Job) -> Mapping[str, float]:
+    """The score of every teacher that could be measured, found by one process for all."""
+    found: list[Mapping[str, float] | None] = [None]
+    try:
+        if job.accelerator.is_main_process:
+            examined = run_check(job.parts, job.accelerator.device, job.console)
+            found = [{task: one.measured.score for task, one in examined.items() if one.measured is not None}]
+    finally:
+        if job.accelerator.num_processes > 1:
+            broadcast_object_list(found)
+    if found[0] is None:
+        raise StoppedElsewhere("the first process has refused a teacher and says why")
+    return found[0]
+
+
+def _write_together(
+    job: _Job, left: Sequence[Unit], places: Places, made: Mapping[str, Mapping[str, str]]
+) -> None:
+    """Every process writes its share; where one cannot, the others finish theirs and all end alike."""
+    problem: UserError | Stopped | None = None
+    try:
+        _write(job, left, places, made)
+    except (UserError, Stopped) as error:
+        problem = error
+        if isinstance(error, UserError) and job.accelerator.num_processes > 1:
+            _log.warning("%s\nThe other processes finish their shards.", error)
+            problem = StoppedElsewhere(str(error))
+    if job.accelerator.num_processes > 1:
+        everywhere = gather_object([problem is not None])
+        if problem is None and any(everywhere):
+            problem = StoppedElsewhere("another process could not write its shards and says why")
+    if problem is not None:
+        raise problem
+
+
+def _write(job: _Job, left: Sequence[Unit], places: Places, made: Mapping[str, Mapping[str, str]]) -> None:
+    """This process's share of what is left, with a bar; says what it will be as soon as its pace is known."""
+    accelerator, recipe = job.accelerator, job.parts.recipe
+    mine = unfinished(job.units[accelerator.process_index :: accelerator.num_processes], places)
+    writer = CacheWriter(
+        job.parts.sources,
+        job.parts.teachers,
+        places,
+        rows_at_once=job.rows_at_once,
+        workers=reader_workers(recipe.training.workers, accelerator.device),
+        device=accelerator.device,
+        autocast=accelerator.autocast,
+        made=made,
+    )
+    pace = _Pace(_rows(mine), accelerator.num_processes)
+    with (
+        StopRequest() as stop,
+        Display(job.console, "caching", pace.total, unit="row") as display,
+        closing(writer.write(mine)) as blocks,
+    ):
+        for rows in blocks:
+            if pace.add(rows):
+                job.console.print(_announcement(job.units, left, pace), highlight=False, soft_wrap=True)
+            display.update(pace.done, f"{pace.rows_per_second:.0f} rows/s")
+            if stop.requested:
+                raise Stopped(
+                    "stopped. Finished shards are kept; the same command goes on from there: "
+                    f"{len(unfinished(job.units, Places()))} of {len(job.units)} are left."
+                )
+        if pace.total:
+            job.console.print(
+                f"{pace.done:,} rows in {_duration(pace.seconds)}, {pace.rows_per_second:.0f} rows/s",
+                highlight=False,
+            )
+
+
+class _Pace:
+    """How fast rows go by, on this process and, as far as it can tell, on all of them.
+
+    Args:
+        total: rows of this process.
+        processes: that share the work.
+    """
+
+    def __init__(self, total: int, processes: int) -> None:
+        self.total, self.processes = total, processes
+        self.done = self._blocks = 0
+        self._began = time.monotonic()
+        self._announced = False
+
+    def add(self, rows: int) -> bool:
+        """Count rows. True once: when the pace can be told."""
+        self.done += rows
+        self._blocks += 1
+        known = self._blocks >= _TIMED_BLOCKS or self.seconds >= _TIMED_SECONDS or self.done == self.total
+        first, self._announced = known and not self._announced, self._announced or known
+        return first
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return time.monotonic() - self._began
+
+    @property
+    def rows_per_second(self) -> float:
+        """Over all processes."""
+        return self.processes * self.done / max(self.seconds, 1e-9)
+
+    @property
+    def seconds_in_all(self) -> float:
+        """From the beginning to the end, at this pace."""
+        return self.seconds * self.total / max(self.done, 1)
+
+
+def _announcement(units: Sequence[Unit], left: Sequence[Unit], pace: _Pace) -> str:
+    """`3 teachers × 60,000 rows × 4 views: 310 MB, about 6 minutes`."""
+    whole, rest = _bytes(units), _bytes(left)
+    there = f", {megabytes(whole - rest)} of it there" if rest < whole else ""
+    return f"{_amount(units)}: {megabytes(whole)}{there}, about {_duration(pace.seconds_in_all)}"
+
+
+def _amount(units: Sequence[Unit]) -> str:
+    files = units[0].files
+    views = next(iter(files.values())).views
+    counts = ((len(files), "teacher"), (_rows(units), "row"), (views, "view"))
+    return " × ".join(f"{count:,} {noun}{'s' if count != 1 else ''}" for count, noun in counts)
+
+
+def _rows(units: Sequence[Unit]) -> int:
+    return sum(len(unit.shard.rows) for unit in units)
+
+
+def _bytes(units: Sequence[Unit]) -> int:
+    return sum(wanted.size for unit in units for wanted in unit.files.values())
+
+
+def _duration(seconds: float) -> str:
+    """`40 seconds`, `6 minutes`, `3 hours`, rounded up."""
+    for unit, length in (("hour", 3600), ("minute", 60)):
+        if seconds > 2 * length or (unit == "minute" and seconds > 90):
+            return f"{math.ceil(seconds / length)} {unit}s"
+    count = max(1, math.ceil(seconds))
+    return f"{count} second{'s' if count != 1 else ''}"
