@@ -1,4 +1,5 @@
-"""The commands: `distill.py RECIPE`, run by `accelerate launch`, and `distill-mtl init|check|cache|evaluate|...`.
+"""The commands: `distill.py RECIPE`, run by `accelerate launch`, and
+`distill-mtl init|check|cache|evaluate|schema|teacher`.
 
 A user's mistake ends with its message and status 2, a student below its acceptance with 3, a stopped
 run with 130.
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Everything around a run. The run itself: accelerate launch distill.py RECIPE.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_init(commands)
 
     check = commands.add_parser(
         "check",
@@ -106,8 +108,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "recipes with it: put `# yaml-language-server: $schema=recipe.schema.json` in the first line.",
     )
     schema.set_defaults(run=_schema)
-
-    _add_init(commands)
 
     teacher = commands.add_parser("teacher", help="look into a teacher, measure it, or train one")
     of_teachers = teacher.add_subparsers(required=True, metavar="COMMAND")

@@ -47,12 +47,14 @@ def inspect_teacher(
         UserError: it cannot be loaded.
     """
     section = read_teacher(values, overrides, task)
-    teacher = load_teacher(absolute_teacher(section), task=task, layers=(None,))
+    with Console(stderr=True).status("opening it and running it once"):
+        teacher = load_teacher(absolute_teacher(section), task=task, layers=(None,))
+        layers = teacher.network.features()
     for line in _files(teacher):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(_contract("input", _input(teacher, section)))
     console.print(_contract("output", _output(teacher, section)))
-    _show_layers(console, teacher, everything)
+    _show_layers(console, teacher, layers, everything)
     console.print("\nfor a recipe", style="bold")
     console.print(_recipe(teacher, section, task), highlight=False, markup=False, soft_wrap=True)
 
@@ -116,8 +118,10 @@ def _contract(title: str, rows: Iterator[Row]) -> Table:
     return table
 
 
-def _show_layers(console: Console, teacher: Teacher, everything: bool) -> None:
-    layers, default = teacher.network.features(), teacher.card.last_map
+def _show_layers(
+    console: Console, teacher: Teacher, layers: Mapping[str, FeatureShape], everything: bool
+) -> None:
+    default = teacher.card.last_map
     if not layers:
         console.print("layers: none. It gives nothing but its answer, so its task learns without hints.")
         return
