@@ -14,6 +14,9 @@ from distill_mtl.teachers.teacher import Teacher
 
 FASTER = 0.75
 """Largest share of the time in fp32 that makes bf16 worth it. Networks gain half or nothing, so the choice is clear."""
+WORTH, WORTH_ELSEWHERE = 0.1, 0.005
+"""Seconds that a batch must take in fp32, on a CPU and elsewhere. For a small network noise would decide, and a run
+should repeat itself."""
 LOST = 0.1
 """Points that a score may lose."""
 ROUNDS = 5
@@ -51,7 +54,8 @@ def choose_precision(
         )
     except RuntimeError:
         return "fp32"  # a file may hold operations that know no other type
-    if seconds["bf16"] > FASTER * seconds["fp32"]:
+    worth = WORTH if images.device.type == "cpu" else WORTH_ELSEWHERE
+    if seconds["fp32"] < worth or seconds["bf16"] > FASTER * seconds["fp32"]:
         return "fp32"
     low = asked["bf16"]
     again = measure(
