@@ -168,7 +168,7 @@ def test_processes_share_the_labelled_rows_and_a_limit_spreads_over_the_set(tmp_
 
     assert sorted(keys(rank=0, world=3) + keys(rank=1, world=3) + keys(rank=2, world=3)) == sorted(keys())
     assert [key[:3] for key in keys(limit=4)] == ["000", "001", "002", "003"]
-    assert keys(limit=4, rank=1, world=2) == ["0010", "0030"]
+    assert keys(limit=4, rank=1, world=2) == keys(limit=4)[1::2]
     assert keys(limit=400) == keys()
 
 
