@@ -29,7 +29,6 @@ from distill_mtl.assembly.processes import start_accelerator
 from distill_mtl.assembly.targets import live_twin, plan_targets
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.targets.encoding import AnswerCodec, Half, Int8, TopK
-from distill_mtl.targets.facts import facts_of
 from distill_mtl.targets.places import Places
 from distill_mtl.targets.plan import Unit
 from distill_mtl.targets.write import CacheWriter
@@ -128,8 +127,9 @@ def write_world(folder: Path) -> Path:
 def step_of(parts: Parts) -> Callable[[], object]:
     """One whole step of a run, its batch read from the shards."""
     objective = Objective(parts.student, parts.lessons, parts.hints, parts.rule)
+    voices = parts.voices(parts.targets(), parts.student)
     trainer = Trainer(
-        start_accelerator(parts.recipe.training), objective, parts.targets(), parts.recipe, steps=STEPS
+        start_accelerator(parts.recipe.training), objective, voices, parts.recipe, schedule=parts.schedule
     )
     trainer.module.train()
     stream = enumerate(parts.sources.stream(steps=STEPS))
@@ -143,7 +143,7 @@ def step_of(parts: Parts) -> Callable[[], object]:
 
 def planned(parts: Parts) -> tuple[dict[str, AnswerCodec], list[Unit]]:
     """The cache of a recipe."""
-    facts = {task: facts_of(teacher) for task, teacher in parts.teachers.items()}
+    facts = {task: parts.teachers.facts(task) for task in parts.teachers}
     return plan_targets(parts.recipe, parts.lessons, facts, parts.sources)
 
 

@@ -64,7 +64,7 @@ def _files(teacher: Teacher) -> Iterator[str]:
     yield f"{card.place}: {card.form}" + (" (code, which you trust)" if card.program else "")
     for file, digest in card.files.items():
         yield f"{file.name}: {_bytes(file.stat().st_size)}, sha256 {digest}"
-    parameters = sum(parameter.numel() for parameter in teacher.parameters())
+    parameters = sum(parameter.numel() for parameter in teacher.parameters()) or teacher.parameter_count
     # A runtime of its own keeps its weights to itself.
     yield f"parameters: {parameters:,}" if parameters else "parameters: not known"
     if card.score is not None:

@@ -19,17 +19,21 @@ _TIMED_SECONDS = 1.0
 def cost_of(network: nn.Module, size: tuple[int, int], device: torch.device | str = "cpu") -> Cost:
     """Cost of one image [1, 3, height, width] in [0, 1], the network's own preprocessing included.
 
-    FLOPs are those of convolutions, matrix products and attention, as torch's counter has them.
+    FLOPs are those of convolutions, matrix products and attention, as torch's counter has them; a network
+    that another runtime runs has none that it could see. What such a network says of its `parameter_count` is
+    believed.
     """
     image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.no_grad(), evaluating(network):
         with FlopCounterMode(display=False) as counter:
             network(image)
         latency = _median_ms(lambda: network(image), image)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    hidden: int | None = None if parameters else getattr(network, "parameter_count", None)
     return Cost(
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
-        flops=counter.get_total_flops(),
-        bytes=_weights_bytes(network),
+        parameters=parameters or hidden,
+        flops=counter.get_total_flops() or None,
+        bytes=_weights_bytes(network) or (4 * hidden if hidden else None),
         latency_ms=latency,
     )
 

@@ -51,24 +51,30 @@ class Cost:
     """What one image costs a network, or several together.
 
     Attributes:
-        parameters: numbers that were learned.
-        flops: of one forward pass; a multiplication and an addition count as two.
-        bytes: of the weights in float32, as a file of them takes.
+        parameters: numbers that were learned; None: not known of a network that comes as a program.
+        flops: of one forward pass; a multiplication and an addition count as two. None: another runtime than
+            torch runs it, and nobody counts.
+        bytes: of the weights in float32, as a file of them takes; None: not known.
         latency_ms: median time of one forward pass of one image.
     """
 
-    parameters: int
-    flops: int
-    bytes: int
+    parameters: int | None
+    flops: int | None
+    bytes: int | None
     latency_ms: float
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(
-            self.parameters + other.parameters,
-            self.flops + other.flops,
-            self.bytes + other.bytes,
+            _sum(self.parameters, other.parameters),
+            _sum(self.flops, other.flops),
+            _sum(self.bytes, other.bytes),
             self.latency_ms + other.latency_ms,
         )
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    """Not known where a part is not."""
+    return None if one is None or other is None else one + other
 
 
 @dataclass(frozen=True)

@@ -56,8 +56,11 @@ def evaluate(
 
 
 def _summed_cost(teachers: Mapping[str, nn.Module | None], size: tuple[int, int], view: View) -> Cost | None:
-    """Of all teachers together; one that teaches two tasks counts once."""
-    networks = {id(teacher): teacher for teacher in teachers.values() if teacher is not None}
+    """Of all teachers together; one that teaches two tasks, or one trunk that several share, counts once."""
+    present = [teacher for teacher in teachers.values() if teacher is not None]
+    networks = {
+        id(getattr(getattr(teacher, "network", None), "trunk", teacher)): teacher for teacher in present
+    }
     if not networks:
         return None
     return sum((cost_of(network, size, view.device) for network in networks.values()), Cost(0, 0, 0, 0.0))

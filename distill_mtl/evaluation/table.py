@@ -17,6 +17,7 @@ _TASK_COLUMNS = ("task", "metric", "rows", "teacher", "student", "delta", "95 % 
 _COST_COLUMNS = ("one image", "parameters", "MFLOPs", "MB", "latency")
 _LEFT = ("task", "metric", "one image")
 _NONE = "–"
+_UNKNOWN = "not known"
 
 
 def console_table(evaluation: "Evaluation") -> RenderableType:
@@ -72,16 +73,18 @@ def _cost_rows(evaluation: "Evaluation") -> list[tuple[str, ...]]:
             (student.bytes, teachers.bytes),
             (student.latency_ms, teachers.latency_ms),
         )
-        rows.append(("ratio", *(f"{mine / theirs:.2f}×" if theirs else _NONE for mine, theirs in pairs)))
+        rows.append(
+            ("ratio", *(f"{mine / theirs:.2f}×" if mine and theirs else _NONE for mine, theirs in pairs))
+        )
     return rows
 
 
 def _cost_cells(name: str, cost: "Cost") -> tuple[str, ...]:
     return (
         name,
-        f"{cost.parameters:,}",
-        _short(cost.flops / 1e6),
-        _short(cost.bytes / 1e6),
+        f"{cost.parameters:,}" if cost.parameters is not None else _UNKNOWN,
+        _short(cost.flops / 1e6) if cost.flops is not None else _UNKNOWN,
+        _short(cost.bytes / 1e6) if cost.bytes is not None else _UNKNOWN,
         f"{cost.latency_ms:.2f} ms",
     )
 

@@ -54,6 +54,11 @@ class Runtime(nn.Module, ABC):
     outputs: tuple[str, ...]
     tapped: tuple[str, ...] = ()
 
+    @property
+    def parameter_count(self) -> int | None:
+        """Numbers that were learned; None where the format does not tell them from others."""
+        return sum(parameter.numel() for parameter in self.parameters()) or None
+
     @abstractmethod
     def names(self) -> list[str]:
         """Every name that `tap` knows, in the order they run; `outputs` among them."""

@@ -37,6 +37,11 @@ class Teacher(nn.Module):
         if home is not None:
             self.to(home)
 
+    @property
+    def parameter_count(self) -> int | None:
+        """Numbers that were learned; None where its file does not tell them from others."""
+        return getattr(self.network.trunk, "parameter_count", None)
+
     @torch.no_grad()
     def forward(self, images: Tensor) -> TeacherOutput:
         """[R, 3, H, W] in [0, 1] -> logits in the order of the task's classes, and the features in `card.layers`.

@@ -54,3 +54,20 @@ def test_attention_is_counted() -> None:
     patches, tokens = 2 * 8 * 48 * 16, 16
     products = 2 * tokens * 8 * 24 + 2 * (2 * tokens * tokens * 8)
     assert cost_of(Tokens(), (16, 16)).flops == patches + products
+
+
+def test_what_another_runtime_runs_is_not_counted_as_nothing() -> None:
+    """Its parameters are what it says; FLOPs that nobody counts are unknown, and so are sums with them."""
+
+    class Foreign(nn.Module):
+        parameter_count = 1000
+
+        def forward(self, images: Tensor) -> Tensor:
+            return images.mean((2, 3))
+
+    foreign = cost_of(Foreign(), (8, 8))
+    assert (foreign.parameters, foreign.bytes, foreign.flops) == (1000, 4000, None)
+    own = cost_of(nn.Conv2d(3, 4, 3), (8, 8))
+    both = own + foreign
+    assert both.flops is None
+    assert both.parameters == 1112

@@ -209,3 +209,11 @@ def test_files_that_are_no_teacher_say_what_would_be(tmp_path: Path, name: str, 
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(TeacherError, match=complaint):
         load_teacher(TeacherSection(path=str(tmp_path / name)), task="breed")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_knows_how_much_was_learned(forms: dict[str, dict[str, Any]], form: str) -> None:
+    """ONNX folds normalisation into weights, so that its number is near, not the same."""
+    network = timm.create_model("test_resnet", num_classes=4)
+    learned = sum(parameter.numel() for parameter in network.parameters())
+    assert load(forms, form).parameter_count == pytest.approx(learned, rel=0.05)

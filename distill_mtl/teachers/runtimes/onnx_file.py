@@ -20,6 +20,7 @@ from distill_mtl.teachers.runtimes.onnx_graph import (
     dtype_of,
     external_files,
     inner_tensors,
+    learned_numbers,
     only_input,
     package,
     read_graph,
@@ -56,11 +57,16 @@ class OnnxRuntime(Runtime):
         self.declared = declared(shape_of(image), dtype_of(image, path), notes, file=path, name=image.name)
         self.outputs = returned_tensors(model, path)
         self._names = list(dict.fromkeys((*inner_tensors(model, image.name), *self.outputs)))
+        self._learned = learned_numbers(model)
         self._input = image.name
         self._taps: tuple[str, ...] = ()
         self._device = torch.device("cpu")
         self._session: Any = None
         freeze(self)
+
+    @property
+    def parameter_count(self) -> int | None:
+        return self._learned or None
 
     def names(self) -> list[str]:
         return list(self._names)

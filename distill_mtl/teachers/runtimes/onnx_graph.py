@@ -1,6 +1,7 @@
 """What an ONNX file says of itself: its input, its tensors, the files it needs."""
 
 import importlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,18 @@ def external_files(model: Any, path: Path) -> list[Path]:
         if not file.is_file():
             raise UserError(f"{path} keeps weights in {file}, which does not exist. Put it there.")
     return files
+
+
+def learned_numbers(model: Any) -> int:
+    """How many numbers its floating point tensors hold: weights, and what normalisation has folded into them."""
+    onnx = package("onnx")
+    floats = {
+        onnx.TensorProto.FLOAT,
+        onnx.TensorProto.FLOAT16,
+        onnx.TensorProto.BFLOAT16,
+        onnx.TensorProto.DOUBLE,
+    }
+    return sum(math.prod(tensor.dims) for tensor in model.graph.initializer if tensor.data_type in floats)
 
 
 def _constants(graph: Any) -> Iterator[Any]:
