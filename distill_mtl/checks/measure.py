@@ -1,7 +1,7 @@
 """A teacher's score on its own labelled rows, through the very path that training uses."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -86,18 +86,16 @@ def gain(
 
 
 def thinned(batches: Sequence[Batch], rows: int) -> list[Batch]:
-    """About so many rows of the batches, spread evenly over them; all where there are not more."""
-    step = -(-sum(len(batch) for batch in batches) // rows)
-    return [_every(batch, step) for batch in batches] if step > 1 else list(batches)
+    """About so many rows, the same share of each batch, drawn by lot; all where there are not more.
+
+    By lot, because classes may follow each other in turn.
+    """
+    total = sum(len(batch) for batch in batches)
+    if total <= rows:
+        return list(batches)
+    return [batch.only(shuffled(len(batch))[: max(1, len(batch) * rows // total)]) for batch in batches]
 
 
-def _every(batch: Batch, step: int) -> Batch:
-    return replace(
-        batch,
-        images=batch.images[::step],
-        labels={task: label[::step] for task, label in batch.labels.items()},
-        labelled={task: label[::step] for task, label in batch.labelled.items()},
-        keys=batch.keys[::step],
-        source=batch.source[::step],
-        groups=batch.groups[::step],
-    )
+def shuffled(rows: int) -> Tensor:
+    """int64 [rows]: their numbers in an order by lot, always the same one."""
+    return torch.randperm(rows, generator=torch.Generator().manual_seed(rows))

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill_mtl.checks.measure import shuffled
 from distill_mtl.data.batch import Batch
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.teacher import Teacher
@@ -60,14 +61,11 @@ def probe(teacher: Teacher, kind: TaskKind, task: str, batches: Sequence[Batch])
 
 
 def _half(batches: Sequence[Batch], task: str, first: int) -> Rows:
-    """Every other row."""
-    parts = [
-        pair
-        for batch in batches
-        for pair in zip(
-            batch.images[first::2].split(_ROWS), batch.labels[task][first::2].split(_ROWS), strict=True
-        )
-    ]
+    """One half of each batch's rows, by lot."""
+    parts = []
+    for batch in batches:
+        for rows in shuffled(len(batch))[first::2].split(_ROWS):
+            parts.append((batch.images[rows], batch.labels[task][rows]))
     return [(images, labels) for images, labels in parts if len(images)]
 
 

@@ -75,7 +75,8 @@ def find_suspect(
     probed = probe(teacher, kind, task, thinned(batches, ROWS) if kind.dense else batches)
     if probed is None:
         return None
-    return _by_features(probed, known=goal - sign * probed.score <= 0.5 * (goal - sign * probed.constant))
+    known = goal - sign * probed.score <= 0.5 * (goal - sign * probed.constant)
+    return _by_features(probed, known, kind.dense)
 
 
 def find_misreading(
@@ -118,17 +119,25 @@ def _best_reading(
     return (best, found.score) if found is not None else (None, 0.0)
 
 
-def _by_features(probed: Probed, known: bool) -> Suspect:
+def _by_features(probed: Probed, known: bool, dense: bool) -> Suspect:
+    by_probe = f"({probed.score:.1f} by a simple probe)"
     if known:
         return Suspect(
-            "its last layer looks random: its features tell the classes apart "
-            f"({probed.score:.1f} by a simple probe), its answers do not",
+            f"its last layer looks random: its features tell the classes apart {by_probe}, its answers do not",
             "Was the head replaced, or num_classes changed, after loading?",
         )
+    compare = "Compare its sha256 with that of the file you mean, and the labels with what it was trained on."
+    if dense:
+        # A decoder makes more of its trunk's features than a linear probe does.
+        return Suspect(
+            f"neither its answers nor its features know these classes {by_probe}: its decoder looks random, or these "
+            "are the weights of another task",
+            f"Was the head replaced after loading? {compare}",
+        )
     return Suspect(
-        "neither its answers nor its features know these classes "
-        f"({probed.score:.1f} by a simple probe): these look like the weights of another task",
-        "Compare its sha256 with that of the file you mean, and the labels with what it was trained on.",
+        f"neither its answers nor its features know these classes {by_probe}: these look like the weights of "
+        "another task",
+        compare,
     )
 
 

@@ -60,6 +60,20 @@ class Batch:
             color=None if self.color is None else self.color.to(device, non_blocking=True),
         )
 
+    def only(self, rows: Tensor) -> "Batch":
+        """Some rows of a plain batch, by their positions in it, which are on the host."""
+        return replace(
+            self,
+            images=self.images[rows],
+            labels={task: label[rows] for task, label in self.labels.items()},
+            labelled={task: label[rows] for task, label in self.labelled.items()},
+            keys=[self.keys[row] for row in rows.tolist()],
+            source=self.source[rows],
+            row=self.row[rows],
+            view=self.view[rows],
+            groups=[self.groups[row] for row in rows.tolist()],
+        )
+
     def pin_memory(self) -> "Batch":
         """The batch in page-locked memory, from which a GPU copies without waiting; DataLoader calls it."""
         return replace(

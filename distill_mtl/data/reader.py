@@ -7,7 +7,6 @@ many rows at once is.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -89,7 +88,7 @@ class Reader:
             draft.groups += [self.sources[number].group(row) for row, _, _ in framed]
         plain = np.zeros(len(draft.keys), np.int64)
         batch = draft.batch(self.size, {task: self._fillers[task]}, plain, None)
-        return batch if batch.labelled[task].all() else _only(batch, batch.labelled[task].nonzero().flatten())
+        return batch if batch.labelled[task].all() else batch.only(batch.labelled[task].nonzero().flatten())
 
     def every_view(self, block: tuple[int, Numbers]) -> "EveryView":
         """Rows of one source, each under all its views, for whoever shows them to the teachers once.
@@ -289,21 +288,6 @@ class _Draft:
 def _stacked(rows: list[Tensor], like: Tensor) -> Tensor:
     """[B, ...], also of no rows at all."""
     return torch.stack(rows) if rows else like.new_empty(0, *like.shape)
-
-
-def _only(batch: Batch, rows: Tensor) -> Batch:
-    """Some rows of a plain batch."""
-    return replace(
-        batch,
-        images=batch.images[rows],
-        labels={task: label[rows] for task, label in batch.labels.items()},
-        labelled={task: label[rows] for task, label in batch.labelled.items()},
-        keys=[batch.keys[row] for row in rows.tolist()],
-        source=batch.source[rows],
-        row=batch.row[rows],
-        view=batch.view[rows],
-        groups=[batch.groups[row] for row in rows.tolist()],
-    )
 
 
 def read_labels(

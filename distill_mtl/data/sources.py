@@ -15,6 +15,7 @@ from distill_mtl.data.quota import Quota
 from distill_mtl.data.reader import EveryView, Reader
 from distill_mtl.data.source import Source, open_source
 from distill_mtl.data.split import SPLITS, Split
+from distill_mtl.data.splitmix import fold, uniforms
 from distill_mtl.data.stream import read_ahead, stream
 from distill_mtl.data.views import Size
 from distill_mtl.errors import RecipeError, ShardError
@@ -263,7 +264,10 @@ class Sources:
         source, row = self._labelled_rows(task, split)
         chosen = np.arange(len(row))
         if limit is not None and limit < len(row):
-            chosen = chosen[:limit] * len(row) // limit
+            # One by lot of each stretch: classes that follow each other in turn must all come.
+            borders = np.arange(limit + 1) * len(row) // limit
+            lot = uniforms(fold("limit", np.arange(limit)), 1)[:, 0]
+            chosen = borders[:-1] + (lot * np.diff(borders)).astype(np.int64)
         picks = Picks(source[chosen], np.zeros_like(chosen), row[chosen])[rank::world]
         parts = (picks[first : first + batch_size] for first in range(0, len(picks), batch_size))
         batches = (self._reader.plain(part, task) for part in parts)
