@@ -14,7 +14,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -29,6 +28,7 @@ from distill_mtl.assembly.processes import start_accelerator
 from distill_mtl.assembly.targets import live_twin, plan_targets
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.targets.encoding import AnswerCodec, Half, Int8, TopK
+from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.targets.places import Places
 from distill_mtl.targets.plan import Unit
 from distill_mtl.targets.write import CacheWriter
@@ -153,12 +153,11 @@ def write_and_forward(recipe: Path) -> tuple[float, float]:
     _, units = planned(parts)
     writer = CacheWriter(
         parts.sources,
-        parts.teachers,
+        LiveTeachers(parts.teachers),
         Places(),
         rows_at_once=AT_ONCE // VIEWS,
         workers=0,
         device=torch.device("cpu"),
-        autocast=nullcontext,
         made={},
     )
     images = torch.rand(AT_ONCE, SIDE, SIDE, 3).permute(0, 3, 1, 2)

@@ -129,6 +129,7 @@ def build(recipe: Recipe) -> Parts:
         [hint.student for task in teachers for hint in recipe.tasks[task].hints],
         seed=recipe.seed,
         teacher_folders={task: card.place for task, card in teachers.cards.items()},
+        teacher_inputs={task: card.inputs for task, card in teachers.cards.items()},
     )
     inputs = [student.trunk.inputs, *(card.inputs for card in teachers.cards.values())]
     sources = build_sources(recipe, kinds, inputs)
@@ -165,7 +166,9 @@ def build_teachers(recipe: Recipe) -> tuple[Roster, dict[str, TaskKind]]:
         if section.teacher is not None and section.teacher.student is None
     }
     loaders = {task: partial(_load, task, section) for task, section in sections.items()}
-    teachers = Roster(loaders, cached_facts(recipe, sections) if sections else None)
+    rank, world = _here()
+    facts = cached_facts(recipe, sections, local_rank=rank, local_world=world) if sections else None
+    teachers = Roster(loaders, facts)
     kinds = {
         task: build_kind(
             section.kind,
@@ -192,14 +195,13 @@ def _load(task: str, section: TaskSection) -> Teacher:
 def build_sources(recipe: Recipe, kinds: Mapping[str, TaskKind], inputs: Iterable[InputContract]) -> Sources:
     """The data sets in the canonical size: the largest height and width that a network wants."""
     heights, widths = zip(*(contract.size for contract in inputs), strict=True)
-    state = PartialState()
-    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
+    rank, world = _here()
     sources = open_sources(
         recipe,
         kinds,
         (max(heights), max(widths)),
-        local_rank=state.local_process_index,
-        local_world=local_world,
+        local_rank=rank,
+        local_world=world,
     )
     unmeasured = [task for task in kinds if not sources.count(task, "test")]
     if unmeasured:
@@ -208,6 +210,12 @@ def build_sources(recipe: Recipe, kinds: Mapping[str, TaskKind], inputs: Iterabl
             f"its teacher there. Add a source with its labels, if only for testing, and name the task in its `labels`."
         )
     return sources
+
+
+def _here() -> tuple[int, int]:
+    """This process among those of this machine, and how many they are."""
+    state = PartialState()
+    return state.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
 
 
 def known_names() -> dict[str, list[str]]:

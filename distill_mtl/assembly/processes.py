@@ -2,12 +2,13 @@
 
 import os
 import warnings
+from datetime import timedelta
 from typing import Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, GradientAccumulationPlugin
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitProcessGroupKwargs
 
 from distill_mtl.errors import UserError
 from distill_mtl.recipe.schema import TrainingSection
@@ -39,6 +40,8 @@ def start_accelerator(training: TrainingSection, *, shares_steps: bool = True) -
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     accelerator = Accelerator(
         mixed_precision=precision,
+        # Processes wait for one that checks teachers or evaluates, and for the slowest writer of a cache.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2 if shares_steps else 48))],
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=training.accumulate, sync_with_dataloader=False
         ),

@@ -110,7 +110,9 @@ def plan_targets(
             _pooled(lessons[task]),
             logits=targets.logits,
             features=targets.features,
-            top_k=targets.top_k if KINDS[teacher.card.kind].exclusive else None,
+            top_k=targets.top_k
+            if KINDS[teacher.card.kind].exclusive and teacher.card.known is None
+            else None,
         )
         for task, teacher in facts.items()
         if _asks(recipe, lessons[task])

@@ -16,6 +16,8 @@ BOUNDS = {
     "maximum": "at most",
 }
 NAME = "a name of letters, digits, - and _ that begins with a letter"
+PATTERNS = {"^[0-9a-f]{64}$": "64 hexadecimal digits"}
+"""What a pattern asks for in words, where that is no name."""
 
 
 def expected(path: KeyPath) -> str:
@@ -77,7 +79,9 @@ def _children(schema: Schema, step: str | int) -> Iterator[Schema]:
 def _words(schema: Schema) -> str:
     match schema.get("type"):
         case "string":
-            return either(schema["enum"]) if "enum" in schema else NAME if "pattern" in schema else "text"
+            if "pattern" in schema:
+                return PATTERNS.get(schema["pattern"], NAME)
+            return either(schema["enum"]) if "enum" in schema else "text"
         case "integer" | "number" as kind:
             bounds = [f"{words} {schema[bound]}" for bound, words in BOUNDS.items() if bound in schema]
             return " ".join(

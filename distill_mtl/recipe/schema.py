@@ -107,7 +107,7 @@ class TeacherSection(Section):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """Of the weights' file; another file is refused."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """For its live targets. auto: bf16 for a large teacher where the check finds it a quarter
+    """For its targets. auto: bf16 for a large teacher where the check finds it a quarter
     faster on this machine and the score kept, else fp32."""
     compile: bool = False
     """Put it through torch.compile before the first step; worth it for long runs with a large teacher."""

@@ -16,7 +16,12 @@ _TRUNK = "trunk.model."
 _HEADS = "heads."
 
 
-def load_initial(trunk: Trunk, init: str, teacher_folders: Mapping[str, Path]) -> None:
+def load_initial(
+    trunk: Trunk,
+    init: str,
+    teacher_folders: Mapping[str, Path],
+    teacher_inputs: Mapping[str, InputContract],
+) -> None:
     """Fill a trunk's weights as `student.init` says.
 
     From a folder the normalisation is taken along, because the weights expect it; the size is not.
@@ -25,14 +30,16 @@ def load_initial(trunk: Trunk, init: str, teacher_folders: Mapping[str, Path]) -
         trunk: freshly created; `pretrained` and `random` are already done.
         init: `pretrained`, `random`, `teacher:TASK`, or a folder or .safetensors file with the weights of a
             timm network or of a student.
-        teacher_folders: task -> its teacher's folder.
+        teacher_folders: task -> its teacher's folder, or file of weights.
+        teacher_inputs: task -> what its teacher wants to see, as the recipe may have corrected it; where it is
+            not named, the folder's word is taken.
 
     Raises:
         StudentError: there is no such teacher or file, or its architecture is another one.
     """
     if init in ("pretrained", "random"):
         return
-    path = Path(init)
+    path, inputs = Path(init), None
     if init.startswith(_TEACHER):
         task = init.removeprefix(_TEACHER)
         if task not in teacher_folders:
@@ -40,7 +47,7 @@ def load_initial(trunk: Trunk, init: str, teacher_folders: Mapping[str, Path]) -
             raise StudentError(
                 f"student.init: no task '{task}' with a teacher. Teachers to begin with: {known}."
             )
-        path = Path(teacher_folders[task])
+        path, inputs = Path(teacher_folders[task]), teacher_inputs.get(task)
     if not path.exists():
         raise StudentError(
             f"student.init: '{init}' is neither pretrained, random nor {_TEACHER}TASK, and there is no such "
@@ -48,8 +55,10 @@ def load_initial(trunk: Trunk, init: str, teacher_folders: Mapping[str, Path]) -
         )
     try:
         load_exactly(trunk.model, _trunk_weights(read_weights(path), trunk), str(path))
-        if path.is_dir():
-            trunk.preprocess = Preprocess(replace(_contract(path), size=trunk.inputs.size))
+        if inputs is None and path.is_dir():
+            inputs = _contract(path)
+        if inputs is not None:
+            trunk.preprocess = Preprocess(_of_a_student(inputs, trunk))
     except UserError as error:
         raise StudentError(
             f"student.init: {error}\nThe student is {trunk.name} {trunk.args}; it can only begin with the "
@@ -65,6 +74,19 @@ def _trunk_weights(state: Mapping[str, Tensor], trunk: Trunk) -> dict[str, Tenso
     names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     ends = tuple(f"{name}.{part}" for name in names for part in ("weight", "bias"))
     return {key: value for key, value in state.items() if key not in ends}
+
+
+def _of_a_student(inputs: InputContract, trunk: Trunk) -> InputContract:
+    """What the weights expect of colours and numbers, at the trunk's own size and in torch's own form."""
+    return replace(
+        inputs,
+        size=trunk.inputs.size,
+        resize="squash",
+        crop=1.0,
+        layout="nchw",
+        dtype="float32",
+        batch=None,
+    )
 
 
 def _contract(folder: Path) -> InputContract:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from distill_mtl.errors import StudentError, UserError
+from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe.schema import StudentSection
 from distill_mtl.students.initial import load_initial
 from distill_mtl.students.trunk import FAMILIES, Trunk, split_family
@@ -62,6 +63,7 @@ def build_student(
     *,
     seed: int,
     teacher_folders: Mapping[str, Path] | None = None,
+    teacher_inputs: Mapping[str, InputContract] | None = None,
 ) -> Student:
     """The student of a recipe, with its first weights. The global random state is left as it was.
 
@@ -70,7 +72,7 @@ def build_student(
         kinds: task -> its kind.
         hint_layers: further features that training reads; None stands for the trunk's last stage.
         seed: of the random weights.
-        teacher_folders: task -> its teacher's folder, for `init: teacher:TASK`.
+        teacher_folders, teacher_inputs: task -> its teacher's folder and input, for `init: teacher:TASK`.
 
     Raises:
         StudentError: the trunk cannot be built as asked, or its first weights cannot be had.
@@ -82,7 +84,7 @@ def build_student(
         torch.manual_seed(seed)
         try:
             trunk = FAMILIES[family].create(name, section.args, size, pretrained=section.init == "pretrained")
-            load_initial(trunk, section.init, teacher_folders or {})
+            load_initial(trunk, section.init, teacher_folders or {}, teacher_inputs or {})
             student = Student(trunk, kinds)
             student.tap([layer or trunk.last for layer in hint_layers])
         except StudentError:

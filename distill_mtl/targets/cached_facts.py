@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from distill_mtl.data.shards import find_shards
-from distill_mtl.errors import CacheError, ShardError, UserError
+from distill_mtl.errors import CacheError, UserError
 from distill_mtl.networks.weights import sha256
 from distill_mtl.recipe.schema import Recipe, TaskSection
 from distill_mtl.targets.facts import TeacherFacts
@@ -17,7 +17,9 @@ from distill_mtl.teachers.origin import find_origin
 from distill_mtl.teachers.score import read_score
 
 
-def cached_facts(recipe: Recipe, tasks: Iterable[str]) -> Mapping[str, TeacherFacts] | None:
+def cached_facts(
+    recipe: Recipe, tasks: Iterable[str], *, local_rank: int = 0, local_world: int = 1
+) -> Mapping[str, TeacherFacts] | None:
     """task -> facts of its teacher; None where a sidecar of some teacher as it is now is not found.
 
     Whether the cache as a whole can be used is looked at later, when the data is open.
@@ -25,6 +27,7 @@ def cached_facts(recipe: Recipe, tasks: Iterable[str]) -> Mapping[str, TeacherFa
     Args:
         recipe: as loaded.
         tasks: those with a teacher.
+        local_rank, local_world: this process among those of this machine, which share the fetching of shards.
     """
     if recipe.targets.from_ == "live" or recipe.training.teachers_on == "none":
         return None
@@ -33,26 +36,31 @@ def cached_facts(recipe: Recipe, tasks: Iterable[str]) -> Mapping[str, TeacherFa
         shards = [
             shard.path
             for name, source in recipe.data.items()
-            for shard in find_shards(source.shards, f"data.{name}.shards")
+            for shard in find_shards(
+                source.shards, f"data.{name}.shards", local_rank=local_rank, local_world=local_world
+            )
         ]
         for task in tasks:
             facts = _facts(recipe.tasks[task], task, shards)
             if facts is None:
                 return None
             found[task] = facts
-    except (ShardError, UserError):
+    except (OSError, UserError):
         return None  # opening data and teachers says it better
     return found
 
 
 def _facts(section: TaskSection, task: str, shards: Iterable[Path]) -> TeacherFacts | None:
     assert section.teacher is not None
+    places = Places()
+    kept = [path for shard in shards for path in places.all(shard, task)]
+    if not kept:
+        return None  # before large files are hashed
     origin = find_origin(section.teacher, task)
     layers = [hint.teacher for hint in section.hints]
     classes = tuple(section.classes) if isinstance(section.classes, list) else section.classes
     now = teacher_fingerprint(section.teacher, origin, layers, classes, section.kind)
-    places = Places()
-    for path in (path for shard in shards for path in places.all(shard, task)):
+    for path in kept:
         try:
             facts = TeacherFacts.from_json(Sidecar(path).metadata[TEACHER])
         except (CacheError, KeyError, ValueError, TypeError):

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
@@ -48,6 +49,7 @@ class TeacherFacts:
 
 def facts_of(teacher: Teacher) -> TeacherFacts:
     """The facts of a loaded teacher; shows it one black image to find the shape of its logits."""
-    device = next((parameter.device for parameter in teacher.parameters()), torch.device("cpu"))
+    held = chain(teacher.parameters(), teacher.buffers())
+    device = next((tensor.device for tensor in held), torch.device("cpu"))
     output = teacher(torch.zeros(1, 3, *teacher.card.inputs.size, device=device))
     return TeacherFacts(teacher.card, tuple(output.logits.shape[1:]))

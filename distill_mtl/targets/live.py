@@ -1,6 +1,6 @@
 """The teachers of a run, asked during training about the rows whose labels leave them something to say."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 
 import torch
@@ -39,12 +39,21 @@ class LiveTeachers(TargetSource):
         self._groups = by_trunk(self.teachers)
         self._precisions = dict(precisions or {})
         # How many rows need a teacher changes from step to step, so one compiled form must do for all.
-        self._runs = {
-            task: torch.compile(teacher.network.run, dynamic=True)
-            if task in compiled
-            else teacher.network.run
-            for task, teacher in self.teachers.items()
-        }
+        self._runs: dict[str, Callable[[Tensor], dict[str, Tensor]]] = {}
+        for group in self._groups:
+            run = next(iter(group.values())).network.run
+            self._runs |= dict.fromkeys(
+                group, torch.compile(run, dynamic=True) if compiled & set(group) else run
+            )
+
+    def everything(self, images: Tensor, tasks: Iterable[str]) -> dict[str, TeacherOutput]:
+        """The answers of some teachers about every image [B, 3, H, W] in [0, 1]."""
+        asked, every = set(tasks), torch.arange(len(images))
+        outputs: dict[str, TeacherOutput] = {}
+        for group in self._groups:
+            mine = dict.fromkeys((task for task in group if task in asked), every)
+            outputs |= self.together(images, mine) if mine else {}
+        return outputs
 
     def ask(self, task: str, batch: Batch, rows: Tensor | None = None) -> TeacherOutput:
         return self.together(batch.images, {task: torch.arange(len(batch)) if rows is None else rows})[task]

@@ -54,6 +54,10 @@ class OpenCache:
         """What the task's teacher scored in the check before its first sidecar was written: "93.40 accuracy"."""
         return self._files[task][0].metadata.get("made.score")
 
+    def precision(self, task: str) -> str:
+        """In which the task's teacher answered: fp32, bf16 or fp16."""
+        return self._files[task][0].metadata.get("made.precision", "fp32")
+
     def find(self, task: str, source: int, row: int) -> tuple[Sidecar, int]:
         """The sidecar that a training row stands in, and its position there."""
         number = self._first_row[source] + row

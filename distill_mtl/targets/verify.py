@@ -1,8 +1,7 @@
 """Rows of a cache, run through the teachers again and compared number by number."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +13,11 @@ from distill_mtl.data.picks import Picks
 from distill_mtl.data.sources import Sources
 from distill_mtl.errors import CacheError
 from distill_mtl.targets.encoding import AnswerCodec
+from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.targets.opened import OpenCache
 from distill_mtl.targets.plan import Unit
 from distill_mtl.targets.sidecar import Sidecar
 from distill_mtl.targets.stored_views import StoredViews
-from distill_mtl.teachers.teacher import Teacher
 
 _SHOWN = 5
 _FULL_PRECISION, _HALF_PRECISION = 0.01, 0.06  # TF32 and bf16 on one side, fp32 on the other
@@ -54,9 +53,8 @@ class Verifier:
         cache: opened.
         codecs: task -> how its answers are kept.
         sources: drawing views, not replaying stored ones, so that these are compared too.
-        teachers: task -> teacher, on the device.
-        device: where the teachers are.
-        precision, autocast: in which they run: "no" for fp32.
+        teachers: on the device, each in the precision in which its answers were cached.
+        device: of the images.
     """
 
     def __init__(
@@ -64,14 +62,12 @@ class Verifier:
         cache: OpenCache,
         codecs: Mapping[str, AnswerCodec],
         sources: Sources,
-        teachers: Mapping[str, Teacher],
+        teachers: LiveTeachers,
         *,
         device: torch.device,
-        precision: str,
-        autocast: Callable[[], AbstractContextManager[object]],
     ) -> None:
         self._cache, self._codecs, self._sources, self._teachers = cache, codecs, sources, teachers
-        self._device, self._precision, self._autocast = device, precision, autocast
+        self._device = device
 
     def compare(self, blocks: Sequence[Picks]) -> Verified:
         """Run rows through the teachers and compare what they say with what is cached.
@@ -105,8 +101,7 @@ class Verifier:
     @torch.no_grad()
     def _deviations(self, task: str, batch: Batch, images: Tensor) -> dict[str, Tensor]:
         codec = self._codecs[task]
-        with self._autocast():
-            output = self._teachers[task](images)
+        output = self._teachers.everything(images, [task])[task]
         columns = (batch.source.numpy(), batch.row.numpy(), batch.view.numpy())
         stored = self._cache.rows(task, list(codec.slots), *columns)
         return codec.deviations(codec.encode(output), stored)
@@ -131,7 +126,7 @@ class Verifier:
 
     def _tolerance(self, file: Sidecar) -> float:
         """Largest deviation that rounding and other kernels explain, in shares of a row's largest number."""
-        rough = {self._precision, file.metadata.get("made.precision", "no")} != {"no"}
+        rough = file.metadata.get("made.precision", "fp32") != "fp32"
         return (_HALF_PRECISION if rough else _FULL_PRECISION) + (_STEP if _has_int8(file) else 0.0)
 
 

@@ -6,7 +6,7 @@ unit is done. So a stopped command loses at most the unit it was at, and process
 
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +17,11 @@ from distill_mtl.data.picks import Numbers
 from distill_mtl.data.reader import EveryView
 from distill_mtl.data.sources import Sources
 from distill_mtl.errors import CacheError
+from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.targets.opened import check_sidecar
 from distill_mtl.targets.places import Places
 from distill_mtl.targets.plan import BOXES, FLIPS, Unit, Wanted, megabytes
 from distill_mtl.targets.sidecar import Writer, write_sidecar
-from distill_mtl.teachers.teacher import Teacher
 
 
 class CacheWriter:
@@ -29,30 +29,28 @@ class CacheWriter:
 
     Args:
         sources: the plan's; they draw as many views as the plan has.
-        teachers: task -> teacher, on the device.
+        teachers: on the device, each in the precision of its targets.
         places: of the sidecars.
         rows_at_once: rows that are read together; their views go through a teacher together.
         workers: reader processes; 0 reads in this one.
-        device: where the teachers are.
-        autocast: the precision in which they run.
+        device: of the images.
         made: task -> text for the headers that says how the numbers were made.
     """
 
     def __init__(
         self,
         sources: Sources,
-        teachers: Mapping[str, Teacher],
+        teachers: LiveTeachers,
         places: Places,
         *,
         rows_at_once: int,
         workers: int,
         device: torch.device,
-        autocast: Callable[[], AbstractContextManager[object]],
         made: Mapping[str, Mapping[str, str]],
     ) -> None:
         self._sources, self._teachers, self._places = sources, teachers, places
         self._rows_at_once, self._workers = rows_at_once, workers
-        self._device, self._autocast, self._made = device, autocast, made
+        self._device, self._made = device, made
 
     def write(self, units: Sequence[Unit]) -> Generator[int, None, None]:
         """Write every sidecar of the units, and yield the number of rows after each block of them.
@@ -92,11 +90,10 @@ class CacheWriter:
         rows, views = seen.flips.shape
         framing = {BOXES: seen.boxes.numpy(), FLIPS: seen.flips.numpy()}
         images = seen.images.to(self._device, non_blocking=True).float().div_(255)
+        outputs = self._teachers.everything(images, writers)
         for task, writer in writers.items():
-            with self._autocast():
-                output = self._teachers[task](images)
             try:
-                encoded = unit.files[task].codec.encode(output)
+                encoded = unit.files[task].codec.encode(outputs[task])
             except ValueError as error:
                 raise CacheError(
                     f"tasks.{task}.teacher: its answers for rows of {unit.shard.path} cannot be cached: {error}."

@@ -25,6 +25,7 @@ class TeacherCard:
         layers: names of the hidden features it gives, each once.
         last_map: name of the default hint layer; None where the network gives nothing but its answer.
         shapes: of `layers`.
+        code: which callable of the user's own makes the network, and with what; empty for files.
         fingerprint: changes with everything that changes an answer (`teacher_fingerprint`).
         score: what its folder records about its quality, if anything.
         form: what it was read from, in words ("an ONNX file").
@@ -42,6 +43,7 @@ class TeacherCard:
     layers: tuple[str, ...]
     last_map: str | None
     shapes: dict[str, FeatureShape]
+    code: str = ""
     fingerprint: str = ""
     score: RecordedScore | None = None
     form: str = ""
@@ -108,7 +110,7 @@ class TeacherCard:
         return {
             "file": str(self.file.resolve()),
             "sha256": self.sha256,
-            "files": {path.name: digest for path, digest in self.files.items()},
+            "files": {str(path.resolve()): digest for path, digest in self.files.items()},
             "classes": list(self.classes),
             "outputs": list(self.labels.outputs),
             "input": self.inputs.to_dict(),

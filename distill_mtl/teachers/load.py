@@ -1,5 +1,6 @@
 """From a recipe's `teacher` to a `Teacher`: find it, open it, compare it with the task."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -61,6 +62,9 @@ def load_teacher(
                 layer: network.shapes[layer] if aligned else replace(network.shapes[layer], size=None)
                 for layer in taken
             },
+            code=json.dumps([section.module, section.args], default=str)
+            if section.module is not None
+            else "",
             fingerprint=teacher_fingerprint(section, origin, layers, classes, said),
             score=read_score(origin.place),
             form=opened.form,

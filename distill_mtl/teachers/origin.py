@@ -28,6 +28,8 @@ def find_origin(section: TeacherSection, task: str) -> Origin:
             "machine. If you trust where it comes from, say so with `trust: true` (on the command line: --trust). "
             "Folders with safetensors and .onnx files are data alone and need no trust."
         )
+    if section.sha256 is not None and not origin.files[0].is_file():
+        raise UserError(f"{origin.files[0]} does not exist.")
     if section.sha256 is not None and (found := sha256(origin.files[0])) != section.sha256:
         raise UserError(
             f"{origin.files[0]} is not the file that the recipe pins: its sha256 is {found}, expected "

@@ -87,13 +87,12 @@ def file_origin(path: Path, section: TeacherSection) -> RunOrigin:
 
 def module_origin(section: TeacherSection) -> RunOrigin:
     """The origin of a network in the user's own code."""
-    from distill_mtl.teachers.runtimes.module import ModuleRuntime, module_file
+    from distill_mtl.teachers.runtimes.module import ModuleRuntime, module_files
 
     spec, weights = str(section.module), Path(str(section.weights))
     if not weights.is_file():
         raise UserError(f"{weights} does not exist. `weights` names the state dict of `module`.")
-    code = module_file(spec) if section.trust else None
-    files = (weights, *((code,) if code is not None else ()))
+    files = (weights, *(module_files(spec) if section.trust else ()))
     return RunOrigin(weights, files, _OWN_CODE, lambda: ModuleRuntime(spec, section.args, weights), section)
 
 

@@ -130,7 +130,7 @@ class RunNetwork(TeacherNetwork):
     def join(self, other: TeacherNetwork) -> None:
         assert isinstance(other, RunNetwork)
         self.runtime = other.runtime
-        self._tap((*other._layers, *self._layers))
+        self._tap((*self.runtime.tapped, *self._layers))
 
     def run(self, images: Tensor) -> dict[str, Tensor]:
         return self._run(self.preprocess(images))

@@ -6,14 +6,15 @@ from distill_mtl.teachers.teacher import Teacher
 
 
 def share_trunks(teachers: Iterable[Teacher]) -> None:
-    """Let teachers of the same files and input contract use one trunk.
+    """Let teachers of the same files, code, input contract and device use one trunk.
 
     Two heads of a student folder, or two outputs of an ONNX file, answer for two tasks in one pass.
     """
     first: dict[tuple[object, ...], Teacher] = {}
     for teacher in teachers:
         files = tuple(teacher.card.files.values())
-        owner = first.setdefault((type(teacher.network), files, teacher.card.inputs), teacher)
+        key = (type(teacher.network), files, teacher.card.code, teacher.card.inputs, teacher.home)
+        owner = first.setdefault(key, teacher)
         if owner is not teacher:
             teacher.network.join(owner.network)
 

@@ -20,6 +20,7 @@ from distill_mtl.checks.check import run_check
 from distill_mtl.errors import RecipeError, Stopped, StoppedElsewhere, UserError
 from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.targets.encoding import AnswerCodec
+from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.targets.opened import OpenCache
 from distill_mtl.targets.places import Places, remove_left_overs
 from distill_mtl.targets.plan import Unit, megabytes
@@ -85,10 +86,8 @@ def verify_cache(recipe: Path, overrides: Sequence[str] = (), *, rows: int = 64)
         cache,
         job.codecs,
         sources,
-        job.parts.teachers,
+        job.live({task: cache.precision(task) for task in cache.tasks}),
         device=job.accelerator.device,
-        precision=job.accelerator.mixed_precision,
-        autocast=job.accelerator.autocast,
     )
     blocks = [picks[first : first + job.rows_at_once] for first in range(0, len(picks), job.rows_at_once)]
     found = verifier.compare(blocks)
@@ -109,6 +108,11 @@ class _Job:
     parts: Parts
     codecs: Mapping[str, AnswerCodec]
     units: Sequence[Unit]
+
+    def live(self, precisions: Mapping[str, str]) -> LiveTeachers:
+        """The teachers whose answers are cached, each in its precision."""
+        teachers = {task: self.parts.teachers[task] for task in self.codecs}
+        return LiveTeachers(teachers, precisions=precisions)
 
     @property
     def rows_at_once(self) -> int:
@@ -141,26 +145,26 @@ def _refuse_silent_teachers(recipe: Recipe, path: Path) -> None:
 
 def _made(job: _Job) -> dict[str, dict[str, str]]:
     """Check the teachers as a run does; task -> what the headers say about how the numbers were made."""
-    scores = _checked(job)
-    made = {
-        "made.by": f"distill_mtl {distill_mtl.__version__}",
-        "made.precision": job.accelerator.mixed_precision,
-    }
-    return {
-        task: {**made, "made.score": f"{scores[task]:.2f} {job.parts.kinds[task].metric}"}
-        if task in scores
-        else made
-        for task in job.codecs
-    }
+    made = {}
+    for task, (score, precision) in _checked(job).items():
+        made[task] = {"made.by": f"distill_mtl {distill_mtl.__version__}", "made.precision": precision}
+        if score is not None:
+            made[task]["made.score"] = f"{score:.2f} {job.parts.kinds[task].metric}"
+    return made
 
 
-def _checked(job: _Job) -> Mapping[str, float]:
-    """The score of every teacher that could be measured, found by one process for all."""
-    found: list[Mapping[str, float] | None] = [None]
+def _checked(job: _Job) -> Mapping[str, tuple[float | None, str]]:
+    """Score, where it could be measured, and precision of every teacher, found by one process for all."""
+    found: list[Mapping[str, tuple[float | None, str]] | None] = [None]
     try:
         if job.accelerator.is_main_process:
             examined = run_check(job.parts, job.accelerator.device, job.console)
-            found = [{task: one.measured.score for task, one in examined.items() if one.measured is not None}]
+            found = [
+                {
+                    task: (one.measured.score if one.measured is not None else None, one.precision)
+                    for task, one in examined.items()
+                }
+            ]
     finally:
         if job.accelerator.num_processes > 1:
             broadcast_object_list(found)
@@ -192,15 +196,14 @@ def _write_together(
 def _write(job: _Job, left: Sequence[Unit], places: Places, made: Mapping[str, Mapping[str, str]]) -> None:
     """This process's share of what is left, with a bar; says what it will be as soon as its pace is known."""
     accelerator, recipe = job.accelerator, job.parts.recipe
-    mine = unfinished(job.units[accelerator.process_index :: accelerator.num_processes], places)
+    mine = list(left[accelerator.process_index :: accelerator.num_processes])
     writer = CacheWriter(
         job.parts.sources,
-        job.parts.teachers,
+        job.live({task: made[task]["made.precision"] for task in job.codecs}),
         places,
         rows_at_once=job.rows_at_once,
         workers=reader_workers(recipe.training.workers, accelerator.device),
         device=accelerator.device,
-        autocast=accelerator.autocast,
         made=made,
     )
     pace = _Pace(_rows(mine), accelerator.num_processes)

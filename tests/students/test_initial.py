@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 from student_toys import kinds, student
 
 from distill_mtl.errors import StudentError
+from distill_mtl.networks.inputs import InputContract
 from distill_mtl.networks.weights import read_config, write_network
 from distill_mtl.recipe.schema import StudentSection
 from distill_mtl.students.folder import save_student
@@ -92,3 +93,17 @@ def test_a_pickle_is_refused(tmp_path: Path) -> None:
     (tmp_path / "weights.pth").write_bytes(b"never to be unpickled")
     with pytest.raises(StudentError, match=r"not a \.safetensors file"):
         begin(str(tmp_path / "weights.pth"))
+
+
+def test_the_recipes_word_on_a_teachers_input_goes_with_its_trunk(tmp_path: Path) -> None:
+    save_timm(student(seed=1), "left", tmp_path / "t")
+    corrected = InputContract((32, 32), (0.0,) * 3, (1.0,) * 3, channels="bgr", crop=0.9, batch=4)
+    section = StudentSection(model="test_resnet", input_size=64, init="teacher:left")
+    begun = build_student(
+        section,
+        kinds(),
+        seed=7,
+        teacher_folders={"left": tmp_path / "t"},
+        teacher_inputs={"left": corrected},
+    )
+    assert begun.trunk.inputs == InputContract((64, 64), (0.0,) * 3, (1.0,) * 3, channels="bgr")

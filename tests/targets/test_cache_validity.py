@@ -11,7 +11,7 @@ import toy_world
 import toys
 from safetensors.numpy import save_file
 
-from distill_mtl.errors import CacheError
+from distill_mtl.errors import CacheError, UserError
 from distill_mtl.targets.sidecar import Sidecar
 from distill_mtl.training.cache import write_cache
 
@@ -215,3 +215,15 @@ def test_rows_of_a_source_without_labels_are_cached_too(tmp_path: Path) -> None:
     write_cache(recipe)
     assert list(recipe.parent.glob("pool-train.hue.*.safetensors"))
     assert cache_world.parts(recipe, "targets=cached").cached is not None
+
+
+def test_a_teacher_that_is_not_there_is_told_by_its_folder(recipe: Path) -> None:
+    """Looking for its cached answers comes first, and must not stumble."""
+    with pytest.raises(UserError, match="holds no network: there is no such folder"):
+        cache_world.parts(recipe, f"tasks.hue.teacher.path={recipe.parent}/nowhere")
+    with pytest.raises(UserError, match="does not exist"):
+        cache_world.parts(
+            recipe,
+            f"tasks.hue.teacher.path={recipe.parent}/nowhere",
+            f"tasks.hue.teacher.sha256={'a' * 64}",
+        )

@@ -16,8 +16,10 @@ from torch import nn
 from distill_mtl.errors import TeacherError
 from distill_mtl.networks.weights import sha256
 from distill_mtl.recipe.schema import TeacherSection
+from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.tasks.divergence import soft_divergence
 from distill_mtl.teachers.load import load_teacher
+from distill_mtl.teachers.sharing import share_trunks
 from distill_mtl.teachers.teacher import Teacher
 
 FORMS = ("module", "pt2", "pt2 of one batch size", "ts", "onnx")
@@ -217,3 +219,81 @@ def test_every_form_knows_how_much_was_learned(forms: dict[str, dict[str, Any]],
     network = timm.create_model("test_resnet", num_classes=4)
     learned = sum(parameter.numel() for parameter in network.parameters())
     assert load(forms, form).parameter_count == pytest.approx(learned, rel=0.05)
+
+
+CODE = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, head="a"):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.ReLU())
+        self.a, self.b, self.c = nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(6, 4)
+        self.head = head
+
+    def forward(self, images):
+        return getattr(self, self.head)(self.body(images).mean((2, 3)))
+
+
+class All(Net):
+    def forward(self, images):
+        features = self.body(images).mean((2, 3))
+        return self.a(features), self.b(features), self.c(features)
+"""
+
+
+@pytest.fixture
+def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package of the user's, and weights for it."""
+    (tmp_path / "many_heads").mkdir()
+    (tmp_path / "many_heads" / "__init__.py").write_text("from many_heads.impl import All, Net\n")
+    (tmp_path / "many_heads" / "impl.py").write_text(CODE)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.startswith("many_heads")]:
+        monkeypatch.delitem(sys.modules, name)
+    from many_heads import Net
+
+    torch.manual_seed(3)
+    save_file(Net().state_dict(), tmp_path / "w.safetensors")
+    return tmp_path
+
+
+def of_code(folder: Path, name: str, **keys: Any) -> TeacherSection:
+    section = {"module": f"many_heads:{name}", "weights": str(folder / "w.safetensors"), "trust": True}
+    return TeacherSection(**section, input={"size": 8}, **keys)
+
+
+def test_the_same_weights_in_other_code_are_another_trunk(own_code: Path) -> None:
+    sections = {head: of_code(own_code, "Net", args={"head": head}) for head in ("a", "b")}
+    teachers = {task: load_teacher(section, task=task) for task, section in sections.items()}
+    images = torch.rand(2, 3, 8, 8)
+    before = {task: teacher(images).logits for task, teacher in teachers.items()}
+    share_trunks(teachers.values())
+    for task, teacher in teachers.items():
+        assert torch.equal(teacher(images).logits, before[task])
+
+
+def test_three_tasks_of_one_file_keep_their_own_layers(own_code: Path) -> None:
+    layers = ("body", "body.0", "body.1")
+    teachers = {
+        str(number): load_teacher(
+            of_code(own_code, "All", output={"name": number}), task=str(number), layers=[layer]
+        )
+        for number, layer in enumerate(layers)
+    }
+    share_trunks(teachers.values())
+    trunks = {id(teacher.network.trunk) for teacher in teachers.values()}
+    assert len(trunks) == 1
+    answers = LiveTeachers(teachers).everything(torch.rand(2, 3, 8, 8), teachers)
+    assert [list(answers[task].hidden) for task in teachers] == [[layer] for layer in layers]
+
+
+def test_a_change_anywhere_in_the_package_is_another_teacher(own_code: Path) -> None:
+    before = load_teacher(of_code(own_code, "Net"), task="a").card
+    with (own_code / "many_heads" / "impl.py").open("a") as code:
+        code.write("# changed\n")
+    after = load_teacher(of_code(own_code, "Net"), task="a").card
+    assert before.fingerprint != after.fingerprint
+    assert before.describe() != after.describe()

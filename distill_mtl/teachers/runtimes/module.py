@@ -86,18 +86,23 @@ class ModuleRuntime(Runtime):
         return results | {name: value for name, value in taken.items() if name not in results}
 
 
-def module_file(spec: str) -> Path | None:
-    """The file of the code that `spec` names, for its hash; None where it cannot be found without running it.
+def module_files(spec: str) -> tuple[Path, ...]:
+    """The code that `spec` names, for its hash: every file of its top-level package, or the one file of its module.
 
-    The packages around it are imported.
+    Nothing where it cannot be found. What it imports from elsewhere is not looked at.
     """
     with _working_directory_importable():
         try:
-            found = importlib.util.find_spec(spec.partition(":")[0])
+            found = importlib.util.find_spec(spec.partition(":")[0].partition(".")[0])
         # Whatever a package of the user's raises: opening the network says it better.
         except Exception:
-            return None
-    return Path(found.origin) if found is not None and found.has_location and found.origin else None
+            return ()
+    if found is None:
+        return ()
+    folders = [Path(folder) for folder in found.submodule_search_locations or ()]
+    if folders:
+        return tuple(sorted(file for folder in folders for file in folder.rglob("*.py")))
+    return (Path(found.origin),) if found.has_location and found.origin else ()
 
 
 def _build(spec: str, args: Mapping[str, Any]) -> tuple[nn.Module, Path]:
