@@ -140,9 +140,9 @@ def draw(means: dict[str, list[list[float]]], path: Path) -> None:
             axis.barh(row, statistics.mean(values), xerr=spread, color="#4c72b0")
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_title(labels)
-        axis.set_xlabel("mean lead over the teachers, points")
+        axis.set_xlabel("points beside the teachers")
         axis.set_yticks(range(len(means)), list(means))
-        axis.invert_yaxis()
+    axes[0].invert_yaxis()  # shared with the other
     path.parent.mkdir(parents=True, exist_ok=True)
     pyplot.savefig(path)
 
