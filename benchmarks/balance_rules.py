@@ -7,15 +7,11 @@ one thread, two at a time, kept in runs/rules/ and skipped where they are finish
 """
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-RECIPE = "recipes/multidigits.yaml"
+from quickstart_runs import figure, folder_name, make_all, results_of
+
 TASKS = ("left", "right", "segment")
 RUNS = Path("runs/rules")
 MGDA_UB = "{{method: mgda_ub, options: {{normalize: {}}}}}"
@@ -42,46 +38,21 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=375)
     arguments = parser.parse_args()
-    jobs = [(rule, seed) for rule in THREE_SEEDS for seed in range(3)] + [(rule, 0) for rule in ONE_SEED]
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda job: run(*job, arguments.steps), jobs))
+    pairs = [(rule, seed) for rule in THREE_SEEDS for seed in range(3)] + [(rule, 0) for rule in ONE_SEED]
+    make_all(job(*pair, arguments.steps) for pair in pairs)
     print("| rule | seeds | left | right | segment | mean delta |\n|---|---:|---:|---:|---:|---:|")
     for rule in (*THREE_SEEDS, *ONE_SEED):
         seeds = range(3) if rule in THREE_SEEDS else range(1)
-        deltas = [list(run(rule, seed, arguments.steps).values()) for seed in seeds]
+        runs = [results_of(*job(rule, seed, arguments.steps)) for seed in seeds]
+        deltas = [[results[task]["delta"] for task in TASKS] for results in runs]
         columns = [*zip(*deltas, strict=True), [statistics.mean(row) for row in deltas]]
         print(f"| {rule} | {len(seeds)} | {' | '.join(figure(column) for column in columns)} |")
 
 
-def run(rule: str, seed: int, steps: int) -> dict[str, float]:
-    """Delta in points by task of one run, made if it is not there."""
-    name = "".join(letter if letter.isalnum() else "-" for letter in rule)
-    out = RUNS / f"{name}-{seed}"
-    if not (out / "results.json").exists():
-        balance = (THREE_SEEDS | ONE_SEED)[rule]
-        changes = (f"balance={balance}", f"training.steps={steps}", f"seed={seed}", "acceptance=100")
-        command = [
-            sys.executable,
-            "distill.py",
-            RECIPE,
-            "--out",
-            str(out),
-            *(f"--set={change}" for change in changes),
-        ]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with (RUNS / f"{name}-{seed}.log").open("w") as log:
-            subprocess.run(
-                [*command, *(["--resume"] if out.exists() else [])], env=environment, stdout=log, check=True
-            )
-    results = json.loads((out / "results.json").read_text())
-    return {task: results["tasks"][task]["delta"] for task in TASKS}
-
-
-def figure(values: list[float]) -> str:
-    """Mean, and the standard deviation where there are several values."""
-    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):+.2f}{spread}"
+def job(rule: str, seed: int, steps: int) -> tuple[Path, list[str]]:
+    """The folder of a run, and what it changes in the recipe."""
+    changes = [f"balance={(THREE_SEEDS | ONE_SEED)[rule]}", f"training.steps={steps}", f"seed={seed}"]
+    return RUNS / f"{folder_name(rule)}-{seed}", changes
 
 
 if __name__ == "__main__":

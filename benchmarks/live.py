@@ -8,15 +8,12 @@ asked about, fp32". torch.compile is left out unless asked for: it takes minutes
 """
 
 import argparse
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import timm
 import torch
-from timm.models import save_for_hf
+from step_cost import interleaved, saved_teacher
 
 from distill_mtl.data.batch import Batch
 from distill_mtl.recipe.schema import TeacherSection
@@ -41,14 +38,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         ways = make_ways(Path(folder), compiled=arguments.compile)
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(arguments.rounds + 1):
-        for name, way in ways.items():
-            start = time.process_time()
-            way()
-            if number:  # the first round warms up
-                seconds[name].append(time.process_time() - start)
-    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
+    medians = interleaved(ways, arguments.rounds)
     basis = next(iter(medians.values()))
     print("| way | time | ms |\n|---|---:|---:|")
     for name, median in medians.items():
@@ -62,10 +52,7 @@ def make_ways(folder: Path, *, compiled: bool) -> dict[str, Callable[[], object]
     labelled = {task: source == place for place, task in enumerate(TASKS)}
     batch = Batch(images, {}, labelled, [str(row) for row in range(ROWS)], source)
     for task in TASKS:
-        network = timm.create_model(
-            "resnet18", num_classes=10, pretrained_cfg_overlay={"input_size": (3, SIZE, SIZE)}
-        )
-        save_for_hf(network, str(folder / task), safe_serialization=True)
+        saved_teacher(folder, task)
     apart = load({task: folder / task for task in TASKS})
     ways: dict[str, Callable[[], object]] = {
         "each teacher, the rows it is asked about, fp32": lambda: LiveTeachers(apart)(batch)

@@ -8,15 +8,11 @@ finished. The figure needs the extra `bench`.
 """
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-RECIPE = "recipes/multidigits.yaml"
+from quickstart_runs import figure, folder_name, make_all, results_of
+
 TASKS = {"left": 10, "right": 10, "segment": 4}
 RUNS = Path("runs/missing")
 LABELS_ONLY = ["training.teachers_on=none", "balance=auto"]
@@ -72,18 +68,17 @@ def main() -> None:
     parser.add_argument("--figure", type=Path)
     arguments = parser.parse_args()
     seeds = range(arguments.seeds)
-    jobs = [(voice, labels, seed) for seed in seeds for labels in LABELS for voice in VOICES]
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda job: run(*job, arguments.steps), jobs))
+    make_all(
+        job(voice, labels, seed, arguments.steps) for seed in seeds for labels in LABELS for voice in VOICES
+    )
     # A voice without teachers has nobody to be compared with in its own run.
-    theirs = {
-        task: run("teachers (default)", "all labels", 0, arguments.steps)[task]["teacher"] for task in TASKS
-    }
+    default = results_of(*job("teachers (default)", LABELS[0], 0, arguments.steps))
+    theirs = {task: default[task]["teacher"] for task in TASKS}
     means: dict[str, list[list[float]]] = {}
     for labels in LABELS:
         print(f"\n| {labels} | {' | '.join(TASKS)} | mean delta |\n|---|{'---:|' * (len(TASKS) + 1)}")
         for voice in VOICES:
-            results = [run(voice, labels, seed, arguments.steps) for seed in seeds]
+            results = [results_of(*job(voice, labels, seed, arguments.steps)) for seed in seeds]
             deltas = [[result[task]["student"] - theirs[task] for task in TASKS] for result in results]
             averages = [statistics.mean(row) for row in deltas]
             means.setdefault(voice, []).append(averages)
@@ -93,39 +88,10 @@ def main() -> None:
         draw(means, arguments.figure)
 
 
-def run(voice: str, labels: str, seed: int, steps: int) -> dict[str, dict[str, float]]:
-    """Results by task of one run, made if it is not there."""
-    name = "".join(letter if letter.isalnum() else "-" for letter in f"{voice}-{labels}-{seed}")
-    out = RUNS / name
-    if not (out / "results.json").exists():
-        changes = [
-            *VOICES[voice],
-            *limits(voice, labels),
-            f"training.steps={steps}",
-            f"seed={seed}",
-            "acceptance=100",
-        ]
-        command = [sys.executable, "distill.py", RECIPE, "--out", str(out)]
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with (RUNS / f"{name}.log").open("w") as log:
-            subprocess.run(
-                [
-                    *command,
-                    *(f"--set={change}" for change in changes),
-                    *(["--resume"] if out.exists() else []),
-                ],
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                check=True,
-            )
-    return json.loads((out / "results.json").read_text())["tasks"]
-
-
-def figure(values: list[float]) -> str:
-    """Mean, and the standard deviation where there are several values."""
-    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):+.2f}{spread}"
+def job(voice: str, labels: str, seed: int, steps: int) -> tuple[Path, list[str]]:
+    """The folder of a run, and what it changes in the recipe."""
+    changes = [*VOICES[voice], *limits(voice, labels), f"training.steps={steps}", f"seed={seed}"]
+    return RUNS / folder_name(f"{voice}-{labels}-{seed}"), changes
 
 
 def draw(means: dict[str, list[list[float]]], path: Path) -> None:

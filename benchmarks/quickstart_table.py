@@ -10,12 +10,11 @@ runs/table/, and skipped where it is finished.
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-RECIPE = "recipes/multidigits.yaml"
+from quickstart_runs import RECIPE, finished
+
 TASKS = ("left", "right", "segment")
 RUNS = Path("runs/table")
 
@@ -64,15 +63,6 @@ def quickstart_steps() -> int:
     """Steps of the quickstart, as its finished run says."""
     steps: int = json.loads((RUNS / "quickstart" / "results.json").read_text())["steps"]
     return steps
-
-
-def finished(out: Path, command: list[str]) -> dict[str, Any]:
-    """results.json of a run, which is made, resumed or left alone."""
-    if not (out / "results.json").exists():
-        again = ["--resume"] if out.exists() else []
-        subprocess.run([sys.executable, *command, "--out", str(out), *again], check=True)
-    results: dict[str, Any] = json.loads((out / "results.json").read_text())
-    return results
 
 
 def scores(results: dict[str, Any]) -> dict[str, float]:
