@@ -51,64 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_init(commands)
-
-    check = commands.add_parser(
-        "check",
-        help="do everything of a run but train",
-        description="Do everything of a run but train: validate the recipe, walk every shard to its end, load every "
-        "teacher and measure it on its own labelled validation rows, run one batch through all of it. A teacher "
-        "that falls short is refused, with the likely cause.",
-    )
-    _add_recipe(check)
-    check.set_defaults(run=_check)
-
-    cache = commands.add_parser(
-        "cache",
-        usage="distill-mtl cache [write] RECIPE [--set KEY=VALUE] [--cache DIR]\n"
-        "       distill-mtl cache verify RECIPE [--rows N] [--set KEY=VALUE] [--cache DIR]",
-        help="run the teachers once and keep what they say, so that training need not run them",
-        description="Run every teacher of a recipe once over the training rows and keep its soft targets and hidden "
-        "features, a file per shard and teacher, beside the shards (or in the cache folder where that is not "
-        "writable). Runs of the recipe then read them (`targets: auto` or `cached`). It pays for large teachers and "
-        "many epochs. By default each row is seen under its plain view, without crop or flip; --set targets.views=4 "
-        "keeps four views of each row, and training replays them. Stopped or killed, the same command goes on.",
-        epilog="Several processes: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 "
-        "--main_process_port 0 -m distill_mtl.cli cache RECIPE. `distill-mtl cache verify RECIPE` compares random "
-        "rows with what the teachers say now. More: docs/target-cache.md.",
-    )
-    ways = cache.add_subparsers(required=True, metavar="write|verify")
-    write = ways.add_parser("write", help="write what is missing; may be left out", usage=cache.usage)
-    _add_recipe(write)
-    write.set_defaults(run=_write_cache)
-    verify = ways.add_parser(
-        "verify",
-        help="compare random rows of the cache with what the teachers say now",
-        description="Run random rows of the training set through the teachers again, under the views that the cache "
-        "recorded, and compare their answers with it number by number. Exit status 2 where they differ, with the "
-        "rows and files.",
-    )
-    _add_recipe(verify)
-    verify.add_argument("--rows", type=_count, default=64, metavar="N", help="how many rows; default 64")
-    verify.set_defaults(run=_verify_cache)
-
-    evaluate = commands.add_parser(
-        "evaluate",
-        help="compare the student of a finished run with its teachers again",
-        description="Measure the student of a finished run against its teachers on the test rows of the run's "
-        "recipe, and print the table. Exit status 3 where the student falls short of the recipe's acceptance.",
-    )
-    evaluate.add_argument("folder", type=Path, metavar="RUN", help="run folder, such as runs/multidigits")
-    _add_cache(evaluate)
-    evaluate.set_defaults(run=_evaluate)
-
-    schema = commands.add_parser(
-        "schema",
-        help="print the JSON Schema of a recipe, for editors",
-        description="Print the JSON Schema of a recipe. Editors with a YAML language server complete and check "
-        "recipes with it: put `# yaml-language-server: $schema=recipe.schema.json` in the first line.",
-    )
-    schema.set_defaults(run=_schema)
-
+    _add_check(commands)
+    _add_targets(commands)
+    _add_evaluate(commands)
+    _add_schema(commands)
     teacher = commands.add_parser("teacher", help="look into a teacher, measure it, or train one")
     of_teachers = teacher.add_subparsers(required=True, metavar="COMMAND")
     _add_inspect(of_teachers)
@@ -151,6 +97,71 @@ def _add_init(commands: Any) -> None:
     _add_overrides(init)
     _add_cache(init)
     init.set_defaults(run=_init)
+
+
+def _add_check(commands: Any) -> None:
+    check = commands.add_parser(
+        "check",
+        help="do everything of a run but train",
+        description="Do everything of a run but train: validate the recipe, walk every shard to its end, load every "
+        "teacher and measure it on its own labelled validation rows, run one batch through all of it. A teacher "
+        "that falls short is refused, with the likely cause.",
+    )
+    _add_recipe(check)
+    check.set_defaults(run=_check)
+
+
+def _add_targets(commands: Any) -> None:
+    cache = commands.add_parser(
+        "cache",
+        usage="distill-mtl cache [write] RECIPE [--set KEY=VALUE] [--cache DIR]\n"
+        "       distill-mtl cache verify RECIPE [--rows N] [--set KEY=VALUE] [--cache DIR]",
+        help="run the teachers once and keep what they say, so that training need not run them",
+        description="Run every teacher of a recipe once over the training rows and keep its soft targets and hidden "
+        "features, a file per shard and teacher, beside the shards (or in the cache folder where that is not "
+        "writable). Runs of the recipe then read them (`targets: auto` or `cached`). It pays for large teachers and "
+        "many epochs. By default each row is seen under its plain view, without crop or flip; --set targets.views=4 "
+        "keeps four views of each row, and training replays them. Stopped or killed, the same command goes on.",
+        epilog="Several processes: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 "
+        "--main_process_port 0 -m distill_mtl.cli cache RECIPE. `distill-mtl cache verify RECIPE` compares random "
+        "rows with what the teachers say now. More: docs/target-cache.md.",
+    )
+    ways = cache.add_subparsers(required=True, metavar="write|verify")
+    write = ways.add_parser("write", help="write what is missing; may be left out", usage=cache.usage)
+    _add_recipe(write)
+    write.set_defaults(run=_write_cache)
+    verify = ways.add_parser(
+        "verify",
+        help="compare random rows of the cache with what the teachers say now",
+        description="Run random rows of the training set through the teachers again, under the views that the cache "
+        "recorded, and compare their answers with it number by number. Exit status 2 where they differ, with the "
+        "rows and files.",
+    )
+    _add_recipe(verify)
+    verify.add_argument("--rows", type=_count, default=64, metavar="N", help="how many rows; default 64")
+    verify.set_defaults(run=_verify_cache)
+
+
+def _add_evaluate(commands: Any) -> None:
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="compare the student of a finished run with its teachers again",
+        description="Measure the student of a finished run against its teachers on the test rows of the run's "
+        "recipe, and print the table. Exit status 3 where the student falls short of the recipe's acceptance.",
+    )
+    evaluate.add_argument("folder", type=Path, metavar="RUN", help="run folder, such as runs/multidigits")
+    _add_cache(evaluate)
+    evaluate.set_defaults(run=_evaluate)
+
+
+def _add_schema(commands: Any) -> None:
+    schema = commands.add_parser(
+        "schema",
+        help="print the JSON Schema of a recipe, for editors",
+        description="Print the JSON Schema of a recipe. Editors with a YAML language server complete and check "
+        "recipes with it: put `# yaml-language-server: $schema=recipe.schema.json` in the first line.",
+    )
+    schema.set_defaults(run=_schema)
 
 
 def _add_inspect(commands: Any) -> None:
@@ -233,13 +244,8 @@ def _add_teacher(parser: argparse.ArgumentParser) -> None:
         "--trust", action="store_true", help="let it run code: .pt2, .ts and --module are programs"
     )
     parser.add_argument("--task", metavar="HEAD", help="which head of a student folder with several")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="any other key that a recipe has for a teacher, as often as you like: --set input.size=224",
+    _add_overrides(
+        parser, "any other key that a recipe has for a teacher, as often as you like: --set input.size=224"
     )
 
 
@@ -282,14 +288,12 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     _add_cache(parser)
 
 
-def _add_overrides(parser: argparse.ArgumentParser) -> None:
+def _add_overrides(
+    parser: argparse.ArgumentParser,
+    what: str = "override any key, as often as you like: --set tasks.breed.temperature=2",
+) -> None:
     parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="override any key, as often as you like: --set tasks.breed.temperature=2",
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help=what
     )
 
 

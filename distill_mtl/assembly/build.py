@@ -188,7 +188,7 @@ def _load(task: str, section: TaskSection) -> Teacher:
         task=task,
         kind=section.kind,
         layers=[hint.teacher for hint in section.hints],
-        classes=section.classes if not isinstance(section.classes, list) else tuple(section.classes),
+        classes=section.classes,
     )
 
 

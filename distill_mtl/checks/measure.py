@@ -10,6 +10,8 @@ from distill_mtl.data.batch import Batch
 from distill_mtl.evaluation.bootstrap import group_totals, paired_interval
 from distill_mtl.tasks.base import TaskKind
 
+LIMIT = 2000
+"""Rows that a teacher is measured on before training, and among which a cause is looked for."""
 RESAMPLES = 400
 
 

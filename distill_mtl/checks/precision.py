@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from distill_mtl.checks.measure import Rows, measure
+from distill_mtl.checks.measure import LIMIT, Rows, measure
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.tasks.base import TaskKind
@@ -20,7 +20,6 @@ should repeat itself."""
 LOST = 0.1
 """Points that a score may lose."""
 ROUNDS = 5
-ROWS = 2000
 
 
 def choose_precision(
@@ -45,7 +44,7 @@ def choose_precision(
         return section.precision
     if score is None:
         return "fp32"
-    images = next(iter(rows(ROWS))).images
+    images = next(iter(rows(LIMIT))).images
     asked = {name: LiveTeachers({task: teacher}, precisions={task: name}) for name in ("fp32", "bf16")}
     every = {task: torch.arange(len(images))}
     try:
@@ -62,7 +61,7 @@ def choose_precision(
         lambda seen: low.together(seen, {task: torch.arange(len(seen))})[task].logits.float(),
         kind,
         task,
-        rows(ROWS),
+        rows(LIMIT),
     )
     assert again is not None
     lost = score - again.score if kind.higher_is_better else again.score - score

@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from distill_mtl.checks.measure import Measured, Rows, measure
+from distill_mtl.checks.measure import LIMIT, Measured, Rows, measure
 from distill_mtl.checks.precision import choose_precision
 from distill_mtl.checks.suspects import (
     BATCH,
@@ -25,8 +25,6 @@ from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.teacher import Teacher
 
-LIMIT = 2000
-"""Rows that a teacher is measured on before training, and among which a cause is looked for."""
 ROWS_AT_A_TIME = 128
 _TOGETHER = 16
 

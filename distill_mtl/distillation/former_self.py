@@ -17,6 +17,7 @@ from distill_mtl.balance.distributed import from_first, world_size
 from distill_mtl.data.batch import Batch
 from distill_mtl.students.student import Student
 from distill_mtl.targets.base import Rows, rows_to_ask
+from distill_mtl.targets.one_pass import only, seen, union_of
 from distill_mtl.teachers.output import Target, Targets, TeacherOutput
 
 Context = Callable[[], AbstractContextManager[Any]]
@@ -79,14 +80,12 @@ class FormerSelf:
             images: float [B, 3, H, W] in [0, 1], on the student's device.
             rows: task -> int64 [R] on the host, ascending, R at least 1.
         """
-        union = torch.cat(list(rows.values())).unique()
-        seen = images if len(union) == len(images) else images[union.to(images.device, non_blocking=True)]
+        union = union_of(rows)
         targets: Targets = {}
         with self._autocast():
-            features = self._copy.trunk(seen)
+            features = self._copy.trunk(seen(images, union))
             for task, mine in rows.items():
-                places = torch.searchsorted(union, mine).to(images.device, non_blocking=True)
-                logits = self._copy.heads[task]({name: value[places] for name, value in features.items()})
+                logits = self._copy.heads[task](only(features, union, mine))
                 targets[task] = Target(
                     mine.to(images.device, non_blocking=True), TeacherOutput(logits.float(), {})
                 )

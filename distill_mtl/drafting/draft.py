@@ -113,12 +113,11 @@ def _said(teachers: Sequence[str], trust: bool, overrides: Sequence[str]) -> dic
 def _open(task: str, entry: dict[str, Any], places: Sequence[str]) -> Pair:
     """Load one teacher and look into its data; takes `teacher` out of what was said."""
     section = read_teacher(long_form(("tasks", task, "teacher"), entry.pop("teacher")), (), task)
-    classes = entry.get("classes")
     teacher = load_teacher(
         absolute_teacher(section),
         task=task,
         kind=entry.get("kind"),
-        classes=tuple(classes) if isinstance(classes, list) else classes,
+        classes=entry.get("classes"),
     )
     kind = build_kind(teacher.card.kind, teacher.card.classes, **entry.get("options", {}))
     place, sets = " ".join(places[:2]) + (" …" if len(places) > 2 else ""), find_sets(places)

@@ -105,10 +105,7 @@ def _remembered(name: str, task: dict[str, Any], labelled: bool) -> Iterator[Fin
 
 
 def _teachers(recipe: dict[str, Any]) -> Iterator[Finding]:
-    for name, task in _entries(recipe, "tasks"):
-        teacher, path = task.get("teacher"), ("tasks", name, "teacher")
-        if not isinstance(teacher, dict):
-            continue
+    for path, teacher, _ in _of_tasks(recipe, "teacher"):
         origins = [key for key in ("path", "timm", "module", "student") if teacher.get(key) is not None]
         if not origins:
             yield Finding(
@@ -129,10 +126,7 @@ def _teachers(recipe: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _former_self(recipe: dict[str, Any]) -> Iterator[Finding]:
-    for name, task in _entries(recipe, "tasks"):
-        teacher, path = task.get("teacher"), ("tasks", name, "teacher")
-        if not isinstance(teacher, dict):
-            continue
+    for path, teacher, _ in _of_tasks(recipe, "teacher"):
         if teacher.get("student") is None:
             for key in ("every", "decay"):
                 if teacher.get(key) is not None:
@@ -151,10 +145,7 @@ def _former_self(recipe: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _gates(recipe: dict[str, Any]) -> Iterator[Finding]:
-    for name, task in _entries(recipe, "tasks"):
-        gate, path = task.get("gate"), ("tasks", name, "gate")
-        if not isinstance(gate, dict):
-            continue
+    for path, gate, task in _of_tasks(recipe, "gate"):
         given = [key for key in ("entropy", "confidence") if gate.get(key) is not None]
         if len(given) != 1:
             found = "both" if given else "neither of the two"
@@ -296,6 +287,13 @@ def _entries(recipe: dict[str, Any], key: str) -> Iterator[tuple[str, dict[str, 
     for name, section in _mapping(recipe.get(key)).items():
         if isinstance(section, dict):
             yield name, section
+
+
+def _of_tasks(recipe: dict[str, Any], key: str) -> Iterator[tuple[KeyPath, dict[str, Any], dict[str, Any]]]:
+    """Path, section and task wherever a task has a section of that key."""
+    for name, task in _entries(recipe, "tasks"):
+        if isinstance(task.get(key), dict):
+            yield ("tasks", name, key), task[key], task
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -58,8 +58,7 @@ def _facts(section: TaskSection, task: str, shards: Iterable[Path]) -> TeacherFa
         return None  # before large files are hashed
     origin = find_origin(section.teacher, task)
     layers = [hint.teacher for hint in section.hints]
-    classes = tuple(section.classes) if isinstance(section.classes, list) else section.classes
-    now = teacher_fingerprint(section.teacher, origin, layers, classes, section.kind)
+    now = teacher_fingerprint(section.teacher, origin, layers, section.classes, section.kind)
     for path in kept:
         try:
             facts = TeacherFacts.from_json(Sidecar(path).metadata[TEACHER])

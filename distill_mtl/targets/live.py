@@ -8,6 +8,7 @@ from torch import Tensor
 
 from distill_mtl.data.batch import Batch
 from distill_mtl.targets.base import Rows, TargetSource
+from distill_mtl.targets.one_pass import only, seen, union_of
 from distill_mtl.teachers.output import TeacherOutput
 from distill_mtl.teachers.sharing import by_trunk
 from distill_mtl.teachers.teacher import Teacher
@@ -67,13 +68,12 @@ class LiveTeachers(TargetSource):
             rows: task -> int64 [R] on the host, ascending, R at least 1.
         """
         first = next(iter(rows))
-        union = next(iter(rows.values())) if len(rows) == 1 else torch.cat(list(rows.values())).unique()
+        union = union_of(rows)
         place = self.teachers[first].home or images.device
-        seen = images if len(union) == len(images) else images[union.to(images.device, non_blocking=True)]
         with self._autocast(rows, place):
-            features = self._runs[first](seen.to(place, non_blocking=True))
+            features = self._runs[first](seen(images, union).to(place, non_blocking=True))
             return {
-                task: self.teachers[task].read(_only(features, union, mine)).to(images.device)
+                task: self.teachers[task].read(only(features, union, mine)).to(images.device)
                 for task, mine in rows.items()
             }
 
@@ -95,11 +95,3 @@ class LiveTeachers(TargetSource):
         dtype = DTYPES[precisions.pop()] if len(precisions) == 1 else torch.float32
         low = dtype != torch.float32
         return torch.autocast(device.type, dtype=dtype if low else None, enabled=low)
-
-
-def _only(features: Mapping[str, Tensor], union: Tensor, rows: Tensor) -> Mapping[str, Tensor]:
-    """The features of some rows among those that ran."""
-    if len(rows) == len(union):
-        return features
-    places = torch.searchsorted(union, rows)
-    return {name: value[places.to(value.device, non_blocking=True)] for name, value in features.items()}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ class LabelMap:
 
     def __call__(self, logits: Tensor) -> Tensor:
         """[R, width, ...] in the teacher's order -> [R, classes, ...] in the task's; `UNKNOWN` where it is silent."""
-        if self.outputs != tuple(range(self.width)):
+        if self._chosen:
             logits = logits[:, list(self.outputs)]
         if self.known is None:
             return logits
@@ -45,7 +46,12 @@ class LabelMap:
             return f"knows {len(self.known)} of {len(self.classes)} classes"
         if len(self.outputs) < self.width:
             return f"{len(self.outputs)} of its {self.width} classes are used"
-        return "its classes are put in the task's order" if self.outputs != tuple(range(self.width)) else ""
+        return "its classes are put in the task's order" if self._chosen else ""
+
+    @cached_property
+    def _chosen(self) -> bool:
+        """Whether the outputs are some of the teacher's, or in another order."""
+        return self.outputs != tuple(range(self.width))
 
 
 def match_classes(

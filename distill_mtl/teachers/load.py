@@ -25,7 +25,7 @@ def load_teacher(
     task: str,
     kind: str | None = None,
     layers: Sequence[str | None] = (),
-    classes: tuple[str, ...] | int | None = None,
+    classes: Sequence[str] | int | None = None,
 ) -> Teacher:
     """The teacher of one task.
 

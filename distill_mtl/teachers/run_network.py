@@ -37,7 +37,6 @@ class RunNetwork(TeacherNetwork):
     def __init__(self, runtime: Runtime, inputs: InputContract, output: OutputSection) -> None:
         super().__init__()
         self.runtime, self.preprocess = runtime, Preprocess(inputs)
-        self._output = output
         self._layers: tuple[str, ...] = ()
         self._layouts: dict[str, Layout] = {}
         self._shapes: dict[str, FeatureShape] = {}

@@ -8,10 +8,9 @@ from rich.console import Console
 from distill_mtl.assembly.build import build_sources, build_teachers
 from distill_mtl.errors import UserError
 from distill_mtl.evaluation import Evaluation, Processes, View
-from distill_mtl.evaluation import evaluate as evaluate_networks
 from distill_mtl.recipe import load_recipe
 from distill_mtl.students.folder import load_student
-from distill_mtl.training.display import Display
+from distill_mtl.training.comparison import compare_with_bar
 from distill_mtl.training.run_folder import RunFolder
 
 
@@ -43,25 +42,14 @@ def evaluate(folder: Path | str, *, console: Console | None = None) -> Evaluatio
     )
     for network in (student, *teachers.values()):
         network.to(state.device)
-    rows = sum(sources.count(task, "test") for task in kinds)
-    with Display(console, "evaluation", rows, unit="row") as display:
-        found = evaluate_networks(
-            student,
-            teachers,
-            kinds,
-            View(
-                sources,
-                "test",
-                batch_size=recipe.evaluation.batch_size,
-                device=state.device,
-                processes=Processes(state.process_index, state.num_processes),
-            ),
-            size=sources.size,
-            acceptance=recipe.acceptance,
-            resamples=recipe.evaluation.bootstrap,
-            seed=recipe.seed,
-            progress=lambda done, total: display.update(done),
-        )
+    view = View(
+        sources,
+        "test",
+        batch_size=recipe.evaluation.batch_size,
+        device=state.device,
+        processes=Processes(state.process_index, state.num_processes),
+    )
+    found = compare_with_bar(student, teachers, kinds, view, sources.size, recipe, console)
     if state.is_main_process:
         console.print(found.table())
     return found

@@ -11,12 +11,12 @@ from rich.console import Console
 
 from distill_mtl.assembly.build import Parts
 from distill_mtl.data.split import Split
-from distill_mtl.evaluation import Evaluation, Processes, View, delta_on, evaluate, teacher_scores
+from distill_mtl.evaluation import Evaluation, Processes, View, delta_on, teacher_scores
 from distill_mtl.evaluation.card import model_card
 from distill_mtl.recipe import dump_recipe
 from distill_mtl.students.folder import save_student
 from distill_mtl.targets.roster import Roster
-from distill_mtl.training.display import Display
+from distill_mtl.training.comparison import compare_with_bar
 from distill_mtl.training.run_folder import RunFolder
 from distill_mtl.training.session import Session
 
@@ -44,20 +44,16 @@ class Examiner:
     def compare(self) -> Evaluation:
         """The comparison on the test rows."""
         self.session.synchronise()
-        recipe, sources = self.parts.recipe, self.parts.sources
-        rows = sum(sources.count(task, "test") for task in self.parts.kinds)
-        with Display(self.console, "evaluation", rows, unit="row") as display:
-            found = evaluate(
-                self.session.student,
-                self._teachers,
-                self.parts.kinds,
-                self._view("test"),
-                size=sources.size,
-                acceptance=recipe.acceptance,
-                resamples=recipe.evaluation.bootstrap,
-                seed=recipe.seed,
-                progress=lambda done, total: display.update(done),
-            )
+        parts = self.parts
+        found = compare_with_bar(
+            self.session.student,
+            self._teachers,
+            parts.kinds,
+            self._view("test"),
+            parts.sources.size,
+            parts.recipe,
+            self.console,
+        )
         return replace(found, steps=self.session.step, seconds=self.session.seconds)
 
     @cached_property

@@ -1,12 +1,20 @@
 """What the shape of a network's input says, for the formats that write it down."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from distill_mtl.errors import UserError
 from distill_mtl.teachers.runtime import Declared
+
+
+def not_one_input(path: Path, names: Iterable[str]) -> UserError:
+    """The error for a network that takes nothing, or more than a batch of images."""
+    taken = ", ".join(names) or "none"
+    return UserError(
+        f"{path} takes the inputs {taken}; a teacher takes one batch of images and nothing else."
+    )
 
 
 def declared(

@@ -15,7 +15,7 @@ from distill_mtl.errors import UserError, brief, nearest
 from distill_mtl.teachers.freeze import freeze
 from distill_mtl.teachers.runtime import Runtime
 from distill_mtl.teachers.runtimes.archive import read_extra_files
-from distill_mtl.teachers.runtimes.declared import declared
+from distill_mtl.teachers.runtimes.declared import declared, not_one_input
 from distill_mtl.teachers.runtimes.training_mode import saved_while_training
 
 _COPY = "distill_mtl_copy"
@@ -143,10 +143,7 @@ def _image(graph: fx.Graph, path: Path) -> fx.Node:
     """The only input."""
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     if len(inputs) != 1 or not isinstance(inputs[0].meta["val"], Tensor):
-        names = ", ".join(node.name for node in inputs) or "none"
-        raise UserError(
-            f"{path} takes the inputs {names}; a teacher takes one batch of images and nothing else."
-        )
+        raise not_one_input(path, (node.name for node in inputs))
     return inputs[0]
 
 

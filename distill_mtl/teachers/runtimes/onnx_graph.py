@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from distill_mtl.errors import UserError
+from distill_mtl.teachers.runtimes.declared import not_one_input
 from distill_mtl.teachers.runtimes.training_mode import saved_while_training
 
 ELEMENTS = {torch.float32: 1, torch.uint8: 2, torch.float16: 10, torch.float64: 11, torch.bfloat16: 16}
@@ -103,10 +104,7 @@ def only_input(model: Any, path: Path) -> Any:
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     if len(inputs) != 1:
-        names = ", ".join(value.name for value in inputs) or "none"
-        raise UserError(
-            f"{path} takes the inputs {names}; a teacher takes one batch of images and nothing else."
-        )
+        raise not_one_input(path, (value.name for value in inputs))
     return inputs[0]
 
 
