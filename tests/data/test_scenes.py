@@ -58,7 +58,7 @@ def test_the_bytes_are_the_same_on_every_machine() -> None:
         digest.update(normal_pixels(scene, surfaces).tobytes())
         digest.update(class_pixels(scene, surfaces).tobytes())
         digest.update(bytes(attributes(scene, surfaces)))
-    assert digest.hexdigest() == "6738e0bda6c88d428919f3bbd33a1929011a9ab7b0f0181247d3e579f9090ef9"
+    assert digest.hexdigest() == ""
 
 
 def test_no_two_rows_of_any_sets_and_splits_show_the_same_picture() -> None:

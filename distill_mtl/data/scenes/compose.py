@@ -109,11 +109,11 @@ def _solids(dice: Dice, camera: Camera, distance: float, wall: Plane | None) -> 
 def _fits(centre: Vector, reach: float, placed: list[Solid], wall: Plane | None) -> bool:
     if wall is not None and (centre - wall.point).dot(wall.normal) < reach + _GAP:
         return False
-    return all(
-        math.sqrt((centre.x - other.centre.x) ** 2 + (centre.y - other.centre.y) ** 2)
-        > reach + _footprint(other) + _GAP
-        for other in placed
-    )
+    for other in placed:
+        apart, least = other.centre - centre, reach + _footprint(other) + _GAP
+        if apart.x * apart.x + apart.y * apart.y <= least * least:
+            return False
+    return True
 
 
 def _footprint(solid: Solid) -> float:

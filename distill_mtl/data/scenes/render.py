@@ -8,10 +8,10 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from distill_mtl.data.scenes.scene import FAR, Scene
+from distill_mtl.data.scenes.scene import FAR, Material, Scene
 from distill_mtl.data.scenes.textures import pattern
 from distill_mtl.data.scenes.trace import FLOOR, SOLIDS, Surfaces, lit, trace
-from distill_mtl.data.scenes.vectors import Floats, Vector, dot, unit
+from distill_mtl.data.scenes.vectors import Floats, Vector, at, dot, unit
 from distill_mtl.data.splitmix import draws, fold, uniforms
 
 SIDE = 64
@@ -33,22 +33,21 @@ def _light(scene: Scene, surfaces: Surfaces, rays: Floats) -> Floats:
     depth = np.minimum(surfaces.depth.ravel(), FAR)
     places = scene.camera.eye.over(1) + depth * rays
     towards = scene.light.place.over(1) + scene.light.radius * _lamp() - places
-    direct = dot(normals, towards)
-    facing = np.flatnonzero(direct > 0)
-    bright = facing[lit(scene, places[:, facing], towards[:, facing], what[facing])]
-    towards = unit(towards[:, bright])
+    facing = np.flatnonzero(dot(normals, towards) > 0)
+    bright = facing[lit(scene, at(places, facing), at(towards, facing), what[facing])]
+    to_light = unit(at(towards, bright))
     direct = np.zeros(what.shape)
-    direct[bright] = dot(normals[:, bright], towards)
+    direct[bright] = dot(at(normals, bright), to_light)
 
     albedo, shine = _surface(scene, what, depth, places, dot(normals, sight))
     ambient = (0.75 + 0.25 * normals[2]) * _openness(scene, what, places)
     colours = albedo * (scene.light.ambient.over(1) * ambient + scene.light.colour.over(1) * direct)
     glossy = np.flatnonzero(shine)
     if len(glossy):
-        colours[:, glossy] += shine[glossy] * _mirrored(scene, normals[:, glossy], sight[:, glossy])
-        lit_gloss = shine[bright] > 0
-        rows = bright[lit_gloss]
-        highlight = _highlight(normals[:, rows], towards[:, lit_gloss], sight[:, rows])
+        colours[:, glossy] += shine[glossy] * _mirrored(scene, at(normals, glossy), at(sight, glossy))
+        among = np.flatnonzero(shine[bright])
+        rows = bright[among]
+        highlight = _highlight(at(normals, rows), at(to_light, among), at(sight, rows))
         colours[:, rows] += scene.light.colour.over(1) * (4 * shine[rows] * highlight)
     if scene.wall is None:
         behind = _sky(scene, sight[2])
@@ -68,29 +67,43 @@ def _surface(
     scene: Scene, what: NDArray[np.int8], depth: Floats, places: Floats, slant: Floats
 ) -> tuple[Floats, Floats]:
     """Colour [3, N] and shine [N] of each surface; patterns finer than a ray fade into their mean."""
-    albedo, shine = np.zeros((3, what.size)), np.zeros(what.size)
-    width = depth * (2 * scene.camera.spread / (SIDE * SAMPLES)) / np.maximum(-slant, 0.01)
+    share = np.zeros(what.size)
     for number in np.flatnonzero(np.bincount(what + 1)[1:]):
         rows = np.flatnonzero(what == number)
         if number >= SOLIDS:
             solid = scene.solids[number - SOLIDS]
             material = solid.material
-            own = solid.turned(places[:, rows] - solid.centre.over(1))
+            own = solid.turned(at(places, rows) - solid.centre.over(1))
         else:
             plane = scene.planes[number]
             material = plane.material
-            own = plane.on_it(places[:, rows])
+            own = plane.on_it(at(places, rows))
+        if material.pattern == "plain":
+            continue
         if material.upright:
             own = own[[1, 2, 0]]
-        share = pattern(material.pattern, own * material.cells + material.offset.over(1))
-        if material.pattern != "plain":
-            blur = width[rows] * material.cells
-            blur = blur * blur
-            share = 0.5 + (share - 0.5) / (1 + 4 * blur * blur)
-        first = material.first.over(1)
-        albedo[:, rows] = first + share * (material.second.over(1) - first)
-        shine[rows] = material.shine
-    return albedo, shine
+        second = pattern(material.pattern, own * material.cells + material.offset.over(1))
+        width = depth[rows] * (2 * scene.camera.spread / (SIDE * SAMPLES)) / np.maximum(-slant[rows], 0.01)
+        blur = width * material.cells
+        blur = blur * blur
+        share[rows] = 0.5 + (second - 0.5) / (1 + 4 * blur * blur)
+    firsts, steps, shine = _materials(scene)
+    albedo = np.take(firsts, what, axis=1, mode="wrap") + share * np.take(steps, what, axis=1, mode="wrap")
+    return albedo, np.take(shine, what, mode="wrap")
+
+
+def _materials(scene: Scene) -> tuple[Floats, Floats, Floats]:
+    """First colour [3, K], the way from it to the second [3, K] and shine [K] of all that rays can find.
+
+    In the order of Surfaces.what; the last one is NOTHING, -1, which is black.
+    """
+    nothing = Material(Vector(0, 0, 0), Vector(0, 0, 0), "plain", 0, Vector(0, 0, 0))
+    planes = [plane.material for plane in scene.planes]
+    planes += [nothing] * (SOLIDS - len(planes))
+    materials = [*planes, *(solid.material for solid in scene.solids), nothing]
+    firsts = np.array([material.first for material in materials]).T
+    seconds = np.array([material.second for material in materials]).T
+    return firsts, seconds - firsts, np.array([material.shine for material in materials])
 
 
 def _openness(scene: Scene, what: NDArray[np.int8], places: Floats) -> Floats:
@@ -100,7 +113,7 @@ def _openness(scene: Scene, what: NDArray[np.int8], places: Floats) -> Floats:
     """
     open_ = np.minimum(0.55 + 0.9 * places[2], 1.0)
     rows = np.flatnonzero(what == FLOOR)
-    x, y = places[0, rows], places[1, rows]
+    x, y = places[0][rows], places[1][rows]
     seen = np.ones(rows.size)
     for solid in scene.solids:
         centre, radius = solid.centre, (solid.half.x + solid.half.y + solid.half.z) / 3

@@ -1,5 +1,6 @@
 """What is in a scene. compose.py fills it by chance, trace.py and render.py look at it."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,8 +60,10 @@ class Solid:
     def radius(self) -> float:
         """Of a ball about the centre that holds it."""
         x, y, z = self.half
-        across = {"sphere": max(x, y, z) ** 2, "box": x * x + y * y + z * z}
-        return float(np.sqrt(across.get(self.shape, x * x + z * z)))
+        if self.shape == "sphere":
+            return max(x, y, z)
+        wide = x * x + y * y if self.shape == "box" else x * x
+        return math.sqrt(wide + z * z)
 
     def turned(self, vectors: Floats) -> Floats:
         """World vectors [3, ...] along its own axes, in metres."""

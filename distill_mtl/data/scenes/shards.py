@@ -23,7 +23,7 @@ from distill_mtl.data.scenes.trace import Surfaces, trace
 from distill_mtl.data.split import Split
 
 VERSION = 1
-ROWS: dict[Split, int] = {"train": 3000, "validation": 300, "test": 700}
+ROWS: dict[Split, int] = {"train": 2400, "validation": 300, "test": 500}
 
 
 def scene(name: str, split: Split, row: int) -> Scene:

