@@ -8,6 +8,7 @@ from itertools import accumulate
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from distill_mtl.writing.facts import Facts
 from distill_mtl.writing.members import KINDS, LABELLED, UNKNOWN, UNLABELLED
@@ -79,7 +80,7 @@ def _show_label(console: Console, label: Label, facts: Facts) -> None:
     for column in columns[1:]:
         table.add_column(column, justify="right")
     for row in _ends(rows):
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # a class may be called [red]
     console.print(table)
 
 

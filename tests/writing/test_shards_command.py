@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -94,24 +96,22 @@ def test_a_command_stopped_by_ctrl_c_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     for number in range(40):
         save_picture(folder / f"{number:02d}.png", number)
-    # A picture that nobody writes to: its reader waits for ever, so the command surely is not finished.
+    # A picture that nobody writes yet: its reader waits, so the command surely is not finished.
     os.mkfifo(folder / "39-slow.png")
-    command = [
-        sys.executable,
-        "-m",
-        "distill_mtl.cli",
-        "shards",
-        "folder",
-        str(folder),
-        "--to",
-        str(tmp_path / "s"),
-    ]
-    command += ["--rows", "4", "--no-shuffle", "--workers", "1"]
+    options = ["--rows", "4", "--no-shuffle", "--workers", "1", "--to", str(tmp_path / "s")]
+    command = [sys.executable, "-m", "distill_mtl.cli", "shards", "folder", str(folder), *options]
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert running.stderr is not None
     while not (tmp_path / "s" / "s-000007.tar").exists():
         assert running.poll() is None
+        time.sleep(0.02)
     os.killpg(running.pid, signal.SIGINT)
-    _, error = running.communicate(timeout=60)
+    error = running.stderr.readline()
+    while running.poll() is None:  # let the reader end
+        with suppress(OSError):
+            os.close(os.open(folder / "39-slow.png", os.O_WRONLY | os.O_NONBLOCK))
+        time.sleep(0.02)
+    error += running.communicate(timeout=60)[1]
     assert running.returncode == 130
     assert "the same command goes on from there" in error
     assert "Traceback" not in error
