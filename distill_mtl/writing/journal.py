@@ -64,10 +64,11 @@ class Journal:
         if overwrite:
             self._delete()
         lines = self._lines()
-        if lines:
+        found = self._shards()  # a plan of which nothing was written binds nobody
+        if lines and found:
             self._refuse_another_plan(lines[0])
             self._believe(lines[1:])
-        elif found := self._shards():
+        elif found:
             raise ShardError(
                 f"{folder}: there are shards called {name} ({found[0].name}) without a plan. Choose another --to or "
                 "--name, or replace them with --overwrite."

@@ -189,7 +189,7 @@ class _Sieve:
 def _refusal(refused: list[Bad]) -> ShardError:
     listed = "\n".join(f"  {row.place}: {row.reason}" for row in refused[:_SHOWN])
     more = f"\n  and {len(refused) - _SHOWN:,} more" if len(refused) > _SHOWN else ""
-    mend = "Mend or remove them, and run the command again with --overwrite"
+    mend = "Mend or remove them, and run the command again (with --overwrite, where shards are finished)"
     if all(row.picture for row in refused):
         mend += "; or leave them out with --skip-corrupt"
     rows = "1 row" if len(refused) == 1 else f"{len(refused):,} rows"

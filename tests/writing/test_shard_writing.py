@@ -99,6 +99,15 @@ def test_shards_of_another_plan_are_not_mixed_in(tmp_path: Path) -> None:
     assert names(to) == ["s-000000.tar", "s-000001.tar", "s.plan.jsonl"]
 
 
+def test_a_plan_of_which_nothing_was_written_is_no_hindrance(tmp_path: Path) -> None:
+    folder, to = animals(tmp_path / "photos", 9), tmp_path / "s"
+    (folder / "cat" / "photo.01.png").write_bytes(b"")
+    with pytest.raises(ShardError, match="photo.01.png: the picture cannot be decoded"):
+        write_shards(folder_rows(folder), to)
+    (folder / "cat" / "photo.01.png").unlink()
+    assert write_shards(folder_rows(folder), to).facts.rows == 8
+
+
 def test_shards_that_somebody_else_wrote_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "s-000000.tar").write_bytes(b"mine")
