@@ -349,7 +349,7 @@ def _distill(arguments: argparse.Namespace) -> int:
     from distill_mtl.training.run import distill
 
     overrides = [*arguments.overrides, *(LABELS_ONLY if arguments.labels_only else [])]
-    recipe = load_recipe(arguments.recipe, overrides, choices=known_names())
+    recipe = load_recipe(arguments.recipe, overrides, known=known_names())
     evaluation = distill(recipe, out=arguments.out, resume=arguments.resume, overwrite=arguments.overwrite)
     return 0 if evaluation.accepted else NOT_ACCEPTED
 

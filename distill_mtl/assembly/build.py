@@ -27,6 +27,7 @@ from distill_mtl.errors import RecipeError
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe import Recipe
+from distill_mtl.recipe.known import Known
 from distill_mtl.recipe.schema import TaskSection
 from distill_mtl.students.student import Student, build_student
 from distill_mtl.targets.base import TargetSource
@@ -174,6 +175,7 @@ def build_teachers(recipe: Recipe) -> tuple[Roster, dict[str, TaskKind]]:
             section.kind,
             teachers.cards[task].classes if task in teachers else _named(section.classes),
             section.metric,
+            section.head.model_dump(include={"width", "depth"}, exclude_none=True),
             **section.options,
         )
         for task, section in recipe.tasks.items()
@@ -218,9 +220,17 @@ def _here() -> tuple[int, int]:
     return state.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
 
 
-def known_names() -> dict[str, list[str]]:
-    """Names that a recipe may use and that only our registries know, for `load_recipe(choices=...)`."""
-    return {"tasks.*.kind": KINDS.names(), "balance.method": ["auto", *rule_names()]}
+def known_names() -> Known:
+    """What only our registries know of a recipe's names, for `load_recipe`."""
+    kinds = {name: KINDS[name] for name in KINDS.names()}
+    return Known(
+        choices={"tasks.*.kind": list(kinds), "balance.method": ["auto", *rule_names()]},
+        own_classes=[name for name, kind in kinds.items() if kind.own_classes is not None],
+        unit_metrics={
+            name: {*kind.unit_metrics, *((None,) if kind.metrics[0] in kind.unit_metrics else ())}
+            for name, kind in kinds.items()
+        },
+    )
 
 
 def choose_rule(

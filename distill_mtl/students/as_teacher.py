@@ -34,7 +34,7 @@ class StudentForm(FolderForm):
             student.trunk,
             student.heads[wanted],
             kind.needs(student.trunk.shapes),
-            width=len(kind.classes),
+            width=kind.outputs,
             dense=kind.dense,
         )
         named = kind.classes != tuple(str(index) for index in range(len(kind.classes)))

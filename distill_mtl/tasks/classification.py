@@ -7,13 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill_mtl.errors import UserError
+from distill_mtl.geometry.views import Size
 from distill_mtl.networks.features import FeatureShape
-from distill_mtl.tasks.base import KINDS, TaskKind
-from distill_mtl.tasks.divergence import soft_divergence
+from distill_mtl.tasks.additive import AdditiveKind
+from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, Truth
+from distill_mtl.tasks.divergence import log_of, soft_divergence, sums_to_one
+from distill_mtl.tasks.pooled import PooledHead
 
 
 @KINDS.register("classification")
-class Classification(TaskKind):
+class Classification(AdditiveKind):
     """Softmax over the classes; logits [R, C], labels int64 [R].
 
     Metrics: `accuracy`, the share of right rows, and `balanced_accuracy`, the mean over the classes
@@ -28,11 +31,19 @@ class Classification(TaskKind):
     name = "classification"
     member = "cls"
     metrics = ("accuracy", "balanced_accuracy")
+    exclusive = True
+    partial = True
+    fewest_classes = 2
 
     def __init__(
-        self, classes: tuple[str, ...], metric: str | None = None, *, label_smoothing: float = 0.0
+        self,
+        classes: tuple[str, ...],
+        metric: str | None = None,
+        *,
+        head: HeadShape = USUAL,
+        label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(classes, metric)
+        super().__init__(classes, metric, head=head)
         if not 0 <= label_smoothing < 1:
             raise UserError(f"label_smoothing must be at least 0 and below 1, found {label_smoothing}.")
         self.label_smoothing = label_smoothing
@@ -64,22 +75,42 @@ class Classification(TaskKind):
     def has_label(self, label: Tensor) -> bool:
         return True
 
+    def filler(self, size: Size) -> Tensor:
+        return torch.tensor(0)
+
     def needs(self, features: Mapping[str, FeatureShape]) -> tuple[str, ...]:
         return ("pooled",)
 
     def head(self, features: Mapping[str, FeatureShape]) -> nn.Module:
-        return PooledLinear(features["pooled"].channels, len(self.classes))
+        return PooledHead(features["pooled"].channels, len(self.classes), self.shape)
 
     def supervised_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=self.label_smoothing)
 
-    def soft_target_loss(self, logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    @classmethod
+    def are_probabilities(cls, answer: Tensor) -> bool:
+        return sums_to_one(answer)
+
+    @classmethod
+    def logits_of(cls, probabilities: Tensor) -> Tensor:
+        return log_of(probabilities)
+
+    def soft_target_loss(
+        self, logits: Tensor, teacher_logits: Tensor, temperature: float, truth: Truth | None = None
+    ) -> Tensor:
         # Rounding must not push a divergence below its floor: balancing may take its logarithm.
         return soft_divergence(logits, teacher_logits, temperature).clamp(min=0)
 
-    def decode(self, logits: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+    def decode(self, logits: Tensor, size: Size) -> dict[str, Tensor]:
         """`probabilities` float32 [B, C] and `label` int64 [B]."""
         return {"probabilities": logits.float().softmax(dim=1), "label": logits.argmax(dim=1)}
+
+    def show_label(self, label: Tensor, image: Tensor) -> Shown:
+        return Shown(None, self.classes[int(label)])
+
+    def show_answer(self, logits: Tensor, image: Tensor) -> Shown:
+        probability, label = logits.float().softmax(0).max(0)
+        return Shown(None, f"{self.classes[int(label)]} {100 * float(probability):.0f} %")
 
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
         """accuracy: [right, rows]; balanced_accuracy: [right by class, rows by class], K = 2 C."""
@@ -91,7 +122,7 @@ class Classification(TaskKind):
             columns = torch.cat([rows * right[:, None], rows], dim=1)
         return columns.cpu().double()
 
-    def score(self, totals: Tensor) -> Tensor:
+    def score_totals(self, totals: Tensor) -> Tensor:
         right, rows = totals.chunk(2, dim=-1)
         recall = right / rows.clamp(min=1)
         return 100 * recall.sum(dim=-1) / (rows > 0).sum(dim=-1).clamp(min=1)
@@ -113,16 +144,3 @@ class Classification(TaskKind):
 
     def _some_names(self) -> str:
         return ", ".join(self.classes[:5]) + (", …" if len(self.classes) > 5 else "")
-
-
-class PooledLinear(nn.Module):
-    """One linear layer on the trunk's pooled vector, so that timm's form can hold it (`linear`)."""
-
-    def __init__(self, channels: int, classes: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(channels, classes)
-
-    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
-        """[B, classes] from features["pooled"] [B, channels]."""
-        logits: Tensor = self.linear(features["pooled"])
-        return logits

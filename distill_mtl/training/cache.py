@@ -122,7 +122,7 @@ class _Job:
 
 
 def _prepare(path: Path, overrides: Sequence[str]) -> _Job:
-    recipe = load_recipe(path, overrides, choices=known_names())
+    recipe = load_recipe(path, overrides, known=known_names())
     _refuse_silent_teachers(recipe, path)
     accelerator = start_accelerator(recipe.training, shares_steps=False)
     parts = build(live_twin(recipe))

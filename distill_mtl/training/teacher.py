@@ -44,7 +44,7 @@ def train_teacher(
     Raises:
         UserError: the recipe has several tasks or a teacher, or `to` is taken.
     """
-    loaded = load_recipe(recipe, overrides, choices=known_names())
+    loaded = load_recipe(recipe, overrides, known=known_names())
     task = _only_task(loaded, recipe)
     run = RunFolder(out or Path("runs") / str(loaded.name))
     folder = to or run.path / "teacher"

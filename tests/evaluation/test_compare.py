@@ -115,10 +115,10 @@ def test_a_student_equal_to_its_teacher_has_delta_zero(
 class ErrorRate(Classification):
     """A score where less is better."""
 
-    higher_is_better = False
+    lower_is_better = frozenset({"accuracy"})
 
-    def score(self, totals: Tensor) -> Tensor:
-        return 100 - super().score(totals)
+    def score_totals(self, totals: Tensor) -> Tensor:
+        return 100 - super().score_totals(totals)
 
 
 def test_delta_is_positive_for_the_better_student_where_less_is_better(

@@ -6,7 +6,8 @@ from torchmetrics.functional.classification import multiclass_accuracy
 
 from distill_mtl.errors import UserError
 from distill_mtl.networks.features import FeatureShape
-from distill_mtl.tasks.classification import Classification, PooledLinear
+from distill_mtl.tasks.classification import Classification
+from distill_mtl.tasks.pooled import PooledHead
 
 PETS = ("cat", "dog", "bird")
 
@@ -43,24 +44,24 @@ def test_accuracy_by_hand_and_as_torchmetrics_has_it() -> None:
     kind = Classification(PETS)
     logits = torch.eye(3)[[0, 1, 1, 2]]
     labels = torch.tensor([0, 1, 2, 2])
-    assert kind.score(kind.statistics(logits, labels).sum(0)).item() == 75
+    assert kind.score(kind.statistics(logits, labels)).item() == 75
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(200, 3, generator=generator)
     labels = torch.randint(3, (200,), generator=generator)
     expected = multiclass_accuracy(logits, labels, num_classes=3, average="micro")
-    assert kind.score(kind.statistics(logits, labels).sum(0)).item() == pytest.approx(100 * expected.item())
+    assert kind.score(kind.statistics(logits, labels)).item() == pytest.approx(100 * expected.item())
 
 
 def test_balanced_accuracy_is_the_mean_recall_of_the_classes_that_occur() -> None:
     kind = Classification(PETS, "balanced_accuracy")
     logits = torch.eye(3)[[0, 0, 0, 1, 2]]
     labels = torch.tensor([0, 0, 0, 0, 1])  # class 0: 3 of 4, class 1: 0 of 1, class 2 does not occur
-    assert kind.score(kind.statistics(logits, labels).sum(0)).item() == 37.5
+    assert kind.score(kind.statistics(logits, labels)).item() == 37.5
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(200, 3, generator=generator)
     labels = torch.randint(3, (200,), generator=generator)
     expected = multiclass_accuracy(logits, labels, num_classes=3, average="macro")
-    assert kind.score(kind.statistics(logits, labels).sum(0)).item() == pytest.approx(100 * expected.item())
+    assert kind.score(kind.statistics(logits, labels)).item() == pytest.approx(100 * expected.item())
 
 
 def test_soft_targets_are_the_divergence_by_hand() -> None:
@@ -88,7 +89,7 @@ def test_answers_are_probabilities_and_the_likeliest_class() -> None:
 
 def test_the_head_is_one_linear_layer_on_the_pooled_vector() -> None:
     head = Classification(PETS).head({"pooled": FeatureShape(5, None)})
-    assert isinstance(head, PooledLinear)
+    assert isinstance(head, PooledHead)
     pooled = torch.randn(4, 5)
     assert torch.equal(head({"pooled": pooled}), head.linear(pooled))
     assert sum(parameter.numel() for parameter in head.parameters()) == 3 * (5 + 1)

@@ -1,5 +1,7 @@
 """What every kind of task must keep, whatever it is."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -56,11 +58,21 @@ def test_statistics_add_up_over_any_split(kind: TaskKind) -> None:
     assert parts[0].dtype == torch.float64
 
 
-def test_the_score_takes_stacked_totals(kind: TaskKind) -> None:
+def test_weights_say_how_often_each_row_counts(kind: TaskKind) -> None:
     logits, _, labels = example(kind)
     per_row = kind.statistics(logits, labels)
-    each = torch.stack([kind.score(row) for row in per_row])
-    assert torch.equal(kind.score(per_row.view(2, 3, -1)), each.view(2, 3))
+    weights = torch.tensor([[1.0, 1, 1, 1, 1, 1], [2, 0, 1, 0, 0, 3]], dtype=torch.float64)
+    drawn = per_row[[0, 0, 2, 5, 5, 5]]
+    want = torch.stack([kind.score(per_row), kind.score(drawn)])
+    torch.testing.assert_close(kind.score(per_row, weights), want)
+
+
+def test_groups_of_rows_may_be_summed_where_the_kind_says_so(kind: TaskKind) -> None:
+    logits, _, labels = example(kind)
+    per_row = kind.statistics(logits, labels)
+    summed = torch.stack([per_row[:2].sum(0), per_row[2:].sum(0)])
+    assert kind.additive
+    torch.testing.assert_close(kind.score(summed), kind.score(per_row))
 
 
 def test_soft_targets_cost_nothing_where_student_and_teacher_agree(kind: TaskKind) -> None:
@@ -129,13 +141,16 @@ def test_the_constant_answer_scores_what_is_said(kind: TaskKind) -> None:
         for index in range(len(CLASSES)):
             constant = torch.zeros_like(logits)
             constant[:, index] = 1
-            scores.append(float(measured.score(measured.statistics(constant, labels).sum(0))))
+            scores.append(float(measured.score(measured.statistics(constant, labels))))
         said = measured.constant_score(measured.label_counts(labels))
         assert said == pytest.approx(max(scores))
 
 
 def test_a_description_builds_the_same_kind_again(kind: TaskKind) -> None:
-    options = {"classification": {"label_smoothing": 0.1}, "segmentation": {"ignore_index": 7, "width": 8}}
+    options: dict[str, dict[str, Any]] = {
+        "classification": {"label_smoothing": 0.1, "head": {"depth": 2}},
+        "segmentation": {"ignore_index": 7, "head": {"width": 8, "depth": 2}},
+    }
     built = build_kind(kind.name, CLASSES, kind.metrics[1], **options[kind.name])
     again = build_kind(**built.describe())
     assert type(again) is type(built)

@@ -11,6 +11,7 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 
 from distill_mtl.errors import UserError
 from distill_mtl.networks.features import FeatureShape
+from distill_mtl.tasks.base import HeadShape
 from distill_mtl.tasks.decoder import PyramidDecoder, pyramid_levels
 from distill_mtl.tasks.segmentation import Segmentation
 
@@ -110,7 +111,7 @@ def test_miou_by_hand() -> None:
     labels = torch.tensor([[[0, 0, 0, 1]]])
     predicted = torch.tensor([[[0, 0, 1, 1]]])
     kind = Segmentation(PARTS)
-    score = kind.score(kind.statistics(one_hot_logits(predicted), labels).sum(0))
+    score = kind.score(kind.statistics(one_hot_logits(predicted), labels))
     assert score.item() == pytest.approx(100 * (2 / 3 + 1 / 2) / 2)  # classes 2 and 3 occur nowhere
 
 
@@ -121,7 +122,7 @@ def test_scores_are_those_of_torchmetrics_with_absent_classes_too(known: int) ->
     labels = torch.randint(known - 1, (5, 8, 8), generator=generator)
     labels[0, :3] = 255
     miou, accuracy = Segmentation(PARTS), Segmentation(PARTS, "pixel_accuracy")
-    totals = miou.statistics(one_hot_logits(predicted), labels).sum(0)
+    totals = miou.statistics(one_hot_logits(predicted), labels)
     jaccard = multiclass_jaccard_index(predicted, labels, num_classes=4, average="macro", ignore_index=255)
     assert miou.score(totals).item() == pytest.approx(100 * jaccard.item(), rel=1e-6)
     micro = multiclass_accuracy(predicted, labels, num_classes=4, average="micro", ignore_index=255)
@@ -134,7 +135,7 @@ def test_small_logits_are_judged_and_decoded_at_full_size() -> None:
     labels[:, :, 4:] = 2
     logits = one_hot_logits(labels[:, ::4, ::4])
     assert kind.statistics(logits, labels)[0, 4:8].tolist() == [32, 0, 32, 0]
-    assert kind.score(kind.statistics(logits, labels).sum(0)) == 100
+    assert kind.score(kind.statistics(logits, labels)) == 100
     assert torch.equal(kind.decode(logits, (8, 8))["label"], labels)
 
 
@@ -147,14 +148,14 @@ def test_the_decoder_reads_the_deepest_stage_of_every_size_finest_first() -> Non
         "pooled": FeatureShape(16, None),
     }
     assert pyramid_levels(shapes) == ("a", "c")
-    decoder = PyramidDecoder(shapes, channels=4, width=6)
+    decoder = PyramidDecoder(shapes, channels=4, shape=HeadShape(width=6))
     features = {"a": torch.randn(2, 8, 15, 17), "c": torch.randn(2, 16, 8, 9)}
     assert decoder(features).shape == (2, 4, 15, 17)
 
 
 def test_a_transformer_is_a_pyramid_of_one_level() -> None:
     shapes = {f"blocks.{index}": FeatureShape(12, (4, 4), pyramid=True) for index in range(6)}
-    kind = Segmentation(PARTS, width=8)
+    kind = Segmentation(PARTS, head=HeadShape(width=8))
     assert kind.needs(shapes) == ("blocks.5",)
     head = kind.head(shapes)
     logits = head({"blocks.5": torch.randn(2, 12, 4, 4)})

@@ -1,0 +1,31 @@
+"""Linear layers on the trunk's pooled vector, the head of kinds that answer once per picture."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from distill_mtl.tasks.base import HeadShape
+
+
+class PooledHead(nn.Module):
+    """One linear layer unless more are asked for, so that timm's form can hold it (`linear`).
+
+    Args:
+        channels: of the pooled vector.
+        outputs: numbers that are answered.
+        shape: how many layers, and the width of those between; by default as wide as the pooled vector.
+    """
+
+    def __init__(self, channels: int, outputs: int, shape: HeadShape) -> None:
+        super().__init__()
+        width, hidden = shape.width or channels, (shape.depth or 1) - 1
+        inputs = [channels, *[width] * hidden]
+        self.hidden = nn.Sequential(
+            *(nn.Sequential(nn.Linear(inputs[place], width), nn.GELU()) for place in range(hidden))
+        )
+        self.linear = nn.Linear(inputs[-1], outputs)
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """[B, outputs] from features["pooled"] [B, channels]."""
+        logits: Tensor = self.linear(self.hidden(features["pooled"]))
+        return logits
