@@ -17,7 +17,7 @@ OWN_DATA = [ROOT / "recipes" / name for name in ("mnist.yaml", "camvid.yaml")]
 
 @pytest.mark.parametrize("recipe", OWN_DATA, ids=lambda path: path.name)
 def test_a_recipe_about_own_data_loads_and_says_how_to_write_it(recipe: Path) -> None:
-    loaded = load_recipe(recipe, choices=known_names())
+    loaded = load_recipe(recipe, known=known_names())
     head = "".join(re.findall(r"^#(.*)", recipe.read_text(), re.M)).replace("\\", "")
     for source in loaded.data.values():
         for pattern in (source.shards, source.split.validation, source.split.test):

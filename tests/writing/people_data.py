@@ -68,7 +68,7 @@ def picture_of(sample: dict[str, bytes]) -> np.ndarray:
 def load_lines(lines: str, path: Path) -> Recipe:
     """The lines of recipe that a command printed, with the one line that they do not give."""
     path.write_text(f"student: test_resnet\n{lines}", encoding="utf-8")
-    return load_recipe(path, choices=known_names())
+    return load_recipe(path, known=known_names())
 
 
 def opened(recipe: Recipe, kinds: dict[str, TaskKind] | None = None) -> tuple[Sources, dict[str, TaskKind]]:
