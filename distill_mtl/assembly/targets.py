@@ -108,7 +108,7 @@ def plan_targets(
         task: AnswerCodec(
             teacher,
             _pooled(lessons[task]),
-            logits=targets.logits,
+            logits="fp32" if KINDS[teacher.card.kind].precise else targets.logits,
             features=targets.features,
             top_k=targets.top_k
             if KINDS[teacher.card.kind].exclusive and teacher.card.known is None
