@@ -19,11 +19,12 @@ from distill_mtl.balance import Rule, make_rule, rule_names
 from distill_mtl.balance.loss_rule import LossRule
 from distill_mtl.data import Sources, open_sources
 from distill_mtl.distillation.former_self import Context, FormerSelf
+from distill_mtl.distillation.gate import Gate
 from distill_mtl.distillation.hints import Hint
 from distill_mtl.distillation.lesson import HintPair, Lesson
 from distill_mtl.distillation.schedule import Schedule
 from distill_mtl.distillation.voices import Voices
-from distill_mtl.errors import RecipeError
+from distill_mtl.errors import RecipeError, UserError
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe import Recipe
@@ -36,6 +37,7 @@ from distill_mtl.targets.cached_facts import cached_facts
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.targets.roster import Roster
 from distill_mtl.tasks.base import KINDS, TaskKind, build_kind
+from distill_mtl.tasks.own import admit_kind
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.teachers.teacher import Teacher
@@ -53,6 +55,7 @@ class Parts:
         sources: the data sets, in the canonical size.
         lessons: task -> how it is learned where no stage of the schedule says otherwise.
         schedule: the lessons of every step.
+        gates: task -> on which rows its teacher is heard, where the recipe says.
         memories: how the former selves of the student remember it -> the tasks that each teaches.
         hints: task -> its adapters.
         rule: the balancing rule.
@@ -68,6 +71,7 @@ class Parts:
     sources: Sources
     lessons: Mapping[str, Lesson]
     schedule: Schedule
+    gates: Mapping[str, Gate]
     memories: Mapping[Memory, list[str]]
     hints: Mapping[str, list[Hint]]
     rule: Rule
@@ -109,7 +113,7 @@ class Parts:
             )
             for memory, tasks in self.memories.items()
         ]
-        return Voices(teachers, selves, gates(self.recipe, self.lessons))
+        return Voices(teachers, selves, self.gates)
 
     @property
     def steps(self) -> int:
@@ -141,6 +145,7 @@ def build(recipe: Recipe) -> Parts:
     hints = _hints(recipe, lessons, student, teachers.cards)
     schedule = build_schedule(recipe, lessons, student, hints, _steps(recipe, sources))
     rule, balance = choose_rule(recipe, schedule, teachers, sources)
+    heard = gates(recipe, lessons, kinds)
     former = memories(recipe, sources, schedule.steps)
     return Parts(
         recipe,
@@ -150,6 +155,7 @@ def build(recipe: Recipe) -> Parts:
         sources,
         lessons,
         schedule,
+        heard,
         former,
         hints,
         rule,
@@ -161,6 +167,7 @@ def build(recipe: Recipe) -> Parts:
 
 def build_teachers(recipe: Recipe) -> tuple[Roster, dict[str, TaskKind]]:
     """Every teacher, and every task's kind with its classes (the teacher's unless the recipe lists them)."""
+    _admit_own_kinds(recipe)
     sections = {
         task: section
         for task, section in recipe.tasks.items()
@@ -171,16 +178,33 @@ def build_teachers(recipe: Recipe) -> tuple[Roster, dict[str, TaskKind]]:
     facts = cached_facts(recipe, sections, local_rank=rank, local_world=world) if sections else None
     teachers = Roster(loaders, facts)
     kinds = {
-        task: build_kind(
+        task: _kind(task, section, teachers.cards[task].classes if task in teachers else None)
+        for task, section in recipe.tasks.items()
+    }
+    return teachers, kinds
+
+
+def _kind(task: str, section: TaskSection, classes: tuple[str, ...] | None) -> TaskKind:
+    """The kind of a task; `classes` are its teacher's."""
+    try:
+        return build_kind(
             section.kind,
-            teachers.cards[task].classes if task in teachers else _named(section.classes),
+            classes if classes is not None else _named(section.classes),
             section.metric,
             section.head.model_dump(include={"width", "depth"}, exclude_none=True),
             **section.options,
         )
-        for task, section in recipe.tasks.items()
-    }
-    return teachers, kinds
+    except UserError as error:
+        raise RecipeError(f"tasks.{task}: {error}") from error
+
+
+def _admit_own_kinds(recipe: Recipe) -> None:
+    """Run the code of the kinds that users bring."""
+    for task, section in recipe.tasks.items():
+        try:
+            admit_kind(section.kind, trust=section.trust, say="`trust: true` beside it")
+        except UserError as error:
+            raise RecipeError(f"tasks.{task}.kind: {error}") from error
 
 
 def _load(task: str, section: TaskSection) -> Teacher:
@@ -224,7 +248,7 @@ def known_names() -> Known:
     """What only our registries know of a recipe's names, for `load_recipe`."""
     kinds = {name: KINDS[name] for name in KINDS.names()}
     return Known(
-        choices={"tasks.*.kind": list(kinds), "balance.method": ["auto", *rule_names()]},
+        choices={"tasks.*.kind": [*kinds, ":"], "balance.method": ["auto", *rule_names()]},
         own_classes=[name for name, kind in kinds.items() if kind.own_classes is not None],
         unit_metrics={
             name: {*kind.unit_metrics, *((None,) if kind.metrics[0] in kind.unit_metrics else ())}

@@ -124,7 +124,9 @@ def plan_targets(
 
 def _numbers(kind: type[TaskKind], wanted: Numbers) -> Numbers:
     """In what a kind's logits may be kept: of a map of measurements, int8's one scale per row would keep the far end
-    and lose the near one."""
+    and lose the near one; values in a unit of their own need more than fp16's three digits."""
+    if kind.precise:
+        return "fp32"
     return wanted if kind.exclusive or not kind.dense else "fp16"
 
 

@@ -34,6 +34,7 @@ def check_rules(recipe: Any, known: Known) -> list[Finding]:
         finding
         for rule in (
             _labels,
+            _own_kinds,
             _teachers,
             _former_self,
             _gates,
@@ -102,8 +103,19 @@ def _remembered(name: str, task: dict[str, Any], labelled: bool, known: Known) -
 
 
 def _lacks_classes(task: dict[str, Any], known: Known) -> bool:
-    """Whether nobody but a teacher can say the task's classes."""
-    return task.get("classes") is None and task.get("kind") not in known.own_classes
+    """Whether nobody but a teacher can say the task's classes; what a user's own kind says is not known yet."""
+    kind = task.get("kind")
+    return task.get("classes") is None and kind not in known.own_classes and ":" not in str(kind)
+
+
+def _own_kinds(recipe: dict[str, Any]) -> Iterator[Finding]:
+    for name, task in _entries(recipe, "tasks"):
+        if ":" in str(task.get("kind")) and task.get("trust") is not True:
+            text = (
+                f"{show(task['kind'])} is code of your own, which can do whatever you can do on this machine. If you "
+                f"trust it, add `trust: true` to the task."
+            )
+            yield Finding(("tasks", name, "kind"), text)
 
 
 def _teachers(recipe: dict[str, Any]) -> Iterator[Finding]:
@@ -276,9 +288,12 @@ def _init(recipe: dict[str, Any]) -> Iterator[Finding]:
 
 def _choice(recipe: dict[str, Any], pattern: str, names: Collection[str]) -> Iterator[Finding]:
     for path, value in _at(recipe, tuple(pattern.split("."))):
-        # A name that ends in a colon stands for all that begin so: torchjd:UPGrad.
-        if isinstance(value, str) and not {value, f"{value.partition(':')[0]}:"} & set(names):
-            text = f"found {show(value)}, expected {either(sorted(names))}.{nearest(value, names)}"
+        # A name that ends in a colon stands for all that begin so: torchjd:UPGrad. A colon alone stands for
+        # every name with one: my_tasks:Angle.
+        beginning, colon, _ = value.partition(":") if isinstance(value, str) else ("", "", "")
+        if isinstance(value, str) and not {value, f"{beginning}:", colon or None} & set(names):
+            named = sorted(set(names) - {":"})
+            text = f"found {show(value)}, expected {either(named)}.{nearest(value, named)}"
             yield Finding(path, text)
 
 

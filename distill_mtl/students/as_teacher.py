@@ -20,8 +20,10 @@ class StudentForm(FolderForm):
     """`runs/NAME/student`."""
 
     @classmethod
-    def open(cls, folder: Path, config: Mapping[str, Any], task: str | None, default: str) -> Opened:
-        student = read_student(folder, config)
+    def open(
+        cls, folder: Path, config: Mapping[str, Any], task: str | None, default: str, *, trust: bool
+    ) -> Opened:
+        student = read_student(folder, config, trust=trust)
         tasks = list(student.kinds)
         wanted = task or (default if default in tasks or len(tasks) > 1 else tasks[0])
         if wanted not in tasks:

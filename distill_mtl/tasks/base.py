@@ -81,11 +81,12 @@ class TaskKind(ABC):
         member: file ending of the label in a shard unless the recipe names another ("cls"); several with `;`.
         metrics: names of the scores this kind can report; the first is the default.
         lower_is_better: the scores among them that are errors.
-        unit_metrics: the scores among them that are measured in the labels' own unit. All others are in points
-            of 100, or in degrees.
+        unit_metrics: the scores among them that are measured in the labels' own unit, each an error. All others
+            are in points of 100, or in degrees.
         additive: scores follow from summed statistics, so that rows of a group may be summed first.
         exclusive: a row (or pixel) is of one class, so that answers are a softmax over dim 1 of the logits.
         dense: the head answers with a map.
+        precise: logits are values that half the bits would spoil (12345.6), so a cache keeps them in fp32.
         partial: a teacher may know some of the classes only.
         own_classes: names that every task of this kind has; None: the recipe or the teacher says them.
         fewest_classes: that make sense.
@@ -101,6 +102,7 @@ class TaskKind(ABC):
     additive: ClassVar[bool] = False
     exclusive: ClassVar[bool] = False
     dense: ClassVar[bool] = False
+    precise: ClassVar[bool] = False
     partial: ClassVar[bool] = False
     own_classes: ClassVar[tuple[str, ...] | None] = None
     fewest_classes: ClassVar[int] = 1
@@ -130,6 +132,11 @@ class TaskKind(ABC):
     def higher_is_better(self) -> bool:
         """Direction of the score."""
         return self.metric not in self.lower_is_better
+
+    @property
+    def perfect(self) -> float:
+        """The score of a network that makes no mistake."""
+        return 100.0 if self.higher_is_better else 0.0
 
     @property
     def in_points(self) -> bool:

@@ -10,6 +10,7 @@ from distill_mtl.errors import TeacherError, UserError
 from distill_mtl.networks.weights import sha256
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.tasks.base import KINDS, TaskKind
+from distill_mtl.tasks.own import admit_kind
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.fingerprint import teacher_fingerprint
 from distill_mtl.teachers.label_map import LabelMap, match_classes
@@ -43,6 +44,8 @@ def load_teacher(
     try:
         origin = find_origin(section, task)
         opened = origin.open()
+        if kind is not None:
+            admit_kind(kind, trust=section.trust, say="`trust: true` (on the command line: --trust)")
         said, kind = kind, _agreed_kind(opened, origin, task, kind)
         network = opened.network
         network.answers(KINDS[kind])
