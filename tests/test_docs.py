@@ -71,7 +71,9 @@ def test_every_kind_of_task_is_documented_with_its_options() -> None:
     assert sorted(rows) == sorted(KINDS.names())
     for name, row in rows.items():
         kind = KINDS[name]
-        known = [key for key in inspect.signature(kind).parameters if key not in ("classes", "metric", "head")]
+        known = [
+            key for key in inspect.signature(kind).parameters if key not in ("classes", "metric", "head")
+        ]
         assert quoted(row[1]) == kind.member.split(";")
         assert quoted(row[2]) == list(kind.metrics)
         assert quoted(row[3]) == known
