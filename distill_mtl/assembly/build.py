@@ -29,6 +29,7 @@ from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.known import Known
 from distill_mtl.recipe.schema import TaskSection
+from distill_mtl.students.initial_heads import TeacherHead
 from distill_mtl.students.student import Student, build_student
 from distill_mtl.targets.base import TargetSource
 from distill_mtl.targets.cached import CachedTargets
@@ -131,6 +132,7 @@ def build(recipe: Recipe) -> Parts:
         seed=recipe.seed,
         teacher_folders={task: card.place for task, card in teachers.cards.items()},
         teacher_inputs={task: card.inputs for task, card in teachers.cards.items()},
+        teacher_heads=_first_heads(recipe, teachers.cards),
     )
     inputs = [student.trunk.inputs, *(card.inputs for card in teachers.cards.values())]
     sources = build_sources(recipe, kinds, inputs)
@@ -181,6 +183,16 @@ def build_teachers(recipe: Recipe) -> tuple[Roster, dict[str, TaskKind]]:
         for task, section in recipe.tasks.items()
     }
     return teachers, kinds
+
+
+def _first_heads(recipe: Recipe, teachers: Mapping[str, TeacherCard]) -> dict[str, TeacherHead]:
+    """The tasks whose heads begin as their teachers', and with what."""
+    sections = {task: recipe.tasks[task] for task in teachers}
+    return {
+        task: TeacherHead(teachers[task].place, section.teacher.task, teachers[task].labels)
+        for task, section in sections.items()
+        if section.head.init == "teacher" and section.teacher is not None
+    }
 
 
 def _load(task: str, section: TaskSection) -> Teacher:

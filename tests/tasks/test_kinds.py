@@ -134,7 +134,8 @@ def test_agreement_is_one_with_itself_and_less_with_another(kind: TaskKind) -> N
 
 def test_the_constant_answer_scores_what_is_said(kind: TaskKind) -> None:
     """For every metric: no constant class beats it, and the best one reaches it."""
-    for metric in kind.metrics:
+    # Of five classes and more there is no constant answer here; a calibration error has no bar.
+    for metric in (metric for metric in kind.metrics if metric not in ("top5", "ece")):
         measured = build_kind(kind.name, CLASSES, metric)
         logits, _, labels = example(measured)
         scores = []
@@ -148,8 +149,18 @@ def test_the_constant_answer_scores_what_is_said(kind: TaskKind) -> None:
 
 def test_a_description_builds_the_same_kind_again(kind: TaskKind) -> None:
     options: dict[str, dict[str, Any]] = {
-        "classification": {"label_smoothing": 0.1, "head": {"depth": 2}},
-        "segmentation": {"ignore_index": 7, "head": {"width": 8, "depth": 2}},
+        "classification": {
+            "label_smoothing": 0.1,
+            "head": {"depth": 2},
+            "dkd": {"beta": 2.0},
+            "mirrored": [["cat", "dog"]],
+        },
+        "segmentation": {
+            "ignore_index": 7,
+            "head": {"width": 8, "depth": 2},
+            "dice": 0.5,
+            "mirrored": [["bird", "dog"]],
+        },
     }
     built = build_kind(kind.name, CLASSES, kind.metrics[1], **options[kind.name])
     again = build_kind(**built.describe())
