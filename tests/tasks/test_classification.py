@@ -11,6 +11,7 @@ from torchmetrics.functional.classification import (
 
 from distill_mtl.errors import UserError
 from distill_mtl.networks.features import FeatureShape
+from distill_mtl.tasks.base import HeadShape
 from distill_mtl.tasks.classification import Classification
 from distill_mtl.tasks.pooled import PooledHead
 
@@ -168,3 +169,15 @@ def test_the_head_is_one_linear_layer_on_the_pooled_vector() -> None:
     pooled = torch.randn(4, 5)
     assert torch.equal(head({"pooled": pooled}), head.linear(pooled))
     assert sum(parameter.numel() for parameter in head.parameters()) == 3 * (5 + 1)
+
+
+def test_a_width_that_nothing_has_is_refused() -> None:
+    shapes = {"pooled": FeatureShape(5, None)}
+    with pytest.raises(UserError, match=r"head\.width is 9, but the head is a single linear layer"):
+        Classification(PETS, head=HeadShape(width=9)).head(shapes)
+    head = Classification(PETS, head=HeadShape(width=9, depth=3)).head(shapes)
+    assert [tuple(value.shape) for value in head.state_dict().values() if value.ndim == 2] == [
+        (9, 5),
+        (9, 9),
+        (3, 9),
+    ]
