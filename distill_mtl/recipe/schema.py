@@ -200,8 +200,8 @@ class SourceSection(Section):
     """One data set in WebDataset shards. It may carry labels for several tasks, or for none."""
 
     shards: str | list[str]
-    """Training shards, braces expanded: shards/pets-{000..009}.tar. `multidigits:SET-SPLIT` names shards of
-    the quickstart, made on first use."""
+    """Training shards, braces expanded: shards/pets-{000..009}.tar. `multidigits:SET-SPLIT` and
+    `scenes:SET-SPLIT` name built-in data, made by code on first use."""
     image: str = "jpg;jpeg;png;webp"
     """File endings of the image, the first one found wins."""
     labels: dict[str, LabelSection] = {}

@@ -57,11 +57,11 @@ class Shown(NamedTuple):
     """A label or an answer for people.
 
     Attributes:
-        picture: uint8 [3, H, W].
+        picture: uint8 [3, H, W]; None for what words say best.
         caption: a few words, or nothing.
     """
 
-    picture: Tensor
+    picture: Tensor | None
     caption: str = ""
 
 
@@ -222,7 +222,7 @@ class TaskKind(ABC):
 
     def show_label(self, label: Tensor, image: Tensor) -> Shown:
         """One label, as `seen` gives it, for people; `image` is uint8 [3, H, W]."""
-        return Shown(image, ", ".join(str(value) for value in label.flatten().tolist()[:4]))
+        return Shown(None, ", ".join(str(value) for value in label.flatten().tolist()[:4]))
 
     @abstractmethod
     def show_answer(self, logits: Tensor, image: Tensor) -> Shown:

@@ -132,11 +132,11 @@ class Classification(AdditiveKind):
         return {"probabilities": logits.float().softmax(dim=1), "label": logits.argmax(dim=1)}
 
     def show_label(self, label: Tensor, image: Tensor) -> Shown:
-        return Shown(image, self.classes[int(label)])
+        return Shown(None, self.classes[int(label)])
 
     def show_answer(self, logits: Tensor, image: Tensor) -> Shown:
         probability, label = logits.float().softmax(0).max(0)
-        return Shown(image, f"{self.classes[int(label)]} {100 * float(probability):.0f} %")
+        return Shown(None, f"{self.classes[int(label)]} {100 * float(probability):.0f} %")
 
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
         return CLASS_SCORES[self.metric].statistics(logits.float(), labels).cpu().double()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
@@ -67,18 +68,7 @@ class Segmentation(AdditiveKind):
         self.mirrored = read_pairs(mirrored, classes)
 
     def read_label(self, payload: bytes) -> Tensor:
-        try:
-            with Image.open(io.BytesIO(payload), formats=["PNG"]) as picture:
-                mode, pixels = picture.mode, np.asarray(picture).astype(np.int64)
-        except UnidentifiedImageError:
-            raise ValueError("the mask is not a PNG picture of class numbers.") from None
-        except (OSError, SyntaxError) as error:
-            raise ValueError(f"the mask is not a PNG picture of class numbers ({error}).") from None
-        if mode not in _NUMBER_MODES:
-            raise ValueError(
-                f"the mask is a colour picture (mode {mode}). It must hold class numbers, grey or with a "
-                "palette."
-            )
+        pixels = mask_pixels(payload)
         strange = pixels[(pixels >= len(self.classes)) & (pixels != self.ignore_index)]
         if strange.size:
             raise ValueError(
@@ -190,3 +180,23 @@ class Segmentation(AdditiveKind):
         offset = torch.arange(rows, device=classes.device).mul(number).view(rows, 1, 1)
         flat = torch.bincount((classes + offset)[where], minlength=rows * number)
         return flat.view(rows, number)
+
+
+def mask_pixels(payload: bytes) -> NDArray[np.int64]:
+    """int64 [H, W]: the class numbers of a mask, whichever they are.
+
+    Raises:
+        ValueError: it is no PNG, or a colour picture.
+    """
+    try:
+        with Image.open(io.BytesIO(payload), formats=["PNG"]) as picture:
+            mode, pixels = picture.mode, np.asarray(picture).astype(np.int64)
+    except UnidentifiedImageError:
+        raise ValueError("the mask is not a PNG picture of class numbers.") from None
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"the mask is not a PNG picture of class numbers ({error}).") from None
+    if mode not in _NUMBER_MODES:
+        raise ValueError(
+            f"the mask is a colour picture (mode {mode}). It must hold class numbers, grey or with a palette."
+        )
+    return pixels

@@ -11,7 +11,7 @@ from distill_mtl.errors import UserError, nearest
 from distill_mtl.networks.backbone import LOGITS
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract, Preprocess
-from distill_mtl.networks.layout import Layout, find_layout
+from distill_mtl.networks.layout import Layout, find_layout, fits
 from distill_mtl.recipe.schema import OutputSection
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.network import TeacherNetwork
@@ -205,13 +205,13 @@ class RunNetwork(TeacherNetwork):
         )
 
     def _answer_layout(self, answer: Tensor) -> Layout:
-        answer = _squeezed(answer)
-        if answer.ndim not in (2, 4):
+        plane = answer.ndim == 3 and fits((answer.shape[1], answer.shape[2]), self.inputs.size)
+        if answer.ndim not in (2, 4) and not plane:
             raise UserError(
                 f"its output '{self.answer}' has the shape {list(answer.shape)}, which is neither [B, classes] nor a "
                 f"map of them. Outputs: {', '.join(self.runtime.outputs)}. Choose one with `output: {{name: ...}}`."
             )
-        return self._layout(self.answer, answer)
+        return self._layout(self.answer, _squeezed(answer))
 
     def _layout(self, name: str, raw: Tensor) -> Layout:
         last = self.inputs.layout == "nhwc"
@@ -252,7 +252,9 @@ class RunNetwork(TeacherNetwork):
 
 
 def _squeezed(answer: Tensor) -> Tensor:
-    """[B, C, 1, 1] of a convolution that classifies as [B, C]."""
+    """[B, C, 1, 1] of a convolution that classifies as [B, C], [B, h, w] of a network of depth as [B, 1, h, w]."""
+    if answer.ndim == 3:
+        return answer.unsqueeze(1)
     return answer.flatten(1) if answer.ndim == 4 and answer.shape[2:] == (1, 1) else answer
 
 
