@@ -23,7 +23,7 @@ from distill_mtl.distillation.hints import Hint
 from distill_mtl.distillation.lesson import HintPair, Lesson
 from distill_mtl.distillation.schedule import Schedule
 from distill_mtl.distillation.voices import Voices
-from distill_mtl.errors import RecipeError
+from distill_mtl.errors import RecipeError, UserError
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe import Recipe
@@ -173,16 +173,20 @@ def build_teachers(recipe: Recipe) -> tuple[Roster, dict[str, TaskKind]]:
     facts = cached_facts(recipe, sections, local_rank=rank, local_world=world) if sections else None
     teachers = Roster(loaders, facts)
     kinds = {
-        task: build_kind(
-            section.kind,
-            teachers.cards[task].classes if task in teachers else _named(section.classes),
-            section.metric,
-            section.head.model_dump(include={"width", "depth"}, exclude_none=True),
-            **section.options,
+        task: _kind(
+            task, section, teachers.cards[task].classes if task in teachers else _named(section.classes)
         )
         for task, section in recipe.tasks.items()
     }
     return teachers, kinds
+
+
+def _kind(task: str, section: TaskSection, classes: tuple[str, ...]) -> TaskKind:
+    head = section.head.model_dump(include={"width", "depth"}, exclude_none=True)
+    try:
+        return build_kind(section.kind, classes, section.metric, head, **section.options)
+    except UserError as error:
+        raise RecipeError(f"tasks.{task}: {error}") from error
 
 
 def _first_heads(recipe: Recipe, teachers: Mapping[str, TeacherCard]) -> dict[str, TeacherHead]:
