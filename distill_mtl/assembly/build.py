@@ -30,6 +30,7 @@ from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.known import Known
 from distill_mtl.recipe.schema import TaskSection
+from distill_mtl.students.initial_heads import TeacherHead
 from distill_mtl.students.student import Student, build_student
 from distill_mtl.targets.base import TargetSource
 from distill_mtl.targets.cached import CachedTargets
@@ -135,6 +136,7 @@ def build(recipe: Recipe) -> Parts:
         seed=recipe.seed,
         teacher_folders={task: card.place for task, card in teachers.cards.items()},
         teacher_inputs={task: card.inputs for task, card in teachers.cards.items()},
+        teacher_heads=_first_heads(recipe, teachers.cards),
     )
     inputs = [student.trunk.inputs, *(card.inputs for card in teachers.cards.values())]
     sources = build_sources(recipe, kinds, inputs)
@@ -178,24 +180,12 @@ def build_teachers(recipe: Recipe) -> tuple[Roster, dict[str, TaskKind]]:
     facts = cached_facts(recipe, sections, local_rank=rank, local_world=world) if sections else None
     teachers = Roster(loaders, facts)
     kinds = {
-        task: _kind(task, section, teachers.cards[task].classes if task in teachers else None)
+        task: _kind(
+            task, section, teachers.cards[task].classes if task in teachers else _named(section.classes)
+        )
         for task, section in recipe.tasks.items()
     }
     return teachers, kinds
-
-
-def _kind(task: str, section: TaskSection, classes: tuple[str, ...] | None) -> TaskKind:
-    """The kind of a task; `classes` are its teacher's."""
-    try:
-        return build_kind(
-            section.kind,
-            classes if classes is not None else _named(section.classes),
-            section.metric,
-            section.head.model_dump(include={"width", "depth"}, exclude_none=True),
-            **section.options,
-        )
-    except UserError as error:
-        raise RecipeError(f"tasks.{task}: {error}") from error
 
 
 def _admit_own_kinds(recipe: Recipe) -> None:
@@ -205,6 +195,24 @@ def _admit_own_kinds(recipe: Recipe) -> None:
             admit_kind(section.kind, trust=section.trust, say="`trust: true` beside it")
         except UserError as error:
             raise RecipeError(f"tasks.{task}.kind: {error}") from error
+
+
+def _kind(task: str, section: TaskSection, classes: tuple[str, ...]) -> TaskKind:
+    head = section.head.model_dump(include={"width", "depth"}, exclude_none=True)
+    try:
+        return build_kind(section.kind, classes, section.metric, head, **section.options)
+    except UserError as error:
+        raise RecipeError(f"tasks.{task}: {error}") from error
+
+
+def _first_heads(recipe: Recipe, teachers: Mapping[str, TeacherCard]) -> dict[str, TeacherHead]:
+    """The tasks whose heads begin as their teachers', and with what."""
+    sections = {task: recipe.tasks[task] for task in teachers}
+    return {
+        task: TeacherHead(teachers[task].place, section.teacher.task, teachers[task].labels)
+        for task, section in sections.items()
+        if section.head.init == "teacher" and section.teacher is not None
+    }
 
 
 def _load(task: str, section: TaskSection) -> Teacher:

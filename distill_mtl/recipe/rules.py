@@ -44,6 +44,7 @@ def check_rules(recipe: Any, known: Known) -> list[Finding]:
             _asynchronous,
             _schedule,
             _init,
+            _heads,
         )
         for finding in rule(recipe)
     ]
@@ -284,6 +285,13 @@ def _init(recipe: dict[str, Any]) -> Iterator[Finding]:
     ):
         text = f"task '{task}' has no teacher to start from. Name a task with a teacher."
         yield Finding(("student", "init"), text)
+
+
+def _heads(recipe: dict[str, Any]) -> Iterator[Finding]:
+    for path, head, task in _of_tasks(recipe, "head"):
+        if head.get("init") == "teacher" and (task.get("teacher") is None or taught_by_itself(task)):
+            text = "the task has no teacher whose head it could begin with. Remove `init`, or add a teacher."
+            yield Finding((*path, "init"), text)
 
 
 def _choice(recipe: dict[str, Any], pattern: str, names: Collection[str]) -> Iterator[Finding]:

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from distill_mtl.errors import StudentError, UserError
 from distill_mtl.networks.weights import load_exactly, read_config, read_weights, write_network
+from distill_mtl.students.format import FORMAT
 from distill_mtl.students.student import Student
 from distill_mtl.students.trunk import FAMILIES
 from distill_mtl.tasks.base import TaskKind, build_kind
 from distill_mtl.tasks.own import admit_kind
 
-FORMAT = "distill_mtl.student"
 VERSION = 1
 
 

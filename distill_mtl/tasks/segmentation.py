@@ -1,7 +1,7 @@
 """One class per pixel. Labels are PNG pictures of class numbers (`seg.png`), grey or with a palette."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
+from distill_mtl.errors import UserError
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.additive import AdditiveKind
 from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, Truth
 from distill_mtl.tasks.decoder import PyramidDecoder, pyramid_levels
+from distill_mtl.tasks.dice import soft_dice_loss
 from distill_mtl.tasks.divergence import log_of, soft_divergence, sums_to_one
 from distill_mtl.tasks.maps import map_size, resized
+from distill_mtl.tasks.mirrored import partners, read_pairs, swapped
 from distill_mtl.tasks.palette import painted
 
 # PIL's names of the pictures whose pixels are one number: grey, palette index, black and white, 16 bits.
@@ -35,6 +38,8 @@ class Segmentation(AdditiveKind):
 
     Args:
         ignore_index: value of a pixel without a label.
+        dice: weight of the soft Dice loss that is added to the cross-entropy, for classes of few pixels.
+        mirrored: pairs of names of classes that change places when the picture is mirrored.
     """
 
     name = "segmentation"
@@ -52,9 +57,15 @@ class Segmentation(AdditiveKind):
         *,
         head: HeadShape = USUAL,
         ignore_index: int = 255,
+        dice: float = 0.0,
+        mirrored: Sequence[Sequence[str]] = (),
     ) -> None:
         super().__init__(classes, metric, head=head)
+        if dice < 0:
+            raise UserError(f"options.dice must not be negative, found {dice}.")
         self.ignore_index = ignore_index
+        self.dice = dice
+        self.mirrored = read_pairs(mirrored, classes)
 
     def read_label(self, payload: bytes) -> Tensor:
         pixels = mask_pixels(payload)
@@ -76,7 +87,10 @@ class Segmentation(AdditiveKind):
         return map_size(label)
 
     def seen(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
-        return view.map(label, size, self.ignore_index)
+        label = view.map(label, size, self.ignore_index)
+        if not (view.flip and self.mirrored):
+            return label
+        return swapped(label, partners(self.mirrored, self.classes))
 
     def needs(self, features: Mapping[str, FeatureShape]) -> tuple[str, ...]:
         return pyramid_levels(features)
@@ -88,8 +102,9 @@ class Segmentation(AdditiveKind):
         """Mean over the valid pixels of each row; 0 for a row that a crop left without any."""
         logits = resized(logits.float(), map_size(labels))
         losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=self.ignore_index)
-        valid = (labels != self.ignore_index).sum(dim=(1, 2))
-        return losses.sum(dim=(1, 2)) / valid.clamp(min=1)
+        valid = labels != self.ignore_index
+        entropy = losses.sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1)
+        return entropy + self.dice * soft_dice_loss(logits, labels, valid) if self.dice else entropy
 
     @classmethod
     def are_probabilities(cls, answer: Tensor) -> bool:
@@ -152,7 +167,12 @@ class Segmentation(AdditiveKind):
         return share if self.metric == "pixel_accuracy" else share / max(1, int((counts > 0).sum()))
 
     def describe(self) -> dict[str, object]:
-        return super().describe() | {"ignore_index": self.ignore_index}
+        said: dict[str, object] = {"ignore_index": self.ignore_index}
+        if self.dice:
+            said["dice"] = self.dice
+        if self.mirrored:
+            said["mirrored"] = [list(pair) for pair in self.mirrored]
+        return super().describe() | said
 
     def _count(self, classes: Tensor, where: Tensor) -> Tensor:
         """int64 [R, C]: how often each class stands in `classes` [R, H, W] where `where` holds."""

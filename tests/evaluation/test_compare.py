@@ -205,6 +205,10 @@ def test_evaluate_joins_scores_cost_and_verdict(
     assert evaluation.student_cost.parameters == 18
     assert evaluation.teachers_cost is not None
     assert evaluation.teachers_cost.parameters == 18
+    assert {task: head.parameters for task, head in evaluation.heads.items()} == {"word": 9, "part": 9}
+    flops = [head.flops for head in evaluation.heads.values()]
+    assert flops == [2 * 9 * 64] * 2
+    assert sum(flops) == evaluation.student_cost.flops  # this student has no trunk
     assert evaluation.hashed == {"part"}
     worst = min(result.delta for result in evaluation.tasks.values())
     assert replace(evaluation, acceptance=dict.fromkeys(kinds, -worst)).accepted

@@ -117,10 +117,24 @@ def _directions_about_the_mean(kind: TaskKind, logits: Tensor, labels: Tensor) -
 
 EXAMPLES: Mapping[str, Example] = {
     "classification": Example(
-        _classification, one_class, options={"label_smoothing": 0.1, "head": {"depth": 2}}
+        _classification,
+        one_class,
+        options={
+            "label_smoothing": 0.1,
+            "head": {"depth": 2},
+            "dkd": {"beta": 2.0},
+            "mirrored": [["cat", "dog"]],
+        },
     ),
     "segmentation": Example(
-        _segmentation, one_class, options={"ignore_index": 7, "head": {"width": 8, "depth": 2}}
+        _segmentation,
+        one_class,
+        options={
+            "ignore_index": 7,
+            "head": {"width": 8, "depth": 2},
+            "dice": 0.5,
+            "mirrored": [["bird", "dog"]],
+        },
     ),
     "multilabel": Example(
         _multilabel, _each_decision, options={"mirrored": [["cat", "dog"]], "head": {"width": 8, "depth": 2}}

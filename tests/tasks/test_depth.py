@@ -278,7 +278,7 @@ def test_a_new_head_starts_about_the_typical_depth_and_never_overflows() -> None
     for typical in (2.0, 3000.0):
         head = depth(typical=typical).head(shapes)
         first = head({"map": torch.randn(16, 8, 4, 4)})
-        assert first.shape == (16, 1, 4, 4)
+        assert first.shape == (16, 1, 16, 16)
         assert first.min() > 0
         assert 0.7 * typical < first.log().mean().exp() < 1.4 * typical
         with torch.no_grad():

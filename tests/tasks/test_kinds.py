@@ -130,7 +130,8 @@ def test_agreement_is_one_with_itself_and_less_with_another(kind: TaskKind) -> N
 
 def test_the_constant_answer_scores_what_is_said(kind: TaskKind, of_kind: Example) -> None:
     """For every metric: no constant answer beats it, and the best one reaches it."""
-    for metric in kind.metrics:
+    # Of five classes and more there is no constant answer here; a calibration error has no bar.
+    for metric in (metric for metric in kind.metrics if metric not in ("top5", "ece")):
         measured = of_kind.kind(kind.name, metric)
         logits, _, labels = example(measured)
         scores = [

@@ -285,7 +285,7 @@ def test_the_answer_has_length_1_at_every_size() -> None:
     kind = normals()
     head = kind.head({"map": FeatureShape(8, (4, 4), pyramid=True)})
     logits = head({"map": torch.randn(2, 8, 4, 4)})
-    assert logits.shape == (2, 3, 4, 4)
+    assert logits.shape == (2, 3, 16, 16)
     answer = kind.decode(logits, (7, 9))["normals"]
     torch.testing.assert_close(answer.norm(dim=1), torch.ones(2, 7, 9))
     assert set(kind.decode(logits, (4, 4))) == {"normals"}
