@@ -32,8 +32,8 @@ def kind(request: pytest.FixtureRequest) -> TaskKind:
     return build_kind(request.param, CLASSES)
 
 
-def test_both_kinds_are_known_under_their_own_name() -> None:
-    assert KINDS.names() == ["classification", "segmentation"]
+def test_every_kind_is_known_under_their_own_name() -> None:
+    assert KINDS.names() == ["classification", "heatmap", "segmentation"]
     assert all(KINDS[name].name == name for name in KINDS.names())
 
 
