@@ -17,6 +17,7 @@ from distill_mtl.tasks.gaussians import corner_radius, draw
 from distill_mtl.tasks.heat_losses import focal_loss, soft_heat_loss
 from distill_mtl.tasks.maps import map_size
 from distill_mtl.tasks.matching import HIT, hits, overlaps, same_class
+from distill_mtl.tasks.mirrored import partners, read_pairs, swapped
 from distill_mtl.tasks.objects import corners, empty, objects_seen, read_objects
 from distill_mtl.tasks.outlines import drawn
 from distill_mtl.tasks.peaks import Found, best_of_each, strongest
@@ -77,9 +78,8 @@ class Heatmap(TaskKind):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UserError(f"{option} must be a number of objects from 1, found {value!r}.")
         self.form, self.max_objects, self.top = form, max_objects, top
-        self.mirrored = tuple(tuple(pair) for pair in mirrored)
+        self.mirrored = read_pairs(mirrored, classes)
         self._index = {name: index for index, name in enumerate(classes)}
-        self._mirror = _mirror(self.mirrored, self._index)
 
     @classmethod
     def told(cls, options: Mapping[str, Any]) -> type["Heatmap"]:
@@ -103,8 +103,7 @@ class Heatmap(TaskKind):
     def seen(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
         seen = objects_seen(label, view, picture, size, self.form)
         if view.flip and self.mirrored:
-            present = seen[:, 0] >= 0
-            seen[present, 0] = torch.tensor(self._mirror)[seen[present, 0].long()].float()
+            seen[:, 0] = swapped(seen[:, 0].long(), partners(self.mirrored, self.classes)).float()
         return seen
 
     # ---- the network ------------------------------------------------------------------------------
@@ -297,24 +296,3 @@ class HeatmapOfPoints(Heatmap):
 
 
 FORMS: dict[str, type[Heatmap]] = {"boxes": Heatmap, "points": HeatmapOfPoints}
-
-
-def _mirror(pairs: Sequence[Sequence[str]], index: Mapping[str, int]) -> tuple[int, ...]:
-    """Class -> the class that it is in a mirror.
-
-    Raises:
-        UserError: something else than pairs of classes, each in one pair at most.
-    """
-    mirror = list(range(len(index)))
-    for pair in pairs:
-        unknown = [name for name in pair if name not in index]
-        if isinstance(pair, str) or len(pair) != 2 or pair[0] == pair[1] or unknown:
-            raise UserError(
-                f"mirrored must list pairs of different class names, found {list(pair)!r}."
-                + (f" Unknown: {', '.join(map(str, unknown))}." if unknown else "")
-            )
-        one, other = index[pair[0]], index[pair[1]]
-        if (mirror[one], mirror[other]) != (one, other):
-            raise UserError(f"mirrored names a class of {list(pair)} twice. Each class has one partner.")
-        mirror[one], mirror[other] = other, one
-    return tuple(mirror)
