@@ -89,7 +89,7 @@ class TaskKind(ABC):
         partial: a teacher may know some of the classes only.
         own_classes: names that every task of this kind has; None: the recipe or the teacher says them.
         fewest_classes: that make sense.
-        shaping: options that decide what the outputs of a network stand for.
+        shaping: options that decide what the outputs of a network stand for; `told` gives the class that knows them.
         metric: the score that this task reports.
         shape: of the head.
     """

@@ -83,9 +83,9 @@ class Heatmap(TaskKind):
 
     @classmethod
     def told(cls, options: Mapping[str, Any]) -> type["Heatmap"]:
-        form = options.get("form", "boxes")
+        form = str(options.get("form", "boxes"))
         if form not in FORMS:
-            hint = nearest(str(form), FORMS)
+            hint = nearest(form, FORMS)
             raise UserError(f"unknown form '{form}' of kind heatmap.{hint} Known: {', '.join(FORMS)}.")
         return FORMS[form]
 

@@ -128,6 +128,8 @@ def test_mirrored_classes_swap_in_a_mirror_alone() -> None:
 def test_wrong_options_are_refused_in_words() -> None:
     with pytest.raises(UserError, match="unknown form 'box' of kind heatmap. Did you mean 'boxes'"):
         build_kind("heatmap", CLASSES, form="box")
+    with pytest.raises(UserError, match="unknown form"):
+        build_kind("heatmap", CLASSES, form=["boxes"])
     with pytest.raises(UserError, match="top must be a number of objects from 1, found 0"):
         build_kind("heatmap", CLASSES, top=0)
     with pytest.raises(UserError, match="unknown metric 'map50' of kind heatmap. Known: pck"):

@@ -9,6 +9,7 @@ import pytest
 import torch
 import toy_world
 import toys
+from torch import nn
 
 from distill_mtl import distill, load_recipe, load_student
 from distill_mtl.assembly.build import build
@@ -196,6 +197,35 @@ def test_a_teacher_that_lacks_a_class_is_refused(tmp_path: Path) -> None:
         load_teacher(
             TeacherSection(path=str(place)), task="spot", kind="heatmap", classes=("a", "b", "c"), options={}
         )
+
+
+class Deployed(nn.Module):
+    """As networks with centre points are exported: the heat has passed its sigmoid, sizes and offsets are numbers."""
+
+    def __init__(self, further: int) -> None:
+        super().__init__()
+        self.maps = nn.Conv2d(3, 2 + further, 3, stride=2, padding=1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.maps(images)
+        return torch.cat([maps[:, :2].sigmoid(), 9 * maps[:, 2:]], 1)
+
+
+@pytest.mark.parametrize(("form", "further"), [("boxes", 4), ("points", 2)])
+def test_a_deployed_network_gives_probabilities_of_heat_alone(
+    tmp_path: Path, form: str, further: int
+) -> None:
+    deployed = Deployed(further).eval()
+    torch.jit.save(torch.jit.trace(deployed, torch.rand(1, 3, 16, 16)), tmp_path / "t.pt")
+    inputs = {"size": 16, "mean": [0, 0, 0], "std": [1, 1, 1]}
+    section = TeacherSection(path=str(tmp_path / "t.pt"), trust=True, classes=list(CLASSES), input=inputs)
+    teacher = load_teacher(section, task="spot", kind="heatmap", options={"form": form})
+    assert teacher.network.gives == "probabilities"
+    assert teacher.card.classes == CLASSES
+    images = torch.rand(3, 3, 16, 16)
+    logits, answer = teacher(images).logits, deployed(images)
+    torch.testing.assert_close(logits[:, :2].sigmoid(), answer[:, :2])
+    assert torch.equal(logits[:, 2:], answer[:, 2:])
 
 
 def test_a_recipe_is_drafted_with_the_form(world: Path, tmp_path: Path) -> None:
