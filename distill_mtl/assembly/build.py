@@ -223,6 +223,7 @@ def _load(task: str, section: TaskSection) -> Teacher:
         kind=section.kind,
         layers=[hint.teacher for hint in section.hints],
         classes=section.classes,
+        options=section.options,
     )
 
 

@@ -180,8 +180,9 @@ class AnswerCodec:
         top_k: int | None = None,
     ) -> None:
         self.facts, self.pooled = facts, dict(pooled)
-        if facts.card.known is not None:
-            logits = "fp16"  # what stands for an unknown class would take all of an int8's range
+        if facts.card.known is not None or facts.card.labels.rest:
+            # What stands for an unknown class, or sizes in pixels, would take all of an int8's range.
+            logits = "fp16"
         self._numbers = {"logits": logits, "features": features}
         self._logits: Codec = _codec(logits, LOGITS, facts.logits)
         self._top_k = None

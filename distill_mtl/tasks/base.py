@@ -90,6 +90,7 @@ class TaskKind(ABC):
         partial: a teacher may know some of the classes only.
         own_classes: names that every task of this kind has; None: the recipe or the teacher says them.
         fewest_classes: that make sense.
+        shaping: options that decide what the outputs of a network stand for; `told` gives the class that knows them.
         metric: the score that this task reports.
         shape: of the head.
     """
@@ -106,6 +107,7 @@ class TaskKind(ABC):
     partial: ClassVar[bool] = False
     own_classes: ClassVar[tuple[str, ...] | None] = None
     fewest_classes: ClassVar[int] = 1
+    shaping: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self, classes: tuple[str, ...], metric: str | None = None, *, head: HeadShape = USUAL
@@ -172,6 +174,15 @@ class TaskKind(ABC):
         return label
 
     # ---- the network ------------------------------------------------------------------------------
+    @classmethod
+    def told(cls, options: Mapping[str, Any]) -> type["TaskKind"]:
+        """The class of a task with these options, those in `shaping` at least: its class methods know them.
+
+        Raises:
+            UserError: a value that makes no sense.
+        """
+        return cls
+
     @classmethod
     def classes_of(cls, outputs: int) -> int:
         """How many classes a network with so many outputs (channels of its answer) answers; below 1: none."""
@@ -301,7 +312,12 @@ def build_kind(
                 f"unknown option '{option}' of kind {kind}.{hint} Known: {', '.join(known) or 'none'}."
             )
     named = tuple(classes) or cls.own_classes or ()
-    return cls(named, metric=metric, head=HeadShape(**(head or {})), **options)
+    return cls.told(options)(named, metric=metric, head=HeadShape(**(head or {})), **options)
 
 
-__all__ = ["KINDS", "USUAL", "HeadShape", "Shown", "TaskKind", "Truth", "build_kind"]
+def shaping_options(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a kind's options that decide what the outputs of a network stand for."""
+    return {name: options[name] for name in KINDS[kind].shaping if name in options}
+
+
+__all__ = ["KINDS", "USUAL", "HeadShape", "Shown", "TaskKind", "Truth", "build_kind", "shaping_options"]
