@@ -146,6 +146,7 @@ def build(recipe: Recipe) -> Parts:
     lessons = _lessons(recipe, student, teachers.cards)
     hints = _hints(recipe, lessons, student, teachers.cards)
     schedule = build_schedule(recipe, lessons, student, hints, _steps(recipe, sources))
+    _refuse_untaught(recipe, schedule, sources)
     rule, balance = choose_rule(recipe, schedule, teachers, sources)
     heard = gates(recipe, lessons, kinds)
     former = memories(recipe, sources, schedule.steps)
@@ -339,6 +340,18 @@ def _steps(recipe: Recipe, sources: Sources) -> int:
     if training.steps is not None:
         return training.steps
     return max(1, round(float(training.epochs or 0) * sources.steps_per_epoch(training.batch_size)))
+
+
+def _refuse_untaught(recipe: Recipe, schedule: Schedule, sources: Sources) -> None:
+    """Refuse a task whose labels teach nothing and leave its teacher no row: its head would stay random."""
+    for task in recipe.tasks:
+        labels_teach = any(stage.lessons[task].uses_labels for stage in schedule.stages)
+        if labels_teach or recipe.training.teachers_on != "missing" or not sources.covered_by_labels(task):
+            continue
+        raise RecipeError(
+            f"tasks.{task}.weights.supervised is 0, so labels teach nothing, and every row has one, which leaves none "
+            "for its teacher. Use `training.teachers_on: all`, or give `supervised` a weight."
+        )
 
 
 def _covered(task: str, recipe: Recipe, lesson: Lesson, has_teacher: bool, sources: Sources) -> bool:

@@ -3,6 +3,7 @@
 They are read from the teacher's folder, so that a run with cached targets need not open its network.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from distill_mtl.errors import StudentError, UserError
 from distill_mtl.networks.weights import load_exactly, read_config, read_weights
 from distill_mtl.students.format import FORMAT, chosen_head
+from distill_mtl.tasks.base import TaskKind
 
 if TYPE_CHECKING:  # a student is loaded without the code of teachers
     from distill_mtl.teachers.label_map import LabelMap
@@ -35,13 +37,14 @@ class TeacherHead:
     labels: "LabelMap"
 
 
-def load_initial_head(head: nn.Module, task: str, source: TeacherHead) -> None:
+def load_initial_head(head: nn.Module, kind: TaskKind, task: str, source: TeacherHead) -> None:
     """Fill a head's weights with those of the teacher's, its outputs in the order of the task's classes.
 
     What stands for a class that the teacher does not know keeps its random weights.
 
     Args:
         head: freshly created.
+        kind: of the task.
         task: of the recipe.
         source: whose head.
 
@@ -49,7 +52,7 @@ def load_initial_head(head: nn.Module, task: str, source: TeacherHead) -> None:
         StudentError: the teacher is no folder of ours or of timm's, or its head is another one.
     """
     try:
-        state = _head_weights(head, task, source)
+        state = _head_weights(head, kind, task, source)
         _order_outputs(state, head, source.labels)
         load_exactly(head, state, f"the teacher's head in {source.place}")
     except UserError as error:
@@ -60,20 +63,33 @@ def load_initial_head(head: nn.Module, task: str, source: TeacherHead) -> None:
         ) from error
 
 
-def _head_weights(head: nn.Module, task: str, source: TeacherHead) -> dict[str, Tensor]:
+def _head_weights(head: nn.Module, kind: TaskKind, task: str, source: TeacherHead) -> dict[str, Tensor]:
     """The tensors of the teacher's head, by the names they have in ours."""
     place = source.place
     if not place.is_dir():
         raise UserError(f"{place} is a whole network in one file, which does not say which part is its head.")
     config, state = read_config(place), read_weights(place)
     if config.get("format") == FORMAT:
-        prefix = f"heads.{chosen_head(place, list(config['tasks']), source.asked, task)}."
+        chosen = chosen_head(place, list(config["tasks"]), source.asked, task)
+        _refuse_other_options(kind, config["tasks"][chosen])
+        prefix = f"heads.{chosen}."
         return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     name, answer = _classifier(config), _answer(head)
     if not isinstance(name, str) or answer is None:
         raise UserError(f"{place} has no single linear classifier that could stand for this head.")
     parts = {part: state.get(f"{name}.{part}") for part in ("weight", "bias")}
     return {f"{answer}.{part}": value for part, value in parts.items() if value is not None}
+
+
+def _refuse_other_options(kind: TaskKind, theirs: Mapping[str, Any]) -> None:
+    """Weights that were trained for a scale or a middle of their own give other answers with another one."""
+    mine = json.loads(json.dumps(kind.describe()))  # as config.json would hold it
+    for option in kind.head_options:
+        if mine.get(option) != theirs.get(option):
+            raise UserError(
+                f"the teacher's head was trained with `{option}: {theirs.get(option)}`, the task's options say "
+                f"{mine.get(option)}. Say the same."
+            )
 
 
 def _classifier(config: Mapping[str, Any]) -> Any:

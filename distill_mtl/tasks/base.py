@@ -90,6 +90,7 @@ class TaskKind(ABC):
         partial: a teacher may know some of the classes only.
         own_classes: names that every task of this kind has; None: the recipe or the teacher says them.
         fewest_classes: that make sense.
+        head_options: options that the weights of a head are trained for.
         shaping: options that decide what the outputs of a network stand for; `told` gives the class that knows them.
         metric: the score that this task reports.
         shape: of the head.
@@ -107,6 +108,7 @@ class TaskKind(ABC):
     partial: ClassVar[bool] = False
     own_classes: ClassVar[tuple[str, ...] | None] = None
     fewest_classes: ClassVar[int] = 1
+    head_options: ClassVar[tuple[str, ...]] = ()
     shaping: ClassVar[tuple[str, ...]] = ()
 
     def __init__(

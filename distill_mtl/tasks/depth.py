@@ -56,6 +56,7 @@ class Depth(AdditiveKind):
     metrics = ("abs_rel", "rmse", "delta1")
     lower_is_better = frozenset({"abs_rel", "rmse"})
     unit_metrics = frozenset({"rmse"})
+    head_options = ("typical",)
     dense = True
     own_classes = ("depth",)
 

@@ -53,6 +53,7 @@ class Regression(AdditiveKind):
     metrics = ("r2", "mae", "rmse")
     lower_is_better = frozenset({"mae", "rmse"})
     unit_metrics = frozenset({"mae", "rmse"})
+    head_options = ("scale", "offset")
     precise = True
 
     def __init__(

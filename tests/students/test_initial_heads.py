@@ -49,6 +49,15 @@ def test_the_heads_of_a_student_folder_begin_those_of_the_same_tasks(tmp_path: P
     assert not equal(begun.trunk, source.trunk)
 
 
+def test_a_head_that_was_trained_for_another_scale_is_refused(tmp_path: Path) -> None:
+    metres = {"far": build_kind("depth", typical=3)}
+    save_student(student(seed=1, tasks=metres), tmp_path / "s")
+    source = TeacherHead(tmp_path / "s", None, straight(("depth",)))
+    assert begin({"far": source}, tasks=metres).heads["far"].typical == 3
+    with pytest.raises(StudentError, match="trained with `typical: 3.0`, the task's options say 3000.0"):
+        begin({"far": source}, tasks={"far": build_kind("depth", typical=3000)})
+
+
 def test_the_head_may_have_another_name(tmp_path: Path) -> None:
     source = student(seed=1, tasks={"other": kinds()["part"], "left": kinds()["left"]})
     save_student(source, tmp_path / "s")
