@@ -122,7 +122,7 @@ class TermWeights(Section):
 
     supervised: NotNegative = 1.0
     soft_targets: NotNegative = 1.0
-    hint: NotNegative = 1.0
+    hint: NotNegative = 0.1
 
 
 class GateSection(Section):
