@@ -127,7 +127,7 @@ def draw(curves: Mapping[str, Mapping[int, float]], path: Path) -> None:
     for name, curve in curves.items():
         axis.plot(list(curve), [seconds / curve[1] for seconds in curve.values()], marker="o", label=name)
     axis.plot(TASKS, TASKS, color="grey", linestyle="--", label="a network for each task")
-    axis.set(xlabel="tasks", ylabel="time of a step, one task = 1", ylim=(0, 3))
+    axis.set(xlabel="tasks", ylabel="time of a step, one task = 1", ylim=(0, 4))
     axis.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     pyplot.savefig(path, dpi=120)
