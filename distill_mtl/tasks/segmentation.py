@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
-from distill_mtl.errors import UserError
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.additive import AdditiveKind
@@ -20,6 +19,7 @@ from distill_mtl.tasks.dice import soft_dice_loss
 from distill_mtl.tasks.divergence import log_of, soft_divergence, sums_to_one
 from distill_mtl.tasks.maps import map_size, resized
 from distill_mtl.tasks.mirrored import partners, read_pairs, swapped
+from distill_mtl.tasks.options import number, whole_number
 from distill_mtl.tasks.palette import painted
 
 # PIL's names of the pictures whose pixels are one number: grey, palette index, black and white, 16 bits.
@@ -61,10 +61,8 @@ class Segmentation(AdditiveKind):
         mirrored: Sequence[Sequence[str]] = (),
     ) -> None:
         super().__init__(classes, metric, head=head)
-        if dice < 0:
-            raise UserError(f"options.dice must not be negative, found {dice}.")
-        self.ignore_index = ignore_index
-        self.dice = dice
+        self.ignore_index = whole_number("ignore_index", ignore_index, least=0)
+        self.dice = number("dice", dice)
         self.mirrored = read_pairs(mirrored, classes)
 
     def read_label(self, payload: bytes) -> Tensor:
