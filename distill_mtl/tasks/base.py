@@ -91,6 +91,7 @@ class TaskKind(ABC):
         own_classes: names that every task of this kind has; None: the recipe or the teacher says them.
         fewest_classes: that make sense.
         shaping: options that decide what the outputs of a network stand for; `told` gives the class that knows them.
+        head_options: options that a head computes its logits with, so that its weights mean nothing under others.
         metric: the score that this task reports.
         shape: of the head.
     """
@@ -108,6 +109,7 @@ class TaskKind(ABC):
     own_classes: ClassVar[tuple[str, ...] | None] = None
     fewest_classes: ClassVar[int] = 1
     shaping: ClassVar[tuple[str, ...]] = ()
+    head_options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self, classes: tuple[str, ...], metric: str | None = None, *, head: HeadShape = USUAL
