@@ -175,7 +175,7 @@ class Depth(AdditiveKind):
         return super().describe() | {"scale": self.scale, "typical": self.typical, "loss": self.loss}
 
     def _from_png(self, payload: bytes) -> np.ndarray:
-        mode, pixels = read_png(payload)
+        mode, pixels = read_png(payload, "the picture of depth")
         if mode in ("L", "P", "1"):
             raise ValueError(
                 f"the depth picture has 8 bits or fewer per pixel (mode {mode}), which shows depth but does not "

@@ -1,13 +1,11 @@
 """One class per pixel. Labels are PNG pictures of class numbers (`seg.png`), grey or with a palette."""
 
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
 from distill_mtl.geometry.views import Size, View
@@ -21,6 +19,7 @@ from distill_mtl.tasks.maps import map_size, resized
 from distill_mtl.tasks.mirrored import partners, read_pairs, swapped
 from distill_mtl.tasks.options import number, whole_number
 from distill_mtl.tasks.palette import painted
+from distill_mtl.tasks.rasters import read_png
 
 # PIL's names of the pictures whose pixels are one number: grey, palette index, black and white, 16 bits.
 _NUMBER_MODES = ("L", "P", "1", "I", "I;16", "I;16B")
@@ -186,15 +185,9 @@ def mask_pixels(payload: bytes) -> NDArray[np.int64]:
     Raises:
         ValueError: it is no PNG, or a colour picture.
     """
-    try:
-        with Image.open(io.BytesIO(payload), formats=["PNG"]) as picture:
-            mode, pixels = picture.mode, np.asarray(picture).astype(np.int64)
-    except UnidentifiedImageError:
-        raise ValueError("the mask is not a PNG picture of class numbers.") from None
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"the mask is not a PNG picture of class numbers ({error}).") from None
+    mode, pixels = read_png(payload, "the mask")
     if mode not in _NUMBER_MODES:
         raise ValueError(
             f"the mask is a colour picture (mode {mode}). It must hold class numbers, grey or with a palette."
         )
-    return pixels
+    return pixels.astype(np.int64)

@@ -63,7 +63,7 @@ def test_masks_of_one_and_of_sixteen_bits_are_read() -> None:
         ),
         (png(np.zeros((2, 2, 3), dtype=np.uint8)), "is a colour picture"),
         (png(np.zeros((8, 8), dtype=np.uint8), form="JPEG"), "not a PNG"),
-        (png(np.zeros((64, 64), dtype=np.uint8))[:50], "not a PNG"),
+        (png(np.zeros((64, 64), dtype=np.uint8))[:50], "PNG picture that cannot be read"),
         (b"", "not a PNG"),
     ],
 )
