@@ -314,7 +314,13 @@ def build_kind(
                 f"unknown option '{option}' of kind {kind}.{hint} Known: {', '.join(known) or 'none'}."
             )
     named = tuple(classes) or cls.own_classes or ()
-    return cls.told(options)(named, metric=metric, head=HeadShape(**(head or {})), **options)
+    told = cls.told(options)
+    if not issubclass(told, cls):
+        raise UserError(
+            f"kind {kind} derives from one whose `told` gives {told.__name__} and not {cls.__name__}. Define `told` in "
+            f"{cls.__name__}."
+        )
+    return told(named, metric=metric, head=HeadShape(**(head or {})), **options)
 
 
 def shaping_options(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:

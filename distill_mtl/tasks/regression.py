@@ -154,9 +154,11 @@ class Regression(AdditiveKind):
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
         """[known, label, its square, absolute error, squared error], each by value, K = 5 C, in units of `scale`.
 
-        From `offset` on: squares of numbers far from 0 would leave little of their spread.
+        From `offset` on: squares of numbers far from 0 would leave little of their spread. An answer that is no
+        number is as wrong as one can be.
         """
-        logits, labels = logits.cpu().double(), labels.cpu().double()
+        logits = logits.float().nan_to_num(nan=torch.finfo(torch.float32).max).cpu().double()
+        labels = labels.cpu().double()
         known = ~labels.isnan()
         scale, offset = (torch.tensor(each, dtype=torch.float64) for each in (self.scale, self.offset))
         value = torch.where(known, (labels - offset) / scale, 0.0)
