@@ -3,7 +3,6 @@
 They are read from the teacher's folder, so that a run with cached targets need not open its network.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,11 +44,12 @@ def load_initial_head(head: nn.Module, kind: TaskKind, task: str, source: Teache
     Args:
         head: freshly created.
         kind: of the task.
-        task: of the recipe.
+        task: its name in the recipe.
         source: whose head.
 
     Raises:
-        StudentError: the teacher is no folder of ours or of timm's, or its head is another one.
+        StudentError: the teacher is no folder of ours or of timm's, or its head is another one, or computes with
+            other options.
     """
     try:
         state = _head_weights(head, kind, task, source)
@@ -70,9 +70,9 @@ def _head_weights(head: nn.Module, kind: TaskKind, task: str, source: TeacherHea
         raise UserError(f"{place} is a whole network in one file, which does not say which part is its head.")
     config, state = read_config(place), read_weights(place)
     if config.get("format") == FORMAT:
-        chosen = chosen_head(place, list(config["tasks"]), source.asked, task)
-        _refuse_other_options(kind, config["tasks"][chosen])
-        prefix = f"heads.{chosen}."
+        named = chosen_head(place, list(config["tasks"]), source.asked, task)
+        _refuse_other_options(kind, config["tasks"][named], place)
+        prefix = f"heads.{named}."
         return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     name, answer = _classifier(config), _answer(head)
     if not isinstance(name, str) or answer is None:
@@ -81,14 +81,13 @@ def _head_weights(head: nn.Module, kind: TaskKind, task: str, source: TeacherHea
     return {f"{answer}.{part}": value for part, value in parts.items() if value is not None}
 
 
-def _refuse_other_options(kind: TaskKind, theirs: Mapping[str, Any]) -> None:
-    """Weights that were trained for a scale or a middle of their own give other answers with another one."""
-    mine = json.loads(json.dumps(kind.describe()))  # as config.json would hold it
+def _refuse_other_options(kind: TaskKind, entry: Mapping[str, Any], place: Path) -> None:
+    mine = kind.describe()
     for option in kind.head_options:
-        if mine.get(option) != theirs.get(option):
+        if entry.get(option) != mine[option]:
             raise UserError(
-                f"the teacher's head was trained with `{option}: {theirs.get(option)}`, the task's options say "
-                f"{mine.get(option)}. Say the same."
+                f"the head in {place} was trained with `{option}: {entry.get(option)}`, the task has {mine[option]}, "
+                f"under which its weights would mean something else. Write the same under `options`."
             )
 
 

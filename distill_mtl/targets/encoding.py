@@ -180,7 +180,7 @@ class AnswerCodec:
         top_k: int | None = None,
     ) -> None:
         self.facts, self.pooled = facts, dict(pooled)
-        if facts.card.known is not None or facts.card.labels.rest:
+        if logits == "int8" and (facts.card.known is not None or facts.card.labels.rest):
             # What stands for an unknown class, or sizes in pixels, would take all of an int8's range.
             logits = "fp16"
         self._numbers = {"logits": logits, "features": features}

@@ -90,8 +90,8 @@ class TaskKind(ABC):
         partial: a teacher may know some of the classes only.
         own_classes: names that every task of this kind has; None: the recipe or the teacher says them.
         fewest_classes: that make sense.
-        head_options: options that the weights of a head are trained for.
         shaping: options that decide what the outputs of a network stand for; `told` gives the class that knows them.
+        head_options: options that a head computes its logits with, so that its weights mean nothing under others.
         metric: the score that this task reports.
         shape: of the head.
     """
@@ -108,8 +108,8 @@ class TaskKind(ABC):
     partial: ClassVar[bool] = False
     own_classes: ClassVar[tuple[str, ...] | None] = None
     fewest_classes: ClassVar[int] = 1
-    head_options: ClassVar[tuple[str, ...]] = ()
     shaping: ClassVar[tuple[str, ...]] = ()
+    head_options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self, classes: tuple[str, ...], metric: str | None = None, *, head: HeadShape = USUAL
@@ -314,7 +314,13 @@ def build_kind(
                 f"unknown option '{option}' of kind {kind}.{hint} Known: {', '.join(known) or 'none'}."
             )
     named = tuple(classes) or cls.own_classes or ()
-    return cls.told(options)(named, metric=metric, head=HeadShape(**(head or {})), **options)
+    told = cls.told(options)
+    if not issubclass(told, cls):
+        raise UserError(
+            f"kind {kind} derives from one whose `told` gives {told.__name__} and not {cls.__name__}. Define `told` in "
+            f"{cls.__name__}."
+        )
+    return told(named, metric=metric, head=HeadShape(**(head or {})), **options)
 
 
 def shaping_options(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:

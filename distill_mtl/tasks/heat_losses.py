@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill_mtl.geometry.views import Size
+from distill_mtl.tasks.divergence import bernoulli_divergence
 from distill_mtl.tasks.maps import map_size, resized
 
 ALPHA, BETA = 2, 4  # section 3 of the paper, after CornerNet
@@ -57,7 +58,7 @@ def soft_heat_loss(
     mine, theirs = logits[:, :classes], teacher[:, :classes]
     sure = theirs.sigmoid()
     weights = torch.maximum(mine.detach().sigmoid(), sure) ** ALPHA
-    heat = (weights * _bernoulli_divergence(mine / temperature, theirs / temperature)).flatten(1).sum(1)
+    heat = (weights * bernoulli_divergence(mine, theirs, temperature)).flatten(1).sum(1)
     peaks = sure.amax(1, keepdim=True) ** ALPHA
     apart = heat.new_zeros(heat.shape)
     if size_weight is not None:
@@ -66,15 +67,7 @@ def soft_heat_loss(
     if alike:
         apart = apart + (peaks * (logits[:, -2:] - teacher[:, -2:]).abs()).flatten(1).sum(1)
     mass = (sure**ALPHA).flatten(1).sum(1).clamp(min=1)
-    return (heat * temperature**2 + apart) / mass
-
-
-def _bernoulli_divergence(logits: Tensor, teacher: Tensor) -> Tensor:
-    """KL(teacher ‖ student) of every cell, never below 0."""
-    sure = teacher.sigmoid()
-    yes = sure * (F.logsigmoid(teacher) - F.logsigmoid(logits))
-    no = (1 - sure) * (F.logsigmoid(-teacher) - F.logsigmoid(-logits))
-    return (yes + no).clamp(min=0)
+    return (heat + apart) / mass
 
 
 def _as_large(maps: Tensor, classes: int, size: Size, *, sized: bool) -> Tensor:

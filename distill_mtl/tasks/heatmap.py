@@ -19,6 +19,7 @@ from distill_mtl.tasks.maps import map_size
 from distill_mtl.tasks.matching import HIT, hits, overlaps, same_class
 from distill_mtl.tasks.mirrored import partners, read_pairs, swapped
 from distill_mtl.tasks.objects import corners, empty, objects_seen, read_objects
+from distill_mtl.tasks.options import whole_number
 from distill_mtl.tasks.outlines import drawn
 from distill_mtl.tasks.peaks import Found, best_of_each, strongest
 from distill_mtl.tasks.ranking import average_precision
@@ -74,10 +75,9 @@ class Heatmap(TaskKind):
     ) -> None:
         super().__init__(classes, metric, head=head)
         assert type(self) is self.told({"form": form}), "build_kind takes the class of the form"
-        for option, value in (("max_objects", max_objects), ("top", top)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UserError(f"{option} must be a number of objects from 1, found {value!r}.")
-        self.form, self.max_objects, self.top = form, max_objects, top
+        self.form = form
+        self.max_objects = whole_number("max_objects", max_objects, least=1)
+        self.top = whole_number("top", top, least=1)
         self.mirrored = read_pairs(mirrored, classes)
         self._index = {name: index for index, name in enumerate(classes)}
 

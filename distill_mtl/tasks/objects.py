@@ -5,7 +5,6 @@ A list of objects in pixels of the picture: `{"class": ..., "box": [left, top, w
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from distill_mtl.geometry.boxes import boxes_seen, points_seen
 from distill_mtl.geometry.views import Size, View
+from distill_mtl.tasks.options import is_number
 
 COLUMNS = 5
 """Of an object: class (-1: none), x and y of its centre, width, height."""
@@ -121,15 +121,11 @@ def _point(entry: Mapping[str, Any], place: int) -> tuple[float, ...]:
 
 def _numbers(entry: Mapping[str, Any], key: str, count: int, form: str, place: int) -> Sequence[float]:
     values = entry.get(key)
-    if not isinstance(values, list) or len(values) != count or not all(map(_is_number, values)):
+    if not isinstance(values, list) or len(values) != count or not all(map(is_number, values)):
         raise ValueError(
             f"object {place} of the label needs `{key}: {form}` in pixels, found {_short(entry)}."
         )
     return tuple(float(value) for value in values)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _short(value: Any) -> str:

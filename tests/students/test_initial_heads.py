@@ -49,15 +49,6 @@ def test_the_heads_of_a_student_folder_begin_those_of_the_same_tasks(tmp_path: P
     assert not equal(begun.trunk, source.trunk)
 
 
-def test_a_head_that_was_trained_for_another_scale_is_refused(tmp_path: Path) -> None:
-    metres = {"far": build_kind("depth", typical=3)}
-    save_student(student(seed=1, tasks=metres), tmp_path / "s")
-    source = TeacherHead(tmp_path / "s", None, straight(("depth",)))
-    assert begin({"far": source}, tasks=metres).heads["far"].typical == 3
-    with pytest.raises(StudentError, match="trained with `typical: 3.0`, the task's options say 3000.0"):
-        begin({"far": source}, tasks={"far": build_kind("depth", typical=3000)})
-
-
 def test_the_head_may_have_another_name(tmp_path: Path) -> None:
     source = student(seed=1, tasks={"other": kinds()["part"], "left": kinds()["left"]})
     save_student(source, tmp_path / "s")
@@ -178,6 +169,26 @@ def test_a_decoder_of_another_size_is_refused(tmp_path: Path) -> None:
     wide = {"part": build_kind("segmentation", ["ground", "thing"], head={"width": 8})}
     with pytest.raises(StudentError, match=r"laterals\.0\.weight is \[24, .*in the file, \[8,"):
         begin({"part": TeacherHead(tmp_path / "s", None, straight(("ground", "thing")))}, wide)
+
+
+@pytest.mark.parametrize(
+    ("kind", "classes", "made", "option"),
+    [
+        ("regression", ["age"], {"scale": 12.0, "offset": 40.0}, "scale"),
+        ("regression", ["age"], {"offset": 40.0}, "offset"),
+        ("depth", [], {"typical": 3.0}, "typical"),
+    ],
+)
+def test_a_head_that_computes_in_another_unit_is_refused(
+    tmp_path: Path, kind: str, classes: list[str], made: dict[str, float], option: str
+) -> None:
+    taught = {"it": build_kind(kind, classes, **made)}
+    source = student(seed=1, tasks=taught)
+    save_student(source, tmp_path / "s")
+    heads = {"it": TeacherHead(tmp_path / "s", None, straight(taught["it"].classes))}
+    assert equal(begin(heads, taught).heads["it"], source.heads["it"])
+    with pytest.raises(StudentError, match=rf"was trained with `{option}: .*Write the same under `options`"):
+        begin(heads, {"it": build_kind(kind, classes)})
 
 
 def test_a_program_says_nothing_about_its_head(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What each form of keeping answers costs in accuracy, as bounds that hold for every answer."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
-from distill_mtl.targets.encoding import AnswerCodec, Codec, Half, Int8, TopK, Whole
+from distill_mtl.targets.encoding import AnswerCodec, Codec, Half, Int8, Numbers, TopK, Whole
 from distill_mtl.targets.facts import TeacherFacts
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.label_map import LabelMap
@@ -136,6 +137,15 @@ def facts(logits: tuple[int, ...], **layers: FeatureShape) -> TeacherFacts:
         score=RecordedScore("accuracy", 90.0, 100),
     )
     return TeacherFacts(card, logits)
+
+
+@pytest.mark.parametrize("numbers", ["fp32", "fp16"])
+def test_what_no_int8_could_hold_takes_nothing_from_better_numbers(numbers: Numbers) -> None:
+    whole = facts((4,))
+    labels = LabelMap(("a", "b", "c", "d"), (0, 1), (0, 1), 2)
+    partly = replace(whole, card=replace(whole.card, labels=labels))
+    assert AnswerCodec(partly, {}, logits=numbers).describe()["logits"] == numbers
+    assert AnswerCodec(partly, {}, logits="int8").describe()["logits"] == "fp16"
 
 
 def test_an_answer_comes_back_with_maps_pooled_where_asked() -> None:

@@ -130,7 +130,7 @@ def test_wrong_options_are_refused_in_words() -> None:
         build_kind("heatmap", CLASSES, form="box")
     with pytest.raises(UserError, match="unknown form"):
         build_kind("heatmap", CLASSES, form=["boxes"])
-    with pytest.raises(UserError, match="top must be a number of objects from 1, found 0"):
+    with pytest.raises(UserError, match="top must be a whole number from 1, found 0"):
         build_kind("heatmap", CLASSES, top=0)
     with pytest.raises(UserError, match="unknown metric 'map50' of kind heatmap. Known: pck"):
         build_kind("heatmap", CLASSES, "map50", form="points")
