@@ -7,6 +7,7 @@ import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from distill_mtl.checks.measure import LIMIT, Measured, Rows, measure
 from distill_mtl.checks.precision import choose_precision
@@ -27,6 +28,8 @@ from distill_mtl.teachers.teacher import Teacher
 
 ROWS_AT_A_TIME = 128
 _TOGETHER = 16
+
+_COLUMNS = ("task", "teacher", "sha256", "metric", "rows", "recorded", "measured", "", "in")
 
 _NO_CAUSE = (
     "No other normalisation, range, order of colours, size or order of classes explains it: are these the right "
@@ -140,25 +143,19 @@ def show_teachers(console: Console, examined: Mapping[str, Examined], kinds: Map
         pad_edge=False,
         collapse_padding=True,
     )
-    for column in ("task", "teacher", "sha256", "metric"):
-        table.add_column(column)
-    for column in ("rows", "recorded", "measured"):
-        table.add_column(column, justify="right")
-    for column in ("", "in"):
-        table.add_column(column)
-    for task, result in examined.items():
-        measured, expected = result.measured, result.expected
-        table.add_row(
-            task,
-            result.teacher.card.place.name,
-            result.teacher.card.sha256[:8],
-            kinds[task].metric,
-            f"{measured.rows:,}" if measured else "0",
-            f"{expected.score:.2f}" if expected else "-",
-            f"{measured.score:.2f} ± {measured.error:.2f}" if measured else "not measured",
-            "[red]✗[/red]" if result.problem else "[green]✓[/green]" if measured else "?",
-            result.precision,
+    rows = [_cells(task, result, kinds[task].metric) for task, result in examined.items()]
+    for column, *cells in zip(_COLUMNS, *rows, strict=True):
+        # Where the console is narrow, the name of the teacher is shortened, and no figure.
+        widest = max(len(column), *(len(Text.from_markup(cell)) for cell in cells))
+        table.add_column(
+            column,
+            justify="right" if column in ("rows", "recorded", "measured") else "left",
+            no_wrap=column != "teacher",
+            overflow="ellipsis",
+            min_width=len(column) if column == "teacher" else widest,
         )
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
     for task, result in examined.items():
         if result.measured is not None and result.expected is None and result.problem is None:
@@ -169,6 +166,21 @@ def show_teachers(console: Console, examined: Mapping[str, Examined], kinds: Map
                 highlight=False,
                 soft_wrap=True,
             )
+
+
+def _cells(task: str, result: Examined, metric: str) -> tuple[str, ...]:
+    measured, expected = result.measured, result.expected
+    return (
+        task,
+        result.teacher.card.place.name,
+        result.teacher.card.sha256[:6],
+        metric,
+        f"{measured.rows:,}" if measured else "0",
+        f"{expected.score:.2f}" if expected else "-",
+        f"{measured.score:.2f} ± {measured.error:.2f}" if measured else "not measured",
+        "[red]✗[/red]" if result.problem else "[green]✓[/green]" if measured else "?",
+        result.precision,
+    )
 
 
 def refuse_bad_teachers(examined: Mapping[str, Examined]) -> None:
