@@ -147,6 +147,11 @@ class TaskKind(ABC):
         """Whether a difference of 1 in the score means something without knowing the labels' unit."""
         return self.metric not in self.unit_metrics
 
+    @property
+    def asks_labels(self) -> tuple[str, ...]:
+        """Options in use that change nothing but on rows with both a label and a teacher's answer."""
+        return ()
+
     # ---- the label on disk ------------------------------------------------------------------------
     @abstractmethod
     def read_label(self, payload: bytes) -> Tensor:
