@@ -130,6 +130,7 @@ def build(recipe: Recipe) -> Parts:
     """
     teachers, kinds = build_teachers(recipe)
     _refuse_unheard(recipe, kinds)
+    _refuse_unknown_drops(recipe, kinds)
     student = build_student(
         recipe.student,
         kinds,
@@ -217,6 +218,16 @@ def _refuse_unheard(recipe: Recipe, kinds: Mapping[str, TaskKind]) -> None:
                 f"tasks.{task}.options.{kind.asks_labels[0]} compares the teacher with labels, and with "
                 "`training.teachers_on: missing` teachers see only rows that have none. Use "
                 "`training.teachers_on: all`, or remove the option."
+            )
+
+
+def _refuse_unknown_drops(recipe: Recipe, kinds: Mapping[str, TaskKind]) -> None:
+    """Refuse to judge a score in the labels' unit by one point; the loader cannot, where the kind is a user's code."""
+    for task, kind in kinds.items():
+        if not kind.in_points and task not in recipe.acceptance:
+            raise RecipeError(
+                f"tasks.{task}: {kind.metric} is measured in the unit of its labels. Say how much of it may be lost: "
+                f"`acceptance: {{{task}: ...}}`."
             )
 
 
