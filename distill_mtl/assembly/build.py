@@ -129,6 +129,8 @@ def build(recipe: Recipe) -> Parts:
         UserError: something is missing, broken or does not fit; nothing has been written.
     """
     teachers, kinds = build_teachers(recipe)
+    _refuse_unheard(recipe, kinds)
+    _refuse_unknown_drops(recipe, kinds)
     student = build_student(
         recipe.student,
         kinds,
@@ -204,6 +206,29 @@ def _kind(task: str, section: TaskSection, classes: tuple[str, ...]) -> TaskKind
         return build_kind(section.kind, classes, section.metric, head, **section.options)
     except UserError as error:
         raise RecipeError(f"tasks.{task}: {error}") from error
+
+
+def _refuse_unheard(recipe: Recipe, kinds: Mapping[str, TaskKind]) -> None:
+    """Refuse an option that compares teachers with labels where no teacher sees a row with a label."""
+    if recipe.training.teachers_on != "missing":
+        return
+    for task, kind in kinds.items():
+        if kind.asks_labels and recipe.tasks[task].teacher is not None:
+            raise RecipeError(
+                f"tasks.{task}.options.{kind.asks_labels[0]} compares the teacher with labels, and with "
+                "`training.teachers_on: missing` teachers see only rows that have none. Use "
+                "`training.teachers_on: all`, or remove the option."
+            )
+
+
+def _refuse_unknown_drops(recipe: Recipe, kinds: Mapping[str, TaskKind]) -> None:
+    """Refuse to judge a score in the labels' unit by one point; the loader cannot, where the kind is a user's code."""
+    for task, kind in kinds.items():
+        if not kind.in_points and task not in recipe.acceptance:
+            raise RecipeError(
+                f"tasks.{task}: {kind.metric} is measured in the unit of its labels. Say how much of it may be lost: "
+                f"`acceptance: {{{task}: ...}}`."
+            )
 
 
 def _first_heads(recipe: Recipe, teachers: Mapping[str, TeacherCard]) -> dict[str, TeacherHead]:

@@ -21,6 +21,7 @@ from distill_mtl.checks.suspects import (
 from distill_mtl.checks.verdict import Expected, complaint
 from distill_mtl.data import Sources
 from distill_mtl.errors import TeacherError
+from distill_mtl.evaluation.known import asked_about
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.tasks.base import TaskKind
@@ -78,7 +79,8 @@ def examine_teachers(
         found = examine(teacher.to(device), kinds[task], task, rows(task), expected, limit=LIMIT)
         if found.problem is None:
             score = found.measured.score if found.measured is not None else None
-            precision = choose_precision(section, teacher, kinds[task], task, rows(task), score)
+            asked = _asked_of(teacher, kinds[task], task, rows(task))
+            precision = choose_precision(section, teacher, kinds[task], task, asked, score)
             found = replace(found, precision=precision)
         examined[task] = found
     return examined
@@ -93,12 +95,18 @@ def examine(
     *,
     limit: int | None,
 ) -> Examined:
-    """Measure one teacher on at most `limit` rows, and look for a cause where it falls short."""
+    """Measure one teacher on at most `limit` rows, by the classes that it knows; find out why it falls short."""
+    rows = _asked_of(teacher, kind, task, rows)
     measured = measure(lambda images: teacher(images).logits, kind, task, rows(limit))
     if measured is None:
         return Examined(teacher, None, expected, None)
     found = _find_problem(teacher, kind, task, rows, measured, expected)
     return Examined(teacher, measured, expected, f"{teacher.card.file} {found}" if found else None)
+
+
+def _asked_of(teacher: Teacher, kind: TaskKind, task: str, rows: Rows) -> Rows:
+    """The same rows with labels of the classes that the teacher knows."""
+    return lambda limit: (asked_about(batch, kind, task, teacher.known) for batch in rows(limit))
 
 
 def _find_problem(

@@ -87,7 +87,7 @@ class TaskKind(ABC):
         exclusive: a row (or pixel) is of one class, so that answers are a softmax over dim 1 of the logits.
         dense: the head answers with a map.
         precise: logits are values that half the bits would spoil (12345.6), so a cache keeps them in fp32.
-        partial: a teacher may know some of the classes only.
+        partial: a teacher may know some of the classes only; `within` says what it is scored on.
         own_classes: names that every task of this kind has; None: the recipe or the teacher says them.
         fewest_classes: that make sense.
         shaping: options that decide what the outputs of a network stand for; `told` gives the class that knows them.
@@ -147,6 +147,11 @@ class TaskKind(ABC):
         """Whether a difference of 1 in the score means something without knowing the labels' unit."""
         return self.metric not in self.unit_metrics
 
+    @property
+    def asks_labels(self) -> tuple[str, ...]:
+        """Options in use that change nothing but on rows with both a label and a teacher's answer."""
+        return ()
+
     # ---- the label on disk ------------------------------------------------------------------------
     @abstractmethod
     def read_label(self, payload: bytes) -> Tensor:
@@ -174,6 +179,17 @@ class TaskKind(ABC):
             size: height and width of the view.
         """
         return label
+
+    def within(self, labels: Tensor, known: Sequence[int]) -> Tensor:
+        """The labels with all classes unknown but those at the positions in `known`.
+
+        As they are where classes exclude each other: silence about the right one is a wrong answer then.
+
+        Args:
+            labels: [R, ...], as `seen` gives them.
+            known: the classes that a teacher knows.
+        """
+        return labels
 
     # ---- the network ------------------------------------------------------------------------------
     @classmethod

@@ -68,6 +68,12 @@ class Multilabel(TaskKind):
     def seen(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
         return label[self._partners] if view.flip and self.mirrored else label
 
+    def within(self, labels: Tensor, known: Sequence[int]) -> Tensor:
+        classes = list(known)
+        asked = torch.full_like(labels, UNKNOWN)
+        asked[:, classes] = labels[:, classes]
+        return asked
+
     def needs(self, features: Mapping[str, FeatureShape]) -> tuple[str, ...]:
         return ("pooled",)
 

@@ -90,6 +90,10 @@ class Regression(AdditiveKind):
         self._partners = partners(self.mirrored, self.classes)
         self._turned = [classes.index(name) for name in self.negated]
 
+    @property
+    def asks_labels(self) -> tuple[str, ...]:
+        return () if self.bounded is None else ("bounded",)
+
     def read_label(self, payload: bytes) -> Tensor:
         values = read_vector(payload, self.classes)
         for name, value in zip(self.classes, values, strict=True):

@@ -13,10 +13,12 @@ from hypothesis.extra import numpy as st_numpy
 from torch import Tensor
 from torch.nn import functional as F
 
+from distill_mtl.assembly.targets import logits_kept_in
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.targets.encoding import AnswerCodec, Codec, Half, Int8, Numbers, TopK, Whole
 from distill_mtl.targets.facts import TeacherFacts
+from distill_mtl.tasks.base import KINDS
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.label_map import LabelMap
 from distill_mtl.teachers.output import TeacherOutput
@@ -75,6 +77,27 @@ def test_int8_holds_what_fp16_cannot_and_each_row_has_its_own_scale() -> None:
         Half("x", (3,)).encode(values)
     decoded = back(Int8("x", (3,)), values)
     assert torch.all((decoded - values).abs() <= values.abs().amax(1, keepdim=True) / 250)
+
+
+@pytest.mark.parametrize("kind", ["depth", "segmentation"])
+def test_what_the_refusal_of_large_logits_advises_holds_them(kind: str) -> None:
+    millimetres = torch.full((2, 1, 2, 2), 70_000.0)
+    depth = facts((1, 2, 2))
+    with pytest.raises(ValueError, match=r"fp16 ends at 65504; `targets\.logits: fp32` holds it.* metres"):
+        AnswerCodec(depth, {}, logits=logits_kept_in(KINDS[kind], "fp16")).encode(
+            TeacherOutput(millimetres, {})
+        )
+    codec = AnswerCodec(depth, {}, logits=logits_kept_in(KINDS[kind], "fp32"))
+    stored = codec.encode(TeacherOutput(millimetres, {}))
+    assert torch.equal(codec.decode(stored, CPU).logits, millimetres)
+
+
+def test_large_features_and_top_k_are_told_what_holds_them() -> None:
+    teacher, large = facts((50,), flat=FeatureShape(1, None)), torch.full((2, 50), 1e5)
+    with pytest.raises(ValueError, match=r"hidden\.flat .*`targets\.features: int8`"):
+        AnswerCodec(teacher, {"flat": True}).encode(TeacherOutput(large * 0, {"flat": large[:, :1]}))
+    with pytest.raises(ValueError, match=r"`targets\.logits: fp32` without `top_k`"):
+        AnswerCodec(teacher, {}, top_k=2).encode(TeacherOutput(large, {}))
 
 
 @pytest.mark.parametrize("codec", [Half("x", (2,)), Int8("x", (2,)), TopK("x", (2,), 1)])
