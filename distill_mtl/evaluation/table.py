@@ -211,8 +211,10 @@ def _frame(columns: tuple[str, ...], rows: list[list[Text]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, collapse_padding=True, header_style="dim")
     for index, column in enumerate(columns):
         texts, folds = [column, *(row[index].plain for row in rows)], column == _INTERVAL
-        if folds:  # between its ends
-            texts = [part.strip() for text in texts for part in text.replace("… ", "…\n").splitlines()]
+        if folds:  # between the interval's ends, and in its heading
+            texts = [
+                part for text in texts for part in text.replace("… ", "…\n").replace("% ", "%\n").splitlines()
+            ]
         table.add_column(
             column,
             justify="left" if column in _LEFT else "right",

@@ -111,16 +111,19 @@ def test_the_console_shows_every_figure(evaluation: Evaluation) -> None:
     assert "✓ accepted: no task lost more than 1 point\n" in text
 
 
-def test_a_narrow_console_shortens_the_metric_and_no_figure(evaluation: Evaluation) -> None:
+def test_a_narrow_console_shortens_the_metric_and_folds_the_interval_but_keeps_every_figure(
+    evaluation: Evaluation,
+) -> None:
     long = replace(evaluation, tasks={"left": result(metric="balanced_accuracy", rows=123_456)})
     text = shown(long, width=80)
     row = next(line for line in text.splitlines() if "left" in line)
     assert "…" in row.split()[1]
-    assert " ".join(row.split()[2:]) == "123,456 97.00 97.40 +0.40 −0.60 … +1.40 98.1 % ✓"
+    assert " ".join(row.split()[2:]) == "123,456 97.00 97.40 +0.40 −0.60 … 98.1 % ✓"
+    assert "+1.40" in text
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_a_console_too_narrow_for_that_folds_the_interval(evaluation: Evaluation) -> None:
+def test_a_narrow_console_keeps_the_verdict_beside_long_names(evaluation: Evaluation) -> None:
     long = replace(
         evaluation,
         tasks={"attributes_of_it": result(ci95=(-66.67, -13.33))},
