@@ -184,7 +184,7 @@ def _things(label: Label, counted: Counted, facts: Facts) -> Report:
     return (
         ("class", "boxes and points"),
         lines,
-        f": {things.total():,} in {rows['with things']:,} of {rows.total():,} rows",
+        f": {things.total():,} in {rows['with things']:,} rows",
     )
 
 
