@@ -105,6 +105,9 @@ def test_a_recipe_drafted_for_such_a_teacher_lets_the_code_run(
         main(["init", "--teacher", "run/student", "--data", "train.tar", "--trust"])
     assert exit.value.code == 0
     assert "trust: true  # lets the kind's code run" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["teacher", "inspect", "run/student", "--trust"])
+    assert f"    kind: {KIND}\n    trust: true\n" in capsys.readouterr().out
 
 
 def test_the_example_keeps_what_every_kind_must(folder: Path) -> None:
