@@ -402,9 +402,10 @@ def _init(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
+    from distill_mtl.display import output
     from distill_mtl.drafting.inspection import inspect_teacher
 
-    inspect_teacher(*_teacher(arguments), Console(), everything=arguments.all)
+    inspect_teacher(*_teacher(arguments), output(), everything=arguments.all)
     return 0
 
 

@@ -1,5 +1,6 @@
 """What a person sees while a run works: a bar with time left and live losses, or plain lines in a log file."""
 
+import os
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -15,6 +16,18 @@ from rich.progress import (
 )
 
 PLAIN_SECONDS = 10.0
+FILE_COLUMNS = 120
+
+
+def output() -> Console:
+    """Standard output; what goes to a file or a pipe has `FILE_COLUMNS` columns, unless COLUMNS says otherwise.
+
+    There rich would assume 80, and a log would lack what does not fit.
+    """
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = FILE_COLUMNS
+    return console
 
 
 class Display:

@@ -6,7 +6,7 @@ message alone, without a traceback, and exits with status 2.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -51,6 +51,11 @@ def nearest(word: str, names: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the known name closest to `word`, or an empty string."""
     close = difflib.get_close_matches(word, list(names), n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def a_few(names: Sequence[str], most: int = 8) -> str:
+    """The first of many names, for a message."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 def brief(error: BaseException) -> str:

@@ -35,7 +35,7 @@ def import_module(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not (name + ".").startswith(error.name + "."):
             raise UserError(f"importing {name} failed: {brief(error)}. Install it.") from error
-        searched = ", ".join(sys.path[:3])
+        searched = ", ".join(list(dict.fromkeys(sys.path))[:3])
         raise UserError(
             f"there is no module '{error.name}' to import {name} from. Searched: {searched}, … . Run from the "
             "folder that holds it, or set PYTHONPATH."

@@ -9,6 +9,7 @@ from distill_mtl.assembly.build import build, known_names
 from distill_mtl.assembly.processes import start_accelerator
 from distill_mtl.checks.check import run_check
 from distill_mtl.checks.one_batch import try_one_batch
+from distill_mtl.display import output
 from distill_mtl.recipe import load_recipe
 
 
@@ -20,7 +21,7 @@ def check(recipe: Path, overrides: Sequence[str] = ()) -> None:
     """
     loaded = load_recipe(recipe, overrides, known=known_names())
     accelerator = start_accelerator(loaded.training)
-    console = Console(quiet=not accelerator.is_main_process)
+    console = output() if accelerator.is_main_process else Console(quiet=True)
     parts = build(loaded)
     run_check(parts, accelerator.device, console)
     try_one_batch(parts, accelerator.device, slices=loaded.training.accumulate)

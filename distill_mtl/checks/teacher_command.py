@@ -19,6 +19,7 @@ from rich.table import Table
 from distill_mtl.checks.teachers import ROWS_AT_A_TIME, Examined, examine, expected_score
 from distill_mtl.data import Sources, open_sources
 from distill_mtl.data.batch import Batch
+from distill_mtl.display import output
 from distill_mtl.drafting.shard_sets import as_patterns, find_sets
 from distill_mtl.errors import TeacherError
 from distill_mtl.recipe import Recipe
@@ -123,7 +124,7 @@ def _examine(
 
 
 def _show(examined: Examined, kind: TaskKind, data: Sequence[str]) -> None:
-    console, card = Console(), examined.teacher.card
+    console, card = output(), examined.teacher.card
     measured, expected = examined.measured, examined.expected
     assert measured is not None, "every row of a source is labelled"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

@@ -23,7 +23,7 @@ from distill_mtl.recipe.paths import absolute_teacher
 from distill_mtl.recipe.schema import DEFAULT_EPOCHS, AugmentSection, TeacherSection, TrainingSection
 from distill_mtl.recipe.shorthand import long_form
 from distill_mtl.tasks.base import build_kind
-from distill_mtl.tasks.own import admit_kind
+from distill_mtl.tasks.own import admit_kind, is_own
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.teachers.teacher import Teacher
 
@@ -191,6 +191,7 @@ def _task(pair: Pair, pairs: Sequence[Pair]) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "kind": Noted(card.kind, kind_why),
         **({"options": Noted(dict(card.options), "its file says so")} if card.options else {}),
+        **({"trust": Noted(True, "lets the kind's code run")} if is_own(card.kind) else {}),
         "teacher": Noted(teacher_lines(pair.section, card), card.form),
     }
     if _sharing(pair, pairs) == [pair]:

@@ -16,6 +16,7 @@ from distill_mtl.recipe.command_line import read_teacher
 from distill_mtl.recipe.commented import write_yaml
 from distill_mtl.recipe.paths import absolute_teacher
 from distill_mtl.recipe.schema import TaskSection, TeacherSection
+from distill_mtl.tasks.own import is_own
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.teachers.network import TeacherNetwork
 from distill_mtl.teachers.teacher import Teacher
@@ -156,5 +157,7 @@ def _recipe(teacher: Teacher, section: TeacherSection, task: str) -> str:
     entry: dict[str, Any] = {}
     if teacher.card.kind != TaskSection.model_fields["kind"].default:
         entry["kind"] = teacher.card.kind
+    if is_own(teacher.card.kind):
+        entry["trust"] = True
     entry["teacher"] = teacher_lines(section, teacher.card)
     return write_yaml({"tasks": {task: entry}}).rstrip()

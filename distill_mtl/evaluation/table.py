@@ -14,7 +14,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from distill_mtl.evaluation.results import Cost, Evaluation, HeadCost, TaskResult
 
-_TASK_COLUMNS = ("task", "metric", "rows", "teacher", "student", "delta", "95 % interval", "agree", "")
+_INTERVAL = "95 % interval"
+_TASK_COLUMNS = ("task", "metric", "rows", "teacher", "student", "delta", _INTERVAL, "agree", "")
 _COST_COLUMNS = ("one image", "parameters", "MFLOPs", "MB", "latency")
 _HEAD_COLUMNS = ("head", "parameters", "share", "MFLOPs", "share")
 _LEFT = ("task", "metric", "one image", "head")
@@ -165,7 +166,7 @@ def _styled_cells(evaluation: "Evaluation", task: str) -> list[Text]:
         "metric": "dim",
         "student": "bold",
         "delta": judged,
-        "95 % interval": "dim",
+        _INTERVAL: "dim",
         "": judged,
     }
     cells = zip(_TASK_COLUMNS, _task_cells(evaluation, task), strict=True)
@@ -217,15 +218,19 @@ def _plural(points: float) -> str:
 
 # ---- frames ---------------------------------------------------------------------------------------
 def _frame(columns: tuple[str, ...], rows: list[list[Text]]) -> Table:
-    """A table that is shortened, where the console is narrow, in the metric's name and in no figure."""
+    """A table that folds the interval, where the console is narrow, then shortens the metric's name, but no figure."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, collapse_padding=True, header_style="dim")
     for index, column in enumerate(columns):
-        widest = max(len(column), *(len(row[index]) for row in rows))
+        texts, folds = [column, *(row[index].plain for row in rows)], column == _INTERVAL
+        if folds:  # between the interval's ends, and in its heading
+            texts = [
+                part for text in texts for part in text.replace("… ", "…\n").replace("% ", "%\n").splitlines()
+            ]
         table.add_column(
             column,
             justify="left" if column in _LEFT else "right",
-            min_width=len(column) if column == "metric" else widest,
-            no_wrap=column != "metric",
+            min_width=len(column) if column == "metric" else max(map(len, texts)),
+            no_wrap=column != "metric" and not folds,
             overflow="ellipsis",
         )
     for row in rows:

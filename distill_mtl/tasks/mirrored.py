@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill_mtl.errors import UserError, nearest
+from distill_mtl.errors import UserError, a_few, nearest
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -33,7 +33,9 @@ def read_pairs(said: Any, classes: Sequence[str]) -> Pairs:
     named = [name for pair in pairs for name in pair]
     for name in named:
         if name not in classes:
-            raise UserError(f"options.mirrored: there is no class '{name}'.{nearest(name, classes)}")
+            raise UserError(
+                f"options.mirrored: there is no class '{name}'.{nearest(name, classes)} Classes: {a_few(classes)}."
+            )
     if repeated := sorted({name for name in named if named.count(name) > 1}):
         raise UserError(
             f"options.mirrored: a class changes places with one other, found more than once: {', '.join(repeated)}."

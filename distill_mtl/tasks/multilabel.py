@@ -115,7 +115,8 @@ class Multilabel(TaskKind):
         return {"probabilities": logits.float().sigmoid(), "label": (logits > 0).long()}
 
     def show_label(self, label: Tensor, image: Tensor) -> Shown:
-        return Shown(image, self._named(label == 1))
+        unknown = int((label == UNKNOWN).sum())
+        return Shown(image, self._named(label == 1) + (f" ({unknown} unknown)" if unknown else ""))
 
     def show_answer(self, logits: Tensor, image: Tensor) -> Shown:
         return Shown(image, self._named(logits > 0))

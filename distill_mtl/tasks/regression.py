@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill_mtl.errors import UserError, nearest
+from distill_mtl.errors import UserError, a_few, nearest
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.additive import AdditiveKind
@@ -86,7 +86,9 @@ class Regression(AdditiveKind):
         self.negated = tuple(str(name) for name in negated)
         for name in self.negated:
             if name not in classes:
-                raise UserError(f"negated: the task has no '{name}'.{nearest(name, classes)}")
+                raise UserError(
+                    f"options.negated: the task has no '{name}'.{nearest(str(name), classes)} Values: {a_few(classes)}."
+                )
         self._partners = partners(self.mirrored, self.classes)
         self._turned = [classes.index(name) for name in self.negated]
 

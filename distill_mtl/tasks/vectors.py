@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from distill_mtl.errors import nearest
+from distill_mtl.errors import a_few, nearest
 
 _SHOWN = 40  # characters of a value in a message
 
@@ -23,11 +23,17 @@ def read_vector(payload: bytes, names: Sequence[str]) -> list[Any]:
     try:
         read = json.loads(payload, parse_constant=_no_number)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
-        raise ValueError(f"the label is not JSON: {payload[:16]!r}.") from None
+        raise ValueError(
+            f"the label is not JSON, it begins with {begins(payload)}. Expected a list in the order of the task's "
+            "names, or an object from names to values. Is this the right kind and member?"
+        ) from None
     if isinstance(read, dict):
         for name in read:
             if name not in names:
-                raise ValueError(f"the label names '{name}', which the task does not.{nearest(name, names)}")
+                raise ValueError(
+                    f"the label names '{name}', which the task does not.{nearest(name, names)} The task names "
+                    f"{a_few(names)}."
+                )
         return [read.get(name) for name in names]
     values = read if isinstance(read, list) else [read]
     if len(values) != len(names):
@@ -38,6 +44,11 @@ def read_vector(payload: bytes, names: Sequence[str]) -> list[Any]:
 def shown(value: Any) -> str:
     """A value of a label in a message."""
     return json.dumps(value)[:_SHOWN]
+
+
+def begins(payload: bytes) -> str:
+    """The first characters of a label in a message."""
+    return json.dumps(payload[:16].decode(errors="replace"), ensure_ascii=False)
 
 
 def _no_number(constant: str) -> NoReturn:

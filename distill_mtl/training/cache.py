@@ -17,7 +17,7 @@ from distill_mtl.assembly.build import Parts, build, known_names
 from distill_mtl.assembly.processes import reader_workers, start_accelerator
 from distill_mtl.assembly.targets import live_twin, plan_targets
 from distill_mtl.checks.check import run_check
-from distill_mtl.display import Display
+from distill_mtl.display import Display, output
 from distill_mtl.errors import RecipeError, Stopped, StoppedElsewhere, UserError
 from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.targets.encoding import AnswerCodec
@@ -133,7 +133,9 @@ def _prepare(path: Path, overrides: Sequence[str]) -> _Job:
     codecs, units = plan_targets(parts.recipe, parts.lessons, facts, parts.sources)
     if not codecs:
         raise RecipeError(f"Recipe {path}: no task has a teacher whose answers change its loss.")
-    return _Job(accelerator, Console(quiet=not accelerator.is_main_process), parts, codecs, units)
+    return _Job(
+        accelerator, output() if accelerator.is_main_process else Console(quiet=True), parts, codecs, units
+    )
 
 
 def _refuse_silent_teachers(recipe: Recipe, path: Path) -> None:

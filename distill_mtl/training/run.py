@@ -17,6 +17,7 @@ from distill_mtl.checks.check import run_check
 from distill_mtl.checks.one_batch import try_one_batch
 from distill_mtl.checks.teachers import Examined
 from distill_mtl.data.batch import Batch
+from distill_mtl.display import output
 from distill_mtl.distillation.calibrate import calibrate_hints
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.evaluation import Evaluation
@@ -58,7 +59,7 @@ def distill(
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, known=known_names())
     accelerator = start_accelerator(recipe.training)
-    console = console or Console()
+    console = console or output()
     if not accelerator.is_main_process:
         console = Console(quiet=True)
     folder = RunFolder(Path(out) if out is not None else Path("runs") / (recipe.name or "run"))

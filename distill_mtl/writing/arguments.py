@@ -193,12 +193,11 @@ def _add_common(
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
+    from distill_mtl.display import output
     from distill_mtl.writing.report import show
     from distill_mtl.writing.write import write_shards
 
-    console = Console()
+    console = output()
     with console.status("listing the rows"):
         rows = arguments.open_rows(arguments)
     written = write_shards(

@@ -35,6 +35,7 @@ KINDS = {
 
 UNKNOWN = "unknown"
 LABELLED, UNLABELLED = "labelled", "unlabelled"
+BEYOND = "beyond the picture"
 
 
 def look(member: str, content: bytes, picture: Size, facts: Facts) -> None:
@@ -79,6 +80,14 @@ def _boxes(member: str, content: bytes, picture: Size, facts: Facts) -> None:
     things = json.loads(content)
     facts.count(member, "things", Counter(str(thing["class"]) for thing in things))
     facts.count(member, "rows", {"with things" if things else "without things": 1})
+    boxes = [thing["box"] for thing in things if "box" in thing]
+    facts.count(member, "boxes", {"all": len(boxes), BEYOND: sum(_beyond(box, picture) for box in boxes)})
+
+
+def _beyond(box: list[float], picture: Size) -> bool:
+    """Whether a box leaves its picture by more than the pixel that rounding may cost."""
+    left, top, width, height = box
+    return min(left, top) < -1 or left + width > picture[1] + 1 or top + height > picture[0] + 1
 
 
 def _mask(member: str, content: bytes, picture: Size, facts: Facts) -> None:
@@ -125,6 +134,16 @@ _LOOKS: dict[str, Callable[[str, bytes, Size, Facts], None]] = {
 }
 
 
+_MODES = {
+    "1": "a black and white picture",
+    "L": "an 8-bit grey picture",
+    "P": "a picture with a palette",
+    "RGB": "an 8-bit RGB picture",
+    "RGBA": "an RGB picture with transparency",
+    "I;16": "a 16-bit grey picture",
+}
+
+
 def _png(content: bytes, modes: tuple[str, ...], wanted: str) -> NDArray[Any]:
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
@@ -134,7 +153,9 @@ def _png(content: bytes, modes: tuple[str, ...], wanted: str) -> NDArray[Any]:
     except (OSError, SyntaxError) as error:
         raise LabelError(f"the label cannot be decoded ({error})") from None
     if mode not in modes:
-        raise LabelError(f"the label is a picture of mode {mode}. It must be {wanted}.")
+        raise LabelError(
+            f"the label is {_MODES.get(mode, f'a picture of mode {mode}')}. It must be {wanted}."
+        )
     return pixels
 
 

@@ -11,15 +11,17 @@ from rich.table import Table
 from rich.text import Text
 
 from distill_mtl.writing.facts import Facts
-from distill_mtl.writing.members import KINDS, LABELLED, UNKNOWN, UNLABELLED
+from distill_mtl.writing.members import BEYOND, KINDS, LABELLED, UNKNOWN, UNLABELLED
 from distill_mtl.writing.recipe_lines import USUAL_IGNORE, recipe_lines
 from distill_mtl.writing.rows import Label
 from distill_mtl.writing.write import Written
 
 _LONGEST = 20  # lines of a table; of longer ones the two ends are shown
 _SHOWN = 3
+_LAST_OF_BYTES = 255
 
 Cells = tuple[str, ...]
+Counted = dict[str, Counter[str]]
 
 
 def show(console: Console, written: Written, *, ignore_index: int = USUAL_IGNORE) -> None:
@@ -82,6 +84,23 @@ def _show_label(console: Console, label: Label, facts: Facts) -> None:
     for row in _ends(rows):
         table.add_row(*map(Text, row))  # a class may be called [red]
     console.print(table)
+    for doubt in _doubts(label.member, counted):
+        console.print(doubt, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def _doubts(member: str, counted: Counted) -> Iterator[str]:
+    """What can be written and is seldom meant."""
+    boxes = counted.get("boxes", Counter())
+    if beyond := boxes[BEYOND]:
+        yield (
+            f"{beyond:,} of {boxes['all']:,} boxes reach beyond their picture. Are they [left, top, right, bottom]? "
+            "[left, top, width, height] is expected."
+        )
+    if member == "seg.png" and (largest := max(map(int, counted["pixels"]))) > _LAST_OF_BYTES:
+        yield (
+            f"The masks hold {len(counted['pixels']):,} numbers up to {largest:,}. Are they depth maps, or ids of "
+            "objects? Numbers of classes are expected; depth maps need the member depth.png."
+        )
 
 
 def _ends(rows: Sequence[Cells]) -> Sequence[Cells]:
@@ -93,7 +112,6 @@ def _ends(rows: Sequence[Cells]) -> Sequence[Cells]:
 
 
 Report = tuple[Cells, list[Cells], str]
-Counted = dict[str, Counter[str]]
 
 
 def _classes(label: Label, counted: Counted, facts: Facts) -> Report:
@@ -163,7 +181,11 @@ def _directions(label: Label, counted: Counted, facts: Facts) -> Report:
 def _things(label: Label, counted: Counted, facts: Facts) -> Report:
     things, rows = counted["things"], counted["rows"]
     lines: list[Cells] = [(name, f"{count:,}") for name, count in _by_count(things)]
-    return ("class", "boxes and points"), lines, f": {things.total():,} in {rows['with things']:,} rows"
+    return (
+        ("class", "boxes and points"),
+        lines,
+        f": {things.total():,} in {rows['with things']:,} rows",
+    )
 
 
 def _by_count(counts: Counter[str]) -> list[tuple[str, int]]:

@@ -58,7 +58,7 @@ def table_rows(
                 _no_column(path, column, columns) + (" Name it with --image." * (column == image))
             )
     folder = Path(images) if images is not None else path.parent
-    kept, findings, missing = [], list[str](), 0
+    kept, findings, missing, lacking = [], list[str](), 0, 0
     for number, cells in lines:
         empty = [
             member for member, own in chosen.items() if all(is_empty(cells.get(column)) for column in own)
@@ -68,12 +68,13 @@ def table_rows(
             continue
         try:
             if empty:
+                lacking += 1
                 raise LabelError(f"no {empty[0]} ({', '.join(chosen[empty[0]][:3])})")
             kept.append(_row(cells, chosen, image, group, folder))
         except LabelError as error:
             findings.append(f"line {number}: {error}")
     if findings:
-        mend = " Rows without a label are left out with --allow-missing." if missing == 0 else ""
+        mend = " Rows without a label are left out with --allow-missing." if lacking else ""
         raise ShardError(f"{path}: {len(findings):,} rows cannot be used: {_listed(findings)}.{mend}")
     if not kept:
         raise ShardError(f"{path}: no rows.")

@@ -27,7 +27,7 @@ from distill_mtl.writing.reading import Bad, Good, Reading
 from distill_mtl.writing.rows import Label, Rows
 
 _AT_ONCE = 8  # rows that a reader hands over together
-_SHOWN = 10
+_SHOWN, _NAMED = 10, 3
 
 
 @dataclass(frozen=True)
@@ -187,13 +187,23 @@ class _Sieve:
 
 
 def _refusal(refused: list[Bad]) -> ShardError:
-    listed = "\n".join(f"  {row.place}: {row.reason}" for row in refused[:_SHOWN])
-    more = f"\n  and {len(refused) - _SHOWN:,} more" if len(refused) > _SHOWN else ""
+    places: dict[str, list[str]] = {}  # one mistake in all rows is said once
+    for row in refused:
+        places.setdefault(row.reason, []).append(row.place)
+    listed = "\n".join(f"  {_some(where)}: {reason}" for reason, where in list(places.items())[:_SHOWN])
+    rest = sum(len(where) for where in list(places.values())[_SHOWN:])
+    more = f"\n  and {rest:,} more" if rest else ""
     mend = "Mend or remove them, and run the command again (with --overwrite, where shards are finished)"
     if all(row.picture for row in refused):
         mend += "; or leave them out with --skip-corrupt"
     rows = "1 row" if len(refused) == 1 else f"{len(refused):,} rows"
     return ShardError(f"{rows} cannot be written:\n{listed}{more}\n{mend}.")
+
+
+def _some(places: list[str]) -> str:
+    return ", ".join(places[:_NAMED]) + (
+        f" and {len(places) - _NAMED:,} more" if len(places) > _NAMED else ""
+    )
 
 
 def _order(count: int, shuffle: int | None) -> np.ndarray:

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from distill_mtl.display import FILE_COLUMNS, output
 from distill_mtl.evaluation.card import model_card
 from distill_mtl.evaluation.results import Cost, Evaluation, HeadCost, TaskResult, allowed_drops
 from distill_mtl.tasks.base import build_kind
@@ -110,13 +111,35 @@ def test_the_console_shows_every_figure(evaluation: Evaluation) -> None:
     assert "✓ accepted: no task lost more than 1 point\n" in text
 
 
-def test_a_narrow_console_shortens_the_metric_and_no_figure(evaluation: Evaluation) -> None:
+def test_a_narrow_console_shortens_the_metric_and_folds_the_interval_but_keeps_every_figure(
+    evaluation: Evaluation,
+) -> None:
     long = replace(evaluation, tasks={"left": result(metric="balanced_accuracy", rows=123_456)})
     text = shown(long, width=80)
     row = next(line for line in text.splitlines() if "left" in line)
     assert "…" in row.split()[1]
-    assert " ".join(row.split()[2:]) == "123,456 97.00 97.40 +0.40 −0.60 … +1.40 98.1 % ✓"
+    assert " ".join(row.split()[2:]) == "123,456 97.00 97.40 +0.40 −0.60 … 98.1 % ✓"
+    assert "+1.40" in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_narrow_console_keeps_the_verdict_beside_long_names(evaluation: Evaluation) -> None:
+    long = replace(
+        evaluation,
+        tasks={"attributes_of_it": result(ci95=(-66.67, -13.33))},
+        acceptance={"attributes_of_it": 1.0},
+    )
+    lines = shown(long, width=80).splitlines()
+    at = next(number for number, line in enumerate(lines) if "attributes_of_it" in line)
+    assert " ".join(lines[at].split()).endswith("+0.40 −66.67 … 98.1 % ✓")
+    assert lines[at + 1].strip() == "−13.33"
+
+
+def test_what_goes_to_a_file_is_not_cut_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert output().width == FILE_COLUMNS
+    monkeypatch.setenv("COLUMNS", "70")
+    assert output().width == 70
 
 
 def test_rows_that_a_teacher_may_have_seen_are_marked(evaluation: Evaluation) -> None:

@@ -24,7 +24,7 @@ def test_both_of_a_pair_change_places_and_the_others_stay() -> None:
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        ([["left", "rigth"]], "there is no class 'rigth'. Did you mean 'right'"),
+        ([["left", "rigth"]], "there is no class 'rigth'. Did you mean 'right'? Classes: "),
         ([["left", "right"], ["right", "up"]], "found more than once: right"),
         ([["left", "left"]], "found more than once: left"),
         (["left", "right"], "a list of pairs such as"),

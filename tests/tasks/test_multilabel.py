@@ -36,7 +36,7 @@ def test_labels_come_back_from_a_shard(tmp_path: Path) -> None:
         (b"[0, 1]", "has 2 values, the task 3 names"),
         (b"[0, 1, 2]", "label of 'right_arm' is 2. Expected 0, 1 or null"),
         (b'["yes", 1, 0]', "label of 'hat' is \"yes\""),
-        (b'{"hatt": 1}', "names 'hatt', which the task does not. Did you mean 'hat'"),
+        (b'{"hatt": 1}', "names 'hatt', which the task does not. Did you mean 'hat'\\? The task names hat, "),
         (b"\xff\xfe", "is not JSON"),
         (b"[0, 1, NaN]", "holds NaN; write null"),
     ],
@@ -170,4 +170,4 @@ def test_answers_and_captions_name_what_is_there() -> None:
     assert decoded["label"].tolist() == [[1, 0, 1]]
     assert decoded["probabilities"][0, 0] == pytest.approx(0.8808, abs=1e-4)
     assert kind.show_answer(torch.tensor([2.0, -1.0, 0.5]), image).caption == "hat, right_arm"
-    assert kind.show_label(torch.tensor([0, -1, 0]), image).caption == "none"
+    assert kind.show_label(torch.tensor([0, -1, 0]), image).caption == "none (1 unknown)"

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from distill_mtl import distill, evaluate, load_recipe, load_student
 from distill_mtl.assembly.build import build, known_names
+from distill_mtl.cli import main
 from distill_mtl.errors import RecipeError, StudentError, TeacherError, UserError
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.tasks.base import KINDS, build_kind
@@ -94,6 +95,19 @@ def test_a_student_of_an_own_kind_teaches_another(folder: Path) -> None:
     recipe = load_recipe("facing.yaml", overrides, known=known_names())
     evaluation = distill(recipe, out=folder / "again", console=QUIET)
     assert evaluation.tasks["facing"].teacher is not None
+
+
+def test_a_recipe_drafted_for_such_a_teacher_lets_the_code_run(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    distill(load_recipe("facing.yaml", known=known_names()), out=folder / "run", console=QUIET)
+    with pytest.raises(SystemExit) as exit:
+        main(["init", "--teacher", "run/student", "--data", "train.tar", "--trust"])
+    assert exit.value.code == 0
+    assert "trust: true  # lets the kind's code run" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["teacher", "inspect", "run/student", "--trust"])
+    assert f"    kind: {KIND}\n    trust: true\n" in capsys.readouterr().out
 
 
 def test_the_example_keeps_what_every_kind_must(folder: Path) -> None:

@@ -259,7 +259,7 @@ def test_depth_and_normals_are_looked_at(tmp_path: Path) -> None:
     wrong = pair_rows(
         tmp_path / "img", tmp_path / "d", member="depth.png", mask_pattern="a_n.png", strip=["_n"]
     )
-    with pytest.raises(ShardError, match="mode RGB. It must be a 16-bit grey PNG"):
+    with pytest.raises(ShardError, match="an 8-bit RGB picture. It must be a 16-bit grey PNG"):
         write_shards(wrong, tmp_path / "4")
 
 

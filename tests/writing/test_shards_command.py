@@ -1,6 +1,7 @@
 """`distill-mtl shards` as people type it, and real data through it."""
 
 import gzip
+import json
 import os
 import signal
 import subprocess
@@ -72,6 +73,57 @@ def test_test_shards_are_pasted_into_split(tmp_path: Path, capsys: pytest.Captur
         capsys=capsys,
     )
     assert f"    data:\n      split:\n        test: {tmp_path}/road/test-000000.tar" in said
+
+
+def test_boxes_that_leave_their_pictures_are_doubted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = []
+    for number, box in enumerate([[1, 1, 8, 6], [0, 0, 8, 6], [4, 3, 8, 6]]):  # the last is one of corners
+        save_picture(tmp_path / f"{number}.png", number)
+        lines.append(json.dumps({"image": f"{number}.png", "things": [{"class": "hand", "box": box}]}))
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    said = shards(
+        *("table", str(tmp_path / "t.jsonl"), "--label", "boxes.json=things"),
+        *("--to", str(tmp_path / "s"), "--workers", "0"),
+        capsys=capsys,
+    )
+    assert "1 of 3 boxes reach beyond their picture. Are they [left, top, right, bottom]?" in said
+
+
+@pytest.mark.parametrize(("age", "hinted"), [("", True), ("old", False)])
+def test_leaving_rows_out_is_offered_where_a_label_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], age: str, hinted: bool
+) -> None:
+    save_picture(tmp_path / "0.png", 0)
+    (tmp_path / "t.csv").write_text(f"image,age\n0.png,{age}\n")
+    with pytest.raises(SystemExit):
+        main(["shards", "table", str(tmp_path / "t.csv"), "--label", "values.json=age", "--to", "s"])
+    assert ("--allow-missing" in capsys.readouterr().err) == hinted
+
+
+def test_one_mistake_in_many_rows_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(5):
+        save_picture(tmp_path / "img" / f"{number}.png", number)
+        save_picture(tmp_path / "d" / f"{number}.png", number)
+    options = ["--member", "depth.png", "--to", str(tmp_path / "s"), "--workers", "0", "--no-shuffle"]
+    with pytest.raises(SystemExit):
+        main(["shards", "pairs", str(tmp_path / "img"), str(tmp_path / "d"), *options])
+    error = capsys.readouterr().err
+    assert error.startswith("5 rows cannot be written:")
+    assert error.count("It must be a 16-bit grey PNG") == 1
+    assert "img/2.png and 2 more: the label is an 8-bit RGB picture" in error
+
+
+def test_depth_written_as_masks_is_doubted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_picture(tmp_path / "img" / "a.png", 0)
+    (tmp_path / "d").mkdir()
+    Image.fromarray(np.arange(400, 448, dtype=np.uint16).reshape(6, 8)).save(tmp_path / "d" / "a.png")
+    said = shards(
+        *("pairs", str(tmp_path / "img"), str(tmp_path / "d"), "--to", str(tmp_path / "s"), "--workers", "0"),
+        capsys=capsys,
+    )
+    assert "The masks hold 48 numbers up to 447. Are they depth maps" in said
 
 
 @pytest.mark.parametrize(
