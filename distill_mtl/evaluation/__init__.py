@@ -2,7 +2,7 @@
 
 from distill_mtl.evaluation.results import Cost, Evaluation, TaskResult
 from distill_mtl.evaluation.run import evaluate
-from distill_mtl.evaluation.selection import delta_on, teacher_scores
+from distill_mtl.evaluation.selection import delta_on, references
 from distill_mtl.evaluation.view import Processes, View
 
-__all__ = ["Cost", "Evaluation", "Processes", "TaskResult", "View", "delta_on", "evaluate", "teacher_scores"]
+__all__ = ["Cost", "Evaluation", "Processes", "TaskResult", "View", "delta_on", "evaluate", "references"]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from distill_mtl.evaluation.bootstrap import paired_interval
+from distill_mtl.evaluation.known import known_to
 from distill_mtl.evaluation.results import TaskResult
 from distill_mtl.evaluation.rows import RowStatistics, Student, Teacher, collect
 from distill_mtl.evaluation.view import View
@@ -40,7 +41,8 @@ def compare(
     tick = _ticker(progress, sum(view.rows(task) for task in kinds), view.processes.world)
     results = {}
     for task, kind in kinds.items():
-        rows = collect(task, kind, student, teachers.get(task), view, tick)
+        teacher = teachers.get(task)
+        rows = collect(task, kind, student, teacher, view, tick, known=known_to(teacher))
         results[task] = summarise(kind, rows, resamples=resamples, seed=seed)
     return results
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from distill_mtl.errors import ShardError
-from distill_mtl.evaluation.known import asked_about, known_to, still_labelled
+from distill_mtl.evaluation.known import Known, asked_about, still_labelled
 from distill_mtl.evaluation.view import View
 from distill_mtl.networks.evaluating import evaluating
 from distill_mtl.tasks.base import TaskKind
@@ -50,15 +50,22 @@ def collect(
     teacher: Teacher | None,
     view: View,
     tick: Callable[[int], None] = lambda rows: None,
+    *,
+    known: Known = None,
 ) -> RowStatistics:
     """Run both networks over the task's rows; all processes' rows together, in the order of their keys.
 
-    Beside a teacher that knows some classes only, both are scored on those.
+    Args:
+        task, kind: what is measured.
+        student, teacher: on the view's device.
+        view: the rows.
+        tick: told how many rows were looked at after every batch.
+        known: the classes that the teacher knows, if not all: both are scored on those alone.
 
     Raises:
         ShardError: there is no row.
     """
-    parts, known = [], known_to(teacher)
+    parts = []
     # Where classes exclude each other, never to say one of them is an answer like any other.
     compared = slice(None) if known is None or kind.exclusive else list(known)
     with torch.no_grad(), evaluating(student) if isinstance(student, nn.Module) else nullcontext():
@@ -89,11 +96,16 @@ def collect(
             f"({', '.join(kind.classes[place] for place in known)}), so the two cannot be compared."
         )
     if not parts:
-        raise ShardError(
-            f"task '{task}' has no labelled row in the {view.split} set, so nothing can be measured. Name "
-            f"shards with labels under data.SOURCE.split.{view.split}, or leave it out: a share is split off."
-        )
+        raise no_row(task, view)
     return _merge(parts)
+
+
+def no_row(task: str, view: View) -> ShardError:
+    """The error of a task that cannot be measured."""
+    return ShardError(
+        f"task '{task}' has no labelled row in the {view.split} set, so nothing can be measured. Name "
+        f"shards with labels under data.SOURCE.split.{view.split}, or leave it out: a share is split off."
+    )
 
 
 def logits_in(answer: Tensor | Mapping[str, Tensor]) -> Tensor:

@@ -1,46 +1,82 @@
 """Scores along the way: how good the student is so far, for `training.select: best`."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from distill_mtl.evaluation.rows import Student, Teacher, collect
+import torch
+
+from distill_mtl.evaluation.known import Known, known_to
+from distill_mtl.evaluation.rows import Student, Teacher, collect, no_row
 from distill_mtl.evaluation.view import View
 from distill_mtl.tasks.base import TaskKind
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What a task's score is compared with. It stays the same while the student learns, so it is measured once.
+
+    Attributes:
+        score: of the teacher. Of a task without one: 0 where the score is in points; else, as no unit fits beside
+            points, that of the best answer that never looks at the image.
+        known: classes that the teacher knows, on which the student is measured too; None: all.
+    """
+
+    score: float
+    known: Known = None
+
+
+def references(
+    teachers: Mapping[str, Teacher | None], kinds: Mapping[str, TaskKind], view: View
+) -> dict[str, Reference]:
+    """Of every task, measured on its own labelled rows.
+
+    Raises:
+        ShardError: a task has no labelled row in this split.
+    """
+    return {task: _reference(task, kind, teachers.get(task), view) for task, kind in kinds.items()}
+
+
 def delta_on(
     student: Student,
-    teacher_scores: Mapping[str, float | None],
+    against: Mapping[str, Reference],
     kinds: Mapping[str, TaskKind],
     view: View,
 ) -> dict[str, float]:
-    """By how many points the student is better than each teacher, positive for better in either direction.
+    """By how much the student is better than each reference, positive for better in either direction.
 
-    A task without a teacher counts its own score. Only the student runs: frozen teachers score the
-    same every time, so their scores are measured once (`teacher_scores`).
+    In points; where the score is in the labels' unit, in percent of the reference's error, so that metres and
+    dollars can stand beside points in one mean. A reference without error has no percent: there the difference
+    counts as it is. Only the student runs.
 
     Args:
         student: put into eval mode while it is measured, if it is a module.
-        teacher_scores: by task, on the same rows.
+        against: by task, from the same rows.
         kinds: the tasks.
         view: the rows, usually of the validation set.
     """
     deltas = {}
     for task, kind in kinds.items():
-        score = _score(task, kind, student, view)
+        reference = against[task]
         sign = 1 if kind.higher_is_better else -1
-        deltas[task] = sign * (score - (teacher_scores.get(task) or 0.0))
+        delta = sign * (_score(task, kind, student, reference.known, view) - reference.score)
+        in_percent = not kind.in_points and reference.score != 0
+        deltas[task] = 100 * delta / abs(reference.score) if in_percent else delta
     return deltas
 
 
-def teacher_scores(
-    teachers: Mapping[str, Teacher | None], kinds: Mapping[str, TaskKind], view: View
-) -> dict[str, float]:
-    """Every teacher's score in points on its task's own labelled rows."""
-    return {
-        task: _score(task, kinds[task], _as_student(task, teacher), view)
-        for task, teacher in teachers.items()
-        if teacher is not None
-    }
+def _reference(task: str, kind: TaskKind, teacher: Teacher | None, view: View) -> Reference:
+    if teacher is not None:
+        known = known_to(teacher)
+        return Reference(_score(task, kind, _as_student(task, teacher), known, view), known)
+    return Reference(0.0 if kind.in_points else _constant(task, kind, view))
+
+
+def _constant(task: str, kind: TaskKind, view: View) -> float:
+    counts = [kind.label_counts(batch.labels[task]) for batch in view.batches(task)]
+    counts = view.processes.join(counts)
+    if not counts:
+        raise no_row(task, view)
+    return kind.constant_score(torch.stack(counts).sum(0))
 
 
 def _as_student(task: str, teacher: Teacher) -> Student:
@@ -48,6 +84,6 @@ def _as_student(task: str, teacher: Teacher) -> Student:
     return lambda images: {task: teacher(images).logits}
 
 
-def _score(task: str, kind: TaskKind, student: Student, view: View) -> float:
-    rows = collect(task, kind, student, None, view)
+def _score(task: str, kind: TaskKind, student: Student, known: Known, view: View) -> float:
+    rows = collect(task, kind, student, None, view, known=known)
     return float(kind.score(rows.student))

@@ -150,9 +150,11 @@ class Heatmap(TaskKind):
         logits = logits.float()
         height, width = map_size(logits)
         there = labels[..., 0] >= 0
-        scale = labels.new_tensor([width, height])
-        centre, sides = labels[..., 1:3] * scale, labels[..., 3:] * scale
-        cell = centre.floor().clamp(labels.new_zeros(2), scale - 1)
+        # Scalars, as a tensor of them would be a copy to the device that the host waits for.
+        x, y = labels[..., 1] * width, labels[..., 2] * height
+        centre = torch.stack([x, y], -1)
+        sides = torch.stack([labels[..., 3] * width, labels[..., 4] * height], -1)
+        cell = torch.stack([x.floor().clamp(0, width - 1), y.floor().clamp(0, height - 1)], -1)
         number = there.sum(1).clamp(min=1)
         heat = self._wanted(labels, there, cell.long(), sides, (height, width))
         losses = focal_loss(logits[:, : len(self.classes)], heat).flatten(1).sum(1)

@@ -29,22 +29,46 @@ class Curve(NamedTuple):
     recall: Tensor
 
 
-def precision_recall(scores: Tensor, hits: Tensor, weights: Tensor, positives: Tensor) -> Curve:
-    """The curve of each resample. Answers of equal score are taken together, as scikit-learn does.
+class Ranking(NamedTuple):
+    """Answers in order, highest score first.
+
+    Attributes:
+        columns: int64 [N], of the weights, those of each answer's row or its own.
+        hits: bool [N], which answers are right.
+        last: bool [N], the last answer of each score.
+    """
+
+    columns: Tensor
+    hits: Tensor
+    last: Tensor
+
+
+def rank(scores: Tensor, hits: Tensor, rows: Tensor | None = None) -> Ranking:
+    """Put answers in order, for any number of resamples.
 
     Args:
         scores: [N].
         hits: bool [N], which answers are right.
-        weights: [S, N], how often each answer counts.
-        positives: [S], how many answers could be right, those that nobody gave among them.
+        rows: int64 [N], the row that each answer belongs to; None: each is a row.
     """
     order = scores.argsort(descending=True)
     ranked = scores[order]
-    last = torch.ones_like(ranked, dtype=torch.bool)  # of the answers that share a score
+    last = torch.ones_like(ranked, dtype=torch.bool)
     last[:-1] = ranked[1:] != ranked[:-1]
-    counted = weights.double()[:, order]
-    taken = counted.cumsum(1)[:, last]
-    right = (counted * hits[order]).cumsum(1)[:, last]
+    return Ranking(order if rows is None else rows[order], hits[order], last)
+
+
+def precision_recall(ranking: Ranking, weights: Tensor, positives: Tensor) -> Curve:
+    """The curve of each resample. Answers of equal score are taken together, as scikit-learn does.
+
+    Args:
+        ranking: of the answers.
+        weights: [S, R], how often each row counts.
+        positives: [S], how many answers could be right, those that nobody gave among them.
+    """
+    counted = weights.double()[:, ranking.columns]
+    taken = counted.cumsum(1)[:, ranking.last]
+    right = (counted * ranking.hits).cumsum(1)[:, ranking.last]
     wanted = positives.double()[:, None]
     return Curve(
         torch.where(taken > 0, right / taken, 0.0),
@@ -64,10 +88,8 @@ def average_precision(
     """The area under the precision-recall curve of each resample, in [0, 1].
 
     Args:
-        scores, hits, positives: as in `precision_recall`.
-        weights: [S, N]; with `rows` [S, R], how often each row counts, which keeps memory small where a row has
-            several answers.
-        rows: int64 [N], the row that each answer belongs to.
+        scores, hits, rows: as in `rank`. Rows keep memory small where they have several answers.
+        weights, positives: as in `precision_recall`.
         interpolated: at COCO's 101 recalls instead of step by step.
 
     Returns:
@@ -75,8 +97,9 @@ def average_precision(
     """
     area = interpolated_area if interpolated else stepwise_area
     chunk = max(1, _AT_ONCE // max(1, len(scores)))
+    ranking = rank(scores, hits, rows)
     parts = [
-        area(precision_recall(scores, hits, some if rows is None else some[:, rows], wanted))
+        area(precision_recall(ranking, some, wanted))
         for some, wanted in zip(weights.split(chunk), positives.split(chunk), strict=True)
     ]
     return torch.where(positives > 0, torch.cat(parts), torch.nan)

@@ -12,9 +12,10 @@ from rich.console import Console
 
 from distill_mtl.assembly.build import Parts
 from distill_mtl.data.split import Split
-from distill_mtl.evaluation import Evaluation, Processes, View, delta_on, teacher_scores
+from distill_mtl.evaluation import Evaluation, Processes, View, delta_on, references
 from distill_mtl.evaluation.card import model_card
 from distill_mtl.evaluation.examples import examples
+from distill_mtl.evaluation.selection import Reference
 from distill_mtl.evaluation.sheet import picture_sheet
 from distill_mtl.recipe import dump_recipe
 from distill_mtl.students.folder import save_student
@@ -37,11 +38,10 @@ class Examiner:
         self.parts, self.session, self.console = parts, session, console
 
     def mean_delta(self) -> float:
-        """Mean over tasks of the student's lead on the validation rows; what `select: best` maximises."""
+        """Mean over tasks of the student's lead on the validation rows (`delta_on`); what `select: best`
+        maximises."""
         self.session.synchronise()
-        deltas = delta_on(
-            self.session.student, self._teacher_scores, self.parts.kinds, self._view("validation")
-        )
+        deltas = delta_on(self.session.student, self._references, self.parts.kinds, self._view("validation"))
         return sum(deltas.values()) / len(deltas)
 
     def compare(self) -> Evaluation:
@@ -73,8 +73,8 @@ class Examiner:
         return self.parts.teachers
 
     @cached_property
-    def _teacher_scores(self) -> dict[str, float]:
-        return teacher_scores(self._teachers, self.parts.kinds, self._view("validation"))
+    def _references(self) -> dict[str, Reference]:
+        return references(self._teachers, self.parts.kinds, self._view("validation"))
 
     def _view(self, split: Split) -> View:
         accelerator = self.session.trainer.accelerator

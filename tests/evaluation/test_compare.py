@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from distill_mtl.checks.measure import measure
 from distill_mtl.data.batch import Batch
 from distill_mtl.errors import ShardError
-from distill_mtl.evaluation import Evaluation, Processes, TaskResult, View, delta_on, evaluate, teacher_scores
+from distill_mtl.evaluation import Evaluation, Processes, TaskResult, View, delta_on, evaluate, references
 from distill_mtl.evaluation.compare import compare
 from distill_mtl.evaluation.known import asked_about
+from distill_mtl.evaluation.selection import Reference
 from distill_mtl.tasks.base import TaskKind, build_kind
 from distill_mtl.tasks.classification import Classification
 from distill_mtl.teachers.label_map import UNKNOWN
@@ -190,7 +191,7 @@ def test_deltas_on_validation_need_the_teachers_once(
     student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
 ) -> None:
     view = View(sources, "validation", batch_size=10)
-    scores = teacher_scores(teachers | {"part": None}, kinds, view)
+    scores = references(teachers | {"part": None}, kinds, view)
     calls = teachers["word"].calls
     deltas = delta_on(student, scores, kinds, view)
     assert teachers["word"].calls == calls
@@ -198,7 +199,7 @@ def test_deltas_on_validation_need_the_teachers_once(
     assert deltas["word"] == pytest.approx(full["word"].delta)
     assert deltas["part"] == full["part"].student
     worse = delta_on(student, scores, kinds | {"word": ErrorRate(("a", "b", "c"))}, view)
-    assert worse["word"] == pytest.approx(scores["word"] - (100 - full["word"].student))
+    assert worse["word"] == pytest.approx(scores["word"].score - (100 - full["word"].student))
 
 
 def test_evaluate_joins_scores_cost_and_verdict(
@@ -293,3 +294,46 @@ def test_the_check_measures_a_teacher_by_the_attributes_that_it_knows() -> None:
     assert scores[1].score == 0
     silent = [asked_about(batch, kind, "looks", ()) for batch in pictures]
     assert measure(lambda images: teacher(images).logits, kind, "looks", silent) is None
+
+
+def values(rows: int, unit: float) -> Batch:
+    plain = make_rows("light", rows, dense=False)
+    return replace(plain, labels={"light": unit * answers(plain.images.float() / 255)})
+
+
+@pytest.mark.parametrize("taught", [True, False])
+def test_a_delta_in_a_unit_counts_in_percent_whatever_the_unit(taught: bool) -> None:
+    deltas = []
+    for unit in (1.0, 1000.0):
+        kind = build_kind("regression", CLASSES, "mae", scale=unit)
+        view = View(ListedRows({("light", "validation"): values(40, unit)}), "validation")
+
+        def off(images: Tensor, by: float, unit: float = unit) -> Tensor:
+            return unit * (answers(images) + by)
+
+        teacher = (lambda images, off=off: TeacherOutput(off(images, 0.04), {})) if taught else None
+        against = references({"light": teacher}, {"light": kind}, view)
+        student = lambda images, off=off: {"light": off(images, 0.03)}  # noqa: E731
+        deltas.append(delta_on(student, against, {"light": kind}, view)["light"])
+        if not taught:
+            labels = view.sources.rows["light", "validation"].labels["light"]
+            assert against["light"].score == kind.constant_score(kind.label_counts(labels))
+    assert deltas[0] == pytest.approx(deltas[1], rel=1e-3)
+    if taught:
+        assert deltas[0] == pytest.approx(25, rel=1e-3)  # its error is a quarter less
+
+
+def test_a_reference_without_error_has_no_percent() -> None:
+    kind, rows = build_kind("regression", CLASSES, "mae"), values(20, 1.0)
+    view = View(ListedRows({("light", "validation"): rows}), "validation")
+    student = lambda images: {"light": answers(images) + 0.5}  # noqa: E731
+    assert delta_on(student, {"light": Reference(0.0)}, {"light": kind}, view)["light"] == pytest.approx(-0.5)
+
+
+def test_along_the_way_too_both_are_scored_on_what_the_teacher_knows() -> None:
+    kind = build_kind("multilabel", CLASSES, "error")
+    view = View(ListedRows({("looks", "validation"): attributes(40)}), "validation")
+    against = references({"looks": KnowsTwo(dense=False, seed=0)}, {"looks": kind}, view)
+    assert against == {"looks": Reference(0.0, (0, 1))}
+    student = lambda images: {"looks": answers(images) * torch.tensor([1.0, 1.0, -1.0])}  # noqa: E731
+    assert delta_on(student, against, {"looks": kind}, view) == {"looks": 0.0}

@@ -219,6 +219,15 @@ def test_the_supervised_loss_by_hand() -> None:
     assert kind.supervised_loss(logits, labels).item() == pytest.approx(heat + sizes + offsets, rel=1e-5)
 
 
+def test_the_supervised_loss_on_a_map_laid_on_its_side_is_the_same() -> None:
+    kind = build_kind("heatmap", ("cat", "dog"), max_objects=2)
+    logits = torch.randn(1, 6, 3, 7)
+    labels = label_of([(0, 0.2, 0.9, 0.3, 0.4), (1, 1.0, 0.5, 0.5, 0.1)], most=2)[None]
+    turned = logits.transpose(2, 3)[:, [0, 1, 3, 2, 5, 4]]
+    loss = kind.supervised_loss(turned, labels[..., [0, 2, 1, 4, 3]])
+    torch.testing.assert_close(loss, kind.supervised_loss(logits, labels))
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_the_true_maps_cost_next_to_nothing(form: str) -> None:
     kind, (logits, _, labels) = kind_of(form), example(form)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_average_precision
 
 from distill_mtl.tasks import ranking
-from distill_mtl.tasks.ranking import average_precision, precision_recall
+from distill_mtl.tasks.ranking import average_precision, precision_recall, rank
 
 
 @st.composite
@@ -82,7 +82,7 @@ def test_the_interpolated_area_is_that_of_pycocotools() -> None:
 
 def test_a_curve_by_hand() -> None:
     scores, hits = torch.tensor([0.9, 0.5, 0.5, 0.1]), torch.tensor([True, False, True, True])
-    precision, recall = precision_recall(scores, hits, torch.ones(1, 4), torch.tensor([4]))
+    precision, recall = precision_recall(rank(scores, hits), torch.ones(1, 4), torch.tensor([4]))
     assert precision.dtype == torch.float64
     torch.testing.assert_close(precision, torch.tensor([[1, 2 / 3, 3 / 4]], dtype=torch.float64))
     torch.testing.assert_close(recall, torch.tensor([[1 / 4, 2 / 4, 3 / 4]], dtype=torch.float64))
@@ -109,3 +109,11 @@ def test_chunks_and_rows_change_nothing(monkeypatch: pytest.MonkeyPatch, interpo
     monkeypatch.setattr(ranking, "_AT_ONCE", 60)
     by_row = average_precision(scores, hits, weights, positives, rows=rows, interpolated=interpolated)
     assert torch.equal(whole, by_row)
+
+
+def test_answers_are_put_in_order_once_for_all_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    sorted_, argsort = [], Tensor.argsort
+    monkeypatch.setattr(ranking, "_AT_ONCE", 20)  # chunks of two resamples
+    monkeypatch.setattr(Tensor, "argsort", lambda *args, **kw: (sorted_.append(1), argsort(*args, **kw))[1])
+    average_precision(torch.rand(10), torch.rand(10) > 0.5, torch.ones(7, 10), torch.full((7,), 10))
+    assert len(sorted_) == 1

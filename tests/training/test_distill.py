@@ -10,7 +10,7 @@ from rich.console import Console
 from distill_mtl import distill, evaluate, load_recipe, load_student
 from distill_mtl.assembly.build import build
 from distill_mtl.errors import UserError
-from distill_mtl.evaluation import Evaluation, View, delta_on, teacher_scores
+from distill_mtl.evaluation import Evaluation, View, delta_on, references
 
 QUIET = Console(quiet=True)
 
@@ -214,7 +214,7 @@ def test_select_best_takes_the_checkpoint_with_the_highest_mean_delta(recipe: Pa
     distill(load_recipe(recipe, every_step), out=tmp_path / "last", console=QUIET)
     parts = build(load_recipe(recipe, every_step))
     view = View(parts.sources, "validation")
-    scores = teacher_scores(parts.teachers, parts.kinds, view)
+    scores = references(parts.teachers, parts.kinds, view)
     students, deltas = [], []
     for path in sorted((tmp_path / "last" / "checkpoints").iterdir()):
         objective = torch.load(path / "state.pt", weights_only=True)["objective"]
