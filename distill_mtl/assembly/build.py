@@ -224,7 +224,8 @@ def _refuse_unheard(recipe: Recipe, kinds: Mapping[str, TaskKind]) -> None:
 def _refuse_unknown_drops(recipe: Recipe, kinds: Mapping[str, TaskKind]) -> None:
     """Refuse to judge a score in the labels' unit by one point; the loader cannot, where the kind is a user's code."""
     for task, kind in kinds.items():
-        if not kind.in_points and task not in recipe.acceptance:
+        judged = recipe.tasks[task].teacher is not None
+        if judged and not kind.in_points and task not in recipe.acceptance:
             raise RecipeError(
                 f"tasks.{task}: {kind.metric} is measured in the unit of its labels. Say how much of it may be lost: "
                 f"`acceptance: {{{task}: ...}}`."

@@ -275,7 +275,8 @@ def _acceptance(recipe: dict[str, Any], known: Known) -> Iterator[Finding]:
         if task not in _mapping(recipe.get("tasks")):
             yield Finding(("acceptance", task), _no_task(task, recipe))
     for name, section in _entries(recipe, "tasks"):
-        if in_units(section, known) and name not in _mapping(recipe.get("acceptance")):
+        judged = section.get("teacher") is not None
+        if judged and in_units(section, known) and name not in _mapping(recipe.get("acceptance")):
             text = (
                 f"{section.get('metric') or 'the metric'} of {name} is measured in the unit of its labels. Say how "
                 f"much of it may be lost: `acceptance: {{{name}: ...}}`."

@@ -56,3 +56,12 @@ def test_a_record_may_be_missed_by_a_little(
 def test_chance_explains_what_its_error_says() -> None:
     assert complaint(measured(80.0, 50.0, error=6.0), Expected(90.0), ACCURACY) is None
     assert complaint(measured(1.5, 6.0, error=0.3), Expected(1.0), MAE) is None
+
+
+def test_a_record_that_a_constant_answer_reaches_is_no_reason_to_believe_a_teacher() -> None:
+    nothing_learned = measured(50.0, 50.0)
+    assert "no better than the best constant answer" in str(
+        complaint(nothing_learned, Expected(50.0, rows=100), ACCURACY)
+    )
+    assert complaint(nothing_learned, Expected(50.0), ACCURACY) is None  # the recipe's own word
+    assert complaint(measured(51.0, 50.0), Expected(51.0, rows=100), ACCURACY) is None
