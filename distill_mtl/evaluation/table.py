@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _INTERVAL = "95 % interval"
 _TASK_COLUMNS = ("task", "metric", "rows", "teacher", "student", "delta", _INTERVAL, "agree", "")
+_SCORE_COLUMNS = ("task", "metric", "rows", "student")
 _COST_COLUMNS = ("one image", "parameters", "MFLOPs", "MB", "latency")
 _HEAD_COLUMNS = ("head", "parameters", "share", "MFLOPs", "share")
 _LEFT = ("task", "metric", "one image", "head")
@@ -26,7 +27,9 @@ _UNKNOWN = "not known"
 
 def console_table(evaluation: "Evaluation") -> RenderableType:
     """Scores, cost, verdict and notes, one under the other, for a rich console of 80 columns or more."""
-    scores = _frame(_TASK_COLUMNS, [_styled_cells(evaluation, task) for task in evaluation.tasks])
+    columns = _shown_columns(evaluation)
+    styled = [_styled_cells(evaluation, task) for task in evaluation.tasks]
+    scores = _frame(columns, [[row[column] for column in columns] for row in styled])
     costs = _frame(
         _COST_COLUMNS,
         [[Text(cell, "bold" if row[0] == "ratio" else "") for cell in row] for row in _cost_rows(evaluation)],
@@ -41,9 +44,13 @@ def console_table(evaluation: "Evaluation") -> RenderableType:
 
 def markdown_table(evaluation: "Evaluation") -> str:
     """The same figures as Markdown tables with the verdict and the notes beneath."""
-    scores = [_task_cells(evaluation, task) for task in evaluation.tasks]
+    columns = _shown_columns(evaluation)
+    cells = [
+        dict(zip(_TASK_COLUMNS, _task_cells(evaluation, task), strict=True)) for task in evaluation.tasks
+    ]
+    scores = [tuple(row[column] for column in columns) for row in cells]
     parts = [
-        _markdown(_TASK_COLUMNS, scores),
+        _markdown(columns, scores),
         _markdown(_COST_COLUMNS, _cost_rows(evaluation)),
         *([_markdown(_HEAD_COLUMNS, _head_rows(evaluation))] if evaluation.heads else []),
         f"**{_verdict(evaluation)}**",
@@ -122,7 +129,18 @@ def _head_cells(evaluation: "Evaluation", name: str, heads: list["HeadCost"]) ->
     )
 
 
+def _has_teachers(evaluation: "Evaluation") -> bool:
+    return any(result.teacher is not None for result in evaluation.tasks.values())
+
+
+def _shown_columns(evaluation: "Evaluation") -> tuple[str, ...]:
+    """All, or without a teacher the score alone: there is nothing to compare."""
+    return _TASK_COLUMNS if _has_teachers(evaluation) else _SCORE_COLUMNS
+
+
 def _title(evaluation: "Evaluation") -> str:
+    if not _has_teachers(evaluation):
+        return f"Scores on {evaluation.split} rows"
     return f"Student against teachers, {evaluation.split} rows"
 
 
@@ -159,7 +177,7 @@ def _possibly_seen(evaluation: "Evaluation") -> set[str]:
     return {task for task in evaluation.hashed if evaluation.tasks[task].teacher is not None}
 
 
-def _styled_cells(evaluation: "Evaluation", task: str) -> list[Text]:
+def _styled_cells(evaluation: "Evaluation", task: str) -> dict[str, Text]:
     judged = _delta_style(evaluation, task)
     styles = {
         "task": "bold",
@@ -170,7 +188,7 @@ def _styled_cells(evaluation: "Evaluation", task: str) -> list[Text]:
         "": judged,
     }
     cells = zip(_TASK_COLUMNS, _task_cells(evaluation, task), strict=True)
-    return [Text(cell, styles.get(column, "")) for column, cell in cells]
+    return {column: Text(cell, styles.get(column, "")) for column, cell in cells}
 
 
 def _delta_style(evaluation: "Evaluation", task: str) -> str:

@@ -219,6 +219,8 @@ def test_unusual_evaluations_are_told_in_words(evaluation: Evaluation) -> None:
     alone = replace(evaluation, tasks={"alone": result(None)}, teachers_cost=None)
     assert "nothing to judge: no task has a teacher" in shown(alone)
     assert "ratio" not in shown(alone)
+    assert "delta" not in shown(alone)
+    assert "| task | metric | rows | student |" in alone.markdown()
     single = replace(evaluation, tasks={"left": result(ci95=None)})
     assert "No interval where all rows belong to one group" in shown(single)
     lower = replace(evaluation, tasks={"left": result(higher_is_better=False)})
