@@ -109,7 +109,9 @@ def _remembered(name: str, task: dict[str, Any], labelled: bool, known: Known) -
 def _lacks_classes(task: dict[str, Any], known: Known) -> bool:
     """Whether nobody but a teacher can say the task's classes; what a user's own kind says is not known yet."""
     kind = task.get("kind")
-    return task.get("classes") is None and kind not in known.own_classes and ":" not in str(kind)
+    if task.get("classes") is not None or known.own_classes is None:
+        return False
+    return kind not in known.own_classes and ":" not in str(kind)
 
 
 def _own_kinds(recipe: dict[str, Any]) -> Iterator[Finding]:

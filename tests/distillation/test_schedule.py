@@ -57,7 +57,7 @@ def test_fitnets_is_hints_up_to_the_guided_layer_and_then_everything(recipe: Pat
         "adapters.shape.0.adapter",
     }
     weights = first.lessons["hue"].weights
-    assert (weights.supervised, weights.soft_targets, weights.hint) == (0, 0, 1)
+    assert (weights.supervised, weights.soft_targets, weights.hint) == (0, 0, 0.1)
     assert second.trains is None
 
 
