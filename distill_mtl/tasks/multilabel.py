@@ -116,10 +116,10 @@ class Multilabel(TaskKind):
 
     def show_label(self, label: Tensor, image: Tensor) -> Shown:
         unknown = int((label == UNKNOWN).sum())
-        return Shown(image, self._named(label == 1) + (f" ({unknown} unknown)" if unknown else ""))
+        return Shown(None, self._named(label == 1) + (f" ({unknown} unknown)" if unknown else ""))
 
     def show_answer(self, logits: Tensor, image: Tensor) -> Shown:
-        return Shown(image, self._named(logits > 0))
+        return Shown(None, self._named(logits > 0))
 
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
         """[logits by class, labels by class], K = 2 C: a precision needs the answers in order."""

@@ -152,10 +152,10 @@ class Regression(AdditiveKind):
         return {"values": logits.float()}
 
     def show_label(self, label: Tensor, image: Tensor) -> Shown:
-        return Shown(image, self._named(label))
+        return Shown(None, self._named(label))
 
     def show_answer(self, logits: Tensor, image: Tensor) -> Shown:
-        return Shown(image, self._named(logits))
+        return Shown(None, self._named(logits))
 
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
         """[known, label, its square, absolute error, squared error], each by value, K = 5 C, in units of `scale`.
