@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +153,14 @@ def test_a_command_stopped_by_ctrl_c_goes_on(tmp_path: Path) -> None:
     os.mkfifo(folder / "39-slow.png")
     options = ["--rows", "4", "--no-shuffle", "--workers", "1", "--to", str(tmp_path / "s")]
     command = [sys.executable, "-m", "distill_mtl.cli", "shards", "folder", str(folder), *options]
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    running = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Where the tests run in the background of a shell, Ctrl-C is ignored, and children inherit that.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
     assert running.stderr is not None
     while not (tmp_path / "s" / "s-000007.tar").exists():
         assert running.poll() is None
