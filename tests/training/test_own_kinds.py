@@ -133,11 +133,14 @@ def test_an_own_score_in_a_unit_needs_a_word_on_what_may_be_lost(folder: Path) -
     (metrics,) = re.findall(r" +metrics = .*\n", code)
     in_a_unit = metrics + '    unit_metrics = frozenset({"mean_angle"})\n'
     (folder / "my_tasks.py").write_text(code.replace(metrics, in_a_unit))
+    build(load_recipe("facing.yaml", known=known_names()))  # nobody is compared with it
+    _forget()
+    taught = "tasks.facing.teacher=self"
     with pytest.raises(
         RecipeError, match=r"tasks\.facing: mean_angle is measured in .*`acceptance: {facing: "
     ):
-        build(load_recipe("facing.yaml", known=known_names()))
-    said = load_recipe("facing.yaml", ["acceptance={facing: 5}"], known=known_names())
+        build(load_recipe("facing.yaml", [taught], known=known_names()))
+    said = load_recipe("facing.yaml", [taught, "acceptance={facing: 5}"], known=known_names())
     assert build(said).recipe.acceptance == {"facing": 5}
 
 
