@@ -3,9 +3,10 @@
     python benchmarks/multimnist.py [--epochs 100] [--seeds 1]
 
 Rows: two single-task networks; one network of both tasks under each balancing rule; and one whose teachers are
-the two single-task networks (soft targets and a hint at the last shared layer, on top of the labels). Every row is
-a process of one thread, two at a time, kept in runs/multimnist/ and skipped where it is finished. MNIST's four IDX
-files are looked for in $DISTILL_MTL_DATA/mnist, else in ../shared/data/mnist beside the repository.
+the two single-task networks (soft targets and a hint at the last shared layer, on top of the labels). Every row has
+the learning rate that is best on validation in runs of a tenth of its length. Runs are processes of one thread, two
+at a time, kept in runs/multimnist/ and skipped where they are finished. MNIST's four IDX files are looked for in
+$DISTILL_MTL_DATA/mnist, else in ../shared/data/mnist beside the repository.
 """
 
 import argparse
@@ -13,13 +14,13 @@ import gzip
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ TASKS = ("left", "right")
 RUNS = Path("runs/multimnist")
 DATA = Path(os.environ.get("DISTILL_MTL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 VALIDATION = 5_000  # the last composites of 60,000, made of the last 5,000 digits alone
-BATCH, RATE, MOMENTUM, TEMPERATURE = 256, 0.05, 0.9, 4.0
+BATCH, MOMENTUM, TEMPERATURE = 256, 0.9, 4.0
+RATES = (0.1, 0.05, 0.02)
 WIDTH = 50  # of the shared representation
 
 
@@ -79,73 +81,87 @@ TITLES = {
 }
 
 
+@dataclass(frozen=True)
+class Run:
+    """One training of a row; `teachers` are the single-task runs of a row that is taught."""
+
+    row: str
+    seed: int
+    epochs: int
+    rate: float
+    teachers: tuple["Run", ...] = ()
+
+    def file(self, suffix: str) -> Path:
+        return RUNS / f"{self.row}-{self.seed}-{self.epochs}-{self.rate}{suffix}"
+
+    def results(self) -> dict[str, Any]:
+        results: dict[str, Any] = json.loads(self.file(".json").read_text())
+        return results
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--row", choices=ROWS, help="train this row alone, in this process")
-    parser.add_argument("--seed", type=int, default=0, help="of --row")
     arguments = parser.parse_args()
     if not (DATA / "mnist").is_dir():
         sys.exit(f"no MNIST in {DATA / 'mnist'}: set DISTILL_MTL_DATA to the folder that holds mnist/*.gz")
-    if arguments.row is not None:
-        torch.set_num_threads(1)
-        train(arguments.row, arguments.seed, arguments.epochs)
-        return
+    seeds = range(arguments.seeds)
+    done: dict[tuple[str, int], Run] = {}
     for rows in (SINGLE, JOINT):  # the second has the first as teachers
-        make_all((row, seed, arguments.epochs) for seed in range(arguments.seeds) for row in rows)
-    print_table(arguments.epochs, range(arguments.seeds))
-
-
-# Rows ---------------------------------------------------------------------------------------------------------
-
-
-def make_all(jobs: Iterable[tuple[str, int, int]]) -> None:
-    """Run the rows (name, seed, epochs) that have no results yet, two at a time."""
-    missing = [job for job in jobs if not place(*job, ".json").exists()]
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(run_apart, missing))
-
-
-def run_apart(job: tuple[str, int, int]) -> None:
-    row, seed, epochs = job
-    command = [sys.executable, __file__, f"--row={row}", f"--seed={seed}", f"--epochs={epochs}"]
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-
-def place(row: str, seed: int, epochs: int, suffix: str) -> Path:
-    return RUNS / f"{row}-{seed}-{epochs}{suffix}"
-
-
-def print_table(epochs: int, seeds: Iterable[int]) -> None:
-    print("| network | left | right | theirs: left | theirs: right | CPU minutes |")
-    print("|---|---:|---:|---:|---:|---:|")
-    for title, rows in TITLES.items():
-        results = [
-            [json.loads(place(row, seed, epochs, ".json").read_text()) for row in rows] for seed in seeds
+        rates = choose_rates(rows, max(1, arguments.epochs // 10), done)
+        runs = [
+            Run(row, seed, arguments.epochs, rates[row], teachers_of(row, seed, done))
+            for seed in seeds
+            for row in rows
         ]
-        ours: dict[str, list[float]] = {task: [] for task in TASKS}
-        theirs: dict[str, float] = {}
-        for row, *of_seeds in zip(rows, *results, strict=True):
-            theirs |= ROWS[row].theirs
-            for result in of_seeds:
-                for task, accuracy in result["test"].items():
-                    ours[task].append(accuracy)
-        minutes = statistics.mean(sum(result["cpu_minutes"] for result in of_seed) for of_seed in results)
-        cells = [spread(ours[task]) for task in TASKS]
+        make_all(runs)
+        done |= {(run.row, run.seed): run for run in runs}
+    print_table(done, seeds)
+
+
+def choose_rates(rows: Iterable[str], epochs: int, done: Mapping[tuple[str, int], Run]) -> dict[str, float]:
+    """Each row's best learning rate on validation, from short runs that are annealed like the long ones."""
+    pilots = {row: [Run(row, 0, epochs, rate, teachers_of(row, 0, done)) for rate in RATES] for row in rows}
+    make_all(run for runs in pilots.values() for run in runs)
+    return {
+        row: max(runs, key=lambda run: statistics.mean(run.results()["validation"].values())).rate
+        for row, runs in pilots.items()
+    }
+
+
+def teachers_of(row: str, seed: int, done: Mapping[tuple[str, int], Run]) -> tuple[Run, ...]:
+    return tuple(done[single, seed] for single in SINGLE) if ROWS[row].taught else ()
+
+
+def make_all(runs: Iterable[Run]) -> None:
+    """Those that have no results yet, two at a time."""
+    missing = [run for run in runs if not run.file(".json").exists()]
+    spawn = get_context("spawn")  # torch's threads do not survive a fork
+    with ProcessPoolExecutor(2, spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        list(pool.map(train, missing))
+
+
+def print_table(done: Mapping[tuple[str, int], Run], seeds: Iterable[int]) -> None:
+    print("| network | rate | left | right | theirs: left | theirs: right | CPU minutes |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    for title, rows in TITLES.items():
+        runs = [done[row, seed] for row in rows for seed in seeds]
+        results = [run.results() for run in runs]
+        theirs = {task: value for row in rows for task, value in ROWS[row].theirs.items()}
+        cells = [", ".join(dict.fromkeys(str(run.rate) for run in runs))]
+        cells += [spread([one["test"][task] for one in results if task in one["test"]]) for task in TASKS]
         cells += [f"{theirs[task]:.2f}" if task in theirs else "" for task in TASKS]
-        print(f"| {title} | {' | '.join(cells)} | {minutes:.0f} |")
+        cells += [f"{statistics.mean(one['cpu_minutes'] for one in results) * len(rows):.0f}"]
+        print(f"| {title} | {' | '.join(cells)} |")
 
 
 def spread(values: list[float]) -> str:
     """Mean, and the standard deviation where there are several values."""
     deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.2f}{deviation}"
-
-
-# Data ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -193,9 +209,6 @@ def normalised(images: Tensor) -> Tensor:
     return images.float().sub_(255 * 0.1307).div_(255 * 0.3081)
 
 
-# Network ------------------------------------------------------------------------------------------------------
-
-
 class Network(nn.Module):
     """Their LeNet: two convolutions and a linear layer are shared, each task has two linear layers."""
 
@@ -237,24 +250,28 @@ def accuracies(network: Network, data: Composites) -> dict[str, float]:
     }
 
 
-# Training -----------------------------------------------------------------------------------------------------
-
-
-def train(name: str, seed: int, epochs: int) -> None:
+def train(run: Run) -> None:
     """Train a row, keep the epoch that is best on validation, and write its weights and results."""
-    row = ROWS[name]
+    start = time.process_time()
+    row = ROWS[run.row]
     training, validation, test = load()
-    torch.manual_seed(seed)
+    torch.manual_seed(run.seed)
     network = Network(row.tasks).to(memory_format=torch.channels_last)
-    teachers = {task: Teacher(task, seed, epochs, training.images) for task in TASKS if row.taught}
+    teachers = {
+        task: Teacher(task, single, training.images)
+        for single in run.teachers
+        for task in ROWS[single.row].tasks
+    }
     rule = make_rule(row.rule, row.tasks, **row.options)
     everything = nn.ModuleList([network, rule, *(teacher.hint for teacher in teachers.values())])
-    optimizer = torch.optim.SGD(everything.parameters(), lr=RATE, momentum=MOMENTUM)
+    optimizer = torch.optim.SGD(everything.parameters(), lr=run.rate, momentum=MOMENTUM)
     # Theirs is halved every 30 epochs of 100; a shorter run keeps the proportions.
-    schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=max(1, round(0.3 * epochs)), gamma=0.5)
+    schedule = torch.optim.lr_scheduler.StepLR(
+        optimizer, step_size=max(1, round(0.3 * run.epochs)), gamma=0.5
+    )
 
     best: dict[str, Any] = {"mean": -1.0}
-    for epoch in range(1, epochs + 1):
+    for epoch in range(1, run.epochs + 1):
         network.train()
         for rows in torch.randperm(len(training.images)).split(BATCH):
             shared = Shared(network.trunk(normalised(training.images[rows])), row.tasks)
@@ -273,29 +290,28 @@ def train(name: str, seed: int, epochs: int) -> None:
             best = {"mean": statistics.mean(scores.values()), "epoch": epoch, "validation": scores}
             state = deepcopy(network.state_dict())
         shown = " ".join(f"{task} {scores[task]:.2f} (weight {weights[task]:.2f})" for task in row.tasks)
-        minutes = time.process_time() / 60
-        print(
-            f"{name} {seed}: epoch {epoch}/{epochs}, {shown}, {minutes:.1f} min", file=sys.stderr, flush=True
-        )
+        at = f"{run.row} {run.seed}, rate {run.rate}: epoch {epoch}/{run.epochs}"
+        minutes = (time.process_time() - start) / 60
+        print(f"{at}, {shown}, {minutes:.1f} min", file=sys.stderr, flush=True)
 
     network.load_state_dict(state)
     results = {
         "test": accuracies(network, test),
         "validation": best["validation"],
         "best_epoch": best["epoch"],
-        "cpu_minutes": time.process_time() / 60,
+        "cpu_minutes": minutes,
     }
     RUNS.mkdir(parents=True, exist_ok=True)
-    write(place(name, seed, epochs, ".pt"), lambda path: torch.save(state, path))
-    write(place(name, seed, epochs, ".json"), lambda path: path.write_text(json.dumps(results, indent=2)))
+    write(run.file(".pt"), lambda path: torch.save(state, path))
+    write(run.file(".json"), lambda path: path.write_text(json.dumps(results, indent=2)))
 
 
 class Teacher:
     """A task's single-task network, asked once about every training picture (there is no augmentation)."""
 
-    def __init__(self, task: str, seed: int, epochs: int, images: Tensor) -> None:
+    def __init__(self, task: str, single: Run, images: Tensor) -> None:
         network = Network([task]).to(memory_format=torch.channels_last)
-        network.load_state_dict(torch.load(place(f"single-{task}", seed, epochs, ".pt"), weights_only=True))
+        network.load_state_dict(torch.load(single.file(".pt"), weights_only=True))
         self.hidden, logits = answers(network, images)
         self.logits = logits[task]
         shape = FeatureShape(WIDTH, size=None)
