@@ -1,5 +1,5 @@
 """The commands: `distill.py RECIPE`, run by `accelerate launch`, and
-`distill-mtl init|check|cache|evaluate|schema|teacher`.
+`distill-mtl shards|init|check|cache|evaluate|schema|teacher`.
 
 A user's mistake ends with its message and status 2, a student below its acceptance with 3, a stopped
 run with 130.
@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from distill_mtl.errors import Stopped, StoppedElsewhere, UserError
+from distill_mtl.writing.arguments import add_shards
 
 USER_ERROR, NOT_ACCEPTED, STOPPED = 2, 3, 130
 # Rules that need teachers mean nothing without them, so the rule is chosen anew.
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Everything around a run. The run itself: accelerate launch distill.py RECIPE.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_shards(commands)
     _add_init(commands)
     _add_check(commands)
     _add_targets(commands)
@@ -347,7 +349,7 @@ def _distill(arguments: argparse.Namespace) -> int:
     from distill_mtl.training.run import distill
 
     overrides = [*arguments.overrides, *(LABELS_ONLY if arguments.labels_only else [])]
-    recipe = load_recipe(arguments.recipe, overrides, choices=known_names())
+    recipe = load_recipe(arguments.recipe, overrides, known=known_names())
     evaluation = distill(recipe, out=arguments.out, resume=arguments.resume, overwrite=arguments.overwrite)
     return 0 if evaluation.accepted else NOT_ACCEPTED
 

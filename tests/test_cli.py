@@ -20,6 +20,8 @@ def test_the_committed_schema_is_what_the_command_prints(capsys: pytest.CaptureF
     "command",
     [
         ["--help"],
+        ["shards", "--help"],
+        *(["shards", origin, "--help"] for origin in ("folder", "table", "pairs", "torchvision")),
         ["init", "--help"],
         ["check", "--help"],
         ["evaluate", "-h"],

@@ -19,15 +19,18 @@ from distill_mtl.balance import Rule, make_rule, rule_names
 from distill_mtl.balance.loss_rule import LossRule
 from distill_mtl.data import Sources, open_sources
 from distill_mtl.distillation.former_self import Context, FormerSelf
+from distill_mtl.distillation.gate import Gate
 from distill_mtl.distillation.hints import Hint
 from distill_mtl.distillation.lesson import HintPair, Lesson
 from distill_mtl.distillation.schedule import Schedule
 from distill_mtl.distillation.voices import Voices
-from distill_mtl.errors import RecipeError
+from distill_mtl.errors import RecipeError, UserError
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe import Recipe
+from distill_mtl.recipe.known import Known
 from distill_mtl.recipe.schema import TaskSection
+from distill_mtl.students.initial_heads import TeacherHead
 from distill_mtl.students.student import Student, build_student
 from distill_mtl.targets.base import TargetSource
 from distill_mtl.targets.cached import CachedTargets
@@ -35,6 +38,7 @@ from distill_mtl.targets.cached_facts import cached_facts
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.targets.roster import Roster
 from distill_mtl.tasks.base import KINDS, TaskKind, build_kind
+from distill_mtl.tasks.own import admit_kind
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.teachers.teacher import Teacher
@@ -52,6 +56,7 @@ class Parts:
         sources: the data sets, in the canonical size.
         lessons: task -> how it is learned where no stage of the schedule says otherwise.
         schedule: the lessons of every step.
+        gates: task -> on which rows its teacher is heard, where the recipe says.
         memories: how the former selves of the student remember it -> the tasks that each teaches.
         hints: task -> its adapters.
         rule: the balancing rule.
@@ -67,6 +72,7 @@ class Parts:
     sources: Sources
     lessons: Mapping[str, Lesson]
     schedule: Schedule
+    gates: Mapping[str, Gate]
     memories: Mapping[Memory, list[str]]
     hints: Mapping[str, list[Hint]]
     rule: Rule
@@ -108,7 +114,7 @@ class Parts:
             )
             for memory, tasks in self.memories.items()
         ]
-        return Voices(teachers, selves, gates(self.recipe, self.lessons))
+        return Voices(teachers, selves, self.gates)
 
     @property
     def steps(self) -> int:
@@ -130,6 +136,7 @@ def build(recipe: Recipe) -> Parts:
         seed=recipe.seed,
         teacher_folders={task: card.place for task, card in teachers.cards.items()},
         teacher_inputs={task: card.inputs for task, card in teachers.cards.items()},
+        teacher_heads=_first_heads(recipe, teachers.cards),
     )
     inputs = [student.trunk.inputs, *(card.inputs for card in teachers.cards.values())]
     sources = build_sources(recipe, kinds, inputs)
@@ -140,6 +147,7 @@ def build(recipe: Recipe) -> Parts:
     hints = _hints(recipe, lessons, student, teachers.cards)
     schedule = build_schedule(recipe, lessons, student, hints, _steps(recipe, sources))
     rule, balance = choose_rule(recipe, schedule, teachers, sources)
+    heard = gates(recipe, lessons, kinds)
     former = memories(recipe, sources, schedule.steps)
     return Parts(
         recipe,
@@ -149,6 +157,7 @@ def build(recipe: Recipe) -> Parts:
         sources,
         lessons,
         schedule,
+        heard,
         former,
         hints,
         rule,
@@ -160,6 +169,7 @@ def build(recipe: Recipe) -> Parts:
 
 def build_teachers(recipe: Recipe) -> tuple[Roster, dict[str, TaskKind]]:
     """Every teacher, and every task's kind with its classes (the teacher's unless the recipe lists them)."""
+    _admit_own_kinds(recipe)
     sections = {
         task: section
         for task, section in recipe.tasks.items()
@@ -170,15 +180,39 @@ def build_teachers(recipe: Recipe) -> tuple[Roster, dict[str, TaskKind]]:
     facts = cached_facts(recipe, sections, local_rank=rank, local_world=world) if sections else None
     teachers = Roster(loaders, facts)
     kinds = {
-        task: build_kind(
-            section.kind,
-            teachers.cards[task].classes if task in teachers else _named(section.classes),
-            section.metric,
-            **section.options,
+        task: _kind(
+            task, section, teachers.cards[task].classes if task in teachers else _named(section.classes)
         )
         for task, section in recipe.tasks.items()
     }
     return teachers, kinds
+
+
+def _admit_own_kinds(recipe: Recipe) -> None:
+    """Run the code of the kinds that users bring."""
+    for task, section in recipe.tasks.items():
+        try:
+            admit_kind(section.kind, trust=section.trust, say="`trust: true` beside it")
+        except UserError as error:
+            raise RecipeError(f"tasks.{task}.kind: {error}") from error
+
+
+def _kind(task: str, section: TaskSection, classes: tuple[str, ...]) -> TaskKind:
+    head = section.head.model_dump(include={"width", "depth"}, exclude_none=True)
+    try:
+        return build_kind(section.kind, classes, section.metric, head, **section.options)
+    except UserError as error:
+        raise RecipeError(f"tasks.{task}: {error}") from error
+
+
+def _first_heads(recipe: Recipe, teachers: Mapping[str, TeacherCard]) -> dict[str, TeacherHead]:
+    """The tasks whose heads begin as their teachers', and with what."""
+    sections = {task: recipe.tasks[task] for task in teachers}
+    return {
+        task: TeacherHead(teachers[task].place, section.teacher.task, teachers[task].labels)
+        for task, section in sections.items()
+        if section.head.init == "teacher" and section.teacher is not None
+    }
 
 
 def _load(task: str, section: TaskSection) -> Teacher:
@@ -218,9 +252,17 @@ def _here() -> tuple[int, int]:
     return state.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
 
 
-def known_names() -> dict[str, list[str]]:
-    """Names that a recipe may use and that only our registries know, for `load_recipe(choices=...)`."""
-    return {"tasks.*.kind": KINDS.names(), "balance.method": ["auto", *rule_names()]}
+def known_names() -> Known:
+    """What only our registries know of a recipe's names, for `load_recipe`."""
+    kinds = {name: KINDS[name] for name in KINDS.names()}
+    return Known(
+        choices={"tasks.*.kind": [*kinds, ":"], "balance.method": ["auto", *rule_names()]},
+        own_classes=[name for name, kind in kinds.items() if kind.own_classes is not None],
+        unit_metrics={
+            name: {*kind.unit_metrics, *((None,) if kind.metrics[0] in kind.unit_metrics else ())}
+            for name, kind in kinds.items()
+        },
+    )
 
 
 def choose_rule(

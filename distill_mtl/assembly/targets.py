@@ -11,14 +11,14 @@ from distill_mtl.distillation.lesson import Lesson
 from distill_mtl.errors import CacheError, StoppedElsewhere
 from distill_mtl.recipe import Recipe
 from distill_mtl.targets.cached import CachedTargets
-from distill_mtl.targets.encoding import AnswerCodec
+from distill_mtl.targets.encoding import AnswerCodec, Numbers
 from distill_mtl.targets.facts import TeacherFacts
 from distill_mtl.targets.opened import OpenCache
 from distill_mtl.targets.places import Places
 from distill_mtl.targets.plan import Unit, megabytes, plan_cache
 from distill_mtl.targets.roster import Roster
 from distill_mtl.targets.stored_views import StoredViews
-from distill_mtl.tasks.base import KINDS
+from distill_mtl.tasks.base import KINDS, TaskKind
 
 LessonsOf = Callable[[Recipe], Mapping[str, Lesson]]
 
@@ -108,7 +108,7 @@ def plan_targets(
         task: AnswerCodec(
             teacher,
             _pooled(lessons[task]),
-            logits=targets.logits,
+            logits=_numbers(KINDS[teacher.card.kind], targets.logits),
             features=targets.features,
             top_k=targets.top_k
             if KINDS[teacher.card.kind].exclusive and teacher.card.known is None
@@ -120,6 +120,14 @@ def plan_targets(
     views = targets.view_count or 1
     units = plan_cache(sources.opened, codecs, views=views, size=sources.size, seed=recipe.seed)
     return codecs, units
+
+
+def _numbers(kind: type[TaskKind], wanted: Numbers) -> Numbers:
+    """In what a kind's logits may be kept: of a map of measurements, int8's one scale per row would keep the far end
+    and lose the near one; values in a unit of their own need more than fp16's three digits."""
+    if kind.precise:
+        return "fp32"
+    return wanted if kind.exclusive or not kind.dense else "fp16"
 
 
 def _asks(recipe: Recipe, lesson: Lesson) -> bool:

@@ -9,6 +9,7 @@ from distill_mtl.distillation.lesson import Lesson
 from distill_mtl.errors import RecipeError
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import TeacherSection
+from distill_mtl.tasks.base import TaskKind
 
 DECAY = 0.999
 """Of a former self that is an average, where the recipe says none."""
@@ -88,12 +89,21 @@ def memories(recipe: Recipe, sources: Sources, steps: int) -> dict[Memory, list[
     return found
 
 
-def gates(recipe: Recipe, lessons: Mapping[str, Lesson]) -> dict[str, Gate]:
-    """task -> on which rows its teacher is heard, where the recipe says."""
+def gates(recipe: Recipe, lessons: Mapping[str, Lesson], kinds: Mapping[str, TaskKind]) -> dict[str, Gate]:
+    """task -> on which rows its teacher is heard, where the recipe says.
+
+    Raises:
+        RecipeError: a task's answers are no softmax, which has the entropy and the confidence.
+    """
     found = {}
     for task, section in recipe.tasks.items():
         if section.gate is None:
             continue
+        if not kinds[task].exclusive:
+            raise RecipeError(
+                f"tasks.{task}.gate: answers of kind {kinds[task].name} are no softmax over classes, so a teacher's "
+                "doubt cannot be read from them. Remove `gate`."
+            )
         known = lessons[task].known
         if section.gate.entropy is not None:
             found[task] = Gate("entropy", section.gate.entropy, known)

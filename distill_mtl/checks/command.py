@@ -18,7 +18,7 @@ def check(recipe: Path, overrides: Sequence[str] = ()) -> None:
     Raises:
         UserError: something is wrong.
     """
-    loaded = load_recipe(recipe, overrides, choices=known_names())
+    loaded = load_recipe(recipe, overrides, known=known_names())
     accelerator = start_accelerator(loaded.training)
     console = Console(quiet=not accelerator.is_main_process)
     parts = build(loaded)

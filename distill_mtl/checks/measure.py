@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from distill_mtl.data.batch import Batch
-from distill_mtl.evaluation.bootstrap import group_totals, paired_interval
+from distill_mtl.evaluation.bootstrap import paired_interval
 from distill_mtl.tasks.base import TaskKind
 
 LIMIT = 2000
@@ -59,11 +59,12 @@ def measure(answer: Answer, kind: TaskKind, task: str, batches: Iterable[Batch])
         groups += batch.groups
     if not groups:
         return None
-    totals = group_totals(groups, torch.cat(statistics))
-    # The interval of a score beside one that is always 0 is the interval of the score itself.
-    interval = paired_interval(totals, torch.zeros_like(totals), kind.score, resamples=RESAMPLES, seed=0)
+    rows = torch.cat(statistics)
+    interval = paired_interval(
+        groups, rows, None, kind.score, additive=kind.additive, resamples=RESAMPLES, seed=0
+    )
     return Measured(
-        score=float(kind.score(totals.sum(0))),
+        score=float(kind.score(rows)),
         error=(interval[1] - interval[0]) / (2 * 1.96) if interval is not None else 0.0,
         rows=len(groups),
         constant=kind.constant_score(torch.stack(counts).sum(0)),
@@ -77,14 +78,14 @@ def gain(
     """How much more points one answer scores than another on the same rows, and the lower end of its 95 % interval."""
     groups = [group for batch in batches for group in batch.groups]
     mine, other = (
-        group_totals(groups, torch.cat([kind.statistics(a(b.images), b.labels[task]) for b in batches]))
-        for a in (answer, over)
+        torch.cat([kind.statistics(a(b.images), b.labels[task]) for b in batches]) for a in (answer, over)
     )
     sign = 1 if kind.higher_is_better else -1
-    interval = paired_interval(mine, other, kind.score, resamples=RESAMPLES, seed=0) or (0.0, 0.0)
-    return sign * float(kind.score(mine.sum(0)) - kind.score(other.sum(0))), min(
-        sign * end for end in interval
+    interval = paired_interval(
+        groups, mine, other, kind.score, additive=kind.additive, resamples=RESAMPLES, seed=0
     )
+    ends = interval or (0.0, 0.0)
+    return sign * float(kind.score(mine) - kind.score(other)), min(sign * end for end in ends)
 
 
 def thinned(batches: Sequence[Batch], rows: int) -> list[Batch]:

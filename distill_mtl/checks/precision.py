@@ -18,7 +18,7 @@ WORTH, WORTH_ELSEWHERE = 0.1, 0.005
 """Seconds that a batch must take in fp32, on a CPU and elsewhere. For a small network noise would decide, and a run
 should repeat itself."""
 LOST = 0.1
-"""Points that a score may lose."""
+"""Points that a score may lose; of a score in a unit of its own, percent."""
 ROUNDS = 5
 
 
@@ -65,7 +65,8 @@ def choose_precision(
     )
     assert again is not None
     lost = score - again.score if kind.higher_is_better else again.score - score
-    return "bf16" if lost <= LOST else "fp32"
+    allowed = LOST if kind.in_points else LOST / 100 * abs(score)
+    return "bf16" if lost <= allowed else "fp32"
 
 
 def _fastest(ways: Mapping[str, Callable[[], object]], images: torch.Tensor) -> dict[str, float]:

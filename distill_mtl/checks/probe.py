@@ -43,11 +43,11 @@ def probe(teacher: Teacher, kind: TaskKind, task: str, batches: Sequence[Batch])
     """Score a probe on the features that the teacher's answer is made from.
 
     Returns:
-        None where nothing can be said: the network gives no features, the labels are not class numbers, or
-        there are too few of each class.
+        None where nothing can be said: the network gives no features, pictures or pixels are not of one class
+        each, or there are too few of each class.
     """
     layers, labels = teacher.network.evidence, batches[0].labels[task]
-    if not layers or labels.dtype != torch.int64 or labels.ndim != (3 if kind.dense else 1):
+    if not layers or not kind.exclusive:
         return None
     fitting, scoring = _half(batches, task, 0), _half(batches, task, 1)
     seen = torch.stack([kind.label_counts(part) for _, part in fitting]).sum(0).to(labels.device) >= FEWEST
@@ -92,8 +92,7 @@ def _fit(read: Map, kind: TaskKind, seen: Tensor, rows: Rows) -> Map:
         else:
             features, classes = features.mean((2, 3), keepdim=True), labels
         classes = classes.flatten()
-        valid = (classes != kind.ignore_index) if kind.dense else torch.ones_like(classes, dtype=torch.bool)
-        usable = valid.nonzero().flatten()
+        usable = (classes < len(kind.classes)).nonzero().flatten()  # not what a segmentation ignores
         usable = usable[seen[classes[usable]]]
         usable = usable[:: max(1, len(usable) * len(rows) // VECTORS)]
         vectors.append(features.movedim(1, -1).flatten(0, 2)[usable].cpu())
@@ -118,7 +117,7 @@ def _score(decide: Map, read: Map, kind: TaskKind, rows: Rows) -> Probed:
     for images, labels in rows:
         answers = decide(read(images))
         answers = answers if kind.dense else answers.mean((2, 3))
-        statistics.append(kind.statistics(answers, labels).sum(0))
+        statistics.append(kind.statistics(answers, labels))
         counts.append(kind.label_counts(labels))
-    score = kind.score(torch.stack(statistics).sum(0))
+    score = kind.score(torch.cat(statistics))
     return Probed(float(score), kind.constant_score(torch.stack(counts).sum(0)))

@@ -156,6 +156,8 @@ def _class_order(teacher: Teacher, kind: TaskKind, task: str, batches: Sequence[
 
     The best one-to-one assignment between outputs and labels (Hungarian method) on the counts of both.
     """
+    if not kind.exclusive:
+        return None
     number = len(kind.classes)
     counts = torch.zeros(number, number, dtype=torch.int64)
     for batch in batches:
@@ -164,7 +166,7 @@ def _class_order(teacher: Teacher, kind: TaskKind, task: str, batches: Sequence[
         decided = kind.decode(teacher(batch.images).logits, (size[0], size[1])).get("label")
         if decided is None or decided.shape != labels.shape:
             return None
-        valid = labels != kind.ignore_index if kind.dense else torch.ones_like(labels, dtype=torch.bool)
+        valid = labels < number  # not what a segmentation ignores
         pairs = labels[valid] * number + decided[valid]
         counts += torch.bincount(pairs.flatten(), minlength=number**2).view(number, number).cpu()
     _, order = linear_sum_assignment(counts.numpy(), maximize=True)

@@ -65,8 +65,8 @@ def find_suspect(
         measured: what it scored.
         expected: what it should score, where somebody says.
     """
-    sign, perfect = (1, 100.0) if kind.higher_is_better else (-1, 0.0)
-    goal = sign * (expected if expected is not None else perfect)
+    sign = 1 if kind.higher_is_better else -1
+    goal = sign * (expected if expected is not None else kind.perfect)
     best, score = _best_reading(teacher, kind, task, batches, sign)
     if best is not None and goal - sign * score <= (0.2 if expected is not None else 0.5) * (
         goal - sign * measured.score
@@ -85,11 +85,11 @@ def find_misreading(
     """A reading of the pixels that does clearly better than the one that a teacher passed with.
 
     For teachers of which nobody says what to expect: most survive a wrong normalisation, with some points
-    less. Clearly is 2 points, a third of what is missing, and more than chance.
+    less. Clearly is 2 points (of a score in points), a third of what is missing, and more than chance.
     """
-    perfect = 100.0 if kind.higher_is_better else 0.0
     few = list(rows(ROWS // 2))
-    best, best_gain = None, max(GAIN, abs(perfect - measured.score) / 3)
+    missing = abs(kind.perfect - measured.score)
+    best, best_gain = None, max(GAIN if kind.in_points else 0.0, missing / 3)
     for reading in pixel_readings(teacher):
         more, low = gain(reading, lambda images: teacher(images).logits, kind, task, few)
         if more > best_gain and low > 0:

@@ -110,22 +110,24 @@ def _find_problem(
     on = f"in {kind.metric} on {measured.rows:,} labelled rows"
     if depends_on_batch(teacher, next(iter(rows(_TOGETHER))).images):
         return f"scores {measured.score:.2f} {on}, but {BATCH.what} {BATCH.mend}"
-    wrong = complaint(measured, expected, higher_is_better=kind.higher_is_better)
+    wrong = complaint(measured, expected, kind)
     if wrong is None and expected is not None:
         return None
     if wrong is not None:
         goal = expected.score if expected is not None else None
         suspect = find_suspect(teacher, kind, task, list(rows(LIMIT)), measured, goal)
-        return f"{wrong} {on}. {_cause(suspect, measured)}"
+        return f"{wrong} {on}. {_cause(suspect, measured, kind)}"
     suspect = find_misreading(teacher, kind, task, rows, measured)
     if suspect is None:
         return None
-    return f"scores {measured.score:.2f} {on}, and more when it is read in another way. {_cause(suspect, measured)}"
+    better = "and does better when it is read in another way"
+    return f"scores {measured.score:.2f} {on}, {better}. {_cause(suspect, measured, kind)}"
 
 
-def _cause(suspect: Suspect | None, measured: Measured) -> str:
+def _cause(suspect: Suspect | None, measured: Measured, kind: TaskKind) -> str:
+    said = f"{measured.score:.1f}" if kind.in_points else f"{measured.score:.4g}"
     why = f"Likely cause: {suspect.what}. {suspect.mend}" if suspect is not None else _NO_CAUSE
-    return f"{why} If the score is what you expect, say so: `expect: {measured.score:.1f}`."
+    return f"{why} If the score is what you expect, say so: `expect: {said}`."
 
 
 def show_teachers(console: Console, examined: Mapping[str, Examined], kinds: Mapping[str, TaskKind]) -> None:

@@ -23,7 +23,7 @@ def class_task(source: Source, kinds: Mapping[str, TaskKind], key: str, mend: st
     Raises:
         RecipeError: it has no such task, or several.
     """
-    tasks = [task for task in source.labels if not kinds[task].dense]
+    tasks = [task for task in source.labels if kinds[task].exclusive and not kinds[task].dense]
     if len(tasks) != 1:
         found = ", ".join(tasks) or "none"
         raise RecipeError(

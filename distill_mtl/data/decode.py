@@ -8,7 +8,7 @@ import io
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode
 
@@ -44,5 +44,7 @@ def _read_with_pil(payload: bytes) -> Tensor:
                 pixels = (np.asarray(upright).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
                 upright = Image.fromarray(pixels)
             return torch.from_numpy(np.array(upright.convert("RGB"))).permute(2, 0, 1)
+    except UnidentifiedImageError:  # its own words are about the buffer in memory
+        raise ValueError("the picture cannot be decoded (no format that is known)") from None
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise ValueError(f"the picture cannot be decoded ({error or type(error).__name__})") from None

@@ -12,34 +12,27 @@ digits. Each validation or test canvas takes both digits from one pool of four, 
 """
 
 import io
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import numpy as np
-import webdataset
 from numpy.typing import NDArray
 from PIL import Image
 
-from distill_mtl.data.files import cache_folder, wait_for, written_aside
 from distill_mtl.data.split import SPLITS, Split
 from distill_mtl.data.splitmix import draws, fold
-from distill_mtl.errors import ShardError, nearest
 
-PREFIX = "multidigits:"
+VERSION = 1
 SETS = ("left", "right", "segment")
-CANVASES: dict[Split, int] = {"train": 6000, "validation": 500, "test": 2000}
+ROWS: dict[Split, int] = {"train": 6000, "validation": 500, "test": 2000}
 DIGITS: dict[Split, int] = {"train": 1097, "validation": 200, "test": 500}
 SIDE = 32
 POOL = 4
 
-_VERSION = 1
 _SIZES = (20, 21, 22)  # pixels of a digit on the canvas
 _JITTER = 4  # places of a digit along each axis
 _STROKE = 128  # of 255: from here on a pixel of a digit is stroke, not its soft edge
-_log = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
 Numbers = NDArray[np.int64]
@@ -64,37 +57,11 @@ class Canvases:
     pools: Numbers
 
 
-def shards(pattern: str, place: str, local_rank: int = 0) -> list[Path]:
-    """The shard that `multidigits:SET-SPLIT` names, made if it is not there yet.
-
-    Args:
-        pattern: the name.
-        place: dotted path in the recipe, for messages.
-        local_rank: of this process; the first one makes the shard, the others wait.
-
-    Raises:
-        ShardError: there is no such set or split.
-    """
-    known = {f"{PREFIX}{name}-{split}": (name, split) for name in SETS for split in SPLITS}
-    if pattern not in known:
-        raise ShardError(
-            f"{place}: '{pattern}' is unknown.{nearest(pattern, known)} Known: {', '.join(known)}."
-        )
-    name, split = known[pattern]
-    path = cache_folder() / f"multidigits-{_VERSION}" / f"{name}-{split}.tar"
-    if local_rank > 0:
-        wait_for(path, f"{place}: {pattern}")
-    elif not path.exists():
-        _log.info("making %s in %s (only once)", pattern, path.parent)
-        _write(path, name, split)
-    return [path]
-
-
 def compose(name: str, split: Split) -> Canvases:
     """One split of one set, the same on every machine."""
-    rows = np.arange(CANVASES[split])
+    rows = np.arange(ROWS[split])
     # A row's numbers 0 to 8 are for geometry and tone; from 10 on there is one for every eight pixels of noise.
-    chance = draws(fold("multidigits", _VERSION, name, split, rows), 10 + SIDE * SIDE // 8)
+    chance = draws(fold("multidigits", VERSION, name, split, rows), 10 + SIDE * SIDE // 8)
     digits, pools = _choose(split, rows, chance[:, :2])
     glyphs = {size: _enlarged(size) for size in _SIZES}
     ink, stroke = np.zeros((2, 2, len(rows), SIDE, SIDE), np.uint8)
@@ -112,11 +79,25 @@ def compose(name: str, split: Split) -> Canvases:
     return Canvases(images, masks, digits, _source()[1][digits], pools)
 
 
+def samples(name: str, split: Split) -> Iterator[dict[str, str | bytes]]:
+    """The rows of one split of one set, in order."""
+    canvases = compose(name, split)
+    for row, image in enumerate(canvases.images):
+        sample: dict[str, str | bytes] = {"__key__": f"{name}-{split}-{row:05d}", "png": _png(image)}
+        if name == "segment":
+            sample["seg.png"] = _png(canvases.masks[row])
+        else:
+            sample["cls"] = b"%d" % canvases.labels[row, SETS.index(name)]
+        if canvases.pools[row] >= 0:
+            sample["group"] = f"{split}-pool-{canvases.pools[row]:03d}".encode()
+        yield sample
+
+
 @cache
 def source_digits() -> dict[Split, Numbers]:
     """Which of scikit-learn's digits each split is made from; every class has its share of each."""
     labels = _source()[1]
-    order = np.argsort(draws(fold("multidigits", _VERSION, "digits"), len(labels))[0], kind="stable")
+    order = np.argsort(draws(fold("multidigits", VERSION, "digits"), len(labels))[0], kind="stable")
     # Spread each class evenly over [0, 1): then any stretch of the line holds all classes in proportion.
     places = np.empty(len(labels))
     for label in np.unique(labels):
@@ -133,7 +114,7 @@ def _choose(split: Split, rows: Numbers, chance: NDArray[np.uint64]) -> tuple[Nu
     if split == "train":
         return digits[_below(len(digits), chance)], np.full(len(rows), -1)
     shuffled = digits[
-        np.argsort(draws(fold("multidigits", _VERSION, "pools", split), len(digits))[0], kind="stable")
+        np.argsort(draws(fold("multidigits", VERSION, "pools", split), len(digits))[0], kind="stable")
     ]
     pools, turn = np.divmod(rows, len(rows) * POOL // len(digits))
     # Sixteen turns are all pairs of a pool, and any few in a row use its four digits evenly.
@@ -175,29 +156,6 @@ def _below(bound: int, chance: NDArray[np.uint64], shift: Numbers | None = None)
     """Numbers from 0 to `bound` - 1 out of random bits, after dropping `shift` of the lowest."""
     bits = chance if shift is None else chance >> shift.astype(np.uint64)
     return (bits % np.uint64(bound)).astype(np.int64)
-
-
-def _write(path: Path, name: str, split: Split) -> None:
-    with (
-        written_aside(path) as aside,
-        open(aside, "wb") as file,
-        webdataset.TarWriter(file, encoder=False, mtime=0) as writer,
-    ):
-        for sample in _samples(name, split):
-            writer.write(sample)
-
-
-def _samples(name: str, split: Split) -> Iterator[dict[str, str | bytes]]:
-    canvases = compose(name, split)
-    for row, image in enumerate(canvases.images):
-        sample: dict[str, str | bytes] = {"__key__": f"{name}-{split}-{row:05d}", "png": _png(image)}
-        if name == "segment":
-            sample["seg.png"] = _png(canvases.masks[row])
-        else:
-            sample["cls"] = b"%d" % canvases.labels[row, SETS.index(name)]
-        if canvases.pools[row] >= 0:
-            sample["group"] = f"{split}-pool-{canvases.pools[row]:03d}".encode()
-        yield sample
 
 
 def _png(pixels: Pixels) -> bytes:

@@ -19,8 +19,8 @@ from distill_mtl.data.framing import Choose, Framing
 from distill_mtl.data.picks import Numbers, Picks
 from distill_mtl.data.source import Source
 from distill_mtl.data.splitmix import fold, uniforms
-from distill_mtl.data.views import DRAWS, Size, View, plain_view
 from distill_mtl.errors import ShardError
+from distill_mtl.geometry.views import DRAWS, Size, View, plain_view
 from distill_mtl.tasks.base import TaskKind
 
 _COLORS = 3
@@ -37,9 +37,6 @@ class Reader:
         size: height and width of the batch's images.
         seed: of the recipe, for the colours.
         framing: which view each training row gets.
-
-    Raises:
-        ShardError: the first label of a task cannot be read.
     """
 
     def __init__(
@@ -55,7 +52,7 @@ class Reader:
         self._color_keys = np.concatenate([fold(seed, "views", source.name) for source in sources])
         self._strengths = np.array([source.section.augment.color for source in sources])
         self._known: dict[str, dict[bytes, Tensor]] = {task: {} for task in kinds}
-        self._fillers = {task: self._filler(task) for task in kinds}
+        self._fillers = {task: kind.filler(size) for task, kind in kinds.items()}
 
     def training(self, picks: Picks) -> Batch:
         """The rows under their training views, with every label they have.
@@ -199,29 +196,23 @@ class Reader:
             rows = [framed[place].row for place in places]
             read = read_labels(source, rows, task, kind, self._known[task]) if rows else []
             for place, label in zip(places, read, strict=True):
-                if kind.dense:
-                    label = self._seen(source, task, label, framed[place])
+                label = self._seen(source, task, label, framed[place])
                 if kind.has_label(label):
                     labels[place], labelled[place] = label, True
             draft.labels[task] += labels
             draft.labelled[task] += labelled
 
     def _seen(self, source: Source, task: str, label: Tensor, framed: "_Framed") -> Tensor:
-        """A dense label under the view of its picture."""
-        _refuse_other_shape(source, framed.row, task, label, framed.picture)
-        return framed.view.map(label, self.size, self.kinds[task].ignore_index)
-
-    def _filler(self, task: str) -> Tensor:
-        """What stands where a row has no label, in the type and shape of a real one."""
+        """A label under the view of its picture."""
         kind = self.kinds[task]
-        label = torch.zeros(self.size if kind.dense else (), dtype=torch.int64)
-        for source in self.sources:
-            if task in source.labels:
-                label = read_labels(source, source.shown_rows("train")[:1].tolist(), task, kind)[0]
-                break
-        if kind.dense:
-            return label.new_full((*label.shape[:-2], *self.size), kind.ignore_index)
-        return torch.zeros_like(label)
+        needed = kind.label_size(label)
+        if needed is not None and needed != framed.picture:
+            place = source.place(source.labels[task], framed.row)
+            raise ShardError(
+                f"{place}: the label has {needed[1]}x{needed[0]} pixels, its picture {framed.picture[1]}x"
+                f"{framed.picture[0]}. They must be alike."
+            )
+        return kind.seen(label, framed.view, framed.picture, self.size)
 
 
 class EveryView(NamedTuple):
@@ -318,13 +309,3 @@ def read_labels(
                 known[payload] = label
         labels.append(label)
     return labels
-
-
-def _refuse_other_shape(source: Source, row: int, task: str, label: Tensor, picture: Size) -> None:
-    height, width = label.shape[-2:]
-    if (height, width) != picture:
-        place = source.place(source.labels[task], row)
-        raise ShardError(
-            f"{place}: the label has {width}x{height} pixels, its picture {picture[1]}x{picture[0]}. "
-            "They must be alike."
-        )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from braceexpand import braceexpand
 
-from distill_mtl.data import fetch, multidigits
+from distill_mtl.data import built_in, fetch
 from distill_mtl.errors import ShardError
 
 _SHOWN = 10
@@ -44,7 +44,7 @@ def find_shards(
     """The shards of one set, in the order of the patterns.
 
     Args:
-        patterns: paths, URLs or `multidigits:SET-SPLIT`, with `{000..009}`, `{a,b}`, `*`, `?` and `[...]`.
+        patterns: paths, URLs or built-in `NAME:SET-SPLIT`, with `{000..009}`, `{a,b}`, `*`, `?` and `[...]`.
         place: dotted path of the patterns in the recipe, for messages.
         local_rank, local_world: this process among those of this machine, which share the fetching.
 
@@ -100,8 +100,8 @@ def expand_braces(pattern: str, place: str) -> list[str]:
 
 def _matches(pattern: str, place: str, local_rank: int) -> list[str]:
     """Paths and URLs of one pattern without braces; none where nothing is there."""
-    if pattern.startswith(multidigits.PREFIX):
-        return [str(path) for path in multidigits.shards(pattern, place, local_rank)]
+    if built_in.is_built_in(pattern):
+        return [str(built_in.shard(pattern, place, local_rank))]
     if fetch.is_remote(pattern):
         return fetch.remote_matches(pattern, place)
     pattern = os.path.abspath(os.path.expanduser(pattern.removeprefix("file://")))

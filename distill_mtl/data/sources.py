@@ -17,8 +17,8 @@ from distill_mtl.data.source import Source, open_source
 from distill_mtl.data.split import SPLITS, Split
 from distill_mtl.data.splitmix import fold, uniforms
 from distill_mtl.data.stream import read_ahead, stream
-from distill_mtl.data.views import Size
 from distill_mtl.errors import RecipeError, ShardError
+from distill_mtl.geometry.views import Size
 from distill_mtl.recipe.schema import Recipe
 from distill_mtl.tasks.base import TaskKind
 

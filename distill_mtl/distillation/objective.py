@@ -18,6 +18,7 @@ from distill_mtl.distillation.lesson import Lesson
 from distill_mtl.distillation.parts import only_train
 from distill_mtl.distillation.schedule import Stage
 from distill_mtl.students.student import Student
+from distill_mtl.tasks.base import Truth
 from distill_mtl.teachers.output import Target, Targets
 
 Terms = dict[str, Tensor]
@@ -135,9 +136,10 @@ class Objective(nn.Module):
         per_row = counts.share / counts.taught[task]
         if softly:
             student, teacher = logits[target.rows], target.output.logits
+            truth: Truth | None = _truth(task, batch, target.rows)
             if lesson.known is not None:  # of other classes the teacher says nothing, neither yes nor no
-                student, teacher = student[:, lesson.known], teacher[:, lesson.known]
-            loss = _heard(kind.soft_target_loss(student, teacher, lesson.temperature), target)
+                student, teacher, truth = student[:, lesson.known], teacher[:, lesson.known], None
+            loss = _heard(kind.soft_target_loss(student, teacher, lesson.temperature, truth), target)
             terms["soft_targets"] = loss.sum() * (lesson.weights.soft_targets * per_row)
         if lesson.weights.hint and task in self.adapters:
             loss = _heard(self._hint_loss(task, features, target), target)
@@ -161,6 +163,12 @@ class Objective(nn.Module):
         """
         parameters = [p for task in self.lessons for p in self.task_parameters(task) if p.requires_grad]
         return torch.stack([p.sum() for p in parameters]).sum() * 0.0
+
+
+def _truth(task: str, batch: Batch, rows: Tensor) -> Truth:
+    """What labels say about the rows that a teacher speaks about."""
+    labelled = batch.labelled[task].to(rows.device, non_blocking=True)
+    return Truth(batch.labels[task][rows], labelled[rows])
 
 
 def _heard(losses: Tensor, target: Target) -> Tensor:

@@ -48,7 +48,7 @@ def _refuse_what_does_not_load(text: str, overrides: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
         path.write_text(text, encoding="utf-8")
-        load_recipe(path, overrides, choices=known_names())
+        load_recipe(path, overrides, known=known_names())
 
 
 def _question(pair: Pair) -> str:

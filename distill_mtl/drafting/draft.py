@@ -23,6 +23,7 @@ from distill_mtl.recipe.paths import absolute_teacher
 from distill_mtl.recipe.schema import DEFAULT_EPOCHS, AugmentSection, TeacherSection, TrainingSection
 from distill_mtl.recipe.shorthand import long_form
 from distill_mtl.tasks.base import build_kind
+from distill_mtl.tasks.own import admit_kind
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.teachers.teacher import Teacher
 
@@ -113,6 +114,8 @@ def _said(teachers: Sequence[str], trust: bool, overrides: Sequence[str]) -> dic
 def _open(task: str, entry: dict[str, Any], places: Sequence[str]) -> Pair:
     """Load one teacher and look into its data; takes `teacher` out of what was said."""
     section = read_teacher(long_form(("tasks", task, "teacher"), entry.pop("teacher")), (), task)
+    own = section.trust or entry.get("trust") is True
+    admit_kind(str(entry.get("kind")), trust=own, say=f"--set tasks.{task}.trust=true")
     teacher = load_teacher(
         absolute_teacher(section),
         task=task,

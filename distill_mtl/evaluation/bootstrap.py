@@ -15,49 +15,67 @@ LEVEL = 0.95
 _NUMBERS_AT_ONCE = 4_000_000  # float64 numbers per matrix: 32 MB
 
 
+Score = Callable[[Tensor, Tensor], Tensor]
+"""Statistics [R, K] and how often each row counts [S, R] -> [S]; a kind's `score`."""
+
+
 def paired_interval(
+    groups: Sequence[str],
     student: Tensor,
-    teacher: Tensor,
-    score: Callable[[Tensor], Tensor],
+    teacher: Tensor | None,
+    score: Score,
     *,
+    additive: bool = True,
     resamples: int,
     seed: int,
 ) -> tuple[float, float] | None:
     """The 95 % interval of score(student) - score(teacher): percentiles over resampled groups.
 
     The nonparametric bootstrap of Efron & Tibshirani (1993), chapters 6 and 13, with groups as the
-    unit that is drawn (the cluster bootstrap; Field & Welsh 2007). Scores follow from additive
-    statistics, so a resample is a row of multinomial counts times the groups' statistics.
+    unit that is drawn (the cluster bootstrap; Field & Welsh 2007). A resample says how often each row counts.
 
     Args:
-        student: float64 [G, K], statistics summed by group.
-        teacher: the same groups in the same order.
-        score: [..., K] -> [...].
-        resamples: how many times G groups are drawn with replacement.
+        groups: of each row.
+        student: float64 [R, K], statistics of the rows.
+        teacher: of the same rows in the same order; None: the interval of the student's own score.
+        score: from statistics and weights.
+        additive: scores follow from sums, so that groups are summed once and not in every resample.
+        resamples: how many times as many groups as there are are drawn with replacement.
         seed: of the draws; the same seed draws the same groups for every pair of networks.
 
     Returns:
         (low, high), or None for fewer than two groups, which say nothing about how groups differ.
     """
-    groups, columns = student.shape
-    if groups < 2:
+    where = _positions(groups)
+    count = int(where.max()) + 1 if len(where) else 0
+    if count < 2:
         return None
+    networks = [network for network in (student, teacher) if network is not None]
+    if additive:
+        networks = [group_totals(groups, network) for network in networks]
     generator = np.random.default_rng(seed)
-    chunk = max(1, _NUMBERS_AT_ONCE // max(groups, columns))
+    chunk = max(1, _NUMBERS_AT_ONCE // max(networks[0].shape))
     deltas = []
     for first in range(0, resamples, chunk):
-        counts = _draw_counts(generator, min(chunk, resamples - first), groups)
-        deltas.append(score(counts @ student) - score(counts @ teacher))
+        weights = _draw_counts(generator, min(chunk, resamples - first), count)
+        weights = weights if additive else weights[:, where]
+        scores = [score(network, weights) for network in networks]
+        deltas.append(scores[0] - scores[1] if teacher is not None else scores[0])
     low, high = np.quantile(torch.cat(deltas).numpy(), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
 def group_totals(groups: Sequence[str], statistics: Tensor) -> Tensor:
     """float64 [G, K]: statistics [R, K] summed by group, groups in the order of their names."""
-    position = {name: index for index, name in enumerate(sorted(set(groups)))}
-    where = torch.tensor([position[name] for name in groups], dtype=torch.long)
-    totals = torch.zeros(len(position), statistics.shape[1], dtype=torch.float64)
+    where = _positions(groups)
+    totals = torch.zeros(len(set(groups)), statistics.shape[1], dtype=torch.float64)
     return totals.index_add_(0, where, statistics.double())
+
+
+def _positions(groups: Sequence[str]) -> Tensor:
+    """int64 [R]: the number of each row's group, in the order of their names."""
+    position = {name: index for index, name in enumerate(sorted(set(groups)))}
+    return torch.tensor([position[name] for name in groups], dtype=torch.long)
 
 
 def _draw_counts(generator: np.random.Generator, resamples: int, groups: int) -> Tensor:

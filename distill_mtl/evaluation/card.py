@@ -55,14 +55,17 @@ def model_card(
 def _usage(kinds: Mapping[str, TaskKind], size: tuple[int, int]) -> str:
     task = next(iter(kinds))
     height, width = size
+    folder = '"path/to/this/folder"' + (
+        ", trust=True" if any(":" in each.name for each in kinds.values()) else ""
+    )
     return (
         "```python\n"
         "import torch\n"
         "from distill_mtl import load_student\n\n"
-        'student = load_student("path/to/this/folder")\n'
+        f"student = load_student({folder})\n"
         f"images = torch.rand(1, 3, {height}, {width})  # RGB in [0, 1]\n"
         "answers = student(images)\n"
-        f'answers["{task}"]["logits"], answers["{task}"]["label"]\n'
+        f'answers["{task}"].keys()  # logits, and what is decoded from them\n'
         "```\n\n"
         f"Images of any size are resized to {height} x {width} and normalised inside; give them as read, "
         "without normalisation."
@@ -88,7 +91,7 @@ def _results(evaluation: "Evaluation") -> str:
         f"Measured on each task's own labelled {evaluation.split} rows, scores in points of 100. `delta` is "
         "positive where the student is better; its interval is a paired bootstrap over groups of rows; "
         "`agree` is how often student and teacher decide alike. A multiplication and an addition count as "
-        "two FLOPs.\n\n" + evaluation.markdown().rstrip()
+        "two FLOPs; `share` is a head's part of the student's.\n\n" + evaluation.markdown().rstrip()
     )
 
 

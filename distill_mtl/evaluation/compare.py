@@ -3,9 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from torch import Tensor
-
-from distill_mtl.evaluation.bootstrap import group_totals, paired_interval
+from distill_mtl.evaluation.bootstrap import paired_interval
 from distill_mtl.evaluation.results import TaskResult
 from distill_mtl.evaluation.rows import RowStatistics, Student, Teacher, collect
 from distill_mtl.evaluation.view import View
@@ -49,26 +47,30 @@ def compare(
 
 def summarise(kind: TaskKind, rows: RowStatistics, *, resamples: int, seed: int) -> TaskResult:
     """Scores, signed difference, its interval and agreement, from the statistics of all rows."""
-    student = group_totals(rows.groups, rows.student)
     scored = TaskResult(
         kind=kind.name,
         metric=kind.metric,
         higher_is_better=kind.higher_is_better,
         rows=len(rows.keys),
-        student=float(kind.score(student.sum(0))),
+        student=float(kind.score(rows.student)),
     )
     if rows.teacher is None or rows.agreement is None:
         return scored
-
-    def merit(totals: Tensor) -> Tensor:
-        return kind.score(totals) if kind.higher_is_better else -kind.score(totals)
-
-    teacher = group_totals(rows.groups, rows.teacher)
+    sign = 1 if kind.higher_is_better else -1
+    teacher = float(kind.score(rows.teacher))
     return replace(
         scored,
-        teacher=float(kind.score(teacher.sum(0))),
-        delta=float(merit(student.sum(0)) - merit(teacher.sum(0))),
-        ci95=paired_interval(student, teacher, merit, resamples=resamples, seed=seed),
+        teacher=teacher,
+        delta=sign * (scored.student - teacher),
+        ci95=paired_interval(
+            rows.groups,
+            rows.student,
+            rows.teacher,
+            lambda statistics, weights: sign * kind.score(statistics, weights),
+            additive=kind.additive,
+            resamples=resamples,
+            seed=seed,
+        ),
         agreement=float(rows.agreement.mean()),
     )
 

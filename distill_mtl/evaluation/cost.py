@@ -1,4 +1,4 @@
-"""What a network costs for one image: parameters, FLOPs, bytes, latency. Called by `evaluate`."""
+"""What a network costs for one image: parameters, FLOPs, bytes, latency; and its heads. Called by `evaluate`."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from distill_mtl.evaluation.results import Cost
+from distill_mtl.evaluation.results import Cost, HeadCost
 from distill_mtl.networks.evaluating import evaluating
 
 _WARM_RUNS = 3
@@ -36,6 +36,38 @@ def cost_of(network: nn.Module, size: tuple[int, int], device: torch.device | st
         bytes=_weights_bytes(network) or (4 * hidden if hidden else None),
         latency_ms=latency,
     )
+
+
+def head_costs(
+    student: nn.Module, size: tuple[int, int], device: torch.device | str = "cpu"
+) -> dict[str, HeadCost]:
+    """By task, what each head takes of a student's parameters and FLOPs for one image.
+
+    Args:
+        student: a `Student`, or a module that holds one, such as a loaded folder. Any other has no heads that
+            could be found.
+        size: height and width of the image.
+        device: where the student is.
+    """
+    found = [
+        (name, module)
+        for name, module in student.named_modules()
+        if name.rpartition(".")[2] == "heads" and isinstance(module, nn.ModuleDict)
+    ]
+    if not found:
+        return {}
+    place, heads = found[0]
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
+    with torch.no_grad(), evaluating(student), FlopCounterMode(display=False) as counter:
+        student(image)
+    counts = counter.get_flop_counts()
+    return {
+        task: HeadCost(
+            sum(parameter.numel() for parameter in head.parameters()),
+            sum(counts.get(f"{type(student).__name__}.{place}.{task}", {}).values()),
+        )
+        for task, head in heads.items()
+    }
 
 
 def _weights_bytes(network: nn.Module) -> int:

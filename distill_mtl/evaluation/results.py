@@ -72,6 +72,19 @@ class Cost:
         )
 
 
+@dataclass(frozen=True)
+class HeadCost:
+    """What one task's head takes of its student.
+
+    Attributes:
+        parameters: of the head alone.
+        flops: of its part of a forward pass of one image, its trunk's left out.
+    """
+
+    parameters: int
+    flops: int
+
+
 def _sum(one: int | None, other: int | None) -> int | None:
     """Not known where a part is not."""
     return None if one is None or other is None else one + other
@@ -90,6 +103,7 @@ class Evaluation:
         split: the set that was measured.
         steps: optimizer steps of the run, where the evaluation ends one.
         seconds: training time of the run.
+        heads: by task, what its head takes of the student's cost; empty where the student does not show its heads.
     """
 
     tasks: Mapping[str, TaskResult]
@@ -100,6 +114,7 @@ class Evaluation:
     split: str = "test"
     steps: int | None = None
     seconds: float | None = None
+    heads: Mapping[str, HeadCost] = field(default_factory=dict)
 
     def accepts(self, task: str) -> bool:
         """Whether the task lost no more than it may; a task without a teacher is not judged."""
@@ -118,10 +133,19 @@ class Evaluation:
             "cost": {
                 "student": asdict(self.student_cost),
                 "teachers": None if self.teachers_cost is None else asdict(self.teachers_cost),
+                "heads": {task: self._head(head) for task, head in self.heads.items()},
             },
             "accepted": self.accepted,
             "steps": self.steps,
             "seconds": self.seconds,
+        }
+
+    def _head(self, head: HeadCost) -> dict[str, Any]:
+        """A head's cost and its share of the student's, in [0, 1]."""
+        whole = self.student_cost
+        return asdict(head) | {
+            "parameters_share": share_of(head.parameters, whole.parameters),
+            "flops_share": share_of(head.flops, whole.flops),
         }
 
     def write(self, path: Path) -> None:
@@ -137,6 +161,11 @@ class Evaluation:
     def markdown(self) -> str:
         """The same for a page."""
         return markdown_table(self)
+
+
+def share_of(part: int, whole: int | None) -> float | None:
+    """In [0, 1]; None where there is nothing to share, or the whole is not known."""
+    return part / whole if whole else None
 
 
 def allowed_drops(acceptance: float | Mapping[str, float], tasks: Mapping[str, Any]) -> dict[str, float]:

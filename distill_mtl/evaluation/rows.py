@@ -59,7 +59,7 @@ def collect(
     with torch.no_grad(), evaluating(student) if isinstance(student, nn.Module) else nullcontext():
         for batch in view.batches(task):
             labels = batch.labels[task]
-            logits = _logits(student(batch.images)[task])
+            logits = logits_in(student(batch.images)[task])
             target = None if teacher is None else teacher(batch.images).logits
             parts.append(
                 RowStatistics(
@@ -80,7 +80,8 @@ def collect(
     return _merge(parts)
 
 
-def _logits(answer: Tensor | Mapping[str, Tensor]) -> Tensor:
+def logits_in(answer: Tensor | Mapping[str, Tensor]) -> Tensor:
+    """The logits of one task in what a student answers."""
     return answer["logits"] if isinstance(answer, Mapping) else answer
 
 

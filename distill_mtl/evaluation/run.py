@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from torch import nn
 
 from distill_mtl.evaluation.compare import Progress, compare
-from distill_mtl.evaluation.cost import cost_of
-from distill_mtl.evaluation.results import Cost, Evaluation, allowed_drops
+from distill_mtl.evaluation.cost import cost_of, head_costs
+from distill_mtl.evaluation.results import Cost, Evaluation, HeadCost, allowed_drops
 from distill_mtl.evaluation.view import View
 from distill_mtl.tasks.base import TaskKind
 
@@ -41,10 +41,11 @@ def evaluate(
         ShardError: a task has no labelled row in this split.
     """
     tasks = compare(student, teachers, kinds, view, resamples=resamples, seed=seed, progress=progress)
-    costs: list[tuple[Cost, Cost | None]] = []
+    costs: list[tuple[Cost, Cost | None, dict[str, HeadCost]]] = []
     if view.processes.rank == 0:
-        costs.append((cost_of(student, size, view.device), _summed_cost(teachers, size, view)))
-    student_cost, teachers_cost = view.processes.join(costs)[0]
+        whole, heads = cost_of(student, size, view.device), head_costs(student, size, view.device)
+        costs.append((whole, _summed_cost(teachers, size, view), heads))
+    student_cost, teachers_cost, heads = view.processes.join(costs)[0]
     return Evaluation(
         tasks=tasks,
         student_cost=student_cost,
@@ -52,6 +53,7 @@ def evaluate(
         acceptance=allowed_drops(acceptance, kinds),
         hashed=frozenset(task for task in kinds if view.sources.hashed(task)),
         split=view.split,
+        heads={task: heads[task] for task in kinds if task in heads},
     )
 
 

@@ -50,4 +50,4 @@ def _as_student(task: str, teacher: Teacher) -> Student:
 
 def _score(task: str, kind: TaskKind, student: Student, view: View) -> float:
     rows = collect(task, kind, student, None, view)
-    return float(kind.score(rows.student.sum(0)))
+    return float(kind.score(rows.student))

@@ -11,11 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from distill_mtl.evaluation.results import Cost, Evaluation
+    from distill_mtl.evaluation.results import Cost, Evaluation, HeadCost
 
 _TASK_COLUMNS = ("task", "metric", "rows", "teacher", "student", "delta", "95 % interval", "agree", "")
 _COST_COLUMNS = ("one image", "parameters", "MFLOPs", "MB", "latency")
-_LEFT = ("task", "metric", "one image")
+_HEAD_COLUMNS = ("head", "parameters", "share", "MFLOPs", "share")
+_LEFT = ("task", "metric", "one image", "head")
+_MANY_HEADS, _SHOWN_HEADS = 8, 3
 _NONE = "–"
 _UNKNOWN = "not known"
 
@@ -29,15 +31,19 @@ def console_table(evaluation: "Evaluation") -> RenderableType:
     )
     verdict = Text(_verdict(evaluation), "bold green" if evaluation.accepted else "bold red")
     notes = [Text(note, "dim") for note in _notes(evaluation)]
-    return Group(Text(_title(evaluation), "bold"), "", scores, "", costs, "", verdict, *notes)
+    taken: list[RenderableType] = []
+    if evaluation.heads:
+        taken = [_frame(_HEAD_COLUMNS, [[Text(cell) for cell in row] for row in _head_rows(evaluation)]), ""]
+    return Group(Text(_title(evaluation), "bold"), "", scores, "", costs, "", *taken, verdict, *notes)
 
 
 def markdown_table(evaluation: "Evaluation") -> str:
-    """The same figures as two Markdown tables with the verdict and the notes beneath."""
+    """The same figures as Markdown tables with the verdict and the notes beneath."""
     scores = [_task_cells(evaluation, task) for task in evaluation.tasks]
     parts = [
         _markdown(_TASK_COLUMNS, scores),
         _markdown(_COST_COLUMNS, _cost_rows(evaluation)),
+        *([_markdown(_HEAD_COLUMNS, _head_rows(evaluation))] if evaluation.heads else []),
         f"**{_verdict(evaluation)}**",
         *(note.replace("*", "\\*") for note in _notes(evaluation)),
     ]
@@ -86,6 +92,31 @@ def _cost_cells(name: str, cost: "Cost") -> tuple[str, ...]:
         _short(cost.flops / 1e6) if cost.flops is not None else _UNKNOWN,
         _short(cost.bytes / 1e6) if cost.bytes is not None else _UNKNOWN,
         f"{cost.latency_ms:.2f} ms",
+    )
+
+
+def _head_rows(evaluation: "Evaluation") -> list[tuple[str, ...]]:
+    """Every head, or of many the largest few; and all of them together."""
+    heads = evaluation.heads
+    shown = list(heads)
+    if len(heads) > _MANY_HEADS:
+        shown = sorted(heads, key=lambda task: -heads[task].parameters)[:_SHOWN_HEADS]
+    rows = [_head_cells(evaluation, task, [heads[task]]) for task in shown]
+    if len(heads) > 1:
+        rows.append(_head_cells(evaluation, f"all {len(heads)}", list(heads.values())))
+    return rows
+
+
+def _head_cells(evaluation: "Evaluation", name: str, heads: list["HeadCost"]) -> tuple[str, ...]:
+    whole = evaluation.student_cost
+    parameters = sum(head.parameters for head in heads)
+    flops = sum(head.flops for head in heads)
+    return (
+        name,
+        f"{parameters:,}",
+        _percent(parameters, whole.parameters),
+        _short(flops / 1e6) if whole.flops else _UNKNOWN,
+        _percent(flops, whole.flops),
     )
 
 
@@ -163,6 +194,10 @@ def _signed(value: float | None) -> str:
 def _short(value: float) -> str:
     """Three digits that matter, thousands kept whole."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _percent(part: int, whole: int | None) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else _NONE
 
 
 def _plural(points: float) -> str:

@@ -56,8 +56,8 @@ def find_layout(
             f"its {raw.shape[1]} tokens form no grid over an image of {image[0]}x{image[1]} pixels"
         )
     if raw.ndim == 4:
-        first = _fits((raw.shape[2], raw.shape[3]), image)
-        last = _fits((raw.shape[1], raw.shape[2]), image)
+        first = fits((raw.shape[2], raw.shape[3]), image)
+        last = fits((raw.shape[1], raw.shape[2]), image)
         return Layout("map_last" if (last if first != last else channels_last) else "map")
     raise ValueError(f"its shape {list(raw.shape)} is no map, no tokens and no vector")
 
@@ -68,10 +68,10 @@ def _grid(tokens: int, image: tuple[int, int]) -> tuple[int, int] | None:
         return None
     height = max(1, round(math.sqrt(tokens * image[0] / image[1])))
     grid = height, tokens // height
-    return grid if math.prod(grid) == tokens and _fits(grid, image) else None
+    return grid if math.prod(grid) == tokens and fits(grid, image) else None
 
 
-def _fits(grid: tuple[int, int], image: tuple[int, int]) -> bool:
-    """Whether a grid has the proportions of the image, to within one cell of rounding."""
+def fits(grid: tuple[int, int], image: tuple[int, int]) -> bool:
+    """Whether a grid (height and width) has the proportions of the image, to within one cell of rounding."""
     stride = math.sqrt(math.prod(image) / math.prod(grid))
     return all(abs(side / stride - cells) <= 1 for side, cells in zip(image, grid, strict=True))

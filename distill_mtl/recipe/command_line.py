@@ -6,6 +6,7 @@ from pathlib import PurePath
 from typing import Any
 
 from distill_mtl.recipe.findings import Finding, KeyPath, Place, report
+from distill_mtl.recipe.known import NOTHING
 from distill_mtl.recipe.lines import Document
 from distill_mtl.recipe.overrides import apply_overrides
 from distill_mtl.recipe.rules import check_rules
@@ -66,7 +67,7 @@ def read_teacher(values: Mapping[str, Any], overrides: Sequence[str], task: str)
     )
     recipe, invalid = validate(form)
     found = [Finding((*above, *one.path), one.text, one.place) for one in document.findings]
-    found += invalid + check_rules(form.value, {})
+    found += invalid + check_rules(form.value, NOTHING)
     section = recipe.tasks[task].teacher if recipe is not None else None
     if section is None or found:
         raise report(_WHERE, found, place_of)

@@ -6,19 +6,20 @@ Every other default stands in the schema. Sections that are not mappings are lef
 import re
 from typing import Any
 
+from distill_mtl.recipe.known import Known
 from distill_mtl.recipe.shorthand import LongForm
 
 ACCEPTANCE = 1.0
 
 
-def fill_defaults(form: LongForm, stem: str) -> None:
+def fill_defaults(form: LongForm, stem: str, known: Known) -> None:
     """Fill the run's name from the file's, the drop allowed per task, and no hints from a former self."""
     recipe = form.value
     if not isinstance(recipe, dict):
         return
     if recipe.get("name") is None:
         recipe["name"] = run_name(stem)
-    recipe["acceptance"] = _by_task(recipe.get("acceptance", ACCEPTANCE), recipe.get("tasks"), form)
+    recipe["acceptance"] = _by_task(recipe.get("acceptance"), recipe.get("tasks"), form, known)
     tasks = recipe.get("tasks")
     for task in tasks.values() if isinstance(tasks, dict) else ():
         if isinstance(task, dict) and taught_by_itself(task):
@@ -37,11 +38,20 @@ def run_name(stem: str) -> str:
     return name if re.match("[A-Za-z]", name) else f"run-{name}"
 
 
-def _by_task(acceptance: Any, tasks: Any, form: LongForm) -> Any:
-    names = list(tasks) if isinstance(tasks, dict) else []
-    if isinstance(acceptance, dict):
-        return dict.fromkeys(names, ACCEPTANCE) | acceptance
+def in_units(task: Any, known: Known) -> bool:
+    """Whether the score of a task in long form is measured in the unit of its labels."""
+    if not isinstance(task, dict):
+        return False
+    return task.get("metric") in known.unit_metrics.get(str(task.get("kind")), ())
+
+
+def _by_task(acceptance: Any, tasks: Any, form: LongForm, known: Known) -> Any:
+    """One number stands for all tasks; 1 point where nothing is said, and a point means something."""
+    tasks = tasks if isinstance(tasks, dict) else {}
+    if acceptance is None or isinstance(acceptance, dict):
+        default = {name: ACCEPTANCE for name, task in tasks.items() if not in_units(task, known)}
+        return default | (acceptance or {})
     if isinstance(acceptance, bool) or not isinstance(acceptance, int | float):
         return acceptance
-    form.origins.update({("acceptance", name): ("acceptance",) for name in names})
-    return dict.fromkeys(names, acceptance)
+    form.origins.update({("acceptance", name): ("acceptance",) for name in tasks})
+    return dict.fromkeys(tasks, acceptance)

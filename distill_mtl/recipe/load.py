@@ -6,18 +6,17 @@ from pathlib import Path
 from distill_mtl.errors import RecipeError
 from distill_mtl.recipe.defaults import fill_defaults
 from distill_mtl.recipe.findings import Finding, report
+from distill_mtl.recipe.known import NOTHING, Known
 from distill_mtl.recipe.lines import Document, YamlSyntaxError, read_document
 from distill_mtl.recipe.overrides import apply_overrides
 from distill_mtl.recipe.paths import absolute_paths
-from distill_mtl.recipe.rules import Choices, check_rules
+from distill_mtl.recipe.rules import check_rules
 from distill_mtl.recipe.schema import Recipe
 from distill_mtl.recipe.shorthand import expand
 from distill_mtl.recipe.validation import validate
 
-NO_CHOICES: Choices = {}
 
-
-def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, choices: Choices = NO_CHOICES) -> Recipe:
+def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, known: Known = NOTHING) -> Recipe:
     """Read a recipe, apply `--set` overrides, write out short forms and defaults, and check it all.
 
     Reads the one file and nothing else: teachers and shards need not exist. Paths in the result are
@@ -26,8 +25,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, choices: Cho
     Args:
         path: the YAML file.
         overrides: `key.path=value`, the value in YAML; the last one of a key wins.
-        choices: names that only other parts of the program know, by dotted path with `*` for any name
-            ({"tasks.*.kind": KINDS.names()}), so that a wrong one is reported with its line.
+        known: what only other parts of the program know, so that a wrong name is reported with its line.
 
     Raises:
         RecipeError: with every mistake of the file and the overrides, or because it cannot be read.
@@ -35,9 +33,9 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, choices: Cho
     document = _read(Path(path))
     apply_overrides(document, overrides)
     form = expand(document.value)
-    fill_defaults(form, Path(path).stem)
+    fill_defaults(form, Path(path).stem, known)
     recipe, invalid = validate(form)
-    contradictions = [Finding(form.origin(one.path), one.text) for one in check_rules(form.value, choices)]
+    contradictions = [Finding(form.origin(one.path), one.text) for one in check_rules(form.value, known)]
     unread = {finding.path for finding in document.findings}
     findings = [one for one in (*form.findings, *invalid, *contradictions) if one.path not in unread]
     findings += document.findings

@@ -4,6 +4,7 @@ Only text is changed: nothing here looks at the disk.
 """
 
 import os
+import re
 
 from distill_mtl.recipe.schema import (
     Recipe,
@@ -15,6 +16,8 @@ from distill_mtl.recipe.schema import (
 )
 
 INITS = ("pretrained", "random")
+
+_PREFIX = re.compile(r"[\w-]{2,}:")  # hf_hub:owner/name, scenes:depth-train, pipe:
 
 
 def absolute_paths(recipe: Recipe) -> Recipe:
@@ -30,7 +33,7 @@ def absolute_paths(recipe: Recipe) -> Recipe:
 
 def absolute(place: str) -> str:
     """A path or shard pattern as an absolute one, `~` expanded; what is no local path stays as it is."""
-    if "://" in place or place.startswith(("multidigits:", "pipe:", "hf_hub:", "hf-hub:")):
+    if "://" in place or _PREFIX.match(place):
         return place
     return os.path.abspath(os.path.expanduser(place))
 

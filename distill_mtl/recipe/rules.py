@@ -5,15 +5,14 @@ mistakes at once: a rule looks at what it can read and leaves the rest to valida
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from distill_mtl.errors import nearest
-from distill_mtl.recipe.defaults import taught_by_itself
+from distill_mtl.recipe.defaults import in_units, taught_by_itself
 from distill_mtl.recipe.findings import Finding, KeyPath, either, show
+from distill_mtl.recipe.known import Known
 from distill_mtl.recipe.schema import TeacherSection, TrainingSection
-
-Choices = Mapping[str, Collection[str]]
 
 OF_FILES = frozenset(TeacherSection.model_fields) - {"path", "timm", "module", "student", "every", "decay"}
 """Keys of a teacher that say something about its files."""
@@ -22,13 +21,12 @@ PART = re.compile("(trunk|heads)(:.+)?|guided|adapters")
 """What `schedule.train` may name."""
 
 
-def check_rules(recipe: Any, choices: Choices) -> list[Finding]:
+def check_rules(recipe: Any, known: Known) -> list[Finding]:
     """Everything that contradicts itself, under paths of the long form.
 
     Args:
         recipe: the long form, not necessarily valid.
-        choices: names that other parts of the program register, by dotted path with `*` for any name:
-            {"tasks.*.kind": ["classification", "segmentation"]}. What follows a colon is not looked at.
+        known: of names, by other parts of the program.
     """
     if not isinstance(recipe, dict):
         return []
@@ -36,7 +34,7 @@ def check_rules(recipe: Any, choices: Choices) -> list[Finding]:
         finding
         for rule in (
             _labels,
-            _tasks,
+            _own_kinds,
             _teachers,
             _former_self,
             _gates,
@@ -45,13 +43,14 @@ def check_rules(recipe: Any, choices: Choices) -> list[Finding]:
             _limits,
             _asynchronous,
             _schedule,
-            _acceptance,
             _init,
+            _heads,
         )
         for finding in rule(recipe)
     ]
+    found += [*_tasks(recipe, known), *_acceptance(recipe, known)]
     return found + [
-        finding for pattern, names in choices.items() for finding in _choice(recipe, pattern, names)
+        finding for pattern, names in known.choices.items() for finding in _choice(recipe, pattern, names)
     ]
 
 
@@ -62,7 +61,7 @@ def _labels(recipe: dict[str, Any]) -> Iterator[Finding]:
                 yield Finding(("data", source, "labels", task), _no_task(task, recipe))
 
 
-def _tasks(recipe: dict[str, Any]) -> Iterator[Finding]:
+def _tasks(recipe: dict[str, Any], known: Known) -> Iterator[Finding]:
     labelled = {task for _, source in _entries(recipe, "data") for task in _mapping(source.get("labels"))}
     # A source that is no mapping is reported as that; it may have been meant for the task of its name.
     labelled |= {
@@ -72,7 +71,7 @@ def _tasks(recipe: dict[str, Any]) -> Iterator[Finding]:
     for name, task in _entries(recipe, "tasks"):
         path = ("tasks", name)
         if taught_by_itself(task):
-            yield from _remembered(name, task, name in labelled)
+            yield from _remembered(name, task, name in labelled, known)
             continue
         taught = task.get("teacher") is not None
         if name not in labelled and not taught:
@@ -83,12 +82,12 @@ def _tasks(recipe: dict[str, Any]) -> Iterator[Finding]:
         elif name not in labelled and labels_only:
             text = "nothing trains the task: no source has its labels, and `training.teachers_on` is none."
             yield Finding(path, f"{text} Add `data` to the task, or let teachers see the rows.")
-        if task.get("classes") is None and not taught:
+        if _lacks_classes(task, known) and not taught:
             text = "found no `classes`, and no teacher to take them from. Add their number or their names."
             yield Finding((*path, "classes"), text)
 
 
-def _remembered(name: str, task: dict[str, Any], labelled: bool) -> Iterator[Finding]:
+def _remembered(name: str, task: dict[str, Any], labelled: bool, known: Known) -> Iterator[Finding]:
     """What a task needs that the student's former self teaches."""
     path = ("tasks", name)
     if not labelled:
@@ -96,12 +95,28 @@ def _remembered(name: str, task: dict[str, Any], labelled: bool) -> Iterator[Fin
             "its teacher is the student itself, and no source has its labels: there is nothing to remember."
         )
         yield Finding(path, f"{text} Add `data` to the task, or another teacher.")
-    if task.get("classes") is None:
+    if _lacks_classes(task, known):
         text = "found no `classes`, and a former self has none to take. Add their number or their names."
         yield Finding((*path, "classes"), text)
     if task.get("hints"):
         text = "a former self gives soft targets alone. Remove the hints."
         yield Finding((*path, "hints"), text)
+
+
+def _lacks_classes(task: dict[str, Any], known: Known) -> bool:
+    """Whether nobody but a teacher can say the task's classes; what a user's own kind says is not known yet."""
+    kind = task.get("kind")
+    return task.get("classes") is None and kind not in known.own_classes and ":" not in str(kind)
+
+
+def _own_kinds(recipe: dict[str, Any]) -> Iterator[Finding]:
+    for name, task in _entries(recipe, "tasks"):
+        if ":" in str(task.get("kind")) and task.get("trust") is not True:
+            text = (
+                f"{show(task['kind'])} is code of your own, which can do whatever you can do on this machine. If you "
+                f"trust it, add `trust: true` to the task."
+            )
+            yield Finding(("tasks", name, "kind"), text)
 
 
 def _teachers(recipe: dict[str, Any]) -> Iterator[Finding]:
@@ -244,10 +259,17 @@ def _limits(recipe: dict[str, Any]) -> Iterator[Finding]:
             yield Finding(("data", source, "limit"), text)
 
 
-def _acceptance(recipe: dict[str, Any]) -> Iterator[Finding]:
+def _acceptance(recipe: dict[str, Any], known: Known) -> Iterator[Finding]:
     for task in _mapping(recipe.get("acceptance")):
         if task not in _mapping(recipe.get("tasks")):
             yield Finding(("acceptance", task), _no_task(task, recipe))
+    for name, section in _entries(recipe, "tasks"):
+        if in_units(section, known) and name not in _mapping(recipe.get("acceptance")):
+            text = (
+                f"{section.get('metric') or 'the metric'} of {name} is measured in the unit of its labels. Say how "
+                f"much of it may be lost: `acceptance: {{{name}: ...}}`."
+            )
+            yield Finding(("tasks", name), text)
 
 
 def _init(recipe: dict[str, Any]) -> Iterator[Finding]:
@@ -265,11 +287,21 @@ def _init(recipe: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(("student", "init"), text)
 
 
+def _heads(recipe: dict[str, Any]) -> Iterator[Finding]:
+    for path, head, task in _of_tasks(recipe, "head"):
+        if head.get("init") == "teacher" and (task.get("teacher") is None or taught_by_itself(task)):
+            text = "the task has no teacher whose head it could begin with. Remove `init`, or add a teacher."
+            yield Finding((*path, "init"), text)
+
+
 def _choice(recipe: dict[str, Any], pattern: str, names: Collection[str]) -> Iterator[Finding]:
     for path, value in _at(recipe, tuple(pattern.split("."))):
-        # A name that ends in a colon stands for all that begin so: torchjd:UPGrad.
-        if isinstance(value, str) and not {value, f"{value.partition(':')[0]}:"} & set(names):
-            text = f"found {show(value)}, expected {either(sorted(names))}.{nearest(value, names)}"
+        # A name that ends in a colon stands for all that begin so: torchjd:UPGrad. A colon alone stands for
+        # every name with one: my_tasks:Angle.
+        beginning, colon, _ = value.partition(":") if isinstance(value, str) else ("", "", "")
+        if isinstance(value, str) and not {value, f"{beginning}:", colon or None} & set(names):
+            named = sorted(set(names) - {":"})
+            text = f"found {show(value)}, expected {either(named)}.{nearest(value, named)}"
             yield Finding(path, text)
 
 

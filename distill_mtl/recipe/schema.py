@@ -200,8 +200,8 @@ class SourceSection(Section):
     """One data set in WebDataset shards. It may carry labels for several tasks, or for none."""
 
     shards: str | list[str]
-    """Training shards, braces expanded: shards/pets-{000..009}.tar. `multidigits:SET-SPLIT` names shards of
-    the quickstart, made on first use."""
+    """Training shards, braces expanded: shards/pets-{000..009}.tar. `multidigits:SET-SPLIT` and
+    `scenes:SET-SPLIT` name built-in data, made by code on first use."""
     image: str = "jpg;jpeg;png;webp"
     """File endings of the image, the first one found wins."""
     labels: dict[str, LabelSection] = {}
@@ -222,11 +222,25 @@ class SourceSection(Section):
     """A picture that cannot be decoded ends the run, or is replaced by the next and counted."""
 
 
+class HeadSection(Section):
+    """The part of the student that serves one task alone."""
+
+    width: Count | None = None
+    """Channels inside. Default: 24 for maps; a pooled vector has one linear layer."""
+    depth: Count | None = None
+    """Layers inside: 3x3 convolutions for maps, linear layers on a pooled vector. Default: 1."""
+    init: Literal["random", "teacher"] = "random"
+    """teacher: begin with the teacher's own head, whose shapes must fit."""
+
+
 class TaskSection(Section):
     """One task: what is asked, who teaches it, and how its loss is made."""
 
     kind: str = "classification"
-    """classification | segmentation"""
+    """classification | multilabel | regression | segmentation | depth | normals | heatmap, or a class of your own:
+    my_tasks:Angle"""
+    trust: bool = False
+    """Let a kind of your own run its code."""
     classes: Count | list[str] | None = None
     """Number or names. Default: the teacher's."""
     teacher: TeacherSection | None = None
@@ -235,6 +249,8 @@ class TaskSection(Section):
     """Softens teacher and student before they are compared."""
     weights: TermWeights = TermWeights()
     """Weights of the loss's terms."""
+    head: HeadSection = HeadSection()
+    """Size and first weights of the task's head."""
     hints: list[HintSection] = [HintSection()]
     """Pairs of layers; an empty list switches hints off for the task."""
     metric: str | None = None

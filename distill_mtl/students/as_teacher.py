@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distill_mtl.errors import UserError, nearest
-from distill_mtl.students.folder import FORMAT, read_student
+from distill_mtl.students.folder import read_student
+from distill_mtl.students.format import FORMAT, chosen_head
 from distill_mtl.students.trunk import DEFAULT_FAMILY, Trunk
 from distill_mtl.teachers.form import FORMS, FolderForm
 from distill_mtl.teachers.network import BackboneNetwork, Opened
@@ -20,21 +20,17 @@ class StudentForm(FolderForm):
     """`runs/NAME/student`."""
 
     @classmethod
-    def open(cls, folder: Path, config: Mapping[str, Any], task: str | None, default: str) -> Opened:
-        student = read_student(folder, config)
-        tasks = list(student.kinds)
-        wanted = task or (default if default in tasks or len(tasks) > 1 else tasks[0])
-        if wanted not in tasks:
-            mend = "Choose one with `teacher: {path: ..., task: NAME}` (on the command line: --task NAME)."
-            raise UserError(
-                f"{folder} has no head '{wanted}'.{nearest(wanted, tasks)} Heads: {', '.join(tasks)}. {mend}"
-            )
+    def open(
+        cls, folder: Path, config: Mapping[str, Any], task: str | None, default: str, *, trust: bool
+    ) -> Opened:
+        student = read_student(folder, config, trust=trust)
+        wanted = chosen_head(folder, list(student.kinds), task, default)
         kind = student.kinds[wanted]
         network = BackboneNetwork(
             student.trunk,
             student.heads[wanted],
             kind.needs(student.trunk.shapes),
-            width=len(kind.classes),
+            width=kind.outputs,
             dense=kind.dense,
         )
         named = kind.classes != tuple(str(index) for index in range(len(kind.classes)))

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from distill_mtl.errors import StudentError, UserError
 from distill_mtl.networks.weights import load_exactly, read_config, read_weights, write_network
+from distill_mtl.students.format import FORMAT
 from distill_mtl.students.student import Student
 from distill_mtl.students.trunk import FAMILIES
 from distill_mtl.tasks.base import TaskKind, build_kind
+from distill_mtl.tasks.own import admit_kind
 
-FORMAT = "distill_mtl.student"
 VERSION = 1
 
 
@@ -48,30 +49,36 @@ class DeployedStudent(nn.Module):
         }
 
 
-def load_student(folder: Path | str) -> DeployedStudent:
+def load_student(folder: Path | str, *, trust: bool = False) -> DeployedStudent:
     """The student in a folder, on the CPU, in evaluation mode.
 
+    Args:
+        folder: `runs/NAME/student`.
+        trust: let the code of tasks of a user's own kind run.
+
     Raises:
-        StudentError: the folder is missing, incomplete, broken, or of a later version.
+        StudentError: the folder is missing, incomplete, broken, of a later version, or names code that is not
+            trusted or not found.
     """
     folder = Path(folder)
     try:
-        return DeployedStudent(read_student(folder, read_config(folder))).eval()
+        return DeployedStudent(read_student(folder, read_config(folder), trust=trust)).eval()
     except StudentError:
         raise
     except UserError as error:
         raise StudentError(str(error)) from error
 
 
-def read_student(folder: Path, config: Mapping[str, Any]) -> Student:
+def read_student(folder: Path, config: Mapping[str, Any], *, trust: bool = False) -> Student:
     """The network in a student's folder.
 
     Args:
         folder: where the weights lie.
         config: its config.json.
+        trust: let the code of a user's own kinds run.
 
     Raises:
-        UserError: the config makes no sense, or the weights do not fit it.
+        UserError: a user's own kind cannot be had, the config makes no sense, or the weights do not fit it.
     """
     if config.get("format") != FORMAT:
         raise StudentError(f"{folder} is not a student's folder: config.json has no `format: {FORMAT}`.")
@@ -81,6 +88,8 @@ def read_student(folder: Path, config: Mapping[str, Any]) -> Student:
             "Load it with the distill_mtl that wrote it, or a later one."
         )
     try:
+        for task, entry in config["tasks"].items():
+            _admit(folder, task, entry["kind"], trust)
         trunk = FAMILIES[config["trunk"]["family"]].restore(config["trunk"])
         kinds: dict[str, TaskKind] = {task: build_kind(**entry) for task, entry in config["tasks"].items()}
         student = Student(trunk, kinds)
@@ -88,6 +97,14 @@ def read_student(folder: Path, config: Mapping[str, Any]) -> Student:
         raise StudentError(f"{folder}: config.json cannot be understood: {error!r}.") from error
     load_exactly(student, read_weights(folder), str(folder))
     return student
+
+
+def _admit(folder: Path, task: str, kind: str, trust: bool) -> None:
+    say = "`load_student(folder, trust=True)` (a teacher: `trust: true`)"
+    try:
+        admit_kind(kind, trust=trust, say=say)
+    except UserError as error:
+        raise StudentError(f"{folder}, task '{task}': {error}") from error
 
 
 def save_student(

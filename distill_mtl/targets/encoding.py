@@ -18,7 +18,7 @@ from distill_mtl.targets.facts import TeacherFacts
 from distill_mtl.targets.sidecar import Slot
 from distill_mtl.teachers.output import TeacherOutput
 
-Numbers = Literal["fp16", "int8"]
+Numbers = Literal["fp32", "fp16", "int8"]
 Arrays = Mapping[str, NDArray]
 
 LOGITS = "logits"
@@ -49,6 +49,26 @@ class Codec(ABC):
         """float32 [R]: how far two encodings of the same rows lie apart, in shares of a row's largest number."""
         first, second = (self.decode(stored, _HOST) for stored in (one, other))
         return _largest(first - second) / _largest(first).clamp_min(1e-6)
+
+
+class Whole(Codec):
+    """fp32, as it is: for values in a unit of their own, of which fp16 would keep three digits."""
+
+    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
+        self.name = name
+        self.slots = {name: Slot(np.dtype(np.float32), shape)}
+
+    def encode(self, values: Tensor) -> dict[str, NDArray]:
+        _refuse_strange(self.name, values)
+        return {self.name: values.float().cpu().numpy()}
+
+    def decode(self, stored: Arrays, device: torch.device) -> Tensor:
+        return _on(device, stored[self.name])
+
+    def deviation(self, one: Arrays, other: Arrays) -> Tensor:
+        """As above, in shares of the largest number of all rows: near 0 a value has no size of its own."""
+        first, second = (self.decode(stored, _HOST) for stored in (one, other))
+        return _largest(first - second) / _largest(first).amax().clamp_min(1e-6)
 
 
 class Half(Codec):
@@ -211,7 +231,8 @@ class AnswerCodec:
 
 
 def _codec(numbers: Numbers, name: str, shape: tuple[int, ...]) -> Codec:
-    return Half(name, shape) if numbers == "fp16" else Int8(name, shape)
+    codecs: dict[Numbers, type[Whole | Half | Int8]] = {"fp32": Whole, "fp16": Half, "int8": Int8}
+    return codecs[numbers](name, shape)
 
 
 def _size(codec: Codec) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from distill_mtl.data.source import ShardRows, Source
-from distill_mtl.data.views import Size
+from distill_mtl.geometry.views import Size
 from distill_mtl.targets.encoding import AnswerCodec
 from distill_mtl.targets.facts import TeacherFacts
 

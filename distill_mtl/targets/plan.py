@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from distill_mtl.data.source import ShardRows, Source
-from distill_mtl.data.views import Size
+from distill_mtl.geometry.views import Size
 from distill_mtl.targets.encoding import AnswerCodec
 from distill_mtl.targets.identity import TEACHER, fingerprint, identity
 from distill_mtl.targets.places import file_name

@@ -2,8 +2,8 @@
 
 from distill_mtl.data.framing import Choose, Framing
 from distill_mtl.data.picks import Numbers
-from distill_mtl.data.views import Size, View
 from distill_mtl.errors import CacheError
+from distill_mtl.geometry.views import Size, View
 from distill_mtl.targets.opened import OpenCache
 from distill_mtl.targets.plan import BOXES, FLIPS
 

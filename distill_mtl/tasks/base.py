@@ -1,4 +1,4 @@
-"""A kind of task: everything that differs between, say, classification and segmentation.
+"""A kind of task: everything that differs between, say, classification and depth.
 
 One file per kind implements this class and registers itself under the name that a recipe uses. The
 rest of the program only speaks this interface: it never asks which kind it holds.
@@ -7,15 +7,62 @@ rest of the program only speaks this interface: it never asks which kind it hold
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
 from distill_mtl.errors import UserError, nearest
+from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.registry import Registry
 
 KINDS: Registry[type["TaskKind"]] = Registry("kind of task", "distill_mtl.tasks")
+
+
+@dataclass(frozen=True)
+class HeadShape:
+    """How large a head is. None: what the kind thinks best.
+
+    Attributes:
+        width: channels inside.
+        depth: layers inside: convolutions of a decoder, linear layers on a pooled vector.
+    """
+
+    width: int | None = None
+    depth: int | None = None
+
+    def said(self) -> dict[str, int]:
+        """What is not left to the kind."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+USUAL = HeadShape()
+"""A head as its kind thinks best."""
+
+
+class Truth(NamedTuple):
+    """What is known about the rows that a teacher speaks about.
+
+    Attributes:
+        labels: [R, ...], as `read_label` and `seen` give them; a filler where a row has none.
+        labelled: bool [R].
+    """
+
+    labels: Tensor
+    labelled: Tensor
+
+
+class Shown(NamedTuple):
+    """A label or an answer for people.
+
+    Attributes:
+        picture: uint8 [3, H, W]; None for what words say best.
+        caption: a few words, or nothing.
+    """
+
+    picture: Tensor | None
+    caption: str = ""
 
 
 class TaskKind(ABC):
@@ -26,29 +73,51 @@ class TaskKind(ABC):
     A dense row's loss is a mean over its pixels. Everything is computed in float32 whatever the
     precision of the logits; gradients reach the student's logits alone.
 
+    "Classes" are the names of what is answered: of classes, attributes, numbers, or things to find. "Logits"
+    are what the head gives, whatever the kind makes of them.
+
     Attributes:
         name: the kind, as the recipe and results.json call it.
-        member: file ending of the label in a shard unless the recipe names another ("cls").
+        member: file ending of the label in a shard unless the recipe names another ("cls"); several with `;`.
         metrics: names of the scores this kind can report; the first is the default.
-        metric: the one that this task reports.
-        higher_is_better: direction of the score.
+        lower_is_better: the scores among them that are errors.
+        unit_metrics: the scores among them that are measured in the labels' own unit, each an error. All others
+            are in points of 100, or in degrees.
+        additive: scores follow from summed statistics, so that rows of a group may be summed first.
         exclusive: a row (or pixel) is of one class, so that answers are a softmax over dim 1 of the logits.
-        dense: the label is a map that follows the image's geometry (crop, flip, resize).
-        ignore_index: dense kinds alone: the value of a pixel without a label, and of padding.
+        dense: the head answers with a map.
+        precise: logits are values that half the bits would spoil (12345.6), so a cache keeps them in fp32.
+        partial: a teacher may know some of the classes only.
+        own_classes: names that every task of this kind has; None: the recipe or the teacher says them.
+        fewest_classes: that make sense.
+        metric: the score that this task reports.
+        shape: of the head.
     """
 
     name: ClassVar[str]
     member: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]]
-    higher_is_better: ClassVar[bool] = True
-    exclusive: ClassVar[bool] = True
+    lower_is_better: ClassVar[frozenset[str]] = frozenset()
+    unit_metrics: ClassVar[frozenset[str]] = frozenset()
+    additive: ClassVar[bool] = False
+    exclusive: ClassVar[bool] = False
     dense: ClassVar[bool] = False
-    ignore_index: int = 255
+    precise: ClassVar[bool] = False
+    partial: ClassVar[bool] = False
+    own_classes: ClassVar[tuple[str, ...] | None] = None
+    fewest_classes: ClassVar[int] = 1
 
-    def __init__(self, classes: tuple[str, ...], metric: str | None = None) -> None:
+    def __init__(
+        self, classes: tuple[str, ...], metric: str | None = None, *, head: HeadShape = USUAL
+    ) -> None:
         """Raises UserError for a list of classes or a metric that this kind cannot work with."""
-        if len(classes) < 2:
-            raise UserError(f"a {self.name} task needs at least two classes, found {list(classes)}.")
+        if self.own_classes is not None and classes != self.own_classes:
+            raise UserError(
+                f"a {self.name} task answers {', '.join(self.own_classes)} and nothing else. Remove `classes`."
+            )
+        if len(classes) < self.fewest_classes:
+            least = "one class" if self.fewest_classes == 1 else "two classes"
+            raise UserError(f"a {self.name} task needs at least {least}, found {list(classes)}.")
         if repeated := sorted({name for name in classes if classes.count(name) > 1}):
             raise UserError(f"class names must differ, found more than once: {', '.join(repeated)}.")
         if metric is not None and metric not in self.metrics:
@@ -57,17 +126,62 @@ class TaskKind(ABC):
             raise UserError(f"unknown metric '{metric}' of kind {self.name}.{hint} Known: {known}.")
         self.classes = classes
         self.metric = metric or self.metrics[0]
+        self.shape = head
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Direction of the score."""
+        return self.metric not in self.lower_is_better
+
+    @property
+    def perfect(self) -> float:
+        """The score of a network that makes no mistake."""
+        return 100.0 if self.higher_is_better else 0.0
+
+    @property
+    def in_points(self) -> bool:
+        """Whether a difference of 1 in the score means something without knowing the labels' unit."""
+        return self.metric not in self.unit_metrics
 
     # ---- the label on disk ------------------------------------------------------------------------
     @abstractmethod
     def read_label(self, payload: bytes) -> Tensor:
-        """Decode one label member, int64. Raises ValueError, in words for the user, if it makes no sense."""
+        """Decode one label member. Raises ValueError, in words for the user, if it makes no sense."""
 
     @abstractmethod
     def has_label(self, label: Tensor) -> bool:
         """False for a label that says nothing (all pixels ignored); such a row counts as unlabelled."""
 
+    @abstractmethod
+    def filler(self, size: Size) -> Tensor:
+        """What stands where a row has no label, in the type and shape of a label under a view of `size`."""
+
+    def label_size(self, label: Tensor) -> Size | None:
+        """Height and width that the label's picture must have; None: a label that no pixel belongs to."""
+        return None
+
+    def seen(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
+        """The label as it is under a view of its picture, in the shape of `filler`.
+
+        Args:
+            label: from `read_label`.
+            view: box and flip.
+            picture: height and width of the whole picture.
+            size: height and width of the view.
+        """
+        return label
+
     # ---- the network ------------------------------------------------------------------------------
+    @classmethod
+    def classes_of(cls, outputs: int) -> int:
+        """How many classes a network with so many outputs (channels of its answer) answers; below 1: none."""
+        return outputs
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the logits; those of the classes come first."""
+        return len(self.classes)
+
     @abstractmethod
     def needs(self, features: Mapping[str, FeatureShape]) -> tuple[str, ...]:
         """Names of the trunk's features that this kind's head reads. Raises UserError if it has none."""
@@ -76,28 +190,67 @@ class TaskKind(ABC):
     def head(self, features: Mapping[str, FeatureShape]) -> nn.Module:
         """A light head: forward(features by name) -> logits."""
 
+    @classmethod
+    def are_probabilities(cls, answer: Tensor) -> bool:
+        """Whether a teacher's answer to random pictures [R, C, ...] can only be probabilities."""
+        return False
+
+    @classmethod
+    def logits_of(cls, probabilities: Tensor) -> Tensor:
+        """Logits that mean the same as the probabilities [R, C, ...] that a teacher gives.
+
+        Raises:
+            UserError: answers of this kind are no probabilities.
+        """
+        raise UserError(f"answers of kind {cls.name} are no probabilities. Use `output: {{gives: logits}}`.")
+
     # ---- losses -----------------------------------------------------------------------------------
     @abstractmethod
     def supervised_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """float32 [R], one loss per row."""
 
     @abstractmethod
-    def soft_target_loss(self, logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-        """float32 [R], one divergence per row, 0 where both agree, times temperature squared."""
+    def soft_target_loss(
+        self, logits: Tensor, teacher_logits: Tensor, temperature: float, truth: Truth | None = None
+    ) -> Tensor:
+        """float32 [R], one divergence per row, 0 where both agree, never below.
+
+        Args:
+            logits: the student's.
+            teacher_logits: the teacher's, maps perhaps of another size.
+            temperature: divides the logits where they are some; the loss is multiplied by its square.
+            truth: what labels say about the same rows, for losses that ask; None: nothing.
+        """
 
     # ---- what a user gets -------------------------------------------------------------------------
     @abstractmethod
-    def decode(self, logits: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+    def decode(self, logits: Tensor, size: Size) -> dict[str, Tensor]:
         """The answers a user of the model wants, by name; `size` is the height and width of the image."""
+
+    def show_label(self, label: Tensor, image: Tensor) -> Shown:
+        """One label, as `seen` gives it, for people; `image` is uint8 [3, H, W]."""
+        return Shown(None, ", ".join(str(value) for value in label.flatten().tolist()[:4]))
+
+    @abstractmethod
+    def show_answer(self, logits: Tensor, image: Tensor) -> Shown:
+        """The logits of one row, [C] or [C, h, w], for people; `image` is uint8 [3, H, W]."""
 
     # ---- scores -----------------------------------------------------------------------------------
     @abstractmethod
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """float64 [R, K] on the CPU: additive counts per row; `score` follows from their sum."""
+        """float64 [R, K] on the CPU: all that `score` needs to know about each row."""
 
     @abstractmethod
-    def score(self, totals: Tensor) -> Tensor:
-        """The metric in points of 100 from summed statistics [..., K] -> [...]."""
+    def score(self, statistics: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The metric.
+
+        Args:
+            statistics: [R, K]; sums of some rows' where the kind is additive.
+            weights: [S, R], how often each row counts; None: once.
+
+        Returns:
+            float64 [S], or [] without weights.
+        """
 
     @abstractmethod
     def agreement(self, logits: Tensor, other: Tensor) -> Tensor:
@@ -105,7 +258,8 @@ class TaskKind(ABC):
 
     @abstractmethod
     def label_counts(self, labels: Tensor) -> Tensor:
-        """float64 [classes] on the CPU: how often each class is the label, summed over the rows."""
+        """float64 [K] on the CPU, summed over the rows: all that `constant_score` needs; the first ones are
+        how often each class is the label, where the kind is exclusive."""
 
     @abstractmethod
     def constant_score(self, counts: Tensor) -> float:
@@ -113,24 +267,41 @@ class TaskKind(ABC):
 
     def describe(self) -> dict[str, Any]:
         """What config.json of a student folder keeps: `build_kind(**kind.describe())` is this kind again."""
-        return {"kind": self.name, "classes": list(self.classes), "metric": self.metric}
+        entry: dict[str, Any] = {"kind": self.name, "classes": list(self.classes), "metric": self.metric}
+        if self.shape.said():
+            entry["head"] = self.shape.said()
+        return entry
 
 
-def build_kind(kind: str, classes: Sequence[str], metric: str | None = None, **options: Any) -> TaskKind:
+def build_kind(
+    kind: str,
+    classes: Sequence[str] = (),
+    metric: str | None = None,
+    head: Mapping[str, int] | None = None,
+    **options: Any,
+) -> TaskKind:
     """The kind of task that a recipe or a student folder names.
+
+    Args:
+        kind: its name.
+        classes: names of what is answered; empty: the kind's own.
+        metric: None for the kind's first.
+        head: width and depth of the head.
+        options: of the kind.
 
     Raises:
         UserError: unknown kind, metric or option, or a value that the kind refuses.
     """
     cls = KINDS[kind]
-    known = [name for name in inspect.signature(cls).parameters if name not in ("classes", "metric")]
+    known = [name for name in inspect.signature(cls).parameters if name not in ("classes", "metric", "head")]
     for option in options:
         if option not in known:
             hint = nearest(option, known)
             raise UserError(
                 f"unknown option '{option}' of kind {kind}.{hint} Known: {', '.join(known) or 'none'}."
             )
-    return cls(tuple(classes), metric=metric, **options)
+    named = tuple(classes) or cls.own_classes or ()
+    return cls(named, metric=metric, head=HeadShape(**(head or {})), **options)
 
 
-__all__ = ["KINDS", "TaskKind", "build_kind"]
+__all__ = ["KINDS", "USUAL", "HeadShape", "Shown", "TaskKind", "Truth", "build_kind"]

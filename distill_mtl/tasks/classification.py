@@ -1,41 +1,68 @@
 """One class per image. Labels are class numbers or class names as text (`cls`, `txt`)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill_mtl.errors import UserError
+from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
-from distill_mtl.tasks.base import KINDS, TaskKind
-from distill_mtl.tasks.divergence import soft_divergence
+from distill_mtl.tasks.additive import AdditiveKind
+from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, Truth
+from distill_mtl.tasks.class_scores import CLASS_SCORES
+from distill_mtl.tasks.decoupled import Decoupled
+from distill_mtl.tasks.divergence import log_of, soft_divergence, sums_to_one
+from distill_mtl.tasks.mirrored import partners, read_pairs, swapped
+from distill_mtl.tasks.pooled import PooledHead
 
 
 @KINDS.register("classification")
-class Classification(TaskKind):
+class Classification(AdditiveKind):
     """Softmax over the classes; logits [R, C], labels int64 [R].
 
-    Metrics: `accuracy`, the share of right rows, and `balanced_accuracy`, the mean over the classes
-    that occur in the labels of the share of right rows.
+    Metrics, as `class_scores` defines them: `accuracy`, `balanced_accuracy`, `macro_f1`, `top5`, and `ece`, the
+    calibration error, of which less is better.
 
     Args:
         label_smoothing: share of the supervised target spread over all classes. 0 by default: soft
             targets already smooth, and smoothing erases what they say about similar classes
             (Müller, Kornblith & Hinton 2019, arXiv:1906.02629).
+        dkd: weights of the decoupled soft-target loss (`Decoupled`) in place of the plain divergence. The
+            class that it sets apart is the row's label; without one (or where a teacher knows only some of
+            the classes) the class that the teacher finds likeliest.
+        mirrored: pairs of names of classes that change places when the picture is mirrored.
     """
 
     name = "classification"
     member = "cls"
-    metrics = ("accuracy", "balanced_accuracy")
+    metrics = tuple(CLASS_SCORES)
+    lower_is_better = frozenset({"ece"})
+    exclusive = True
+    partial = True
+    fewest_classes = 2
 
     def __init__(
-        self, classes: tuple[str, ...], metric: str | None = None, *, label_smoothing: float = 0.0
+        self,
+        classes: tuple[str, ...],
+        metric: str | None = None,
+        *,
+        head: HeadShape = USUAL,
+        label_smoothing: float = 0.0,
+        dkd: Mapping[str, Any] | None = None,
+        mirrored: Sequence[Sequence[str]] = (),
     ) -> None:
-        super().__init__(classes, metric)
+        super().__init__(classes, metric, head=head)
+        if self.metric == "top5" and len(classes) < 6:
+            raise UserError(f"top5 of {len(classes)} classes is always 100. Use another metric.")
         if not 0 <= label_smoothing < 1:
             raise UserError(f"label_smoothing must be at least 0 and below 1, found {label_smoothing}.")
         self.label_smoothing = label_smoothing
+        self.dkd = Decoupled.read(dkd) if dkd is not None else None
+        self.mirrored = read_pairs(mirrored, classes)
         self._index = {name: index for index, name in enumerate(classes)}
 
     def read_label(self, payload: bytes) -> Tensor:
@@ -64,37 +91,58 @@ class Classification(TaskKind):
     def has_label(self, label: Tensor) -> bool:
         return True
 
+    def filler(self, size: Size) -> Tensor:
+        return torch.tensor(0)
+
+    def seen(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
+        if not (view.flip and self.mirrored):
+            return label
+        return swapped(label, partners(self.mirrored, self.classes))
+
     def needs(self, features: Mapping[str, FeatureShape]) -> tuple[str, ...]:
         return ("pooled",)
 
     def head(self, features: Mapping[str, FeatureShape]) -> nn.Module:
-        return PooledLinear(features["pooled"].channels, len(self.classes))
+        return PooledHead(features["pooled"].channels, len(self.classes), self.shape)
 
     def supervised_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=self.label_smoothing)
 
-    def soft_target_loss(self, logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    @classmethod
+    def are_probabilities(cls, answer: Tensor) -> bool:
+        return sums_to_one(answer)
+
+    @classmethod
+    def logits_of(cls, probabilities: Tensor) -> Tensor:
+        return log_of(probabilities)
+
+    def soft_target_loss(
+        self, logits: Tensor, teacher_logits: Tensor, temperature: float, truth: Truth | None = None
+    ) -> Tensor:
+        if self.dkd is not None:
+            target = teacher_logits.argmax(1)
+            if truth is not None:
+                target = truth.labels.where(truth.labelled, target)
+            return self.dkd(logits, teacher_logits, target, temperature)
         # Rounding must not push a divergence below its floor: balancing may take its logarithm.
         return soft_divergence(logits, teacher_logits, temperature).clamp(min=0)
 
-    def decode(self, logits: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+    def decode(self, logits: Tensor, size: Size) -> dict[str, Tensor]:
         """`probabilities` float32 [B, C] and `label` int64 [B]."""
         return {"probabilities": logits.float().softmax(dim=1), "label": logits.argmax(dim=1)}
 
-    def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """accuracy: [right, rows]; balanced_accuracy: [right by class, rows by class], K = 2 C."""
-        right = logits.argmax(dim=1) == labels
-        if self.metric == "accuracy":
-            columns = torch.stack([right, torch.ones_like(right)], dim=1)
-        else:
-            rows = F.one_hot(labels, len(self.classes))
-            columns = torch.cat([rows * right[:, None], rows], dim=1)
-        return columns.cpu().double()
+    def show_label(self, label: Tensor, image: Tensor) -> Shown:
+        return Shown(None, self.classes[int(label)])
 
-    def score(self, totals: Tensor) -> Tensor:
-        right, rows = totals.chunk(2, dim=-1)
-        recall = right / rows.clamp(min=1)
-        return 100 * recall.sum(dim=-1) / (rows > 0).sum(dim=-1).clamp(min=1)
+    def show_answer(self, logits: Tensor, image: Tensor) -> Shown:
+        probability, label = logits.float().softmax(0).max(0)
+        return Shown(None, f"{self.classes[int(label)]} {100 * float(probability):.0f} %")
+
+    def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return CLASS_SCORES[self.metric].statistics(logits.float(), labels).cpu().double()
+
+    def score_totals(self, totals: Tensor) -> Tensor:
+        return CLASS_SCORES[self.metric].of(totals)
 
     def agreement(self, logits: Tensor, other: Tensor) -> Tensor:
         return (logits.argmax(dim=1) == other.argmax(dim=1)).cpu().double()
@@ -103,26 +151,15 @@ class Classification(TaskKind):
         return torch.bincount(labels, minlength=len(self.classes)).cpu().double()
 
     def constant_score(self, counts: Tensor) -> float:
-        """The majority class's share; one class's recall out of those that occur."""
-        if self.metric == "accuracy":
-            return 100 * float(counts.max() / counts.sum().clamp(min=1))
-        return 100 / max(1, int((counts > 0).sum()))
+        return CLASS_SCORES[self.metric].of_constant(counts)
 
     def describe(self) -> dict[str, object]:
-        return super().describe() | {"label_smoothing": self.label_smoothing}
+        said: dict[str, object] = {"label_smoothing": self.label_smoothing}
+        if self.dkd is not None:
+            said["dkd"] = asdict(self.dkd)
+        if self.mirrored:
+            said["mirrored"] = [list(pair) for pair in self.mirrored]
+        return super().describe() | said
 
     def _some_names(self) -> str:
         return ", ".join(self.classes[:5]) + (", …" if len(self.classes) > 5 else "")
-
-
-class PooledLinear(nn.Module):
-    """One linear layer on the trunk's pooled vector, so that timm's form can hold it (`linear`)."""
-
-    def __init__(self, channels: int, classes: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(channels, classes)
-
-    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
-        """[B, classes] from features["pooled"] [B, channels]."""
-        logits: Tensor = self.linear(features["pooled"])
-        return logits

@@ -8,45 +8,61 @@ from torch import Tensor, nn
 
 from distill_mtl.errors import UserError
 from distill_mtl.networks.features import FeatureShape
+from distill_mtl.tasks.base import HeadShape
+
+WIDTH = 24
+ENLARGE = 4
+"""How much larger than a transformer's grid the map is."""
 
 
 class PyramidDecoder(nn.Module):
-    """Stages of a trunk -> one map of logits at the size of the finest stage.
+    """Stages of a trunk -> one map of logits, as large as the finest stage.
 
     Top-down sums of 1x1 projections as in feature pyramid networks (Lin et al. 2017,
-    arXiv:1612.03144, section 3), but with a single 3x3 convolution, at the finest stage alone. A plain
-    vision transformer, whose stages share one size, gives a pyramid of one level. The caller resizes
+    arXiv:1612.03144, section 3), but with 3x3 convolutions at the finest stage alone. The caller resizes
     the logits to the size it needs.
+
+    A plain vision transformer, whose blocks share one size, is a pyramid of one level, too coarse for maps
+    (stride 16, usually): its last map is enlarged four times before the convolutions, which makes of it the
+    finest level of a simple feature pyramid (Li et al. 2022, arXiv:2203.16527, section 3), bilinear and behind
+    the projection where that is learned and before it.
 
     Args:
         features: shapes of the trunk's features; `pyramid_levels` says which are read.
         channels: channels of the result (the classes).
-        width: channels inside.
+        shape: channels inside, 24 unless it says more, and how many 3x3 convolutions, 1 unless it says more.
 
     Raises:
         UserError: the trunk has no maps.
     """
 
-    def __init__(self, features: Mapping[str, FeatureShape], channels: int, width: int) -> None:
+    def __init__(self, features: Mapping[str, FeatureShape], channels: int, shape: HeadShape) -> None:
         super().__init__()
+        width, depth = shape.width or WIDTH, shape.depth or 1
         self.levels = pyramid_levels(features)
         self.laterals = nn.ModuleList(nn.Conv2d(features[name].channels, width, 1) for name in self.levels)
-        self.fuse = nn.Sequential(
-            _norm(width),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1, bias=False),
-            _norm(width),
-            nn.ReLU(),
-            nn.Conv2d(width, channels, 1),
-        )
+        inner = [
+            layer
+            for _ in range(depth)
+            for layer in (nn.Conv2d(width, width, 3, padding=1, bias=False), _norm(width), nn.ReLU())
+        ]
+        self.enlarge = ENLARGE if len(self.levels) == 1 else 1
+        self.fuse = nn.Sequential(_norm(width), nn.ReLU(), *inner, nn.Conv2d(width, channels, 1))
+
+    @property
+    def answer(self) -> nn.Module:
+        """The layer that gives the logits."""
+        return self.fuse[-1]
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
-        """[B, channels, h, w] from maps [B, C, h, w], [B, C', h/2, w/2], ..."""
+        """[B, channels, h, w] from maps [B, C, h, w], [B, C', h/2, w/2], ...; [B, channels, 4 h, 4 w] from one map."""
         maps = [lateral(features[name]) for name, lateral in zip(self.levels, self.laterals, strict=True)]
         fused = maps.pop()
         while maps:
             finer = maps.pop()
             fused = finer + F.interpolate(fused, finer.shape[-2:], mode="bilinear", align_corners=False)
+        if self.enlarge > 1:
+            fused = F.interpolate(fused, scale_factor=self.enlarge, mode="bilinear", align_corners=False)
         logits: Tensor = self.fuse(fused)
         return logits
 

@@ -3,6 +3,19 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+_FLOOR = 1e-9  # of a probability, before its logarithm is taken
+
+
+def log_of(probabilities: Tensor) -> Tensor:
+    """Logits whose softmax is `probabilities`, also of those that were rounded to 0."""
+    return probabilities.clamp_min(_FLOOR).log()
+
+
+def sums_to_one(answer: Tensor) -> bool:
+    """Whether [R, C, ...] are shares of a whole along dim 1."""
+    whole = bool((answer.sum(1) - 1).abs().max() < 1e-3)
+    return answer.shape[1] > 1 and bool(answer.min() >= 0) and whole
+
 
 def soft_divergence(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """KL(teacher ‖ student) of the softmax at `temperature` over dim 1, times temperature squared.

@@ -1,26 +1,33 @@
 """One class per pixel. Labels are PNG pictures of class numbers (`seg.png`), grey or with a palette."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
 from distill_mtl.errors import UserError
+from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
-from distill_mtl.tasks.base import KINDS, TaskKind
+from distill_mtl.tasks.additive import AdditiveKind
+from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, Truth
 from distill_mtl.tasks.decoder import PyramidDecoder, pyramid_levels
-from distill_mtl.tasks.divergence import soft_divergence
+from distill_mtl.tasks.dice import soft_dice_loss
+from distill_mtl.tasks.divergence import log_of, soft_divergence, sums_to_one
+from distill_mtl.tasks.maps import map_size, resized
+from distill_mtl.tasks.mirrored import partners, read_pairs, swapped
+from distill_mtl.tasks.palette import painted
 
 # PIL's names of the pictures whose pixels are one number: grey, palette index, black and white, 16 bits.
 _NUMBER_MODES = ("L", "P", "1", "I", "I;16", "I;16B")
 
 
 @KINDS.register("segmentation")
-class Segmentation(TaskKind):
+class Segmentation(AdditiveKind):
     """Softmax over the classes at every pixel; logits [R, C, h, w], labels int64 [R, H, W].
 
     Logits may be smaller or larger than the labels: they are resized (bilinear) to the labels' size
@@ -31,41 +38,37 @@ class Segmentation(TaskKind):
 
     Args:
         ignore_index: value of a pixel without a label.
-        width: channels inside the decoder.
+        dice: weight of the soft Dice loss that is added to the cross-entropy, for classes of few pixels.
+        mirrored: pairs of names of classes that change places when the picture is mirrored.
     """
 
     name = "segmentation"
     member = "seg.png"
     metrics = ("miou", "pixel_accuracy")
+    exclusive = True
     dense = True
+    partial = True
+    fewest_classes = 2
 
     def __init__(
         self,
         classes: tuple[str, ...],
         metric: str | None = None,
         *,
+        head: HeadShape = USUAL,
         ignore_index: int = 255,
-        width: int = 24,
+        dice: float = 0.0,
+        mirrored: Sequence[Sequence[str]] = (),
     ) -> None:
-        super().__init__(classes, metric)
-        if width < 1:
-            raise UserError(f"width (channels of the decoder) must be at least 1, found {width}.")
+        super().__init__(classes, metric, head=head)
+        if dice < 0:
+            raise UserError(f"options.dice must not be negative, found {dice}.")
         self.ignore_index = ignore_index
-        self.width = width
+        self.dice = dice
+        self.mirrored = read_pairs(mirrored, classes)
 
     def read_label(self, payload: bytes) -> Tensor:
-        try:
-            with Image.open(io.BytesIO(payload), formats=["PNG"]) as picture:
-                mode, pixels = picture.mode, np.asarray(picture).astype(np.int64)
-        except UnidentifiedImageError:
-            raise ValueError("the mask is not a PNG picture of class numbers.") from None
-        except (OSError, SyntaxError) as error:
-            raise ValueError(f"the mask is not a PNG picture of class numbers ({error}).") from None
-        if mode not in _NUMBER_MODES:
-            raise ValueError(
-                f"the mask is a colour picture (mode {mode}). It must hold class numbers, grey or with a "
-                "palette."
-            )
+        pixels = mask_pixels(payload)
         strange = pixels[(pixels >= len(self.classes)) & (pixels != self.ignore_index)]
         if strange.size:
             raise ValueError(
@@ -77,33 +80,62 @@ class Segmentation(TaskKind):
     def has_label(self, label: Tensor) -> bool:
         return bool((label != self.ignore_index).any())
 
+    def filler(self, size: Size) -> Tensor:
+        return torch.full(size, self.ignore_index)
+
+    def label_size(self, label: Tensor) -> Size:
+        return map_size(label)
+
+    def seen(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
+        label = view.map(label, size, self.ignore_index)
+        if not (view.flip and self.mirrored):
+            return label
+        return swapped(label, partners(self.mirrored, self.classes))
+
     def needs(self, features: Mapping[str, FeatureShape]) -> tuple[str, ...]:
         return pyramid_levels(features)
 
     def head(self, features: Mapping[str, FeatureShape]) -> nn.Module:
-        return PyramidDecoder(features, len(self.classes), self.width)
+        return PyramidDecoder(features, len(self.classes), self.shape)
 
     def supervised_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean over the valid pixels of each row; 0 for a row that a crop left without any."""
-        logits = _resize(logits.float(), _size(labels))
+        logits = resized(logits.float(), map_size(labels))
         losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=self.ignore_index)
-        valid = (labels != self.ignore_index).sum(dim=(1, 2))
-        return losses.sum(dim=(1, 2)) / valid.clamp(min=1)
+        valid = labels != self.ignore_index
+        entropy = losses.sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1)
+        return entropy + self.dice * soft_dice_loss(logits, labels, valid) if self.dice else entropy
 
-    def soft_target_loss(self, logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    @classmethod
+    def are_probabilities(cls, answer: Tensor) -> bool:
+        return sums_to_one(answer)
+
+    @classmethod
+    def logits_of(cls, probabilities: Tensor) -> Tensor:
+        return log_of(probabilities)
+
+    def soft_target_loss(
+        self, logits: Tensor, teacher_logits: Tensor, temperature: float, truth: Truth | None = None
+    ) -> Tensor:
         """Mean over all pixels, at the size of the student's logits."""
-        teacher_logits = _resize(teacher_logits.float(), _size(logits))
+        teacher_logits = resized(teacher_logits.float(), map_size(logits))
         divergence = soft_divergence(logits, teacher_logits, temperature).mean(dim=(1, 2))
         # Rounding must not push a divergence below its floor: balancing may take its logarithm.
         return divergence.clamp(min=0)
 
-    def decode(self, logits: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+    def decode(self, logits: Tensor, size: Size) -> dict[str, Tensor]:
         """`label` int64 [B, H, W] at the image's size."""
-        return {"label": _resize(logits.float(), size).argmax(dim=1)}
+        return {"label": resized(logits.float(), size).argmax(dim=1)}
+
+    def show_label(self, label: Tensor, image: Tensor) -> Shown:
+        return Shown(painted(label, self.ignore_index))
+
+    def show_answer(self, logits: Tensor, image: Tensor) -> Shown:
+        return Shown(painted(resized(logits[None].float(), map_size(image)).argmax(1)[0], self.ignore_index))
 
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
         """[right pixels by class, labelled pixels by class, predicted pixels by class], K = 3 C."""
-        predicted = _resize(logits.float(), _size(labels)).argmax(dim=1)
+        predicted = resized(logits.float(), map_size(labels)).argmax(dim=1)
         valid = labels != self.ignore_index
         right = valid & (predicted == labels)
         counts = [
@@ -112,7 +144,7 @@ class Segmentation(TaskKind):
         ]
         return torch.cat(counts, dim=1).cpu().double()
 
-    def score(self, totals: Tensor) -> Tensor:
+    def score_totals(self, totals: Tensor) -> Tensor:
         right, labelled, predicted = totals.chunk(3, dim=-1)
         if self.metric == "pixel_accuracy":
             return 100 * right.sum(dim=-1) / labelled.sum(dim=-1).clamp(min=1)
@@ -122,8 +154,8 @@ class Segmentation(TaskKind):
 
     def agreement(self, logits: Tensor, other: Tensor) -> Tensor:
         """Share of pixels, at the larger of the two sizes."""
-        size = max(_size(logits), _size(other))
-        mine, theirs = (_resize(maps.float(), size).argmax(dim=1) for maps in (logits, other))
+        size = max(map_size(logits), map_size(other))
+        mine, theirs = (resized(maps.float(), size).argmax(dim=1) for maps in (logits, other))
         return (mine == theirs).flatten(1).float().mean(dim=1).cpu().double()
 
     def label_counts(self, labels: Tensor) -> Tensor:
@@ -135,7 +167,12 @@ class Segmentation(TaskKind):
         return share if self.metric == "pixel_accuracy" else share / max(1, int((counts > 0).sum()))
 
     def describe(self) -> dict[str, object]:
-        return super().describe() | {"ignore_index": self.ignore_index, "width": self.width}
+        said: dict[str, object] = {"ignore_index": self.ignore_index}
+        if self.dice:
+            said["dice"] = self.dice
+        if self.mirrored:
+            said["mirrored"] = [list(pair) for pair in self.mirrored]
+        return super().describe() | said
 
     def _count(self, classes: Tensor, where: Tensor) -> Tensor:
         """int64 [R, C]: how often each class stands in `classes` [R, H, W] where `where` holds."""
@@ -145,11 +182,21 @@ class Segmentation(TaskKind):
         return flat.view(rows, number)
 
 
-def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    if _size(maps) == size:
-        return maps
-    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
+def mask_pixels(payload: bytes) -> NDArray[np.int64]:
+    """int64 [H, W]: the class numbers of a mask, whichever they are.
 
-
-def _size(maps: Tensor) -> tuple[int, int]:
-    return (maps.shape[-2], maps.shape[-1])
+    Raises:
+        ValueError: it is no PNG, or a colour picture.
+    """
+    try:
+        with Image.open(io.BytesIO(payload), formats=["PNG"]) as picture:
+            mode, pixels = picture.mode, np.asarray(picture).astype(np.int64)
+    except UnidentifiedImageError:
+        raise ValueError("the mask is not a PNG picture of class numbers.") from None
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"the mask is not a PNG picture of class numbers ({error}).") from None
+    if mode not in _NUMBER_MODES:
+        raise ValueError(
+            f"the mask is a colour picture (mode {mode}). It must hold class numbers, grey or with a palette."
+        )
+    return pixels

@@ -95,6 +95,7 @@ class TeacherCard:
                     tuple(labels["outputs"]),
                     None if known is None else tuple(known),
                     labels["width"],
+                    labels["rest"],
                 ),
                 "inputs": InputContract.from_dict(entry["inputs"]),
                 "assumed": tuple(entry["assumed"]),

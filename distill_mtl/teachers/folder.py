@@ -40,7 +40,8 @@ class FolderOrigin(Origin):
 
     def _open(self, config: dict[str, Any]) -> Opened:
         if "format" in config:
-            return FORMS[config["format"]].open(self.place, config, self._section.task, self._task)
+            form = FORMS[config["format"]]
+            return form.open(self.place, config, self._section.task, self._task, trust=self._section.trust)
         if "architecture" not in config:
             raise UserError(
                 f"{self.place / CONFIG} is neither timm's (no `architecture`) nor a student's of ours (no `format`). "

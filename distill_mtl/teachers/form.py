@@ -21,7 +21,9 @@ class FolderForm(ABC):
 
     @classmethod
     @abstractmethod
-    def open(cls, folder: Path, config: Mapping[str, Any], task: str | None, default: str) -> Opened:
+    def open(
+        cls, folder: Path, config: Mapping[str, Any], task: str | None, default: str, *, trust: bool
+    ) -> Opened:
         """Read the network.
 
         Args:
@@ -29,6 +31,7 @@ class FolderForm(ABC):
             config: its config.json.
             task: which of its heads was asked for by name; None: the one called `default`, or the only one.
             default: the task that it is to teach.
+            trust: whether code that the folder names may run.
 
         Raises:
             UserError: the folder is incomplete, or lacks that head.

@@ -1,7 +1,7 @@
 """How the outputs of a teacher stand for the classes of its task."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -21,18 +21,23 @@ class LabelMap:
         classes: of the task, in its order.
         outputs: the teacher's outputs that are used, in the order of the classes that they stand for.
         known: positions of these classes in the task, ascending; None: all.
-        width: number of the teacher's outputs.
+        width: number of the teacher's outputs for classes.
+        rest: its further outputs, which follow them and stay.
     """
 
     classes: tuple[str, ...]
     outputs: tuple[int, ...]
     known: tuple[int, ...] | None
     width: int
+    rest: int = 0
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """[R, width, ...] in the teacher's order -> [R, classes, ...] in the task's; `UNKNOWN` where it is silent."""
+        """[R, width + rest, ...] in the teacher's order -> [R, classes + rest, ...] in the task's.
+
+        `UNKNOWN` where it is silent about a class.
+        """
         if self._chosen:
-            logits = logits[:, list(self.outputs)]
+            logits = logits[:, [*self.outputs, *range(self.width, self.width + self.rest)]]
         if self.known is None:
             return logits
         full = torch.full_like(logits[:, :1], UNKNOWN).repeat_interleave(len(self.classes), 1)
@@ -55,7 +60,12 @@ class LabelMap:
 
 
 def match_classes(
-    own: tuple[str, ...] | None, width: int, wanted: Sequence[str] | int | None, what: str
+    own: tuple[str, ...] | None,
+    width: int,
+    wanted: Sequence[str] | int | None,
+    what: str,
+    *,
+    rest: int = 0,
 ) -> LabelMap:
     """Compare a teacher's classes with its task's.
 
@@ -64,9 +74,10 @@ def match_classes(
 
     Args:
         own: the teacher's names, in the order of its outputs; None: it has none.
-        width: number of its outputs.
+        width: number of its outputs for classes.
         wanted: the task's names or their number; None: the teacher's own.
         what: the teacher, for messages.
+        rest: of its outputs that stand for no class.
 
     Raises:
         UserError: the two cannot be brought together.
@@ -76,7 +87,7 @@ def match_classes(
             f"{what} has {width} outputs, and {len(own)} classes are named for them. Name each of them."
         )
     names = own or tuple(str(index) for index in range(width))
-    straight = LabelMap(names, tuple(range(width)), None, width)
+    straight = LabelMap(names, tuple(range(width)), None, width, rest)
     mend = "Remove the task's `classes` to take the teacher's."
     if wanted is None:
         return straight
@@ -85,7 +96,7 @@ def match_classes(
         if count != width:
             name = "" if own is not None else " If it knows some of them, name them in `teacher.classes`."
             raise UserError(f"{what} says {width} classes, the recipe says {count}. {mend}{name}")
-        return straight if isinstance(wanted, int) else LabelMap(tuple(wanted), straight.outputs, None, width)
+        return straight if isinstance(wanted, int) else replace(straight, classes=tuple(wanted))
     known = [index for index, name in enumerate(wanted) if name in own]
     other = [name for name in wanted if name not in own]
     beyond = [name for name in own if name not in wanted]
@@ -95,7 +106,7 @@ def match_classes(
             f"{_some(beyond)}. One side must name all of the other's. {mend}"
         )
     outputs = tuple(own.index(wanted[index]) for index in known)
-    return LabelMap(tuple(wanted), outputs, tuple(known) if other else None, width)
+    return LabelMap(tuple(wanted), outputs, tuple(known) if other else None, width, rest)
 
 
 def _some(names: Sequence[str]) -> str:

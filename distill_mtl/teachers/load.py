@@ -9,10 +9,11 @@ import torch
 from distill_mtl.errors import TeacherError, UserError
 from distill_mtl.networks.weights import sha256
 from distill_mtl.recipe.schema import TeacherSection
-from distill_mtl.tasks.base import KINDS
+from distill_mtl.tasks.base import KINDS, TaskKind
+from distill_mtl.tasks.own import admit_kind
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.fingerprint import teacher_fingerprint
-from distill_mtl.teachers.label_map import match_classes
+from distill_mtl.teachers.label_map import LabelMap, match_classes
 from distill_mtl.teachers.network import Opened, Origin, TeacherNetwork
 from distill_mtl.teachers.origin import find_origin
 from distill_mtl.teachers.score import read_score
@@ -43,9 +44,12 @@ def load_teacher(
     try:
         origin = find_origin(section, task)
         opened = origin.open()
+        if kind is not None:
+            admit_kind(kind, trust=section.trust, say="`trust: true` (on the command line: --trust)")
         said, kind = kind, _agreed_kind(opened, origin, task, kind)
         network = opened.network
-        labels = match_classes(_named(section, opened), network.width, classes, str(origin.place))
+        network.answers(KINDS[kind])
+        labels = _labels(section, opened, KINDS[kind], classes, str(origin.place))
         taken = _layers(network, layers)
         network.tap(taken)
         aligned = network.inputs.whole_view
@@ -99,16 +103,33 @@ def _layers(network: TeacherNetwork, layers: Sequence[str | None]) -> tuple[str,
     return tuple(dict.fromkeys(layer for layer in named if layer is not None))
 
 
-def _named(section: TeacherSection, opened: Opened) -> tuple[str, ...] | None:
-    """The names of the teacher's classes: the recipe's word, then its files'."""
+def _labels(
+    section: TeacherSection,
+    opened: Opened,
+    kind: type[TaskKind],
+    wanted: Sequence[str] | int | None,
+    what: str,
+) -> LabelMap:
+    """Which output stands for which class of the task."""
+    width = opened.network.width
+    count = kind.classes_of(width)
+    if count < 1 or (kind.own_classes is not None and count != len(kind.own_classes)):
+        raise UserError(f"{what} has {width} outputs, which is no answer of kind {kind.name}.")
+    if kind.own_classes is not None:
+        return match_classes(kind.own_classes, count, None, what)
     said = section.classes
-    if isinstance(said, list):
-        return tuple(said)
-    if said is not None and said != opened.network.width:
+    if isinstance(said, int) and said != count:
         raise UserError(
-            f"`classes` says {said}, the network has {opened.network.width} outputs. Correct `classes`."
+            f"`classes` says {said}, the network has {count} outputs for classes. Correct `classes`."
         )
-    return opened.classes
+    named = tuple(said) if isinstance(said, list) else opened.classes
+    labels = match_classes(named, count, wanted, what, rest=width - count)
+    if labels.known is not None and not kind.partial:
+        raise UserError(
+            f"{what} {labels.describe}, and a teacher of kind {kind.name} must know all. Remove the others from the "
+            "task's `classes`."
+        )
+    return labels
 
 
 def _agreed_kind(opened: Opened, origin: Origin, task: str, kind: str | None) -> str:

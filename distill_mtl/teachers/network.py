@@ -14,6 +14,7 @@ from distill_mtl.networks.backbone import LOGITS, POOLED, Backbone
 from distill_mtl.networks.evaluating import evaluating
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
+from distill_mtl.tasks.base import TaskKind
 
 
 class TeacherNetwork(nn.Module, ABC):
@@ -23,7 +24,7 @@ class TeacherNetwork(nn.Module, ABC):
 
     Attributes:
         last_map: name of the default hint layer; None where the network gives nothing but its answer.
-        width: number of logits.
+        width: number of logits, or of channels of a map of them.
         dense: the logits are maps.
         answer: name of the output that answers the task.
         gives: what the answer is as the network gives it; probabilities are turned into logits.
@@ -44,6 +45,13 @@ class TeacherNetwork(nn.Module, ABC):
     @abstractmethod
     def shapes(self) -> Mapping[str, FeatureShape]:
         """Shape of every feature that can be read without tapping more, by name."""
+
+    def answers(self, kind: type[TaskKind]) -> None:
+        """From now on the answer is one of this kind of task: probabilities are found out and turned into its logits.
+
+        Raises:
+            UserError: the answer is said to be probabilities, and this kind knows none.
+        """
 
     @abstractmethod
     def tap(self, layers: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """A network that some runtime runs, between its input contract and its answer."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 import torch
@@ -11,12 +11,12 @@ from distill_mtl.errors import UserError, nearest
 from distill_mtl.networks.backbone import LOGITS
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract, Preprocess
-from distill_mtl.networks.layout import Layout, find_layout
+from distill_mtl.networks.layout import Layout, find_layout, fits
 from distill_mtl.recipe.schema import OutputSection
+from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.network import TeacherNetwork
 from distill_mtl.teachers.runtime import Runtime
 
-_FLOOR = 1e-9  # of a probability, before its logarithm is taken
 _PREFIXES = (0, 1, 2, 5)  # class and distillation tokens, registers
 _LAST = 60  # names from the end among which the last map is looked for
 _SHOWN = 20  # names in a message
@@ -47,7 +47,8 @@ class RunNetwork(TeacherNetwork):
         self._layouts[LOGITS] = self._answer_layout(answer)
         answer = self._layouts[LOGITS](_squeezed(answer)).float()
         self.width, self.dense = answer.shape[1], answer.ndim == 4
-        self.gives = output.gives or ("probabilities" if _sums_to_one(answer) else "logits")
+        self._said, self._tried = output.gives, answer
+        self._logits_of: Callable[[Tensor], Tensor] = _as_it_is
         self._last_map: str | None = None
         self._last_map_known = False
 
@@ -69,6 +70,12 @@ class RunNetwork(TeacherNetwork):
                 maps = (name for name in self._last_inner() if self._is_map(name))
                 self._last_map = next(maps, None) or next(filter(self._readable, others), None)
         return self._last_map
+
+    def answers(self, kind: type[TaskKind]) -> None:
+        probable = kind.are_probabilities(self._tried)
+        self.gives = self._said or ("probabilities" if probable else "logits")
+        self._logits_of = kind.logits_of if self.gives == "probabilities" else _as_it_is
+        self._logits_of(self._tried)
 
     def tap(self, layers: Sequence[str]) -> None:
         self._refuse_unknown(layers)
@@ -135,9 +142,7 @@ class RunNetwork(TeacherNetwork):
         return self._run(self.preprocess(images))
 
     def read(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        answer = self._layouts[LOGITS](_squeezed(features[self.answer])).float()
-        if self.gives == "probabilities":
-            answer = answer.clamp_min(_FLOOR).log()
+        answer = self._logits_of(self._layouts[LOGITS](_squeezed(features[self.answer])).float())
         return {LOGITS: answer} | {name: self._layouts[name](features[name]) for name in self._layers}
 
     def _run(self, images: Tensor) -> dict[str, Tensor]:
@@ -200,13 +205,13 @@ class RunNetwork(TeacherNetwork):
         )
 
     def _answer_layout(self, answer: Tensor) -> Layout:
-        answer = _squeezed(answer)
-        if answer.ndim not in (2, 4):
+        plane = answer.ndim == 3 and fits((answer.shape[1], answer.shape[2]), self.inputs.size)
+        if answer.ndim not in (2, 4) and not plane:
             raise UserError(
                 f"its output '{self.answer}' has the shape {list(answer.shape)}, which is neither [B, classes] nor a "
                 f"map of them. Outputs: {', '.join(self.runtime.outputs)}. Choose one with `output: {{name: ...}}`."
             )
-        return self._layout(self.answer, answer)
+        return self._layout(self.answer, _squeezed(answer))
 
     def _layout(self, name: str, raw: Tensor) -> Layout:
         last = self.inputs.layout == "nhwc"
@@ -247,10 +252,11 @@ class RunNetwork(TeacherNetwork):
 
 
 def _squeezed(answer: Tensor) -> Tensor:
-    """[B, C, 1, 1] of a convolution that classifies as [B, C]."""
+    """[B, C, 1, 1] of a convolution that classifies as [B, C], [B, h, w] of a network of depth as [B, 1, h, w]."""
+    if answer.ndim == 3:
+        return answer.unsqueeze(1)
     return answer.flatten(1) if answer.ndim == 4 and answer.shape[2:] == (1, 1) else answer
 
 
-def _sums_to_one(answer: Tensor) -> bool:
-    sums = answer.sum(1)
-    return answer.shape[1] > 1 and bool(answer.min() >= 0) and bool((sums - 1).abs().max() < 1e-3)
+def _as_it_is(answer: Tensor) -> Tensor:
+    return answer

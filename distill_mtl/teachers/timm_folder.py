@@ -43,7 +43,7 @@ def open_timm_folder(folder: Path, config: Mapping[str, Any]) -> Opened:
     return Opened(
         BackboneNetwork(backbone, itemgetter(LOGITS), (LOGITS,), width=model.num_classes, dense=False),
         names,
-        "classification",
+        None,
         form="timm's local-dir folder",
         # Of the rest, timm's form can say nothing but this: [0, 1] RGB, channels first, any batch.
         told=tuple(key for key in InputContract.__dataclass_fields__ if key not in ("resize", "crop")),

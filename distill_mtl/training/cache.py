@@ -17,6 +17,7 @@ from distill_mtl.assembly.build import Parts, build, known_names
 from distill_mtl.assembly.processes import reader_workers, start_accelerator
 from distill_mtl.assembly.targets import live_twin, plan_targets
 from distill_mtl.checks.check import run_check
+from distill_mtl.display import Display
 from distill_mtl.errors import RecipeError, Stopped, StoppedElsewhere, UserError
 from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.targets.encoding import AnswerCodec
@@ -26,7 +27,6 @@ from distill_mtl.targets.places import Places, remove_left_overs
 from distill_mtl.targets.plan import Unit, megabytes
 from distill_mtl.targets.verify import Verifier, draw_rows
 from distill_mtl.targets.write import CacheWriter, refuse_full_disks, unfinished
-from distill_mtl.training.display import Display
 from distill_mtl.training.stop import StopRequest
 
 _log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class _Job:
 
 
 def _prepare(path: Path, overrides: Sequence[str]) -> _Job:
-    recipe = load_recipe(path, overrides, choices=known_names())
+    recipe = load_recipe(path, overrides, known=known_names())
     _refuse_silent_teachers(recipe, path)
     accelerator = start_accelerator(recipe.training, shares_steps=False)
     parts = build(live_twin(recipe))

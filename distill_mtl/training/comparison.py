@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from rich.console import Console
 from torch import nn
 
-from distill_mtl.data.views import Size
+from distill_mtl.display import Display
 from distill_mtl.evaluation import Evaluation, View, evaluate
+from distill_mtl.geometry.views import Size
 from distill_mtl.recipe import Recipe
 from distill_mtl.tasks.base import TaskKind
-from distill_mtl.training.display import Display
 
 
 def compare_with_bar(

@@ -7,12 +7,15 @@ from functools import cached_property
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from PIL import Image
 from rich.console import Console
 
 from distill_mtl.assembly.build import Parts
 from distill_mtl.data.split import Split
 from distill_mtl.evaluation import Evaluation, Processes, View, delta_on, teacher_scores
 from distill_mtl.evaluation.card import model_card
+from distill_mtl.evaluation.examples import examples
+from distill_mtl.evaluation.sheet import picture_sheet
 from distill_mtl.recipe import dump_recipe
 from distill_mtl.students.folder import save_student
 from distill_mtl.targets.roster import Roster
@@ -56,6 +59,12 @@ class Examiner:
         )
         return replace(found, steps=self.session.step, seconds=self.session.seconds)
 
+    def picture_sheet(self) -> Image.Image:
+        """A few test rows of every task with what student and teachers answer; for one process alone."""
+        return picture_sheet(
+            examples(self.session.student, self._teachers, self.parts.kinds, self._view("test"))
+        )
+
     @cached_property
     def _teachers(self) -> Roster:
         """On the device; with cached targets they are loaded here, when training is over."""
@@ -79,7 +88,7 @@ class Examiner:
 
 
 def finish(parts: Parts, session: Session, folder: RunFolder, console: Console) -> Evaluation:
-    """Save the student, compare it, complete its model card, write results.json, show the table.
+    """Save the student, compare it, complete its model card, write results.json and pictures.png, show the table.
 
     The student is saved before anything can go wrong with the test rows.
     """
@@ -88,11 +97,13 @@ def finish(parts: Parts, session: Session, folder: RunFolder, console: Console) 
         session.take_best()
     if accelerator.is_main_process:
         save_student(session.student, folder.student, card=_card(parts, None))
-    evaluation = Examiner(parts, session, console).compare()
+    examiner = Examiner(parts, session, console)
+    evaluation = examiner.compare()
     skipped = _skipped_anywhere(parts, accelerator)
     if accelerator.is_main_process:
         save_student(session.student, folder.student, card=_card(parts, evaluation))
         evaluation.write(folder.results)
+        examiner.picture_sheet().save(folder.pictures)
         console.print(evaluation.table())
         for source, count in skipped.items():
             console.print(

@@ -56,7 +56,7 @@ def distill(
         Stopped: Ctrl-C or SIGTERM arrived; a checkpoint was written.
     """
     if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe, choices=known_names())
+        recipe = load_recipe(recipe, known=known_names())
     accelerator = start_accelerator(recipe.training)
     console = console or Console()
     if not accelerator.is_main_process:

@@ -27,6 +27,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.student = path / "student"
         self.results = path / "results.json"
+        self.pictures = path / "pictures.png"
 
     def refuse(self, recipe: str, *, resume: bool, overwrite: bool) -> None:
         """Refuse a run of `recipe` (its resolved text) that would lose or mix something. Writes nothing.
@@ -74,7 +75,7 @@ class RunFolder:
         if not resume:
             for folder in (self.checkpoints, self.student):
                 shutil.rmtree(folder, ignore_errors=True)
-            for file in (self.metrics, self.results, self.teachers, self.recipe):
+            for file in (self.metrics, self.results, self.pictures, self.teachers, self.recipe):
                 file.unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
         write_aside(self.recipe, recipe)

@@ -16,8 +16,8 @@ from rich.console import Console
 from distill_mtl.assembly.build import Parts
 from distill_mtl.assembly.processes import reader_workers
 from distill_mtl.data.batch import Batch
+from distill_mtl.display import Display, losses_note
 from distill_mtl.errors import Stopped, StoppedElsewhere, UserError
-from distill_mtl.training.display import Display, losses_note
 from distill_mtl.training.finish import Examiner
 from distill_mtl.training.log import MetricsLog
 from distill_mtl.training.loop import StepReport

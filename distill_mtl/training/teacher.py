@@ -28,8 +28,8 @@ def train_teacher(
 ) -> Path:
     """Train the one task of a recipe on its labels alone and save the network as a teacher.
 
-    A classifier is saved in timm's local-dir form, any other kind, for which timm has no form, as a
-    student folder. Both carry score.json: what it scores, and on what that was measured.
+    A classifier is saved in timm's local-dir form, any other kind and a head of several layers, for which timm
+    has no form, as a student folder. Both carry score.json: what it scores, and on what that was measured.
 
     Args:
         recipe: of one task that has no teacher.
@@ -44,7 +44,7 @@ def train_teacher(
     Raises:
         UserError: the recipe has several tasks or a teacher, or `to` is taken.
     """
-    loaded = load_recipe(recipe, overrides, choices=known_names())
+    loaded = load_recipe(recipe, overrides, known=known_names())
     task = _only_task(loaded, recipe)
     run = RunFolder(out or Path("runs") / str(loaded.name))
     folder = to or run.path / "teacher"
@@ -71,8 +71,10 @@ def _only_task(recipe: Recipe, path: Path) -> str:
 
 def _save(run: RunFolder, task: str, folder: Path, evaluation: Evaluation, recipe: Path) -> None:
     result = evaluation.tasks[task]
-    student, card = load_student(run.student).student, _card(task, result, folder, recipe)
-    if result.kind == "classification":
+    student = load_student(run.student).student
+    in_timms_form = result.kind == "classification" and (student.kinds[task].shape.depth or 1) == 1
+    card = _card(task, result, folder, recipe, in_timms_form)
+    if in_timms_form:
         save_timm(student, task, folder, card=card)
     else:
         save_student(student, folder, card=card)
@@ -88,8 +90,8 @@ def _save(run: RunFolder, task: str, folder: Path, evaluation: Evaluation, recip
     write_score(folder, score)
 
 
-def _card(task: str, result: TaskResult, folder: Path, recipe: Path) -> str:
-    if result.kind == "classification":
+def _card(task: str, result: TaskResult, folder: Path, recipe: Path, in_timms_form: bool) -> str:
+    if in_timms_form:
         code = f'network = timm.create_model("local-dir:{folder}", pretrained=True)'
     else:
         code = f'network = distill_mtl.load_student("{folder}")'

@@ -142,7 +142,7 @@ def test_a_misread_teacher_is_named_although_nobody_says_what_it_should_score(
 ) -> None:
     folder = colors.copy_of(world / "teacher", tmp_path / "teacher", plant)
     (folder / "score.json").unlink()
-    with pytest.raises(TeacherError, match=rf"more when it is read in another way.*{cause}") as caught:
+    with pytest.raises(TeacherError, match=rf"does better when it is read in another way.*{cause}") as caught:
         colors.check(world, str(folder))
     expect = float(str(caught.value).rpartition("`expect: ")[2].rstrip("`."))
     assert colors.check(world, colors.line(folder, expect=expect)) == pytest.approx(expect, abs=0.1)

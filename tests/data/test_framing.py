@@ -10,7 +10,7 @@ from data_shards import open_two, pets, three_sets
 from distill_mtl.data import Sources
 from distill_mtl.data.framing import DrawnViews
 from distill_mtl.data.picks import Picks
-from distill_mtl.data.views import plain_view
+from distill_mtl.geometry.views import plain_view
 
 SIZE = (8, 8)
 PICTURE = (200, 300)

@@ -10,7 +10,7 @@ import webdataset
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from distill_mtl.data.multidigits import CANVASES, DIGITS, SETS, compose, source_digits
+from distill_mtl.data.multidigits import DIGITS, ROWS, SETS, compose, source_digits
 from distill_mtl.data.shards import find_shards
 from distill_mtl.data.split import SPLITS
 from distill_mtl.errors import ShardError
@@ -27,7 +27,7 @@ def test_the_pixels_are_the_same_on_every_machine() -> None:
     pixels = hashlib.sha256()
     for name, split in PLACES:
         canvases = compose(name, split)
-        assert canvases.images.shape == canvases.masks.shape == (CANVASES[split], 32, 32)
+        assert canvases.images.shape == canvases.masks.shape == (ROWS[split], 32, 32)
         for part in (canvases.images, canvases.masks, canvases.labels.astype("<i8")):
             pixels.update(part.tobytes())
     assert pixels.hexdigest() == "81dbcd87a5e14797a6babddfcb403eb2f481120a076998c27c22dacecb7433af"
@@ -49,7 +49,7 @@ def test_canvases_use_the_digits_of_their_split_and_say_their_classes(name: str,
     canvases = compose(name, split)
     assert np.isin(canvases.digits, source_digits()[split]).all()
     assert np.array_equal(canvases.labels, load_digits().target[canvases.digits])
-    assert len(np.unique(canvases.images.reshape(len(canvases.images), -1), axis=0)) == CANVASES[split]
+    assert len(np.unique(canvases.images.reshape(len(canvases.images), -1), axis=0)) == ROWS[split]
 
 
 def test_the_three_sets_have_no_canvas_in_common() -> None:

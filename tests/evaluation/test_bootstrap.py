@@ -7,7 +7,8 @@ from torch import Tensor
 from distill_mtl.evaluation.bootstrap import group_totals, paired_interval
 
 
-def accuracy(totals: Tensor) -> Tensor:
+def accuracy(statistics: Tensor, weights: Tensor) -> Tensor:
+    totals = weights @ statistics
     return 100 * totals[..., 0] / totals[..., 1]
 
 
@@ -29,9 +30,7 @@ def clustered(groups: int, size: int, seed: int) -> tuple[list[str], Tensor, Ten
 def interval(
     groups: list[str], student: Tensor, teacher: Tensor, seed: int = 0, resamples: int = 400
 ) -> tuple[float, float]:
-    found = paired_interval(
-        group_totals(groups, student), group_totals(groups, teacher), accuracy, resamples=resamples, seed=seed
-    )
+    found = paired_interval(groups, student, teacher, accuracy, resamples=resamples, seed=seed)
     assert found is not None
     return found
 
@@ -83,7 +82,20 @@ def test_memory_is_bounded_by_drawing_in_chunks(monkeypatch: pytest.MonkeyPatch)
 
 def test_one_group_says_nothing() -> None:
     totals = torch.tensor([[5.0, 10.0]], dtype=torch.float64)
-    assert paired_interval(totals, totals, accuracy, resamples=100, seed=0) is None
+    assert paired_interval(["all"], totals, totals, accuracy, resamples=100, seed=0) is None
+
+
+def test_rows_that_cannot_be_summed_are_weighed_one_by_one() -> None:
+    groups, student, teacher = clustered(30, 2, seed=5)
+    whole = paired_interval(groups, student, teacher, accuracy, additive=False, resamples=400, seed=0)
+    assert whole == pytest.approx(interval(groups, student, teacher))
+
+
+def test_without_a_teacher_the_interval_is_the_score_s_own() -> None:
+    groups, student, _ = clustered(40, 5, seed=0)
+    found = paired_interval(groups, student, None, accuracy, resamples=400, seed=0)
+    assert found is not None
+    assert found[0] < float(accuracy(student, torch.ones(1, 200, dtype=torch.float64))) < found[1]
 
 
 def test_statistics_are_summed_by_group_in_the_order_of_names() -> None:

@@ -115,10 +115,10 @@ def test_a_student_equal_to_its_teacher_has_delta_zero(
 class ErrorRate(Classification):
     """A score where less is better."""
 
-    higher_is_better = False
+    lower_is_better = frozenset({"accuracy"})
 
-    def score(self, totals: Tensor) -> Tensor:
-        return 100 - super().score(totals)
+    def score_totals(self, totals: Tensor) -> Tensor:
+        return 100 - super().score_totals(totals)
 
 
 def test_delta_is_positive_for_the_better_student_where_less_is_better(
@@ -205,6 +205,10 @@ def test_evaluate_joins_scores_cost_and_verdict(
     assert evaluation.student_cost.parameters == 18
     assert evaluation.teachers_cost is not None
     assert evaluation.teachers_cost.parameters == 18
+    assert {task: head.parameters for task, head in evaluation.heads.items()} == {"word": 9, "part": 9}
+    flops = [head.flops for head in evaluation.heads.values()]
+    assert flops == [2 * 9 * 64] * 2
+    assert sum(flops) == evaluation.student_cost.flops  # this student has no trunk
     assert evaluation.hashed == {"part"}
     worst = min(result.delta for result in evaluation.tasks.values())
     assert replace(evaluation, acceptance=dict.fromkeys(kinds, -worst)).accepted

@@ -1,9 +1,12 @@
 """What a network costs."""
 
+import pytest
 import torch
+import toys
 from torch import Tensor, nn
 
-from distill_mtl.evaluation.cost import cost_of
+from distill_mtl.evaluation.cost import cost_of, head_costs
+from distill_mtl.students.folder import DeployedStudent
 
 
 class Tied(nn.Module):
@@ -71,3 +74,23 @@ def test_what_another_runtime_runs_is_not_counted_as_nothing() -> None:
     both = own + foreign
     assert both.flops is None
     assert both.parameters == 1112
+
+
+@pytest.mark.parametrize("deployed", [False, True])
+def test_what_a_head_takes_is_counted_by_hand(deployed: bool) -> None:
+    """The toy student at 8 px: a linear layer from 12 to 3, and a decoder over 4 x 4 and 2 x 2 pixels."""
+    student = toys.toy_student({"hue": toys.classification(3), "shape": toys.segmentation(2)})
+    network = DeployedStudent(student) if deployed else student
+    heads = head_costs(network, (8, 8))
+    assert list(heads) == ["hue", "shape"]
+    assert (heads["hue"].parameters, heads["hue"].flops) == (3 * 13, 2 * 3 * 12)
+    fine, coarse = 2 * 16 * 24, 2 * 4 * 24
+    laterals = fine * 6 + coarse * 12
+    assert heads["shape"].flops == laterals + fine * 24 * 9 + fine * 2
+    assert heads["shape"].parameters == sum(p.numel() for p in student.heads["shape"].parameters())
+    trunk = 2 * 16 * 6 * 27 + 2 * 4 * 12 * 6 * 9
+    assert cost_of(network, (8, 8)).flops == trunk + sum(head.flops for head in heads.values())
+
+
+def test_a_network_without_heads_by_name_has_none() -> None:
+    assert head_costs(Tied(), (8, 8)) == {}

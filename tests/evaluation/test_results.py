@@ -9,7 +9,7 @@ import yaml
 from rich.console import Console
 
 from distill_mtl.evaluation.card import model_card
-from distill_mtl.evaluation.results import Cost, Evaluation, TaskResult, allowed_drops
+from distill_mtl.evaluation.results import Cost, Evaluation, HeadCost, TaskResult, allowed_drops
 from distill_mtl.tasks.base import build_kind
 
 
@@ -66,9 +66,10 @@ def test_results_json_has_the_promised_keys_and_no_others(evaluation: Evaluation
             "ci95",
             "agreement",
         ]
-    assert set(written["cost"]) == {"student", "teachers"}
-    for cost in written["cost"].values():
-        assert list(cost) == ["parameters", "flops", "bytes", "latency_ms"]
+    assert list(written["cost"]) == ["student", "teachers", "heads"]
+    for network in ("student", "teachers"):
+        assert list(written["cost"][network]) == ["parameters", "flops", "bytes", "latency_ms"]
+    assert written["cost"]["heads"] == {}
     assert written["tasks"]["left"]["ci95"] == [pytest.approx(-0.6), 1.4]
     assert written["tasks"]["alone"]["teacher"] is None
     assert (written["accepted"], written["steps"], written["seconds"]) == (True, 400, 61.5)
@@ -133,6 +134,37 @@ def test_markdown_holds_the_same_figures_as_the_console(evaluation: Evaluation) 
     assert "| left | accuracy | 1,250 | 97.00 | 97.40 | +0.40 | −0.60 … +1.40 | 98.1 % | ✓ |" in text
     assert "| ratio | 0.10× | 0.10× | 0.10× | 0.50× |" in text
     assert "**✓ accepted: no task lost more than 1 point**" in text
+
+
+def test_every_head_is_shown_with_its_share_of_the_student(evaluation: Evaluation) -> None:
+    heads = {"left": HeadCost(12_458, 391_000), "right": HeadCost(6_229, 0), "alone": HeadCost(0, 0)}
+    said = replace(evaluation, heads=heads)
+    lines = [" ".join(line.split()) for line in shown(said, width=80).splitlines()]
+    assert "head parameters share MFLOPs share" in lines
+    assert "left 12,458 10.0 % 0.39 10.0 %" in lines
+    assert "alone 0 0.0 % 0.00 0.0 %" in lines
+    assert "all 3 18,687 15.0 % 0.39 10.0 %" in lines
+    assert "| all 3 | 18,687 | 15.0 % | 0.39 | 10.0 % |" in said.markdown()
+    assert "head" not in evaluation.markdown()
+    written = said.to_dict()["cost"]["heads"]
+    assert written["left"] == {
+        "parameters": 12_458,
+        "flops": 391_000,
+        "parameters_share": pytest.approx(0.1),
+        "flops_share": pytest.approx(0.1),
+    }
+
+
+def test_of_many_heads_the_largest_few_and_their_sum_are_shown(evaluation: Evaluation) -> None:
+    heads = {f"task{index}": HeadCost(100 * index, 10) for index in range(40)}
+    lines = [line.split() for line in shown(replace(evaluation, heads=heads)).splitlines()]
+    rows = [line[0] for line in lines if line and line[0].startswith("task")]
+    assert rows == ["task", "task39", "task38", "task37"]
+    assert "| all 40 | 78,000 | 62.6 % |" in replace(evaluation, heads=heads).markdown()
+    few = dict(list(heads.items())[:8])
+    assert all(f"| {task} |" in replace(evaluation, heads=few).markdown() for task in few)
+    one = replace(evaluation, heads={"left": HeadCost(100, 10)})
+    assert "all 1" not in one.markdown()
 
 
 def test_unusual_evaluations_are_told_in_words(evaluation: Evaluation) -> None:

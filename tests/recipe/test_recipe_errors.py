@@ -200,6 +200,17 @@ def test_init_from_a_teacher_that_is_not_there_is_refused(
     assert text in paragraph
 
 
+@pytest.mark.parametrize("teacher", ["null", "self"])
+def test_a_head_cannot_begin_as_that_of_a_teacher_that_is_not_there(
+    refuse: Refuse, ten_lines: str, teacher: str
+) -> None:
+    text = ten_lines.replace("kind: segmentation", "kind: segmentation, head: {init: teacher}")
+    (paragraph,) = refuse(text, f"tasks.part.teacher={teacher}", "tasks.part.classes=3")
+    assert paragraph.startswith(
+        "pets.yaml, line 4, tasks.part.head.init:\n  the task has no teacher whose head"
+    )
+
+
 def test_names_that_others_register_are_checked_with_their_line(
     refuse: Refuse, load: Load, ten_lines: str
 ) -> None:

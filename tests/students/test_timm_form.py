@@ -10,6 +10,7 @@ from distill_mtl.errors import StudentError
 from distill_mtl.networks.inputs import InputContract, Preprocess
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.students.timm_form import save_timm
+from distill_mtl.tasks.base import build_kind
 from distill_mtl.teachers.load import load_teacher
 
 
@@ -70,6 +71,14 @@ def test_a_dense_head_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StudentError, match="more than one linear layer"):
         save_timm(student(), "part", tmp_path / "t")
     assert not (tmp_path / "t").exists()
+
+
+def test_a_deeper_head_is_refused_with_the_form_that_holds_it(tmp_path: Path) -> None:
+    deeper = student(tasks={"left": build_kind("classification", ["a", "b"], head={"depth": 2})})
+    with pytest.raises(
+        StudentError, match=r"more than one linear layer on the pooled vector\. Use save_student"
+    ):
+        save_timm(deeper, "left", tmp_path / "t")
 
 
 def test_a_head_of_other_layers_is_refused(tmp_path: Path) -> None:

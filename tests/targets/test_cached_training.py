@@ -1,7 +1,9 @@
 """Training from the cache is training with live teachers, to fp16, without a teacher."""
 
+import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from distill_mtl.checks.one_batch import try_one_batch
 from distill_mtl.distillation.calibrate import calibrate_hints
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.errors import CacheError, UserError
+from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.teacher import Teacher
 from distill_mtl.training.cache import write_cache
 from distill_mtl.training.loop import Trainer
@@ -276,3 +279,29 @@ def test_two_processes_equal_one(recipe: Path, tmp_path: Path) -> None:
         weights.append(load_file(out / "student" / "model.safetensors"))
     for name, weight in weights[0].items():
         assert torch.allclose(weight, weights[1][name], rtol=2e-3, atol=2e-3), name
+
+
+def test_heads_begin_as_their_teachers_without_opening_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both kinds, from the weights in the folders: the toy teachers have the student's heads at width 5."""
+    begun = ("student.args={width: 5}", "tasks.hue.head={init: teacher}", "tasks.shape.head={init: teacher}")
+    recipe = cache_world.cached(tmp_path / "world", *begun)
+    monkeypatch.setattr(
+        "distill_mtl.assembly.build.load_teacher", lambda *_, **__: pytest.fail("it was opened")
+    )
+    parts = cache_world.parts(recipe, *begun, "targets.from=cached")
+    for task in ("hue", "shape"):
+        theirs = load_file(tmp_path / "world" / "teachers" / task / "model.safetensors")
+        mine = parts.student.heads[task].state_dict()
+        assert all(torch.equal(mine[key], theirs[f"heads.{task}.{key}"]) for key in mine)
+
+
+def test_what_a_card_keeps_survives_the_cache(recipe: Path) -> None:
+    live, cached = both(recipe)
+    assert {task: card.labels for task, card in cached.teachers.cards.items()} == {
+        task: card.labels for task, card in live.teachers.cards.items()
+    }
+    card = live.teachers.cards["hue"]
+    further = replace(card, labels=replace(card.labels, rest=2))
+    assert TeacherCard.from_dict(json.loads(json.dumps(further.to_dict()))) == further

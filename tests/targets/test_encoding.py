@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
-from distill_mtl.targets.encoding import AnswerCodec, Codec, Half, Int8, TopK
+from distill_mtl.targets.encoding import AnswerCodec, Codec, Half, Int8, TopK, Whole
 from distill_mtl.targets.facts import TeacherFacts
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.label_map import LabelMap
@@ -55,6 +55,17 @@ def test_int8_errs_by_at_most_half_a_step_of_its_row(rows: np.ndarray) -> None:
     values = torch.from_numpy(rows)
     error = (back(Int8("x", rows.shape[1:]), values) - values).abs().amax(1)
     assert torch.all(error <= values.abs().amax(1) / 254 * 1.0001 + 1e-30)
+
+
+def test_values_in_a_unit_of_their_own_are_kept_whole() -> None:
+    values = torch.tensor([[12345.6], [1e-5], [70000.25]])
+    codec = Whole("x", (1,))
+    assert torch.equal(back(codec, values), values)
+    # Near 0 a value has no size of its own to measure rounding by.
+    apart = codec.deviation(codec.encode(values), codec.encode(values + torch.tensor([[0.0], [1e-4], [0.0]])))
+    assert apart.max() < 1e-6
+    with pytest.raises(ValueError, match="not finite"):
+        codec.encode(torch.tensor([[math.nan]]))
 
 
 def test_int8_holds_what_fp16_cannot_and_each_row_has_its_own_scale() -> None:

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from distill_mtl.errors import UserError
+from distill_mtl.networks.backbone import LOGITS
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe.schema import OutputSection
+from distill_mtl.tasks.base import KINDS
 from distill_mtl.teachers.run_network import RunNetwork
 from distill_mtl.teachers.runtime import Declared, Runtime
 
@@ -91,7 +93,10 @@ def test_what_it_returns_is_told_with_shapes() -> None:
     subject = network()
     assert subject.outputs == {"soft": (4,)}
     assert subject.answer == "soft"
+    assert subject.gives == "logits"
+    subject.answers(KINDS["classification"])
     assert subject.gives == "probabilities"
+    assert subject(torch.rand(2, 3, 8, 8))[LOGITS].max() <= 0
 
 
 def test_a_wrong_name_is_answered_with_the_layers() -> None:

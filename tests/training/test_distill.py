@@ -31,6 +31,7 @@ def test_a_run_leaves_the_folder_that_other_tools_read(finished: tuple[Path, Eva
     assert sorted(path.name for path in out.iterdir()) == [
         "checkpoints",
         "metrics.jsonl",
+        "pictures.png",
         "recipe.resolved.yaml",
         "results.json",
         "student",

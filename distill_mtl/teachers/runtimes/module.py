@@ -1,24 +1,20 @@
 """A network that the user's own code builds, with the weights that their training saved."""
 
-import importlib
 import importlib.util
 import inspect
-import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
 
-from distill_mtl.errors import UserError, brief, nearest
+from distill_mtl.errors import UserError, brief
 from distill_mtl.networks.taps import Taps
 from distill_mtl.teachers.freeze import freeze
 from distill_mtl.teachers.runtime import Declared, Runtime
 from distill_mtl.teachers.runtimes.checkpoint import load_checkpoint
 from distill_mtl.teachers.runtimes.returned import named
+from distill_mtl.user_code import attribute_of, import_module, working_directory_importable
 
 
 class ModuleRuntime(Runtime):
@@ -91,7 +87,7 @@ def module_files(spec: str) -> tuple[Path, ...]:
 
     Nothing where it cannot be found. What it imports from elsewhere is not looked at.
     """
-    with _working_directory_importable():
+    with working_directory_importable():
         try:
             found = importlib.util.find_spec(spec.partition(":")[0].partition(".")[0])
         # Whatever a package of the user's raises: opening the network says it better.
@@ -110,12 +106,9 @@ def _build(spec: str, args: Mapping[str, Any]) -> tuple[nn.Module, Path]:
     name, colon, attribute = spec.partition(":")
     if not (name and colon and attribute):
         raise UserError(f"'{spec}' names no network. Write `package.module:callable`, as `models:resnet20`.")
-    with _working_directory_importable():
-        module = _import(name)
-        make = getattr(module, attribute, None)
-        if make is None:
-            public = [known for known in vars(module) if not known.startswith("_")]
-            raise UserError(f"{name} ({module.__file__}) has no '{attribute}'.{nearest(attribute, public)}")
+    with working_directory_importable():
+        module = import_module(name)
+        make = attribute_of(module, attribute)
         if isinstance(make, nn.Module) or not callable(make):
             raise UserError(
                 f"{spec} is a {type(make).__name__}. Name the function or class that makes the network."
@@ -133,35 +126,6 @@ def _build(spec: str, args: Mapping[str, Any]) -> tuple[nn.Module, Path]:
             "Name a function or class that makes the network."
         )
     return network, Path(str(inspect.getsourcefile(module) or module.__file__))
-
-
-@contextmanager
-def _working_directory_importable() -> Iterator[None]:
-    """The command line's own sys.path begins with the folder of the command, not with the user's."""
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        with suppress(ValueError):
-            sys.path.remove(here)
-
-
-def _import(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (name + ".").startswith(error.name + "."):
-            raise UserError(f"importing {name} failed: {brief(error)}. Install it.") from error
-        searched = ", ".join(sys.path[:3])
-        raise UserError(
-            f"there is no module '{error.name}' to import {name} from. Searched: {searched}, … . Run from the "
-            "folder that holds it, or set PYTHONPATH."
-        ) from error
-    # Whatever the user's code raises; some scripts exit.
-    except (Exception, SystemExit) as error:
-        raise UserError(f"importing {name} failed with {type(error).__name__}: {brief(error)}.") from error
 
 
 def _call(args: Mapping[str, Any]) -> str:

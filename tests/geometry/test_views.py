@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill_mtl.data.views import DRAWS, View, plain_view, training_view
+from distill_mtl.geometry.views import DRAWS, View, plain_view, training_view
 
 sides = st.integers(1, 60)
 chances = st.lists(st.floats(0, 1, exclude_max=True), min_size=DRAWS, max_size=DRAWS)

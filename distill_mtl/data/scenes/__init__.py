@@ -1,0 +1,13 @@
+"""The second story's data: rendered scenes of solid shapes, in five sets of shards that share no picture.
+
+A recipe names the shards `scenes:SET-SPLIT`. The way of the data: chance decides what stands where
+(scene.py), a ray through every pixel finds what it shows (trace.py, with camera.py and shapes.py), light
+and texture make the picture of it (render.py, textures.py), and the same surfaces, seen through the centres
+of the pixels, give the labels (labels.py, attributes.py). shards.py writes them down.
+
+The arithmetic is float64 with + - * / and the square root alone, which IEEE 754 rounds alike everywhere, an
+element at a time; directions are normalised vectors and turns Pythagorean, so no sine of some library
+decides a pixel. All chance is from SplitMix64. So the bytes are the same on every machine.
+
+Coordinates of the world: metres, x and y on the floor, z up. Arrays of vectors have the axis first: [3, ...].
+"""

@@ -1,0 +1,77 @@
+"""A few rows of every task as people see them: image, label, and what teacher and student answer."""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from distill_mtl.evaluation.rows import Student, Teacher, logits_in
+from distill_mtl.evaluation.view import Processes, View
+from distill_mtl.networks.evaluating import evaluating
+from distill_mtl.tasks.base import Shown, TaskKind
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row.
+
+    Attributes:
+        key: of the row.
+        image: as the networks see it.
+        label: what is right.
+        teacher: what the teacher answers; None for a task without one.
+        student: what the student answers.
+    """
+
+    key: str
+    image: Shown
+    label: Shown
+    teacher: Shown | None
+    student: Shown
+
+
+@torch.no_grad()
+def examples(
+    student: Student,
+    teachers: Mapping[str, Teacher | None],
+    kinds: Mapping[str, TaskKind],
+    view: View,
+    *,
+    count: int = 3,
+) -> dict[str, list[Example]]:
+    """Some rows of every task, spread evenly over its set; for one process alone.
+
+    Args:
+        student: put into eval mode meanwhile, if it is a module.
+        teachers: by task; absent or None: nobody is shown.
+        kinds: the tasks.
+        view: the rows.
+        count: of rows for each task.
+    """
+    mine = replace(view, limit=count, processes=Processes())
+    with evaluating(student) if isinstance(student, nn.Module) else nullcontext():
+        return {task: _of_task(task, kind, student, teachers.get(task), mine) for task, kind in kinds.items()}
+
+
+def _of_task(
+    task: str, kind: TaskKind, student: Student, teacher: Teacher | None, view: View
+) -> list[Example]:
+    found = []
+    for batch in view.batches(task):
+        pixels = (batch.images * 255).round().to(torch.uint8).cpu()
+        answers = logits_in(student(batch.images)[task]).cpu()
+        taught = None if teacher is None else teacher(batch.images).logits.cpu()
+        labels = batch.labels[task].cpu()
+        for row, image in enumerate(pixels):
+            found.append(
+                Example(
+                    key=batch.keys[row],
+                    image=Shown(image),
+                    label=kind.show_label(labels[row], image),
+                    teacher=None if taught is None else kind.show_answer(taught[row], image),
+                    student=kind.show_answer(answers[row], image),
+                )
+            )
+    return found

@@ -1,0 +1,73 @@
+"""Decoupled knowledge distillation: what a teacher says about the right class, and about the others."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill_mtl.errors import UserError
+from distill_mtl.tasks.divergence import soft_divergence
+
+
+@dataclass(frozen=True)
+class Decoupled:
+    """The loss of Zhao et al. (2022, arXiv:2203.08679, equation 7 and algorithm 1): alpha TCKD + beta NCKD.
+
+    TCKD is the divergence between the two networks' decisions "the target class, or another", NCKD the
+    one between their decisions among the others as if the target class did not exist. The plain
+    divergence is TCKD + (1 - p) NCKD with the teacher's probability p of the target class (equation 6):
+    it hardly listens to what a sure teacher says about the other classes, and beta does.
+
+    Attributes:
+        alpha: weight of TCKD.
+        beta: weight of NCKD; 8 is the paper's for ResNets on CIFAR-100, 1 or less for teachers that are not sure.
+    """
+
+    alpha: float = 1.0
+    beta: float = 8.0
+
+    @classmethod
+    def read(cls, said: Mapping[str, Any]) -> "Decoupled":
+        """From a recipe's option.
+
+        Raises:
+            UserError: it is no mapping of these two weights, or one of them is negative.
+        """
+        known = asdict(cls())
+        if not isinstance(said, Mapping) or any(key not in known for key in said):
+            raise UserError(f"options.dkd is a mapping such as {{alpha: 1, beta: 8}}, found {said}.")
+        for key, value in said.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+                raise UserError(f"options.dkd.{key} must be a number that is not negative, found {value}.")
+        return cls(**said)
+
+    def __call__(self, logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float) -> Tensor:
+        """float32 [R], times temperature squared; 0 where both networks agree.
+
+        Args:
+            logits: the student's, [R, C].
+            teacher_logits: the same shape; no gradient reaches them.
+            target: int64 [R], the class that is set apart.
+            temperature: divides the logits.
+        """
+        if logits.shape[1] == 1:  # of a single class there is nothing to decide
+            return soft_divergence(logits, teacher_logits, temperature)
+        student, teacher = logits.float() / temperature, teacher_logits.detach().float() / temperature
+        (mine, others), (theirs, other) = _parted(student, target), _parted(teacher, target)
+        tckd, nckd = _divergence(theirs, mine), _divergence(other, others)
+        return (self.alpha * tckd + self.beta * nckd) * temperature**2
+
+
+def _parted(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Log probabilities [R, 2] of the target class and of all others, and [R, C - 1] among the others."""
+    apart = torch.ones_like(logits, dtype=torch.bool).scatter(1, target[:, None], value=False)
+    chosen, others = logits.gather(1, target[:, None]), logits[apart].unflatten(0, (len(logits), -1))
+    both = torch.cat([chosen, others.logsumexp(1, keepdim=True)], dim=1)
+    return both.log_softmax(1), others.log_softmax(1)
+
+
+def _divergence(teacher: Tensor, student: Tensor) -> Tensor:
+    """KL(teacher ‖ student) of log probabilities over dim 1; rounding does not push it below 0."""
+    return (teacher.exp() * (teacher - student)).sum(1).clamp(min=0)

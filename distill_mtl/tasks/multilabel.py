@@ -1,0 +1,166 @@
+"""Any number of classes per image, each there or not. Labels are JSON (`attributes.json`), 0, 1 or null per class."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distill_mtl.geometry.views import Size, View
+from distill_mtl.networks.features import FeatureShape
+from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, TaskKind, Truth
+from distill_mtl.tasks.mirrored import partners, read_pairs
+from distill_mtl.tasks.pooled import PooledHead
+from distill_mtl.tasks.ranking import average_precision
+from distill_mtl.tasks.vectors import read_vector, shown
+
+UNKNOWN = -1
+_FLOOR = 1e-6  # of a probability and of what it lacks to 1, before its logit is taken
+
+
+@KINDS.register("multilabel")
+class Multilabel(TaskKind):
+    """A sigmoid per class; logits [R, C], labels int64 [R, C] of 1, 0 and -1 where nothing is known.
+
+    Both losses are *means* over the classes: one attribute and forty weigh the same beside another task, and
+    supervised and soft-target loss stay of one scale. (The likelihood of independent decisions would be the sum.)
+
+    Metrics: `map`, the mean average precision over the classes that have a positive label (torchmetrics' macro
+    average), and `error`, the mean over the classes of the share of wrong decisions at probability 0.5.
+    Unknown labels count nowhere.
+
+    Args:
+        mirrored: pairs of classes that change places when a picture is mirrored: [[left arm, right arm]].
+    """
+
+    name = "multilabel"
+    member = "attributes.json"
+    metrics = ("map", "error")
+    lower_is_better = frozenset({"error"})
+    partial = True
+
+    def __init__(
+        self,
+        classes: tuple[str, ...],
+        metric: str | None = None,
+        *,
+        head: HeadShape = USUAL,
+        mirrored: Sequence[Sequence[str]] = (),
+    ) -> None:
+        super().__init__(classes, metric, head=head)
+        self.mirrored = read_pairs(mirrored, self.classes)
+        self._partners = partners(self.mirrored, self.classes)
+
+    def read_label(self, payload: bytes) -> Tensor:
+        values = read_vector(payload, self.classes)
+        for name, value in zip(self.classes, values, strict=True):
+            if value not in (0, 1, None):
+                raise ValueError(f"the label of '{name}' is {shown(value)}. Expected 0, 1 or null (unknown).")
+        return torch.tensor([UNKNOWN if value is None else int(value) for value in values])
+
+    def has_label(self, label: Tensor) -> bool:
+        return bool((label != UNKNOWN).any())
+
+    def filler(self, size: Size) -> Tensor:
+        return torch.full((len(self.classes),), UNKNOWN)
+
+    def seen(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
+        return label[self._partners] if view.flip and self.mirrored else label
+
+    def needs(self, features: Mapping[str, FeatureShape]) -> tuple[str, ...]:
+        return ("pooled",)
+
+    def head(self, features: Mapping[str, FeatureShape]) -> nn.Module:
+        return PooledHead(features["pooled"].channels, len(self.classes), self.shape)
+
+    def supervised_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Binary cross-entropy, mean over the row's known classes; 0 for a row without any."""
+        known = labels != UNKNOWN
+        losses = F.binary_cross_entropy_with_logits(
+            logits.float(), labels.clamp(min=0).float(), reduction="none"
+        )
+        return (losses * known).sum(1) / known.sum(1).clamp(min=1)
+
+    @classmethod
+    def are_probabilities(cls, answer: Tensor) -> bool:
+        """All in [0, 1], and not all of them decisions (0 or 1 alone).
+
+        Few logits may all lie there by accident: `output: {gives: logits}` says so.
+        """
+        inside = bool((answer >= 0).all() and (answer <= 1).all())
+        return inside and bool(((answer > 0) & (answer < 1)).any())
+
+    @classmethod
+    def logits_of(cls, probabilities: Tensor) -> Tensor:
+        return probabilities.clamp(_FLOOR, 1 - _FLOOR).logit()
+
+    def soft_target_loss(
+        self, logits: Tensor, teacher_logits: Tensor, temperature: float, truth: Truth | None = None
+    ) -> Tensor:
+        """KL(teacher ‖ student) of each class's Bernoulli distribution, mean over the classes, times T².
+
+        Hinton, Vinyals & Dean 2015 (arXiv:1503.02531, section 2) with a sigmoid in place of the softmax.
+        """
+        student, teacher = logits.float() / temperature, teacher_logits.detach().float() / temperature
+        there = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
+        absent = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
+        # Rounding must not push a divergence below its floor: balancing may take its logarithm.
+        return (there + absent).mean(1).clamp(min=0) * temperature**2
+
+    def decode(self, logits: Tensor, size: Size) -> dict[str, Tensor]:
+        """`probabilities` float32 [B, C] and `label` int64 [B, C], 1 where a class is more likely there."""
+        return {"probabilities": logits.float().sigmoid(), "label": (logits > 0).long()}
+
+    def show_label(self, label: Tensor, image: Tensor) -> Shown:
+        return Shown(image, self._named(label == 1))
+
+    def show_answer(self, logits: Tensor, image: Tensor) -> Shown:
+        return Shown(image, self._named(logits > 0))
+
+    def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """[logits by class, labels by class], K = 2 C: a precision needs the answers in order."""
+        return torch.cat([logits.double(), labels.double()], dim=1).cpu()
+
+    def score(self, statistics: Tensor, weights: Tensor | None = None) -> Tensor:
+        logits, labels = statistics.chunk(2, dim=1)
+        counted = torch.ones(1, len(labels), dtype=torch.float64) if weights is None else weights.double()
+        by_class = self._precision if self.metric == "map" else self._error
+        scores = 100 * by_class(logits, labels, counted).nanmean(dim=1).nan_to_num(0.0)
+        return scores if weights is not None else scores[0]
+
+    def agreement(self, logits: Tensor, other: Tensor) -> Tensor:
+        """Share of the classes on which both decide alike."""
+        return ((logits > 0) == (other > 0)).cpu().double().mean(dim=1)
+
+    def label_counts(self, labels: Tensor) -> Tensor:
+        """[positive rows by class, known rows by class], K = 2 C."""
+        return torch.cat([(labels == 1).sum(0), (labels != UNKNOWN).sum(0)]).cpu().double()
+
+    def constant_score(self, counts: Tensor) -> float:
+        """map: all answers are alike, so each class's precision is its share; error: its rarer side."""
+        positive, known = counts.chunk(2)
+        shares = positive / known  # NaN for a class of which nothing is known
+        if self.metric == "error":
+            return 100 * float(torch.minimum(shares, 1 - shares).nanmean().nan_to_num(0.0))
+        return 100 * float(shares[positive > 0].mean().nan_to_num(0.0))
+
+    def describe(self) -> dict[str, object]:
+        return super().describe() | {"mirrored": [list(pair) for pair in self.mirrored]}
+
+    def _precision(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """[S, C]: average precision, NaN for a class without a positive."""
+        columns = []
+        for scores, truth in zip(logits.unbind(1), labels.unbind(1), strict=True):
+            known = truth != UNKNOWN
+            hits, counted = truth[known] == 1, weights[:, known]
+            columns.append(average_precision(scores[known], hits, counted, counted @ hits.double()))
+        return torch.stack(columns, dim=1)
+
+    def _error(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """[S, C]: share of wrong decisions, NaN for a class of which nothing is known."""
+        known = labels != UNKNOWN
+        wrong = known & ((logits > 0) != (labels == 1))
+        return (weights @ wrong.double()) / (weights @ known.double())
+
+    def _named(self, there: Tensor) -> str:
+        return ", ".join(self.classes[place] for place in there.nonzero().flatten().tolist()) or "none"

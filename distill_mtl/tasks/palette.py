@@ -1,0 +1,48 @@
+"""Colours for class numbers and for measurements, so that people can look at them."""
+
+import torch
+from torch import Tensor
+
+
+def colors(count: int) -> Tensor:
+    """uint8 [count, 3]: black for the first, then colours as PASCAL VOC's colour map has them.
+
+    Bits of the class number, three by three, become the high bits of red, green and blue (Everingham et al.
+    2010, VOC development kit).
+    """
+    numbers = torch.arange(count)
+    table = torch.zeros(count, 3, dtype=torch.int64)
+    for place in range(8):
+        for channel in range(3):
+            table[:, channel] |= ((numbers >> (3 * place + channel)) & 1) << (7 - place)
+    return table.to(torch.uint8)
+
+
+def painted(classes: Tensor, ignored: int) -> Tensor:
+    """uint8 [3, H, W] of class numbers int64 [H, W]; ignored pixels are grey."""
+    valid = classes != ignored
+    table = colors(int(classes[valid].max()) + 1 if valid.any() else 1)
+    picture = torch.full((*classes.shape, 3), _GREY, dtype=torch.uint8)
+    picture[valid.cpu()] = table[classes[valid].cpu()]
+    return picture.permute(2, 0, 1)
+
+
+_RAMP = ((38, 18, 84), (58, 70, 140), (40, 122, 142), (52, 168, 116), (146, 206, 72), (252, 232, 60))
+"""From dark violet over blue and green to yellow: each step lighter than the one before, so that the order is also
+seen in grey and by those who see few colours."""
+_GREY = 96
+
+
+def ramp(shares: Tensor) -> Tensor:
+    """uint8 [..., 3]: colours for numbers [...], dark for 0 and below, light for 1 and above."""
+    stops = torch.tensor(_RAMP, dtype=torch.float32)
+    place = shares.float().cpu().clamp(0, 1) * (len(stops) - 1)
+    lower = place.long().clamp(max=len(stops) - 2)
+    within = (place - lower)[..., None]
+    return (stops[lower] * (1 - within) + stops[lower + 1] * within).round().to(torch.uint8)
+
+
+def on_grey(pixels: Tensor, valid: Tensor) -> Tensor:
+    """uint8 [3, H, W]: the colours [H, W, 3] where bool [H, W] holds, grey elsewhere."""
+    valid = valid.cpu()[..., None]
+    return torch.where(valid, pixels.cpu(), torch.full_like(pixels.cpu(), _GREY)).permute(2, 0, 1)

@@ -1,0 +1,57 @@
+"""Pictures and arrays in which a label member keeps one measurement per pixel (depth, surface normals)."""
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+_PNG, _NPY = b"\x89PNG", b"\x93NUMPY"
+
+
+def is_png(payload: bytes) -> bool:
+    """Told by the first bytes.
+
+    Raises:
+        ValueError: they are neither a PNG's nor an npy's.
+    """
+    if not payload.startswith((_PNG, _NPY)):
+        raise ValueError(f"the label is neither a PNG nor an npy file: it begins with {payload[:6]!r}.")
+    return payload.startswith(_PNG)
+
+
+def read_png(payload: bytes) -> tuple[str, NDArray]:
+    """PIL's mode of a PNG picture, and its pixels.
+
+    Raises:
+        ValueError: it is cut or damaged.
+    """
+    try:
+        with Image.open(io.BytesIO(payload), formats=["PNG"]) as picture:
+            return picture.mode, np.asarray(picture)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"the PNG picture cannot be read ({error}).") from None
+
+
+def read_npy(payload: bytes) -> NDArray[np.float32]:
+    """The floating-point numbers of an npy file, as float32.
+
+    Raises:
+        ValueError: it is cut or damaged, or holds anything but such numbers.
+    """
+    try:
+        # An npy file may hold pickled objects, which would run code; these are refused.
+        array = np.load(io.BytesIO(payload), allow_pickle=False)
+    except (OSError, EOFError, ValueError, MemoryError) as error:
+        raise ValueError(f"the npy file cannot be read ({error}).") from None
+    if array.dtype.kind != "f":
+        raise ValueError(
+            f"the npy file holds {array.dtype} numbers. It must hold floats, in the unit that is meant."
+        )
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32)
+
+
+def shaped(array: NDArray) -> str:
+    """A shape for messages: 8x6x3."""
+    return "x".join(str(side) for side in array.shape) or "a single number"

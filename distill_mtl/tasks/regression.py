@@ -1,0 +1,252 @@
+"""Numbers per image: an age, a pose, a count. Labels are JSON (`values.json`), in whatever unit they have."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distill_mtl.errors import UserError, nearest
+from distill_mtl.geometry.views import Size, View
+from distill_mtl.networks.features import FeatureShape
+from distill_mtl.tasks.additive import AdditiveKind
+from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, Truth
+from distill_mtl.tasks.mirrored import partners, read_pairs
+from distill_mtl.tasks.pooled import PooledHead
+from distill_mtl.tasks.vectors import read_vector, shown
+
+LOSSES = ("smooth_l1", "l1", "l2")
+ALIKE = 0.1
+"""Difference in units of `scale` below which two networks say the same."""
+
+
+@KINDS.register("regression")
+class Regression(AdditiveKind):
+    """Logits [R, C] and labels float32 [R, C] in the labels' own unit; NaN where a label is unknown.
+
+    The head gives standardised numbers, times `scale` plus `offset`. Losses are in units of `scale`: with the
+    standard deviation of the labels as scale, their mean as an answer costs 1 (`l2`), 0.8 (`l1`) or 0.4
+    (`smooth_l1`), as other tasks' losses begin, whatever the unit. A row's loss is the mean over its known values.
+    Temperatures mean nothing here.
+
+    Metrics, each a mean over the values: `r2`, the share of variance explained in points (torchmetrics' R2Score
+    with uniform average), `mae` and `rmse` in the labels' unit.
+
+    Args:
+        loss: `smooth_l1` (Girshick 2015, arXiv:1504.08083, equation (3)): a few wrong labels do not outweigh the
+            others, as in `l2`, and near the truth the gradient fades, as it does not in `l1`. Where teachers
+            speak, it is the distance to them.
+        scale: spread of the values, one number or one per value.
+        offset: their middle, likewise.
+        bounded: margin of teacher-bounded regression (Chen et al. 2017, "Learning Efficient Object Detection
+            Models with Knowledge Distillation", section 3.3, equation (4)), in units of the loss: where the label is
+            known, soft targets are the student's own distance to it, and count unless that is smaller than the
+            teacher's by more than the margin. The equation has `l2`. None: the distance to the teacher.
+        mirrored: pairs of values that change places when a picture is mirrored.
+        negated: values whose sign changes then (a yaw).
+    """
+
+    name = "regression"
+    member = "values.json"
+    metrics = ("r2", "mae", "rmse")
+    lower_is_better = frozenset({"mae", "rmse"})
+    unit_metrics = frozenset({"mae", "rmse"})
+    precise = True
+
+    def __init__(
+        self,
+        classes: tuple[str, ...],
+        metric: str | None = None,
+        *,
+        head: HeadShape = USUAL,
+        loss: str = "smooth_l1",
+        scale: float | Sequence[float] = 1.0,
+        offset: float | Sequence[float] = 0.0,
+        bounded: float | None = None,
+        mirrored: Sequence[Sequence[str]] = (),
+        negated: Sequence[str] = (),
+    ) -> None:
+        super().__init__(classes, metric, head=head)
+        if loss not in LOSSES:
+            raise UserError(f"loss: found {loss!r}, expected {', '.join(LOSSES)}.")
+        if bounded is not None and not (_is_number(bounded) and bounded >= 0):
+            raise UserError(f"bounded: found {bounded!r}, expected a margin of 0 or more.")
+        self.loss, self.bounded = loss, bounded
+        self.scale = self._each(scale, "scale")
+        if min(self.scale) <= 0:
+            raise UserError(f"scale: found {min(self.scale):g}, expected numbers above 0.")
+        self.offset = self._each(offset, "offset")
+        self.mirrored, self.negated = read_pairs(mirrored, self.classes), tuple(negated)
+        for name in self.negated:
+            if name not in classes:
+                raise UserError(f"negated: the task has no '{name}'.{nearest(str(name), classes)}")
+        self._partners = partners(self.mirrored, self.classes)
+        self._turned = [classes.index(name) for name in self.negated]
+
+    def read_label(self, payload: bytes) -> Tensor:
+        values = read_vector(payload, self.classes)
+        for name, value in zip(self.classes, values, strict=True):
+            if value is not None and not _is_number(value):
+                raise ValueError(
+                    f"the label of '{name}' is {shown(value)}. Expected a number or null (unknown)."
+                )
+        return torch.tensor([math.nan if value is None else float(value) for value in values])
+
+    def has_label(self, label: Tensor) -> bool:
+        return not bool(label.isnan().all())
+
+    def filler(self, size: Size) -> Tensor:
+        return torch.full((len(self.classes),), math.nan)
+
+    def seen(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
+        if not view.flip or not (self.mirrored or self.negated):
+            return label
+        label = label[self._partners]
+        label[self._turned] *= -1
+        return label
+
+    def needs(self, features: Mapping[str, FeatureShape]) -> tuple[str, ...]:
+        return ("pooled",)
+
+    def head(self, features: Mapping[str, FeatureShape]) -> nn.Module:
+        return _ValuesHead(
+            PooledHead(features["pooled"].channels, len(self.classes), self.shape), self.scale, self.offset
+        )
+
+    def supervised_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        known = ~labels.isnan()
+        return self._to_labels(logits, labels, known).sum(1) / known.sum(1).clamp(min=1)
+
+    def soft_target_loss(
+        self, logits: Tensor, teacher_logits: Tensor, temperature: float, truth: Truth | None = None
+    ) -> Tensor:
+        """Mean over the values of the distance to the teacher, or to the label that it bounds.
+
+        With a margin above 0, a student that equals its teacher still pays on rows with a label.
+        """
+        teacher_logits = teacher_logits.detach().float()
+        apart = self._distance(logits.float() - teacher_logits)
+        if self.bounded is None or truth is None:
+            return apart.mean(1)
+        known = ~truth.labels.isnan() & truth.labelled[:, None]
+        mine, bound = (self._to_labels(each, truth.labels, known) for each in (logits, teacher_logits))
+        number = known.sum(1).clamp(min=1)
+        counts = mine.sum(1) / number + self.bounded > bound.sum(1) / number
+        return (torch.where(known, mine * counts[:, None], apart)).mean(1)
+
+    def decode(self, logits: Tensor, size: Size) -> dict[str, Tensor]:
+        """`values` float32 [B, C] in the labels' unit."""
+        return {"values": logits.float()}
+
+    def show_label(self, label: Tensor, image: Tensor) -> Shown:
+        return Shown(image, self._named(label))
+
+    def show_answer(self, logits: Tensor, image: Tensor) -> Shown:
+        return Shown(image, self._named(logits))
+
+    def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """[known, label, its square, absolute error, squared error], each by value, K = 5 C, in units of `scale`.
+
+        From `offset` on: squares of numbers far from 0 would leave little of their spread.
+        """
+        logits, labels = logits.cpu().double(), labels.cpu().double()
+        known = ~labels.isnan()
+        scale, offset = (torch.tensor(each, dtype=torch.float64) for each in (self.scale, self.offset))
+        value = torch.where(known, (labels - offset) / scale, 0.0)
+        error = torch.where(known, (logits - labels) / scale, 0.0)
+        return torch.cat([known.double(), value, value**2, error.abs(), error**2], dim=1)
+
+    def score_totals(self, totals: Tensor) -> Tensor:
+        rows, values, squares, errors, squared_errors = totals.chunk(5, dim=-1)
+        scale = torch.tensor(self.scale, dtype=torch.float64)
+        if self.metric == "r2":
+            spread = squares - values**2 / rows
+            # A value that is always the same (but for rounding) has nothing to explain.
+            unexplained = torch.where(spread > 1e-12 * squares, squared_errors / spread, torch.nan)
+            return 100 * (1 - unexplained).nanmean(dim=-1).nan_to_num(0.0)
+        by_value = errors / rows if self.metric == "mae" else (squared_errors / rows).sqrt()
+        return (by_value * scale).nanmean(dim=-1).nan_to_num(0.0)
+
+    def agreement(self, logits: Tensor, other: Tensor) -> Tensor:
+        """Share of the values that differ by less than a tenth of `scale`."""
+        return (self._scaled(logits.float() - other.float()).abs() < ALIKE).cpu().double().mean(dim=1)
+
+    def label_counts(self, labels: Tensor) -> Tensor:
+        """[known, labels, their squares], each by value, K = 3 C, as in `statistics`."""
+        return self.statistics(labels, labels)[:, : 3 * len(self.classes)].sum(0)
+
+    def constant_score(self, counts: Tensor) -> float:
+        """That of the mean: exact for r2 and rmse. For mae, whose best constant is the median, it is that of a
+        normal distribution with the labels' variance."""
+        if self.metric == "r2":
+            return 0.0
+        rows, values, squares = counts.chunk(3)
+        variance = (squares / rows - (values / rows) ** 2).clamp(min=0)
+        spread = variance.sqrt() * torch.tensor(self.scale, dtype=torch.float64)
+        usual = math.sqrt(2 / math.pi) if self.metric == "mae" else 1.0
+        return usual * float(spread.nanmean().nan_to_num(0.0))
+
+    def describe(self) -> dict[str, object]:
+        return super().describe() | {
+            "loss": self.loss,
+            "scale": list(self.scale),
+            "offset": list(self.offset),
+            "bounded": self.bounded,
+            "mirrored": [list(pair) for pair in self.mirrored],
+            "negated": list(self.negated),
+        }
+
+    def _to_labels(self, answers: Tensor, labels: Tensor, known: Tensor) -> Tensor:
+        """[R, C]: distance of each value to its label, 0 where there is none."""
+        # NaN is put away before anything is computed from it: a gradient of 0 * NaN is NaN.
+        return self._distance(answers.float() - torch.where(known, labels, answers.detach()))
+
+    def _distance(self, differences: Tensor) -> Tensor:
+        """The loss of each value from differences in the labels' unit."""
+        scaled = self._scaled(differences)
+        if self.loss == "l2":
+            return scaled**2
+        if self.loss == "l1":
+            return scaled.abs()
+        return F.smooth_l1_loss(scaled, torch.zeros_like(scaled), reduction="none")
+
+    def _scaled(self, differences: Tensor) -> Tensor:
+        return differences / torch.tensor(self.scale, device=differences.device)
+
+    def _each(self, option: Any, name: str) -> tuple[float, ...]:
+        """One number per value."""
+        numbers = list(option) if isinstance(option, Sequence) and not isinstance(option, str) else None
+        each = [option] * len(self.classes) if numbers is None else numbers
+        if len(each) != len(self.classes) or not all(_is_number(number) for number in each):
+            raise UserError(
+                f"{name}: found {option!r}, expected a number, or one for each of {', '.join(self.classes)}."
+            )
+        return tuple(float(number) for number in each)
+
+    def _named(self, values: Tensor) -> str:
+        pairs = zip(self.classes, values.tolist(), strict=True)
+        return ", ".join(f"{name} {value:.4g}" for name, value in pairs if not math.isnan(value))
+
+
+class _ValuesHead(nn.Module):
+    """Standardised numbers -> numbers in the labels' unit, float32: bf16 has no place for 12345.6.
+
+    Scale and offset are the recipe's, not weights: config.json keeps them.
+    """
+
+    def __init__(self, standardised: nn.Module, scale: Sequence[float], offset: Sequence[float]) -> None:
+        super().__init__()
+        self.standardised = standardised
+        self.register_buffer("scale", torch.tensor(scale), persistent=False)
+        self.register_buffer("offset", torch.tensor(offset), persistent=False)
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """[B, C]."""
+        values: Tensor = self.standardised(features).float() * self.scale + self.offset
+        return values
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,29 @@
+"""`distill-mtl shards`: what people have (folders, tables, masks, torchvision's data sets) becomes shards.
+
+    from distill_mtl.writing import folder_rows, write_shards
+
+    written = write_shards(folder_rows("photos/train"), "shards/breed")
+
+Files are named after what they do: the origins (`folder`, `table`, `pairs`, `torchvision_data`) list rows,
+`write` turns rows into shards, `report` and `recipe_lines` say what came of it.
+"""
+
+import importlib
+from typing import Any
+
+_WHERE = {
+    "folder_rows": "folder",
+    "pair_rows": "pairs",
+    "table_rows": "table",
+    "torchvision_rows": "torchvision_data",
+    "write_shards": "write",
+}
+
+__all__ = ["folder_rows", "pair_rows", "table_rows", "torchvision_rows", "write_shards"]
+
+
+def __getattr__(name: str) -> Any:
+    # The command line asks for the arguments alone; torch and torchvision take seconds to import.
+    if name not in _WHERE:
+        raise AttributeError(f"module 'distill_mtl.writing' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"distill_mtl.writing.{_WHERE[name]}"), name)

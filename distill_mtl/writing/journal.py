@@ -1,0 +1,151 @@
+"""What is to be written, and which shards are: `NAME.plan.jsonl` beside the shards.
+
+Its first line is the plan: rows, labels and options, of which the shards' bytes are a function. Then each
+finished shard has a line with what was counted in it. A line follows its shard, so a line that is there
+stands for a shard that is whole; of a last line that was cut nothing is believed.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from distill_mtl.data.files import written_aside
+from distill_mtl.errors import ShardError
+from distill_mtl.writing.facts import Facts
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One finished shard.
+
+    Attributes:
+        shard: name of the file.
+        size: in bytes.
+        next: position in the order of rows that the next shard begins with.
+        facts: of its rows.
+        skipped: where the rows come from that were left out on the way.
+    """
+
+    shard: str
+    size: int
+    next: int
+    facts: Facts
+    skipped: list[str] = field(default_factory=list)
+
+
+class Journal:
+    """The finished shards of one plan.
+
+    Args:
+        folder: of the shards.
+        name: that they begin with.
+        plan: of which the bytes of the shards are a function.
+        overwrite: delete the shards of this name that are there.
+
+    Attributes:
+        finished: in the order of the shards.
+
+    Raises:
+        ShardError: there are shards of another plan, or of none; the folder cannot be written to.
+    """
+
+    def __init__(self, folder: Path, name: str, plan: Mapping[str, Any], *, overwrite: bool = False) -> None:
+        self.folder, self.name = folder, name
+        self._path = folder / f"{name}.plan.jsonl"
+        # As it comes back from the file.
+        self._plan = json.loads(json.dumps({"version": _VERSION, **plan}))
+        self.finished: list[Finished] = []
+        if overwrite:
+            self._delete()
+        lines = self._lines()
+        found = self._shards()  # a plan of which nothing was written binds nobody
+        if lines and found:
+            self._refuse_another_plan(lines[0])
+            self._believe(lines[1:])
+        elif found:
+            raise ShardError(
+                f"{folder}: there are shards called {name} ({found[0].name}) without a plan. Choose another --to or "
+                "--name, or replace them with --overwrite."
+            )
+        self._remove_left_overs()
+        self._write()
+
+    def shard(self, number: int) -> Path:
+        """The path of shard `number`, from 0."""
+        return self.folder / f"{self.name}-{number:06d}.tar"
+
+    def add(self, finished: Finished) -> None:
+        """Note a shard that is in its place."""
+        self.finished.append(finished)
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(_line(finished))
+
+    def _lines(self) -> list[dict[str, Any]]:
+        """The whole lines of the file; none where there is no such file."""
+        try:
+            text = self._path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return []
+        lines = []
+        for line in text.splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                break
+        return lines
+
+    def _refuse_another_plan(self, there: Mapping[str, Any]) -> None:
+        other = [key for key in self._plan | dict(there) if self._plan.get(key) != there.get(key)]
+        if other:
+            words = {"digest": "files or labels", "what": "origin and options"}
+            raise ShardError(
+                f"{self._path}: the shards called {self.name} are of another plan: other "
+                f"{', '.join(words.get(key, key) for key in other)}. Choose another --to or --name, or replace them "
+                "with --overwrite."
+            )
+
+    def _believe(self, lines: list[dict[str, Any]]) -> None:
+        """Take the shards that are there as they were finished, up to the first that is not."""
+        for number, line in enumerate(lines):
+            path = self.shard(number)
+            if line["shard"] != path.name or not path.exists() or path.stat().st_size != line["size"]:
+                break
+            self.finished.append(Finished(**line | {"facts": Facts.from_json(line["facts"])}))
+
+    def _write(self) -> None:
+        try:
+            with written_aside(self._path) as aside:
+                lines = [json.dumps(self._plan) + "\n", *map(_line, self.finished)]
+                aside.write_text("".join(lines), encoding="utf-8")
+        except OSError as error:
+            raise ShardError(f"{self._path}: cannot be written ({error.strerror}).") from None
+
+    def _shards(self) -> list[Path]:
+        if not self.folder.is_dir():
+            return []
+        mine = re.compile(re.escape(self.name) + r"-\d{6}\.tar(\.index\.npz)?")
+        return sorted(path for path in self.folder.iterdir() if mine.fullmatch(path.name))
+
+    def _delete(self) -> None:
+        """The plan first: shards without one are never taken for finished ones."""
+        self._path.unlink(missing_ok=True)
+        for path in self._shards():
+            path.unlink()
+
+    def _remove_left_overs(self) -> None:
+        """What killed commands left half-written."""
+        if self.folder.is_dir():
+            mine = re.compile(re.escape(self.name) + r"(-\d{6}\.tar|\.plan\.jsonl)\.\d+-[0-9a-f]+\.part")
+            for path in self.folder.iterdir():
+                if mine.fullmatch(path.name):
+                    os.unlink(path)
+
+
+def _line(finished: Finished) -> str:
+    return json.dumps(vars(finished) | {"facts": finished.facts.to_json()}) + "\n"

@@ -1,0 +1,184 @@
+"""What shards are written from: rows that are listed, but not read yet."""
+
+import hashlib
+import io
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from PIL import Image
+
+from distill_mtl.data.decode import read_image
+from distill_mtl.recipe.schema import SourceSection
+
+ENDINGS = tuple(SourceSection.model_fields["image"].default.split(";"))
+"""Pictures that go into a shard as they are."""
+
+
+class LabelError(ValueError):
+    """A label cannot be read or makes no sense, though its picture may."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """One label that every row has.
+
+    Attributes:
+        member: file ending in the shard, one of `members.KINDS`.
+        task: the name that a recipe may give it.
+        classes: names of its classes, attributes or values, where they are known before a row is read; a
+            number where the rows hold class numbers.
+    """
+
+    member: str
+    task: str
+    classes: tuple[str, ...] | int | None = None
+
+
+class Content(NamedTuple):
+    """One row as it goes into a shard: the picture's ending, its bytes, and the other members."""
+
+    ending: str
+    picture: bytes
+    members: dict[str, bytes]
+
+
+class Rows(ABC):
+    """A data set as people have it. It travels to reader processes.
+
+    Attributes:
+        what: the command's origin and options, as the plan of the shards records them.
+        labels: that every row has.
+        left_out: what was found and is not written -> how often.
+        notes: what else the user should know.
+    """
+
+    what: Mapping[str, object]
+    labels: Sequence[Label]
+    left_out: Mapping[str, int]
+    notes: Sequence[str] = ()
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many rows there are."""
+
+    @abstractmethod
+    def key(self, number: int) -> str:
+        """The row's key in the shards, unique in the data set."""
+
+    @abstractmethod
+    def place(self, number: int) -> str:
+        """Where the row comes from, for messages."""
+
+    @abstractmethod
+    def read(self, number: int) -> Content:
+        """The row.
+
+        Raises:
+            LabelError: a label cannot be read.
+            OSError, ValueError: the picture cannot be read.
+        """
+
+    @abstractmethod
+    def digest(self) -> str:
+        """What is another one as soon as rows, labels or files change."""
+
+
+class FileRow(NamedTuple):
+    """A row whose picture is a file.
+
+    Attributes:
+        key: in the shards.
+        picture: path.
+        texts: member -> content.
+        files: member -> path of a file whose bytes are the content.
+    """
+
+    key: str
+    picture: str
+    texts: Mapping[str, bytes]
+    files: Mapping[str, str]
+
+
+class FileRows(Rows):
+    """Rows whose pictures are files: folders, tables and pairs.
+
+    Args:
+        rows: all of them.
+        what, labels, left_out, notes: as in `Rows`.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[FileRow],
+        what: Mapping[str, object],
+        labels: Sequence[Label],
+        left_out: Mapping[str, int],
+        notes: Sequence[str] = (),
+    ) -> None:
+        self._rows = rows
+        self.what, self.labels, self.left_out, self.notes = what, labels, left_out, notes
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def key(self, number: int) -> str:
+        return self._rows[number].key
+
+    def place(self, number: int) -> str:
+        return self._rows[number].picture
+
+    def read(self, number: int) -> Content:
+        row = self._rows[number]
+        ending, picture = picture_file(row.picture)
+        return Content(ending, picture, dict(row.texts) | {m: _label_file(p) for m, p in row.files.items()})
+
+    def digest(self) -> str:
+        """Of keys, texts, and the sizes and times of all files."""
+        digest = hashlib.sha256()
+        for row in self._rows:
+            parts = [row.key.encode(errors="surrogateescape"), _stamp(row.picture)]
+            parts += [part for member, text in row.texts.items() for part in (member.encode(), text)]
+            parts += [part for member, path in row.files.items() for part in (member.encode(), _stamp(path))]
+            digest.update(b"".join(b"%d:%s" % (len(part), part) for part in parts))
+        return digest.hexdigest()
+
+
+def picture_file(path: str) -> tuple[str, bytes]:
+    """Ending and bytes of a picture: as they are, or as a PNG where no reader of shards takes its format.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it has to be turned into a PNG and is no picture.
+    """
+    with open(path, "rb") as file:
+        content = file.read()
+    ending = os.path.splitext(path)[1][1:].lower()
+    if ending in ENDINGS:
+        return ending, content
+    return "png", png(Image.fromarray(read_image(content).permute(1, 2, 0).numpy()))
+
+
+def png(picture: Image.Image) -> bytes:
+    """A picture as PNG, without what else its file said."""
+    encoded = io.BytesIO()
+    picture.save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def _label_file(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise LabelError(f"{path} cannot be read ({error.strerror})") from None
+
+
+def _stamp(path: str) -> bytes:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return b"missing"  # reading it says so, with its name
+    return b"%d %d" % (status.st_size, status.st_mtime_ns)

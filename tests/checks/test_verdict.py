@@ -1,0 +1,58 @@
+"""When a measured teacher is called wrong, in points, in errors and in units of the labels."""
+
+import pytest
+
+from distill_mtl.checks.measure import Measured
+from distill_mtl.checks.verdict import Expected, complaint
+from distill_mtl.tasks.base import TaskKind, build_kind
+
+
+def measured(score: float, constant: float, error: float = 0.0) -> Measured:
+    return Measured(score, error, 100, constant)
+
+
+ACCURACY = build_kind("classification", ["a", "b"])
+ERROR = build_kind("multilabel", ["a", "b"], "error")
+MAE = build_kind("regression", ["a"], "mae")
+
+
+@pytest.mark.parametrize(
+    ("kind", "constant", "good", "bad"),
+    [
+        (ACCURACY, 50.0, 56.0, 54.0),  # a tenth of the way to 100
+        (ERROR, 20.0, 17.0, 19.0),  # a tenth of the way to 0
+        (ERROR, 4.0, 3.5, 3.7),
+        (MAE, 0.02, 0.017, 0.019),
+        (MAE, 3000.0, 2600.0, 2800.0),
+    ],
+)
+def test_without_a_record_a_tenth_of_the_way_to_perfect_is_asked_for(
+    kind: TaskKind, constant: float, good: float, bad: float
+) -> None:
+    assert complaint(measured(good, constant), None, kind) is None
+    assert "hardly better than the best constant answer" in str(
+        complaint(measured(bad, constant), None, kind)
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "constant", "expected", "good", "bad"),
+    [
+        (ACCURACY, 50.0, 90.0, 88.5, 87.5),  # 2 points
+        (ERROR, 20.0, 8.0, 9.5, 10.5),
+        (MAE, 0.06, 0.01, 0.0108, 0.0112),  # 2 % of what lies between a constant answer and the record
+        (MAE, 6000.0, 1000.0, 1080.0, 1120.0),
+    ],
+)
+def test_a_record_may_be_missed_by_a_little(
+    kind: TaskKind, constant: float, expected: float, good: float, bad: float
+) -> None:
+    assert complaint(measured(good, constant), Expected(expected), kind) is None
+    assert "expected" in str(complaint(measured(bad, constant), Expected(expected), kind))
+    better = complaint(measured(constant - 2 * (constant - expected), constant), Expected(expected), kind)
+    assert better is None
+
+
+def test_chance_explains_what_its_error_says() -> None:
+    assert complaint(measured(80.0, 50.0, error=6.0), Expected(90.0), ACCURACY) is None
+    assert complaint(measured(1.5, 6.0, error=0.3), Expected(1.0), MAE) is None

@@ -1,0 +1,69 @@
+"""Examples of every task, and the picture that shows them."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from evaluation_world import ListedRows, ToyStudent
+from PIL import Image
+from torch import nn
+
+from distill_mtl.evaluation import Processes, View
+from distill_mtl.evaluation.examples import examples
+from distill_mtl.evaluation.sheet import picture_sheet
+from distill_mtl.tasks.base import TaskKind
+
+Kinds = Mapping[str, TaskKind]
+Teachers = Mapping[str, nn.Module | None]
+
+
+def test_every_task_shows_image_label_teacher_and_student(
+    student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
+) -> None:
+    found = examples(student, teachers, kinds, View(sources, "test"), count=2)
+    assert {task: len(rows) for task, rows in found.items()} == {"word": 2, "part": 2}
+    word = found["word"][0]
+    rows = sources.rows["word", "test"]
+    assert word.label.caption == kinds["word"].classes[int(rows.labels["word"][0])]
+    assert word.image.picture is not None
+    assert torch.equal(word.image.picture, rows.images[0])
+    assert word.student.caption.split()[0] in kinds["word"].classes
+    part = found["part"][0].label.picture
+    assert part is not None
+    assert part.shape == (3, 8, 8)
+
+
+def test_one_process_shows_all_rows_whatever_the_number_of_processes(
+    student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
+) -> None:
+    alone = examples(student, teachers, kinds, View(sources, "test"), count=3)
+    first = examples(
+        student, teachers, kinds, View(sources, "test", processes=Processes(rank=0, world=2)), count=3
+    )
+    assert [row.key for row in first["word"]] == [row.key for row in alone["word"]]
+
+
+def test_a_line_for_each_task_and_no_column_for_a_missing_teacher(
+    student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
+) -> None:
+    view = View(sources, "test")
+    both = picture_sheet(examples(student, teachers, kinds, view))
+    one = picture_sheet(examples(student, teachers, {"part": kinds["part"]}, view))
+    untaught = picture_sheet(examples(student, {}, {"part": kinds["part"]}, view))
+    assert both.size[1] > one.size[1]
+    assert one.size[0] > untaught.size[0]
+    assert both.size[0] == one.size[0]
+
+
+def test_the_pixels_of_a_label_are_on_the_sheet(
+    student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
+) -> None:
+    found = examples(student, teachers, {"part": kinds["part"]}, View(sources, "test"), count=1)
+    label = found["part"][0].label.picture
+    assert label is not None
+    enlarged = np.asarray(
+        Image.fromarray(label.permute(1, 2, 0).numpy()).resize((112, 112), Image.Resampling.NEAREST)
+    )
+    sheet = np.asarray(picture_sheet(found))
+    windows = np.lib.stride_tricks.sliding_window_view(sheet, enlarged.shape)[:, :, 0]
+    assert any((windows[top, left] == enlarged).all() for top in range(60) for left in range(200))

@@ -1,0 +1,39 @@
+"""The option `mirrored`: which pairs make sense, and what they do to class numbers."""
+
+import pytest
+import torch
+
+from distill_mtl.errors import UserError
+from distill_mtl.tasks.base import build_kind
+from distill_mtl.tasks.mirrored import partners, read_pairs, swapped
+
+NAMES = ("ground", "left", "right", "up", "down")
+
+
+def test_both_of_a_pair_change_places_and_the_others_stay() -> None:
+    pairs = read_pairs([["right", "left"], ["up", "down"]], NAMES)
+    partner = partners(pairs, NAMES)
+    assert partner == [0, 2, 1, 4, 3]
+    numbers = torch.tensor([[0, 1, 2], [3, 255, -1]])
+    assert swapped(numbers, partner).tolist() == [[0, 2, 1], [4, 255, -1]]
+    assert torch.equal(swapped(swapped(numbers, partner), partner), numbers)
+    assert partners(read_pairs([], NAMES), NAMES) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("kind", ["classification", "segmentation"])
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ([["left", "rigth"]], "there is no class 'rigth'. Did you mean 'right'"),
+        ([["left", "right"], ["right", "up"]], "found more than once: right"),
+        ([["left", "left"]], "found more than once: left"),
+        (["left", "right"], "a list of pairs such as"),
+        ([["left", "right", "up"]], "a list of pairs such as"),
+        ("lr", "a list of pairs such as"),
+        (True, "a list of pairs such as"),
+    ],
+)
+def test_pairs_that_make_no_sense_are_refused(kind: str, said: object, words: str) -> None:
+    with pytest.raises(UserError, match=r"options\.mirrored") as caught:
+        build_kind(kind, NAMES, mirrored=said)
+    assert words in str(caught.value)
