@@ -43,10 +43,12 @@ VOICES = {
     "labels only, mixed": LABELS_ONLY,
     "self, frozen, alternating": [*own("{student: frozen, every: 30}"), ALTERNATE],
     "teachers, no hints": each("hints=[]"),
-    "teachers (default)": [],
-    "teachers on all rows": ["training.teachers_on=all"],
-    "teachers, staged hints": ["schedule=fitnets"],
-    "teachers, gated at entropy 0.7": each("gate={entropy: 0.7}"),
+    "teachers, hints at 0.1 (default)": [],
+    "teachers, hints at 0.3": each("weights.hint=0.3"),
+    "teachers, hints at 1": each("weights.hint=1"),
+    "teachers on all rows, hints at 1": ["training.teachers_on=all", *each("weights.hint=1")],
+    "teachers, staged hints at 1": ["schedule=fitnets", *each("weights.hint=1")],
+    "teachers, hints at 1, gated at entropy 0.7": [*each("gate={entropy: 0.7}"), *each("weights.hint=1")],
 }
 LABELS = ("all labels", "100 labels a task")
 
@@ -72,7 +74,7 @@ def main() -> None:
         job(voice, labels, seed, arguments.steps) for seed in seeds for labels in LABELS for voice in VOICES
     )
     # A voice without teachers has nobody to be compared with in its own run.
-    default = results_of(*job("teachers (default)", LABELS[0], 0, arguments.steps))
+    default = results_of(*job("teachers, no hints", LABELS[0], 0, arguments.steps))
     theirs = {task: default[task]["teacher"] for task in TASKS}
     means: dict[str, list[list[float]]] = {}
     for labels in LABELS:
@@ -95,7 +97,7 @@ def job(voice: str, labels: str, seed: int, steps: int) -> tuple[Path, list[str]
 
 
 def draw(means: dict[str, list[list[float]]], path: Path) -> None:
-    """A bar for every voice, at both amounts of labels, from the worst to the best."""
+    """A bar for every voice, at both amounts of labels."""
     from matplotlib import pyplot
 
     axes = pyplot.figure(figsize=(8, 5), layout="constrained").subplots(1, len(LABELS), sharey=True)

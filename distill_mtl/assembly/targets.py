@@ -108,7 +108,7 @@ def plan_targets(
         task: AnswerCodec(
             teacher,
             _pooled(lessons[task]),
-            logits=_numbers(KINDS[teacher.card.kind], targets.logits),
+            logits=logits_kept_in(KINDS[teacher.card.kind], targets.logits),
             features=targets.features,
             top_k=targets.top_k
             if KINDS[teacher.card.kind].exclusive and teacher.card.known is None
@@ -122,12 +122,12 @@ def plan_targets(
     return codecs, units
 
 
-def _numbers(kind: type[TaskKind], wanted: Numbers) -> Numbers:
+def logits_kept_in(kind: type[TaskKind], wanted: Numbers) -> Numbers:
     """In what a kind's logits may be kept: of a map of measurements, int8's one scale per row would keep the far end
     and lose the near one; values in a unit of their own need more than fp16's three digits."""
     if kind.precise:
         return "fp32"
-    return wanted if kind.exclusive or not kind.dense else "fp16"
+    return "fp16" if wanted == "int8" and kind.dense and not kind.exclusive else wanted
 
 
 def _asks(recipe: Recipe, lesson: Lesson) -> bool:

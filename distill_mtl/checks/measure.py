@@ -53,11 +53,13 @@ def measure(answer: Answer, kind: TaskKind, task: str, batches: Iterable[Batch])
     statistics: list[Tensor] = []
     counts: list[Tensor] = []
     groups: list[str] = []
+    labelled = False
     for batch in batches:
+        labelled = labelled or any(kind.has_label(label) for label in batch.labels[task])
         statistics.append(kind.statistics(answer(batch.images), batch.labels[task]))
         counts.append(kind.label_counts(batch.labels[task]))
         groups += batch.groups
-    if not groups:
+    if not labelled:
         return None
     rows = torch.cat(statistics)
     interval = paired_interval(

@@ -166,7 +166,9 @@ def _class_order(teacher: Teacher, kind: TaskKind, task: str, batches: Sequence[
         decided = kind.decode(teacher(batch.images).logits, (size[0], size[1])).get("label")
         if decided is None or decided.shape != labels.shape:
             return None
-        valid = labels < number  # not what a segmentation ignores
+        counted = kind.label_counts(labels)[:number].to(labels.device) > 0
+        valid = labels < number  # what a segmentation ignores is no class, or one that never counts
+        valid &= counted[labels.where(valid, 0)]
         pairs = labels[valid] * number + decided[valid]
         counts += torch.bincount(pairs.flatten(), minlength=number**2).view(number, number).cpu()
     _, order = linear_sum_assignment(counts.numpy(), maximize=True)

@@ -69,7 +69,8 @@ def _kind(teacher: Teacher) -> TaskKind:
     """The kind of task, with the metric that the teacher's folder records."""
     card = teacher.card
     recorded = card.score.metric if card.score is not None else None
-    return build_kind(card.kind, card.classes, recorded if recorded in KINDS[card.kind].metrics else None)
+    metrics = KINDS[card.kind].told(card.options).metrics
+    return build_kind(card.kind, card.classes, recorded if recorded in metrics else None, **card.options)
 
 
 def _sources(

@@ -7,6 +7,7 @@ import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from distill_mtl.checks.measure import LIMIT, Measured, Rows, measure
 from distill_mtl.checks.precision import choose_precision
@@ -20,6 +21,7 @@ from distill_mtl.checks.suspects import (
 from distill_mtl.checks.verdict import Expected, complaint
 from distill_mtl.data import Sources
 from distill_mtl.errors import TeacherError
+from distill_mtl.evaluation.known import asked_about
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.tasks.base import TaskKind
@@ -27,6 +29,8 @@ from distill_mtl.teachers.teacher import Teacher
 
 ROWS_AT_A_TIME = 128
 _TOGETHER = 16
+
+_COLUMNS = ("task", "teacher", "sha256", "metric", "rows", "recorded", "measured", "", "in")
 
 _NO_CAUSE = (
     "No other normalisation, range, order of colours, size or order of classes explains it: are these the right "
@@ -75,7 +79,8 @@ def examine_teachers(
         found = examine(teacher.to(device), kinds[task], task, rows(task), expected, limit=LIMIT)
         if found.problem is None:
             score = found.measured.score if found.measured is not None else None
-            precision = choose_precision(section, teacher, kinds[task], task, rows(task), score)
+            asked = _asked_of(teacher, kinds[task], task, rows(task))
+            precision = choose_precision(section, teacher, kinds[task], task, asked, score)
             found = replace(found, precision=precision)
         examined[task] = found
     return examined
@@ -90,12 +95,18 @@ def examine(
     *,
     limit: int | None,
 ) -> Examined:
-    """Measure one teacher on at most `limit` rows, and look for a cause where it falls short."""
+    """Measure one teacher on at most `limit` rows, by the classes that it knows; find out why it falls short."""
+    rows = _asked_of(teacher, kind, task, rows)
     measured = measure(lambda images: teacher(images).logits, kind, task, rows(limit))
     if measured is None:
         return Examined(teacher, None, expected, None)
     found = _find_problem(teacher, kind, task, rows, measured, expected)
     return Examined(teacher, measured, expected, f"{teacher.card.file} {found}" if found else None)
+
+
+def _asked_of(teacher: Teacher, kind: TaskKind, task: str, rows: Rows) -> Rows:
+    """The same rows with labels of the classes that the teacher knows."""
+    return lambda limit: (asked_about(batch, kind, task, teacher.known) for batch in rows(limit))
 
 
 def _find_problem(
@@ -140,25 +151,19 @@ def show_teachers(console: Console, examined: Mapping[str, Examined], kinds: Map
         pad_edge=False,
         collapse_padding=True,
     )
-    for column in ("task", "teacher", "sha256", "metric"):
-        table.add_column(column)
-    for column in ("rows", "recorded", "measured"):
-        table.add_column(column, justify="right")
-    for column in ("", "in"):
-        table.add_column(column)
-    for task, result in examined.items():
-        measured, expected = result.measured, result.expected
-        table.add_row(
-            task,
-            result.teacher.card.place.name,
-            result.teacher.card.sha256[:8],
-            kinds[task].metric,
-            f"{measured.rows:,}" if measured else "0",
-            f"{expected.score:.2f}" if expected else "-",
-            f"{measured.score:.2f} ± {measured.error:.2f}" if measured else "not measured",
-            "[red]✗[/red]" if result.problem else "[green]✓[/green]" if measured else "?",
-            result.precision,
+    rows = [_cells(task, result, kinds[task].metric) for task, result in examined.items()]
+    for column, *cells in zip(_COLUMNS, *rows, strict=True):
+        # Where the console is narrow, the name of the teacher is shortened, and no figure.
+        widest = max(len(column), *(len(Text.from_markup(cell)) for cell in cells))
+        table.add_column(
+            column,
+            justify="right" if column in ("rows", "recorded", "measured") else "left",
+            no_wrap=column != "teacher",
+            overflow="ellipsis",
+            min_width=len(column) if column == "teacher" else widest,
         )
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
     for task, result in examined.items():
         if result.measured is not None and result.expected is None and result.problem is None:
@@ -169,6 +174,21 @@ def show_teachers(console: Console, examined: Mapping[str, Examined], kinds: Map
                 highlight=False,
                 soft_wrap=True,
             )
+
+
+def _cells(task: str, result: Examined, metric: str) -> tuple[str, ...]:
+    measured, expected = result.measured, result.expected
+    return (
+        task,
+        result.teacher.card.place.name,
+        result.teacher.card.sha256[:6],
+        metric,
+        f"{measured.rows:,}" if measured else "0",
+        f"{expected.score:.2f}" if expected else "-",
+        f"{measured.score:.2f} ± {measured.error:.2f}" if measured else "not measured",
+        "[red]✗[/red]" if result.problem else "[green]✓[/green]" if measured else "?",
+        result.precision,
+    )
 
 
 def refuse_bad_teachers(examined: Mapping[str, Examined]) -> None:

@@ -121,8 +121,10 @@ def _open(task: str, entry: dict[str, Any], places: Sequence[str]) -> Pair:
         task=task,
         kind=entry.get("kind"),
         classes=entry.get("classes"),
+        options=entry.get("options"),
     )
-    kind = build_kind(teacher.card.kind, teacher.card.classes, **entry.get("options", {}))
+    options = {**teacher.card.options, **entry.get("options", {})}
+    kind = build_kind(teacher.card.kind, teacher.card.classes, **options)
     place, sets = " ".join(places[:2]) + (" …" if len(places) > 2 else ""), find_sets(places)
     if not sets["train"]:
         raise ShardError(
@@ -188,6 +190,7 @@ def _task(pair: Pair, pairs: Sequence[Pair]) -> dict[str, Any]:
     )
     entry: dict[str, Any] = {
         "kind": Noted(card.kind, kind_why),
+        **({"options": Noted(dict(card.options), "its file says so")} if card.options else {}),
         "teacher": Noted(teacher_lines(pair.section, card), card.form),
     }
     if _sharing(pair, pairs) == [pair]:

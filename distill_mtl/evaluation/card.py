@@ -88,8 +88,9 @@ def _classes(kind: TaskKind) -> str:
 
 def _results(evaluation: "Evaluation") -> str:
     return (
-        f"Measured on each task's own labelled {evaluation.split} rows, scores in points of 100. `delta` is "
-        "positive where the student is better; its interval is a paired bootstrap over groups of rows; "
+        f"Measured on each task's own labelled {evaluation.split} rows, scores in points of 100, degrees, or "
+        "(`mae`, `rmse`) the unit of the labels. `delta` is positive where the student is better; its interval is "
+        "a paired bootstrap over groups of rows; "
         "`agree` is how often student and teacher decide alike. A multiplication and an addition count as "
         "two FLOPs; `share` is a head's part of the student's.\n\n" + evaluation.markdown().rstrip()
     )

@@ -51,6 +51,7 @@ def summarise(kind: TaskKind, rows: RowStatistics, *, resamples: int, seed: int)
         kind=kind.name,
         metric=kind.metric,
         higher_is_better=kind.higher_is_better,
+        in_points=kind.in_points,
         rows=len(rows.keys),
         student=float(kind.score(rows.student)),
     )

@@ -24,11 +24,12 @@ class TaskResult:
         metric: name of the score.
         higher_is_better: its direction.
         rows: how many rows were measured.
-        teacher: score of the teacher in points.
+        teacher: score of the teacher, in points or in the labels' unit.
         student: score of the student.
-        delta: difference in points, positive where the student is better whatever the direction.
+        delta: difference in the same, positive where the student is better whatever the direction.
         ci95: 95 % interval of delta; None too where a single group of rows leaves nothing to resample.
         agreement: how often student and teacher decide alike, in [0, 1].
+        in_points: whether the score is in points (or degrees), not in a unit of the labels.
     """
 
     kind: str
@@ -40,10 +41,13 @@ class TaskResult:
     delta: float | None = None
     ci95: tuple[float, float] | None = None
     agreement: float | None = None
+    in_points: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """The task's entry of results.json."""
-        return asdict(self) | {"ci95": None if self.ci95 is None else list(self.ci95)}
+        entry = asdict(self) | {"ci95": None if self.ci95 is None else list(self.ci95)}
+        del entry["in_points"]  # the metric's name says it
+        return entry
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ class Evaluation:
         tasks: results by task.
         student_cost: of the whole student.
         teachers_cost: of all teachers together, None where no task has one.
-        acceptance: largest drop allowed in points, by task.
+        acceptance: largest drop allowed by task, in points or in the unit of its labels.
         hashed: tasks whose test rows were split off by a hash; their teachers may have seen these rows.
         split: the set that was measured.
         steps: optimizer steps of the run, where the evaluation ends one.

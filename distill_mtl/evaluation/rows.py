@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from distill_mtl.errors import ShardError
+from distill_mtl.evaluation.known import asked_about, known_to, still_labelled
 from distill_mtl.evaluation.view import View
 from distill_mtl.networks.evaluating import evaluating
 from distill_mtl.tasks.base import TaskKind
@@ -52,12 +53,21 @@ def collect(
 ) -> RowStatistics:
     """Run both networks over the task's rows; all processes' rows together, in the order of their keys.
 
+    Beside a teacher that knows some classes only, both are scored on those.
+
     Raises:
         ShardError: there is no row.
     """
-    parts = []
+    parts, known = [], known_to(teacher)
+    # Where classes exclude each other, never to say one of them is an answer like any other.
+    compared = slice(None) if known is None or kind.exclusive else list(known)
     with torch.no_grad(), evaluating(student) if isinstance(student, nn.Module) else nullcontext():
         for batch in view.batches(task):
+            tick(len(batch))
+            if known is not None:
+                batch = still_labelled(asked_about(batch, kind, task, known), kind, task)
+            if not len(batch):
+                continue
             labels = batch.labels[task]
             logits = logits_in(student(batch.images)[task])
             target = None if teacher is None else teacher(batch.images).logits
@@ -67,11 +77,17 @@ def collect(
                     groups=batch.groups or batch.keys,
                     student=kind.statistics(logits, labels),
                     teacher=None if target is None else kind.statistics(target, labels),
-                    agreement=None if target is None else kind.agreement(logits, target),
+                    agreement=None
+                    if target is None
+                    else kind.agreement(logits[:, compared], target[:, compared]),
                 )
             )
-            tick(len(batch))
     parts = view.processes.join(parts)
+    if not parts and known is not None:
+        raise ShardError(
+            f"task '{task}' has no row in the {view.split} set with a label of a class that its teacher knows "
+            f"({', '.join(kind.classes[place] for place in known)}), so the two cannot be compared."
+        )
     if not parts:
         raise ShardError(
             f"task '{task}' has no labelled row in the {view.split} set, so nothing can be measured. Name "

@@ -3,6 +3,7 @@
 `Evaluation.table` and `Evaluation.markdown` call this; the model card holds the Markdown form.
 """
 
+import math
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -11,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from distill_mtl.evaluation.results import Cost, Evaluation, HeadCost
+    from distill_mtl.evaluation.results import Cost, Evaluation, HeadCost, TaskResult
 
 _TASK_COLUMNS = ("task", "metric", "rows", "teacher", "student", "delta", "95 % interval", "agree", "")
 _COST_COLUMNS = ("one image", "parameters", "MFLOPs", "MB", "latency")
@@ -58,10 +59,10 @@ def _task_cells(evaluation: "Evaluation", task: str) -> tuple[str, ...]:
         task + (" *" if task in _possibly_seen(evaluation) else ""),
         result.metric if result.higher_is_better else f"{result.metric} ↓",
         f"{result.rows:,}",
-        _number(result.teacher),
-        _number(result.student),
-        _signed(result.delta),
-        _NONE if result.ci95 is None else " … ".join(_signed(end) for end in result.ci95),
+        _number(result.teacher, result),
+        _number(result.student, result),
+        _signed(result.delta, result),
+        _NONE if result.ci95 is None else " … ".join(_signed(end, result) for end in result.ci95),
         _NONE if result.agreement is None else f"{100 * result.agreement:.1f} %",
         ("✓" if evaluation.accepts(task) else "✗") if judged else _NONE,
     )
@@ -130,14 +131,15 @@ def _verdict(evaluation: "Evaluation") -> str:
     if not judged:
         return "nothing to judge: no task has a teacher"
     lost = [
-        f"{task} {_signed(result.delta)} (allowed {_signed(-evaluation.acceptance[task])})"
+        f"{task} {_signed(result.delta, result)} (allowed {_signed(-evaluation.acceptance[task], result)})"
         for task, result in judged.items()
         if not evaluation.accepts(task)
     ]
     if lost:
         return f"✗ not accepted: {', '.join(lost)}"
     limits = {evaluation.acceptance[task] for task in judged}
-    limit = f"more than {_plural(limits.pop())}" if len(limits) == 1 else "more than its limit"
+    alike = len(limits) == 1 and all(result.in_points for result in judged.values())
+    limit = f"more than {_plural(limits.pop())}" if alike else "more than its limit"
     return f"✓ accepted: no task lost {limit}"
 
 
@@ -180,14 +182,23 @@ def _delta_style(evaluation: "Evaluation", task: str) -> str:
     return "green" if delta >= 0 else "yellow"
 
 
-def _number(value: float | None) -> str:
-    return _NONE if value is None else f"{value:.2f}"
+def _number(value: float | None, result: "TaskResult") -> str:
+    return _NONE if value is None else _rounded(value, result)
 
 
-def _signed(value: float | None) -> str:
+def _rounded(value: float, result: "TaskResult", sign: str = "") -> str:
+    """To a hundredth of a point; of a unit, in which a hundredth may be everything or nothing, to four digits of
+    the student's score."""
+    places = 2
+    if not result.in_points and result.student:
+        places = max(0, 3 - math.floor(math.log10(abs(result.student))))
+    return f"{value:{sign}.{places}f}"
+
+
+def _signed(value: float | None, result: "TaskResult") -> str:
     if value is None:
         return _NONE
-    text = f"{value:+.2f}"
+    text = _rounded(value, result, "+")
     return "0.00" if float(text) == 0 else text.replace("-", "−")
 
 

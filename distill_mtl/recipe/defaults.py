@@ -45,11 +45,20 @@ def in_units(task: Any, known: Known) -> bool:
     return task.get("metric") in known.unit_metrics.get(str(task.get("kind")), ())
 
 
+def _of_unknown_unit(task: Any) -> bool:
+    """Whether only the code of the user's own kind knows what its score is measured in, and it has not run yet."""
+    return isinstance(task, dict) and ":" in str(task.get("kind"))
+
+
 def _by_task(acceptance: Any, tasks: Any, form: LongForm, known: Known) -> Any:
-    """One number stands for all tasks; 1 point where nothing is said, and a point means something."""
+    """One number stands for all tasks; 1 point where nothing is said, and a point is known to mean something."""
     tasks = tasks if isinstance(tasks, dict) else {}
     if acceptance is None or isinstance(acceptance, dict):
-        default = {name: ACCEPTANCE for name, task in tasks.items() if not in_units(task, known)}
+        default = {
+            name: ACCEPTANCE
+            for name, task in tasks.items()
+            if not in_units(task, known) and not _of_unknown_unit(task)
+        }
         return default | (acceptance or {})
     if isinstance(acceptance, bool) or not isinstance(acceptance, int | float):
         return acceptance

@@ -17,6 +17,8 @@ from distill_mtl.recipe.schema import TeacherSection, TrainingSection
 OF_FILES = frozenset(TeacherSection.model_fields) - {"path", "timm", "module", "student", "every", "decay"}
 """Keys of a teacher that say something about its files."""
 PARTS = ("trunk", "trunk:LAYER", "guided", "heads", "heads:TASK", "adapters")
+BESIDE_OPTIONS = ("kind", "classes", "metric", "head")
+"""Keys of a task that every kind is told, whatever its options."""
 PART = re.compile("(trunk|heads)(:.+)?|guided|adapters")
 """What `schedule.train` may name."""
 
@@ -35,6 +37,7 @@ def check_rules(recipe: Any, known: Known) -> list[Finding]:
         for rule in (
             _labels,
             _own_kinds,
+            _options,
             _teachers,
             _former_self,
             _gates,
@@ -117,6 +120,14 @@ def _own_kinds(recipe: dict[str, Any]) -> Iterator[Finding]:
                 f"trust it, add `trust: true` to the task."
             )
             yield Finding(("tasks", name, "kind"), text)
+
+
+def _options(recipe: dict[str, Any]) -> Iterator[Finding]:
+    for path, options, _ in _of_tasks(recipe, "options"):
+        for key in options:
+            if key in BESIDE_OPTIONS:
+                text = f"`{key}` stands beside `options`, not among them. Move it to the task."
+                yield Finding((*path, key), text)
 
 
 def _teachers(recipe: dict[str, Any]) -> Iterator[Finding]:

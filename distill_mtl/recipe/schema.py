@@ -122,7 +122,7 @@ class TermWeights(Section):
 
     supervised: NotNegative = 1.0
     soft_targets: NotNegative = 1.0
-    hint: NotNegative = 1.0
+    hint: NotNegative = 0.1
 
 
 class GateSection(Section):
@@ -393,7 +393,7 @@ class TargetsSection(Section):
     views: Count | None = None
     """Views of each row in turn, the first one plain. Default: live teachers see a fresh view every epoch, cached
     ones saw the plain one."""
-    logits: Literal["fp16", "int8"] = "fp16"
+    logits: Literal["fp32", "fp16", "int8"] = "fp16"
     """Numbers that cached logits are kept in."""
     top_k: Count | None = None
     """Keep the largest logits of a row and the mass of the others. Default: all of them."""

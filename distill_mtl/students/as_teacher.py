@@ -11,6 +11,7 @@ from typing import Any
 from distill_mtl.students.folder import read_student
 from distill_mtl.students.format import FORMAT, chosen_head
 from distill_mtl.students.trunk import DEFAULT_FAMILY, Trunk
+from distill_mtl.tasks.base import shaping_options
 from distill_mtl.teachers.form import FORMS, FolderForm
 from distill_mtl.teachers.network import BackboneNetwork, Opened
 
@@ -41,6 +42,7 @@ class StudentForm(FolderForm):
             form=f"head '{wanted}' of a student folder",
             told=tuple(config["trunk"]["inputs"]),
             trunk={"model": _as_student(student.trunk), "args": student.trunk.args},
+            options=shaping_options(kind.name, kind.describe()),
         )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from distill_mtl.errors import StudentError, UserError
 from distill_mtl.networks.weights import load_exactly, read_config, read_weights
 from distill_mtl.students.format import FORMAT, chosen_head
+from distill_mtl.tasks.base import TaskKind
 
 if TYPE_CHECKING:  # a student is loaded without the code of teachers
     from distill_mtl.teachers.label_map import LabelMap
@@ -35,21 +36,23 @@ class TeacherHead:
     labels: "LabelMap"
 
 
-def load_initial_head(head: nn.Module, task: str, source: TeacherHead) -> None:
+def load_initial_head(head: nn.Module, kind: TaskKind, task: str, source: TeacherHead) -> None:
     """Fill a head's weights with those of the teacher's, its outputs in the order of the task's classes.
 
     What stands for a class that the teacher does not know keeps its random weights.
 
     Args:
         head: freshly created.
-        task: of the recipe.
+        kind: of the task.
+        task: its name in the recipe.
         source: whose head.
 
     Raises:
-        StudentError: the teacher is no folder of ours or of timm's, or its head is another one.
+        StudentError: the teacher is no folder of ours or of timm's, or its head is another one, or computes with
+            other options.
     """
     try:
-        state = _head_weights(head, task, source)
+        state = _head_weights(head, kind, task, source)
         _order_outputs(state, head, source.labels)
         load_exactly(head, state, f"the teacher's head in {source.place}")
     except UserError as error:
@@ -60,20 +63,32 @@ def load_initial_head(head: nn.Module, task: str, source: TeacherHead) -> None:
         ) from error
 
 
-def _head_weights(head: nn.Module, task: str, source: TeacherHead) -> dict[str, Tensor]:
+def _head_weights(head: nn.Module, kind: TaskKind, task: str, source: TeacherHead) -> dict[str, Tensor]:
     """The tensors of the teacher's head, by the names they have in ours."""
     place = source.place
     if not place.is_dir():
         raise UserError(f"{place} is a whole network in one file, which does not say which part is its head.")
     config, state = read_config(place), read_weights(place)
     if config.get("format") == FORMAT:
-        prefix = f"heads.{chosen_head(place, list(config['tasks']), source.asked, task)}."
+        named = chosen_head(place, list(config["tasks"]), source.asked, task)
+        _refuse_other_options(kind, config["tasks"][named], place)
+        prefix = f"heads.{named}."
         return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     name, answer = _classifier(config), _answer(head)
     if not isinstance(name, str) or answer is None:
         raise UserError(f"{place} has no single linear classifier that could stand for this head.")
     parts = {part: state.get(f"{name}.{part}") for part in ("weight", "bias")}
     return {f"{answer}.{part}": value for part, value in parts.items() if value is not None}
+
+
+def _refuse_other_options(kind: TaskKind, entry: Mapping[str, Any], place: Path) -> None:
+    mine = kind.describe()
+    for option in kind.head_options:
+        if entry.get(option) != mine[option]:
+            raise UserError(
+                f"the head in {place} was trained with `{option}: {entry.get(option)}`, the task has {mine[option]}, "
+                f"under which its weights would mean something else. Write the same under `options`."
+            )
 
 
 def _classifier(config: Mapping[str, Any]) -> Any:

@@ -90,7 +90,7 @@ def build_student(
             load_initial(trunk, section.init, teacher_folders or {}, teacher_inputs or {})
             student = Student(trunk, kinds)
             for task, source in (teacher_heads or {}).items():
-                load_initial_head(student.heads[task], task, source)
+                load_initial_head(student.heads[task], kinds[task], task, source)
             student.tap([layer or trunk.last for layer in hint_layers])
         except StudentError:
             raise

@@ -12,6 +12,7 @@ from distill_mtl.targets.facts import TeacherFacts
 from distill_mtl.targets.identity import TEACHER
 from distill_mtl.targets.places import Places
 from distill_mtl.targets.sidecar import Sidecar
+from distill_mtl.tasks.base import shaping_options
 from distill_mtl.teachers.fingerprint import teacher_fingerprint
 from distill_mtl.teachers.origin import find_origin
 from distill_mtl.teachers.score import read_score
@@ -58,7 +59,8 @@ def _facts(section: TaskSection, task: str, shards: Iterable[Path]) -> TeacherFa
         return None  # before large files are hashed
     origin = find_origin(section.teacher, task)
     layers = [hint.teacher for hint in section.hints]
-    now = teacher_fingerprint(section.teacher, origin, layers, section.classes, section.kind)
+    options = shaping_options(section.kind, section.options)
+    now = teacher_fingerprint(section.teacher, origin, layers, section.classes, section.kind, options)
     for path in kept:
         try:
             facts = TeacherFacts.from_json(Sidecar(path).metadata[TEACHER])

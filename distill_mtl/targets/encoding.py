@@ -25,6 +25,10 @@ LOGITS = "logits"
 HIDDEN = "hidden."
 
 _INT8 = 127
+# A scale per row would spoil the logits of some kinds, so those are sent to fp32.
+_INT8_HOLDS = "`targets.features: int8` has a scale for each row"
+_FP32_HOLDS = "`targets.logits: fp32` holds it (and fp16 holds depths in metres)"
+_TOP_K_HOLDS = "`targets.logits: fp32` without `top_k` holds it"
 _HOST = torch.device("cpu")
 
 
@@ -72,10 +76,15 @@ class Whole(Codec):
 
 
 class Half(Codec):
-    """fp16: a relative error of at most 2^-11, for numbers from 6e-5 to 65504."""
+    """fp16: a relative error of at most 2^-11, for numbers from 6e-5 to 65504.
 
-    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
-        self.name = name
+    Args:
+        name, shape: of the slot.
+        mend: what a user can do about larger ones.
+    """
+
+    def __init__(self, name: str, shape: tuple[int, ...], mend: str = _INT8_HOLDS) -> None:
+        self.name, self.mend = name, mend
         self.slots = {name: Slot(np.dtype(np.float16), shape)}
 
     def encode(self, values: Tensor) -> dict[str, NDArray]:
@@ -83,7 +92,7 @@ class Half(Codec):
         if not torch.isfinite(half).all():
             _refuse_strange(self.name, values)
             raise ValueError(
-                f"{self.name} holds {values.abs().max():.3g}, and fp16 ends at 65504; int8 has scales"
+                f"{self.name} holds {values.abs().max():.3g}, and fp16 ends at 65504; {self.mend}"
             )
         return {self.name: half.cpu().numpy()}
 
@@ -134,7 +143,9 @@ class TopK(Codec):
         values = values.float()
         top, classes = values.topk(self.k, dim=1)
         rest = values.scatter(1, classes, -math.inf).logsumexp(1)
-        encoded = Half(self.values, ()).encode(top) | Half(self.rest, ()).encode(rest)
+        encoded: dict[str, NDArray] = {}
+        for name, part in ((self.values, top), (self.rest, rest)):
+            encoded |= Half(name, (), _TOP_K_HOLDS).encode(part)
         return encoded | {self.classes: classes.cpu().numpy().astype(self.slots[self.classes].dtype)}
 
     def decode(self, stored: Arrays, device: torch.device) -> Tensor:
@@ -180,8 +191,9 @@ class AnswerCodec:
         top_k: int | None = None,
     ) -> None:
         self.facts, self.pooled = facts, dict(pooled)
-        if facts.card.known is not None:
-            logits = "fp16"  # what stands for an unknown class would take all of an int8's range
+        if logits == "int8" and (facts.card.known is not None or facts.card.labels.rest):
+            # What stands for an unknown class, or sizes in pixels, would take all of an int8's range.
+            logits = "fp16"
         self._numbers = {"logits": logits, "features": features}
         self._logits: Codec = _codec(logits, LOGITS, facts.logits)
         self._top_k = None
@@ -231,8 +243,9 @@ class AnswerCodec:
 
 
 def _codec(numbers: Numbers, name: str, shape: tuple[int, ...]) -> Codec:
-    codecs: dict[Numbers, type[Whole | Half | Int8]] = {"fp32": Whole, "fp16": Half, "int8": Int8}
-    return codecs[numbers](name, shape)
+    if numbers == "fp16":
+        return Half(name, shape, _FP32_HOLDS if name == LOGITS else _INT8_HOLDS)
+    return Whole(name, shape) if numbers == "fp32" else Int8(name, shape)
 
 
 def _size(codec: Codec) -> int:

@@ -87,9 +87,11 @@ class TaskKind(ABC):
         exclusive: a row (or pixel) is of one class, so that answers are a softmax over dim 1 of the logits.
         dense: the head answers with a map.
         precise: logits are values that half the bits would spoil (12345.6), so a cache keeps them in fp32.
-        partial: a teacher may know some of the classes only.
+        partial: a teacher may know some of the classes only; `within` says what it is scored on.
         own_classes: names that every task of this kind has; None: the recipe or the teacher says them.
         fewest_classes: that make sense.
+        shaping: options that decide what the outputs of a network stand for; `told` gives the class that knows them.
+        head_options: options that a head computes its logits with, so that its weights mean nothing under others.
         metric: the score that this task reports.
         shape: of the head.
     """
@@ -106,6 +108,8 @@ class TaskKind(ABC):
     partial: ClassVar[bool] = False
     own_classes: ClassVar[tuple[str, ...] | None] = None
     fewest_classes: ClassVar[int] = 1
+    shaping: ClassVar[tuple[str, ...]] = ()
+    head_options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self, classes: tuple[str, ...], metric: str | None = None, *, head: HeadShape = USUAL
@@ -143,6 +147,11 @@ class TaskKind(ABC):
         """Whether a difference of 1 in the score means something without knowing the labels' unit."""
         return self.metric not in self.unit_metrics
 
+    @property
+    def asks_labels(self) -> tuple[str, ...]:
+        """Options in use that change nothing but on rows with both a label and a teacher's answer."""
+        return ()
+
     # ---- the label on disk ------------------------------------------------------------------------
     @abstractmethod
     def read_label(self, payload: bytes) -> Tensor:
@@ -171,7 +180,27 @@ class TaskKind(ABC):
         """
         return label
 
+    def within(self, labels: Tensor, known: Sequence[int]) -> Tensor:
+        """The labels with all classes unknown but those at the positions in `known`.
+
+        As they are where classes exclude each other: silence about the right one is a wrong answer then.
+
+        Args:
+            labels: [R, ...], as `seen` gives them.
+            known: the classes that a teacher knows.
+        """
+        return labels
+
     # ---- the network ------------------------------------------------------------------------------
+    @classmethod
+    def told(cls, options: Mapping[str, Any]) -> type["TaskKind"]:
+        """The class of a task with these options, those in `shaping` at least: its class methods know them.
+
+        Raises:
+            UserError: a value that makes no sense.
+        """
+        return cls
+
     @classmethod
     def classes_of(cls, outputs: int) -> int:
         """How many classes a network with so many outputs (channels of its answer) answers; below 1: none."""
@@ -301,7 +330,18 @@ def build_kind(
                 f"unknown option '{option}' of kind {kind}.{hint} Known: {', '.join(known) or 'none'}."
             )
     named = tuple(classes) or cls.own_classes or ()
-    return cls(named, metric=metric, head=HeadShape(**(head or {})), **options)
+    told = cls.told(options)
+    if not issubclass(told, cls):
+        raise UserError(
+            f"kind {kind} derives from one whose `told` gives {told.__name__} and not {cls.__name__}. Define `told` in "
+            f"{cls.__name__}."
+        )
+    return told(named, metric=metric, head=HeadShape(**(head or {})), **options)
 
 
-__all__ = ["KINDS", "USUAL", "HeadShape", "Shown", "TaskKind", "Truth", "build_kind"]
+def shaping_options(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a kind's options that decide what the outputs of a network stand for."""
+    return {name: options[name] for name in KINDS[kind].shaping if name in options}
+
+
+__all__ = ["KINDS", "USUAL", "HeadShape", "Shown", "TaskKind", "Truth", "build_kind", "shaping_options"]

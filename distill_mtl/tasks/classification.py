@@ -17,6 +17,7 @@ from distill_mtl.tasks.class_scores import CLASS_SCORES
 from distill_mtl.tasks.decoupled import Decoupled
 from distill_mtl.tasks.divergence import log_of, soft_divergence, sums_to_one
 from distill_mtl.tasks.mirrored import partners, read_pairs, swapped
+from distill_mtl.tasks.options import number
 from distill_mtl.tasks.pooled import PooledHead
 
 
@@ -58,9 +59,7 @@ class Classification(AdditiveKind):
         super().__init__(classes, metric, head=head)
         if self.metric == "top5" and len(classes) < 6:
             raise UserError(f"top5 of {len(classes)} classes is always 100. Use another metric.")
-        if not 0 <= label_smoothing < 1:
-            raise UserError(f"label_smoothing must be at least 0 and below 1, found {label_smoothing}.")
-        self.label_smoothing = label_smoothing
+        self.label_smoothing = number("label_smoothing", label_smoothing, below=1)
         self.dkd = Decoupled.read(dkd) if dkd is not None else None
         self.mirrored = read_pairs(mirrored, classes)
         self._index = {name: index for index, name in enumerate(classes)}

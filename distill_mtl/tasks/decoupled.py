@@ -9,6 +9,7 @@ from torch import Tensor
 
 from distill_mtl.errors import UserError
 from distill_mtl.tasks.divergence import soft_divergence
+from distill_mtl.tasks.options import number
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,7 @@ class Decoupled:
         if not isinstance(said, Mapping) or any(key not in known for key in said):
             raise UserError(f"options.dkd is a mapping such as {{alpha: 1, beta: 8}}, found {said}.")
         for key, value in said.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-                raise UserError(f"options.dkd.{key} must be a number that is not negative, found {value}.")
+            number(f"dkd.{key}", value)
         return cls(**said)
 
     def __call__(self, logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float) -> Tensor:
@@ -62,8 +62,11 @@ class Decoupled:
 
 def _parted(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Log probabilities [R, 2] of the target class and of all others, and [R, C - 1] among the others."""
-    apart = torch.ones_like(logits, dtype=torch.bool).scatter(1, target[:, None], value=False)
-    chosen, others = logits.gather(1, target[:, None]), logits[apart].unflatten(0, (len(logits), -1))
+    # Places of the others, not a mask of them: how many a mask picks, the host would have to wait for.
+    place = torch.arange(logits.shape[1] - 1, device=logits.device)
+    chosen, others = (
+        logits.gather(1, taken) for taken in (target[:, None], place + (place >= target[:, None]))
+    )
     both = torch.cat([chosen, others.logsumexp(1, keepdim=True)], dim=1)
     return both.log_softmax(1), others.log_softmax(1)
 

@@ -14,6 +14,7 @@ from distill_mtl.tasks.additive import AdditiveKind
 from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, Truth
 from distill_mtl.tasks.decoder import PyramidDecoder, pyramid_levels
 from distill_mtl.tasks.maps import map_size, mean_where, resized, resized_where
+from distill_mtl.tasks.options import positive_number
 from distill_mtl.tasks.palette import on_grey, ramp
 from distill_mtl.tasks.rasters import is_png, read_npy, read_png, shaped
 
@@ -58,6 +59,7 @@ class Depth(AdditiveKind):
     unit_metrics = frozenset({"rmse"})
     dense = True
     own_classes = ("depth",)
+    head_options = ("typical",)
 
     def __init__(
         self,
@@ -70,13 +72,11 @@ class Depth(AdditiveKind):
         loss: str = "l1",
     ) -> None:
         super().__init__(classes, metric, head=head)
-        for option, value in (("scale", scale), ("typical", typical)):
-            if not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise UserError(f"{option} must be a number above 0, found {value!r}.")
-        if loss not in _LOSSES:
+        if not isinstance(loss, str) or loss not in _LOSSES:
             hint = nearest(str(loss), _LOSSES)
             raise UserError(f"unknown loss '{loss}' of kind depth.{hint} Known: {', '.join(_LOSSES)}.")
-        self.scale, self.typical, self.loss = float(scale), float(typical), loss
+        self.scale, self.typical = positive_number("scale", scale), positive_number("typical", typical)
+        self.loss = loss
 
     def read_label(self, payload: bytes) -> Tensor:
         depths = self._from_png(payload) if is_png(payload) else _from_npy(payload)
@@ -175,7 +175,7 @@ class Depth(AdditiveKind):
         return super().describe() | {"scale": self.scale, "typical": self.typical, "loss": self.loss}
 
     def _from_png(self, payload: bytes) -> np.ndarray:
-        mode, pixels = read_png(payload)
+        mode, pixels = read_png(payload, "the picture of depth")
         if mode in ("L", "P", "1"):
             raise ValueError(
                 f"the depth picture has 8 bits or fewer per pixel (mode {mode}), which shows depth but does not "

@@ -1,4 +1,4 @@
-"""The divergence between two networks' softened decisions, used by every kind of task with classes."""
+"""The divergence between two networks' softened decisions, used by every kind of task that decides."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,3 +35,21 @@ def soft_divergence(logits: Tensor, teacher_logits: Tensor, temperature: float) 
     teacher = F.log_softmax(teacher_logits.detach().float() / temperature, dim=1)
     divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=1)
     return divergence * temperature**2
+
+
+def bernoulli_divergence(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """KL(teacher ‖ student) of the sigmoid at `temperature` of every logit, times temperature squared.
+
+    As `soft_divergence`, with a decision of its own in every place.
+
+    Args:
+        logits: the student's, any shape.
+        teacher_logits: the same shape; no gradient reaches them.
+
+    Returns:
+        float32, the same shape, never below 0: balancing may take its logarithm, and rounding must not spoil that.
+    """
+    student, teacher = logits.float() / temperature, teacher_logits.detach().float() / temperature
+    yes = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
+    no = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
+    return (yes + no).clamp(min=0) * temperature**2

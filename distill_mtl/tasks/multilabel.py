@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, TaskKind, Truth
+from distill_mtl.tasks.divergence import bernoulli_divergence
 from distill_mtl.tasks.mirrored import partners, read_pairs
 from distill_mtl.tasks.pooled import PooledHead
 from distill_mtl.tasks.ranking import average_precision
@@ -67,6 +68,12 @@ class Multilabel(TaskKind):
     def seen(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
         return label[self._partners] if view.flip and self.mirrored else label
 
+    def within(self, labels: Tensor, known: Sequence[int]) -> Tensor:
+        classes = list(known)
+        asked = torch.full_like(labels, UNKNOWN)
+        asked[:, classes] = labels[:, classes]
+        return asked
+
     def needs(self, features: Mapping[str, FeatureShape]) -> tuple[str, ...]:
         return ("pooled",)
 
@@ -101,11 +108,7 @@ class Multilabel(TaskKind):
 
         Hinton, Vinyals & Dean 2015 (arXiv:1503.02531, section 2) with a sigmoid in place of the softmax.
         """
-        student, teacher = logits.float() / temperature, teacher_logits.detach().float() / temperature
-        there = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
-        absent = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
-        # Rounding must not push a divergence below its floor: balancing may take its logarithm.
-        return (there + absent).mean(1).clamp(min=0) * temperature**2
+        return bernoulli_divergence(logits, teacher_logits, temperature).mean(1)
 
     def decode(self, logits: Tensor, size: Size) -> dict[str, Tensor]:
         """`probabilities` float32 [B, C] and `label` int64 [B, C], 1 where a class is more likely there."""

@@ -186,7 +186,7 @@ def _median(totals: Tensor) -> Tensor:
 
 
 def _from_png(payload: bytes) -> np.ndarray:
-    mode, pixels = read_png(payload)
+    mode, pixels = read_png(payload, "the picture of normals")
     if mode != "RGB":
         raise ValueError(f"the picture of normals has the mode {mode}. It must be an RGB PNG of 8 bits.")
     return _directions(2 * pixels.astype(np.float32) / 255 - 1, _SHORTEST, np.asarray(pixels.any(axis=2)))

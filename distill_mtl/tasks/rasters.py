@@ -1,10 +1,10 @@
-"""Pictures and arrays in which a label member keeps one measurement per pixel (depth, surface normals)."""
+"""Pictures and arrays in which a label member keeps something per pixel."""
 
 import io
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 _PNG, _NPY = b"\x89PNG", b"\x93NUMPY"
 
@@ -20,17 +20,23 @@ def is_png(payload: bytes) -> bool:
     return payload.startswith(_PNG)
 
 
-def read_png(payload: bytes) -> tuple[str, NDArray]:
+def read_png(payload: bytes, what: str) -> tuple[str, NDArray]:
     """PIL's mode of a PNG picture, and its pixels.
 
+    Args:
+        payload: of the member.
+        what: it shows, for the message.
+
     Raises:
-        ValueError: it is cut or damaged.
+        ValueError: it is no PNG, cut or damaged.
     """
     try:
         with Image.open(io.BytesIO(payload), formats=["PNG"]) as picture:
             return picture.mode, np.asarray(picture)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"the PNG picture cannot be read ({error}).") from None
+    except UnidentifiedImageError:  # its own words are about the buffer in memory
+        raise ValueError(f"{what} is not a PNG picture.") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{what} is a PNG picture that cannot be read ({error}).") from None
 
 
 def read_npy(payload: bytes) -> NDArray[np.float32]:

@@ -14,6 +14,7 @@ from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.additive import AdditiveKind
 from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, Truth
 from distill_mtl.tasks.mirrored import partners, read_pairs
+from distill_mtl.tasks.options import is_number
 from distill_mtl.tasks.pooled import PooledHead
 from distill_mtl.tasks.vectors import read_vector, shown
 
@@ -54,6 +55,7 @@ class Regression(AdditiveKind):
     lower_is_better = frozenset({"mae", "rmse"})
     unit_metrics = frozenset({"mae", "rmse"})
     precise = True
+    head_options = ("scale", "offset")
 
     def __init__(
         self,
@@ -71,24 +73,31 @@ class Regression(AdditiveKind):
         super().__init__(classes, metric, head=head)
         if loss not in LOSSES:
             raise UserError(f"loss: found {loss!r}, expected {', '.join(LOSSES)}.")
-        if bounded is not None and not (_is_number(bounded) and bounded >= 0):
+        if bounded is not None and not (is_number(bounded) and bounded >= 0):
             raise UserError(f"bounded: found {bounded!r}, expected a margin of 0 or more.")
         self.loss, self.bounded = loss, bounded
         self.scale = self._each(scale, "scale")
         if min(self.scale) <= 0:
             raise UserError(f"scale: found {min(self.scale):g}, expected numbers above 0.")
         self.offset = self._each(offset, "offset")
-        self.mirrored, self.negated = read_pairs(mirrored, self.classes), tuple(negated)
+        self.mirrored = read_pairs(mirrored, self.classes)
+        if not isinstance(negated, list | tuple):
+            raise UserError(f"negated: found {negated!r}, expected a list of names of the values.")
+        self.negated = tuple(str(name) for name in negated)
         for name in self.negated:
             if name not in classes:
-                raise UserError(f"negated: the task has no '{name}'.{nearest(str(name), classes)}")
+                raise UserError(f"negated: the task has no '{name}'.{nearest(name, classes)}")
         self._partners = partners(self.mirrored, self.classes)
         self._turned = [classes.index(name) for name in self.negated]
+
+    @property
+    def asks_labels(self) -> tuple[str, ...]:
+        return () if self.bounded is None else ("bounded",)
 
     def read_label(self, payload: bytes) -> Tensor:
         values = read_vector(payload, self.classes)
         for name, value in zip(self.classes, values, strict=True):
-            if value is not None and not _is_number(value):
+            if value is not None and not is_number(value):
                 raise ValueError(
                     f"the label of '{name}' is {shown(value)}. Expected a number or null (unknown)."
                 )
@@ -149,9 +158,11 @@ class Regression(AdditiveKind):
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
         """[known, label, its square, absolute error, squared error], each by value, K = 5 C, in units of `scale`.
 
-        From `offset` on: squares of numbers far from 0 would leave little of their spread.
+        From `offset` on: squares of numbers far from 0 would leave little of their spread. An answer that is no
+        number is as wrong as one can be.
         """
-        logits, labels = logits.cpu().double(), labels.cpu().double()
+        logits = logits.float().nan_to_num(nan=torch.finfo(torch.float32).max).cpu().double()
+        labels = labels.cpu().double()
         known = ~labels.isnan()
         scale, offset = (torch.tensor(each, dtype=torch.float64) for each in (self.scale, self.offset))
         value = torch.where(known, (labels - offset) / scale, 0.0)
@@ -213,13 +224,13 @@ class Regression(AdditiveKind):
         return F.smooth_l1_loss(scaled, torch.zeros_like(scaled), reduction="none")
 
     def _scaled(self, differences: Tensor) -> Tensor:
-        return differences / torch.tensor(self.scale, device=differences.device)
+        return differences / torch.tensor(self.scale).to(differences.device, non_blocking=True)
 
     def _each(self, option: Any, name: str) -> tuple[float, ...]:
         """One number per value."""
         numbers = list(option) if isinstance(option, Sequence) and not isinstance(option, str) else None
         each = [option] * len(self.classes) if numbers is None else numbers
-        if len(each) != len(self.classes) or not all(_is_number(number) for number in each):
+        if len(each) != len(self.classes) or not all(is_number(number) for number in each):
             raise UserError(
                 f"{name}: found {option!r}, expected a number, or one for each of {', '.join(self.classes)}."
             )
@@ -246,7 +257,3 @@ class _ValuesHead(nn.Module):
         """[B, C]."""
         values: Tensor = self.standardised(features).float() * self.scale + self.offset
         return values
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

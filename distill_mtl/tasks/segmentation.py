@@ -1,16 +1,13 @@
 """One class per pixel. Labels are PNG pictures of class numbers (`seg.png`), grey or with a palette."""
 
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
-from distill_mtl.errors import UserError
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.additive import AdditiveKind
@@ -20,7 +17,9 @@ from distill_mtl.tasks.dice import soft_dice_loss
 from distill_mtl.tasks.divergence import log_of, soft_divergence, sums_to_one
 from distill_mtl.tasks.maps import map_size, resized
 from distill_mtl.tasks.mirrored import partners, read_pairs, swapped
+from distill_mtl.tasks.options import number, whole_number
 from distill_mtl.tasks.palette import painted
+from distill_mtl.tasks.rasters import read_png
 
 # PIL's names of the pictures whose pixels are one number: grey, palette index, black and white, 16 bits.
 _NUMBER_MODES = ("L", "P", "1", "I", "I;16", "I;16B")
@@ -61,10 +60,8 @@ class Segmentation(AdditiveKind):
         mirrored: Sequence[Sequence[str]] = (),
     ) -> None:
         super().__init__(classes, metric, head=head)
-        if dice < 0:
-            raise UserError(f"options.dice must not be negative, found {dice}.")
-        self.ignore_index = ignore_index
-        self.dice = dice
+        self.ignore_index = whole_number("ignore_index", ignore_index, least=0)
+        self.dice = number("dice", dice)
         self.mirrored = read_pairs(mirrored, classes)
 
     def read_label(self, payload: bytes) -> Tensor:
@@ -188,15 +185,9 @@ def mask_pixels(payload: bytes) -> NDArray[np.int64]:
     Raises:
         ValueError: it is no PNG, or a colour picture.
     """
-    try:
-        with Image.open(io.BytesIO(payload), formats=["PNG"]) as picture:
-            mode, pixels = picture.mode, np.asarray(picture).astype(np.int64)
-    except UnidentifiedImageError:
-        raise ValueError("the mask is not a PNG picture of class numbers.") from None
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"the mask is not a PNG picture of class numbers ({error}).") from None
+    mode, pixels = read_png(payload, "the mask")
     if mode not in _NUMBER_MODES:
         raise ValueError(
             f"the mask is a colour picture (mode {mode}). It must hold class numbers, grey or with a palette."
         )
-    return pixels
+    return pixels.astype(np.int64)

@@ -22,7 +22,7 @@ def read_vector(payload: bytes, names: Sequence[str]) -> list[Any]:
     """
     try:
         read = json.loads(payload, parse_constant=_no_number)
-    except (UnicodeDecodeError, json.JSONDecodeError):
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
         raise ValueError(f"the label is not JSON: {payload[:16]!r}.") from None
     if isinstance(read, dict):
         for name in read:

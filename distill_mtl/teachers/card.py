@@ -1,7 +1,7 @@
 """What is known of a teacher without its network: everything that a run is built from."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class TeacherCard:
         program: what of it is code that was run; None where it is data alone.
         told: what its files say: keys of `inputs`, `kind`, `classes`.
         trunk: what `student` would say in a recipe to get the same trunk; None where it is not known.
+        options: of the kind, those that decide what the outputs stand for.
     """
 
     place: Path
@@ -50,6 +51,7 @@ class TeacherCard:
     program: str | None = None
     told: tuple[str, ...] = ()
     trunk: Mapping[str, Any] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:

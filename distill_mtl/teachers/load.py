@@ -1,15 +1,16 @@
 """From a recipe's `teacher` to a `Teacher`: find it, open it, compare it with the task."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from distill_mtl.errors import TeacherError, UserError
 from distill_mtl.networks.weights import sha256
 from distill_mtl.recipe.schema import TeacherSection
-from distill_mtl.tasks.base import KINDS, TaskKind
+from distill_mtl.tasks.base import KINDS, TaskKind, shaping_options
 from distill_mtl.tasks.own import admit_kind
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.fingerprint import teacher_fingerprint
@@ -27,6 +28,7 @@ def load_teacher(
     kind: str | None = None,
     layers: Sequence[str | None] = (),
     classes: Sequence[str] | int | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Teacher:
     """The teacher of one task.
 
@@ -36,6 +38,7 @@ def load_teacher(
         kind: what the recipe says the task is; None: what the files say, or what the answer looks like.
         layers: hidden features to give; None stands for the teacher's last map, if it gives one.
         classes: number or names that the recipe says; None: the teacher's.
+        options: of the kind, as the recipe says; None: what the files say.
 
     Raises:
         TeacherError: it is missing, broken, not trusted, has no such head or layer, or is a network of
@@ -48,8 +51,10 @@ def load_teacher(
             admit_kind(kind, trust=section.trust, say="`trust: true` (on the command line: --trust)")
         said, kind = kind, _agreed_kind(opened, origin, task, kind)
         network = opened.network
-        network.answers(KINDS[kind])
-        labels = _labels(section, opened, KINDS[kind], classes, str(origin.place))
+        shaping = shaping_options(kind, opened.options if options is None else options)
+        asked = _told(kind, shaping, opened, origin, task)
+        network.answers(asked)
+        labels = _labels(section, opened, asked, classes, str(origin.place))
         taken = _layers(network, layers)
         network.tap(taken)
         aligned = network.inputs.whole_view
@@ -69,12 +74,15 @@ def load_teacher(
             code=json.dumps([section.module, section.args], default=str)
             if section.module is not None
             else "",
-            fingerprint=teacher_fingerprint(section, origin, layers, classes, said),
+            fingerprint=teacher_fingerprint(
+                section, origin, layers, classes, said, shaping_options(kind, options or {})
+            ),
             score=read_score(origin.place),
             form=opened.form,
             program=origin.program,
-            told=_told(opened),
+            told=_in_files(opened),
             trunk=opened.trunk,
+            options=shaping,
         )
         return Teacher(network, card, _home(section.device))
     except UserError as error:
@@ -92,9 +100,21 @@ def _home(name: str | None) -> torch.device | None:
     return device
 
 
-def _told(opened: Opened) -> tuple[str, ...]:
+def _in_files(opened: Opened) -> tuple[str, ...]:
     named = {"kind": opened.kind, "classes": opened.classes}
     return (*opened.told, *(key for key, value in named.items() if value is not None))
+
+
+def _told(kind: str, options: Mapping[str, Any], opened: Opened, origin: Origin, task: str) -> type[TaskKind]:
+    """The class of the task, which must be the one that the files say."""
+    told = KINDS[kind].told(options)
+    if opened.kind is not None and KINDS[kind].told(opened.options) is not told:
+        made = ", ".join(f"{name}: {value}" for name, value in opened.options.items())
+        raise UserError(
+            f"{origin.place} is a {kind} network with other options than tasks.{task}.options says. "
+            f"Write `options: {{{made}}}`, or name another teacher."
+        )
+    return told
 
 
 def _layers(network: TeacherNetwork, layers: Sequence[str | None]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -211,6 +211,7 @@ class Opened:
         network: loaded, on the CPU.
         classes: their names in the order of the logits; None where the files do not name them.
         kind: of the task; None where the files do not say it.
+        options: of the kind, those that decide what the outputs stand for.
         form: what it was read from, in words ("an ONNX file").
         told: keys of the input contract that the files say.
         assumed: keys of the input contract that neither the files nor the recipe say, and that matter.
@@ -224,6 +225,7 @@ class Opened:
     told: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
     trunk: Mapping[str, Any] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Origin(ABC):

@@ -18,7 +18,7 @@ class RecordedScore:
 
     Attributes:
         metric: name of the score.
-        score: in points of 100.
+        score: in points of 100, or as the metric has it.
         rows: how many were measured; None where nobody says, and the score is then taken as exact.
         task: name of the task in the recipe that trained the teacher.
         kind: of the task.

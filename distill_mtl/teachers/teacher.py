@@ -38,6 +38,11 @@ class Teacher(nn.Module):
             self.to(home)
 
     @property
+    def known(self) -> tuple[int, ...] | None:
+        """Positions of the classes that it knows; None: all."""
+        return self.card.known
+
+    @property
     def parameter_count(self) -> int | None:
         """Numbers that were learned; None where its file does not tell them from others."""
         return getattr(self.network.trunk, "parameter_count", None)

@@ -47,6 +47,8 @@ def pick(batch: Batch, rows: list[int]) -> Batch:
         labelled={task: known[rows] for task, known in batch.labelled.items()},
         keys=[batch.keys[row] for row in rows],
         source=batch.source[rows],
+        row=torch.tensor(rows, dtype=torch.long),
+        view=torch.zeros(len(rows), dtype=torch.long),
         groups=[batch.groups[row] for row in rows],
     )
 

@@ -10,14 +10,19 @@ from typing import Any
 
 import pytest
 import torch
-from evaluation_world import ListedRows, ToyStudent, ToyTeacher, make_rows
+from evaluation_world import CLASSES, ListedRows, ToyStudent, ToyTeacher, make_rows
 from torch import Tensor, nn
 
+from distill_mtl.checks.measure import measure
+from distill_mtl.data.batch import Batch
 from distill_mtl.errors import ShardError
 from distill_mtl.evaluation import Evaluation, Processes, TaskResult, View, delta_on, evaluate, teacher_scores
 from distill_mtl.evaluation.compare import compare
-from distill_mtl.tasks.base import TaskKind
+from distill_mtl.evaluation.known import asked_about
+from distill_mtl.tasks.base import TaskKind, build_kind
 from distill_mtl.tasks.classification import Classification
+from distill_mtl.teachers.label_map import UNKNOWN
+from distill_mtl.teachers.output import TeacherOutput
 
 Teachers = dict[str, nn.Module | None]
 Kinds = dict[str, TaskKind]
@@ -234,3 +239,57 @@ def test_without_teachers_there_is_nothing_to_judge(
     assert evaluation.accepted
     assert evaluation.teachers_cost is None
     assert evaluation.to_dict()["cost"]["teachers"] is None
+
+
+class KnowsTwo(ToyTeacher):
+    """Right about the first two attributes, silent about the third."""
+
+    known = (0, 1)
+
+    def forward(self, images: Tensor) -> TeacherOutput:
+        return TeacherOutput(answers(images).index_fill(1, torch.tensor([2]), UNKNOWN), {})
+
+
+def answers(images: Tensor) -> Tensor:
+    return images.mean((2, 3)) - 0.5
+
+
+def attributes(rows: int) -> Batch:
+    plain = make_rows("looks", rows, dense=False)
+    return replace(plain, labels={"looks": (answers(plain.images.float() / 255) > 0).long()})
+
+
+@pytest.mark.parametrize("metric", ["error", "map"])
+def test_a_teacher_is_compared_on_the_attributes_that_it_knows(metric: str) -> None:
+    kind, rows = build_kind("multilabel", CLASSES, metric), attributes(40)
+    rows.labels["looks"][0, :2] = -1  # a row of which the teacher knows nothing
+
+    def student(images: Tensor) -> dict[str, Tensor]:  # wrong about the second and the third
+        return {"looks": answers(images) * torch.tensor([1.0, -1.0, -1.0])}
+
+    view = View(ListedRows({("looks", "test"): rows}), "test")
+    teacher = KnowsTwo(dense=False, seed=0)
+    result = compare(student, {"looks": teacher}, {"looks": kind}, view, resamples=100)["looks"]
+    assert result.teacher == kind.perfect
+    assert result.agreement == pytest.approx(0.5)
+    assert result.rows == 39
+    if metric == "error":
+        assert result.student == pytest.approx(50)
+    rows.labels["looks"][:, :2] = -1
+    with pytest.raises(ShardError, match=r"no row in the test set with a label of a class .* \(a, b\)"):
+        compare(student, {"looks": teacher}, {"looks": kind}, view, resamples=100)
+
+
+def test_the_check_measures_a_teacher_by_the_attributes_that_it_knows() -> None:
+    kind, rows = build_kind("multilabel", CLASSES, "error"), attributes(40)
+    teacher = KnowsTwo(dense=False, seed=0)
+    seen = ListedRows({("looks", "test"): rows}).labelled("looks", "test", 16)
+    pictures = [replace(batch, images=batch.images.float() / 255) for batch in seen]
+    asked = [asked_about(batch, kind, "looks", teacher.known) for batch in pictures]
+    scores = [
+        measure(lambda images: teacher(images).logits, kind, "looks", each) for each in (pictures, asked)
+    ]
+    assert scores[0].score > 10
+    assert scores[1].score == 0
+    silent = [asked_about(batch, kind, "looks", ()) for batch in pictures]
+    assert measure(lambda images: teacher(images).logits, kind, "looks", silent) is None

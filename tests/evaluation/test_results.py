@@ -155,6 +155,31 @@ def test_every_head_is_shown_with_its_share_of_the_student(evaluation: Evaluatio
     }
 
 
+@pytest.mark.parametrize(
+    ("teacher", "delta", "texts"),
+    [
+        (0.0314, -0.0012, ["0.03140", "0.03260", "−0.00120", "−0.00200"]),
+        (41230.0, 17.0, ["41230", "41213", "+17", "+1000"]),
+    ],
+)
+def test_scores_in_a_unit_of_their_own_are_shown_by_their_digits(
+    evaluation: Evaluation, teacher: float, delta: float, texts: list[str]
+) -> None:
+    depth = result(
+        delta,
+        teacher,
+        metric="rmse",
+        higher_is_better=False,
+        in_points=False,
+        student=teacher - delta,
+        ci95=(-0.002, 1000.0),
+    )
+    alone = replace(evaluation, tasks={"depth": depth}, acceptance={"depth": 0.5})
+    text = shown(alone, 120)
+    assert all(figure in text for figure in texts)
+    assert "accepted: no task lost more than its limit" in text
+
+
 def test_of_many_heads_the_largest_few_and_their_sum_are_shown(evaluation: Evaluation) -> None:
     heads = {f"task{index}": HeadCost(100 * index, 10) for index in range(40)}
     lines = [line.split() for line in shown(replace(evaluation, heads=heads)).splitlines()]

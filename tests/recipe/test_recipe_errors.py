@@ -211,6 +211,15 @@ def test_a_head_cannot_begin_as_that_of_a_teacher_that_is_not_there(
     )
 
 
+@pytest.mark.parametrize("key", ["metric", "head", "classes", "kind"])
+def test_what_stands_beside_options_is_not_looked_for_among_them(
+    refuse: Refuse, ten_lines: str, key: str
+) -> None:
+    (paragraph,) = refuse(ten_lines, f"tasks.breed.options.{key}=accuracy")
+    assert f"tasks.breed.options.{key}:\n" in paragraph
+    assert f"`{key}` stands beside `options`, not among them. Move it to the task." in paragraph
+
+
 def test_names_that_others_register_are_checked_with_their_line(
     refuse: Refuse, load: Load, ten_lines: str
 ) -> None:

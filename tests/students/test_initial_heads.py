@@ -171,6 +171,26 @@ def test_a_decoder_of_another_size_is_refused(tmp_path: Path) -> None:
         begin({"part": TeacherHead(tmp_path / "s", None, straight(("ground", "thing")))}, wide)
 
 
+@pytest.mark.parametrize(
+    ("kind", "classes", "made", "option"),
+    [
+        ("regression", ["age"], {"scale": 12.0, "offset": 40.0}, "scale"),
+        ("regression", ["age"], {"offset": 40.0}, "offset"),
+        ("depth", [], {"typical": 3.0}, "typical"),
+    ],
+)
+def test_a_head_that_computes_in_another_unit_is_refused(
+    tmp_path: Path, kind: str, classes: list[str], made: dict[str, float], option: str
+) -> None:
+    taught = {"it": build_kind(kind, classes, **made)}
+    source = student(seed=1, tasks=taught)
+    save_student(source, tmp_path / "s")
+    heads = {"it": TeacherHead(tmp_path / "s", None, straight(taught["it"].classes))}
+    assert equal(begin(heads, taught).heads["it"], source.heads["it"])
+    with pytest.raises(StudentError, match=rf"was trained with `{option}: .*Write the same under `options`"):
+        begin(heads, {"it": build_kind(kind, classes)})
+
+
 def test_a_program_says_nothing_about_its_head(tmp_path: Path) -> None:
     (tmp_path / "left.onnx").write_bytes(b"")
     with pytest.raises(StudentError, match=r"left\.onnx is a whole network in one file.*\n.*`init: random`"):

@@ -1,6 +1,7 @@
 """What each form of keeping answers costs in accuracy, as bounds that hold for every answer."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ from hypothesis.extra import numpy as st_numpy
 from torch import Tensor
 from torch.nn import functional as F
 
+from distill_mtl.assembly.targets import logits_kept_in
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
-from distill_mtl.targets.encoding import AnswerCodec, Codec, Half, Int8, TopK, Whole
+from distill_mtl.targets.encoding import AnswerCodec, Codec, Half, Int8, Numbers, TopK, Whole
 from distill_mtl.targets.facts import TeacherFacts
+from distill_mtl.tasks.base import KINDS
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.label_map import LabelMap
 from distill_mtl.teachers.output import TeacherOutput
@@ -74,6 +77,27 @@ def test_int8_holds_what_fp16_cannot_and_each_row_has_its_own_scale() -> None:
         Half("x", (3,)).encode(values)
     decoded = back(Int8("x", (3,)), values)
     assert torch.all((decoded - values).abs() <= values.abs().amax(1, keepdim=True) / 250)
+
+
+@pytest.mark.parametrize("kind", ["depth", "segmentation"])
+def test_what_the_refusal_of_large_logits_advises_holds_them(kind: str) -> None:
+    millimetres = torch.full((2, 1, 2, 2), 70_000.0)
+    depth = facts((1, 2, 2))
+    with pytest.raises(ValueError, match=r"fp16 ends at 65504; `targets\.logits: fp32` holds it.* metres"):
+        AnswerCodec(depth, {}, logits=logits_kept_in(KINDS[kind], "fp16")).encode(
+            TeacherOutput(millimetres, {})
+        )
+    codec = AnswerCodec(depth, {}, logits=logits_kept_in(KINDS[kind], "fp32"))
+    stored = codec.encode(TeacherOutput(millimetres, {}))
+    assert torch.equal(codec.decode(stored, CPU).logits, millimetres)
+
+
+def test_large_features_and_top_k_are_told_what_holds_them() -> None:
+    teacher, large = facts((50,), flat=FeatureShape(1, None)), torch.full((2, 50), 1e5)
+    with pytest.raises(ValueError, match=r"hidden\.flat .*`targets\.features: int8`"):
+        AnswerCodec(teacher, {"flat": True}).encode(TeacherOutput(large * 0, {"flat": large[:, :1]}))
+    with pytest.raises(ValueError, match=r"`targets\.logits: fp32` without `top_k`"):
+        AnswerCodec(teacher, {}, top_k=2).encode(TeacherOutput(large, {}))
 
 
 @pytest.mark.parametrize("codec", [Half("x", (2,)), Int8("x", (2,)), TopK("x", (2,), 1)])
@@ -136,6 +160,15 @@ def facts(logits: tuple[int, ...], **layers: FeatureShape) -> TeacherFacts:
         score=RecordedScore("accuracy", 90.0, 100),
     )
     return TeacherFacts(card, logits)
+
+
+@pytest.mark.parametrize("numbers", ["fp32", "fp16"])
+def test_what_no_int8_could_hold_takes_nothing_from_better_numbers(numbers: Numbers) -> None:
+    whole = facts((4,))
+    labels = LabelMap(("a", "b", "c", "d"), (0, 1), (0, 1), 2)
+    partly = replace(whole, card=replace(whole.card, labels=labels))
+    assert AnswerCodec(partly, {}, logits=numbers).describe()["logits"] == numbers
+    assert AnswerCodec(partly, {}, logits="int8").describe()["logits"] == "fp16"
 
 
 def test_an_answer_comes_back_with_maps_pooled_where_asked() -> None:

@@ -107,7 +107,7 @@ def test_half_precision_is_computed_in_float32() -> None:
     [
         (True, r"options\.dkd is a mapping such as"),
         ({"gamma": 1}, r"options\.dkd is a mapping such as"),
-        ({"alpha": -1}, r"options\.dkd\.alpha must be a number that is not negative, found -1"),
+        ({"alpha": -1}, r"options\.dkd\.alpha must be a number from 0, found -1"),
         ({"beta": "8"}, r"options\.dkd\.beta must be a number"),
     ],
 )

@@ -62,7 +62,7 @@ def test_an_array_is_read_as_it_stands_without_what_is_no_depth(dtype: type) -> 
         (png(np.zeros((4, 4), dtype=np.uint8)), "8 bits or fewer.*shows depth but does not measure it"),
         (png(np.zeros((4, 4, 3), dtype=np.uint8)), "is a colour picture"),
         (png(np.zeros((8, 8, 3), dtype=np.uint8), "JPEG"), "neither a PNG nor an npy"),
-        (png(np.full((64, 64), 900, dtype=np.uint16))[:60], "PNG picture cannot be read"),
+        (png(np.full((64, 64), 900, dtype=np.uint16))[:60], "PNG picture that cannot be read"),
         (npy(np.ones((4, 4, 1), dtype=np.float32)), "shape 4x4x1. It must be height x width"),
         (npy(np.ones((4, 4), dtype=np.uint16)), "holds uint16 numbers. It must hold floats"),
         (npy(np.ones((4, 4), dtype=np.float32))[:90], "npy file cannot be read"),

@@ -26,7 +26,8 @@ def of_kind(kind: TaskKind) -> Example:
 
 
 def test_every_kind_is_known_under_its_own_name_and_has_an_example() -> None:
-    assert KINDS.names() == sorted(EXAMPLES)
+    # Maps of heat, sizes and offsets are tested for the same in test_heatmap.py.
+    assert KINDS.names() == sorted([*EXAMPLES, "heatmap"])
     assert all(KINDS[name].name == name for name in KINDS.names())
 
 
@@ -187,3 +188,14 @@ def test_a_head_reads_only_the_features_it_names(kind: TaskKind) -> None:
     features = {name: torch.randn(2, shape.channels, *(shape.size or ())) for name, shape in shapes.items()}
     logits = kind.head(shapes)({name: features[name] for name in kind.needs(shapes)})
     assert logits.shape == ((2, kind.outputs, 8, 8) if kind.dense else (2, kind.outputs))
+
+
+def test_a_kind_that_would_be_built_as_the_one_it_derives_from_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Sharper(KINDS["heatmap"]):  # type: ignore[misc]
+        pass
+
+    monkeypatch.setattr(KINDS, "_entries", {**KINDS._entries, "mine:Sharper": Sharper})
+    with pytest.raises(UserError, match="gives Heatmap and not Sharper. Define `told` in Sharper"):
+        build_kind("mine:Sharper", ["a"])

@@ -125,6 +125,12 @@ def test_scores_by_hand() -> None:
     assert float(kind.score(kind.statistics(logits, labels))) == pytest.approx(100 * (2 / 3 + 2 / 3 + 0) / 3)
 
 
+def test_classes_that_a_teacher_does_not_know_can_be_left_out() -> None:
+    labels = torch.tensor([[1, 0, 1], [0, -1, 1]])
+    assert multilabel().within(labels, (0, 1)).tolist() == [[1, 0, -1], [0, -1, -1]]
+    assert labels.tolist() == [[1, 0, 1], [0, -1, 1]]
+
+
 def test_left_and_right_change_places_when_the_picture_is_mirrored() -> None:
     kind = multilabel(mirrored=[["left_arm", "right_arm"]])
     label, whole = torch.tensor([1, 0, -1]), View(0, 0, 8, 8)

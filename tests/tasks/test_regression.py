@@ -183,3 +183,14 @@ def test_answers_and_captions_are_values() -> None:
     assert kind.decode(torch.tensor([[2.0, -1.0]]), (4, 4))["values"].tolist() == [[2.0, -1.0]]
     assert kind.show_answer(torch.tensor([2.0, -1.25]), image).caption == "yaw 2, pitch -1.25"
     assert kind.show_label(torch.tensor([2.0, NAN]), image).caption == "yaw 2"
+
+
+@pytest.mark.parametrize("strange", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("metric", ["mae", "rmse", "r2"])
+def test_an_answer_that_is_no_number_is_never_the_right_one(metric: str, strange: float) -> None:
+    kind = build_kind("regression", ["age"], metric)
+    labels = torch.tensor([[1.0], [2.0], [3.0]])
+    statistics = kind.statistics(torch.tensor([[1.0], [strange], [3.0]]), labels)
+    score = float(kind.score(statistics))
+    assert math.isfinite(score)
+    assert score < -1e6 if kind.higher_is_better else score > 1e6

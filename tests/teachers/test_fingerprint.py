@@ -11,7 +11,7 @@ def fingerprint(
     folder: Path, layers: tuple[str | None, ...] = (None,), classes: int | None = None, **section: object
 ) -> str:
     chosen = TeacherSection(path=str(folder), **section)
-    return teacher_fingerprint(chosen, find_origin(chosen, "breed"), layers, classes, "classification")
+    return teacher_fingerprint(chosen, find_origin(chosen, "breed"), layers, classes, "classification", {})
 
 
 def test_the_fingerprint_follows_everything_that_changes_an_answer(tmp_path: Path) -> None:

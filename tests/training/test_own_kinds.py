@@ -14,7 +14,7 @@ import toy_world
 from rich.console import Console
 
 from distill_mtl import distill, evaluate, load_recipe, load_student
-from distill_mtl.assembly.build import known_names
+from distill_mtl.assembly.build import build, known_names
 from distill_mtl.errors import RecipeError, StudentError, TeacherError, UserError
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.tasks.base import KINDS, build_kind
@@ -108,6 +108,23 @@ def test_the_example_keeps_what_every_kind_must(folder: Path) -> None:
     assert kind.constant_score(kind.label_counts(torch.tensor([10.0, 10.0, 190.0]))) == pytest.approx(60)
     again = build_kind(**kind.describe())
     assert vars(again) == vars(kind)
+
+
+def test_an_own_score_in_a_unit_needs_a_word_on_what_may_be_lost(folder: Path) -> None:
+    code, recipe = (folder / "my_tasks.py").read_text(), (folder / "facing.yaml").read_text()
+    (folder / "facing.yaml").write_text(recipe.replace("acceptance: 180\n", ""))
+    in_degrees = build(load_recipe("facing.yaml", known=known_names()))
+    assert in_degrees.recipe.acceptance == {}  # which allows one
+    _forget()
+    (metrics,) = re.findall(r" +metrics = .*\n", code)
+    in_a_unit = metrics + '    unit_metrics = frozenset({"mean_angle"})\n'
+    (folder / "my_tasks.py").write_text(code.replace(metrics, in_a_unit))
+    with pytest.raises(
+        RecipeError, match=r"tasks\.facing: mean_angle is measured in .*`acceptance: {facing: "
+    ):
+        build(load_recipe("facing.yaml", known=known_names()))
+    said = load_recipe("facing.yaml", ["acceptance={facing: 5}"], known=known_names())
+    assert build(said).recipe.acceptance == {"facing": 5}
 
 
 def test_workers_that_begin_anew_can_unpickle_it(folder: Path) -> None:

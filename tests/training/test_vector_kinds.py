@@ -13,7 +13,7 @@ from rich.console import Console
 from safetensors import safe_open
 
 from distill_mtl import distill, evaluate, load_recipe, load_student
-from distill_mtl.assembly.build import known_names
+from distill_mtl.assembly.build import build, known_names
 from distill_mtl.checks.teacher_command import check_teacher
 from distill_mtl.cli import main
 from distill_mtl.drafting.command import init
@@ -112,6 +112,7 @@ def test_a_cache_keeps_logits_of_attributes_in_half_and_values_whole(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overrides = ["targets={from: cached, views: 1, top_k: 1}", "training.teachers_on=missing"]
+    overrides.append("tasks.light.options={scale: 40, offset: 12345}")
     write_cache(recipe, overrides)
     types = {}
     for task in ("looks", "light"):
@@ -123,6 +124,13 @@ def test_a_cache_keeps_logits_of_attributes_in_half_and_values_whole(
         load_recipe(recipe, overrides, known=known_names()), out=tmp_path / "run", console=QUIET
     )
     assert set(evaluation.tasks) == {"looks", "light"}
+
+
+def test_a_bound_by_labels_needs_teachers_on_labelled_rows(recipe: Path) -> None:
+    missing = load_recipe(recipe, ["training.teachers_on=missing"], known=known_names())
+    with pytest.raises(RecipeError, match=r"tasks\.light\.options\.bounded .*`training\.teachers_on: all`"):
+        build(missing)
+    assert build(load_recipe(recipe, known=known_names())).kinds["light"].asks_labels == ("bounded",)
 
 
 def test_the_student_may_remember_itself(recipe: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import quickstart
 import toy_world
+import yaml
 from rich.console import Console
 
 from distill_mtl import distill, evaluate, load_recipe
@@ -90,3 +91,13 @@ def test_the_share_of_rows_on_which_a_teacher_is_not_heard_is_logged(recipe: Pat
         assert line["tasks"]["hue"]["gated"] == 1
         assert line["tasks"]["hue"]["soft_targets"] == line["tasks"]["hue"]["hint"] == 0
         assert line["tasks"]["shape"]["gated"] == 0
+
+
+def test_a_task_about_which_no_row_says_anything_is_refused(recipe: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load(recipe.read_text())
+    alone = tmp_path / "alone.yaml"
+    alone.write_text(yaml.safe_dump({**content, "tasks": {"hue": content["tasks"]["hue"]}, "data": {}}))
+    unlabelled = "tasks.hue.weights.supervised=0"
+    with pytest.raises(RecipeError, match="every row has one, which leaves none for its teacher"):
+        build(load_recipe(alone, [unlabelled]))
+    build(load_recipe(alone, [unlabelled, "training.teachers_on=all"]))

@@ -1,0 +1,298 @@
+"""Objects as points: boxes by their centres, or keypoints. Labels are lists of objects as JSON (`boxes.json`)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distill_mtl.errors import UserError, nearest
+from distill_mtl.geometry.views import Size, View
+from distill_mtl.networks.features import FeatureShape
+from distill_mtl.tasks import points
+from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, TaskKind, Truth
+from distill_mtl.tasks.decoder import PyramidDecoder, pyramid_levels
+from distill_mtl.tasks.gaussians import corner_radius, draw
+from distill_mtl.tasks.heat_losses import focal_loss, soft_heat_loss
+from distill_mtl.tasks.maps import map_size
+from distill_mtl.tasks.matching import HIT, hits, overlaps, same_class
+from distill_mtl.tasks.mirrored import partners, read_pairs, swapped
+from distill_mtl.tasks.objects import corners, empty, objects_seen, read_objects
+from distill_mtl.tasks.options import whole_number
+from distill_mtl.tasks.outlines import drawn
+from distill_mtl.tasks.peaks import Found, best_of_each, strongest
+from distill_mtl.tasks.ranking import average_precision
+
+SURE = 0.3
+"""Score from which a peak counts as an answer where there must be a yes or no."""
+SIZE_WEIGHT = 0.1
+_LEAST_RADIUS = 1.0  # cells: the neighbour of a centre is no background, also for the smallest boxes
+_POINT_RADIUS = 2.0  # cells: the standard deviation is 5/6 of a cell
+_PRIOR = -2.19  # logit of 0.1
+_LEAST = 1e-6  # of a probability and of what is left to 1, before its logit is taken
+
+
+@KINDS.register("heatmap")
+class Heatmap(TaskKind):
+    """One heat map per class whose peaks are the centres of boxes, or points (`form: points`).
+
+    After Zhou, Wang & Krähenbühl 2019 ("Objects as Points", arXiv:1904.07850). Logits [R, C + 4, h, w]: the classes'
+    heat, width and height in cells of this map, and where in its cell a centre lies (x and y in [0, 1)); of
+    points [R, C + 2, h, w], without sizes. Labels float32 [R, max_objects, 5]: class (-1: no object), x and y of the
+    centre, width, height, as shares of the view's sides; points have no size. An empty list is a label too.
+
+    Metrics: `map50`, the mean over the classes that occur of the average precision at an overlap of 0.5 (COCO's
+    AP50), for boxes alone; and `pck`, the share of labelled centres whose class has its highest
+    peak within a tenth of the view's larger side (Yang & Ramanan 2013, IEEE TPAMI 35 (12), section 7), the usual
+    one for points.
+
+    Args:
+        form: `boxes`, or `points`, of which each class has one in a picture.
+        max_objects: room in a label; a picture with more is refused.
+        mirrored: pairs of classes that become each other in a mirror, such as [left_eye, right_eye].
+        top: boxes of a picture that are answered at most.
+    """
+
+    name = "heatmap"
+    member = "boxes.json"
+    metrics: ClassVar[tuple[str, ...]] = ("map50", "pck")
+    dense = True
+    shaping = ("form",)
+    further: ClassVar[int] = 4
+    boxes: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        classes: tuple[str, ...],
+        metric: str | None = None,
+        *,
+        head: HeadShape = USUAL,
+        form: str = "boxes",
+        max_objects: int = 64,
+        mirrored: Sequence[Sequence[str]] = (),
+        top: int = 32,
+    ) -> None:
+        super().__init__(classes, metric, head=head)
+        assert type(self) is self.told({"form": form}), "build_kind takes the class of the form"
+        self.form = form
+        self.max_objects = whole_number("max_objects", max_objects, least=1)
+        self.top = whole_number("top", top, least=1)
+        self.mirrored = read_pairs(mirrored, classes)
+        self._index = {name: index for index, name in enumerate(classes)}
+
+    @classmethod
+    def told(cls, options: Mapping[str, Any]) -> type["Heatmap"]:
+        form = str(options.get("form", "boxes"))
+        if form not in FORMS:
+            hint = nearest(form, FORMS)
+            raise UserError(f"unknown form '{form}' of kind heatmap.{hint} Known: {', '.join(FORMS)}.")
+        return FORMS[form]
+
+    # ---- the label on disk ------------------------------------------------------------------------
+    def read_label(self, payload: bytes) -> Tensor:
+        """float32 [max_objects, 5] in pixels of the picture."""
+        return read_objects(payload, self._index, self.form, self.max_objects)
+
+    def has_label(self, label: Tensor) -> bool:
+        return True
+
+    def filler(self, size: Size) -> Tensor:
+        return empty(self.max_objects)
+
+    def seen(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
+        seen = objects_seen(label, view, picture, size, self.form)
+        if view.flip and self.mirrored:
+            seen[:, 0] = swapped(seen[:, 0].long(), partners(self.mirrored, self.classes)).float()
+        return seen
+
+    # ---- the network ------------------------------------------------------------------------------
+    @classmethod
+    def classes_of(cls, outputs: int) -> int:
+        return outputs - cls.further
+
+    @property
+    def outputs(self) -> int:
+        return len(self.classes) + self.further
+
+    def needs(self, features: Mapping[str, FeatureShape]) -> tuple[str, ...]:
+        return pyramid_levels(features)
+
+    def head(self, features: Mapping[str, FeatureShape]) -> nn.Module:
+        """Nothing is found at first: the heat begins at 0.1 (section 4 of the paper, after RetinaNet)."""
+        decoder = PyramidDecoder(features, self.outputs, self.shape)
+        last = decoder.fuse[-1]
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
+        nn.init.zeros_(last.bias)
+        nn.init.constant_(last.bias[: len(self.classes)], _PRIOR)
+        return decoder
+
+    @classmethod
+    def are_probabilities(cls, answer: Tensor) -> bool:
+        """Of the heat alone: sizes and offsets are numbers anyway."""
+        heat = answer[:, : -cls.further]
+        return heat.numel() > 0 and bool(heat.min() >= 0) and bool(heat.max() <= 1)
+
+    @classmethod
+    def logits_of(cls, probabilities: Tensor) -> Tensor:
+        """Logits of the heat, sizes and offsets as they are."""
+        heat = torch.logit(probabilities[:, : -cls.further], _LEAST)
+        return torch.cat([heat, probabilities[:, -cls.further :]], 1)
+
+    # ---- losses -----------------------------------------------------------------------------------
+    def supervised_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Focal loss of the heat, L1 of sizes (times 0.1) and offsets in the centres' cells, by the row's objects.
+
+        Equations 1 to 4 of the paper, but for the unit of a row in place of a batch: N is the number of the
+        row's objects, at least 1.
+        """
+        logits = logits.float()
+        height, width = map_size(logits)
+        there = labels[..., 0] >= 0
+        scale = labels.new_tensor([width, height])
+        centre, sides = labels[..., 1:3] * scale, labels[..., 3:] * scale
+        cell = centre.floor().clamp(labels.new_zeros(2), scale - 1)
+        number = there.sum(1).clamp(min=1)
+        heat = self._wanted(labels, there, cell.long(), sides, (height, width))
+        losses = focal_loss(logits[:, : len(self.classes)], heat).flatten(1).sum(1)
+        place = (cell[..., 1] * width + cell[..., 0]).long()
+        behind = logits[:, len(self.classes) :].flatten(2)
+        read = behind.gather(2, place[:, None].expand(-1, self.further, -1)).movedim(1, 2)
+        apart = (read[..., -2:] - (centre - cell)).abs().sum(2)
+        if self.boxes:
+            apart = apart + SIZE_WEIGHT * (read[..., :2] - sides).abs().sum(2)
+        return (losses + (apart * there).sum(1)) / number
+
+    def soft_target_loss(
+        self, logits: Tensor, teacher_logits: Tensor, temperature: float, truth: Truth | None = None
+    ) -> Tensor:
+        return soft_heat_loss(
+            logits.float(),
+            teacher_logits.detach().float(),
+            len(self.classes),
+            temperature,
+            size_weight=SIZE_WEIGHT if self.boxes else None,
+        )
+
+    # ---- what a user gets -------------------------------------------------------------------------
+    def decode(self, logits: Tensor, size: Size) -> dict[str, Tensor]:
+        """`boxes` float32 [B, K, 4], left, top, right and bottom in pixels, strongest first, K = `top`;
+        or `points` float32 [B, C, 2], the best of each class. `scores` float32, 0 where there is nothing (and no
+        box), and `label` int64 beside them."""
+        found = self._found(logits)
+        scale = found.objects.new_tensor([size[1], size[0]])
+        answer = {"scores": found.scores, "label": found.objects[..., 0].long().clamp_min(0)}
+        if not self.boxes:
+            return {"points": (found.objects[..., 1:3] * scale), **answer}
+        boxes = corners(found.objects).clamp(0, 1) * scale.repeat(2)
+        return {"boxes": boxes.masked_fill(found.objects[..., :1] < 0, 0), **answer}
+
+    def show_label(self, label: Tensor, image: Tensor) -> Shown:
+        return drawn(label[label[:, 0] >= 0], image, self.classes)
+
+    def show_answer(self, logits: Tensor, image: Tensor) -> Shown:
+        objects, scores = self._found(logits[None])
+        return drawn(objects[0][scores[0] > SURE], image, self.classes)
+
+    # ---- scores -----------------------------------------------------------------------------------
+    def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """map50: score, class (-1: none) and hit of every box, objects by class, K = 3 top + C; pck: [hits, points]."""
+        if self.metric == "pck":
+            best = best_of_each(logits.float(), len(self.classes), sized=self.boxes).objects
+            return points.near(best.cpu().double(), labels.cpu().double(), map_size(logits))
+        objects, scores = (part.cpu().double() for part in self._found(logits))
+        known = labels.cpu().double()
+        right = hits(objects, known)
+        missing = self.top - objects.shape[1]  # a small map has not so many cells
+        columns = (scores, objects[..., 0], right.double())
+        padded = [
+            F.pad(column, (0, missing), value=value)
+            for column, value in zip(columns, (0, -1, 0), strict=True)
+        ]
+        count = (known[..., :1] == torch.arange(len(self.classes))).sum(1).double()
+        return torch.cat([*padded, count], 1)
+
+    def score(self, statistics: Tensor, weights: Tensor | None = None) -> Tensor:
+        if weights is None:
+            return self.score(statistics, statistics.new_ones(1, len(statistics)))[0]
+        if self.metric == "pck":
+            totals = weights @ statistics
+            return 100 * totals[:, 0] / totals[:, 1].clamp(min=1)
+        scores, classes, right = statistics[:, : 3 * self.top].split(self.top, 1)
+        wanted = weights @ statistics[:, 3 * self.top :]
+        row = torch.arange(len(statistics))[:, None].expand_as(classes)
+        precisions = []
+        for number in range(len(self.classes)):
+            mine = classes == number
+            precisions.append(
+                average_precision(
+                    scores[mine],
+                    right[mine] > 0,
+                    weights,
+                    wanted[:, number],
+                    rows=row[mine],
+                    interpolated=True,
+                )
+            )
+        return 100 * torch.stack(precisions, 1).nanmean(1).nan_to_num(0)
+
+    def agreement(self, logits: Tensor, other: Tensor) -> Tensor:
+        """Share of both networks' peaks above 0.3 to which the other has a like one; 1 where there are none.
+
+        Alike are peaks of one class whose boxes overlap by half, or points at most a cell of the coarser map apart.
+        """
+        found = [self._found(maps) for maps in (logits, other)]
+        mine, theirs = (part.objects.cpu().double() for part in found)
+        sure = [(part.scores > SURE).cpu() for part in found]
+        if self.boxes:
+            alike = overlaps(mine, theirs) >= HIT
+        else:
+            coarse = min(map_size(logits), map_size(other))
+            alike = same_class(mine, theirs) & (points.distances(mine, theirs, coarse) <= 1)
+        alike &= sure[0][:, :, None] & sure[1][:, None]
+        partners = alike.any(2).sum(1) + alike.any(1).sum(1)
+        answers = sure[0].sum(1) + sure[1].sum(1)
+        return torch.where(answers > 0, partners / answers.clamp(min=1), 1.0).double()
+
+    def label_counts(self, labels: Tensor) -> Tensor:
+        """Where centres lie, by class, on a coarse grid."""
+        return points.histogram(labels.cpu(), len(self.classes)).flatten()
+
+    def constant_score(self, counts: Tensor) -> float:
+        """0 for boxes, though a box in the middle may hit; for points about that of the best place of each class."""
+        return points.best_constant(counts.view(len(self.classes), -1)) if self.metric == "pck" else 0.0
+
+    def describe(self) -> dict[str, Any]:
+        pairs = [list(pair) for pair in self.mirrored]
+        options = {"form": self.form, "max_objects": self.max_objects, "mirrored": pairs, "top": self.top}
+        return super().describe() | options
+
+    def _found(self, logits: Tensor) -> Found:
+        if self.boxes:
+            return strongest(logits.float(), len(self.classes), self.top)
+        return best_of_each(logits.float(), len(self.classes), sized=False)
+
+    def _wanted(self, labels: Tensor, there: Tensor, cell: Tensor, sides: Tensor, size: Size) -> Tensor:
+        """float32 [R, C, h, w]: the heat that the labels ask for."""
+        row, slot = there.nonzero(as_tuple=True)
+        place = row * len(self.classes) + labels[row, slot, 0].long()
+        column, line = cell[row, slot].unbind(1)
+        if self.boxes:
+            width, height = sides[row, slot].unbind(1)
+            radius = corner_radius(width, height).clamp_min(_LEAST_RADIUS)
+        else:
+            radius = torch.full_like(place, _POINT_RADIUS, dtype=labels.dtype)
+        heat = draw(place, line, column, radius, len(labels) * len(self.classes), size)
+        return heat.view(len(labels), len(self.classes), *size)
+
+
+class HeatmapOfPoints(Heatmap):
+    """`form: points`."""
+
+    metrics = ("pck",)
+    further = 2
+    boxes = False
+
+
+FORMS: dict[str, type[Heatmap]] = {"boxes": Heatmap, "points": HeatmapOfPoints}
