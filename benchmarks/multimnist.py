@@ -32,6 +32,7 @@ from torch.nn import functional as F
 from distill_mtl.balance import Shared, make_rule
 from distill_mtl.distillation.hints import Hint
 from distill_mtl.networks.features import FeatureShape
+from distill_mtl.recipe.schema import TermWeights
 from distill_mtl.tasks.divergence import soft_divergence
 
 TASKS = ("left", "right")
@@ -319,9 +320,10 @@ class Teacher:
         self.hint.calibrate([self.hidden])
 
     def loss(self, logits: Tensor, shared: Tensor, rows: Tensor) -> Tensor:
-        """Soft targets and hint, means over the rows, each with weight 1 as in a recipe."""
+        """Soft targets and hint, means over the rows, with the weights that a recipe has by default."""
         soft = soft_divergence(logits, self.logits[rows], TEMPERATURE).mean()
-        return soft + self.hint(shared, self.hidden[rows]).mean()
+        weights = TermWeights()
+        return weights.soft_targets * soft + weights.hint * self.hint(shared, self.hidden[rows]).mean()
 
 
 def write(path: Path, save: Callable[[Path], Any]) -> None:
