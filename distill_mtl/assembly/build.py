@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from accelerate import PartialState
 
+from distill_mtl.assembly.refusals import refuse_unheard, refuse_unknown_drops, refuse_untaught
 from distill_mtl.assembly.schedule import build_schedule
 from distill_mtl.assembly.targets import choose_targets
 from distill_mtl.assembly.voices import Memory, former_selves, gates, memories
@@ -129,8 +130,8 @@ def build(recipe: Recipe) -> Parts:
         UserError: something is missing, broken or does not fit; nothing has been written.
     """
     teachers, kinds = build_teachers(recipe)
-    _refuse_unheard(recipe, kinds)
-    _refuse_unknown_drops(recipe, kinds)
+    refuse_unheard(recipe, kinds)
+    refuse_unknown_drops(recipe, kinds)
     student = build_student(
         recipe.student,
         kinds,
@@ -148,7 +149,7 @@ def build(recipe: Recipe) -> Parts:
     lessons = _lessons(recipe, student, teachers.cards)
     hints = _hints(recipe, lessons, student, teachers.cards)
     schedule = build_schedule(recipe, lessons, student, hints, _steps(recipe, sources))
-    _refuse_untaught(recipe, schedule, sources)
+    refuse_untaught(recipe, schedule, sources)
     rule, balance = choose_rule(recipe, schedule, teachers, sources)
     heard = gates(recipe, lessons, kinds)
     former = memories(recipe, sources, schedule.steps)
@@ -206,30 +207,6 @@ def _kind(task: str, section: TaskSection, classes: tuple[str, ...]) -> TaskKind
         return build_kind(section.kind, classes, section.metric, head, **section.options)
     except UserError as error:
         raise RecipeError(f"tasks.{task}: {error}") from error
-
-
-def _refuse_unheard(recipe: Recipe, kinds: Mapping[str, TaskKind]) -> None:
-    """Refuse an option that compares teachers with labels where no teacher sees a row with a label."""
-    if recipe.training.teachers_on != "missing":
-        return
-    for task, kind in kinds.items():
-        if kind.asks_labels and recipe.tasks[task].teacher is not None:
-            raise RecipeError(
-                f"tasks.{task}.options.{kind.asks_labels[0]} compares the teacher with labels, and with "
-                "`training.teachers_on: missing` teachers see only rows that have none. Use "
-                "`training.teachers_on: all`, or remove the option."
-            )
-
-
-def _refuse_unknown_drops(recipe: Recipe, kinds: Mapping[str, TaskKind]) -> None:
-    """Refuse to judge a score in the labels' unit by one point; the loader cannot, where the kind is a user's code."""
-    for task, kind in kinds.items():
-        judged = recipe.tasks[task].teacher is not None
-        if judged and not kind.in_points and task not in recipe.acceptance:
-            raise RecipeError(
-                f"tasks.{task}: {kind.metric} is measured in the unit of its labels. Say how much of it may be lost: "
-                f"`acceptance: {{{task}: ...}}`."
-            )
 
 
 def _first_heads(recipe: Recipe, teachers: Mapping[str, TeacherCard]) -> dict[str, TeacherHead]:
@@ -366,18 +343,6 @@ def _steps(recipe: Recipe, sources: Sources) -> int:
     if training.steps is not None:
         return training.steps
     return max(1, round(float(training.epochs or 0) * sources.steps_per_epoch(training.batch_size)))
-
-
-def _refuse_untaught(recipe: Recipe, schedule: Schedule, sources: Sources) -> None:
-    """Refuse a task whose labels teach nothing and leave its teacher no row: its head would stay random."""
-    for task in recipe.tasks:
-        labels_teach = any(stage.lessons[task].uses_labels for stage in schedule.stages)
-        if labels_teach or recipe.training.teachers_on != "missing" or not sources.covered_by_labels(task):
-            continue
-        raise RecipeError(
-            f"tasks.{task}.weights.supervised is 0, so labels teach nothing, and every row has one, which leaves none "
-            "for its teacher. Use `training.teachers_on: all`, or give `supervised` a weight."
-        )
 
 
 def _covered(task: str, recipe: Recipe, lesson: Lesson, has_teacher: bool, sources: Sources) -> bool:

@@ -1,15 +1,12 @@
 """A few rows of every task as people see them: image, label, and what teacher and student answer."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
 
-from distill_mtl.evaluation.rows import Student, Teacher, logits_in
+from distill_mtl.evaluation.rows import Student, Teacher, examined, logits_in
 from distill_mtl.evaluation.view import Processes, View
-from distill_mtl.networks.evaluating import evaluating
 from distill_mtl.tasks.base import Shown, TaskKind
 
 
@@ -51,7 +48,7 @@ def examples(
         count: of rows for each task.
     """
     mine = replace(view, limit=count, processes=Processes())
-    with evaluating(student) if isinstance(student, nn.Module) else nullcontext():
+    with examined(student):
         return {task: _of_task(task, kind, student, teachers.get(task), mine) for task, kind in kinds.items()}
 
 

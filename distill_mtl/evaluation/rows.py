@@ -5,7 +5,7 @@ the batch size or on how rows were split over processes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +68,7 @@ def collect(
     parts = []
     # Where classes exclude each other, never to say one of them is an answer like any other.
     compared = slice(None) if known is None or kind.exclusive else list(known)
-    with torch.no_grad(), evaluating(student) if isinstance(student, nn.Module) else nullcontext():
+    with torch.no_grad(), examined(student):
         for batch in view.batches(task):
             tick(len(batch))
             if known is not None:
@@ -106,6 +106,11 @@ def no_row(task: str, view: View) -> ShardError:
         f"task '{task}' has no labelled row in the {view.split} set, so nothing can be measured. Name "
         f"shards with labels under data.SOURCE.split.{view.split}, or leave it out: a share is split off."
     )
+
+
+def examined(student: Student) -> AbstractContextManager[object]:
+    """For the block a student that is a module is in evaluation mode."""
+    return evaluating(student) if isinstance(student, nn.Module) else nullcontext()
 
 
 def logits_in(answer: Tensor | Mapping[str, Tensor]) -> Tensor:

@@ -11,18 +11,17 @@ from torch import Tensor, nn
 from distill_mtl.errors import UserError
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
-from distill_mtl.tasks.additive import AdditiveKind
 from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, Truth
 from distill_mtl.tasks.class_scores import CLASS_SCORES
 from distill_mtl.tasks.decoupled import Decoupled
-from distill_mtl.tasks.divergence import log_of, soft_divergence, sums_to_one
-from distill_mtl.tasks.mirrored import partners, read_pairs, swapped
+from distill_mtl.tasks.divergence import soft_divergence
 from distill_mtl.tasks.options import number
 from distill_mtl.tasks.pooled import PooledHead
+from distill_mtl.tasks.softmax import SoftmaxKind
 
 
 @KINDS.register("classification")
-class Classification(AdditiveKind):
+class Classification(SoftmaxKind):
     """Softmax over the classes; logits [R, C], labels int64 [R].
 
     Metrics, as `class_scores` defines them: `accuracy`, `balanced_accuracy`, `macro_f1`, `top5`, and `ece`, the
@@ -42,9 +41,6 @@ class Classification(AdditiveKind):
     member = "cls"
     metrics = tuple(CLASS_SCORES)
     lower_is_better = frozenset({"ece"})
-    exclusive = True
-    partial = True
-    fewest_classes = 2
 
     def __init__(
         self,
@@ -56,12 +52,11 @@ class Classification(AdditiveKind):
         dkd: Mapping[str, Any] | None = None,
         mirrored: Sequence[Sequence[str]] = (),
     ) -> None:
-        super().__init__(classes, metric, head=head)
+        super().__init__(classes, metric, head=head, mirrored=mirrored)
         if self.metric == "top5" and len(classes) < 6:
             raise UserError(f"top5 of {len(classes)} classes is always 100. Use another metric.")
         self.label_smoothing = number("label_smoothing", label_smoothing, below=1)
         self.dkd = Decoupled.read(dkd) if dkd is not None else None
-        self.mirrored = read_pairs(mirrored, classes)
         self._index = {name: index for index, name in enumerate(classes)}
 
     def read_label(self, payload: bytes) -> Tensor:
@@ -94,9 +89,7 @@ class Classification(AdditiveKind):
         return torch.tensor(0)
 
     def seen(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
-        if not (view.flip and self.mirrored):
-            return label
-        return swapped(label, partners(self.mirrored, self.classes))
+        return self._in_mirror(label, view)
 
     def needs(self, features: Mapping[str, FeatureShape]) -> tuple[str, ...]:
         return ("pooled",)
@@ -106,14 +99,6 @@ class Classification(AdditiveKind):
 
     def supervised_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=self.label_smoothing)
-
-    @classmethod
-    def are_probabilities(cls, answer: Tensor) -> bool:
-        return sums_to_one(answer)
-
-    @classmethod
-    def logits_of(cls, probabilities: Tensor) -> Tensor:
-        return log_of(probabilities)
 
     def soft_target_loss(
         self, logits: Tensor, teacher_logits: Tensor, temperature: float, truth: Truth | None = None
@@ -156,8 +141,6 @@ class Classification(AdditiveKind):
         said: dict[str, object] = {"label_smoothing": self.label_smoothing}
         if self.dkd is not None:
             said["dkd"] = asdict(self.dkd)
-        if self.mirrored:
-            said["mirrored"] = [list(pair) for pair in self.mirrored]
         return super().describe() | said
 
     def _some_names(self) -> str:

@@ -79,6 +79,7 @@ class Heatmap(TaskKind):
         self.max_objects = whole_number("max_objects", max_objects, least=1)
         self.top = whole_number("top", top, least=1)
         self.mirrored = read_pairs(mirrored, classes)
+        self._partners = partners(self.mirrored, self.classes)
         self._index = {name: index for index, name in enumerate(classes)}
 
     @classmethod
@@ -103,7 +104,7 @@ class Heatmap(TaskKind):
     def seen(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
         seen = objects_seen(label, view, picture, size, self.form)
         if view.flip and self.mirrored:
-            seen[:, 0] = swapped(seen[:, 0].long(), partners(self.mirrored, self.classes)).float()
+            seen[:, 0] = swapped(seen[:, 0].long(), self._partners).float()
         return seen
 
     # ---- the network ------------------------------------------------------------------------------

@@ -10,23 +10,22 @@ from torch import Tensor, nn
 
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
-from distill_mtl.tasks.additive import AdditiveKind
 from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, Truth
 from distill_mtl.tasks.decoder import PyramidDecoder, pyramid_levels
 from distill_mtl.tasks.dice import soft_dice_loss
-from distill_mtl.tasks.divergence import log_of, soft_divergence, sums_to_one
+from distill_mtl.tasks.divergence import soft_divergence
 from distill_mtl.tasks.maps import map_size, resized
-from distill_mtl.tasks.mirrored import partners, read_pairs, swapped
 from distill_mtl.tasks.options import number, whole_number
 from distill_mtl.tasks.palette import painted
 from distill_mtl.tasks.rasters import read_png
+from distill_mtl.tasks.softmax import SoftmaxKind
 
 # PIL's names of the pictures whose pixels are one number: grey, palette index, black and white, 16 bits.
 _NUMBER_MODES = ("L", "P", "1", "I", "I;16", "I;16B")
 
 
 @KINDS.register("segmentation")
-class Segmentation(AdditiveKind):
+class Segmentation(SoftmaxKind):
     """Softmax over the classes at every pixel; logits [R, C, h, w], labels int64 [R, H, W].
 
     Logits may be smaller or larger than the labels: they are resized (bilinear) to the labels' size
@@ -44,10 +43,7 @@ class Segmentation(AdditiveKind):
     name = "segmentation"
     member = "seg.png"
     metrics = ("miou", "pixel_accuracy")
-    exclusive = True
     dense = True
-    partial = True
-    fewest_classes = 2
 
     def __init__(
         self,
@@ -59,10 +55,9 @@ class Segmentation(AdditiveKind):
         dice: float = 0.0,
         mirrored: Sequence[Sequence[str]] = (),
     ) -> None:
-        super().__init__(classes, metric, head=head)
+        super().__init__(classes, metric, head=head, mirrored=mirrored)
         self.ignore_index = whole_number("ignore_index", ignore_index, least=0)
         self.dice = number("dice", dice)
-        self.mirrored = read_pairs(mirrored, classes)
 
     def read_label(self, payload: bytes) -> Tensor:
         pixels = mask_pixels(payload)
@@ -84,10 +79,7 @@ class Segmentation(AdditiveKind):
         return map_size(label)
 
     def seen(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
-        label = view.map(label, size, self.ignore_index)
-        if not (view.flip and self.mirrored):
-            return label
-        return swapped(label, partners(self.mirrored, self.classes))
+        return self._in_mirror(view.map(label, size, self.ignore_index), view)
 
     def needs(self, features: Mapping[str, FeatureShape]) -> tuple[str, ...]:
         return pyramid_levels(features)
@@ -102,14 +94,6 @@ class Segmentation(AdditiveKind):
         valid = labels != self.ignore_index
         entropy = losses.sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1)
         return entropy + self.dice * soft_dice_loss(logits, labels, valid) if self.dice else entropy
-
-    @classmethod
-    def are_probabilities(cls, answer: Tensor) -> bool:
-        return sums_to_one(answer)
-
-    @classmethod
-    def logits_of(cls, probabilities: Tensor) -> Tensor:
-        return log_of(probabilities)
 
     def soft_target_loss(
         self, logits: Tensor, teacher_logits: Tensor, temperature: float, truth: Truth | None = None
@@ -167,8 +151,6 @@ class Segmentation(AdditiveKind):
         said: dict[str, object] = {"ignore_index": self.ignore_index}
         if self.dice:
             said["dice"] = self.dice
-        if self.mirrored:
-            said["mirrored"] = [list(pair) for pair in self.mirrored]
         return super().describe() | said
 
     def _count(self, classes: Tensor, where: Tensor) -> Tensor:

@@ -1,0 +1,45 @@
+"""What a recipe may not ask for, seen only when its kinds of task, its data and its schedule are there."""
+
+from collections.abc import Mapping
+
+from distill_mtl.data import Sources
+from distill_mtl.distillation.schedule import Schedule
+from distill_mtl.errors import RecipeError
+from distill_mtl.recipe import Recipe
+from distill_mtl.tasks.base import TaskKind
+
+
+def refuse_unheard(recipe: Recipe, kinds: Mapping[str, TaskKind]) -> None:
+    """Refuse an option that compares teachers with labels where no teacher sees a row with a label."""
+    if recipe.training.teachers_on != "missing":
+        return
+    for task, kind in kinds.items():
+        if kind.asks_labels and recipe.tasks[task].teacher is not None:
+            raise RecipeError(
+                f"tasks.{task}.options.{kind.asks_labels[0]} compares the teacher with labels, and with "
+                "`training.teachers_on: missing` teachers see only rows that have none. Use "
+                "`training.teachers_on: all`, or remove the option."
+            )
+
+
+def refuse_unknown_drops(recipe: Recipe, kinds: Mapping[str, TaskKind]) -> None:
+    """Refuse to judge a score in the labels' unit by one point; the loader cannot, where the kind is a user's code."""
+    for task, kind in kinds.items():
+        judged = recipe.tasks[task].teacher is not None
+        if judged and not kind.in_points and task not in recipe.acceptance:
+            raise RecipeError(
+                f"tasks.{task}: {kind.metric} is measured in the unit of its labels. Say how much of it may be lost: "
+                f"`acceptance: {{{task}: ...}}`."
+            )
+
+
+def refuse_untaught(recipe: Recipe, schedule: Schedule, sources: Sources) -> None:
+    """Refuse a task whose labels teach nothing and leave its teacher no row: its head would stay random."""
+    for task in recipe.tasks:
+        labels_teach = any(stage.lessons[task].uses_labels for stage in schedule.stages)
+        if labels_teach or recipe.training.teachers_on != "missing" or not sources.covered_by_labels(task):
+            continue
+        raise RecipeError(
+            f"tasks.{task}.weights.supervised is 0, so labels teach nothing, and every row has one, which leaves none "
+            "for its teacher. Use `training.teachers_on: all`, or give `supervised` a weight."
+        )
