@@ -324,7 +324,6 @@ def _run(command: Callable[[argparse.Namespace], int], arguments: argparse.Names
     if first:
         logging.getLogger("distill_mtl").setLevel(logging.INFO)
         logging.basicConfig(format="%(message)s")
-    together = True
     try:
         status = command(arguments)
     except UserError as error:
@@ -340,23 +339,8 @@ def _run(command: Callable[[argparse.Namespace], int], arguments: argparse.Names
     except KeyboardInterrupt:
         if first:
             errors.print("interrupted. A run that had begun to train goes on with --resume.")
-        status, together = STOPPED, False
-    if together:
-        _leave_process_group()
+        status = STOPPED
     sys.exit(status)
-
-
-def _leave_process_group() -> None:
-    """End the process group, where a command joined one and every process of it ends here.
-
-    Without it gloo's threads still run while the interpreter is taken down, and now and then abort a process
-    that had done all its work.
-    """
-    if "torch" in sys.modules:
-        from torch import distributed
-
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.destroy_process_group()
 
 
 def _distill(arguments: argparse.Namespace) -> int:

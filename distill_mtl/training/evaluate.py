@@ -6,6 +6,7 @@ from accelerate import PartialState
 from rich.console import Console
 
 from distill_mtl.assembly.build import build_sources, build_teachers
+from distill_mtl.assembly.processes import leave_group_at_exit
 from distill_mtl.display import output
 from distill_mtl.errors import UserError
 from distill_mtl.evaluation import Evaluation, Processes, View
@@ -34,6 +35,7 @@ def evaluate(folder: Path | str, *, console: Console | None = None) -> Evaluatio
                 f"{run.path} holds no finished run: there is no {needed.name}. Give a folder like runs/NAME."
             )
     state = PartialState()
+    leave_group_at_exit()
     console = (console or output()) if state.is_main_process else Console(quiet=True)
     recipe = load_recipe(run.recipe)
     teachers, kinds = build_teachers(recipe)
