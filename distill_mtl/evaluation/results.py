@@ -9,18 +9,10 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from distill_mtl.evaluation.differences import ClassDelta, Disagreement
+from distill_mtl.evaluation.differences import Calibration, ClassDelta, Disagreement
 from distill_mtl.evaluation.mcnemar import McNemar
 from distill_mtl.evaluation.table import console_table, markdown_table
 from distill_mtl.evaluation.verdict import Rule, Verdict, judge
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Expected calibration errors, in points."""
-
-    student: float
-    teacher: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
