@@ -7,6 +7,7 @@ from torch import nn
 from distill_mtl.evaluation.compare import Progress, compare
 from distill_mtl.evaluation.cost import cost_of, head_costs
 from distill_mtl.evaluation.results import Cost, Evaluation, HeadCost, allowed_drops
+from distill_mtl.evaluation.verdict import Rule
 from distill_mtl.evaluation.view import View
 from distill_mtl.tasks.base import TaskKind
 
@@ -19,6 +20,7 @@ def evaluate(
     *,
     size: tuple[int, int],
     acceptance: float | Mapping[str, float] = 1.0,
+    rule: Rule = "interval",
     resamples: int = 2000,
     seed: int = 0,
     progress: Progress | None = None,
@@ -32,7 +34,8 @@ def evaluate(
         kinds: the tasks.
         view: the rows, usually of the test set.
         size: height and width of the images, for the cost.
-        acceptance: largest drop allowed in points, for all tasks or by task.
+        acceptance: the margin, for all tasks or by task: the largest loss allowed, in points or the score's unit.
+        rule: what must stay within it.
         resamples: of the bootstrap.
         seed: of the bootstrap.
         progress: called with (rows done, rows in all) after every batch.
@@ -54,6 +57,7 @@ def evaluate(
         hashed=frozenset(task for task in kinds if view.sources.hashed(task)),
         split=view.split,
         heads={task: heads[task] for task in kinds if task in heads},
+        rule=rule,
     )
 
 

@@ -52,9 +52,11 @@ def test_results_have_the_promised_form(finished: tuple[Path, Evaluation]) -> No
     out, evaluation = finished
     results = json.loads((out / "results.json").read_text())
     assert results == evaluation.to_dict() | {"tasks": json.loads(json.dumps(evaluation.to_dict()["tasks"]))}
-    assert set(results) == {"tasks", "cost", "accepted", "steps", "seconds"}
+    assert set(results) == {"tasks", "cost", "acceptance", "accepted", "steps", "seconds"}
     assert set(results["tasks"]["hue"]) == {
-        *("kind", "metric", "higher_is_better", "rows", "teacher", "student", "delta", "ci95", "agreement")
+        *("kind", "metric", "higher_is_better", "rows", "teacher", "student", "delta", "ci95", "agreement"),
+        *("groups", "in_points", "margin", "verdict", "rows_to_decide"),
+        *("mcnemar", "ece", "classes", "disagreements"),
     }
     assert set(results["cost"]["student"]) == {"parameters", "flops", "bytes", "latency_ms"}
     assert results["steps"] == 6
