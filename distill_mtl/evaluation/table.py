@@ -11,15 +11,17 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from distill_mtl.evaluation.cross_domain import notes as cross_domain_notes
+
 if TYPE_CHECKING:
     from distill_mtl.evaluation.results import Cost, Evaluation, HeadCost, TaskResult
 
 _INTERVAL = "95 % interval"
 _TASK_COLUMNS = ("task", "metric", "rows", "teacher", "student", "delta", _INTERVAL, "agree", "")
 _SCORE_COLUMNS = ("task", "metric", "rows", "student")
-_COST_COLUMNS = ("one image", "parameters", "MFLOPs", "MB", "latency")
+_COST_COLUMNS = ("cost", "parameters", "MFLOPs", "MB", "latency", "rows/s", "memory")
 _HEAD_COLUMNS = ("head", "parameters", "share", "MFLOPs", "share")
-_LEFT = ("task", "metric", "one image", "head")
+_LEFT = ("task", "metric", "cost", "head")
 _MANY_HEADS, _SHOWN_HEADS = 8, 3
 _NONE = "–"
 _UNKNOWN = "not known"
@@ -82,11 +84,13 @@ def _cost_rows(evaluation: "Evaluation") -> list[tuple[str, ...]]:
     if teachers is not None:
         count = sum(result.teacher is not None for result in evaluation.tasks.values())
         rows.append(_cost_cells("teacher" if count == 1 else f"{count} teachers", teachers))
-        pairs = (
+        pairs: tuple[tuple[float | None, float | None], ...] = (
             (student.parameters, teachers.parameters),
             (student.flops, teachers.flops),
             (student.bytes, teachers.bytes),
             (student.latency_ms, teachers.latency_ms),
+            (student.rows_per_second, teachers.rows_per_second),
+            (student.peak_memory, teachers.peak_memory),
         )
         rows.append(
             ("ratio", *(f"{mine / theirs:.2f}×" if mine and theirs else _NONE for mine, theirs in pairs))
@@ -101,6 +105,8 @@ def _cost_cells(name: str, cost: "Cost") -> tuple[str, ...]:
         _short(cost.flops / 1e6) if cost.flops is not None else _UNKNOWN,
         _short(cost.bytes / 1e6) if cost.bytes is not None else _UNKNOWN,
         f"{cost.latency_ms:.2f} ms",
+        _short(cost.rows_per_second) if cost.rows_per_second is not None else _UNKNOWN,
+        f"{_short(cost.peak_memory / 1e6)} MB" if cost.peak_memory is not None else _UNKNOWN,
     )
 
 
@@ -139,9 +145,10 @@ def _shown_columns(evaluation: "Evaluation") -> tuple[str, ...]:
 
 
 def _title(evaluation: "Evaluation") -> str:
+    rows = f"{evaluation.split} rows" if evaluation.split is not None else "all rows"
     if not _has_teachers(evaluation):
-        return f"Scores on {evaluation.split} rows"
-    return f"Student against teachers, {evaluation.split} rows"
+        return f"Scores on {rows}"
+    return f"Student against teachers, {rows}"
 
 
 def _verdict(evaluation: "Evaluation") -> str:
@@ -170,7 +177,12 @@ def _notes(evaluation: "Evaluation") -> list[str]:
         )
     if any(result.ci95 is None and result.delta is not None for result in evaluation.tasks.values()):
         notes.append("No interval where all rows belong to one group: there is nothing to resample.")
-    return notes
+    if evaluation.student_cost.rows_per_second is not None:
+        batch = evaluation.student_cost.batch
+        notes.append(
+            f"Latency of one image, rows/s and memory of batches of {batch}; on {evaluation.machine}."
+        )
+    return [*notes, *cross_domain_notes(evaluation)]
 
 
 def _possibly_seen(evaluation: "Evaluation") -> set[str]:
