@@ -9,6 +9,7 @@ from distill_mtl.evaluation.cost import Note
 from distill_mtl.evaluation.cross_domain import cross_domain
 from distill_mtl.evaluation.expense import Expense, expense_of
 from distill_mtl.evaluation.results import Evaluation, allowed_drops
+from distill_mtl.evaluation.verdict import Rule
 from distill_mtl.evaluation.view import View
 from distill_mtl.tasks.base import TaskKind
 
@@ -21,6 +22,7 @@ def evaluate(
     *,
     size: tuple[int, int],
     acceptance: float | Mapping[str, float] = 1.0,
+    rule: Rule = "interval",
     resamples: int = 2000,
     seed: int = 0,
     progress: Progress | None = None,
@@ -35,7 +37,8 @@ def evaluate(
         kinds: the tasks.
         view: the rows, usually of the test set.
         size: height and width of the images, for the cost.
-        acceptance: largest drop allowed in points, for all tasks or by task.
+        acceptance: the margin, for all tasks or by task: the largest loss allowed, in points or the score's unit.
+        rule: what must stay within it.
         resamples: of the bootstrap.
         seed: of the bootstrap.
         progress: called with (rows done, rows in all) after every batch of the tasks' own rows.
@@ -64,4 +67,5 @@ def evaluate(
         each_cost=spent.each,
         machine=spent.machine,
         cross_domain=abroad,
+        rule=rule,
     )

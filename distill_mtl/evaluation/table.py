@@ -3,7 +3,6 @@
 `Evaluation.table` and `Evaluation.markdown` call this; the model card holds the Markdown form.
 """
 
-import math
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -12,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from distill_mtl.evaluation.cross_domain import notes as cross_domain_notes
+from distill_mtl.evaluation.figures import NONE, rounded, signed
+from distill_mtl.evaluation.sentence import verdict_line
 
 if TYPE_CHECKING:
     from distill_mtl.evaluation.results import Cost, Evaluation, HeadCost, TaskResult
@@ -23,8 +24,9 @@ _COST_COLUMNS = ("cost", "parameters", "MFLOPs", "MB", "latency", "rows/s", "mem
 _HEAD_COLUMNS = ("head", "parameters", "share", "MFLOPs", "share")
 _LEFT = ("task", "metric", "cost", "head")
 _MANY_HEADS, _SHOWN_HEADS = 8, 3
-_NONE = "–"
 _UNKNOWN = "not known"
+_COLORS = {"✓": "green", "✗": "red", "?": "yellow", "–": "dim"}
+_MARKS = {"non-inferior": "✓", "inferior": "✗", "undecided": "?"}
 
 
 def console_table(evaluation: "Evaluation") -> RenderableType:
@@ -36,7 +38,8 @@ def console_table(evaluation: "Evaluation") -> RenderableType:
         _COST_COLUMNS,
         [[Text(cell, "bold" if row[0] == "ratio" else "") for cell in row] for row in _cost_rows(evaluation)],
     )
-    verdict = Text(_verdict(evaluation), "bold green" if evaluation.accepted else "bold red")
+    said = verdict_line(evaluation)
+    verdict = Text(said, f"bold {_COLORS[said[0]]}")
     notes = [Text(note, "dim") for note in _notes(evaluation)]
     taken: list[RenderableType] = []
     if evaluation.heads:
@@ -55,7 +58,7 @@ def markdown_table(evaluation: "Evaluation") -> str:
         _markdown(columns, scores),
         _markdown(_COST_COLUMNS, _cost_rows(evaluation)),
         *([_markdown(_HEAD_COLUMNS, _head_rows(evaluation))] if evaluation.heads else []),
-        f"**{_verdict(evaluation)}**",
+        f"**{verdict_line(evaluation)}**",
         *(note.replace("*", "\\*") for note in _notes(evaluation)),
     ]
     return "\n\n".join(parts) + "\n"
@@ -64,17 +67,17 @@ def markdown_table(evaluation: "Evaluation") -> str:
 # ---- figures as text, shared by both forms --------------------------------------------------------
 def _task_cells(evaluation: "Evaluation", task: str) -> tuple[str, ...]:
     result = evaluation.tasks[task]
-    judged = result.delta is not None
+    verdict = evaluation.verdict(task)
     return (
         task + (" *" if task in _possibly_seen(evaluation) else ""),
         result.metric if result.higher_is_better else f"{result.metric} ↓",
         f"{result.rows:,}",
         _number(result.teacher, result),
         _number(result.student, result),
-        _signed(result.delta, result),
-        _NONE if result.ci95 is None else " … ".join(_signed(end, result) for end in result.ci95),
-        _NONE if result.agreement is None else f"{100 * result.agreement:.1f} %",
-        ("✓" if evaluation.accepts(task) else "✗") if judged else _NONE,
+        signed(result.delta, result),
+        NONE if result.ci95 is None else " … ".join(signed(end, result) for end in result.ci95),
+        NONE if result.agreement is None else f"{100 * result.agreement:.1f} %",
+        NONE if verdict is None else _MARKS[verdict.decision],
     )
 
 
@@ -93,7 +96,7 @@ def _cost_rows(evaluation: "Evaluation") -> list[tuple[str, ...]]:
             (student.peak_memory, teachers.peak_memory),
         )
         rows.append(
-            ("ratio", *(f"{mine / theirs:.2f}×" if mine and theirs else _NONE for mine, theirs in pairs))
+            ("ratio", *(f"{mine / theirs:.2f}×" if mine and theirs else NONE for mine, theirs in pairs))
         )
     return rows
 
@@ -151,24 +154,6 @@ def _title(evaluation: "Evaluation") -> str:
     return f"Student against teachers, {rows}"
 
 
-def _verdict(evaluation: "Evaluation") -> str:
-    """One sentence: what was lost beyond the limit, or that nothing was."""
-    judged = {task: result for task, result in evaluation.tasks.items() if result.delta is not None}
-    if not judged:
-        return "nothing to judge: no task has a teacher"
-    lost = [
-        f"{task} {_signed(result.delta, result)} (allowed {_signed(-evaluation.acceptance[task], result)})"
-        for task, result in judged.items()
-        if not evaluation.accepts(task)
-    ]
-    if lost:
-        return f"✗ not accepted: {', '.join(lost)}"
-    limits = {evaluation.acceptance[task] for task in judged}
-    alike = len(limits) == 1 and all(result.in_points for result in judged.values())
-    limit = f"more than {_plural(limits.pop())}" if alike else "more than its limit"
-    return f"✓ accepted: no task lost {limit}"
-
-
 def _notes(evaluation: "Evaluation") -> list[str]:
     notes = []
     if _possibly_seen(evaluation):
@@ -204,33 +189,18 @@ def _styled_cells(evaluation: "Evaluation", task: str) -> dict[str, Text]:
 
 
 def _delta_style(evaluation: "Evaluation", task: str) -> str:
-    """Red beyond the limit; green for a gain, yellow for a loss within it."""
+    """Red where inferior, bold yellow where undecided; else green for a gain, yellow for a loss."""
     delta = evaluation.tasks[task].delta
-    if delta is None:
+    verdict = evaluation.verdict(task)
+    if delta is None or verdict is None:
         return "dim"
-    if not evaluation.accepts(task):
-        return "bold red"
+    if verdict.decision != "non-inferior":
+        return "bold red" if verdict.decision == "inferior" else "bold yellow"
     return "green" if delta >= 0 else "yellow"
 
 
 def _number(value: float | None, result: "TaskResult") -> str:
-    return _NONE if value is None else _rounded(value, result)
-
-
-def _rounded(value: float, result: "TaskResult", sign: str = "") -> str:
-    """To a hundredth of a point; of a unit, in which a hundredth may be everything or nothing, to four digits of
-    the student's score."""
-    places = 2
-    if not result.in_points and result.student:
-        places = max(0, 3 - math.floor(math.log10(abs(result.student))))
-    return f"{value:{sign}.{places}f}"
-
-
-def _signed(value: float | None, result: "TaskResult") -> str:
-    if value is None:
-        return _NONE
-    text = _rounded(value, result, "+")
-    return "0.00" if float(text) == 0 else text.replace("-", "−")
+    return NONE if value is None else rounded(value, result)
 
 
 def _short(value: float) -> str:
@@ -239,11 +209,7 @@ def _short(value: float) -> str:
 
 
 def _percent(part: int, whole: int | None) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else _NONE
-
-
-def _plural(points: float) -> str:
-    return f"{points:g} point" + ("" if points == 1 else "s")
+    return f"{100 * part / whole:.1f} %" if whole else NONE
 
 
 # ---- frames ---------------------------------------------------------------------------------------
