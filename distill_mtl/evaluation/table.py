@@ -25,6 +25,7 @@ _HEAD_COLUMNS = ("head", "parameters", "share", "MFLOPs", "share")
 _LEFT = ("task", "metric", "cost", "head")
 _MANY_HEADS, _SHOWN_HEADS = 8, 3
 _UNKNOWN = "not known"
+_LONGEST_NAME = 16
 _COLORS = {"✓": "green", "✗": "red", "?": "yellow", "–": "dim"}
 _MARKS = {"non-inferior": "✓", "inferior": "✗", "undecided": "?"}
 
@@ -32,7 +33,7 @@ _MARKS = {"non-inferior": "✓", "inferior": "✗", "undecided": "?"}
 def console_table(evaluation: "Evaluation") -> RenderableType:
     """Scores, cost, verdict and notes, one under the other, for a rich console of 80 columns or more."""
     columns = _shown_columns(evaluation)
-    styled = [_styled_cells(evaluation, task) for task in evaluation.tasks]
+    styled = [row for task in evaluation.tasks for row in _styled_rows(evaluation, task)]
     scores = _frame(columns, [[row[column] for column in columns] for row in styled])
     costs = _frame(
         _COST_COLUMNS,
@@ -51,7 +52,9 @@ def markdown_table(evaluation: "Evaluation") -> str:
     """The same figures as Markdown tables with the verdict and the notes beneath."""
     columns = _shown_columns(evaluation)
     cells = [
-        dict(zip(_TASK_COLUMNS, _task_cells(evaluation, task), strict=True)) for task in evaluation.tasks
+        dict(zip(_TASK_COLUMNS, row, strict=True))
+        for task in evaluation.tasks
+        for row in (_task_cells(evaluation, task), *_baseline_rows(evaluation, task))
     ]
     scores = [tuple(row[column] for column in columns) for row in cells]
     parts = [
@@ -79,6 +82,29 @@ def _task_cells(evaluation: "Evaluation", task: str) -> tuple[str, ...]:
         NONE if result.agreement is None else f"{100 * result.agreement:.1f} %",
         NONE if verdict is None else _MARKS[verdict.decision],
     )
+
+
+def _baseline_rows(evaluation: "Evaluation", task: str) -> list[tuple[str, ...]]:
+    """Under a task, every baseline in the student's column."""
+    result = evaluation.tasks[task]
+    return [
+        (
+            f"· {_fitting(name)}",
+            *("",) * 3,
+            _number(score.score, result),
+            signed(score.delta, result),
+            NONE if score.ci95 is None else " … ".join(signed(end, result) for end in score.ci95),
+            *("",) * 2,
+        )
+        for name, baseline in evaluation.baselines.items()
+        if (score := baseline.tasks.get(task)) is not None
+    ]
+
+
+def _fitting(name: str) -> str:
+    """A baseline's name in words, or the end of a long path."""
+    shown = name if "/" in name else name.replace("_", " ")
+    return shown if len(shown) <= _LONGEST_NAME else "…" + shown[-_LONGEST_NAME + 1 :]
 
 
 def _cost_rows(evaluation: "Evaluation") -> list[tuple[str, ...]]:
@@ -172,6 +198,15 @@ def _notes(evaluation: "Evaluation") -> list[str]:
 
 def _possibly_seen(evaluation: "Evaluation") -> set[str]:
     return {task for task in evaluation.hashed if evaluation.tasks[task].teacher is not None}
+
+
+def _styled_rows(evaluation: "Evaluation", task: str) -> list[dict[str, Text]]:
+    """The student's row, and under it the baselines'."""
+    others = [
+        {column: Text(cell, "dim") for column, cell in zip(_TASK_COLUMNS, cells, strict=True)}
+        for cells in _baseline_rows(evaluation, task)
+    ]
+    return [_styled_cells(evaluation, task), *others]
 
 
 def _styled_cells(evaluation: "Evaluation", task: str) -> dict[str, Text]:

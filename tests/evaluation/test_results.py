@@ -9,6 +9,7 @@ import yaml
 from rich.console import Console
 
 from distill_mtl.display import FILE_COLUMNS, output
+from distill_mtl.evaluation.baselines import Baseline, BaselineScore, read_baselines
 from distill_mtl.evaluation.card import model_card
 from distill_mtl.evaluation.results import Cost, Evaluation, HeadCost, TaskResult, allowed_drops
 from distill_mtl.tasks.base import build_kind
@@ -183,6 +184,27 @@ def test_what_goes_to_a_file_is_not_cut_at_80_columns(monkeypatch: pytest.Monkey
     assert output().width == FILE_COLUMNS
     monkeypatch.setenv("COLUMNS", "70")
     assert output().width == 70
+
+
+def test_baselines_stand_under_their_task_in_the_same_table(evaluation: Evaluation, tmp_path: Path) -> None:
+    shared = {"left": BaselineScore(96.5, -0.5, (-1.25, 0.25))}
+    said = replace(
+        evaluation,
+        baselines={
+            "labels_only": Baseline("labels_only", shared | {"alone": BaselineScore(90.0, None, None)}),
+            "/home/someone/runs/an-earlier-one": Baseline("model", shared),
+        },
+    )
+    lines = [" ".join(line.split()) for line in shown(said, width=120).splitlines()]
+    at = next(number for number, line in enumerate(lines) if line.startswith("left"))
+    assert lines[at + 1] == "· labels only 96.50 −0.50 −1.25 … +0.25"
+    assert lines[at + 2] == "· …s/an-earlier-one 96.50 −0.50 −1.25 … +0.25"
+    assert max(map(len, shown(said, width=80).splitlines())) <= 80
+    assert "· labels only 90.00 – –" in lines
+    assert "| · labels only |  |  |  | 96.50 | −0.50 | −1.25 … +0.25 |  |  |" in said.markdown()
+    said.write(tmp_path / "results.json")
+    assert read_baselines(tmp_path / "results.json") == said.baselines
+    assert read_baselines(tmp_path / "none.json") == {}
 
 
 def test_costs_of_large_networks_fit_80_columns(evaluation: Evaluation) -> None:
