@@ -177,6 +177,8 @@ def _title(evaluation: "Evaluation") -> str:
     rows = f"{evaluation.split} rows" if evaluation.split is not None else "all rows"
     if not _has_teachers(evaluation):
         return f"Scores on {rows}"
+    if evaluation.names is not None:
+        return f"{evaluation.names[0]} (student) against {evaluation.names[1]} (teacher), {rows}"
     return f"Student against teachers, {rows}"
 
 

@@ -198,7 +198,7 @@ def test_baselines_stand_under_their_task_in_the_same_table(evaluation: Evaluati
     lines = [" ".join(line.split()) for line in shown(said, width=120).splitlines()]
     at = next(number for number, line in enumerate(lines) if line.startswith("left"))
     assert lines[at + 1] == "· labels only 96.50 −0.50 −1.25 … +0.25"
-    assert lines[at + 2] == "· …s/an-earlier-one 96.50 −0.50 −1.25 … +0.25"
+    assert lines[at + 2] == "· …/an-earlier-one 96.50 −0.50 −1.25 … +0.25"
     assert max(map(len, shown(said, width=80).splitlines())) <= 80
     assert "· labels only 90.00 – –" in lines
     assert "| · labels only |  |  |  | 96.50 | −0.50 | −1.25 … +0.25 |  |  |" in said.markdown()
