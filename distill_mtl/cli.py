@@ -148,8 +148,9 @@ def _add_evaluate(commands: Any) -> None:
     evaluate = commands.add_parser(
         "evaluate",
         usage="distill-mtl evaluate RUN [--baseline NAME ...] [--acceptance MARGIN ...] [--write] [--json FILE]\n"
-        "       distill-mtl evaluate --student MODEL --against MODEL ... --data SHARDS ... [--task TASK] [--kind KIND]\n"
-        "                            [--classes CLASSES] [--member ENDING] [--acceptance MARGIN ...] [--json FILE]",
+        "       distill-mtl evaluate --student MODEL --against MODEL ... --data SHARDS ... [--task TASK]\n"
+        "                            [--kind KIND] [--classes CLASSES] [--member ENDING] [--acceptance MARGIN ...]\n"
+        "                            [--json FILE] [--trust]",
         help="compare a student with its teachers again, with baselines, or any two models",
         description="Measure the student of a finished run against its teachers on the test rows of the run's "
         "recipe, and print the table: scores, 95 %% intervals, verdicts, costs on this machine. Or compare any two "

@@ -57,7 +57,7 @@ def versus(
     against: Sequence[str],
     data: Sequence[str],
     *,
-    about: About = About(),  # noqa: B008  frozen
+    about: About = About(),
     acceptance: Margins = None,
     trust: bool = False,
     to: Path | None = None,
@@ -172,7 +172,7 @@ def _recipe(
 
 
 def _sources(recipe: Recipe, kinds: Mapping[str, TaskKind], contenders: Sequence[Contender]) -> Sources:
-    """The rows in the largest size that a network wants; a data set that several tasks were given is opened for each."""
+    """The rows in the largest size that a network wants."""
     sizes = [teacher.card.inputs.size for each in contenders for teacher in each.teachers.values()]
     heights, widths = zip(*sizes, strict=True)
     return open_sources(recipe, kinds, (max(heights), max(widths)), every_set=False)
