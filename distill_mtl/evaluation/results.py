@@ -9,6 +9,8 @@ from typing import Any
 
 from rich.console import RenderableType
 
+from distill_mtl.evaluation.baselines import Baseline
+from distill_mtl.evaluation.cross_domain import Abroad
 from distill_mtl.evaluation.differences import Calibration, ClassDelta, Disagreement
 from distill_mtl.evaluation.mcnemar import McNemar
 from distill_mtl.evaluation.table import console_table, markdown_table
@@ -72,20 +74,43 @@ class Cost:
             torch runs it, and nobody counts.
         bytes: of the weights in float32, as a file of them takes; None: not known.
         latency_ms: median time of one forward pass of one image.
+        batch: rows of a batch that saturates, for what follows.
+        rows_per_second: of such batches; None: not measured.
+        peak_memory: bytes of the weights and of the most that a pass of such a batch takes beside them, the batch
+            left out; None: it cannot be had here.
     """
 
     parameters: int | None
     flops: int | None
     bytes: int | None
     latency_ms: float
+    batch: int = 1
+    rows_per_second: float | None = None
+    peak_memory: int | None = None
 
     def __add__(self, other: "Cost") -> "Cost":
+        """Of both on every row, one after the other: all weights stay in memory, working memory is used again."""
+        mine, theirs = self._working, other._working
+        stored = _sum(self.bytes, other.bytes)
+        rate = None
+        if self.rows_per_second and other.rows_per_second:
+            rate = 1 / (1 / self.rows_per_second + 1 / other.rows_per_second)
         return Cost(
             _sum(self.parameters, other.parameters),
             _sum(self.flops, other.flops),
             _sum(self.bytes, other.bytes),
             self.latency_ms + other.latency_ms,
+            max(self.batch, other.batch),
+            rate,
+            None if mine is None or theirs is None or stored is None else stored + max(mine, theirs),
         )
+
+    @property
+    def _working(self) -> int | None:
+        """Bytes beside the weights."""
+        if self.peak_memory is None or self.bytes is None:
+            return None
+        return max(0, self.peak_memory - self.bytes)
 
 
 @dataclass(frozen=True)
@@ -117,10 +142,15 @@ class Evaluation:
         acceptance: margin of each task: the largest loss allowed, in points or in the unit of its labels.
         rule: whether the interval or the measured difference alone is held against the margin.
         hashed: tasks whose test rows were split off by a hash; their teachers may have seen these rows.
-        split: the set that was measured.
+        split: the set that was measured; None: all rows of the data.
         steps: optimizer steps of the run, where the evaluation ends one.
         seconds: training time of the run.
         heads: by task, what its head takes of the student's cost; empty where the student does not show its heads.
+        each_cost: by task, of its teacher alone.
+        machine: that the costs were measured on.
+        cross_domain: task -> source that has no labels of it -> how student and teacher agree on its images.
+        baselines: by name, other networks on the same rows.
+        names: what stood in the student's and in the teachers' place, where they were named one by one.
     """
 
     tasks: Mapping[str, TaskResult]
@@ -128,11 +158,16 @@ class Evaluation:
     teachers_cost: Cost | None
     acceptance: Mapping[str, float]
     hashed: frozenset[str] = field(default_factory=frozenset)
-    split: str = "test"
+    split: str | None = "test"
     steps: int | None = None
     seconds: float | None = None
     heads: Mapping[str, HeadCost] = field(default_factory=dict)
+    each_cost: Mapping[str, Cost] = field(default_factory=dict)
+    machine: str | None = None
+    cross_domain: Mapping[str, Mapping[str, Abroad]] = field(default_factory=dict)
+    baselines: Mapping[str, Baseline] = field(default_factory=dict)
     rule: Rule = "interval"
+    names: tuple[str, str] | None = None
 
     def verdict(self, task: str) -> Verdict | None:
         """What is decided about a task; None for one without a teacher, which is not judged."""
@@ -155,13 +190,20 @@ class Evaluation:
             "cost": {
                 "student": asdict(self.student_cost),
                 "teachers": None if self.teachers_cost is None else asdict(self.teachers_cost),
+                "each": {task: asdict(cost) for task, cost in self.each_cost.items()},
                 "heads": {task: self._head(head) for task, head in self.heads.items()},
+                "machine": self.machine,
             },
+            "cross_domain": {
+                task: {source: asdict(abroad) for source, abroad in found.items()}
+                for task, found in self.cross_domain.items()
+            },
+            "baselines": {name: baseline.to_dict() for name, baseline in self.baselines.items()},
             "acceptance": {"rule": self.rule, "margin": dict(self.acceptance)},
             "accepted": self.accepted,
             "steps": self.steps,
             "seconds": self.seconds,
-        }
+        } | ({} if self.names is None else {"student": self.names[0], "against": self.names[1]})
 
     def _task(self, task: str) -> dict[str, Any]:
         """What was measured, and what it decides."""

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from distill_mtl.evaluation.cross_domain import notes as cross_domain_notes
 from distill_mtl.evaluation.details import worst_line
 from distill_mtl.evaluation.figures import NONE, rounded, signed
 from distill_mtl.evaluation.sentence import verdict_line
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
 _INTERVAL = "95 % interval"
 _TASK_COLUMNS = ("task", "metric", "rows", "teacher", "student", "delta", _INTERVAL, "agree", "")
 _SCORE_COLUMNS = ("task", "metric", "rows", "student")
-_COST_COLUMNS = ("one image", "parameters", "MFLOPs", "MB", "latency")
+_COST_COLUMNS = ("cost", "parameters", "MFLOPs", "MB", "latency", "rows/s", "memory")
 _HEAD_COLUMNS = ("head", "parameters", "share", "MFLOPs", "share")
-_LEFT = ("task", "metric", "one image", "head")
+_LEFT = ("task", "metric", "cost", "head")
 _MANY_HEADS, _SHOWN_HEADS = 8, 3
 _UNKNOWN = "not known"
+_LONGEST_NAME = 16
 _COLORS = {"✓": "green", "✗": "red", "?": "yellow", "–": "dim"}
 _MARKS = {"non-inferior": "✓", "inferior": "✗", "undecided": "?"}
 
@@ -32,7 +34,7 @@ _MARKS = {"non-inferior": "✓", "inferior": "✗", "undecided": "?"}
 def console_table(evaluation: "Evaluation") -> RenderableType:
     """Scores, cost, verdict and notes, one under the other, for a rich console of 80 columns or more."""
     columns = _shown_columns(evaluation)
-    styled = [_styled_cells(evaluation, task) for task in evaluation.tasks]
+    styled = [row for task in evaluation.tasks for row in _styled_rows(evaluation, task)]
     scores = _frame(columns, [[row[column] for column in columns] for row in styled])
     costs = _frame(
         _COST_COLUMNS,
@@ -51,7 +53,9 @@ def markdown_table(evaluation: "Evaluation") -> str:
     """The same figures as Markdown tables with the verdict and the notes beneath."""
     columns = _shown_columns(evaluation)
     cells = [
-        dict(zip(_TASK_COLUMNS, _task_cells(evaluation, task), strict=True)) for task in evaluation.tasks
+        dict(zip(_TASK_COLUMNS, row, strict=True))
+        for task in evaluation.tasks
+        for row in (_task_cells(evaluation, task), *_baseline_rows(evaluation, task))
     ]
     scores = [tuple(row[column] for column in columns) for row in cells]
     parts = [
@@ -81,17 +85,42 @@ def _task_cells(evaluation: "Evaluation", task: str) -> tuple[str, ...]:
     )
 
 
+def _baseline_rows(evaluation: "Evaluation", task: str) -> list[tuple[str, ...]]:
+    """Under a task, every baseline in the student's column."""
+    result = evaluation.tasks[task]
+    return [
+        (
+            f"· {_fitting(name)}",
+            *("",) * 3,
+            _number(score.score, result),
+            signed(score.delta, result),
+            NONE if score.ci95 is None else " … ".join(signed(end, result) for end in score.ci95),
+            *("",) * 2,
+        )
+        for name, baseline in evaluation.baselines.items()
+        if (score := baseline.tasks.get(task)) is not None
+    ]
+
+
+def _fitting(name: str) -> str:
+    """A baseline's name in words, or the end of a long path."""
+    shown = name if "/" in name else name.replace("_", " ")
+    return shown if len(shown) <= _LONGEST_NAME else "…" + shown[-_LONGEST_NAME + 1 :]
+
+
 def _cost_rows(evaluation: "Evaluation") -> list[tuple[str, ...]]:
     student, teachers = evaluation.student_cost, evaluation.teachers_cost
     rows = [_cost_cells("student", student)]
     if teachers is not None:
         count = sum(result.teacher is not None for result in evaluation.tasks.values())
         rows.append(_cost_cells("teacher" if count == 1 else f"{count} teachers", teachers))
-        pairs = (
+        pairs: tuple[tuple[float | None, float | None], ...] = (
             (student.parameters, teachers.parameters),
             (student.flops, teachers.flops),
             (student.bytes, teachers.bytes),
             (student.latency_ms, teachers.latency_ms),
+            (student.rows_per_second, teachers.rows_per_second),
+            (student.peak_memory, teachers.peak_memory),
         )
         rows.append(
             ("ratio", *(f"{mine / theirs:.2f}×" if mine and theirs else NONE for mine, theirs in pairs))
@@ -106,6 +135,8 @@ def _cost_cells(name: str, cost: "Cost") -> tuple[str, ...]:
         _short(cost.flops / 1e6) if cost.flops is not None else _UNKNOWN,
         _short(cost.bytes / 1e6) if cost.bytes is not None else _UNKNOWN,
         f"{cost.latency_ms:.2f} ms",
+        _short(cost.rows_per_second) if cost.rows_per_second is not None else _UNKNOWN,
+        f"{_short(cost.peak_memory / 1e6)} MB" if cost.peak_memory is not None else _UNKNOWN,
     )
 
 
@@ -144,9 +175,12 @@ def _shown_columns(evaluation: "Evaluation") -> tuple[str, ...]:
 
 
 def _title(evaluation: "Evaluation") -> str:
+    rows = f"{evaluation.split} rows" if evaluation.split is not None else "all rows"
     if not _has_teachers(evaluation):
-        return f"Scores on {evaluation.split} rows"
-    return f"Student against teachers, {evaluation.split} rows"
+        return f"Scores on {rows}"
+    if evaluation.names is not None:
+        return f"{evaluation.names[0]} (student) against {evaluation.names[1]} (teacher), {rows}"
+    return f"Student against teachers, {rows}"
 
 
 def _notes(evaluation: "Evaluation") -> list[str]:
@@ -157,11 +191,25 @@ def _notes(evaluation: "Evaluation") -> list[str]:
         )
     if any(result.ci95 is None and result.delta is not None for result in evaluation.tasks.values()):
         notes.append("No interval where all rows belong to one group: there is nothing to resample.")
-    return notes
+    if evaluation.student_cost.rows_per_second is not None:
+        batch = evaluation.student_cost.batch
+        notes.append(
+            f"Latency of one image, rows/s and memory of batches of {batch}; on {evaluation.machine}."
+        )
+    return [*notes, *cross_domain_notes(evaluation)]
 
 
 def _possibly_seen(evaluation: "Evaluation") -> set[str]:
     return {task for task in evaluation.hashed if evaluation.tasks[task].teacher is not None}
+
+
+def _styled_rows(evaluation: "Evaluation", task: str) -> list[dict[str, Text]]:
+    """The student's row, and under it the baselines'."""
+    others = [
+        {column: Text(cell, "dim") for column, cell in zip(_TASK_COLUMNS, cells, strict=True)}
+        for cells in _baseline_rows(evaluation, task)
+    ]
+    return [_styled_cells(evaluation, task), *others]
 
 
 def _styled_cells(evaluation: "Evaluation", task: str) -> dict[str, Text]:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from distill_mtl.assembly.build import Parts
 from distill_mtl.data.split import Split
-from distill_mtl.evaluation import Evaluation, Processes, View, delta_on, references
+from distill_mtl.evaluation import Evaluation, View, delta_on, references
 from distill_mtl.evaluation.card import model_card
 from distill_mtl.evaluation.examples import examples
 from distill_mtl.evaluation.selection import Reference
@@ -20,7 +20,7 @@ from distill_mtl.evaluation.sheet import picture_sheet
 from distill_mtl.recipe import dump_recipe
 from distill_mtl.students.folder import save_student
 from distill_mtl.targets.roster import Roster
-from distill_mtl.training.comparison import compare_with_bar
+from distill_mtl.training.comparison import compare_with_bar, view_of
 from distill_mtl.training.run_folder import RunFolder
 from distill_mtl.training.session import Session
 
@@ -53,7 +53,6 @@ class Examiner:
             self._teachers,
             parts.kinds,
             self._view("test"),
-            parts.sources.size,
             parts.recipe,
             self.console,
         )
@@ -77,14 +76,7 @@ class Examiner:
         return references(self._teachers, self.parts.kinds, self._view("validation"))
 
     def _view(self, split: Split) -> View:
-        accelerator = self.session.trainer.accelerator
-        return View(
-            self.parts.sources,
-            split,
-            batch_size=self.parts.recipe.evaluation.batch_size,
-            device=accelerator.device,
-            processes=Processes(accelerator.process_index, accelerator.num_processes),
-        )
+        return view_of(self.parts.sources, split, self.parts.recipe)
 
 
 def finish(parts: Parts, session: Session, folder: RunFolder, console: Console) -> Evaluation:

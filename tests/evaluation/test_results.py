@@ -9,6 +9,7 @@ import yaml
 from rich.console import Console
 
 from distill_mtl.display import FILE_COLUMNS, output
+from distill_mtl.evaluation.baselines import Baseline, BaselineScore, read_baselines
 from distill_mtl.evaluation.card import model_card
 from distill_mtl.evaluation.results import Cost, Evaluation, HeadCost, TaskResult, allowed_drops
 from distill_mtl.tasks.base import build_kind
@@ -39,8 +40,8 @@ def result(delta: float | None = 0.4, teacher: float = 97.0, **changes: object) 
 def evaluation() -> Evaluation:
     return Evaluation(
         tasks={"left": result(0.4), "right": result(-0.7), "alone": result(None)},
-        student_cost=Cost(124_580, 3_910_000, 500_000, 1.25),
-        teachers_cost=Cost(1_245_800, 39_100_000, 5_000_000, 2.5),
+        student_cost=Cost(124_580, 3_910_000, 500_000, 1.25, 32, 2500.0, 12_000_000),
+        teachers_cost=Cost(1_245_800, 39_100_000, 5_000_000, 2.5, 32, 1000.0, None),
         acceptance={"left": 1.0, "right": 1.0, "alone": 1.0},
         steps=400,
         seconds=61.5,
@@ -58,7 +59,16 @@ def test_results_json_has_the_promised_keys_and_no_others(evaluation: Evaluation
     evaluation.write(tmp_path / "results.json")
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
     written = json.loads((tmp_path / "results.json").read_text())
-    assert list(written) == ["tasks", "cost", "acceptance", "accepted", "steps", "seconds"]
+    assert list(written) == [
+        "tasks",
+        "cost",
+        "cross_domain",
+        "baselines",
+        "acceptance",
+        "accepted",
+        "steps",
+        "seconds",
+    ]
     assert list(written["tasks"]) == ["left", "right", "alone"]
     for task in written["tasks"].values():
         assert list(task) == [
@@ -81,9 +91,17 @@ def test_results_json_has_the_promised_keys_and_no_others(evaluation: Evaluation
             "verdict",
             "rows_to_decide",
         ]
-    assert list(written["cost"]) == ["student", "teachers", "heads"]
+    assert list(written["cost"]) == ["student", "teachers", "each", "heads", "machine"]
     for network in ("student", "teachers"):
-        assert list(written["cost"][network]) == ["parameters", "flops", "bytes", "latency_ms"]
+        assert list(written["cost"][network]) == [
+            "parameters",
+            "flops",
+            "bytes",
+            "latency_ms",
+            "batch",
+            "rows_per_second",
+            "peak_memory",
+        ]
     assert written["cost"]["heads"] == {}
     assert written["tasks"]["left"]["ci95"] == [pytest.approx(0.15), 0.65]
     assert written["tasks"]["left"]["verdict"] == "non-inferior"
@@ -133,9 +151,9 @@ def test_the_console_shows_every_figure(evaluation: Evaluation) -> None:
     assert "left accuracy 1,250 97.00 97.40 +0.40 +0.15 … +0.65 98.1 % ✓" in lines
     assert "right accuracy 1,250 97.00 96.30 −0.70 −0.95 … −0.45 98.1 % ✓" in lines
     assert "alone accuracy 1,250 – 97.00 – – – –" in lines
-    assert "student 124,580 3.91 0.50 1.25 ms" in lines
-    assert "2 teachers 1,245,800 39.1 5.00 2.50 ms" in lines
-    assert "ratio 0.10× 0.10× 0.10× 0.50×" in lines
+    assert "student 124,580 3.91 0.50 1.25 ms 2,500 12.0 MB" in lines
+    assert "2 teachers 1,245,800 39.1 5.00 2.50 ms 1,000 not known" in lines
+    assert "ratio 0.10× 0.10× 0.10× 0.50× 2.50× –" in lines
     assert "✓ accepted: no task lost more than 1 point, by its 95 % interval\n" in text
 
 
@@ -170,6 +188,35 @@ def test_what_goes_to_a_file_is_not_cut_at_80_columns(monkeypatch: pytest.Monkey
     assert output().width == 70
 
 
+def test_baselines_stand_under_their_task_in_the_same_table(evaluation: Evaluation, tmp_path: Path) -> None:
+    shared = {"left": BaselineScore(96.5, -0.5, (-1.25, 0.25))}
+    said = replace(
+        evaluation,
+        baselines={
+            "labels_only": Baseline("labels_only", shared | {"alone": BaselineScore(90.0, None, None)}),
+            "/home/someone/runs/an-earlier-one": Baseline("model", shared),
+        },
+    )
+    lines = [" ".join(line.split()) for line in shown(said, width=120).splitlines()]
+    at = next(number for number, line in enumerate(lines) if line.startswith("left"))
+    assert lines[at + 1] == "· labels only 96.50 −0.50 −1.25 … +0.25"
+    assert lines[at + 2] == "· …/an-earlier-one 96.50 −0.50 −1.25 … +0.25"
+    assert max(map(len, shown(said, width=80).splitlines())) <= 80
+    assert "· labels only 90.00 – –" in lines
+    assert "| · labels only |  |  |  | 96.50 | −0.50 | −1.25 … +0.25 |  |  |" in said.markdown()
+    said.write(tmp_path / "results.json")
+    assert read_baselines(tmp_path / "results.json") == said.baselines
+    assert read_baselines(tmp_path / "none.json") == {}
+
+
+def test_costs_of_large_networks_fit_80_columns(evaluation: Evaluation) -> None:
+    large = Cost(1_234_567_890, 987_654_000_000, 4_938_271_560, 12_345.67, 128, 12_345.6, 23_456_000_000)
+    lines = shown(replace(evaluation, student_cost=large, teachers_cost=large), width=80).splitlines()
+    costs = lines[next(number for number, line in enumerate(lines) if "rows/s" in line) :]
+    assert max(map(len, costs[:5])) <= 80
+    assert " ".join(costs[2].split()) == "student 1,234,567,890 987,654 4,938 12345.67 ms 12,346 23,456 MB"
+
+
 def test_rows_that_a_teacher_may_have_seen_are_marked(evaluation: Evaluation) -> None:
     assert "may have seen" not in shown(evaluation)
     marked = replace(evaluation, hashed=frozenset({"right", "alone"}))
@@ -183,7 +230,7 @@ def test_rows_that_a_teacher_may_have_seen_are_marked(evaluation: Evaluation) ->
 def test_markdown_holds_the_same_figures_as_the_console(evaluation: Evaluation) -> None:
     text = evaluation.markdown()
     assert "| left | accuracy | 1,250 | 97.00 | 97.40 | +0.40 | +0.15 … +0.65 | 98.1 % | ✓ |" in text
-    assert "| ratio | 0.10× | 0.10× | 0.10× | 0.50× |" in text
+    assert "| ratio | 0.10× | 0.10× | 0.10× | 0.50× | 2.50× | – |" in text
     assert "**✓ accepted: no task lost more than 1 point, by its 95 % interval**" in text
 
 
