@@ -19,6 +19,7 @@ class RunFiles:
         results: the comparison; only a finished run has it.
         pictures: test rows of every task on one sheet.
         examples: folder of the single pictures that the report shows.
+        baselines: folder of the runs that were trained to compare with.
         report: the page.
         report_markdown: its facts for a merge request.
     """
@@ -34,5 +35,6 @@ class RunFiles:
         self.results = path / "results.json"
         self.pictures = path / "pictures.png"
         self.examples = path / "examples"
+        self.baselines = path / "baselines"
         self.report = path / "report.html"
         self.report_markdown = path / "report.md"

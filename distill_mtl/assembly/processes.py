@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Literal
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitProcessGroupKwargs
 
@@ -62,6 +62,20 @@ def start_accelerator(training: TrainingSection, *, shares_steps: bool = True) -
     if accelerator.num_processes == 1 and accelerator.device.type == "cpu":
         take_all_cores()
     return accelerator
+
+
+def start_processes() -> PartialState:
+    """The state of processes that share rows but train nothing, so that no precision is asked for.
+
+    Raises:
+        UserError: the launcher started processes that Accelerate cannot see.
+    """
+    _refuse_unseen_processes()
+    # The others wait while the first one measures costs; and training may follow in the same group.
+    state = PartialState(timeout=timedelta(hours=2))
+    if state.num_processes == 1 and state.device.type == "cpu":
+        take_all_cores()
+    return state
 
 
 def _refuse_unseen_processes() -> None:

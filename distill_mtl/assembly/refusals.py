@@ -6,6 +6,7 @@ from distill_mtl.data import Sources
 from distill_mtl.distillation.schedule import Schedule
 from distill_mtl.errors import RecipeError
 from distill_mtl.recipe import Recipe
+from distill_mtl.recipe.acceptance import no_margin
 from distill_mtl.tasks.base import TaskKind
 
 
@@ -26,11 +27,8 @@ def refuse_unknown_drops(recipe: Recipe, kinds: Mapping[str, TaskKind]) -> None:
     """Refuse to judge a score in the labels' unit by one point; the loader cannot, where the kind is a user's code."""
     for task, kind in kinds.items():
         judged = recipe.tasks[task].teacher is not None
-        if judged and not kind.in_points and task not in recipe.acceptance:
-            raise RecipeError(
-                f"tasks.{task}: {kind.metric} is measured in the unit of its labels. Say how much of it may be lost: "
-                f"`acceptance: {{{task}: ...}}`."
-            )
+        if judged and not kind.in_points and task not in recipe.acceptance.margin:
+            raise RecipeError(f"tasks.{task}: {no_margin(task, kind.metric)}")
 
 
 def refuse_untaught(recipe: Recipe, schedule: Schedule, sources: Sources) -> None:

@@ -268,6 +268,38 @@ class Sources:
         if only is not None:
             named = self._named(source, row, only)
             source, row = source[named], row[named]
+        return self._plain(source, row, task, batch_size, rank, world, limit)
+
+    def unlabelled(self, task: str) -> list[str]:
+        """The sources that have no labels of a task."""
+        return [source.name for source in self._sources if task not in source.labels]
+
+    def pictures(
+        self,
+        source: str,
+        split: Split | None,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        limit: int | None = None,
+    ) -> Iterator[Batch]:
+        """The rows of one source in a set, under plain views and without labels; arguments as in `labelled`."""
+        number = self.names.index(source)
+        owner = self._sources[number]
+        rows = np.arange(len(owner)) if split is None else owner.sets[split]
+        return self._plain(np.full(len(rows), number), rows, None, batch_size, rank, world, limit)
+
+    def _plain(
+        self,
+        source: np.ndarray,
+        row: np.ndarray,
+        task: str | None,
+        batch_size: int,
+        rank: int,
+        world: int,
+        limit: int | None,
+    ) -> Iterator[Batch]:
         chosen = np.arange(len(row))
         if limit is not None and limit < len(row):
             # One by lot of each stretch: classes that follow each other in turn must all come.

@@ -5,10 +5,12 @@ interval that resamples rows would be too narrow. Both networks are scored on th
 that what is hard about a group cancels in the difference. Called by `compare`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from scipy.stats import norm, t
 from torch import Tensor
 
 LEVEL = 0.95
@@ -61,8 +63,25 @@ def paired_interval(
         weights = weights if additive else weights[:, where]
         scores = [score(network, weights) for network in networks]
         deltas.append(scores[0] - scores[1] if teacher is not None else scores[0])
-    low, high = np.quantile(torch.cat(deltas).numpy(), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    tail = _tail(count)
+    low, high = np.quantile(torch.cat(deltas).numpy(), [tail, 1 - tail])
     return float(low), float(high)
+
+
+def unseen_difference(groups: int) -> tuple[float, float]:
+    """The interval of a difference in points of 100 where two networks do not differ on any group.
+
+    Resampling cannot draw what was never seen, so it would give an interval without width from a handful of rows. At
+    the same level at most 1 - 0.025^(1/G) of the groups can differ, as none of G did (Clopper & Pearson 1934, the
+    "rule of three" for 95 % on one side), each by no more than the 100 points that there are.
+    """
+    most = 100 * (1 - ((1 - LEVEL) / 2) ** (1 / groups))
+    return -most, most
+
+
+def groups_to_exclude(loss: float) -> int:
+    """How many groups without any difference exclude a loss of so many points: `unseen_difference` the other way."""
+    return math.floor(math.log((1 - LEVEL) / 2) / math.log1p(-loss / 100)) + 1
 
 
 def group_totals(groups: Sequence[str], statistics: Tensor) -> Tensor:
@@ -70,6 +89,17 @@ def group_totals(groups: Sequence[str], statistics: Tensor) -> Tensor:
     where = _positions(groups)
     totals = torch.zeros(len(set(groups)), statistics.shape[1], dtype=torch.float64)
     return totals.index_add_(0, where, statistics.double())
+
+
+def _tail(groups: int) -> float:
+    """The share of resamples left out at each end.
+
+    Percentiles are too narrow for few groups, as a variance over n where n - 1 is right and a normal quantile where a
+    t quantile is: the expanded percentile interval (Hesterberg 2015, "What Teachers Should Know About the Bootstrap",
+    The American Statistician 69(4), section 4.1.3).
+    """
+    quantile = t.ppf((1 + LEVEL) / 2, groups - 1)
+    return float(norm.cdf(-math.sqrt(groups / (groups - 1)) * quantile))
 
 
 def _positions(groups: Sequence[str]) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from distill_mtl.evaluation.bootstrap import paired_interval
+from distill_mtl.evaluation.bootstrap import paired_interval, unseen_difference
 from distill_mtl.evaluation.known import known_to
 from distill_mtl.evaluation.results import TaskResult
 from distill_mtl.evaluation.rows import RowStatistics, Student, Teacher, collect
@@ -55,6 +55,7 @@ def summarise(kind: TaskKind, rows: RowStatistics, *, resamples: int, seed: int)
         higher_is_better=kind.higher_is_better,
         in_points=kind.in_points,
         rows=len(rows.keys),
+        groups=len(set(rows.groups)),
         student=float(kind.score(rows.student)),
     )
     if rows.teacher is None or rows.agreement is None:
@@ -65,17 +66,24 @@ def summarise(kind: TaskKind, rows: RowStatistics, *, resamples: int, seed: int)
         scored,
         teacher=teacher,
         delta=sign * (scored.student - teacher),
-        ci95=paired_interval(
-            rows.groups,
-            rows.student,
-            rows.teacher,
-            lambda statistics, weights: sign * kind.score(statistics, weights),
-            additive=kind.additive,
-            resamples=resamples,
-            seed=seed,
-        ),
+        ci95=_interval(kind, rows, sign, resamples=resamples, seed=seed),
         agreement=float(rows.agreement.mean()),
     )
+
+
+def _interval(
+    kind: TaskKind, rows: RowStatistics, sign: int, *, resamples: int, seed: int
+) -> tuple[float, float] | None:
+    found = paired_interval(
+        rows.groups,
+        rows.student,
+        rows.teacher,
+        lambda statistics, weights: sign * kind.score(statistics, weights),
+        additive=kind.additive,
+        resamples=resamples,
+        seed=seed,
+    )
+    return unseen_difference(len(set(rows.groups))) if found == (0.0, 0.0) and kind.in_points else found
 
 
 def _ticker(progress: Progress | None, total: int, world: int) -> Callable[[int], None]:

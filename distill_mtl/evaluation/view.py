@@ -1,6 +1,6 @@
 """Which rows evaluation looks at, and with whom it shares the work."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ class LabelledRows(Protocol):
     def labelled(
         self,
         task: str,
-        split: Split,
+        split: Split | None,
         batch_size: int,
         *,
         rank: int,
@@ -27,8 +27,16 @@ class LabelledRows(Protocol):
     ) -> Iterable[Batch]:
         """This process's share of the rows that are labelled for the task, without augmentation."""
 
-    def count(self, task: str, split: Split) -> int:
+    def count(self, task: str, split: Split | None) -> int:
         """How many rows there are over all processes."""
+
+    def unlabelled(self, task: str) -> Sequence[str]:
+        """The sources that have no labels of the task."""
+
+    def pictures(
+        self, source: str, split: Split | None, batch_size: int, *, rank: int, world: int, limit: int | None
+    ) -> Iterable[Batch]:
+        """This process's share of a source's rows, without labels and augmentation."""
 
     def hashed(self, task: str) -> bool:
         """Whether the test rows were split off by a hash, so that a teacher may have seen them."""
@@ -59,7 +67,7 @@ class View:
 
     Attributes:
         sources: the opened data sets.
-        split: train, validation or test.
+        split: train, validation or test; None: all rows, whatever their set.
         batch_size: rows per forward pass; no result depends on it.
         device: where the networks are.
         limit: look at so many rows of each task alone, spread evenly.
@@ -68,7 +76,7 @@ class View:
     """
 
     sources: LabelledRows
-    split: Split
+    split: Split | None
     batch_size: int = 256
     device: torch.device | str = "cpu"
     limit: int | None = None
@@ -91,5 +99,13 @@ class View:
             world=share.world,
             limit=self.limit,
             only=self.only,
+        ):
+            yield batch.to(self.device)
+
+    def pictures(self, source: str, most: int) -> Iterator[Batch]:
+        """This process's share of at most so many rows of a source, spread evenly, without labels, on the device."""
+        share = self.processes
+        for batch in self.sources.pictures(
+            source, self.split, self.batch_size, rank=share.rank, world=share.world, limit=most
         ):
             yield batch.to(self.device)

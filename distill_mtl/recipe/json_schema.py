@@ -9,7 +9,7 @@ import json
 from functools import cache
 from typing import Any
 
-from distill_mtl.recipe.defaults import ACCEPTANCE
+from distill_mtl.recipe.acceptance import MARGIN
 from distill_mtl.recipe.schema import Recipe
 from distill_mtl.recipe.shorthand import SCHEDULES
 
@@ -39,8 +39,15 @@ def recipe_json_schema() -> Schema:
     modes = sections["StreamSection"]["properties"]["mode"]["enum"]
     _admit(sections["TrainingSection"]["properties"], "stream", {"type": "string", "enum": modes})
     _admit(sections["SourceSection"]["properties"]["labels"], "additionalProperties", {"type": "string"})
+    margins = sections["AcceptanceSection"]["properties"]
+    by_task = {"type": "object", "additionalProperties": {"type": "number"}}
+    _admit(margins, "margin", {"type": "number"})
+    margins["margin"]["default"] = MARGIN
+    # The section's own keys are no tasks.
+    _admit(top, "acceptance", by_task | {"properties": dict.fromkeys(margins, False)})
+    _admit(top, "acceptance", {"type": "string", "enum": margins["rule"]["enum"]})
     _admit(top, "acceptance", {"type": "number"})
-    top["acceptance"]["default"] = ACCEPTANCE
+    top["acceptance"]["default"] = MARGIN
     schema["required"].remove("data")
     return {"$schema": "http://json-schema.org/draft-07/schema#"} | schema
 

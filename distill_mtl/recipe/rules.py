@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from distill_mtl.errors import nearest
-from distill_mtl.recipe.defaults import in_units, taught_by_itself
+from distill_mtl.recipe.acceptance import in_units, no_margin
+from distill_mtl.recipe.defaults import taught_by_itself
 from distill_mtl.recipe.findings import Finding, KeyPath, either, show
 from distill_mtl.recipe.known import Known
 from distill_mtl.recipe.schema import TeacherSection, TrainingSection
@@ -273,17 +274,15 @@ def _limits(recipe: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _acceptance(recipe: dict[str, Any], known: Known) -> Iterator[Finding]:
-    for task in _mapping(recipe.get("acceptance")):
+    margins = _mapping(_mapping(recipe.get("acceptance")).get("margin"))
+    for task in margins:
         if task not in _mapping(recipe.get("tasks")):
-            yield Finding(("acceptance", task), _no_task(task, recipe))
+            yield Finding(("acceptance", "margin", task), _no_task(task, recipe))
     for name, section in _entries(recipe, "tasks"):
         judged = section.get("teacher") is not None
-        if judged and in_units(section, known) and name not in _mapping(recipe.get("acceptance")):
-            text = (
-                f"{section.get('metric') or 'the metric'} of {name} is measured in the unit of its labels. Say how "
-                f"much of it may be lost: `acceptance: {{{name}: ...}}`."
-            )
-            yield Finding(("tasks", name), text)
+        if judged and in_units(section, known) and name not in margins:
+            metric = section.get("metric") or "the metric"
+            yield Finding(("tasks", name), no_margin(name, f"{metric} of {name}"))
 
 
 def _init(recipe: dict[str, Any]) -> Iterator[Finding]:

@@ -415,6 +415,15 @@ class EvaluationSection(Section):
     """Resamples for the 95 % interval."""
 
 
+class AcceptanceSection(Section):
+    """When a student may replace its teachers. In short form only the margin, or only the rule."""
+
+    margin: dict[str, float] = {}
+    """Largest loss allowed, in points or the unit of the score: one number, or by task. Default: 1 point."""
+    rule: Literal["interval", "point"] = "interval"
+    """What must stay within the margin: the 95 % interval of the difference, or the measured difference alone."""
+
+
 class Recipe(Section):
     """Everything a run needs."""
 
@@ -437,5 +446,5 @@ class Recipe(Section):
     optimizer: OptimizerSection = OptimizerSection()
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
-    acceptance: dict[str, float] = {}
-    """Largest drop allowed in points, by task, or one number for all. Default: 1 point."""
+    acceptance: AcceptanceSection = AcceptanceSection()
+    """How much may be lost: a margin for all tasks, margins by task, interval or point, or a mapping with both."""

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from distill_mtl.assembly.build import Parts
 from distill_mtl.data.split import Split
-from distill_mtl.evaluation import Evaluation, Processes, View, delta_on, references
+from distill_mtl.evaluation import Evaluation, View, delta_on, references
 from distill_mtl.evaluation.card import model_card
 from distill_mtl.evaluation.examples import examples, examples_of
 from distill_mtl.evaluation.selection import Reference
@@ -21,7 +21,7 @@ from distill_mtl.report import write_report
 from distill_mtl.report.pictures import write_gallery
 from distill_mtl.students.folder import save_student
 from distill_mtl.targets.roster import Roster
-from distill_mtl.training.comparison import compare_with_bar
+from distill_mtl.training.comparison import compare_with_bar, view_of
 from distill_mtl.training.run_folder import RunFolder
 from distill_mtl.training.session import Session
 
@@ -56,7 +56,6 @@ class Examiner:
             self._teachers,
             parts.kinds,
             self._view("test"),
-            parts.sources.size,
             parts.recipe,
             self.console,
         )
@@ -89,14 +88,7 @@ class Examiner:
         return references(self._teachers, self.parts.kinds, self._view("validation"))
 
     def _view(self, split: Split) -> View:
-        accelerator = self.session.trainer.accelerator
-        return View(
-            self.parts.sources,
-            split,
-            batch_size=self.parts.recipe.evaluation.batch_size,
-            device=accelerator.device,
-            processes=Processes(accelerator.process_index, accelerator.num_processes),
-        )
+        return view_of(self.parts.sources, split, self.parts.recipe)
 
 
 def finish(parts: Parts, session: Session, folder: RunFolder, console: Console) -> Evaluation:

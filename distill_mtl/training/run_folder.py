@@ -20,6 +20,15 @@ class RunFolder(RunFiles):
         path: the folder; it need not exist yet.
     """
 
+    def baseline(self, name: str) -> "RunFolder":
+        """The run folder of one of this run's baselines."""
+        return RunFolder(self.baselines / name)
+
+    def length(self) -> tuple[int | None, float | None]:
+        """Steps and seconds of a finished run, as its results say; None for what they do not."""
+        results = json.loads(self.results.read_text()) if self.results.exists() else {}
+        return results.get("steps"), results.get("seconds")
+
     def refuse(self, recipe: str, *, resume: bool, overwrite: bool) -> None:
         """Refuse a run of `recipe` (its resolved text) that would lose or mix something. Writes nothing.
 

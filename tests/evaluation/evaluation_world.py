@@ -24,6 +24,22 @@ class ListedRows:
     def hashed(self, task: str) -> bool:
         return task in self.hashed_tasks
 
+    def unlabelled(self, task: str) -> list[str]:
+        """Every other task's rows are a source of their own."""
+        return sorted({other for other, _ in self.rows if other != task})
+
+    def pictures(
+        self,
+        source: str,
+        split: str,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        limit: int | None = None,
+    ) -> Iterator[Batch]:
+        return self.labelled(source, split, batch_size, rank=rank, world=world, limit=limit)
+
     def labelled(
         self,
         task: str,

@@ -111,11 +111,15 @@ def test_every_process_reports_the_cost_that_the_first_one_measured(
     assert first.student_cost.flops > 0
 
 
-def test_a_student_equal_to_its_teacher_has_delta_zero(
+def test_a_student_equal_to_its_teacher_is_as_certain_as_its_groups_are_many(
     student: ToyStudent, kinds: Kinds, sources: ListedRows
 ) -> None:
     for result in run(student, dict(student.heads), kinds, sources).values():
-        assert (result.delta, result.ci95, result.agreement) == (0.0, (0.0, 0.0), 1.0)
+        assert (result.delta, result.agreement) == (0.0, 1.0)
+        low, high = result.ci95
+        # None of so many groups differs, which has a chance of 0.025 where a share of -low points does.
+        assert (1 + low / 100) ** result.groups == pytest.approx(0.025)
+        assert high == -low
 
 
 class ErrorRate(Classification):
@@ -216,6 +220,11 @@ def test_evaluate_joins_scores_cost_and_verdict(
     assert flops == [2 * 9 * 64] * 2
     assert sum(flops) == evaluation.student_cost.flops  # this student has no trunk
     assert evaluation.hashed == {"part"}
+    assert evaluation.rule == "interval"
+    lowest = min(result.ci95[0] for result in evaluation.tasks.values())
+    assert replace(evaluation, acceptance=dict.fromkeys(kinds, 0.01 - lowest)).accepted
+    assert not replace(evaluation, acceptance=dict.fromkeys(kinds, -lowest - 0.01)).accepted
+    evaluation = replace(evaluation, rule="point")
     worst = min(result.delta for result in evaluation.tasks.values())
     assert replace(evaluation, acceptance=dict.fromkeys(kinds, -worst)).accepted
     assert not replace(evaluation, acceptance=dict.fromkeys(kinds, -worst - 0.01)).accepted
