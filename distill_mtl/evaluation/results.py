@@ -11,18 +11,10 @@ from rich.console import RenderableType
 
 from distill_mtl.evaluation.baselines import Baseline
 from distill_mtl.evaluation.cross_domain import Abroad
-from distill_mtl.evaluation.differences import ClassDelta, Disagreement
+from distill_mtl.evaluation.differences import Calibration, ClassDelta, Disagreement
 from distill_mtl.evaluation.mcnemar import McNemar
 from distill_mtl.evaluation.table import console_table, markdown_table
 from distill_mtl.evaluation.verdict import Rule, Verdict, judge
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Expected calibration errors, in points."""
-
-    student: float
-    teacher: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +197,7 @@ class Evaluation:
                 for task, found in self.cross_domain.items()
             },
             "baselines": {name: baseline.to_dict() for name, baseline in self.baselines.items()},
+            "split": self.split,
             "acceptance": {"rule": self.rule, "margin": dict(self.acceptance)},
             "accepted": self.accepted,
             "steps": self.steps,

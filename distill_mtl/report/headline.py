@@ -18,7 +18,7 @@ def judged(results: Results) -> dict[str, TaskScore]:
 
 def by_interval(results: Results) -> bool:
     """Whether the interval decides, and not the difference alone."""
-    return results.acceptance is None or results.acceptance.rule == "interval"
+    return results.acceptance.rule == "interval"
 
 
 def outcome(score: TaskScore, *, interval: bool) -> Tone:

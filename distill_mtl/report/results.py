@@ -59,15 +59,15 @@ class TaskScore(_Entry):
     delta: float | None
     ci95: tuple[float, float] | None
     agreement: float | None
-    in_points: bool = True
-    groups: int | None = None
-    margin: float = 1.0
-    verdict: Literal["non-inferior", "inferior", "undecided"] | None = None
-    rows_to_decide: int | None = None
-    mcnemar: McNemar | None = None
-    ece: CalibrationError | None = None
-    classes: list[ClassScore] | None = None
-    disagreements: list[Disagreement] = []
+    in_points: bool
+    groups: int
+    margin: float
+    verdict: Literal["non-inferior", "inferior", "undecided"] | None
+    rows_to_decide: int | None
+    mcnemar: McNemar | None
+    ece: CalibrationError | None
+    classes: list[ClassScore] | None
+    disagreements: list[Disagreement]
 
 
 class NetworkCost(_Entry):
@@ -77,9 +77,9 @@ class NetworkCost(_Entry):
     flops: int | None
     bytes: int | None
     latency_ms: float
-    batch: int | None = None
-    rows_per_second: float | None = None
-    peak_memory: int | None = None
+    batch: int
+    rows_per_second: float | None
+    peak_memory: int | None
 
 
 class HeadShare(_Entry):
@@ -97,8 +97,8 @@ class Costs(_Entry):
     student: NetworkCost
     teachers: NetworkCost | None
     heads: dict[str, HeadShare]
-    each: dict[str, NetworkCost] = {}
-    machine: str | None = None
+    each: dict[str, NetworkCost]
+    machine: str
 
 
 class CrossAgreement(_Entry):
@@ -138,10 +138,10 @@ class Results(_Entry):
     accepted: bool
     steps: int | None
     seconds: float | None
-    split: str = "test"
-    acceptance: Acceptance | None = None
-    cross_domain: dict[str, dict[str, CrossAgreement]] = {}
-    baselines: dict[str, Baseline] = {}
+    split: str
+    acceptance: Acceptance
+    cross_domain: dict[str, dict[str, CrossAgreement]]
+    baselines: dict[str, Baseline]
 
 
 def read_results(path: Path) -> Results:

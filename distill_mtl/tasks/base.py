@@ -10,12 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.registry import Registry
+
+_ROWS_AT_ONCE = 32  # each is weighed in turn, so that memory grows with their square
 
 KINDS: Registry[type["TaskKind"]] = Registry("kind of task", "distill_mtl.tasks")
 
@@ -296,6 +299,23 @@ class TaskKind(ABC):
         Returns:
             float64 [S], or [] without weights.
         """
+
+    def row_scores(self, statistics: Tensor) -> Tensor:
+        """float64 [R]: the metric of each row alone, or, where that says nothing, its like in the same direction."""
+        some = statistics.split(_ROWS_AT_ONCE)
+        return torch.cat([self.score(rows, torch.eye(len(rows), dtype=torch.float64)) for rows in some])
+
+    def class_scores(self, statistics: Tensor) -> Tensor | None:
+        """float64 [C]: the metric of each class, NaN for one that does not occur; None: the metric has no classes."""
+        return None
+
+    def right_rows(self, statistics: Tensor) -> Tensor | None:
+        """bool [R], where the metric is the share of right rows; None: it is another."""
+        return None
+
+    def calibration(self, logits: Tensor, labels: Tensor) -> Tensor | None:
+        """What `calibration.calibration_error` needs, summed over the rows; None: answers carry no confidence."""
+        return None
 
     @abstractmethod
     def agreement(self, logits: Tensor, other: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from distill_mtl.errors import UserError
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, Truth
+from distill_mtl.tasks.calibration import confidence_counts
 from distill_mtl.tasks.class_scores import CLASS_SCORES
 from distill_mtl.tasks.decoupled import Decoupled
 from distill_mtl.tasks.divergence import soft_divergence
@@ -127,6 +128,16 @@ class Classification(SoftmaxKind):
 
     def score_totals(self, totals: Tensor) -> Tensor:
         return CLASS_SCORES[self.metric].of(totals)
+
+    def class_scores(self, statistics: Tensor) -> Tensor | None:
+        return CLASS_SCORES[self.metric].of_classes(statistics, len(self.classes))
+
+    def right_rows(self, statistics: Tensor) -> Tensor | None:
+        return statistics[:, 0] > 0 if CLASS_SCORES[self.metric].share_of_right else None
+
+    def calibration(self, logits: Tensor, labels: Tensor) -> Tensor:
+        probability, predicted = logits.float().softmax(1).max(1)
+        return confidence_counts(probability, predicted == labels)
 
     def agreement(self, logits: Tensor, other: Tensor) -> Tensor:
         return (logits.argmax(dim=1) == other.argmax(dim=1)).cpu().double()

@@ -226,6 +226,15 @@ class Heatmap(TaskKind):
         if self.metric == "pck":
             totals = weights @ statistics
             return 100 * totals[:, 0] / totals[:, 1].clamp(min=1)
+        return 100 * self._precisions(statistics, weights).nanmean(1).nan_to_num(0)
+
+    def class_scores(self, statistics: Tensor) -> Tensor | None:
+        if self.metric == "pck":
+            return None
+        return 100 * self._precisions(statistics, statistics.new_ones(1, len(statistics)))[0]
+
+    def _precisions(self, statistics: Tensor, weights: Tensor) -> Tensor:
+        """[S, C]: average precision, NaN for a class without an object."""
         scores, classes, right = statistics[:, : 3 * self.top].split(self.top, 1)
         wanted = weights @ statistics[:, 3 * self.top :]
         row = torch.arange(len(statistics))[:, None].expand_as(classes)
@@ -242,7 +251,7 @@ class Heatmap(TaskKind):
                     interpolated=True,
                 )
             )
-        return 100 * torch.stack(precisions, 1).nanmean(1).nan_to_num(0)
+        return torch.stack(precisions, 1)
 
     def agreement(self, logits: Tensor, other: Tensor) -> Tensor:
         """Share of both networks' peaks above 0.3 to which the other has a like one; 1 where there are none.

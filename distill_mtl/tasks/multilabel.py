@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, TaskKind, Truth
+from distill_mtl.tasks.calibration import confidence_counts
 from distill_mtl.tasks.divergence import bernoulli_divergence
 from distill_mtl.tasks.mirrored import partners, read_pairs
 from distill_mtl.tasks.pooled import PooledHead
@@ -128,9 +129,25 @@ class Multilabel(TaskKind):
     def score(self, statistics: Tensor, weights: Tensor | None = None) -> Tensor:
         logits, labels = statistics.chunk(2, dim=1)
         counted = torch.ones(1, len(labels), dtype=torch.float64) if weights is None else weights.double()
-        by_class = self._precision if self.metric == "map" else self._error
-        scores = 100 * by_class(logits, labels, counted).nanmean(dim=1).nan_to_num(0.0)
+        scores = 100 * self._by_class(logits, labels, counted).nanmean(dim=1).nan_to_num(0.0)
         return scores if weights is not None else scores[0]
+
+    def row_scores(self, statistics: Tensor) -> Tensor:
+        """Share of a row's wrong decisions, or for `map`, which ranks rows, of its right ones."""
+        logits, labels = statistics.chunk(2, dim=1)
+        known = labels != UNKNOWN
+        wrong = (known & ((logits > 0) != (labels == 1))).sum(1) / known.sum(1).clamp(min=1)
+        return 100 * (1 - wrong if self.metric == "map" else wrong).double()
+
+    def class_scores(self, statistics: Tensor) -> Tensor:
+        logits, labels = statistics.chunk(2, dim=1)
+        return 100 * self._by_class(logits, labels, torch.ones(1, len(labels), dtype=torch.float64))[0]
+
+    def calibration(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Of decisions, each with the probability of what was decided."""
+        known = labels != UNKNOWN
+        right = (logits > 0) == (labels == 1)
+        return confidence_counts(logits.float().abs().sigmoid()[known], right[known])
 
     def agreement(self, logits: Tensor, other: Tensor) -> Tensor:
         """Share of the classes on which both decide alike."""
@@ -150,6 +167,10 @@ class Multilabel(TaskKind):
 
     def describe(self) -> dict[str, object]:
         return super().describe() | {"mirrored": [list(pair) for pair in self.mirrored]}
+
+    def _by_class(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        by_class = self._precision if self.metric == "map" else self._error
+        return by_class(logits, labels, weights)
 
     def _precision(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         """[S, C]: average precision, NaN for a class without a positive."""

@@ -172,15 +172,29 @@ class Regression(AdditiveKind):
         return torch.cat([known.double(), value, value**2, error.abs(), error**2], dim=1)
 
     def score_totals(self, totals: Tensor) -> Tensor:
+        return self._by_value(totals).nanmean(dim=-1).nan_to_num(0.0)
+
+    def row_scores(self, statistics: Tensor) -> Tensor:
+        """For `r2`, which compares rows, the share of the variance explained as if that were the square of `scale`."""
+        if self.metric != "r2":
+            return super().row_scores(statistics)
+        known, _, _, _, squared_errors = statistics.chunk(5, dim=1)
+        return 100 * (1 - squared_errors.sum(1) / known.sum(1).clamp(min=1))
+
+    def class_scores(self, statistics: Tensor) -> Tensor:
+        """Of each value."""
+        return self._by_value(statistics.sum(0))
+
+    def _by_value(self, totals: Tensor) -> Tensor:
+        """[..., C] from summed statistics, NaN for a value that is never known or, for `r2`, always the same."""
         rows, values, squares, errors, squared_errors = totals.chunk(5, dim=-1)
-        scale = torch.tensor(self.scale, dtype=torch.float64)
         if self.metric == "r2":
             spread = squares - values**2 / rows
             # A value that is always the same (but for rounding) has nothing to explain.
             unexplained = torch.where(spread > 1e-12 * squares, squared_errors / spread, torch.nan)
-            return 100 * (1 - unexplained).nanmean(dim=-1).nan_to_num(0.0)
+            return 100 * (1 - unexplained)
         by_value = errors / rows if self.metric == "mae" else (squared_errors / rows).sqrt()
-        return (by_value * scale).nanmean(dim=-1).nan_to_num(0.0)
+        return by_value * torch.tensor(self.scale, dtype=torch.float64)
 
     def agreement(self, logits: Tensor, other: Tensor) -> Tensor:
         """Share of the values that differ by less than a tenth of `scale`."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Legend, Shown, Truth
+from distill_mtl.tasks.calibration import confidence_counts
 from distill_mtl.tasks.decoder import PyramidDecoder, pyramid_levels
 from distill_mtl.tasks.dice import soft_dice_loss
 from distill_mtl.tasks.divergence import soft_divergence
@@ -135,6 +136,17 @@ class Segmentation(SoftmaxKind):
         union = labelled + predicted - right
         present = (union > 0).sum(dim=-1)
         return 100 * (right / union.clamp(min=1)).sum(dim=-1) / present.clamp(min=1)
+
+    def class_scores(self, statistics: Tensor) -> Tensor:
+        """miou: of each class, over all rows; pixel_accuracy: of each class's pixels the share that is right."""
+        right, labelled, predicted = statistics.sum(0).chunk(3)
+        return 100 * right / (labelled if self.metric == "pixel_accuracy" else labelled + predicted - right)
+
+    def calibration(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Of pixels."""
+        probability, predicted = resized(logits.float(), map_size(labels)).softmax(1).max(1)
+        valid = labels != self.ignore_index
+        return confidence_counts(probability[valid], (predicted == labels)[valid])
 
     def agreement(self, logits: Tensor, other: Tensor) -> Tensor:
         """Share of pixels, at the larger of the two sizes."""

@@ -66,8 +66,7 @@ class Examiner:
         asked = self.session.student, self._teachers, self.parts.kinds, self._view("test")
         few = max(2, _PICTURED // len(evaluation.tasks))
         keys = {
-            task: [row["key"] for row in entry.get("disagreements", [])[:few]]
-            for task, entry in evaluation.to_dict()["tasks"].items()
+            task: [row.key for row in result.disagreements[:few]] for task, result in evaluation.tasks.items()
         }
         samples = examples(*asked)
         legends = {task: kind.legend() for task, kind in self.parts.kinds.items()}
