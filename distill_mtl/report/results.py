@@ -102,10 +102,10 @@ class Costs(_Entry):
 
 
 class CrossAgreement(_Entry):
-    """How often student and teacher decide alike on another data set's rows, in [0, 1]."""
+    """How often student and teacher decide alike on another data set's images, in [0, 1]; None without any."""
 
     rows: int
-    agreement: float
+    agreement: float | None
 
 
 class BaselineScore(_Entry):
