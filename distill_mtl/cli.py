@@ -1,5 +1,5 @@
 """The commands: `distill.py RECIPE`, run by `accelerate launch`, and
-`distill-mtl shards|init|check|cache|evaluate|schema|teacher`.
+`distill-mtl shards|init|check|cache|evaluate|report|schema|teacher`.
 
 A user's mistake ends with its message and status 2, a student below its acceptance with 3, a stopped
 run with 130.
@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _add_check(commands)
     _add_targets(commands)
     _add_evaluate(commands)
+    _add_report(commands)
     _add_schema(commands)
     teacher = commands.add_parser("teacher", help="look into a teacher, measure it, or train one")
     of_teachers = teacher.add_subparsers(required=True, metavar="COMMAND")
@@ -211,6 +212,26 @@ def _add_evaluate(commands: Any) -> None:
     )
     _add_cache(evaluate)
     evaluate.set_defaults(run=_evaluate)
+
+
+def _add_report(commands: Any) -> None:
+    report = commands.add_parser(
+        "report",
+        help="write the report of a run again, or one page that compares runs",
+        description="One run: write its report.html and report.md again, from its folder alone; a run that is not "
+        "finished is shown as far as it came. Several runs: write one page that compares them.",
+    )
+    report.add_argument(
+        "folders", nargs="+", type=Path, metavar="RUN", help="run folder, such as runs/multidigits"
+    )
+    report.add_argument(
+        "--to",
+        type=Path,
+        metavar="FILE",
+        help="where the page goes; default report.html in the run folder, of several runs comparison.html beside "
+        "the first",
+    )
+    report.set_defaults(run=_report)
 
 
 def _add_schema(commands: Any) -> None:
@@ -490,6 +511,18 @@ def _margins(texts: Sequence[str]) -> float | dict[str, float] | None:
         if not named and len(texts) > 1:
             raise UserError(f"--acceptance {text}: expected one number, or TASK=NUMBER for each task.")
     return margins.get("", margins or None)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from distill_mtl.display import output
+    from distill_mtl.report import write_comparison, write_report
+
+    if len(arguments.folders) == 1:
+        page = write_report(arguments.folders[0], to=arguments.to)
+    else:
+        page = write_comparison(arguments.folders, to=arguments.to)
+    output().print(f"report: {page}", highlight=False, soft_wrap=True)
+    return 0
 
 
 def _schema(arguments: argparse.Namespace) -> int:

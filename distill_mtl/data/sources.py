@@ -1,9 +1,10 @@
 """All data sets of a recipe behind one door: what training, the check and evaluation ask for rows."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distill_mtl.data.alternate import Alternating
 from distill_mtl.data.batch import Batch
@@ -248,6 +249,7 @@ class Sources:
         rank: int = 0,
         world: int = 1,
         limit: int | None = None,
+        only: Collection[str] | None = None,
     ) -> Iterator[Batch]:
         """The rows of a set that are labelled for `task`, under plain views, in shard order, with `groups`.
 
@@ -257,11 +259,16 @@ class Sources:
             batch_size: rows per batch, fewer in the last or where rows are skipped.
             rank, world: this process's share is every world-th row.
             limit: at most this many rows, spread evenly over the set.
+            only: the rows with these keys alone.
 
         Raises:
             ShardError: a row cannot be read.
         """
-        return self._plain(*self._labelled_rows(task, split), task, batch_size, rank, world, limit)
+        source, row = self._labelled_rows(task, split)
+        if only is not None:
+            named = self._named(source, row, only)
+            source, row = source[named], row[named]
+        return self._plain(source, row, task, batch_size, rank, world, limit)
 
     def unlabelled(self, task: str) -> list[str]:
         """The sources that have no labels of a task."""
@@ -373,6 +380,15 @@ class Sources:
                         f"data.{owners[0]}: no {split} rows for the task {task}. A twentieth of so few rows "
                         f"is none: name shards for it in data.{owners[0]}.split.{split}."
                     )
+
+    def _named(self, source: Numbers, row: Numbers, keys: Collection[str]) -> NDArray[np.bool_]:
+        """bool [N]: which of the rows have one of the keys."""
+        wanted = set(keys)
+        found = np.zeros(len(row), np.bool_)
+        for number in np.unique(source).tolist():
+            mine = source == number
+            found[mine] = [key in wanted for key in self._sources[number].keys(row[mine].tolist())]
+        return found
 
     def _labelled_rows(self, task: str, split: Split | None) -> tuple[np.ndarray, np.ndarray]:
         """Source [N] and row [N] of every row of a set, or of all, that is labelled for `task`."""

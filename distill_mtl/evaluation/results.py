@@ -199,6 +199,7 @@ class Evaluation:
                 for task, found in self.cross_domain.items()
             },
             "baselines": {name: baseline.to_dict() for name, baseline in self.baselines.items()},
+            "split": self.split,
             "acceptance": {"rule": self.rule, "margin": dict(self.acceptance)},
             "accepted": self.accepted,
             "steps": self.steps,

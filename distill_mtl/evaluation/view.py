@@ -1,6 +1,6 @@
 """Which rows evaluation looks at, and with whom it shares the work."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,7 +15,15 @@ class LabelledRows(Protocol):
     """What evaluation asks of the data sets; `distill_mtl.data` answers."""
 
     def labelled(
-        self, task: str, split: Split | None, batch_size: int, *, rank: int, world: int, limit: int | None
+        self,
+        task: str,
+        split: Split | None,
+        batch_size: int,
+        *,
+        rank: int,
+        world: int,
+        limit: int | None,
+        only: Collection[str] | None = None,
     ) -> Iterable[Batch]:
         """This process's share of the rows that are labelled for the task, without augmentation."""
 
@@ -62,7 +70,8 @@ class View:
         split: train, validation or test; None: all rows, whatever their set.
         batch_size: rows per forward pass; no result depends on it.
         device: where the networks are.
-        limit: look at the first `limit` rows of each task alone.
+        limit: look at so many rows of each task alone, spread evenly.
+        only: look at the rows with these keys alone; None: at all.
         processes: who shares the work.
     """
 
@@ -71,6 +80,7 @@ class View:
     batch_size: int = 256
     device: torch.device | str = "cpu"
     limit: int | None = None
+    only: Collection[str] | None = None
     processes: Processes = Processes()
 
     def rows(self, task: str) -> int:
@@ -82,7 +92,13 @@ class View:
         """This process's share on the device."""
         share = self.processes
         for batch in self.sources.labelled(
-            task, self.split, self.batch_size, rank=share.rank, world=share.world, limit=self.limit
+            task,
+            self.split,
+            self.batch_size,
+            rank=share.rank,
+            world=share.world,
+            limit=self.limit,
+            only=self.only,
         ):
             yield batch.to(self.device)
 

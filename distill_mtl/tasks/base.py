@@ -68,6 +68,18 @@ class Shown(NamedTuple):
     caption: str = ""
 
 
+class Legend(NamedTuple):
+    """What the colours of a kind's pictures mean.
+
+    Attributes:
+        colors: name -> (red, green, blue), 0 to 255; empty where no colour stands for a name.
+        note: how to read what is no list of names, and the unit of captions; or nothing.
+    """
+
+    colors: Mapping[str, tuple[int, int, int]] = {}
+    note: str = ""
+
+
 class TaskKind(ABC):
     """One kind of task, for one list of classes.
 
@@ -267,6 +279,10 @@ class TaskKind(ABC):
     def show_answer(self, logits: Tensor, image: Tensor) -> Shown:
         """The logits of one row, [C] or [C, h, w], for people; `image` is uint8 [3, H, W]."""
 
+    def legend(self) -> Legend:
+        """How to read the pictures of `show_label` and `show_answer`; by default there is nothing to say."""
+        return Legend()
+
     # ---- scores -----------------------------------------------------------------------------------
     @abstractmethod
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -364,4 +380,14 @@ def shaping_options(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: options[name] for name in KINDS[kind].shaping if name in options}
 
 
-__all__ = ["KINDS", "USUAL", "HeadShape", "Shown", "TaskKind", "Truth", "build_kind", "shaping_options"]
+__all__ = [
+    "KINDS",
+    "USUAL",
+    "HeadShape",
+    "Legend",
+    "Shown",
+    "TaskKind",
+    "Truth",
+    "build_kind",
+    "shaping_options",
+]

@@ -11,11 +11,11 @@ from distill_mtl.errors import UserError, nearest
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.additive import AdditiveKind
-from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, Truth
+from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Legend, Shown, Truth
 from distill_mtl.tasks.decoder import PyramidDecoder, pyramid_levels
 from distill_mtl.tasks.maps import map_size, mean_where, resized, resized_where
 from distill_mtl.tasks.options import positive_number
-from distill_mtl.tasks.palette import on_grey, ramp
+from distill_mtl.tasks.palette import GREY, on_grey, ramp
 from distill_mtl.tasks.rasters import is_png, read_npy, read_png, shaped
 
 _WIDE_MODES = ("I;16", "I;16B", "I")  # PIL's names of grey pictures of 16 bits; the last is an older Pillow's
@@ -125,6 +125,12 @@ class Depth(AdditiveKind):
 
     def show_answer(self, logits: Tensor, image: Tensor) -> Shown:
         return _shown(_predicted(logits[None], map_size(image))[0])
+
+    def legend(self) -> Legend:
+        return Legend(
+            {"no depth": GREY},
+            "Light is near, dark is far, each picture on its own scale; under it the range in the labels' unit.",
+        )
 
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
         """[sum of the metric's number over valid pixels, valid pixels], K = 2."""

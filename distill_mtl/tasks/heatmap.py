@@ -11,7 +11,7 @@ from distill_mtl.errors import UserError, nearest
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks import points
-from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, TaskKind, Truth
+from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Legend, Shown, TaskKind, Truth
 from distill_mtl.tasks.decoder import PyramidDecoder, pyramid_levels
 from distill_mtl.tasks.gaussians import corner_radius, draw
 from distill_mtl.tasks.heat_losses import focal_loss, soft_heat_loss
@@ -21,6 +21,7 @@ from distill_mtl.tasks.mirrored import partners, read_pairs, swapped
 from distill_mtl.tasks.objects import corners, empty, objects_seen, read_objects
 from distill_mtl.tasks.options import whole_number
 from distill_mtl.tasks.outlines import drawn
+from distill_mtl.tasks.palette import named_colors
 from distill_mtl.tasks.peaks import Found, best_of_each, strongest
 from distill_mtl.tasks.ranking import average_precision
 
@@ -197,6 +198,9 @@ class Heatmap(TaskKind):
     def show_answer(self, logits: Tensor, image: Tensor) -> Shown:
         objects, scores = self._found(logits[None])
         return drawn(objects[0][scores[0] > SURE], image, self.classes)
+
+    def legend(self) -> Legend:
+        return Legend(named_colors(self.classes, first=1))
 
     # ---- scores -----------------------------------------------------------------------------------
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:

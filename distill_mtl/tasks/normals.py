@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.additive import AdditiveKind
-from distill_mtl.tasks.base import KINDS, Shown, Truth
+from distill_mtl.tasks.base import KINDS, Legend, Shown, Truth
 from distill_mtl.tasks.decoder import PyramidDecoder, pyramid_levels
 from distill_mtl.tasks.directions import Directions
 from distill_mtl.tasks.maps import map_size, mean_where, resized, resized_where
-from distill_mtl.tasks.palette import on_grey
+from distill_mtl.tasks.palette import GREY, on_grey
 from distill_mtl.tasks.rasters import is_png, read_npy, read_png, shaped
 
 _NEAR = 11.25
@@ -98,6 +98,12 @@ class Normals(AdditiveKind):
 
     def show_answer(self, logits: Tensor, image: Tensor) -> Shown:
         return _shown(_facing(_finite(logits[None]), map_size(image))[0])
+
+    def legend(self) -> Legend:
+        return Legend(
+            {"no direction": GREY},
+            "Red, green and blue are x, y and z of the direction, from −1 (dark) to 1 (full).",
+        )
 
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
         """mean_angle, within_11_25: [sum over valid pixels, valid pixels]; median_angle: pixels by bin, K = 1800."""

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
-from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, Truth
+from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Legend, Shown, Truth
 from distill_mtl.tasks.calibration import confidence_counts
 from distill_mtl.tasks.decoder import PyramidDecoder, pyramid_levels
 from distill_mtl.tasks.dice import soft_dice_loss
 from distill_mtl.tasks.divergence import soft_divergence
 from distill_mtl.tasks.maps import map_size, resized
 from distill_mtl.tasks.options import number, whole_number
-from distill_mtl.tasks.palette import painted
+from distill_mtl.tasks.palette import GREY, named_colors, painted
 from distill_mtl.tasks.rasters import read_png
 from distill_mtl.tasks.softmax import SoftmaxKind
 
@@ -114,6 +114,9 @@ class Segmentation(SoftmaxKind):
 
     def show_answer(self, logits: Tensor, image: Tensor) -> Shown:
         return Shown(painted(resized(logits[None].float(), map_size(image)).argmax(1)[0], self.ignore_index))
+
+    def legend(self) -> Legend:
+        return Legend({**named_colors(self.classes), "not labelled": GREY})
 
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
         """[right pixels by class, labelled pixels by class, predicted pixels by class], K = 3 C."""

@@ -7,22 +7,25 @@ from functools import cached_property
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from PIL import Image
 from rich.console import Console
 
 from distill_mtl.assembly.build import Parts
 from distill_mtl.data.split import Split
 from distill_mtl.evaluation import Evaluation, View, delta_on, references
 from distill_mtl.evaluation.card import model_card
-from distill_mtl.evaluation.examples import examples
+from distill_mtl.evaluation.examples import examples, examples_of
 from distill_mtl.evaluation.selection import Reference
 from distill_mtl.evaluation.sheet import picture_sheet
 from distill_mtl.recipe import dump_recipe
+from distill_mtl.report import write_report
+from distill_mtl.report.pictures import write_gallery
 from distill_mtl.students.folder import save_student
 from distill_mtl.targets.roster import Roster
 from distill_mtl.training.comparison import compare_with_bar, view_of
 from distill_mtl.training.run_folder import RunFolder
 from distill_mtl.training.session import Session
+
+_PICTURED = 36  # disagreements over all tasks: a page of one or two megabytes
 
 
 class Examiner:
@@ -58,10 +61,18 @@ class Examiner:
         )
         return replace(found, steps=self.session.step, seconds=self.session.seconds)
 
-    def picture_sheet(self) -> Image.Image:
-        """A few test rows of every task with what student and teachers answer; for one process alone."""
-        return picture_sheet(
-            examples(self.session.student, self._teachers, self.parts.kinds, self._view("test"))
+    def write_pictures(self, evaluation: Evaluation, folder: RunFolder) -> None:
+        """Some test rows of every task, and those on which it disagrees with its teacher; for one process alone."""
+        asked = self.session.student, self._teachers, self.parts.kinds, self._view("test")
+        few = max(2, _PICTURED // len(evaluation.tasks))
+        keys = {
+            task: [row.key for row in result.disagreements[:few]] for task, result in evaluation.tasks.items()
+        }
+        samples = examples(*asked)
+        legends = {task: kind.legend() for task, kind in self.parts.kinds.items()}
+        picture_sheet(samples, legends).save(folder.pictures)
+        write_gallery(
+            folder.examples, disagreements=examples_of(keys, *asked), samples=samples, legends=legends
         )
 
     @cached_property
@@ -80,7 +91,7 @@ class Examiner:
 
 
 def finish(parts: Parts, session: Session, folder: RunFolder, console: Console) -> Evaluation:
-    """Save the student, compare it, complete its model card, write results.json and pictures.png, show the table.
+    """Save the student, compare it, complete its model card, write results.json, pictures and report, show the table.
 
     The student is saved before anything can go wrong with the test rows.
     """
@@ -95,13 +106,15 @@ def finish(parts: Parts, session: Session, folder: RunFolder, console: Console) 
     if accelerator.is_main_process:
         save_student(session.student, folder.student, card=_card(parts, evaluation))
         evaluation.write(folder.results)
-        examiner.picture_sheet().save(folder.pictures)
+        examiner.write_pictures(evaluation, folder)
+        report = write_report(folder.path)
         console.print(evaluation.table())
         for source, count in skipped.items():
             console.print(
                 f"[yellow]{count} corrupt rows of data.{source} were replaced by their next row[/yellow]"
             )
         console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
+        console.print(f"report: {report}", highlight=False, soft_wrap=True)
     accelerator.wait_for_everyone()
     return evaluation
 

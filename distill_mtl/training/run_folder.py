@@ -1,4 +1,4 @@
-"""The folder of one run: its names, who may write into it, and what must be equal before a run goes on."""
+"""The folder of one run: who may write into it, and what must be equal before a run goes on."""
 
 import difflib
 import json
@@ -10,25 +10,15 @@ from typing import Any, Literal
 import yaml
 
 from distill_mtl.errors import UserError
+from distill_mtl.run_files import RunFiles
 
 
-class RunFolder:
-    """Paths of `runs/NAME`. Other tools read these names.
+class RunFolder(RunFiles):
+    """`runs/NAME` as the run itself sees it.
 
     Args:
         path: the folder; it need not exist yet.
     """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.recipe = path / "recipe.resolved.yaml"
-        self.teachers = path / "teachers.json"
-        self.metrics = path / "metrics.jsonl"
-        self.checkpoints = path / "checkpoints"
-        self.student = path / "student"
-        self.results = path / "results.json"
-        self.pictures = path / "pictures.png"
-        self.baselines = path / "baselines"
 
     def baseline(self, name: str) -> "RunFolder":
         """The run folder of one of this run's baselines."""
@@ -83,9 +73,12 @@ class RunFolder:
         Only what a run writes is deleted, the recipe last: by it the folder is known to be ours.
         """
         if not resume:
-            for folder in (self.checkpoints, self.student):
+            for folder in (self.checkpoints, self.student, self.examples):
                 shutil.rmtree(folder, ignore_errors=True)
-            for file in (self.metrics, self.results, self.pictures, self.teachers, self.recipe):
+            for file in (
+                *(self.metrics, self.results, self.pictures, self.report, self.report_markdown),
+                *(self.environment, self.teachers, self.recipe),
+            ):
                 file.unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
         write_aside(self.recipe, recipe)

@@ -1,6 +1,6 @@
 """A small world to evaluate in: rows held in memory and tiny networks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from threading import Barrier
@@ -54,9 +54,11 @@ class ListedRows:
         rank: int = 0,
         world: int = 1,
         limit: int | None = None,
+        only: Collection[str] | None = None,
     ) -> Iterator[Batch]:
         whole = self.rows[task, split]
-        mine = list(range(len(whole)))[:limit][rank::world]
+        named = [row for row, key in enumerate(whole.keys) if only is None or key in only]
+        mine = named[:limit][rank::world]
         for first in range(0, len(mine), batch_size):
             yield pick(whole, mine[first : first + batch_size])
 

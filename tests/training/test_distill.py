@@ -53,7 +53,7 @@ def test_results_have_the_promised_form(finished: tuple[Path, Evaluation]) -> No
     results = json.loads((out / "results.json").read_text())
     assert results == evaluation.to_dict() | {"tasks": json.loads(json.dumps(evaluation.to_dict()["tasks"]))}
     assert set(results) == {
-        *("tasks", "cost", "cross_domain", "baselines", "acceptance", "accepted", "steps", "seconds")
+        *("tasks", "cost", "cross_domain", "baselines", "split", "acceptance", "accepted", "steps", "seconds")
     }
     assert set(results["tasks"]["hue"]) == {
         *("kind", "metric", "higher_is_better", "rows", "teacher", "student", "delta", "ci95", "agreement"),
