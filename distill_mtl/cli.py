@@ -1,5 +1,5 @@
 """The commands: `distill.py RECIPE`, run by `accelerate launch`, and
-`distill-mtl shards|init|check|cache|evaluate|schema|teacher`.
+`distill-mtl shards|init|check|cache|evaluate|predict|schema|teacher`.
 
 A user's mistake ends with its message and status 2, a student below its acceptance with 3, a stopped
 run with 130.
@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from distill_mtl.errors import Stopped, StoppedElsewhere, UserError
+from distill_mtl.prediction.arguments import add_predict
 from distill_mtl.writing.arguments import add_shards
 
 USER_ERROR, NOT_ACCEPTED, STOPPED = 2, 3, 130
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _add_check(commands)
     _add_targets(commands)
     _add_evaluate(commands)
+    add_predict(commands)
     _add_schema(commands)
     teacher = commands.add_parser("teacher", help="look into a teacher, measure it, or train one")
     of_teachers = teacher.add_subparsers(required=True, metavar="COMMAND")

@@ -24,7 +24,7 @@ class RunOrigin(Origin):
         place: the file that holds the weights.
         files: what decides the answers, `place` first.
         program: what of it is code; None where it is data alone.
-        load: makes the runtime.
+        load: makes the runtime, which nobody has looked at yet.
         section: the recipe's word on input, output and classes.
     """
 
@@ -37,10 +37,10 @@ class RunOrigin(Origin):
         section: TeacherSection,
     ) -> None:
         self.place, self.files, self.program = place, files, program
-        self._load, self._section = load, section
+        self.load, self._section = load, section
 
     def open(self) -> Opened:
-        runtime = self._load()
+        runtime = self.load()
         inputs, told, assumed = contract_of(runtime.declared, self._section.input)
         network = RunNetwork(runtime, inputs, self._section.output)
         note = read_note(runtime.declared)
