@@ -16,7 +16,7 @@ from distill_mtl.networks.evaluating import evaluating
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract, Preprocess
 from distill_mtl.networks.layout import Layout, find_layout
-from distill_mtl.networks.taps import Taps
+from distill_mtl.networks.taps import Enough, Taps
 
 POOLED = "pooled"
 LOGITS = "logits"
@@ -134,7 +134,10 @@ class Backbone(nn.Module):
     def _run(self, pixels: Tensor) -> dict[str, Tensor]:
         """One forward pass; gives what the network ends in, the taps take the rest."""
         inputs = pixels.contiguous(memory_format=torch.channels_last)
-        final = self.model.forward_features(inputs)
+        try:
+            final = self.model.forward_features(inputs)
+        except Enough:
+            return {}
         ends: dict[str, Tensor] = {}
         if LOGITS in self.returns:
             ends[LOGITS] = self.model.forward_head(final)

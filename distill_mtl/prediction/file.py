@@ -76,6 +76,7 @@ class FileNetwork(Network):
                 f"{runtime.files[0]}: its note '{NOTE}' cannot be understood: {error!r}."
             ) from error
         self.shape, self.resize = contract.size, _resize(note)
+        self._bytes = contract.dtype == "uint8"
         self._preprocess = Preprocess(contract).to(device)
         self._batch = runtime.declared.batch
 
@@ -103,7 +104,7 @@ class FileNetwork(Network):
     def _pixels(self, image: Tensor) -> Tensor:
         """[3, H, W] as the file takes it."""
         image = image.to(self.device)
-        if self._inside and self._runtime.declared.dtype == torch.uint8:
+        if self._inside and self._bytes:
             return image
         image = image.float() / 255
         return image if self._inside else self._preprocess(image[None])[0]
