@@ -59,7 +59,7 @@ class Format(ABC):
 
     Attributes:
         name: that `--to` takes.
-        ending: of the file that is written; empty for a folder.
+        ending: of the file or folder that is written.
         options: those of the command that change something for this format: `preprocess`, `decode`, `int8`,
             `rows`, `data`. Others are refused.
         packages: that it needs, of the extra of its own name.

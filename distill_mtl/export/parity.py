@@ -33,7 +33,8 @@ class Difference:
         decisions: how many were compared; 0 for answers that decide nothing.
         close: how many of them were too close for a comparison.
         changed: how many of the others differ.
-        where: key of the first row with a difference that counts.
+        where: key of a row with a decision that changed, else of the one with the largest error.
+        numbers: how many were compared; 0 for whole numbers, which are decisions.
     """
 
     largest: float = 0.0
@@ -103,7 +104,8 @@ class Parity:
         for name, found in self.outputs.items():
             counts = (found.decisions, found.close, found.changed)
             cells = [f"{count:,}" if found.decisions else "–" for count in counts]
-            table.add_row(name, f"{found.largest:.1e}", f"{found.mean:.1e}", *cells)
+            errors = [f"{error:.1e}" if found.numbers else "–" for error in (found.largest, found.mean)]
+            table.add_row(name, *errors, *cells)
         return table
 
     def refuse_difference(self, words: str) -> None:
@@ -119,7 +121,8 @@ class Parity:
                 continue
             raise ExportError(
                 f"{words} does not answer as the student does: {name}: {what} (largest error {found.largest:.2g}, "
-                f"row {found.where}). Nothing was written. Try another format with --to, or leave out --preprocess or --decode."
+                f"row {found.where}). Nothing was written. Try another "
+                "format with --to, or leave out --preprocess or --decode."
             )
 
 
@@ -178,9 +181,10 @@ def _answers(
     size = map_size(taken)
     if module.pixels == "normalised":
         size = module.trunk.inputs.size
-    eager = {task: answers[task]["logits"] for task in module.kinds}
-    if module.decode:
-        for task, kind in module.kinds.items():
+    eager = {}
+    for task, kind in module.kinds.items():
+        eager[task] = answers[task]["logits"]
+        if module.decode:
             eager |= {f"{task}.{name}": value for name, value in kind.decode(given[task], size).items()}
     return eager, given, size
 

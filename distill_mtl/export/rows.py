@@ -89,7 +89,7 @@ class RealRows:
     def sources(self, size: Size) -> Sources:
         """The data, with pictures of this size."""
         try:
-            return open_sources(self._recipe, self._kinds, size, every_set=False)
+            return open_sources(self.recipe, self._kinds, size, every_set=False)
         except UserError as error:
             if self._order.data:
                 raise
@@ -99,7 +99,8 @@ class RealRows:
             ) from error
 
     @cached_property
-    def _recipe(self) -> Recipe:
+    def recipe(self) -> Recipe:
+        """Of the run, or one that names the given shards as a source without labels."""
         if not self._order.data:
             assert self._order.trained.recipe is not None
             return load_recipe(self._order.trained.recipe)

@@ -31,7 +31,7 @@ def open_file(path: Path, only: Sequence[str] | None, device: torch.device, *, t
     Raises:
         UserError: no such file, one that cannot be opened or is not trusted, or one without our note.
     """
-    origin = file_origin(path, TeacherSection(path=str(path), trust=trust))
+    origin = file_origin(path, TeacherSection(path=str(path), trust=trust), "")
     if origin.program is not None and not trust:
         raise UserError(
             f"{path} is {origin.program}: code, which can do whatever you can do on this machine. If you trust where "
