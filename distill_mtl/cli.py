@@ -173,7 +173,7 @@ def _add_export(commands: Any) -> None:
     export.add_argument(
         "folder", type=Path, metavar="RUN", help="run folder, such as runs/multidigits, or a student's folder"
     )
-    export.add_argument("--to", required=True, metavar="FORMAT", help="onnx, pt2 or torchscript")
+    export.add_argument("--to", required=True, metavar="FORMAT", help="onnx, pt2, torchscript, timm or hub")
     export.add_argument("--out", type=Path, metavar="FILE", help="default RUN/export/NAME.ENDING")
     export.add_argument(
         "--only", metavar="TASKS", help="left,right: cut all other heads and what only they read"
@@ -211,6 +211,11 @@ def _add_export(commands: Any) -> None:
     export.add_argument(
         "--data", nargs="+", default=[], metavar="SHARDS", help="rows to look at in place of the run's own"
     )
+    export.add_argument(
+        "--repo", metavar="OWNER/NAME", help="push to this repository of the Hugging Face hub (--to hub)"
+    )
+    export.add_argument("--private", action="store_true", help="make it a private repository, if it is new")
+    export.add_argument("--license", metavar="ID", help="that the model card names: apache-2.0 (--to hub)")
     export.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     export.add_argument("--trust", action="store_true", help="let the code of kinds of your own run")
     _add_cache(export)
@@ -474,6 +479,9 @@ def _export(arguments: argparse.Namespace) -> int:
         data=arguments.data,
         overwrite=arguments.overwrite,
         trust=arguments.trust,
+        repo=arguments.repo,
+        private=arguments.private,
+        license=arguments.license,
     )
     return 0
 
