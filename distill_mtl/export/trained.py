@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from distill_mtl.errors import ExportError
+from distill_mtl.errors import ExportError, nearest
 from distill_mtl.networks.weights import CONFIG, read_config
 from distill_mtl.students.folder import DeployedStudent, load_student
 from distill_mtl.students.student import Student
@@ -84,8 +84,6 @@ def only(student: DeployedStudent, tasks: list[str] | None) -> Student:
         return whole
     for task in tasks:
         if task not in whole.kinds:
-            from distill_mtl.errors import nearest
-
             raise ExportError(
                 f"--only {task}: the student has no such task.{nearest(task, whole.kinds)} Tasks: "
                 f"{', '.join(whole.kinds)}."

@@ -1,0 +1,42 @@
+"""The page of docs/ about exports: its snippets run as they stand, without our code."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from export_toys import every_kind, run_folder, student, without_us
+from rich.console import Console
+
+from distill_mtl import load_student
+from distill_mtl.export.command import export
+
+PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+SNIPPETS = dict(re.findall(r"^```python\n# (\w+)\n(.*?)^```", PAGE, re.M | re.S))
+
+
+@pytest.mark.parametrize("to", ["onnx", "pt2", "torchscript"])
+def test_a_snippet_serves(tmp_path: Path, world: Path, to: str) -> None:
+    kinds = {"left": every_kind()["breed"], "segment": every_kind()["part"]}
+    run = run_folder(tmp_path / "multidigits", student(kinds=kinds), world)
+    data = [str(world / "pool-test.tar")]
+    file = export(run, to, pixels="float", decode=True, rows=6, data=data, console=Console(quiet=True))
+    printed = without_us(SNIPPETS[to], file.parent)
+    assert "48, 40" in printed
+    assert len(SNIPPETS[to].strip().splitlines()) <= 7
+
+
+def test_the_outputs_are_the_pages(tmp_path: Path) -> None:
+    kinds = every_kind()
+    made = student(kinds=kinds)
+    from distill_mtl.students.folder import save_student
+
+    save_student(made, tmp_path / "s")
+    answers = load_student(tmp_path / "s")(torch.rand(2, 3, 9, 9))
+    for row in re.findall(r"^\| (\w+)(?:, (\w+))? \| `TASK` .*? \| (.*) \|$", PAGE, re.M):
+        task = next(
+            task
+            for task, kind in kinds.items()
+            if kind.name == row[0] and (not row[1] or kind.describe().get("form") == row[1])
+        )
+        assert set(re.findall(r"`TASK\.(\w+)`", row[2])) == set(answers[task]) - {"logits"}, row
