@@ -1,5 +1,5 @@
 """The commands: `distill.py RECIPE`, run by `accelerate launch`, and
-`distill-mtl shards|init|check|cache|evaluate|report|export|schema|teacher`.
+`distill-mtl shards|init|check|cache|evaluate|report|export|predict|schema|teacher`.
 
 A user's mistake ends with its message and status 2, a student below its acceptance with 3, a stopped
 run with 130.
@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from distill_mtl.errors import Stopped, StoppedElsewhere, UserError
+from distill_mtl.prediction.arguments import add_predict
 from distill_mtl.writing.arguments import add_shards
 
 USER_ERROR, NOT_ACCEPTED, STOPPED = 2, 3, 130
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _add_evaluate(commands)
     _add_report(commands)
     _add_export(commands)
+    add_predict(commands)
     _add_schema(commands)
     teacher = commands.add_parser("teacher", help="look into a teacher, measure it, or train one")
     of_teachers = teacher.add_subparsers(required=True, metavar="COMMAND")
@@ -249,7 +251,7 @@ def _add_export(commands: Any) -> None:
     export.add_argument(
         "folder", type=Path, metavar="RUN", help="run folder, such as runs/multidigits, or a student's folder"
     )
-    export.add_argument("--to", required=True, metavar="FORMAT", help="onnx, pt2 or torchscript")
+    export.add_argument("--to", required=True, metavar="FORMAT", help="onnx, pt2, torchscript, timm or hub")
     export.add_argument("--out", type=Path, metavar="FILE", help="default RUN/export/NAME.ENDING")
     export.add_argument(
         "--only", metavar="TASKS", help="left,right: cut all other heads and what only they read"
@@ -287,6 +289,11 @@ def _add_export(commands: Any) -> None:
     export.add_argument(
         "--data", nargs="+", default=[], metavar="SHARDS", help="rows to look at in place of the run's own"
     )
+    export.add_argument(
+        "--repo", metavar="OWNER/NAME", help="push to this repository of the Hugging Face hub (--to hub)"
+    )
+    export.add_argument("--private", action="store_true", help="make it a private repository, if it is new")
+    export.add_argument("--license", metavar="ID", help="that the model card names: apache-2.0 (--to hub)")
     export.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     export.add_argument("--trust", action="store_true", help="let the code of kinds of your own run")
     _add_cache(export)
@@ -600,6 +607,9 @@ def _export(arguments: argparse.Namespace) -> int:
         data=arguments.data,
         overwrite=arguments.overwrite,
         trust=arguments.trust,
+        repo=arguments.repo,
+        private=arguments.private,
+        license=arguments.license,
     )
     return 0
 

@@ -79,7 +79,7 @@ def test_imports_run_downward_only() -> None:
         {"distillation", "balance"},
         {"assembly", "evaluation"},
         {"checks", "drafting", "report", "writing"},
-        {"training", "export"},
+        {"training", "export", "prediction"},
         {"cli", "__main__"},
     ]
     level = {name: index for index, names in enumerate(levels) for name in names}

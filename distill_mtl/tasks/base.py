@@ -17,6 +17,7 @@ from distill_mtl.errors import UserError, nearest
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.registry import Registry
+from distill_mtl.tasks.plain import plain
 
 _ROWS_AT_ONCE = 32  # each is weighed in turn, so that memory grows with their square
 
@@ -62,10 +63,14 @@ class Shown(NamedTuple):
     Attributes:
         picture: uint8 [3, H, W]; None for what words say best.
         caption: a few words, or nothing.
+        legend: names and colours (red, green, blue) of what the picture shows.
+        over_image: the picture shows the image itself, with something drawn on it.
     """
 
     picture: Tensor | None
     caption: str = ""
+    legend: tuple[tuple[str, tuple[int, int, int]], ...] = ()
+    over_image: bool = False
 
 
 class Legend(NamedTuple):
@@ -270,6 +275,45 @@ class TaskKind(ABC):
     @abstractmethod
     def decode(self, logits: Tensor, size: Size) -> dict[str, Tensor]:
         """The answers a user of the model wants, by name; `size` is the height and width of the image."""
+
+    def placed(self, decoded: Mapping[str, Tensor], view: View, picture: Size) -> dict[str, Tensor]:
+        """Answers about a view as answers about the picture that it was cut from, without resizing or mirroring.
+
+        As they are here, which is right for answers that no pixel belongs to.
+
+        Args:
+            decoded: of one row, from `decode` at the view's own height and width; no dimension for the batch.
+            view: box in pixels of the picture, beyond its border where that was padded.
+            picture: height and width of the picture.
+        """
+        return dict(decoded)
+
+    def answers(self, decoded: Mapping[str, Tensor], top: int = 1) -> dict[str, Any]:
+        """One row's answers in plain values that JSON knows, numbers that are not finite as None.
+
+        Here all vectors and scalars as they are; of maps, which are no reading, the shape.
+
+        Args:
+            decoded: of one row, from `decode` or `placed`; no dimension for the batch.
+            top: how many of the likeliest classes are told, where the kind ranks them.
+        """
+        return {
+            name: plain(value) if value.ndim < 2 else {"shape": list(value.shape)}
+            for name, value in decoded.items()
+        }
+
+    def write_label(self, decoded: Mapping[str, Tensor]) -> tuple[str, bytes]:
+        """One row's answers as a label: file ending in a shard, and bytes that `read_label` reads as them.
+
+        Args:
+            decoded: of one row, from `decode` or `placed`; no dimension for the batch.
+
+        Raises:
+            UserError: answers of this kind cannot be written as labels.
+        """
+        raise UserError(
+            f"kind {self.name} does not say how its answers become labels: define `write_label` in it."
+        )
 
     def show_label(self, label: Tensor, image: Tensor) -> Shown:
         """One label, as `seen` gives it, for people; `image` is uint8 [3, H, W]."""

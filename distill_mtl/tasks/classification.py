@@ -17,6 +17,7 @@ from distill_mtl.tasks.class_scores import CLASS_SCORES
 from distill_mtl.tasks.decoupled import Decoupled
 from distill_mtl.tasks.divergence import soft_divergence
 from distill_mtl.tasks.options import number
+from distill_mtl.tasks.plain import plain, ranked
 from distill_mtl.tasks.pooled import PooledHead
 from distill_mtl.tasks.softmax import SoftmaxKind
 
@@ -115,6 +116,15 @@ class Classification(SoftmaxKind):
     def decode(self, logits: Tensor, size: Size) -> dict[str, Tensor]:
         """`probabilities` float32 [B, C] and `label` int64 [B]."""
         return {"probabilities": logits.float().softmax(dim=1), "label": logits.argmax(dim=1)}
+
+    def answers(self, decoded: Mapping[str, Tensor], top: int = 1) -> dict[str, Any]:
+        """`label` and `probability`; with `top` above 1 the likeliest classes with theirs."""
+        label, probabilities = int(decoded["label"]), decoded["probabilities"]
+        said = {"label": self.classes[label], "probability": plain(probabilities[label])}
+        return said | ({"top": ranked(self.classes, probabilities, top)} if top > 1 else {})
+
+    def write_label(self, decoded: Mapping[str, Tensor]) -> tuple[str, bytes]:
+        return self.member, str(int(decoded["label"])).encode()
 
     def show_label(self, label: Tensor, image: Tensor) -> Shown:
         return Shown(None, self.classes[int(label)])

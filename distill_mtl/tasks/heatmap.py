@@ -1,5 +1,6 @@
 """Objects as points: boxes by their centres, or keypoints. Labels are lists of objects as JSON (`boxes.json`)."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -24,6 +25,7 @@ from distill_mtl.tasks.options import whole_number
 from distill_mtl.tasks.outlines import drawn
 from distill_mtl.tasks.palette import named_colors
 from distill_mtl.tasks.peaks import Found, best_of_each, strongest
+from distill_mtl.tasks.plain import plain
 from distill_mtl.tasks.ranking import average_precision
 
 SURE = 0.3
@@ -191,6 +193,38 @@ class Heatmap(TaskKind):
             return {"points": _in_pixels(found.objects[..., 1:3], size), **answer}
         boxes = _in_pixels(corners(found.objects).clamp(0, 1), size)
         return {"boxes": boxes.masked_fill(found.objects[..., :1] < 0, 0), **answer}
+
+    def placed(self, decoded: Mapping[str, Tensor], view: View, picture: Size) -> dict[str, Tensor]:
+        """Boxes are cut at the picture's border."""
+        name = "boxes" if self.boxes else "points"
+        places = decoded[name] + decoded[name].new_tensor([view.left, view.top]).repeat(
+            2 if self.boxes else 1
+        )
+        if self.boxes:
+            sides = places.new_tensor([picture[1], picture[0]]).repeat(2)
+            places = places.clamp_min(0).minimum(sides)
+        return {**decoded, name: places}
+
+    def answers(self, decoded: Mapping[str, Tensor], top: int = 1) -> dict[str, Any]:
+        """`objects` of a score above `SURE`, strongest first, in pixels as `boxes.json` has them, each with `score`."""
+        order = decoded["scores"].argsort(descending=True, stable=True).tolist()
+        scores, classes = plain(decoded["scores"]), decoded["label"].tolist()
+        found = []
+        for place in (place for place in order if decoded["scores"][place] > SURE):
+            if self.boxes:
+                left, top_side, right, bottom = decoded["boxes"][place].double().tolist()
+                where = {"box": plain(torch.tensor([left, top_side, right - left, bottom - top_side]))}
+            else:
+                where = {"point": plain(decoded["points"][place])}
+            if self.boxes and min(where["box"][2:]) <= 0:
+                continue  # beyond the picture, in the part of a view that was padded
+            found.append({"class": self.classes[classes[place]], **where, "score": scores[place]})
+        return {"objects": found}
+
+    def write_label(self, decoded: Mapping[str, Tensor]) -> tuple[str, bytes]:
+        """Without boxes smaller than a pixel, which `read_label` takes for shares of the picture."""
+        found = [thing for thing in self.answers(decoded)["objects"] if max(thing.get("box", [1])[-2:]) >= 1]
+        return self.member, json.dumps(found).encode()
 
     def show_label(self, label: Tensor, image: Tensor) -> Shown:
         return drawn(label[label[:, 0] >= 0], image, self.classes)

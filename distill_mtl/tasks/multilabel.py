@@ -1,6 +1,8 @@
 """Any number of classes per image, each there or not. Labels are JSON (`attributes.json`), 0, 1 or null per class."""
 
+import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, TaskKind, Tru
 from distill_mtl.tasks.calibration import confidence_counts
 from distill_mtl.tasks.divergence import bernoulli_divergence
 from distill_mtl.tasks.mirrored import partners, read_pairs
+from distill_mtl.tasks.plain import plain, ranked
 from distill_mtl.tasks.pooled import PooledHead
 from distill_mtl.tasks.ranking import average_precision
 from distill_mtl.tasks.vectors import read_vector, shown
@@ -114,6 +117,20 @@ class Multilabel(TaskKind):
     def decode(self, logits: Tensor, size: Size) -> dict[str, Tensor]:
         """`probabilities` float32 [B, C] and `label` int64 [B, C], 1 where a class is more likely there."""
         return {"probabilities": logits.float().sigmoid(), "label": (logits > 0).long()}
+
+    def answers(self, decoded: Mapping[str, Tensor], top: int = 1) -> dict[str, Any]:
+        """`labels`, the classes that are there, and the `probabilities` of all; with `top` above 1 the likeliest."""
+        there = decoded["label"].nonzero().flatten().tolist()
+        said = {
+            "labels": [self.classes[place] for place in there],
+            "probabilities": dict(zip(self.classes, plain(decoded["probabilities"]), strict=True)),
+        }
+        return said | ({"top": ranked(self.classes, decoded["probabilities"], top)} if top > 1 else {})
+
+    def write_label(self, decoded: Mapping[str, Tensor]) -> tuple[str, bytes]:
+        return self.member, json.dumps(
+            dict(zip(self.classes, decoded["label"].tolist(), strict=True))
+        ).encode()
 
     def show_label(self, label: Tensor, image: Tensor) -> Shown:
         unknown = int((label == UNKNOWN).sum())

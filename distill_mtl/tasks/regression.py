@@ -1,5 +1,6 @@
 """Numbers per image: an age, a pose, a count. Labels are JSON (`values.json`), in whatever unit they have."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from distill_mtl.tasks.additive import AdditiveKind
 from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, Truth
 from distill_mtl.tasks.mirrored import partners, read_pairs
 from distill_mtl.tasks.options import is_number
+from distill_mtl.tasks.plain import plain
 from distill_mtl.tasks.pooled import PooledHead
 from distill_mtl.tasks.vectors import read_vector, shown
 
@@ -150,6 +152,14 @@ class Regression(AdditiveKind):
     def decode(self, logits: Tensor, size: Size) -> dict[str, Tensor]:
         """`values` float32 [B, C] in the labels' unit."""
         return {"values": logits.float()}
+
+    def answers(self, decoded: Mapping[str, Tensor], top: int = 1) -> dict[str, Any]:
+        """`values` by name, in the labels' unit."""
+        return {"values": dict(zip(self.classes, plain(decoded["values"]), strict=True))}
+
+    def write_label(self, decoded: Mapping[str, Tensor]) -> tuple[str, bytes]:
+        values = [value if math.isfinite(value) else None for value in decoded["values"].tolist()]
+        return self.member, json.dumps(dict(zip(self.classes, values, strict=True))).encode()
 
     def show_label(self, label: Tensor, image: Tensor) -> Shown:
         return Shown(None, self._named(label))

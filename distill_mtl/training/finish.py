@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -99,12 +100,12 @@ def finish(parts: Parts, session: Session, folder: RunFolder, console: Console) 
     if parts.recipe.training.select == "best":
         session.take_best()
     if accelerator.is_main_process:
-        save_student(session.student, folder.student, card=_card(parts, None))
+        save_student(session.student, folder.student, card=_card(parts, None), extra=_extra(parts))
     examiner = Examiner(parts, session, console)
     evaluation = examiner.compare()
     skipped = _skipped_anywhere(parts, accelerator)
     if accelerator.is_main_process:
-        save_student(session.student, folder.student, card=_card(parts, evaluation))
+        save_student(session.student, folder.student, card=_card(parts, evaluation), extra=_extra(parts))
         evaluation.write(folder.results)
         examiner.write_pictures(evaluation, folder)
         report = write_report(folder.path)
@@ -124,6 +125,12 @@ def _skipped_anywhere(parts: Parts, accelerator: Accelerator) -> dict[str, int]:
     mine = Counter(parts.sources.skipped)
     everyone = gather_object([mine]) if accelerator.num_processes > 1 else [mine]
     return {source: count for source, count in sum(everyone, Counter()).items() if count}
+
+
+def _extra(parts: Parts) -> dict[str, Any]:
+    """What `distill-mtl predict` must know to show the student pictures as evaluation did."""
+    ways = {source.resize for source in parts.recipe.data.values() if source.labels}
+    return {"resize": ways.pop()} if len(ways) == 1 else {}
 
 
 def _card(parts: Parts, evaluation: Evaluation | None) -> str:
