@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -19,6 +20,7 @@ from distill_mtl.evaluation.selection import Reference
 from distill_mtl.evaluation.sheet import picture_sheet
 from distill_mtl.recipe import dump_recipe
 from distill_mtl.students.folder import save_student
+from distill_mtl.students.format import SCORES
 from distill_mtl.targets.roster import Roster
 from distill_mtl.training.comparison import compare_with_bar
 from distill_mtl.training.run_folder import RunFolder
@@ -101,7 +103,8 @@ def finish(parts: Parts, session: Session, folder: RunFolder, console: Console) 
     evaluation = examiner.compare()
     skipped = _skipped_anywhere(parts, accelerator)
     if accelerator.is_main_process:
-        save_student(session.student, folder.student, card=_card(parts, evaluation))
+        scores = recorded_scores(evaluation)
+        save_student(session.student, folder.student, card=_card(parts, evaluation), extra={SCORES: scores})
         evaluation.write(folder.results)
         examiner.picture_sheet().save(folder.pictures)
         console.print(evaluation.table())
@@ -112,6 +115,19 @@ def finish(parts: Parts, session: Session, folder: RunFolder, console: Console) 
         console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
     accelerator.wait_for_everyone()
     return evaluation
+
+
+def recorded_scores(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
+    """What a student's config keeps of its table: what it must score again where it is a teacher itself."""
+    return {
+        task: {
+            "metric": result.metric,
+            "score": result.student,
+            "rows": result.rows,
+            "measured_on": f"{evaluation.split} rows",
+        }
+        for task, result in evaluation.tasks.items()
+    }
 
 
 def _skipped_anywhere(parts: Parts, accelerator: Accelerator) -> dict[str, int]:
@@ -128,9 +144,7 @@ def _card(parts: Parts, evaluation: Evaluation | None) -> str:
         architecture=trunk.name,
         size=trunk.inputs.size,
         kinds=parts.kinds,
-        teachers={
-            task: f"{card.place.name} {card.sha256[:12]}" for task, card in parts.teachers.cards.items()
-        },
+        teachers={task: f"{card.name} {card.sha256[:12]}" for task, card in parts.teachers.cards.items()},
         evaluation=evaluation,
         recipe_digest=hashlib.sha256(dump_recipe(parts.recipe).encode()).hexdigest(),
     )
