@@ -11,9 +11,15 @@ from functools import partial
 
 import torch
 from accelerate import PartialState
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
 from distill_mtl.assembly.beginning import beginning, first_heads
-from distill_mtl.assembly.refusals import refuse_unheard, refuse_unknown_drops, refuse_untaught
+from distill_mtl.assembly.refusals import (
+    refuse_missing_trackers,
+    refuse_unheard,
+    refuse_unknown_drops,
+    refuse_untaught,
+)
 from distill_mtl.assembly.schedule import build_schedule
 from distill_mtl.assembly.targets import choose_targets
 from distill_mtl.assembly.voices import Memory, former_selves, gates, memories
@@ -132,6 +138,7 @@ def build(recipe: Recipe) -> Parts:
     Raises:
         UserError: something is missing, broken or does not fit; nothing has been written.
     """
+    refuse_missing_trackers(recipe)
     old = find_predecessor(recipe.student.init)
     teachers, kinds = build_teachers(recipe, old)
     refuse_unheard(recipe, kinds)
@@ -265,7 +272,11 @@ def known_names() -> Known:
     """What only our registries know of a recipe's names, for `load_recipe`."""
     kinds = {name: KINDS[name] for name in KINDS.names()}
     return Known(
-        choices={"tasks.*.kind": [*kinds, ":"], "balance.method": ["auto", *rule_names()]},
+        choices={
+            "tasks.*.kind": [*kinds, ":"],
+            "balance.method": ["auto", *rule_names()],
+            "training.trackers.*": list(LOGGER_TYPE_TO_CLASS),
+        },
         own_classes=[name for name, kind in kinds.items() if kind.own_classes is not None],
         unit_metrics={
             name: {*kind.unit_metrics, *((None,) if kind.metrics[0] in kind.unit_metrics else ())}

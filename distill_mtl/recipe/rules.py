@@ -381,11 +381,11 @@ def _choice(recipe: dict[str, Any], pattern: str, names: Collection[str]) -> Ite
 
 
 def _at(value: Any, pattern: tuple[str, ...], path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """The values at a pattern of keys, `*` for any."""
+    """The values at a pattern of keys, `*` for any key and any place in a list."""
     if not pattern:
         yield path, value
         return
-    for key, child in _mapping(value).items():
+    for key, child in enumerate(value) if isinstance(value, list) else _mapping(value).items():
         if pattern[0] in ("*", key):
             yield from _at(child, pattern[1:], (*path, key))
 

@@ -347,6 +347,8 @@ class TrainingSection(Section):
     """Reader processes. Default: 0 on the CPU, else up to 8."""
     log_every: Count = 10
     """Steps between two lines of metrics.jsonl."""
+    trackers: list[str] = []
+    """Live views of metrics.jsonl, by Accelerate's names: tensorboard, wandb, mlflow, trackio, ..."""
     checkpoint_every: Count = 500
     """Steps between two checkpoints."""
     keep: Count = 2

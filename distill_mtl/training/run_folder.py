@@ -28,6 +28,7 @@ class RunFolder:
         self.student = path / "student"
         self.results = path / "results.json"
         self.pictures = path / "pictures.png"
+        self.tensorboard = path / "tensorboard"
 
     def refuse(self, recipe: str, *, resume: bool, overwrite: bool) -> None:
         """Refuse a run of `recipe` (its resolved text) that would lose or mix something. Writes nothing.
@@ -73,7 +74,7 @@ class RunFolder:
         Only what a run writes is deleted, the recipe last: by it the folder is known to be ours.
         """
         if not resume:
-            for folder in (self.checkpoints, self.student):
+            for folder in (self.checkpoints, self.student, self.tensorboard):
                 shutil.rmtree(folder, ignore_errors=True)
             for file in (self.metrics, self.results, self.pictures, self.teachers, self.recipe):
                 file.unlink(missing_ok=True)
@@ -127,7 +128,7 @@ def _what_trains(recipe: str) -> str:
     content = yaml.safe_load(recipe)
     for key in ("evaluation", "acceptance"):
         content.pop(key, None)
-    for key in ("workers", "log_every", "checkpoint_every", "keep"):
+    for key in ("workers", "log_every", "checkpoint_every", "keep", "trackers"):
         content.get("training", {}).pop(key, None)
     for source in content.get("data", {}).values():
         source.pop("corrupt", None)
