@@ -17,6 +17,7 @@ from distill_mtl.distillation.objective import Objective
 from distill_mtl.errors import RecipeError, StudentError, UserError
 from distill_mtl.evaluation import Evaluation
 from distill_mtl.networks.weights import read_weights
+from distill_mtl.training.cache import write_cache
 from distill_mtl.training.loop import Trainer
 
 QUIET = Console(quiet=True)
@@ -265,3 +266,11 @@ def test_an_old_task_without_a_labelled_row_is_refused_with_what_to_write(folder
 def test_rows_for_testing_alone_teach_nothing(folder: Path, override: str, error: str) -> None:
     with pytest.raises(RecipeError, match=error):
         load_recipe(folder / "second.yaml", [override])
+
+
+def test_what_the_old_student_says_can_be_cached(folder: Path) -> None:
+    overrides = ["targets=cached", "training.teachers_on=all", "training.steps=2"]
+    write_cache(folder / "second.yaml", overrides)
+    recipe = load_recipe(folder / "second.yaml", overrides)
+    assert build(recipe).cached is not None
+    distill(recipe, out=folder / "cached", console=QUIET)
