@@ -1,5 +1,5 @@
 """The commands: `distill.py RECIPE`, run by `accelerate launch`, and
-`distill-mtl shards|init|check|cache|evaluate|schema|teacher`.
+`distill-mtl shards|init|check|cache|evaluate|export|schema|teacher`.
 
 A user's mistake ends with its message and status 2, a student below its acceptance with 3, a stopped
 run with 130.
@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _add_check(commands)
     _add_targets(commands)
     _add_evaluate(commands)
+    _add_export(commands)
     _add_schema(commands)
     teacher = commands.add_parser("teacher", help="look into a teacher, measure it, or train one")
     of_teachers = teacher.add_subparsers(required=True, metavar="COMMAND")
@@ -154,6 +155,64 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.add_argument("folder", type=Path, metavar="RUN", help="run folder, such as runs/multidigits")
     _add_cache(evaluate)
     evaluate.set_defaults(run=_evaluate)
+
+
+def _add_export(commands: Any) -> None:
+    export = commands.add_parser(
+        "export",
+        help="write a student as a file for a serving stack, and check it",
+        description="Write the student of a run as a file that needs nothing of distill_mtl: one input `images`, one "
+        "output of logits per task, under the task's name. Every file is run by its own runtime on real rows before "
+        "it is kept: where a decision of which the student is sure changes, the export fails. More: docs/export.md.",
+        epilog="Without --preprocess `images` are pixels at the student's own size, resized and normalised by you, as "
+        "the file's note `distill_mtl` says under `inputs` (for most trunks float32 [B, 3, H, W], (RGB / 255 - mean) "
+        "/ std).",
+    )
+    export.add_argument(
+        "folder", type=Path, metavar="RUN", help="run folder, such as runs/multidigits, or a student's folder"
+    )
+    export.add_argument("--to", required=True, metavar="FORMAT", help="onnx, pt2 or torchscript")
+    export.add_argument("--out", type=Path, metavar="FILE", help="default RUN/export/NAME.ENDING")
+    export.add_argument(
+        "--only", metavar="TASKS", help="left,right: cut all other heads and what only they read"
+    )
+    export.add_argument(
+        "--preprocess",
+        nargs="?",
+        const="float",
+        default="normalised",
+        choices=("float", "uint8"),
+        help="put resize and normalisation inside: `images` are then RGB [B, 3, H, W] of any height and width, float32 "
+        "in [0, 1], or bytes with `--preprocess uint8`",
+    )
+    export.add_argument(
+        "--decode",
+        action="store_true",
+        help="put the answers beside the logits, as TASK.label, TASK.probabilities, TASK.depth, TASK.boxes: what "
+        "load_student gives; maps at the size of `images`",
+    )
+    export.add_argument(
+        "--int8",
+        action="store_true",
+        help="quantise by ONNX Runtime, statically, and show what that loses (--to onnx)",
+    )
+    export.add_argument(
+        "--rows", type=_count, default=64, metavar="N", help="rows that the check looks at; default 64"
+    )
+    export.add_argument(
+        "--calibration",
+        type=_count,
+        default=256,
+        metavar="N",
+        help="training rows that --int8 measures ranges on; default 256",
+    )
+    export.add_argument(
+        "--data", nargs="+", default=[], metavar="SHARDS", help="rows to look at in place of the run's own"
+    )
+    export.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+    export.add_argument("--trust", action="store_true", help="let the code of kinds of your own run")
+    _add_cache(export)
+    export.set_defaults(run=_export)
 
 
 def _add_schema(commands: Any) -> None:
@@ -395,6 +454,31 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from distill_mtl.training.evaluate import evaluate
 
     return 0 if evaluate(arguments.folder).accepted else NOT_ACCEPTED
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from distill_mtl.export.command import export
+
+    export(
+        arguments.folder,
+        arguments.to,
+        out=arguments.out,
+        tasks=_names(arguments.only),
+        pixels=arguments.preprocess,
+        decode=arguments.decode,
+        int8=arguments.int8,
+        rows=arguments.rows,
+        calibration=arguments.calibration,
+        data=arguments.data,
+        overwrite=arguments.overwrite,
+        trust=arguments.trust,
+    )
+    return 0
+
+
+def _names(text: str | None) -> list[str] | None:
+    """`left,right`."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _schema(arguments: argparse.Namespace) -> int:

@@ -39,6 +39,10 @@ class StudentError(UserError):
     """A student cannot be built or loaded as asked."""
 
 
+class ExportError(UserError):
+    """A student cannot be exported as asked, or the exported file does not answer as the student does."""
+
+
 class Stopped(Exception):
     """The run was asked to stop and did, with a checkpoint; the message says how to go on."""
 

@@ -16,7 +16,7 @@ from distill_mtl.networks.evaluating import evaluating
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract, Preprocess
 from distill_mtl.networks.layout import Layout, find_layout
-from distill_mtl.networks.taps import Taps
+from distill_mtl.networks.taps import Enough, Taps
 
 POOLED = "pooled"
 LOGITS = "logits"
@@ -82,7 +82,11 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """[B, 3, H, W] in [0, 1] -> the features in `returns`, maps [B, C, h, w] or vectors [B, C]."""
-        ends = self._run(images)
+        return self.read(self.preprocess(images))
+
+    def read(self, pixels: Tensor) -> dict[str, Tensor]:
+        """The same from what `preprocess` gave."""
+        ends = self._run(pixels)
         raw = ends | self._taps.read()
         return {name: self._layouts[name](raw[name]) for name in self.returns}
 
@@ -127,10 +131,13 @@ class Backbone(nn.Module):
             return False
         return True
 
-    def _run(self, images: Tensor) -> dict[str, Tensor]:
+    def _run(self, pixels: Tensor) -> dict[str, Tensor]:
         """One forward pass; gives what the network ends in, the taps take the rest."""
-        inputs = self.preprocess(images).contiguous(memory_format=torch.channels_last)
-        final = self.model.forward_features(inputs)
+        inputs = pixels.contiguous(memory_format=torch.channels_last)
+        try:
+            final = self.model.forward_features(inputs)
+        except Enough:
+            return {}
         ends: dict[str, Tensor] = {}
         if LOGITS in self.returns:
             ends[LOGITS] = self.model.forward_head(final)
@@ -147,7 +154,7 @@ class Backbone(nn.Module):
         ends: dict[str, Tensor] = {}
         try:
             with evaluating(self):
-                raw = self._taps.dry_run(lambda: ends.update(self._run(image)))
+                raw = self._taps.dry_run(lambda: ends.update(self._run(self.preprocess(image))))
         except (RuntimeError, AssertionError, ValueError) as error:
             raise UserError(f"the network cannot run on {height}x{width} pixels: {error}") from error
         raw |= ends

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill_mtl.errors import UserError
+from distill_mtl.networks.recording import recorded
 
 # Luma of ITU-R BT.601, PIL's own conversion to grey.
 _LUMA = (0.299, 0.587, 0.114)
@@ -182,7 +183,7 @@ class Preprocess(nn.Module):
         return F.pad(images, (left, right, top, down))
 
     def _resized(self, images: Tensor, size: tuple[int, int]) -> Tensor:
-        if images.shape[-2:] == size:
+        if not recorded() and images.shape[-2:] == size:
             return images
         if self.contract.interpolation == "nearest":
             return F.interpolate(images, size, mode="nearest-exact")

@@ -100,7 +100,7 @@ class TeacherSection(Section):
     classes: Count | list[str] | None = None
     """The teacher's own classes, in the order of its outputs. Default: what its file says."""
     task: str | None = None
-    """Which head of a multi-task student folder. Default: the one of the same name."""
+    """Which task of a multi-task student, a folder or an exported file. Default: the one of the same name."""
     input: InputSection = InputSection()
     """What the network wants to see. Default: what its file says."""
     output: OutputSection = OutputSection()

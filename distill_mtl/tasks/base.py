@@ -285,6 +285,16 @@ class TaskKind(ABC):
     def agreement(self, logits: Tensor, other: Tensor) -> Tensor:
         """float64 [R] on the CPU, in [0, 1]: how far two networks decide alike on each row."""
 
+    def decisions(self, logits: Tensor) -> tuple[Tensor, Tensor] | None:
+        """What is decided, int64 [R, ...], and how surely: float32 of the same shape, a distance between logits.
+
+        None: answers are numbers, among which nothing is decided; `agreement` says when two are alike.
+        """
+        if not self.exclusive:
+            return None
+        two = logits.float().topk(2, dim=1).values
+        return logits.argmax(dim=1), two[:, 0] - two[:, 1]
+
     @abstractmethod
     def label_counts(self, labels: Tensor) -> Tensor:
         """float64 [K] on the CPU, summed over the rows: all that `constant_score` needs; the first ones are

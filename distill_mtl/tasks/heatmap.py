@@ -1,5 +1,6 @@
 """Objects as points: boxes by their centres, or keypoints. Labels are lists of objects as JSON (`boxes.json`)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -184,11 +185,10 @@ class Heatmap(TaskKind):
         or `points` float32 [B, C, 2], the best of each class. `scores` float32, 0 where there is nothing (and no
         box), and `label` int64 beside them."""
         found = self._found(logits)
-        scale = found.objects.new_tensor([size[1], size[0]])
         answer = {"scores": found.scores, "label": found.objects[..., 0].long().clamp_min(0)}
         if not self.boxes:
-            return {"points": (found.objects[..., 1:3] * scale), **answer}
-        boxes = corners(found.objects).clamp(0, 1) * scale.repeat(2)
+            return {"points": _in_pixels(found.objects[..., 1:3], size), **answer}
+        boxes = _in_pixels(corners(found.objects).clamp(0, 1), size)
         return {"boxes": boxes.masked_fill(found.objects[..., :1] < 0, 0), **answer}
 
     def show_label(self, label: Tensor, image: Tensor) -> Shown:
@@ -258,6 +258,11 @@ class Heatmap(TaskKind):
         answers = sure[0].sum(1) + sure[1].sum(1)
         return torch.where(answers > 0, partners / answers.clamp(min=1), 1.0).double()
 
+    def decisions(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Of every cell and class, whether a peak there would count."""
+        beyond = logits[:, : len(self.classes)].float() - math.log(SURE / (1 - SURE))
+        return (beyond > 0).long(), beyond.abs()
+
     def label_counts(self, labels: Tensor) -> Tensor:
         """Where centres lie, by class, on a coarse grid."""
         return points.histogram(labels.cpu(), len(self.classes)).flatten()
@@ -288,6 +293,15 @@ class Heatmap(TaskKind):
             radius = torch.full_like(place, _POINT_RADIUS, dtype=labels.dtype)
         heat = draw(place, line, column, radius, len(labels) * len(self.classes), size)
         return heat.view(len(labels), len(self.classes), *size)
+
+
+def _in_pixels(places: Tensor, size: Size) -> Tensor:
+    """[..., 2 N], x and y in turn as shares of the sides -> pixels.
+
+    Column by column: a tensor made of the sides would be a constant in a recorded graph.
+    """
+    columns = enumerate(places.unbind(-1))
+    return torch.stack([column * size[1 - place % 2] for place, column in columns], -1)
 
 
 class HeatmapOfPoints(Heatmap):

@@ -4,11 +4,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill_mtl.geometry.views import Size
+from distill_mtl.networks.recording import recorded
 
 
 def resized(maps: Tensor, size: Size) -> Tensor:
     """[R, C, h, w] as [R, C, H, W], bilinear."""
-    if map_size(maps) == size:
+    if not recorded() and map_size(maps) == size:
         return maps
     return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 

@@ -136,6 +136,9 @@ class Multilabel(TaskKind):
         """Share of the classes on which both decide alike."""
         return ((logits > 0) == (other > 0)).cpu().double().mean(dim=1)
 
+    def decisions(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        return (logits > 0).long(), logits.float().abs()
+
     def label_counts(self, labels: Tensor) -> Tensor:
         """[positive rows by class, known rows by class], K = 2 C."""
         return torch.cat([(labels == 1).sum(0), (labels != UNKNOWN).sum(0)]).cpu().double()

@@ -40,7 +40,7 @@ def find_origin(section: TeacherSection, task: str) -> Origin:
 
 def _origin(section: TeacherSection, task: str) -> Origin:
     if section.module is not None:
-        return module_origin(section)
+        return module_origin(section, task)
     if section.timm is not None:
         return FolderOrigin(fetch_folder(timm_repository(section.timm)), section, task)
     if section.path is None:
@@ -50,4 +50,4 @@ def _origin(section: TeacherSection, task: str) -> Origin:
     path = Path(section.path)
     if path.is_dir() or not path.suffix:
         return FolderOrigin(network_folder(path), section, task)
-    return file_origin(path, section)
+    return file_origin(path, section, task)

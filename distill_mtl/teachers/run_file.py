@@ -1,12 +1,14 @@
 """A teacher in a file of its own, or in the user's own code: whatever a runtime can run."""
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from distill_mtl.errors import UserError
 from distill_mtl.recipe.schema import TeacherSection
-from distill_mtl.teachers.contract import contract_of, read_note
+from distill_mtl.tasks.base import shaping_options
+from distill_mtl.tasks.own import admit_kind
+from distill_mtl.teachers.contract import answered_task, contract_of, read_note
 from distill_mtl.teachers.network import Opened, Origin
 from distill_mtl.teachers.run_network import RunNetwork
 from distill_mtl.teachers.runtime import Runtime
@@ -26,6 +28,7 @@ class RunOrigin(Origin):
         program: what of it is code; None where it is data alone.
         load: makes the runtime.
         section: the recipe's word on input, output and classes.
+        task: that it is to teach.
     """
 
     def __init__(
@@ -35,22 +38,48 @@ class RunOrigin(Origin):
         program: str | None,
         load: Callable[[], Runtime],
         section: TeacherSection,
+        task: str,
     ) -> None:
         self.place, self.files, self.program = place, files, program
-        self._load, self._section = load, section
+        self._load, self._section, self._task = load, section, task
 
     def open(self) -> Opened:
         runtime = self._load()
         inputs, told, assumed = contract_of(runtime.declared, self._section.input)
-        network = RunNetwork(runtime, inputs, self._section.output)
         note = read_note(runtime.declared)
-        classes = tuple(str(name) for name in note["classes"]) if note.get("classes") else None
-        form = self.program or _DATA
-        return Opened(network, classes, note.get("kind"), form, told, assumed)
+        task = answered_task(note, self._section.task, self._task, self.place)
+        output, said, form = self._section.output, note, self.program or _DATA
+        if task is not None:
+            said, form = note["tasks"][task], f"'{task}' of {form}"
+            output = output.model_copy(
+                update={
+                    "name": task if output.name is None else output.name,
+                    "gives": output.gives or "logits",
+                }
+            )
+            admit_kind(
+                said["kind"], trust=self._section.trust, say="`trust: true` (on the command line: --trust)"
+            )
+        network = RunNetwork(runtime, inputs, output, answers=note.get("outputs", ()))
+        return Opened(
+            network,
+            _named(said.get("classes")),
+            said.get("kind"),
+            form,
+            told,
+            assumed,
+            options=shaping_options(said["kind"], said) if task is not None else {},
+        )
 
 
-def file_origin(path: Path, section: TeacherSection) -> RunOrigin:
-    """The origin of a .pt2, .ts or .onnx file.
+def _named(classes: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Names that say something; numbers in their order do not."""
+    names = tuple(str(name) for name in classes or ())
+    return names if names and names != tuple(str(index) for index in range(len(names))) else None
+
+
+def file_origin(path: Path, section: TeacherSection, task: str) -> RunOrigin:
+    """The origin of a .pt2, .ts or .onnx file that is to teach `task`.
 
     Raises:
         UserError: no such file, or one of another form.
@@ -75,17 +104,17 @@ def file_origin(path: Path, section: TeacherSection) -> RunOrigin:
         from distill_mtl.teachers.runtimes.onnx_graph import external_files, read_graph
 
         files = (path, *external_files(read_graph(path), path))
-        return RunOrigin(path, files, None, lambda: OnnxRuntime(path), section)
+        return RunOrigin(path, files, None, lambda: OnnxRuntime(path), section, task)
     if ending == ".pt2":
         from distill_mtl.teachers.runtimes.exported import ExportedRuntime
 
-        return RunOrigin(path, (path,), PROGRAMS[ending], lambda: ExportedRuntime(path), section)
+        return RunOrigin(path, (path,), PROGRAMS[ending], lambda: ExportedRuntime(path), section, task)
     from distill_mtl.teachers.runtimes.torchscript import TorchScriptRuntime
 
-    return RunOrigin(path, (path,), PROGRAMS[ending], lambda: TorchScriptRuntime(path), section)
+    return RunOrigin(path, (path,), PROGRAMS[ending], lambda: TorchScriptRuntime(path), section, task)
 
 
-def module_origin(section: TeacherSection) -> RunOrigin:
+def module_origin(section: TeacherSection, task: str) -> RunOrigin:
     """The origin of a network in the user's own code."""
     from distill_mtl.teachers.runtimes.module import ModuleRuntime, module_files
 
@@ -93,7 +122,9 @@ def module_origin(section: TeacherSection) -> RunOrigin:
     if not weights.is_file():
         raise UserError(f"{weights} does not exist. `weights` names the state dict of `module`.")
     files = (weights, *(module_files(spec) if section.trust else ()))
-    return RunOrigin(weights, files, _OWN_CODE, lambda: ModuleRuntime(spec, section.args, weights), section)
+    return RunOrigin(
+        weights, files, _OWN_CODE, lambda: ModuleRuntime(spec, section.args, weights), section, task
+    )
 
 
 def _is_torchscript(path: Path) -> bool:

@@ -29,13 +29,17 @@ class RunNetwork(TeacherNetwork):
         runtime: loaded and frozen.
         inputs: what it wants to see.
         output: which of its outputs is the answer, and of what.
+        answers: names of outputs that answer some task, so that none of them is a hidden feature.
 
     Raises:
         UserError: it cannot run on such images, or its answer is neither [B, classes] nor a map of them.
     """
 
-    def __init__(self, runtime: Runtime, inputs: InputContract, output: OutputSection) -> None:
+    def __init__(
+        self, runtime: Runtime, inputs: InputContract, output: OutputSection, *, answers: Sequence[str] = ()
+    ) -> None:
         super().__init__()
+        self._answers = frozenset(answers)
         self.runtime, self.preprocess = runtime, Preprocess(inputs)
         self._layers: tuple[str, ...] = ()
         self._layouts: dict[str, Layout] = {}
@@ -65,7 +69,7 @@ class RunNetwork(TeacherNetwork):
         """The last inner map or token sequence before the answer, or the last other output; found on a trial."""
         if not self._last_map_known:
             self._last_map_known = True
-            others = [name for name in self.runtime.outputs if name != self.answer]
+            others = [name for name in self.runtime.outputs if name not in {self.answer, *self._answers}]
             with self._kept():
                 maps = (name for name in self._last_inner() if self._is_map(name))
                 self._last_map = next(maps, None) or next(filter(self._readable, others), None)

@@ -1,0 +1,37 @@
+"""Writing an export so that it is there whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from distill_mtl.errors import ExportError
+
+
+def refuse_existing(out: Path, *, overwrite: bool) -> None:
+    """Raise ExportError where `out` is there and may not be replaced, or is a folder in the place of a file."""
+    if out.is_dir():
+        raise ExportError(f"{out} is a folder. Name a file with --out.")
+    if out.exists() and not overwrite:
+        raise ExportError(f"{out} exists. Replace it with --overwrite, or choose another name with --out.")
+
+
+@contextmanager
+def written_aside(out: Path) -> Iterator[Path]:
+    """An empty folder beside `out`, in which the block writes a file of that name and others.
+
+    When the block ends well they all move beside `out`, that file last; otherwise nothing is left of them.
+    """
+    aside = out.with_name(f".{out.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+    except OSError as error:
+        raise ExportError(f"{out.parent} cannot be written to: {error.strerror}.") from error
+    try:
+        yield aside
+        for file in sorted(aside.iterdir(), key=lambda file: file.name == out.name):
+            os.replace(file, out.with_name(file.name))
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,99 @@
+"""The student as one graph: an image tensor in, named tensors out. What every format with a graph records."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from distill_mtl.errors import ExportError
+from distill_mtl.networks.inputs import InputContract
+from distill_mtl.students.student import Student
+
+Pixels = Literal["normalised", "float", "uint8"]
+"""What the graph takes: pixels as the trunk wants them, or pictures of any size, in [0, 1] or as bytes."""
+
+INPUT = "images"
+
+
+class Deployable(nn.Module):
+    """Images -> the logits of every task under its name and, on request, its decoded answers as `TASK.ANSWER`.
+
+    Args:
+        student: its trunk gives only what the heads read.
+        pixels: what it takes.
+        decode: with the answers of each task's kind (`TaskKind.decode`), maps at the height and width of the
+            images that come in.
+
+    Raises:
+        ExportError: a student of this form cannot be such a graph.
+    """
+
+    def __init__(self, student: Student, pixels: Pixels, *, decode: bool) -> None:
+        super().__init__()
+        if pixels != "normalised" and not student.trunk.inputs.whole_view:
+            raise ExportError(
+                "--preprocess: the trunk's input is cropped or padded, which is not exported. Leave out --preprocess; "
+                "the note in the file says what to do with the pictures."
+            )
+        self.trunk, self.heads = student.trunk, student.heads
+        self.kinds, self.pixels, self.decode = student.kinds, pixels, decode
+
+    @property
+    def inputs(self) -> InputContract:
+        """What the graph takes, for the note; `size` is the one that costs no resize."""
+        inside = self.trunk.inputs
+        if self.pixels == "normalised":
+            return inside
+        bytes_ = self.pixels == "uint8"
+        return replace(
+            inside,
+            mean=(0.0,) * 3,
+            std=(1.0,) * 3,
+            white=255.0 if bytes_ else 1.0,
+            dtype="uint8" if bytes_ else "float32",
+            channels="rgb",
+            layout="nchw",
+        )
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Tensors by output name.
+
+        Args:
+            images: "normalised": as `Preprocess` of the trunk's contract gives them; "float": [B, 3, H, W] in [0, 1];
+                "uint8": [B, 3, H, W] from 0 to 255.
+        """
+        nhwc = self.pixels == "normalised" and self.trunk.inputs.layout == "nhwc"
+        size = (images.shape[1], images.shape[2]) if nhwc else (images.shape[2], images.shape[3])
+        features = self.trunk.read(self._seen(images))
+        answers: dict[str, Tensor] = {}
+        for task, head in self.heads.items():
+            answers[task] = head(features)
+            if self.decode:
+                decoded = self.kinds[task].decode(answers[task], size)
+                answers |= {f"{task}.{name}": value for name, value in decoded.items()}
+        return answers
+
+    def example(self, rows: int = 2) -> Tensor:
+        """Images that it takes, random ones."""
+        height, width = self.trunk.inputs.size
+        noise = torch.Generator().manual_seed(0)
+        # Not the trunk's own size, nor a square, where any size will do: neither may become part of the graph.
+        size = (height, width) if self.pixels == "normalised" else (height + 7, width + 10)
+        return self.taken(torch.rand(rows, 3, *size, generator=noise))
+
+    def taken(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] as the graph takes them."""
+        if self.pixels == "normalised":
+            return self.trunk.preprocess(images).contiguous()
+        return (images * 255).round().to(torch.uint8) if self.pixels == "uint8" else images
+
+    def open_axes(self) -> Mapping[int, str]:
+        """The axes of the input whose length is open, and what they are called."""
+        return {0: "batch"} if self.pixels == "normalised" else {0: "batch", 2: "height", 3: "width"}
+
+    def _seen(self, images: Tensor) -> Tensor:
+        if self.pixels == "normalised":
+            return images
+        return self.trunk.preprocess(images.float() / 255 if self.pixels == "uint8" else images)

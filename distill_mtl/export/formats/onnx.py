@@ -1,0 +1,120 @@
+"""`--to onnx`: a file for ONNX Runtime and whatever else reads ONNX; needs the extra [onnx]."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill_mtl.errors import ExportError, brief
+from distill_mtl.export.deployable import INPUT, Deployable
+from distill_mtl.export.format import FORMATS, Order
+from distill_mtl.export.graph import GraphFormat, Run, recorded_program, telling
+from distill_mtl.export.int8 import quantise
+from distill_mtl.export.loss import Served, compare_files
+from distill_mtl.export.note import NOTE
+from distill_mtl.export.parity import check_parity
+from distill_mtl.export.rows import RealRows
+from distill_mtl.teachers.runtimes.onnx_graph import package
+
+LARGEST = 2**31 - 2**24
+"""Bytes of weights that fit into one file, whose format ends at 2 GiB; the rest is for the graph."""
+
+_BATCH = 32  # rows of a pass of the calibration
+
+
+@FORMATS.register("onnx")
+class Onnx(GraphFormat):
+    """The note is in the file's metadata, under `distill_mtl`. Weights of 2 GB and more lie in `FILE.data`."""
+
+    name = "onnx"
+    ending = ".onnx"
+    words = "ONNX"
+    options = GraphFormat.options | {"int8"}
+    packages = ("onnx", "onnxscript", "onnxruntime")
+
+    def write(self, module: Deployable, note: dict[str, Any], path: Path) -> None:
+        example = module.example()
+        program: Any = torch.onnx.export(
+            recorded_program(module),
+            (example,),
+            input_names=[INPUT],
+            output_names=note["outputs"],
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+        _name_axes(program.model, module)
+        program.model.metadata_props[NOTE] = json.dumps(note)
+        program.save(path, external_data=_bytes(module) > LARGEST)
+
+    def finish(
+        self, order: Order, module: Deployable, note: dict[str, Any], rows: RealRows, file: Path
+    ) -> None:
+        if not order.int8:
+            return
+        if _bytes(module) > LARGEST:
+            raise ExportError("--int8: a student of more than 2 GB is not quantised. Leave out --int8.")
+        size, whole = module.trunk.inputs.size, file.stat().st_size
+        fp32 = Served(self.open(file), module)
+        with telling(order, f"quantising on {order.calibration} training rows"):
+            images, _ = rows.take("train", order.calibration, size)
+            quantise(file, (module.taken(part.float() / 255) for part in images.split(_BATCH)), module.kinds)
+            _stamp(file, note | {"precision": "int8"})
+        int8 = self.open(file)
+        order.console.print(f"int8: {file.stat().st_size / 1e6:.2f} MB, fp32 {whole / 1e6:.2f} MB")
+        recipe = rows.recipe
+        if order.data:
+            found = check_parity(module, order.trained.load(), int8, rows.for_check(module))
+            order.console.print(found.table("int8"))
+            order.console.print(
+                "What int8 loses in points is measured on the run's own test rows: leave out --data."
+            )
+            return
+        evaluation = compare_files(order, rows, recipe, module, Served(int8, module), fp32)
+        order.console.print("int8 (student) against fp32 (teacher), both in ONNX Runtime", style="bold")
+        order.console.print(evaluation.table())
+        evaluation.write(file.with_name(f"{file.name}.results.json"))
+
+    def open(self, path: Path) -> Run:
+        onnxruntime = package("onnxruntime")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = torch.get_num_threads()
+        try:
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        # Its errors have no common type of their own.
+        except Exception as error:
+            raise ExportError(f"ONNX Runtime cannot run what was exported: {brief(error)}.") from error
+        names = [output.name for output in session.get_outputs()]
+
+        def run(images: Tensor) -> dict[str, Tensor]:
+            answers = session.run(None, {INPUT: images.numpy()})
+            return {name: torch.from_numpy(answer) for name, answer in zip(names, answers, strict=True)}
+
+        return run
+
+
+def _stamp(file: Path, note: dict[str, Any]) -> None:
+    """Put the note into a file, in place of the one that is there."""
+    onnx = package("onnx")
+    model = onnx.load(file)
+    onnx.helper.set_model_props(model, {NOTE: json.dumps(note)})
+    onnx.save(model, file)
+
+
+def _bytes(module: Deployable) -> int:
+    return sum(value.nbytes for value in module.state_dict().values())
+
+
+def _name_axes(model: Any, module: Deployable) -> None:
+    """`batch`, `height` and `width` for the exporter's own words."""
+    ir = package("onnx_ir")
+    shape = model.graph.inputs[0].shape
+    names = {str(shape[axis]): name for axis, name in module.open_axes().items()}
+    values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
+    for value in values:
+        for axis, side in enumerate(value.shape or ()):
+            if str(side) in names:
+                value.shape[axis] = ir.SymbolicDim(names[str(side)])

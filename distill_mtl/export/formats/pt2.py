@@ -1,0 +1,34 @@
+"""`--to pt2`: a program that `torch.export.load` opens wherever PyTorch is, without the code of this package."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill_mtl.export.deployable import Deployable
+from distill_mtl.export.format import FORMATS
+from distill_mtl.export.graph import GraphFormat, Run, recorded_program
+from distill_mtl.export.note import NOTE
+
+
+@FORMATS.register("pt2")
+class Pt2(GraphFormat):
+    """torch.export; the note is the archive's extra file `distill_mtl`."""
+
+    name = "pt2"
+    ending = ".pt2"
+    words = "a torch.export program"
+
+    def write(self, module: Deployable, note: dict[str, Any], path: Path) -> None:
+        torch.export.save(recorded_program(module), path, extra_files={NOTE: json.dumps(note)})
+
+    def open(self, path: Path) -> Run:
+        program = torch.export.load(path).module()
+
+        def run(images: Tensor) -> dict[str, Tensor]:
+            answers: dict[str, Tensor] = program(images)
+            return answers
+
+        return run

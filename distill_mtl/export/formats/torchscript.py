@@ -1,0 +1,37 @@
+"""`--to torchscript`: a trace for stacks that still read TorchScript, which PyTorch calls deprecated; else take pt2."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill_mtl.export.deployable import Deployable
+from distill_mtl.export.format import FORMATS
+from distill_mtl.export.graph import GraphFormat, Run, quiet
+from distill_mtl.export.note import NOTE
+
+
+@FORMATS.register("torchscript")
+class TorchScript(GraphFormat):
+    """torch.jit.trace; the note is the archive's extra file `distill_mtl`."""
+
+    name = "torchscript"
+    ending = ".ts"
+    words = "TorchScript"
+
+    def write(self, module: Deployable, note: dict[str, Any], path: Path) -> None:
+        # strict: a dict is an answer that a trace may give. The check after it is ours, in a fresh copy.
+        program = torch.jit.trace(module, module.example(), strict=False, check_trace=False)
+        torch.jit.save(program, path, _extra_files={NOTE: json.dumps(note)})
+
+    def open(self, path: Path) -> Run:
+        with quiet():
+            program = torch.jit.load(path)
+
+        def run(images: Tensor) -> dict[str, Tensor]:
+            answers: dict[str, Tensor] = program(images)
+            return answers
+
+        return run

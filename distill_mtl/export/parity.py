@@ -1,0 +1,221 @@
+"""Whether an exported file answers as the student does: on real rows, in the runtime that its users have."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from rich import box
+from rich.table import Table
+from torch import Tensor, nn
+
+from distill_mtl.errors import ExportError
+from distill_mtl.export.deployable import Deployable
+from distill_mtl.export.rows import Seen
+from distill_mtl.tasks.base import TaskKind
+from distill_mtl.tasks.maps import map_size, resized
+
+SURE = 10.0
+"""A decision must stand where the student's margin exceeds the largest error so many times."""
+LARGEST = 1e-3
+"""Largest error that rounding explains, as a share of the student's largest answer."""
+ROUNDING = 1e-6
+"""Of one operation, as a share of the largest answer."""
+
+
+@dataclass
+class Difference:
+    """One output beside the student's.
+
+    Attributes:
+        largest, mean: absolute error.
+        scale: the largest absolute answer of the student.
+        decisions: how many were compared; 0 for answers that decide nothing.
+        close: how many of them were too close for a comparison.
+        changed: how many of the others differ.
+        where: key of a row with a decision that changed, else of the one with the largest error.
+        numbers: how many were compared; 0 for whole numbers, which are decisions.
+    """
+
+    largest: float = 0.0
+    mean: float = 0.0
+    scale: float = 0.0
+    decisions: int = 0
+    close: int = 0
+    changed: int = 0
+    where: str | None = None
+    numbers: int = 0
+
+    def add(self, expected: Tensor, found: Tensor, keys: Sequence[str]) -> None:
+        """Count the numbers of a batch."""
+        apart = (expected.double() - found.double()).abs()
+        # What is no number on both sides is equal, on one side as far apart as can be.
+        apart = apart.where(~(expected.isnan() & found.isnan()), 0.0).nan_to_num(nan=torch.inf)
+        worst = float(apart.max()) if apart.numel() else 0.0
+        if worst > self.largest:
+            self.largest, self.where = worst, keys[int(apart.flatten(1).amax(1).argmax())]
+        self.mean = (self.mean * self.numbers + float(apart.sum())) / max(1, self.numbers + apart.numel())
+        self.numbers += apart.numel()
+        self.scale = max(self.scale, float(expected.double().abs().nan_to_num().max()))
+
+    def decide(self, changed: Tensor, sure: Tensor, keys: Sequence[str]) -> None:
+        """Count the decisions of a batch, [B, ...]: which differ, and of which the student is sure."""
+        self.decisions += changed.numel()
+        self.close += int((~sure).sum())
+        wrong = (changed & sure).flatten(1).any(1) if changed.ndim > 1 else changed & sure
+        if bool(wrong.any()) and not self.changed:
+            self.where = keys[int(wrong.int().argmax())]
+        self.changed += int((changed & sure).sum())
+
+    @property
+    def excessive(self) -> bool:
+        """Whether no rounding explains the largest error."""
+        return self.largest > LARGEST * max(self.scale, 1e-6)
+
+
+@dataclass
+class Parity:
+    """All outputs of a file beside the student's.
+
+    Attributes:
+        outputs: by name.
+        rows: that were compared.
+        batches: how many rows each batch had.
+    """
+
+    rows: int
+    batches: list[int]
+    outputs: dict[str, Difference] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    def table(self, words: str) -> Table:
+        """One line an output."""
+        table = Table(
+            title=f"{words} beside the student, {self.rows} rows in batches of {', '.join(map(str, self.batches))}",
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+        )
+        for column in ("output", "largest error", "mean error", "decisions", "too close", "changed"):
+            table.add_column(column, justify="left" if column == "output" else "right")
+        for name, found in self.outputs.items():
+            counts = (found.decisions, found.close, found.changed)
+            cells = [f"{count:,}" if found.decisions else "–" for count in counts]
+            errors = [f"{error:.1e}" if found.numbers else "–" for error in (found.largest, found.mean)]
+            table.add_row(name, *errors, *cells)
+        return table
+
+    def refuse_difference(self, words: str) -> None:
+        """Raise ExportError for an output that is not the student's, with the row that shows it."""
+        for name, found in self.outputs.items():
+            if found.changed:
+                what = (
+                    f"{found.changed:,} of {found.decisions:,} decisions changed that the student is sure of"
+                )
+            elif found.excessive:
+                what = f"the largest error is {found.largest:.2g}, of answers up to {found.scale:.2g}"
+            else:
+                continue
+            raise ExportError(
+                f"{words} does not answer as the student does: {name}: {what} (largest error {found.largest:.2g}, "
+                f"row {found.where}). Nothing was written. Try another "
+                "format with --to, or leave out --preprocess or --decode."
+            )
+
+
+def check_parity(
+    module: Deployable,
+    student: nn.Module,
+    run: Callable[[Tensor], dict[str, Tensor]],
+    batches: Sequence[Seen],
+) -> Parity:
+    """Compare every output on every row.
+
+    Logits are compared with those of the student as `load_student` gives it, which has its own preprocessing and
+    all of its parts. What the file decodes is compared with what the kind decodes from the file's own logits, so
+    that a rounding error in a logit is counted once.
+
+    Args:
+        module: what was exported.
+        student: a loaded student (`DeployedStudent`).
+        run: the file.
+        batches: the rows.
+    """
+    found = Parity(sum(len(batch.keys) for batch in batches), [len(batch.keys) for batch in batches])
+    pairs = [_answers(module, student, run, batch) for batch in batches]
+    for eager, given, _ in pairs:
+        missing = set(eager) ^ set(given)
+        if missing:
+            raise ExportError(
+                f"the exported file has other outputs than the student: {', '.join(sorted(missing))}."
+            )
+    for name in pairs[0][0]:
+        difference = found.outputs[name] = Difference()
+        for (eager, given, _), batch in zip(pairs, batches, strict=True):
+            if eager[name].shape != given[name].shape:
+                raise ExportError(
+                    f"the exported file gives '{name}' the shape {list(given[name].shape)} for {len(batch.keys)} rows, "
+                    f"the student {list(eager[name].shape)}."
+                )
+            if eager[name].is_floating_point():
+                difference.add(eager[name], given[name], batch.keys)
+    for task, kind in module.kinds.items():
+        for (eager, given, size), batch in zip(pairs, batches, strict=True):
+            _decisions(kind, task, found, eager, given, size, batch.keys)
+    return found
+
+
+Answers = dict[str, Tensor]
+
+
+def _answers(
+    module: Deployable, student: nn.Module, run: Callable[[Tensor], Answers], batch: Seen
+) -> tuple[Answers, Answers, tuple[int, int]]:
+    """What is expected of every output, what the file gives, and the size of its images."""
+    taken = module.taken(batch.images)
+    given = run(taken)
+    answers = student(batch.images)
+    size = map_size(taken)
+    if module.pixels == "normalised":
+        size = module.trunk.inputs.size
+    eager = {}
+    for task, kind in module.kinds.items():
+        eager[task] = answers[task]["logits"]
+        if module.decode:
+            eager |= {f"{task}.{name}": value for name, value in kind.decode(given[task], size).items()}
+    return eager, given, size
+
+
+def _decisions(
+    kind: TaskKind,
+    task: str,
+    found: Parity,
+    eager: Answers,
+    given: Answers,
+    size: tuple[int, int],
+    keys: Sequence[str],
+) -> None:
+    """Count what was decided otherwise, in a task's logits and in what was decoded from them."""
+    logits = found.outputs[task]
+    limit = SURE * logits.largest
+    decided = kind.decisions(eager[task])
+    if decided is None:
+        agreement = kind.agreement(eager[task], given[task])
+        logits.decide(agreement < 1, torch.ones_like(agreement) > 0, keys)
+    else:
+        theirs = kind.decisions(given[task])
+        assert theirs is not None
+        logits.decide(decided[0] != theirs[0], decided[1] > limit, keys)
+    whole = [name for name in eager if name.startswith(f"{task}.") and not eager[name].is_floating_point()]
+    for name in whole:
+        changed = eager[name] != given[name]
+        maps = resized(given[task].float(), size) if kind.dense else given[task]
+        margins = kind.decisions(maps)
+        # The two have the same logits, but may round otherwise when they enlarge them.
+        apart = max(limit, SURE * ROUNDING * logits.scale)
+        fits = margins is not None and margins[1].shape == changed.shape
+        sure = margins[1] > apart if fits and margins is not None else torch.ones_like(changed)
+        found.outputs[name].decide(changed, sure, keys)
