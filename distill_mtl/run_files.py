@@ -20,6 +20,7 @@ class RunFiles:
         pictures: test rows of every task on one sheet.
         examples: folder of the single pictures that the report shows.
         baselines: folder of the runs that were trained to compare with.
+        tensorboard: folder of TensorBoard's log, where the recipe asks for one.
         report: the page.
         report_markdown: its facts for a merge request.
     """
@@ -34,6 +35,7 @@ class RunFiles:
         self.student = path / "student"
         self.results = path / "results.json"
         self.pictures = path / "pictures.png"
+        self.tensorboard = path / "tensorboard"
         self.examples = path / "examples"
         self.baselines = path / "baselines"
         self.report = path / "report.html"

@@ -2,12 +2,24 @@
 
 from collections.abc import Mapping
 
+from accelerate.tracking import get_available_trackers
+
 from distill_mtl.data import Sources
 from distill_mtl.distillation.schedule import Schedule
 from distill_mtl.errors import RecipeError
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.acceptance import no_margin
 from distill_mtl.tasks.base import TaskKind
+
+
+def refuse_missing_trackers(recipe: Recipe) -> None:
+    """Refuse a tracker whose package is not installed; Accelerate would leave it out without a word."""
+    there = {str(name) for name in get_available_trackers()}
+    if missing := [name for name in recipe.training.trackers if name not in there]:
+        raise RecipeError(
+            f"training.trackers: {missing[0]} is not installed. Run `pip install {' '.join(missing)}`, or remove it "
+            "from the list: metrics.jsonl is written all the same."
+        )
 
 
 def refuse_unheard(recipe: Recipe, kinds: Mapping[str, TaskKind]) -> None:

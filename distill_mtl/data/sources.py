@@ -136,7 +136,7 @@ class Sources:
         self._quota: Quota | Alternating = mixed
         if recipe.training.stream.mode == "alternate":
             self.phase_length = recipe.training.stream.phase
-            shares = [[part.share for part in own] for own in parts]
+            shares = [[part.share for part in own] for own in parts if own]
             self._quota = Alternating(shares, self.batch_size, self.phase_length)
         self._plan, self._mixed = Plan(parts, self._quota), Plan(parts, mixed)
         self._skipped: dict[str, set[str]] = {name: set() for name in self.names}
@@ -325,7 +325,8 @@ class Sources:
 
     def covered_by_labels(self, task: str) -> bool:
         """Whether every row that the stream draws, of whatever source, has a label for `task`."""
-        return all(task in source.labels and labelled_share(source) == 1 for source in self._sources)
+        drawn = (source for source in self._sources if len(source.sets["train"]))
+        return all(task in source.labels and labelled_share(source) == 1 for source in drawn)
 
     def hashed(self, task: str) -> bool:
         """Whether test rows of `task` were cut from training shards, so that its teacher may know them."""
@@ -338,7 +339,9 @@ class Sources:
 
     def summary(self) -> list[SourceSummary]:
         """What the check prints, a line for each source."""
-        weights = self._weights if self.phase_length is None else [1.0] * len(self._sources)
+        weights = self._weights
+        if self.phase_length is not None:
+            weights = [float(len(source.sets["train"]) > 0) for source in self._sources]
         return [
             SourceSummary(
                 name=source.name,
@@ -371,14 +374,16 @@ class Sources:
             )
 
     def refuse_empty_sets(self) -> None:
-        """Raise ShardError for a task that has labels, but none for training, validation or test."""
+        """Raise ShardError for a task that has labels, but none for training, validation or test; where all its
+        sources are for testing alone, for test."""
         for task in self._kinds:
-            owners = [source.name for source in self._sources if task in source.labels]
-            for split in SPLITS:
+            owners = [source for source in self._sources if task in source.labels]
+            trained = any(source.section.shards is not None for source in owners)
+            for split in SPLITS if trained else ("test",):
                 if owners and not self.count(task, split):
                     raise ShardError(
-                        f"data.{owners[0]}: no {split} rows for the task {task}. A twentieth of so few rows "
-                        f"is none: name shards for it in data.{owners[0]}.split.{split}."
+                        f"data.{owners[0].name}: no {split} rows for the task {task}. A twentieth of so few rows "
+                        f"is none: name shards for it in data.{owners[0].name}.split.{split}."
                     )
 
     def _named(self, source: Numbers, row: Numbers, keys: Collection[str]) -> NDArray[np.bool_]:

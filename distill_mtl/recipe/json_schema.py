@@ -21,6 +21,8 @@ def recipe_json_schema() -> Schema:
     """The schema of what a user may write. One object for all callers: do not change it."""
     schema = _plain(Recipe.model_json_schema())
     sections, top = schema["$defs"], schema["properties"]
+    _need_one_of(sections["SourceSection"], "shards", "split")
+    _need_one_of(sections["StudentSection"], "model", "init")
     sections["TaskData"] = _data_of_a_task(sections["SourceSection"])
     sections["TaskSection"]["properties"]["data"] = {
         "anyOf": [*_shards(), _section("TaskData"), {"type": "null"}],
@@ -91,6 +93,11 @@ def _admit(parent: Schema, key: str, short: Schema) -> None:
     long = parent[key]
     beside = {word: long.pop(word) for word in ("description", "default") if word in long}
     parent[key] = {"anyOf": [short, *long.get("anyOf", [long])], **beside}
+
+
+def _need_one_of(section: Schema, key: str, other: str) -> None:
+    """One of two keys must be there; `load_recipe` looks closer."""
+    section |= {"if": {"not": {"required": [key]}}, "then": {"required": [other]}}
 
 
 def _section(name: str) -> Schema:

@@ -429,6 +429,11 @@ def build_kind(
     return told(named, metric=metric, head=HeadShape(**(head or {})), **options)
 
 
+def named_classes(classes: Sequence[str]) -> tuple[str, ...] | None:
+    """The classes, or None where they are mere numbers in order, which name nothing."""
+    return None if list(classes) == [str(index) for index in range(len(classes))] else tuple(classes)
+
+
 def shaping_options(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a kind's options that decide what the outputs of a network stand for."""
     return {name: options[name] for name in KINDS[kind].shaping if name in options}
@@ -443,5 +448,6 @@ __all__ = [
     "TaskKind",
     "Truth",
     "build_kind",
+    "named_classes",
     "shaping_options",
 ]

@@ -21,6 +21,7 @@ from distill_mtl.recipe import dump_recipe
 from distill_mtl.report import write_report
 from distill_mtl.report.pictures import write_gallery
 from distill_mtl.students.folder import save_student
+from distill_mtl.students.format import SCORES
 from distill_mtl.targets.roster import Roster
 from distill_mtl.training.comparison import compare_with_bar, view_of
 from distill_mtl.training.run_folder import RunFolder
@@ -105,7 +106,8 @@ def finish(parts: Parts, session: Session, folder: RunFolder, console: Console) 
     evaluation = examiner.compare()
     skipped = _skipped_anywhere(parts, accelerator)
     if accelerator.is_main_process:
-        save_student(session.student, folder.student, card=_card(parts, evaluation), extra=_extra(parts))
+        extra = _extra(parts) | {SCORES: recorded_scores(evaluation)}
+        save_student(session.student, folder.student, card=_card(parts, evaluation), extra=extra)
         evaluation.write(folder.results)
         examiner.write_pictures(evaluation, folder)
         report = write_report(folder.path)
@@ -118,6 +120,19 @@ def finish(parts: Parts, session: Session, folder: RunFolder, console: Console) 
         console.print(f"report: {report}", highlight=False, soft_wrap=True)
     accelerator.wait_for_everyone()
     return evaluation
+
+
+def recorded_scores(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
+    """What a student's config keeps of its table: what it must score again where it is a teacher itself."""
+    return {
+        task: {
+            "metric": result.metric,
+            "score": result.student,
+            "rows": result.rows,
+            "measured_on": f"{evaluation.split} rows",
+        }
+        for task, result in evaluation.tasks.items()
+    }
 
 
 def _skipped_anywhere(parts: Parts, accelerator: Accelerator) -> dict[str, int]:
@@ -140,9 +155,7 @@ def _card(parts: Parts, evaluation: Evaluation | None) -> str:
         architecture=trunk.name,
         size=trunk.inputs.size,
         kinds=parts.kinds,
-        teachers={
-            task: f"{card.place.name} {card.sha256[:12]}" for task, card in parts.teachers.cards.items()
-        },
+        teachers={task: f"{card.name} {card.sha256[:12]}" for task, card in parts.teachers.cards.items()},
         evaluation=evaluation,
         recipe_digest=hashlib.sha256(dump_recipe(parts.recipe).encode()).hexdigest(),
     )

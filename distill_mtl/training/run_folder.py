@@ -73,7 +73,7 @@ class RunFolder(RunFiles):
         Only what a run writes is deleted, the recipe last: by it the folder is known to be ours.
         """
         if not resume:
-            for folder in (self.checkpoints, self.student, self.examples):
+            for folder in (self.checkpoints, self.student, self.examples, self.tensorboard):
                 shutil.rmtree(folder, ignore_errors=True)
             for file in (
                 *(self.metrics, self.results, self.pictures, self.report, self.report_markdown),
@@ -130,7 +130,7 @@ def _what_trains(recipe: str) -> str:
     content = yaml.safe_load(recipe)
     for key in ("evaluation", "acceptance"):
         content.pop(key, None)
-    for key in ("workers", "log_every", "checkpoint_every", "keep"):
+    for key in ("workers", "log_every", "checkpoint_every", "keep", "trackers"):
         content.get("training", {}).pop(key, None)
     for source in content.get("data", {}).values():
         source.pop("corrupt", None)

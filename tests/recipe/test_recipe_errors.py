@@ -44,7 +44,7 @@ FINDINGS = [
     ("line 7, tasks.breed.classes.1", "found 1, expected text. Put it in quotes."),
     ("line 8, tasks.breed.hints.0.teachr", "found an unknown key. Did you mean 'teacher'?"),
     ("line 8, tasks.breed.hints.1", "found 5, expected a mapping."),
-    ("line 9, tasks.breed.data.shards", "the key is missing, expected text or a list of text. Add `shards`"),
+    ("line 9, tasks.breed.data.shards", "found no `shards`, the training rows. Add them; or"),
     ("line 10, tasks.breed.data.shardz", "found an unknown key. Did you mean 'shards'?"),
     ("line 11, tasks.breed.data.member", "found 5, expected text or null."),
     ("line 12, tasks.breed.data.augment.crop", "found [0.9, 0.5], expected two shares above 0"),
