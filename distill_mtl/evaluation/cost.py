@@ -6,6 +6,7 @@ gain from larger ones.
 """
 
 import math
+import random
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -132,7 +133,7 @@ def _costs(
     batch = _saturating(networks, size, device, known, note)
     note(f"cost: batches of {batch}")
     images = _images(batch, size, device)
-    passes = _in_turns(networks, images, _TIMED_RUNS // 2, _TIMED_SECONDS)
+    passes = latencies if batch == 1 else _in_turns(networks, images, _TIMED_RUNS, _TIMED_SECONDS)
     note(f"cost: memory of a batch of {batch}")
     costs = []
     for network, count, latency, seconds in zip(networks, flops, latencies, passes, strict=True):
@@ -188,11 +189,13 @@ def _in_turns(
     networks: Sequence[nn.Module], images: Tensor, rounds: int, seconds: float
 ) -> list[list[float]]:
     """Seconds of each network's passes. Before each comes one that is not timed: the network before it in the round
-    has emptied the caches."""
+    has emptied the caches. The order of a round is drawn by lot: other work on the machine comes and goes in slices
+    of time, which could fall on the same network every round."""
     times: list[list[float]] = [[] for _ in networks]
+    lot, turns = random.Random(0), list(zip(networks, times, strict=True))
     end = time.perf_counter() + seconds * len(networks)
     while not times[0] or (len(times[0]) < rounds and time.perf_counter() < end):
-        for network, own in zip(networks, times, strict=True):
+        for network, own in lot.sample(turns, len(turns)):
             network(images)
             _wait(images)
             start = time.perf_counter()
