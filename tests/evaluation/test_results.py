@@ -133,6 +133,8 @@ def test_one_undecided_task_is_not_accepted_either(evaluation: Evaluation) -> No
     both = replace(strict, acceptance=strict.acceptance | {"left": -1.0})
     assert "✗ not accepted: inferior: left +0.40 (allowed +1.00); undecided: right (about" in shown(both, 120)
     assert replace(strict, acceptance={"left": 1.0, "right": 0.7, "alone": 1.0}, rule="point").accepted
+    two = replace(strict, acceptance=strict.acceptance | {"left": -0.5})
+    assert "undecided: left (about 21,000 more rows would decide), right (about 4,100 more)" in shown(two)
     on_it = replace(strict, acceptance=strict.acceptance | {"right": 0.7})
     assert "undecided: right (it lies on the margin)" in shown(on_it)
 
