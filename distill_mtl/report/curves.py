@@ -48,7 +48,8 @@ def balance_section(metrics: Metrics, rule: str) -> Section | None:
         charts.append(
             Chart(
                 lines("weights", "Weight of each task over steps", told_apart(metrics.weights)),
-                "Weight that the balancer gave each task.",
+                "Weights",
+                "What the balancer gave each task.",
             )
         )
     if metrics.cosines:
@@ -66,6 +67,7 @@ def balance_section(metrics: Metrics, rule: str) -> Section | None:
                     level=0.0,
                     columns=2,
                 ),
+                "Gradient conflicts",
                 "Cosine of two tasks' gradients in the shared features; below 0 they pull against each other. Most "
                 f"opposed: {against[0]}, {against[1].mean:+.2f} in the mean.{most}".replace("-0.", "−0."),
             )
@@ -74,7 +76,8 @@ def balance_section(metrics: Metrics, rule: str) -> Section | None:
         charts.append(
             Chart(
                 lines("norm", "Norm of the balanced direction over steps", [Line("", metrics.norm, INK)]),
-                "Length of the balanced direction; 0 where no step helps every task.",
+                "Norm of the balanced direction",
+                "0 where no step helps every task.",
             )
         )
     if metrics.harmed is not None:
@@ -86,6 +89,7 @@ def balance_section(metrics: Metrics, rule: str) -> Section | None:
                     [Line("", metrics.harmed, INK)],
                     limits=(-0.02, 1.02),
                 ),
+                "Harmed tasks",
                 f"Share of tasks whose loss the step would raise, to first order; {100 * metrics.harmed.mean:.0f} % in "
                 "the mean.",
             )
