@@ -74,7 +74,7 @@ def _tasks(runs: Sequence[Run]) -> Section | None:
         "are told apart on the same rows by distill-mtl evaluate --student A/student --against B/student.",
         quiet=True,
     )
-    blocks = [Table("Deltas by run", columns, rows, frozenset({"task"})), note, _details(runs)]
+    blocks: list[Block] = [Table("Deltas by run", columns, rows, frozenset({"task"})), note, _details(runs)]
     return Section("tasks", "Task by task", blocks)
 
 
