@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+_MANY = 24  # characters
 Tone = Literal["", "student", "teacher", "good", "bad", "unsure", "quiet", "strong"]
 
 
@@ -93,6 +94,11 @@ class Pictures:
     lines: Sequence[PictureLine]
     colors: dict[str, str]
     note: str = ""
+
+    @property
+    def wordy(self) -> bool:
+        """Whether some words are a list of many, which needs a wider line."""
+        return any(len(picture.caption) > _MANY for line in self.lines for picture in line.pictures)
 
     @property
     def in_words(self) -> bool:

@@ -1,5 +1,7 @@
 """Sections of how it learned: losses, and how the tasks shared the trunk."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from distill_mtl.report.blocks import Block, Chart, Charts, Section, Text
@@ -16,12 +18,13 @@ _TERMS: dict[str, tuple[str, Dashes]] = {
 _MANY_PAIRS = 7
 
 
-def losses_section(metrics: Metrics) -> Section | None:
-    """A chart for each task, a line for each term."""
+def losses_section(metrics: Metrics, order: Sequence[str]) -> Section | None:
+    """A chart for each task in this order, a line for each term."""
     if not metrics.terms:
         return None
     charts = []
-    for number, (task, terms) in enumerate(metrics.terms.items()):
+    for number, task in enumerate(order):
+        terms = metrics.terms.get(task, {})
         drawn = [
             Line(term.replace("_", " "), curve, *_TERMS.get(term, (SERIES[4], "-")))
             for term, curve in terms.items()

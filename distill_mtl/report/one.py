@@ -35,7 +35,7 @@ def report_of(run: Run) -> Report:
         of_rows.insert(0, disagreements_section(results, run.gallery))
     sections = [
         *of_results,
-        losses_section(run.metrics),
+        losses_section(run.metrics, run.tasks),
         balance_section(run.metrics, _rule(run)),
         *of_rows,
         recipe_section(run),
