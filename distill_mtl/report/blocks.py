@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+_MANY = 24  # characters
 Tone = Literal["", "student", "teacher", "good", "bad", "unsure", "quiet", "strong"]
 
 
@@ -21,11 +22,12 @@ class Text:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table; `heat` in [0, 1] tints it."""
+    """A cell of a table; `heat` in [0, 1] tints it, the smaller the more; `aside` is a small word under it."""
 
     words: str
     tone: Tone = ""
     heat: float | None = None
+    aside: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,6 @@ class Table:
         columns: headings.
         rows: cells, as many as columns in each; the first is the row's heading.
         left: headings of the columns that hold words; figures stand to the right.
-        tones: by heading.
     """
 
     form: ClassVar[str] = "table"
@@ -49,9 +50,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing as SVG markup, and the words under it."""
+    """A drawing as SVG markup, the words over it, and those under it."""
 
     svg: str
+    title: str = ""
     caption: str = ""
 
 
@@ -92,6 +94,21 @@ class Pictures:
     lines: Sequence[PictureLine]
     colors: dict[str, str]
     note: str = ""
+
+    @property
+    def wordy(self) -> bool:
+        """Whether some words are a list of many, which needs a wider line."""
+        return any(len(picture.caption) > _MANY for line in self.lines for picture in line.pictures)
+
+    @property
+    def in_words(self) -> bool:
+        """Whether words say all but the image, so that a line needs little room."""
+        return all(
+            picture.uri is None
+            for line in self.lines
+            for picture in line.pictures
+            if picture.column != "image"
+        )
 
 
 @dataclass(frozen=True)

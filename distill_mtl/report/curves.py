@@ -1,5 +1,7 @@
 """Sections of how it learned: losses, and how the tasks shared the trunk."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from distill_mtl.report.blocks import Block, Chart, Charts, Section, Text
@@ -16,12 +18,13 @@ _TERMS: dict[str, tuple[str, Dashes]] = {
 _MANY_PAIRS = 7
 
 
-def losses_section(metrics: Metrics) -> Section | None:
-    """A chart for each task, a line for each term."""
+def losses_section(metrics: Metrics, order: Sequence[str]) -> Section | None:
+    """A chart for each task in this order, a line for each term."""
     if not metrics.terms:
         return None
     charts = []
-    for number, (task, terms) in enumerate(metrics.terms.items()):
+    for number, task in enumerate(order):
+        terms = metrics.terms.get(task, {})
         drawn = [
             Line(term.replace("_", " "), curve, *_TERMS.get(term, (SERIES[4], "-")))
             for term, curve in terms.items()
@@ -48,7 +51,8 @@ def balance_section(metrics: Metrics, rule: str) -> Section | None:
         charts.append(
             Chart(
                 lines("weights", "Weight of each task over steps", told_apart(metrics.weights)),
-                "Weight that the balancer gave each task.",
+                "Weights",
+                "What the balancer gave each task.",
             )
         )
     if metrics.cosines:
@@ -66,6 +70,7 @@ def balance_section(metrics: Metrics, rule: str) -> Section | None:
                     level=0.0,
                     columns=2,
                 ),
+                "Gradient conflicts",
                 "Cosine of two tasks' gradients in the shared features; below 0 they pull against each other. Most "
                 f"opposed: {against[0]}, {against[1].mean:+.2f} in the mean.{most}".replace("-0.", "−0."),
             )
@@ -74,7 +79,8 @@ def balance_section(metrics: Metrics, rule: str) -> Section | None:
         charts.append(
             Chart(
                 lines("norm", "Norm of the balanced direction over steps", [Line("", metrics.norm, INK)]),
-                "Length of the balanced direction; 0 where no step helps every task.",
+                "Norm of the balanced direction",
+                "0 where no step helps every task.",
             )
         )
     if metrics.harmed is not None:
@@ -86,6 +92,7 @@ def balance_section(metrics: Metrics, rule: str) -> Section | None:
                     [Line("", metrics.harmed, INK)],
                     limits=(-0.02, 1.02),
                 ),
+                "Harmed tasks",
                 f"Share of tasks whose loss the step would raise, to first order; {100 * metrics.harmed.mean:.0f} % in "
                 "the mean.",
             )

@@ -18,6 +18,7 @@ TEXT = 10.0
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a task may have a dollar sign in its name
+    "font.family": "DejaVu Sans",  # its widths are reckoned with: it is wide, and the page's font is not wider
     "font.size": TEXT,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -46,7 +47,8 @@ _STYLE: dict[Any, Any] = {
     "legend.borderpad": 0,
     "legend.borderaxespad": 0,
 }
-_FONT = re.compile(r"(font:[^;]*?px) [^;]*")
+_FONT = re.compile(r"'DejaVu Sans'[^;]*")
+"""How matplotlib's list of families begins, in whichever way its version writes it."""
 _COLOR = re.compile("|".join(VARIABLES))
 
 
@@ -92,5 +94,5 @@ def _mended(key: str, value: str, name: str) -> str:
     if value.startswith("#") and key.endswith("href"):
         return f"#{name}-{value[1:]}"
     value = value.replace("url(#", f"url(#{name}-")
-    value = _FONT.sub(r"\1 var(--sans)", value)
+    value = _FONT.sub("var(--sans)", value)
     return _COLOR.sub(lambda found: f"var(--{VARIABLES[found[0]]})", value)

@@ -151,7 +151,7 @@ def _rest(scores: Mapping[str, TaskScore], behind: list[str], open_: list[str]) 
 def _more_rows(score: TaskScore) -> str:
     if score.rows_to_decide is None:
         return "more labelled test rows would decide, or `acceptance: point` for a small test set."
-    return f"about {words.counted(score.rows_to_decide, 'more labelled test row')} would decide."
+    return f"about {words.about(score.rows_to_decide)} more labelled test rows would decide."
 
 
 def _sufficient(score: TaskScore, *, interval: bool) -> str:

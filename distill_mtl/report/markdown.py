@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from distill_mtl.report.blocks import Block, Code, Folded, Report, Table, Text
+from distill_mtl.report.blocks import Block, Cell, Code, Folded, Report, Table, Text
 
 
 def markdown(report: Report, pictures: str | None = None) -> str:
@@ -40,11 +40,15 @@ def _written(block: Block) -> Iterator[str]:
 
 def _table(table: Table) -> str:
     rule = ("---" if column in table.left else "---:" for column in table.columns)
-    lines = [table.columns, list(rule), *([cell.words for cell in row] for row in table.rows)]
+    lines = [table.columns, list(rule), *([_words(cell) for cell in row] for row in table.rows)]
     plain = (_plain(text) if number != 1 else text for number, line in enumerate(lines) for text in line)
     width = len(table.columns)
     cells = list(plain)
     return "\n".join(f"| {' | '.join(cells[at : at + width])} |" for at in range(0, len(cells), width))
+
+
+def _words(cell: Cell) -> str:
+    return f"{cell.words} ({cell.aside})" if cell.aside else cell.words
 
 
 def _plain(text: str) -> str:

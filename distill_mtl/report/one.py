@@ -29,13 +29,13 @@ def report_of(run: Run) -> Report:
             deltas_section(results),
             classes_section(results),
             cost_section(results),
-            cross_domain_section(results, _own_sources(run)),
+            cross_domain_section(results, _own_sources(run), list(run.recipe.get("data") or {})),
             baselines_section(results),
         ]
         of_rows.insert(0, disagreements_section(results, run.gallery))
     sections = [
         *of_results,
-        losses_section(run.metrics),
+        losses_section(run.metrics, run.tasks),
         balance_section(run.metrics, _rule(run)),
         *of_rows,
         recipe_section(run),

@@ -47,7 +47,7 @@ def repeat_section(run: Run) -> Section:
     facts = _facts(run)
     if facts:
         rows = [[Cell(name), Cell(value)] for name, value in facts.items()]
-        blocks.append(Table("Versions", ["what", "which"], rows, frozenset({"what", "which"})))
+        blocks.append(Table("Versions", ["what", "version"], rows, frozenset({"what", "version"})))
     return Section("repeat", "To repeat it", blocks)
 
 
@@ -60,8 +60,9 @@ def _command(run: Run) -> str:
 def _facts(run: Run) -> dict[str, str]:
     environment = run.environment
     facts = dict(environment.get("versions", {}))
-    named = {"machine": "machine", "processes": "processes", "began": "began"}
-    facts |= {name: str(environment[key]) for key, name in named.items() if key in environment}
+    facts |= {key: str(environment[key]) for key in ("processes", "began") if key in environment}
+    if run.results is not None:
+        facts["measured on"] = run.results.cost.machine
     return facts
 
 

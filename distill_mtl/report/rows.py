@@ -34,7 +34,8 @@ def disagreements_section(results: Results, gallery: Gallery | None) -> Section 
     if not blocks:
         return None
     note = Text(
-        "Test rows on which student and teacher part, the costliest for the student first.", quiet=True
+        "Test rows on which the student does worse than its teacher, those that cost it most first.",
+        quiet=True,
     )
     return Section("disagreements", "Where student and teacher part", [note, *blocks])
 
@@ -82,5 +83,5 @@ def _keys(task: str, found: Sequence[Disagreement]) -> Table:
         ]
         for entry in found
     ]
-    columns = ["row", "label", "teacher", "student", "loss"]
+    columns = ["row", "label", "teacher", "student", "worse by"]
     return Table(f"Disagreements of {task}", columns, rows, frozenset(columns[:-1]))

@@ -1,13 +1,13 @@
 """Sections of how good the student is: tasks, deltas, classes, other domains, baselines."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from distill_mtl.report import words
-from distill_mtl.report.blocks import Block, Cell, Chart, Charts, Folded, Section, Table, Text, Tone
+from distill_mtl.report.blocks import Block, Cell, Chart, Charts, Folded, Section, Table, Text
 from distill_mtl.report.dumbbells import dumbbells
 from distill_mtl.report.forest import Lead, forest
 from distill_mtl.report.headline import by_interval, judged, outcome
-from distill_mtl.report.results import Results, TaskScore
+from distill_mtl.report.results import CalibrationError, Results, TaskScore
 
 _WORST = 10
 _SIGNS: dict[str, str] = {
@@ -22,18 +22,17 @@ _POINT_SIGNS = {"good": "✓ kept", "bad": "✗ lost", "unsure": words.NONE, "":
 def tasks_section(results: Results) -> Section:
     """The table that everything else explains."""
     scores = judged(results)
-    columns = ["task", "metric", "rows", "teacher", "student", "delta", "95 % interval", "verdict", "agree"]
+    columns = ["task", "teacher", "student", "delta", "verdict", "95 % interval", "agree"]
     with_ece = any(score.ece is not None for score in results.tasks.values())
     if not scores:
-        columns = ["task", "metric", "rows", "student"]
-    if with_ece:
-        columns += ["ECE teacher", "ECE student"] if scores else ["ECE student"]
+        columns = ["task", "student"]
+    columns += ["ECE", "rows"] if with_ece else ["rows"]
     rows = []
     for task, score in results.tasks.items():
         cells = _cells(task, score, results)
         rows.append([cells[column] for column in columns])
     blocks: list[Block] = [
-        Table("Tasks", columns, rows, left=frozenset({"task", "metric", "verdict"})),
+        Table("Tasks", columns, rows, left=frozenset({"task", "verdict"})),
         Text(_how_to_read(results, with_ece=with_ece), quiet=True),
     ]
     if tested := _mcnemar(results):
@@ -92,13 +91,14 @@ def classes_section(results: Results) -> Section | None:
         rows.sort(key=lambda row: row[3])
         shown = [(name, teacher, student) for name, teacher, student, _ in rows[:_WORST]]
         worst = f"{rows[0][0]} {words.difference(rows[0][3], score)}"
-        few = f", the worst {_WORST} of {len(rows)} classes" if len(rows) > _WORST else ""
+        few = f"; the worst {_WORST} of {len(rows)} classes" if len(rows) > _WORST else ""
         charts.append(
             Chart(
                 dumbbells(
                     f"classes-{number}", f"Classes of {task}, worst first: {worst}", shown, _class_unit(score)
                 ),
-                f"{task}{few}. Worst: {worst}.",
+                task,
+                f"Worst: {worst}{few}.",
             )
         )
         cells = [
@@ -128,20 +128,24 @@ def classes_section(results: Results) -> Section | None:
     return Section("classes", "Classes, worst first", [Charts(charts), *folded])
 
 
-def cross_domain_section(results: Results, own_sources: Mapping[str, set[str]]) -> Section | None:
+def cross_domain_section(
+    results: Results, own_sources: Mapping[str, set[str]], order: Sequence[str]
+) -> Section | None:
     """Agreement of every head with its teacher on every data set's images.
 
     Args:
         results: of the run.
         own_sources: task -> the data sets with its labels.
+        order: of all data sets.
     """
-    sources = list(dict.fromkeys(source for found in results.cross_domain.values() for source in found))
+    looked_at = {source for found in results.cross_domain.values() for source in found}
+    sources = [source for source in order if source in looked_at]
     if not sources:
         return None
     rows = []
     for task, found in results.cross_domain.items():
         own = results.tasks[task].agreement if task in results.tasks else None
-        cells = [Cell(task), Cell(words.percent(own), "strong", own)]
+        cells = [Cell(task), Cell(words.percent(own), "strong")]
         for source in sources:
             if source in found:
                 share = found[source].agreement
@@ -214,8 +218,7 @@ def _cells(task: str, score: TaskScore, results: Results) -> dict[str, Cell]:
     sign = verdict_sign(score, results)
     ece = score.ece
     return {
-        "task": Cell(task),
-        "metric": Cell(words.metric(score), "quiet"),
+        "task": Cell(task, aside=words.metric(score)),
         "rows": Cell(f"{score.rows:,}"),
         "teacher": Cell(words.score(score.teacher, score)),
         "student": Cell(words.score(score.student, score), "strong"),
@@ -223,13 +226,13 @@ def _cells(task: str, score: TaskScore, results: Results) -> dict[str, Cell]:
         "95 % interval": Cell(words.interval(score.ci95, score), "quiet"),
         "verdict": sign,
         "agree": Cell(words.percent(score.agreement)),
-        "ECE teacher": Cell(_points(None if ece is None else ece.teacher)),
-        "ECE student": Cell(_points(None if ece is None else ece.student)),
+        "ECE": Cell(words.NONE if ece is None else _calibration(ece)),
     }
 
 
-def _points(value: float | None) -> str:
-    return words.NONE if value is None else f"{value:.2f}"
+def _calibration(ece: CalibrationError) -> str:
+    """Of teacher and student."""
+    return f"{ece.student:.1f}" if ece.teacher is None else f"{ece.teacher:.1f} → {ece.student:.1f}"
 
 
 def _how_to_read(results: Results, *, with_ece: bool) -> str:
@@ -242,7 +245,7 @@ def _how_to_read(results: Results, *, with_ece: bool) -> str:
     else:
         margin = f"Margins: {', '.join(f'{task} {words.margin(score)}' for task, score in scores.items())}."
     rule = "" if by_interval(results) else " This recipe judges the difference alone, not its interval."
-    ece = " ECE: expected calibration error, in points." if with_ece else ""
+    ece = " ECE: expected calibration error in points, teacher → student." if with_ece else ""
     return (
         f"Measured on each task's own {results.split} rows. Delta is positive where the student is better, "
         f"whatever the metric; the interval is a paired bootstrap. {margin}{rule}{ece}"
@@ -261,15 +264,3 @@ def _mcnemar(results: Results) -> str:
 
 def _class_unit(score: TaskScore) -> str:
     return "points" if score.in_points else score.metric
-
-
-__all__ = [
-    "Tone",
-    "baselines_section",
-    "classes_section",
-    "cross_domain_section",
-    "deltas_section",
-    "leads_by_unit",
-    "tasks_section",
-    "verdict_sign",
-]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distill_mtl.report import words
-from distill_mtl.report.blocks import Block, Cell, Chart, Charts, Code, Report, Section, Table, Text
+from distill_mtl.report.blocks import Block, Cell, Chart, Charts, Code, Folded, Report, Section, Table, Text
 from distill_mtl.report.colors import TEACHER, series
 from distill_mtl.report.costs import cost_bars
 from distill_mtl.report.forest import Lead, forest
@@ -61,22 +61,44 @@ def _task_names(runs: Sequence[Run]) -> list[str]:
 
 
 def _tasks(runs: Sequence[Run]) -> Section | None:
+    """Task by run: the delta with its verdict, the student's score under it."""
     finished = _finished(runs)
     if not finished:
         return None
-    columns = ["task", "run", "metric", "teacher", "student", "delta", "95 % interval", "verdict"]
+    rows = [
+        [Cell(task), *(_outcome(task, results) for _, _, results in finished)] for task in _task_names(runs)
+    ]
+    columns = ["task", *(run.label for _, run, _ in finished)]
+    note = Text(
+        "Delta to the run's own teacher, positive where the student is better; under it the student's score. Two runs "
+        "are told apart on the same rows by distill-mtl evaluate --student A/student --against B/student.",
+        quiet=True,
+    )
+    blocks: list[Block] = [Table("Deltas by run", columns, rows, frozenset({"task"})), note, _details(runs)]
+    return Section("tasks", "Task by task", blocks)
+
+
+def _outcome(task: str, results: Results) -> Cell:
+    if (score := results.tasks.get(task)) is None:
+        return Cell(words.NONE, "quiet")
+    sign = verdict_sign(score, results)
+    mark = "" if sign.words == words.NONE else f" {sign.words[0]}"
+    aside = f"{words.score(score.student, score)} {words.metric(score)}"
+    return Cell(words.difference(score.delta, score) + mark, sign.tone, aside=aside)
+
+
+def _details(runs: Sequence[Run]) -> Folded:
+    columns = ["task", "run", "teacher", "student", "delta", "95 % interval", "verdict"]
     rows = []
     for task in _task_names(runs):
-        name = task
-        for _, run, results in finished:
+        for _, run, results in _finished(runs):
             if (score := results.tasks.get(task)) is None:
                 continue
             sign = verdict_sign(score, results)
             rows.append(
                 [
-                    Cell(name),
+                    Cell(task),
                     Cell(run.label),
-                    Cell(words.metric(score), "quiet"),
                     Cell(words.score(score.teacher, score)),
                     Cell(words.score(score.student, score), "strong"),
                     Cell(words.difference(score.delta, score), sign.tone),
@@ -84,14 +106,8 @@ def _tasks(runs: Sequence[Run]) -> Section | None:
                     sign,
                 ]
             )
-            name = ""
-    table = Table("Tasks by run", columns, rows, frozenset({"task", "run", "metric", "verdict"}))
-    note = Text(
-        "Every run against its own teachers. Two runs' intervals may overlap and the runs still differ: compare their "
-        "students on the same rows with distill-mtl evaluate --student A/student --against B/student.",
-        quiet=True,
-    )
-    return Section("tasks", "Task by task", [table, note])
+    table = Table("Scores by task and run", columns, rows, frozenset({"task", "run", "verdict"}))
+    return Folded("Scores and intervals", [table])
 
 
 def _deltas(runs: Sequence[Run]) -> Section | None:
@@ -122,7 +138,7 @@ def _leads(task: str, runs: Sequence[Run]) -> list[Lead]:
         sign = {"good": " ✓", "bad": " ✗", "unsure": " ?"}[outcome(score, interval=by_interval(results))]
         found.append(
             Lead(
-                f"{task} · {run.label}",
+                f"{task} · {words.brief(run.label)}",
                 score.delta,
                 score.ci95,
                 score.margin,
@@ -138,10 +154,12 @@ def _cost(runs: Sequence[Run]) -> Section | None:
     finished = _finished(runs)
     if not finished:
         return None
-    networks = [(run.label, results.cost.student, series(number)[0]) for number, run, results in finished]
+    networks = [
+        (words.brief(run.label), results.cost.student, series(number)[0]) for number, run, results in finished
+    ]
     teachers = next((results.cost.teachers for _, _, results in finished if results.cost.teachers), None)
     if teachers is not None:
-        networks.append((f"teachers of {finished[0][1].label}", teachers, TEACHER))
+        networks.append(("teachers", teachers, TEACHER))
     return Section("cost", "What each takes", [Charts([Chart(cost_bars("cost", networks))], wide=True)])
 
 
@@ -149,7 +167,7 @@ def _losses(runs: Sequence[Run]) -> Section | None:
     charts = []
     for place, task in enumerate(_task_names(runs)):
         drawn = [
-            Line(run.label, run.metrics.terms[task]["total"], *series(number))
+            Line(words.brief(run.label), run.metrics.terms[task]["total"], *series(number))
             for number, run in enumerate(runs)
             if "total" in run.metrics.terms.get(task, {})
         ]

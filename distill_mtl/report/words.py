@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from distill_mtl.report.results import TaskScore
 
 NONE = "–"
+_BRIEF = 20
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -62,9 +63,20 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
+def about(rows: int) -> str:
+    """A number of rows to two digits that matter, rounded up: 9,305 is about 9,400."""
+    step = 10 ** max(0, math.floor(math.log10(rows)) - 1)
+    return f"{math.ceil(rows / step) * step:,}"
+
+
 def listed(names: Sequence[str]) -> str:
     """a, b and c."""
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+def brief(label: str) -> str:
+    """A run's name where there is little room, its end kept: names of runs differ there."""
+    return label if len(label) <= _BRIEF else f"…{label[1 - _BRIEF :]}"
 
 
 def duration(seconds: float) -> str:

@@ -28,7 +28,7 @@ from distill_mtl.training.comparison import compare_with_bar, view_of
 from distill_mtl.training.run_folder import RunFolder
 from distill_mtl.training.session import Session
 
-_PICTURED = 36  # disagreements over all tasks: a page of one or two megabytes
+_PICTURED = 24  # disagreements over all tasks: a page of one or two megabytes
 
 
 class Examiner:

@@ -64,6 +64,7 @@ def test_results_json_has_the_promised_keys_and_no_others(evaluation: Evaluation
         "cost",
         "cross_domain",
         "baselines",
+        "split",
         "acceptance",
         "accepted",
         "steps",

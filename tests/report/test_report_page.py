@@ -161,6 +161,7 @@ def test_a_comparison_names_the_runs_and_the_keys_in_which_their_recipes_differ(
     text = page.read_text()
     assert "a is accepted, of 2 runs." in text
     assert "breed · b" in text
+    assert "−4.00 ✗" in text
     recipes = text[text.index('id="recipes"') :]
     assert "optimizer.lr" in recipes
     assert "training.steps" not in recipes

@@ -30,9 +30,13 @@ def test_a_run_leaves_the_folder_that_other_tools_read(finished: tuple[Path, Eva
     out, _ = finished
     assert sorted(path.name for path in out.iterdir()) == [
         "checkpoints",
+        "environment.json",
+        "examples",
         "metrics.jsonl",
         "pictures.png",
         "recipe.resolved.yaml",
+        "report.html",
+        "report.md",
         "results.json",
         "student",
         "teachers.json",
