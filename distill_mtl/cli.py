@@ -1,5 +1,5 @@
 """The commands: `distill.py RECIPE`, run by `accelerate launch`, and
-`distill-mtl shards|init|check|cache|evaluate|export|schema|teacher`.
+`distill-mtl shards|init|check|cache|evaluate|report|export|predict|schema|teacher`.
 
 A user's mistake ends with its message and status 2, a student below its acceptance with 3, a stopped
 run with 130.
@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from distill_mtl.errors import Stopped, StoppedElsewhere, UserError
+from distill_mtl.prediction.arguments import add_predict
 from distill_mtl.writing.arguments import add_shards
 
 USER_ERROR, NOT_ACCEPTED, STOPPED = 2, 3, 130
@@ -56,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _add_check(commands)
     _add_targets(commands)
     _add_evaluate(commands)
+    _add_report(commands)
     _add_export(commands)
+    add_predict(commands)
     _add_schema(commands)
     teacher = commands.add_parser("teacher", help="look into a teacher, measure it, or train one")
     of_teachers = teacher.add_subparsers(required=True, metavar="COMMAND")
@@ -148,13 +151,90 @@ def _add_targets(commands: Any) -> None:
 def _add_evaluate(commands: Any) -> None:
     evaluate = commands.add_parser(
         "evaluate",
-        help="compare the student of a finished run with its teachers again",
+        usage="distill-mtl evaluate RUN [--baseline NAME ...] [--acceptance MARGIN ...] [--write] [--json FILE]\n"
+        "       distill-mtl evaluate --student MODEL --against MODEL ... --data SHARDS ... [--task TASK]\n"
+        "                            [--kind KIND] [--classes CLASSES] [--member ENDING] [--acceptance MARGIN ...]\n"
+        "                            [--json FILE] [--trust]",
+        help="compare a student with its teachers again, with baselines, or any two models",
         description="Measure the student of a finished run against its teachers on the test rows of the run's "
-        "recipe, and print the table. Exit status 3 where the student falls short of the recipe's acceptance.",
+        "recipe, and print the table: scores, 95 %% intervals, verdicts, costs on this machine. Or compare any two "
+        "models on labelled shards. Nothing is written unless asked for. Exit status: 0 accepted, 3 not, 2 a mistake "
+        "in what was given: a deployment can gate on it.",
+        epilog="Models: a run folder, a student folder, or what `teacher:` takes in a recipe (a timm folder, .onnx, "
+        ".pt2, .ts, hf_hub:owner/name). distill-mtl evaluate --student runs/A --against runs/B breed.onnx --data "
+        "breed='shards/breed-*.tar' part=shards/part. Several processes: ACCELERATE_USE_CPU=true accelerate launch "
+        "--multi_gpu --num_processes 2 --main_process_port 0 -m distill_mtl.cli evaluate RUN. More: docs/evaluate.md.",
     )
-    evaluate.add_argument("folder", type=Path, metavar="RUN", help="run folder, such as runs/multidigits")
+    evaluate.add_argument(
+        "folder", type=Path, nargs="?", metavar="RUN", help="run folder, such as runs/multidigits"
+    )
+    evaluate.add_argument(
+        "--baseline",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="labels_only: the run's student without teachers; single_task: a network of the same trunk for each task; "
+        "both are trained into RUN/baselines where they are not there yet. Or any model. As often as you like; "
+        "results.json of the run gains them",
+    )
+    evaluate.add_argument(
+        "--write", action="store_true", help="replace the run's results.json by what is measured now"
+    )
+    evaluate.add_argument("--student", metavar="MODEL", help="in place of RUN: the model to judge")
+    evaluate.add_argument(
+        "--against", nargs="+", default=[], metavar="MODEL", help="what it is judged by, one or several"
+    )
+    evaluate.add_argument(
+        "--data",
+        nargs="+",
+        default=[],
+        metavar="SHARDS",
+        help="labelled shards: folders, files or patterns; for several tasks TASK=SHARDS. All their rows count",
+    )
+    evaluate.add_argument(
+        "--task", help="whose labels the data have, where the student answers several tasks"
+    )
+    evaluate.add_argument("--kind", help="of the task; default what the student says or looks like")
+    evaluate.add_argument(
+        "--classes", help="number, or cat,dog,owl in the order of the label numbers; default the student's"
+    )
+    evaluate.add_argument("--member", help="file ending of the label: cls, seg.png; default the kind's")
+    evaluate.add_argument(
+        "--acceptance",
+        nargs="+",
+        default=[],
+        metavar="MARGIN",
+        help="largest loss allowed, in points or the score's unit: one number, or TASK=NUMBER; default the recipe's, "
+        "else 1 point",
+    )
+    evaluate.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the results there, in the form of results.json"
+    )
+    evaluate.add_argument(
+        "--trust", action="store_true", help="let models run code: .pt2 and .ts files are programs"
+    )
     _add_cache(evaluate)
     evaluate.set_defaults(run=_evaluate)
+
+
+def _add_report(commands: Any) -> None:
+    report = commands.add_parser(
+        "report",
+        help="write the report of a run again, or one page that compares runs",
+        description="One run: write its report.html and report.md again, from its folder alone; a run that is not "
+        "finished is shown as far as it came. Several runs: write one page that compares them.",
+    )
+    report.add_argument(
+        "folders", nargs="+", type=Path, metavar="RUN", help="run folder, such as runs/multidigits"
+    )
+    report.add_argument(
+        "--to",
+        type=Path,
+        metavar="FILE",
+        help="where the page goes; default report.html in the run folder, of several runs comparison.html beside "
+        "the first",
+    )
+    report.set_defaults(run=_report)
 
 
 def _add_export(commands: Any) -> None:
@@ -171,7 +251,7 @@ def _add_export(commands: Any) -> None:
     export.add_argument(
         "folder", type=Path, metavar="RUN", help="run folder, such as runs/multidigits, or a student's folder"
     )
-    export.add_argument("--to", required=True, metavar="FORMAT", help="onnx, pt2 or torchscript")
+    export.add_argument("--to", required=True, metavar="FORMAT", help="onnx, pt2, torchscript, timm or hub")
     export.add_argument("--out", type=Path, metavar="FILE", help="default RUN/export/NAME.ENDING")
     export.add_argument(
         "--only", metavar="TASKS", help="left,right: cut all other heads and what only they read"
@@ -209,6 +289,11 @@ def _add_export(commands: Any) -> None:
     export.add_argument(
         "--data", nargs="+", default=[], metavar="SHARDS", help="rows to look at in place of the run's own"
     )
+    export.add_argument(
+        "--repo", metavar="OWNER/NAME", help="push to this repository of the Hugging Face hub (--to hub)"
+    )
+    export.add_argument("--private", action="store_true", help="make it a private repository, if it is new")
+    export.add_argument("--license", metavar="ID", help="that the model card names: apache-2.0 (--to hub)")
     export.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     export.add_argument("--trust", action="store_true", help="let the code of kinds of your own run")
     _add_cache(export)
@@ -383,7 +468,6 @@ def _run(command: Callable[[argparse.Namespace], int], arguments: argparse.Names
     if first:
         logging.getLogger("distill_mtl").setLevel(logging.INFO)
         logging.basicConfig(format="%(message)s")
-    together = True
     try:
         status = command(arguments)
     except UserError as error:
@@ -399,23 +483,8 @@ def _run(command: Callable[[argparse.Namespace], int], arguments: argparse.Names
     except KeyboardInterrupt:
         if first:
             errors.print("interrupted. A run that had begun to train goes on with --resume.")
-        status, together = STOPPED, False
-    if together:
-        _leave_process_group()
+        status = STOPPED
     sys.exit(status)
-
-
-def _leave_process_group() -> None:
-    """End the process group, where a command joined one and every process of it ends here.
-
-    Without it gloo's threads still run while the interpreter is taken down, and now and then abort a process
-    that had done all its work.
-    """
-    if "torch" in sys.modules:
-        from torch import distributed
-
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.destroy_process_group()
 
 
 def _distill(arguments: argparse.Namespace) -> int:
@@ -451,9 +520,75 @@ def _verify_cache(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    if arguments.folder is None:
+        return _versus(arguments)
+    for option in ("student", "against", "data", "task", "kind", "classes", "member"):
+        if getattr(arguments, option):
+            raise UserError(
+                f"--{option} compares models on data that you name, and {arguments.folder} is a run with data of its "
+                "own. Give RUN, or --student, --against and --data."
+            )
     from distill_mtl.training.evaluate import evaluate
 
-    return 0 if evaluate(arguments.folder).accepted else NOT_ACCEPTED
+    found = evaluate(
+        arguments.folder,
+        baselines=list(dict.fromkeys(arguments.baseline)),
+        acceptance=_margins(arguments.acceptance),
+        write=arguments.write,
+        to=arguments.json,
+        trust=arguments.trust,
+    )
+    return 0 if found.accepted else NOT_ACCEPTED
+
+
+def _versus(arguments: argparse.Namespace) -> int:
+    missing = [f"--{option}" for option in ("student", "against", "data") if not getattr(arguments, option)]
+    if missing:
+        raise UserError(
+            f"found neither a run folder nor {' and '.join(missing)}. Give RUN (distill-mtl evaluate runs/NAME), or "
+            "--student, --against and --data."
+        )
+    if arguments.baseline or arguments.write:
+        option = "--baseline" if arguments.baseline else "--write"
+        raise UserError(f"{option} belongs to a run. Give RUN, or more models after --against.")
+    from distill_mtl.training.versus import About, versus
+
+    found = versus(
+        arguments.student,
+        arguments.against,
+        arguments.data,
+        about=About(arguments.task, arguments.kind, _classes(arguments.classes), arguments.member),
+        acceptance=_margins(arguments.acceptance),
+        trust=arguments.trust,
+        to=arguments.json,
+    )
+    return 0 if all(evaluation.accepted for evaluation in found.values()) else NOT_ACCEPTED
+
+
+def _margins(texts: Sequence[str]) -> float | dict[str, float] | None:
+    """`2`, or `breed=2 part=1`; None where nothing was said."""
+    margins: dict[str, float] = {}
+    for text in texts:
+        task, named, number = text.rpartition("=")
+        try:
+            margins[task] = float(number)
+        except ValueError:
+            raise UserError(f"--acceptance {text}: expected a number, or TASK=NUMBER.") from None
+        if not named and len(texts) > 1:
+            raise UserError(f"--acceptance {text}: expected one number, or TASK=NUMBER for each task.")
+    return margins.get("", margins or None)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from distill_mtl.display import output
+    from distill_mtl.report import write_comparison, write_report
+
+    if len(arguments.folders) == 1:
+        page = write_report(arguments.folders[0], to=arguments.to)
+    else:
+        page = write_comparison(arguments.folders, to=arguments.to)
+    output().print(f"report: {page}", highlight=False, soft_wrap=True)
+    return 0
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -472,6 +607,9 @@ def _export(arguments: argparse.Namespace) -> int:
         data=arguments.data,
         overwrite=arguments.overwrite,
         trust=arguments.trust,
+        repo=arguments.repo,
+        private=arguments.private,
+        license=arguments.license,
     )
     return 0
 

@@ -23,6 +23,7 @@ def test_the_wheel_holds_the_package_alone(tmp_path: Path) -> None:
     assert packages == {"distill_mtl"}
     assert "distill_mtl/py.typed" in names
     assert "distill_mtl/__main__.py" in names
+    assert {"distill_mtl/report/templates/page.html", "distill_mtl/report/templates/style.css"} <= set(names)
 
 
 def test_the_module_is_the_same_command_as_the_script() -> None:
@@ -72,13 +73,13 @@ def test_balance_can_be_lifted_out() -> None:
 def test_imports_run_downward_only() -> None:
     """The order of DESIGN section 2; a module may import its own level and those below."""
     levels = [
-        {"errors", "registry", "display", "user_code", "geometry", "networks", "recipe"},
+        {"errors", "registry", "display", "run_files", "user_code", "geometry", "networks", "recipe"},
         {"students", "tasks", "teachers", "data"},
         {"targets"},
         {"distillation", "balance"},
         {"assembly", "evaluation"},
-        {"checks", "drafting", "writing"},
-        {"training", "export"},
+        {"checks", "drafting", "report", "writing"},
+        {"training", "export", "prediction"},
         {"cli", "__main__"},
     ]
     level = {name: index for index, names in enumerate(levels) for name in names}

@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from distill_mtl import distill
 from distill_mtl.assembly.build import known_names
 from distill_mtl.checks.command import check
 from distill_mtl.recipe import dump_recipe, load_recipe
@@ -13,6 +15,8 @@ ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 OWN_DATA = [ROOT / "recipes" / name for name in ("mnist.yaml", "camvid.yaml")]
 """Recipes about shards that a user writes first; their heads say how."""
+SECOND, FIRST = ROOT / "recipes" / "add_a_task.yaml", ROOT / "recipes" / "left_and_right.yaml"
+"""A recipe about what the run of another one leaves."""
 
 
 @pytest.mark.parametrize("recipe", OWN_DATA, ids=lambda path: path.name)
@@ -27,7 +31,9 @@ def test_a_recipe_about_own_data_loads_and_says_how_to_write_it(recipe: Path) ->
 
 
 @pytest.mark.parametrize(
-    "recipe", [path for path in RECIPES if path not in OWN_DATA], ids=lambda path: str(path.relative_to(ROOT))
+    "recipe",
+    [path for path in RECIPES if path not in (*OWN_DATA, SECOND)],
+    ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_a_shipped_recipe_parses_and_checks(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
@@ -38,3 +44,24 @@ def test_a_shipped_recipe_parses_and_checks(
     resolved = tmp_path / "resolved.yaml"
     resolved.write_text(dump_recipe(load_recipe(recipe)))
     assert load_recipe(resolved) == load_recipe(recipe)
+
+
+def test_a_task_can_be_added_to_what_the_first_recipe_leaves(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(ROOT)
+    first = load_recipe(FIRST, ["training.steps=2", "training.batch_size=16"], known=known_names())
+    distill(first, out=tmp_path / "runs" / str(first.name), console=Console(quiet=True))
+    assert (
+        f"distill.py recipes/{FIRST.name}\n#   accelerate launch distill.py recipes/{SECOND.name}"
+        in SECOND.read_text()
+    )
+    old = f"runs/{first.name}"
+    recipe = tmp_path / SECOND.name
+    # After two steps the old student knows nothing, which the check would say.
+    taught = SECOND.read_text().replace(f"teacher: {old}", f"teacher: {{path: {tmp_path}/{old}, expect: 0}}")
+    recipe.write_text(taught.replace(f"init: {old}", f"init: {tmp_path}/{old}"))
+    check(recipe)
+    shown = capsys.readouterr().out
+    assert "trunk; heads left, right; anew segment" in shown
+    assert "ready" in shown

@@ -11,8 +11,15 @@ from functools import partial
 
 import torch
 from accelerate import PartialState
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-from distill_mtl.assembly.refusals import refuse_unheard, refuse_unknown_drops, refuse_untaught
+from distill_mtl.assembly.beginning import beginning, first_heads
+from distill_mtl.assembly.refusals import (
+    refuse_missing_trackers,
+    refuse_unheard,
+    refuse_unknown_drops,
+    refuse_untaught,
+)
 from distill_mtl.assembly.schedule import build_schedule
 from distill_mtl.assembly.targets import choose_targets
 from distill_mtl.assembly.voices import Memory, former_selves, gates, memories
@@ -31,7 +38,7 @@ from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.known import Known
 from distill_mtl.recipe.schema import TaskSection
-from distill_mtl.students.initial_heads import TeacherHead
+from distill_mtl.students.predecessor import Predecessor, find_predecessor
 from distill_mtl.students.student import Student, build_student
 from distill_mtl.targets.base import TargetSource
 from distill_mtl.targets.cached import CachedTargets
@@ -64,6 +71,7 @@ class Parts:
         balance: one sentence on which rule was taken and why.
         cached: what the teachers said; None where they are asked live.
         taught: one sentence on where targets come from and why.
+        begins: one sentence on what the student's first weights are.
     """
 
     recipe: Recipe
@@ -80,6 +88,7 @@ class Parts:
     balance: str
     cached: CachedTargets | None
     taught: str
+    begins: str
 
     def targets(self, precisions: Mapping[str, str] | None = None) -> TargetSource:
         """What training asks: the cache, or the teachers whose answers change a loss in some stage.
@@ -129,17 +138,20 @@ def build(recipe: Recipe) -> Parts:
     Raises:
         UserError: something is missing, broken or does not fit; nothing has been written.
     """
-    teachers, kinds = build_teachers(recipe)
+    refuse_missing_trackers(recipe)
+    old = find_predecessor(recipe.student.init)
+    teachers, kinds = build_teachers(recipe, old)
     refuse_unheard(recipe, kinds)
     refuse_unknown_drops(recipe, kinds)
+    heads = first_heads(recipe, teachers.cards, kinds, old)
     student = build_student(
-        recipe.student,
+        old.settle(recipe.student) if old is not None else recipe.student,
         kinds,
         [hint.student for task in teachers for hint in recipe.tasks[task].hints],
         seed=recipe.seed,
         teacher_folders={task: card.place for task, card in teachers.cards.items()},
         teacher_inputs={task: card.inputs for task, card in teachers.cards.items()},
-        teacher_heads=_first_heads(recipe, teachers.cards),
+        first_heads=heads,
     )
     inputs = [student.trunk.inputs, *(card.inputs for card in teachers.cards.values())]
     sources = build_sources(recipe, kinds, inputs)
@@ -168,11 +180,17 @@ def build(recipe: Recipe) -> Parts:
         balance,
         cached,
         taught,
+        beginning(recipe, heads, old),
     )
 
 
-def build_teachers(recipe: Recipe) -> tuple[Roster, dict[str, TaskKind]]:
-    """Every teacher, and every task's kind with its classes (the teacher's unless the recipe lists them)."""
+def build_teachers(recipe: Recipe, old: Predecessor | None = None) -> tuple[Roster, dict[str, TaskKind]]:
+    """Every teacher, and every task's kind with its classes (the teacher's unless the recipe lists them).
+
+    Args:
+        recipe: as loaded.
+        old: the student that training begins with, whose heads say how large those of its tasks are.
+    """
     _admit_own_kinds(recipe)
     sections = {
         task: section
@@ -185,7 +203,7 @@ def build_teachers(recipe: Recipe) -> tuple[Roster, dict[str, TaskKind]]:
     teachers = Roster(loaders, facts)
     kinds = {
         task: _kind(
-            task, section, teachers.cards[task].classes if task in teachers else _named(section.classes)
+            task, section, teachers.cards[task].classes if task in teachers else _named(section.classes), old
         )
         for task, section in recipe.tasks.items()
     }
@@ -201,22 +219,14 @@ def _admit_own_kinds(recipe: Recipe) -> None:
             raise RecipeError(f"tasks.{task}.kind: {error}") from error
 
 
-def _kind(task: str, section: TaskSection, classes: tuple[str, ...]) -> TaskKind:
+def _kind(task: str, section: TaskSection, classes: tuple[str, ...], old: Predecessor | None) -> TaskKind:
     head = section.head.model_dump(include={"width", "depth"}, exclude_none=True)
     try:
+        if old is not None and (inherited := old.head_of(task, section)) is not None:
+            head = {**old.tasks[inherited].get("head", {}), **head}
         return build_kind(section.kind, classes, section.metric, head, **section.options)
     except UserError as error:
         raise RecipeError(f"tasks.{task}: {error}") from error
-
-
-def _first_heads(recipe: Recipe, teachers: Mapping[str, TeacherCard]) -> dict[str, TeacherHead]:
-    """The tasks whose heads begin as their teachers', and with what."""
-    sections = {task: recipe.tasks[task] for task in teachers}
-    return {
-        task: TeacherHead(teachers[task].place, section.teacher.task, teachers[task].labels)
-        for task, section in sections.items()
-        if section.head.init == "teacher" and section.teacher is not None
-    }
 
 
 def _load(task: str, section: TaskSection) -> Teacher:
@@ -246,7 +256,8 @@ def build_sources(recipe: Recipe, kinds: Mapping[str, TaskKind], inputs: Iterabl
     if unmeasured:
         raise RecipeError(
             f"no source has test rows labelled for {', '.join(unmeasured)}, so the student could not be compared with "
-            f"its teacher there. Add a source with its labels, if only for testing, and name the task in its `labels`."
+            "its teacher there. Add a source with its labels, and name the task in its `labels`; or give the task "
+            "`data`: rows that are only tested on are `data: {split: {test: ...}}`."
         )
     return sources
 
@@ -261,7 +272,11 @@ def known_names() -> Known:
     """What only our registries know of a recipe's names, for `load_recipe`."""
     kinds = {name: KINDS[name] for name in KINDS.names()}
     return Known(
-        choices={"tasks.*.kind": [*kinds, ":"], "balance.method": ["auto", *rule_names()]},
+        choices={
+            "tasks.*.kind": [*kinds, ":"],
+            "balance.method": ["auto", *rule_names()],
+            "training.trackers.*": list(LOGGER_TYPE_TO_CLASS),
+        },
         own_classes=[name for name, kind in kinds.items() if kind.own_classes is not None],
         unit_metrics={
             name: {*kind.unit_metrics, *((None,) if kind.metrics[0] in kind.unit_metrics else ())}

@@ -1,14 +1,17 @@
 """How this process was launched: threads, precision, and the mistakes that a launcher makes silently."""
 
+import atexit
 import os
+import sys
 import warnings
 from datetime import timedelta
 from typing import Literal
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitProcessGroupKwargs
+from torch import distributed
 
 from distill_mtl.errors import UserError
 from distill_mtl.recipe.schema import TrainingSection
@@ -46,6 +49,7 @@ def start_accelerator(training: TrainingSection, *, shares_steps: bool = True) -
             num_steps=training.accumulate, sync_with_dataloader=False
         ),
     )
+    leave_group_at_exit()
     if accelerator.distributed_type not in SUPPORTED:
         raise UserError(
             f"Accelerate is configured for {accelerator.distributed_type.value}; the cut between trunk and heads "
@@ -64,16 +68,54 @@ def start_accelerator(training: TrainingSection, *, shares_steps: bool = True) -
     return accelerator
 
 
+def leave_group_at_exit() -> None:
+    """Have this process leave the process group, if it has joined one, before the interpreter is taken down.
+
+    Without it gloo's threads still run then, and abort one process of eleven that had done all its work (18 of
+    200 with torch 2.15; pytorch/pytorch#190489).
+    """
+    atexit.unregister(_leave_group)
+    atexit.register(_leave_group)
+
+
+def _leave_group() -> None:
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    # NCCL waits here for work that the others share; after a crash they may never come.
+    if distributed.get_backend() == "gloo" or not hasattr(sys, "last_value"):
+        distributed.destroy_process_group()
+
+
+def start_processes() -> PartialState:
+    """The state of processes that share rows but train nothing, so that no precision is asked for.
+
+    Raises:
+        UserError: the launcher started processes that Accelerate cannot see.
+    """
+    _refuse_unseen_processes()
+    # Only an Accelerator reads the variable by itself, and only it would see several processes on the CPU. The
+    # others wait while the first one measures costs; and training may follow in the same group.
+    state = PartialState(cpu=_on_cpu(), timeout=timedelta(hours=2))
+    leave_group_at_exit()
+    if state.num_processes == 1 and state.device.type == "cpu":
+        take_all_cores()
+    return state
+
+
 def _refuse_unseen_processes() -> None:
     """Several processes on a machine without an accelerator, of which Accelerate would see one each."""
     launched = int(os.environ.get("WORLD_SIZE", "1"))
-    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1")
-    if launched > 1 and not on_cpu and not torch.accelerator.is_available():
+    if launched > 1 and not _on_cpu() and not torch.accelerator.is_available():
         raise UserError(
             f"the launcher started {launched} processes on a machine without a GPU, and Accelerate would take each "
             "for the only one. On the CPU start with `ACCELERATE_USE_CPU=true accelerate launch --multi_gpu "
             "--num_processes N --main_process_port 0 distill.py ...`."
         )
+
+
+def _on_cpu() -> bool:
+    """Whether Accelerate was told to leave an accelerator alone."""
+    return os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1")
 
 
 def take_all_cores() -> None:
@@ -99,10 +141,7 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 
 def _precision(wanted: str) -> Precision:
-    gpu = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "false").lower() not in (
-        "true",
-        "1",
-    )
+    gpu = torch.cuda.is_available() and not _on_cpu()
     if wanted == "auto":
         return "bf16" if gpu and torch.cuda.is_bf16_supported() else "no"
     if wanted == "fp16" and not gpu:

@@ -2,11 +2,24 @@
 
 from collections.abc import Mapping
 
+from accelerate.tracking import get_available_trackers
+
 from distill_mtl.data import Sources
 from distill_mtl.distillation.schedule import Schedule
 from distill_mtl.errors import RecipeError
 from distill_mtl.recipe import Recipe
+from distill_mtl.recipe.acceptance import no_margin
 from distill_mtl.tasks.base import TaskKind
+
+
+def refuse_missing_trackers(recipe: Recipe) -> None:
+    """Refuse a tracker whose package is not installed; Accelerate would leave it out without a word."""
+    there = {str(name) for name in get_available_trackers()}
+    if missing := [name for name in recipe.training.trackers if name not in there]:
+        raise RecipeError(
+            f"training.trackers: {missing[0]} is not installed. Run `pip install {' '.join(missing)}`, or remove it "
+            "from the list: metrics.jsonl is written all the same."
+        )
 
 
 def refuse_unheard(recipe: Recipe, kinds: Mapping[str, TaskKind]) -> None:
@@ -26,11 +39,8 @@ def refuse_unknown_drops(recipe: Recipe, kinds: Mapping[str, TaskKind]) -> None:
     """Refuse to judge a score in the labels' unit by one point; the loader cannot, where the kind is a user's code."""
     for task, kind in kinds.items():
         judged = recipe.tasks[task].teacher is not None
-        if judged and not kind.in_points and task not in recipe.acceptance:
-            raise RecipeError(
-                f"tasks.{task}: {kind.metric} is measured in the unit of its labels. Say how much of it may be lost: "
-                f"`acceptance: {{{task}: ...}}`."
-            )
+        if judged and not kind.in_points and task not in recipe.acceptance.margin:
+            raise RecipeError(f"tasks.{task}: {no_margin(task, kind.metric)}")
 
 
 def refuse_untaught(recipe: Recipe, schedule: Schedule, sources: Sources) -> None:

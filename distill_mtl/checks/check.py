@@ -51,7 +51,7 @@ def _student_line(parts: Parts) -> str:
     parameters = sum(parameter.numel() for parameter in parts.student.parameters())
     return (
         f"student: {trunk.name} at {height} x {width} pixels, {parameters:,} parameters with its heads, "
-        f"init {parts.recipe.student.init}"
+        f"{parts.begins}"
     )
 
 

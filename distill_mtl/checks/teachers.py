@@ -20,6 +20,7 @@ from distill_mtl.checks.suspects import (
 )
 from distill_mtl.checks.verdict import Expected, complaint
 from distill_mtl.data import Sources
+from distill_mtl.data.split import Split
 from distill_mtl.errors import TeacherError
 from distill_mtl.evaluation.known import asked_about
 from distill_mtl.recipe import Recipe
@@ -48,6 +49,7 @@ class Examined:
         expected: what it is known to score; None where nobody says.
         problem: what is wrong, with the likely cause; None if nothing is.
         precision: of its targets.
+        split: the rows that it was measured on.
     """
 
     teacher: Teacher
@@ -55,6 +57,7 @@ class Examined:
     expected: Expected | None
     problem: str | None
     precision: str = "fp32"
+    split: Split = "validation"
 
 
 def examine_teachers(
@@ -64,11 +67,15 @@ def examine_teachers(
     sources: Sources,
     device: torch.device,
 ) -> dict[str, Examined]:
-    """Measure each teacher on validation rows through the run's own data path; find out why one falls short."""
+    """Measure each teacher on validation rows through the run's own data path; find out why one falls short.
+
+    Where a task has none, because its rows are for testing alone, its teacher is measured on those.
+    """
 
     def rows(task: str) -> Rows:
         return lambda limit: (
-            batch.to(device) for batch in sources.labelled(task, "validation", ROWS_AT_A_TIME, limit=limit)
+            batch.to(device)
+            for batch in sources.labelled(task, _split(task, sources), ROWS_AT_A_TIME, limit=limit)
         )
 
     examined: dict[str, Examined] = {}
@@ -82,8 +89,12 @@ def examine_teachers(
             asked = _asked_of(teacher, kinds[task], task, rows(task))
             precision = choose_precision(section, teacher, kinds[task], task, asked, score)
             found = replace(found, precision=precision)
-        examined[task] = found
+        examined[task] = replace(found, split=_split(task, sources))
     return examined
+
+
+def _split(task: str, sources: Sources) -> Split:
+    return "validation" if sources.count(task, "validation") else "test"
 
 
 def examine(
@@ -165,10 +176,13 @@ def show_teachers(console: Console, examined: Mapping[str, Examined], kinds: Map
     for row in rows:
         table.add_row(*row)
     console.print(table)
+    if tested := [task for task, result in examined.items() if result.split == "test"]:
+        note = f"{', '.join(tested)}: on test rows, the only ones with labels"
+        console.print(note, style="dim", highlight=False, soft_wrap=True)
     for task, result in examined.items():
         if result.measured is not None and result.expected is None and result.problem is None:
             console.print(
-                f"{task}: nobody says what {result.teacher.card.place.name} should score. Is "
+                f"{task}: nobody says what {result.teacher.card.name} should score. Is "
                 f"{result.measured.score:.2f} what you know of it? (a constant answer: {result.measured.constant:.2f})",
                 style="dim",
                 highlight=False,
@@ -180,7 +194,7 @@ def _cells(task: str, result: Examined, metric: str) -> tuple[str, ...]:
     measured, expected = result.measured, result.expected
     return (
         task,
-        result.teacher.card.place.name,
+        result.teacher.card.name,
         result.teacher.card.sha256[:6],
         metric,
         f"{measured.rows:,}" if measured else "0",

@@ -44,9 +44,11 @@ def kept_rows(seed: int, source: Source, kinds: Mapping[str, TaskKind]) -> NDArr
 
 def labelled_share(source: Source) -> float:
     """Of the source's rows in a batch, the share that keeps its labels, in (0, 1]."""
-    kept = len(source.shown_rows("train")) / len(source.sets["train"])
     limit = source.section.limit
-    if kept == 1 or limit is None:
+    if limit is None:
+        return 1.0
+    kept = len(source.shown_rows("train")) / len(source.sets["train"])
+    if kept == 1:
         return 1.0
     return limit.share if limit.share is not None else max(LABELLED_SHARE, kept)
 

@@ -56,13 +56,16 @@ class Plan:
 
 
 def source_parts(seed: int, source: Source, kinds: Mapping[str, TaskKind]) -> list[Part]:
-    """The parts of a source: all its training rows, or where some are limited to be a pool, those and the rest.
+    """The parts of a source: all its training rows, or where some are limited to be a pool, those and the rest;
+    none where it has no training rows.
 
     Raises:
         RecipeError: the source wants class_balance and has not exactly one class label.
         ShardError: a label cannot be read; class_balance reads all of them once.
     """
     rows, labelled = source.sets["train"], source.shown_rows("train")
+    if not len(rows):
+        return []
     if len(labelled) == len(rows):
         return [Part(1.0, _order(seed, source.name, source, rows, kinds))]
     share = labelled_share(source)

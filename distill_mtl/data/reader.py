@@ -69,8 +69,8 @@ class Reader:
         views = np.full_like(turns, FRESH) if self.framing.count is None else turns
         return draft.batch(self.size, self._fillers, views, self._color(picks))
 
-    def plain(self, picks: Picks, task: str) -> Batch:
-        """The rows under their plain views, with their label of `task` and their groups.
+    def plain(self, picks: Picks, task: str | None) -> Batch:
+        """The rows under their plain views, with their label of `task`, if one is named, and their groups.
 
         Left out are rows without a label after all (a mask without a valid pixel), and where their source
         says skip, rows whose picture cannot be decoded.
@@ -78,14 +78,16 @@ class Reader:
         Raises:
             ShardError: as `training`.
         """
-        draft = _Draft()
+        draft, tasks = _Draft(), () if task is None else (task,)
         for number, mine in picks.by_source():
             framed = self._pictures(draft, number, picks.row[mine], None)
-            self._labels(draft, number, framed, (task,))
+            self._labels(draft, number, framed, tasks)
             draft.groups += [self.sources[number].group(row) for row, _, _ in framed]
         plain = np.zeros(len(draft.keys), np.int64)
-        batch = draft.batch(self.size, {task: self._fillers[task]}, plain, None)
-        return batch if batch.labelled[task].all() else batch.only(batch.labelled[task].nonzero().flatten())
+        batch = draft.batch(self.size, {name: self._fillers[name] for name in tasks}, plain, None)
+        if task is None or batch.labelled[task].all():
+            return batch
+        return batch.only(batch.labelled[task].nonzero().flatten())
 
     def every_view(self, block: tuple[int, Numbers]) -> "EveryView":
         """Rows of one source, each under all its views, for whoever shows them to the teachers once.

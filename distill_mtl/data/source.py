@@ -114,7 +114,7 @@ class Source:
             split: np.flatnonzero(home == number) for number, split in enumerate(SPLITS)
         }
         self.shown = np.ones(len(self), np.bool_)
-        if not len(self.sets["train"]):
+        if section.shards is not None and not len(self.sets["train"]):
             raise ShardError(
                 f"data.{name}: no row is left for training. Give validation and test sets their shards."
             )
@@ -195,8 +195,10 @@ class Source:
         return Column(member, offsets, sizes)
 
     def _missing_sets(self, shards: Mapping[Split, Sequence[Shard]]) -> frozenset[Split]:
-        """The sets to cut by hash; a source without labels keeps all its rows for training."""
-        return frozenset(split for split in SPLITS[1:] if self.labels and not shards[split])
+        """The sets to cut by hash; a source without labels keeps all its rows for training, and one without
+        training shards has nothing to cut from."""
+        cut = bool(self.labels and shards["train"])
+        return frozenset(split for split in SPLITS[1:] if cut and not shards[split])
 
     def _identities(self, rows: Sequence[int] | Numbers, names: Sequence[str]) -> list[str]:
         """ "source/shard/key" of each row, with the shards called by `names`."""

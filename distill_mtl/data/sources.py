@@ -1,9 +1,10 @@
 """All data sets of a recipe behind one door: what training, the check and evaluation ask for rows."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distill_mtl.data.alternate import Alternating
 from distill_mtl.data.batch import Batch
@@ -135,7 +136,7 @@ class Sources:
         self._quota: Quota | Alternating = mixed
         if recipe.training.stream.mode == "alternate":
             self.phase_length = recipe.training.stream.phase
-            shares = [[part.share for part in own] for own in parts]
+            shares = [[part.share for part in own] for own in parts if own]
             self._quota = Alternating(shares, self.batch_size, self.phase_length)
         self._plan, self._mixed = Plan(parts, self._quota), Plan(parts, mixed)
         self._skipped: dict[str, set[str]] = {name: set() for name in self.names}
@@ -248,6 +249,7 @@ class Sources:
         rank: int = 0,
         world: int = 1,
         limit: int | None = None,
+        only: Collection[str] | None = None,
     ) -> Iterator[Batch]:
         """The rows of a set that are labelled for `task`, under plain views, in shard order, with `groups`.
 
@@ -257,11 +259,47 @@ class Sources:
             batch_size: rows per batch, fewer in the last or where rows are skipped.
             rank, world: this process's share is every world-th row.
             limit: at most this many rows, spread evenly over the set.
+            only: the rows with these keys alone.
 
         Raises:
             ShardError: a row cannot be read.
         """
         source, row = self._labelled_rows(task, split)
+        if only is not None:
+            named = self._named(source, row, only)
+            source, row = source[named], row[named]
+        return self._plain(source, row, task, batch_size, rank, world, limit)
+
+    def unlabelled(self, task: str) -> list[str]:
+        """The sources that have no labels of a task."""
+        return [source.name for source in self._sources if task not in source.labels]
+
+    def pictures(
+        self,
+        source: str,
+        split: Split | None,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        limit: int | None = None,
+    ) -> Iterator[Batch]:
+        """The rows of one source in a set, under plain views and without labels; arguments as in `labelled`."""
+        number = self.names.index(source)
+        owner = self._sources[number]
+        rows = np.arange(len(owner)) if split is None else owner.sets[split]
+        return self._plain(np.full(len(rows), number), rows, None, batch_size, rank, world, limit)
+
+    def _plain(
+        self,
+        source: np.ndarray,
+        row: np.ndarray,
+        task: str | None,
+        batch_size: int,
+        rank: int,
+        world: int,
+        limit: int | None,
+    ) -> Iterator[Batch]:
         chosen = np.arange(len(row))
         if limit is not None and limit < len(row):
             # One by lot of each stretch: classes that follow each other in turn must all come.
@@ -287,7 +325,8 @@ class Sources:
 
     def covered_by_labels(self, task: str) -> bool:
         """Whether every row that the stream draws, of whatever source, has a label for `task`."""
-        return all(task in source.labels and labelled_share(source) == 1 for source in self._sources)
+        drawn = (source for source in self._sources if len(source.sets["train"]))
+        return all(task in source.labels and labelled_share(source) == 1 for source in drawn)
 
     def hashed(self, task: str) -> bool:
         """Whether test rows of `task` were cut from training shards, so that its teacher may know them."""
@@ -300,7 +339,9 @@ class Sources:
 
     def summary(self) -> list[SourceSummary]:
         """What the check prints, a line for each source."""
-        weights = self._weights if self.phase_length is None else [1.0] * len(self._sources)
+        weights = self._weights
+        if self.phase_length is not None:
+            weights = [float(len(source.sets["train"]) > 0) for source in self._sources]
         return [
             SourceSummary(
                 name=source.name,
@@ -333,15 +374,26 @@ class Sources:
             )
 
     def refuse_empty_sets(self) -> None:
-        """Raise ShardError for a task that has labels, but none for training, validation or test."""
+        """Raise ShardError for a task that has labels, but none for training, validation or test; where all its
+        sources are for testing alone, for test."""
         for task in self._kinds:
-            owners = [source.name for source in self._sources if task in source.labels]
-            for split in SPLITS:
+            owners = [source for source in self._sources if task in source.labels]
+            trained = any(source.section.shards is not None for source in owners)
+            for split in SPLITS if trained else ("test",):
                 if owners and not self.count(task, split):
                     raise ShardError(
-                        f"data.{owners[0]}: no {split} rows for the task {task}. A twentieth of so few rows "
-                        f"is none: name shards for it in data.{owners[0]}.split.{split}."
+                        f"data.{owners[0].name}: no {split} rows for the task {task}. A twentieth of so few rows "
+                        f"is none: name shards for it in data.{owners[0].name}.split.{split}."
                     )
+
+    def _named(self, source: Numbers, row: Numbers, keys: Collection[str]) -> NDArray[np.bool_]:
+        """bool [N]: which of the rows have one of the keys."""
+        wanted = set(keys)
+        found = np.zeros(len(row), np.bool_)
+        for number in np.unique(source).tolist():
+            mine = source == number
+            found[mine] = [key in wanted for key in self._sources[number].keys(row[mine].tolist())]
+        return found
 
     def _labelled_rows(self, task: str, split: Split | None) -> tuple[np.ndarray, np.ndarray]:
         """Source [N] and row [N] of every row of a set, or of all, that is labelled for `task`."""

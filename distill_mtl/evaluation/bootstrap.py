@@ -5,10 +5,12 @@ interval that resamples rows would be too narrow. Both networks are scored on th
 that what is hard about a group cancels in the difference. Called by `compare`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from scipy.stats import norm, t
 from torch import Tensor
 
 LEVEL = 0.95
@@ -57,12 +59,48 @@ def paired_interval(
     chunk = max(1, _NUMBERS_AT_ONCE // max(networks[0].shape))
     deltas = []
     for first in range(0, resamples, chunk):
-        weights = _draw_counts(generator, min(chunk, resamples - first), count)
+        weights = draw_counts(generator, min(chunk, resamples - first), count)
         weights = weights if additive else weights[:, where]
         scores = [score(network, weights) for network in networks]
         deltas.append(scores[0] - scores[1] if teacher is not None else scores[0])
-    low, high = np.quantile(torch.cat(deltas).numpy(), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = percentiles(torch.cat(deltas), count)
     return float(low), float(high)
+
+
+def draw_counts(generator: np.random.Generator, resamples: int, groups: int) -> Tensor:
+    """float64 [resamples, groups]: how often each group is drawn, each line summing to `groups`."""
+    drawn = generator.integers(groups, size=(resamples, groups))
+    drawn += np.arange(resamples)[:, None] * groups
+    counts = np.bincount(drawn.ravel(), minlength=resamples * groups)
+    return torch.from_numpy(counts.reshape(resamples, groups).astype(np.float64))
+
+
+def percentiles(deltas: Tensor, groups: int) -> Tensor:
+    """float64 [2, ...]: both ends of the interval, from what resamples gave [S, ...].
+
+    Plain percentiles are too narrow for few groups, as a variance over n where n - 1 is right and a normal quantile
+    where a t quantile is. So the share left out at each end is that of the expanded percentile interval (Hesterberg
+    2015, "What Teachers Should Know About the Bootstrap", The American Statistician 69(4)).
+    """
+    quantile = t.ppf((1 + LEVEL) / 2, groups - 1)
+    tail = float(norm.cdf(-math.sqrt(groups / (groups - 1)) * quantile))
+    return torch.from_numpy(np.quantile(deltas.numpy(), [tail, 1 - tail], axis=0))
+
+
+def unseen_difference(groups: int) -> tuple[float, float]:
+    """The interval of a difference in points of 100 where two networks do not differ on any group.
+
+    Resampling cannot draw what was never seen, so it would give an interval without width from a handful of rows. At
+    the same level at most 1 - 0.025^(1/G) of the groups can differ, as none of G did (Clopper & Pearson 1934, the
+    "rule of three" for 95 % on one side), each by no more than the 100 points that there are.
+    """
+    most = 100 * (1 - ((1 - LEVEL) / 2) ** (1 / groups))
+    return -most, most
+
+
+def groups_to_exclude(loss: float) -> int:
+    """How many groups without any difference exclude a loss of so many points: `unseen_difference` the other way."""
+    return math.floor(math.log((1 - LEVEL) / 2) / math.log1p(-loss / 100)) + 1
 
 
 def group_totals(groups: Sequence[str], statistics: Tensor) -> Tensor:
@@ -76,11 +114,3 @@ def _positions(groups: Sequence[str]) -> Tensor:
     """int64 [R]: the number of each row's group, in the order of their names."""
     position = {name: index for index, name in enumerate(sorted(set(groups)))}
     return torch.tensor([position[name] for name in groups], dtype=torch.long)
-
-
-def _draw_counts(generator: np.random.Generator, resamples: int, groups: int) -> Tensor:
-    """float64 [resamples, groups]: how often each group is drawn, each line summing to `groups`."""
-    drawn = generator.integers(groups, size=(resamples, groups))
-    drawn += np.arange(resamples)[:, None] * groups
-    counts = np.bincount(drawn.ravel(), minlength=resamples * groups)
-    return torch.from_numpy(counts.reshape(resamples, groups).astype(np.float64))

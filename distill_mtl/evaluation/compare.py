@@ -3,8 +3,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from distill_mtl.evaluation.bootstrap import paired_interval
+from distill_mtl.evaluation.bootstrap import paired_interval, unseen_difference
+from distill_mtl.evaluation.differences import Watch, class_deltas
 from distill_mtl.evaluation.known import known_to
+from distill_mtl.evaluation.mcnemar import McNemar, mcnemar
 from distill_mtl.evaluation.results import TaskResult
 from distill_mtl.evaluation.rows import RowStatistics, Student, Teacher, collect
 from distill_mtl.evaluation.view import View
@@ -42,20 +44,28 @@ def compare(
     results = {}
     for task, kind in kinds.items():
         teacher = teachers.get(task)
-        rows = collect(task, kind, student, teacher, view, tick, known=known_to(teacher))
-        results[task] = summarise(kind, rows, resamples=resamples, seed=seed)
+        watch = Watch(task, kind)
+        rows = collect(task, kind, student, teacher, view, tick, known=known_to(teacher), watch=watch.see)
+        calibration, disagreements = watch.joined(view.processes)
+        results[task] = replace(
+            summarise(kind, rows, resamples=resamples, seed=seed),
+            ece=calibration,
+            disagreements=disagreements,
+        )
     return results
 
 
 def summarise(kind: TaskKind, rows: RowStatistics, *, resamples: int, seed: int) -> TaskResult:
-    """Scores, signed difference, its interval and agreement, from the statistics of all rows."""
+    """All that follows from the statistics of all rows: scores, signed difference, its interval, agreement, classes."""
     scored = TaskResult(
         kind=kind.name,
         metric=kind.metric,
         higher_is_better=kind.higher_is_better,
         in_points=kind.in_points,
         rows=len(rows.keys),
+        groups=len(set(rows.groups)),
         student=float(kind.score(rows.student)),
+        classes=class_deltas(kind, rows),
     )
     if rows.teacher is None or rows.agreement is None:
         return scored
@@ -65,17 +75,34 @@ def summarise(kind: TaskKind, rows: RowStatistics, *, resamples: int, seed: int)
         scored,
         teacher=teacher,
         delta=sign * (scored.student - teacher),
-        ci95=paired_interval(
-            rows.groups,
-            rows.student,
-            rows.teacher,
-            lambda statistics, weights: sign * kind.score(statistics, weights),
-            additive=kind.additive,
-            resamples=resamples,
-            seed=seed,
-        ),
+        ci95=_interval(kind, rows, sign, resamples=resamples, seed=seed),
         agreement=float(rows.agreement.mean()),
+        mcnemar=_mcnemar(kind, rows),
     )
+
+
+def _mcnemar(kind: TaskKind, rows: RowStatistics) -> McNemar | None:
+    """Where the score is a share of right rows, and each row a witness of its own."""
+    student = kind.right_rows(rows.student)
+    teacher = None if rows.teacher is None else kind.right_rows(rows.teacher)
+    if student is None or teacher is None or len(set(rows.groups)) < len(rows.groups):
+        return None
+    return mcnemar(int((student & ~teacher).sum()), int((teacher & ~student).sum()))
+
+
+def _interval(
+    kind: TaskKind, rows: RowStatistics, sign: int, *, resamples: int, seed: int
+) -> tuple[float, float] | None:
+    found = paired_interval(
+        rows.groups,
+        rows.student,
+        rows.teacher,
+        lambda statistics, weights: sign * kind.score(statistics, weights),
+        additive=kind.additive,
+        resamples=resamples,
+        seed=seed,
+    )
+    return unseen_difference(len(set(rows.groups))) if found == (0.0, 0.0) and kind.in_points else found
 
 
 def _ticker(progress: Progress | None, total: int, world: int) -> Callable[[int], None]:

@@ -1,41 +1,87 @@
-"""What a network costs for one image: parameters, FLOPs, bytes, latency; and its heads. Called by `evaluate`."""
+"""What networks cost: parameters, FLOPs, bytes, latency, rows per second, memory; and heads. Called by `evaluate`.
 
+Networks that are to be compared are timed in turns, round by round, so that a machine that is busy for a while
+is busy for all of them. One batch size serves all: the smallest at which, taken together, they have stopped to
+gain from larger ones.
+"""
+
+import math
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from distill_mtl.evaluation.memory import peak_memory
 from distill_mtl.evaluation.results import Cost, HeadCost
 from distill_mtl.networks.evaluating import evaluating
 
+Note = Callable[[str], None]
+"""Told what is being measured, for whoever waits."""
+
+MOST_ROWS = 4096
+"""Largest batch that is tried on a GPU, whose memory ends in an error and not in the process's."""
 _WARM_RUNS = 3
-_TIMED_RUNS = 30
-_TIMED_SECONDS = 1.0
+_TIMED_RUNS, _TIMED_SECONDS = 30, 1.0
+_SEARCH_RUNS, _SEARCH_SECONDS = 8, 0.2
+_LONGEST_PASS = 1.0  # seconds that a pass may take before batches stop growing
+_GAIN = 1.05
+_PATIENCE = 2  # doublings without a gain: one alone may have met a busy moment
+
+
+class Measured(NamedTuple):
+    """What networks cost, and how far the times can be believed.
+
+    Attributes:
+        costs: of each network.
+        unrest: the largest ratio of a median pass to the fastest one of the same batch; well above 1 where the
+            machine has other work, which costs long passes more than short ones.
+    """
+
+    costs: list[Cost]
+    unrest: float
 
 
 def cost_of(network: nn.Module, size: tuple[int, int], device: torch.device | str = "cpu") -> Cost:
-    """Cost of one image [1, 3, height, width] in [0, 1], the network's own preprocessing included.
+    """Cost of one network alone; see `costs_of`."""
+    return costs_of([network], size, device).costs[0]
+
+
+def costs_of(
+    networks: Sequence[nn.Module],
+    size: tuple[int, int],
+    device: torch.device | str = "cpu",
+    *,
+    known: int = 256,
+    note: Note = lambda text: None,
+) -> Measured:
+    """Cost of each network on images [B, 3, height, width] in [0, 1], its own preprocessing included.
 
     FLOPs are those of convolutions, matrix products and attention, as torch's counter has them; a network
     that another runtime runs has none that it could see. What such a network says of its `parameter_count` is
-    believed.
+    believed. Latency is the median of up to 30 passes of one image within about a second; rows per second follow
+    from the median pass of a batch that saturates; memory is the peak of a pass of that batch (`peak_memory`).
+
+    Args:
+        networks: on the device; they take turns.
+        size: height and width of the images.
+        device: where the networks are.
+        known: rows of a batch that fits, for sure. On a GPU larger ones are tried too.
+        note: told what is being measured.
     """
-    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
-    with torch.no_grad(), evaluating(network):
-        with FlopCounterMode(display=False) as counter:
-            network(image)
-        latency = _median_ms(lambda: network(image), image)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    hidden: int | None = None if parameters else getattr(network, "parameter_count", None)
-    return Cost(
-        parameters=parameters or hidden,
-        flops=counter.get_total_flops() or None,
-        bytes=_weights_bytes(network) or (4 * hidden if hidden else None),
-        latency_ms=latency,
-    )
+    modes = [evaluating(network) for network in networks]
+    for mode in modes:
+        mode.__enter__()
+    try:
+        with torch.no_grad():
+            return _costs(networks, size, torch.device(device), known, note)
+    finally:
+        for mode in modes:
+            mode.__exit__(None, None, None)
 
 
 def head_costs(
@@ -57,7 +103,7 @@ def head_costs(
     if not found:
         return {}
     place, heads = found[0]
-    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
+    image = _images(1, size, torch.device(device))
     with torch.no_grad(), evaluating(student), FlopCounterMode(display=False) as counter:
         student(image)
     counts = counter.get_flop_counts()
@@ -70,6 +116,99 @@ def head_costs(
     }
 
 
+def _costs(
+    networks: Sequence[nn.Module], size: tuple[int, int], device: torch.device, known: int, note: Note
+) -> Measured:
+    note("cost: one image")
+    image = _images(1, size, device)
+    flops = []
+    for network in networks:
+        with FlopCounterMode(display=False) as counter:
+            network(image)
+        flops.append(counter.get_total_flops() or None)
+    for network in networks:
+        for _ in range(_WARM_RUNS):
+            network(image)
+    latencies = _in_turns(networks, image, _TIMED_RUNS, _TIMED_SECONDS)
+    batch = _saturating(networks, size, device, known, note)
+    note(f"cost: batches of {batch}")
+    images = _images(batch, size, device)
+    passes = latencies if batch == 1 else _in_turns(networks, images, _TIMED_RUNS, _TIMED_SECONDS)
+    note(f"cost: memory of a batch of {batch}")
+    costs = []
+    for network, count, latency, seconds in zip(networks, flops, latencies, passes, strict=True):
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        hidden: int | None = None if parameters else getattr(network, "parameter_count", None)
+        costs.append(
+            Cost(
+                parameters=parameters or hidden,
+                flops=count,
+                bytes=_weights_bytes(network) or (4 * hidden if hidden else None),
+                latency_ms=1000 * median(latency),
+                batch=batch,
+                rows_per_second=batch / median(seconds),
+                peak_memory=peak_memory(network, images),
+            )
+        )
+    unrest = max(median(own) / min(own) for own in (*latencies, *passes))
+    return Measured(costs, unrest)
+
+
+def _saturating(
+    networks: Sequence[nn.Module], size: tuple[int, int], device: torch.device, known: int, note: Note
+) -> int:
+    """The smallest batch whose rows per second, as a geometric mean over the networks, are within 5 % of the best.
+
+    Batches double until two doublings bring no more than 5 %, a pass takes long, or one does not fit.
+    """
+    most = MOST_ROWS if device.type == "cuda" else known
+    rates: dict[int, float] = {}
+    batch, idle = 1, 0
+    while True:
+        note(f"cost: batches of {batch}")
+        try:
+            images = _images(batch, size, device)
+            times = _in_turns(networks, images, _SEARCH_RUNS, _SEARCH_SECONDS)
+        # Runtimes have no common error for too large a batch.
+        except Exception:
+            if batch <= known:
+                raise
+            torch.cuda.empty_cache()
+            break
+        fastest = [min(own) for own in times]  # what others do on this machine only ever slows a pass
+        best = max(rates.values(), default=0.0)
+        rates[batch] = math.exp(sum(math.log(batch / seconds) for seconds in fastest) / len(fastest))
+        idle = 0 if rates[batch] > _GAIN * best else idle + 1
+        if idle == _PATIENCE or 2 * batch > most or 2 * max(fastest) > _LONGEST_PASS:
+            break
+        batch *= 2
+    return next(batch for batch, rate in rates.items() if _GAIN * rate >= max(rates.values()))
+
+
+def _in_turns(
+    networks: Sequence[nn.Module], images: Tensor, rounds: int, seconds: float
+) -> list[list[float]]:
+    """Seconds of each network's passes. Before each comes one that is not timed: the network before it in the round
+    has emptied the caches. The order of a round is drawn by lot: other work on the machine comes and goes in slices
+    of time, which could fall on the same network every round."""
+    times: list[list[float]] = [[] for _ in networks]
+    lot, turns = random.Random(0), list(zip(networks, times, strict=True))
+    end = time.perf_counter() + seconds * len(networks)
+    while not times[0] or (len(times[0]) < rounds and time.perf_counter() < end):
+        for network, own in lot.sample(turns, len(turns)):
+            network(images)
+            _wait(images)
+            start = time.perf_counter()
+            network(images)
+            _wait(images)
+            own.append(time.perf_counter() - start)
+    return times
+
+
+def _images(batch: int, size: tuple[int, int], device: torch.device) -> Tensor:
+    return torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
+
+
 def _weights_bytes(network: nn.Module) -> int:
     """Of everything a checkpoint of the network holds, shared tensors once, floats as float32."""
     stored = {(tensor.data_ptr(), tensor.shape): tensor for tensor in network.state_dict().values()}
@@ -79,21 +218,7 @@ def _weights_bytes(network: nn.Module) -> int:
     )
 
 
-def _median_ms(forward: Callable[[], object], image: Tensor) -> float:
-    """Median of up to 30 forward passes within about a second, after three to warm up."""
-    for _ in range(_WARM_RUNS):
-        forward()
-    times: list[float] = []
-    while len(times) < _TIMED_RUNS and sum(times) < _TIMED_SECONDS:
-        _wait(image)
-        start = time.perf_counter()
-        forward()
-        _wait(image)
-        times.append(time.perf_counter() - start)
-    return 1000 * median(times)
-
-
-def _wait(image: Tensor) -> None:
+def _wait(images: Tensor) -> None:
     """Until an accelerator has finished: its calls return before their work is done."""
-    if image.device.type != "cpu":
-        torch.accelerator.synchronize(image.device)
+    if images.device.type != "cpu":
+        torch.accelerator.synchronize(images.device)

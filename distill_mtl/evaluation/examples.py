@@ -1,6 +1,6 @@
 """A few rows of every task as people see them: image, label, and what teacher and student answer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -50,6 +50,31 @@ def examples(
     mine = replace(view, limit=count, processes=Processes())
     with examined(student):
         return {task: _of_task(task, kind, student, teachers.get(task), mine) for task, kind in kinds.items()}
+
+
+@torch.no_grad()
+def examples_of(
+    keys: Mapping[str, Sequence[str]],
+    student: Student,
+    teachers: Mapping[str, Teacher | None],
+    kinds: Mapping[str, TaskKind],
+    view: View,
+) -> dict[str, list[Example]]:
+    """The rows with these keys, in this order; for one process alone.
+
+    Args:
+        keys: by task; a key that no row has is left out, and so is a task without any.
+        student, teachers, kinds, view: as `examples` takes them.
+    """
+    found = {}
+    with examined(student):
+        for task, wanted in keys.items():
+            if not wanted:
+                continue
+            mine = replace(view, only=frozenset(wanted), processes=Processes())
+            rows = _of_task(task, kinds[task], student, teachers.get(task), mine)
+            found[task] = sorted(rows, key=lambda example: wanted.index(example.key))
+    return found
 
 
 def _of_task(

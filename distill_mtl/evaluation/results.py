@@ -3,16 +3,18 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
 
+from distill_mtl.evaluation.baselines import Baseline
+from distill_mtl.evaluation.cross_domain import Abroad
+from distill_mtl.evaluation.differences import Calibration, ClassDelta, Disagreement
+from distill_mtl.evaluation.mcnemar import McNemar
 from distill_mtl.evaluation.table import console_table, markdown_table
-
-# Scores are sums of fractions: a drop of exactly the limit must not fail by its last bit.
-_ROUNDING = 1e-9
+from distill_mtl.evaluation.verdict import Rule, Verdict, judge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,30 +26,42 @@ class TaskResult:
         metric: name of the score.
         higher_is_better: its direction.
         rows: how many rows were measured.
+        groups: how many independent groups they form.
         teacher: score of the teacher, in points or in the labels' unit.
         student: score of the student.
         delta: difference in the same, positive where the student is better whatever the direction.
         ci95: 95 % interval of delta; None too where a single group of rows leaves nothing to resample.
         agreement: how often student and teacher decide alike, in [0, 1].
         in_points: whether the score is in points (or degrees), not in a unit of the labels.
+        mcnemar: the exact test of accuracies; None for other scores, and where rows are not independent.
+        ece: calibration error of student and teacher, in points; None where answers carry no confidence.
+        classes: scores of each class in the classes' order; None where the score has none.
+        disagreements: rows on which the student is worse than its teacher, hardest first.
     """
 
     kind: str
     metric: str
     higher_is_better: bool
     rows: int
+    groups: int
     teacher: float | None = None
     student: float
     delta: float | None = None
     ci95: tuple[float, float] | None = None
     agreement: float | None = None
     in_points: bool = True
+    mcnemar: McNemar | None = None
+    ece: Calibration | None = None
+    classes: tuple[ClassDelta, ...] | None = None
+    disagreements: tuple[Disagreement, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The task's entry of results.json."""
-        entry = asdict(self) | {"ci95": None if self.ci95 is None else list(self.ci95)}
-        del entry["in_points"]  # the metric's name says it
-        return entry
+        """What was measured, of the task's entry in results.json."""
+        listed = {"ci95": self.ci95, "classes": self.classes, "disagreements": self.disagreements}
+        return asdict(self) | {
+            key: None if value is None else [asdict(item) if is_dataclass(item) else item for item in value]
+            for key, value in listed.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -60,20 +74,43 @@ class Cost:
             torch runs it, and nobody counts.
         bytes: of the weights in float32, as a file of them takes; None: not known.
         latency_ms: median time of one forward pass of one image.
+        batch: rows of a batch that saturates, for what follows.
+        rows_per_second: of such batches; None: not measured.
+        peak_memory: bytes of the weights and of the most that a pass of such a batch takes beside them, the batch
+            left out; None: it cannot be had here.
     """
 
     parameters: int | None
     flops: int | None
     bytes: int | None
     latency_ms: float
+    batch: int = 1
+    rows_per_second: float | None = None
+    peak_memory: int | None = None
 
     def __add__(self, other: "Cost") -> "Cost":
+        """Of both on every row, one after the other: all weights stay in memory, working memory is used again."""
+        mine, theirs = self._working, other._working
+        stored = _sum(self.bytes, other.bytes)
+        rate = None
+        if self.rows_per_second and other.rows_per_second:
+            rate = 1 / (1 / self.rows_per_second + 1 / other.rows_per_second)
         return Cost(
             _sum(self.parameters, other.parameters),
             _sum(self.flops, other.flops),
             _sum(self.bytes, other.bytes),
             self.latency_ms + other.latency_ms,
+            max(self.batch, other.batch),
+            rate,
+            None if mine is None or theirs is None or stored is None else stored + max(mine, theirs),
         )
+
+    @property
+    def _working(self) -> int | None:
+        """Bytes beside the weights."""
+        if self.peak_memory is None or self.bytes is None:
+            return None
+        return max(0, self.peak_memory - self.bytes)
 
 
 @dataclass(frozen=True)
@@ -102,12 +139,18 @@ class Evaluation:
         tasks: results by task.
         student_cost: of the whole student.
         teachers_cost: of all teachers together, None where no task has one.
-        acceptance: largest drop allowed by task, in points or in the unit of its labels.
+        acceptance: margin of each task: the largest loss allowed, in points or in the unit of its labels.
+        rule: whether the interval or the measured difference alone is held against the margin.
         hashed: tasks whose test rows were split off by a hash; their teachers may have seen these rows.
-        split: the set that was measured.
+        split: the set that was measured; None: all rows of the data.
         steps: optimizer steps of the run, where the evaluation ends one.
         seconds: training time of the run.
         heads: by task, what its head takes of the student's cost; empty where the student does not show its heads.
+        each_cost: by task, of its teacher alone.
+        machine: that the costs were measured on.
+        cross_domain: task -> source that has no labels of it -> how student and teacher agree on its images.
+        baselines: by name, other networks on the same rows.
+        names: what stood in the student's and in the teachers' place, where they were named one by one.
     """
 
     tasks: Mapping[str, TaskResult]
@@ -115,15 +158,25 @@ class Evaluation:
     teachers_cost: Cost | None
     acceptance: Mapping[str, float]
     hashed: frozenset[str] = field(default_factory=frozenset)
-    split: str = "test"
+    split: str | None = "test"
     steps: int | None = None
     seconds: float | None = None
     heads: Mapping[str, HeadCost] = field(default_factory=dict)
+    each_cost: Mapping[str, Cost] = field(default_factory=dict)
+    machine: str | None = None
+    cross_domain: Mapping[str, Mapping[str, Abroad]] = field(default_factory=dict)
+    baselines: Mapping[str, Baseline] = field(default_factory=dict)
+    rule: Rule = "interval"
+    names: tuple[str, str] | None = None
+
+    def verdict(self, task: str) -> Verdict | None:
+        """What is decided about a task; None for one without a teacher, which is not judged."""
+        return judge(self.tasks[task], self.acceptance[task], self.rule)
 
     def accepts(self, task: str) -> bool:
-        """Whether the task lost no more than it may; a task without a teacher is not judged."""
-        delta = self.tasks[task].delta
-        return delta is None or delta >= -self.acceptance[task] - _ROUNDING
+        """Whether the student may replace the task's teacher; a task without a teacher is not judged."""
+        verdict = self.verdict(task)
+        return verdict is None or verdict.decision == "non-inferior"
 
     @property
     def accepted(self) -> bool:
@@ -133,15 +186,33 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """The content of results.json."""
         return {
-            "tasks": {name: result.to_dict() for name, result in self.tasks.items()},
+            "tasks": {name: self._task(name) for name in self.tasks},
             "cost": {
                 "student": asdict(self.student_cost),
                 "teachers": None if self.teachers_cost is None else asdict(self.teachers_cost),
+                "each": {task: asdict(cost) for task, cost in self.each_cost.items()},
                 "heads": {task: self._head(head) for task, head in self.heads.items()},
+                "machine": self.machine,
             },
+            "cross_domain": {
+                task: {source: asdict(abroad) for source, abroad in found.items()}
+                for task, found in self.cross_domain.items()
+            },
+            "baselines": {name: baseline.to_dict() for name, baseline in self.baselines.items()},
+            "split": self.split,
+            "acceptance": {"rule": self.rule, "margin": dict(self.acceptance)},
             "accepted": self.accepted,
             "steps": self.steps,
             "seconds": self.seconds,
+        } | ({} if self.names is None else {"student": self.names[0], "against": self.names[1]})
+
+    def _task(self, task: str) -> dict[str, Any]:
+        """What was measured, and what it decides."""
+        verdict = self.verdict(task)
+        return self.tasks[task].to_dict() | {
+            "margin": self.acceptance[task],
+            "verdict": None if verdict is None else verdict.decision,
+            "rows_to_decide": None if verdict is None else verdict.rows_to_decide,
         }
 
     def _head(self, head: HeadCost) -> dict[str, Any]:

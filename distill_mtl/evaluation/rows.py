@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill_mtl.data.batch import Batch
 from distill_mtl.errors import ShardError
 from distill_mtl.evaluation.known import Known, asked_about, still_labelled
 from distill_mtl.evaluation.view import View
@@ -43,6 +44,10 @@ class RowStatistics:
     agreement: Tensor | None
 
 
+Onlooker = Callable[[Batch, Tensor, Tensor | None, RowStatistics], None]
+"""Told of a batch, the student's logits, the teacher's, and what was counted."""
+
+
 def collect(
     task: str,
     kind: TaskKind,
@@ -52,6 +57,7 @@ def collect(
     tick: Callable[[int], None] = lambda rows: None,
     *,
     known: Known = None,
+    watch: Onlooker | None = None,
 ) -> RowStatistics:
     """Run both networks over the task's rows; all processes' rows together, in the order of their keys.
 
@@ -61,6 +67,7 @@ def collect(
         view: the rows.
         tick: told how many rows were looked at after every batch.
         known: the classes that the teacher knows, if not all: both are scored on those alone.
+        watch: told of every batch, its answers and its statistics.
 
     Raises:
         ShardError: there is no row.
@@ -78,17 +85,18 @@ def collect(
             labels = batch.labels[task]
             logits = logits_in(student(batch.images)[task])
             target = None if teacher is None else teacher(batch.images).logits
-            parts.append(
-                RowStatistics(
-                    keys=batch.keys,
-                    groups=batch.groups or batch.keys,
-                    student=kind.statistics(logits, labels),
-                    teacher=None if target is None else kind.statistics(target, labels),
-                    agreement=None
-                    if target is None
-                    else kind.agreement(logits[:, compared], target[:, compared]),
-                )
+            part = RowStatistics(
+                keys=batch.keys,
+                groups=batch.groups or batch.keys,
+                student=kind.statistics(logits, labels),
+                teacher=None if target is None else kind.statistics(target, labels),
+                agreement=None
+                if target is None
+                else kind.agreement(logits[:, compared], target[:, compared]),
             )
+            parts.append(part)
+            if watch is not None:
+                watch(batch, logits, target, part)
     parts = view.processes.join(parts)
     if not parts and known is not None:
         raise ShardError(

@@ -5,8 +5,11 @@ from collections.abc import Mapping
 from torch import nn
 
 from distill_mtl.evaluation.compare import Progress, compare
-from distill_mtl.evaluation.cost import cost_of, head_costs
-from distill_mtl.evaluation.results import Cost, Evaluation, HeadCost, allowed_drops
+from distill_mtl.evaluation.cost import Note
+from distill_mtl.evaluation.cross_domain import cross_domain
+from distill_mtl.evaluation.expense import Expense, expense_of
+from distill_mtl.evaluation.results import Evaluation, allowed_drops
+from distill_mtl.evaluation.verdict import Rule
 from distill_mtl.evaluation.view import View
 from distill_mtl.tasks.base import TaskKind
 
@@ -19,9 +22,11 @@ def evaluate(
     *,
     size: tuple[int, int],
     acceptance: float | Mapping[str, float] = 1.0,
+    rule: Rule = "interval",
     resamples: int = 2000,
     seed: int = 0,
     progress: Progress | None = None,
+    note: Note = lambda text: None,
 ) -> Evaluation:
     """Compare a student with its teachers on every task's own labelled rows. Every process gets the result.
 
@@ -32,37 +37,35 @@ def evaluate(
         kinds: the tasks.
         view: the rows, usually of the test set.
         size: height and width of the images, for the cost.
-        acceptance: largest drop allowed in points, for all tasks or by task.
+        acceptance: the margin, for all tasks or by task: the largest loss allowed, in points or the score's unit.
+        rule: what must stay within it.
         resamples: of the bootstrap.
         seed: of the bootstrap.
-        progress: called with (rows done, rows in all) after every batch.
+        progress: called with (rows done, rows in all) after every batch of the tasks' own rows.
+        note: told what is being done after that.
 
     Raises:
         ShardError: a task has no labelled row in this split.
     """
     tasks = compare(student, teachers, kinds, view, resamples=resamples, seed=seed, progress=progress)
-    costs: list[tuple[Cost, Cost | None, dict[str, HeadCost]]] = []
-    if view.processes.rank == 0:
-        whole, heads = cost_of(student, size, view.device), head_costs(student, size, view.device)
-        costs.append((whole, _summed_cost(teachers, size, view), heads))
-    student_cost, teachers_cost, heads = view.processes.join(costs)[0]
+    note("agreement on the other data sets")
+    abroad = cross_domain(student, teachers, kinds, view)
+    expense: list[Expense] = []
+    if view.processes.rank == 0:  # the others wait, and leave it the machine
+        expense.append(
+            expense_of(student, teachers, size, view.device, batch_size=view.batch_size, note=note)
+        )
+    spent = view.processes.join(expense)[0]
     return Evaluation(
         tasks=tasks,
-        student_cost=student_cost,
-        teachers_cost=teachers_cost,
+        student_cost=spent.student,
+        teachers_cost=spent.teachers,
         acceptance=allowed_drops(acceptance, kinds),
-        hashed=frozenset(task for task in kinds if view.sources.hashed(task)),
+        hashed=frozenset(task for task in kinds if view.split is not None and view.sources.hashed(task)),
         split=view.split,
-        heads={task: heads[task] for task in kinds if task in heads},
+        heads={task: spent.heads[task] for task in kinds if task in spent.heads},
+        each_cost=spent.each,
+        machine=spent.machine,
+        cross_domain=abroad,
+        rule=rule,
     )
-
-
-def _summed_cost(teachers: Mapping[str, nn.Module | None], size: tuple[int, int], view: View) -> Cost | None:
-    """Of all teachers together; one that teaches two tasks, or one trunk that several share, counts once."""
-    present = [teacher for teacher in teachers.values() if teacher is not None]
-    networks = {
-        id(getattr(getattr(teacher, "network", None), "trunk", teacher)): teacher for teacher in present
-    }
-    if not networks:
-        return None
-    return sum((cost_of(network, size, view.device) for network in networks.values()), Cost(0, 0, 0, 0.0))

@@ -7,21 +7,24 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from distill_mtl.evaluation.examples import Example
-from distill_mtl.tasks.base import Shown
+from distill_mtl.tasks.base import Legend, Shown
 
 _SIDE = 112  # of a picture's longer side on the sheet
 _GAP, _BETWEEN, _MARGIN = 4, 18, 12
-_TEXT, _PAD = 12, 6
+_TEXT, _PAD, _SWATCH = 12, 6, 8
 _PAPER, _PANEL, _INK, _FAINT = "white", "#f2f2f2", "#202020", "#707070"
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 _COLUMNS = ("image", "label", "teacher", "student")
 
 
-def picture_sheet(examples: Mapping[str, Sequence[Example]]) -> Image.Image:
+def picture_sheet(
+    examples: Mapping[str, Sequence[Example]], legends: Mapping[str, Legend] | None = None
+) -> Image.Image:
     """An RGB picture of all examples; tasks without a teacher have no such column.
 
     Args:
         examples: task -> its rows, at least one in all.
+        legends: task -> what its colours mean, beside its name as far as there is room.
     """
     lines = {task: [_cells(example) for example in rows] for task, rows in examples.items() if rows}
     sheet = _Measures.of(lines)
@@ -30,6 +33,9 @@ def picture_sheet(examples: Mapping[str, Sequence[Example]]) -> Image.Image:
     for number, (task, rows) in enumerate(lines.items()):
         top = _MARGIN + number * sheet.line
         pen.text((_MARGIN, top), task, _INK, font=font, stroke_width=0.4)
+        if legends is not None and task in legends:
+            left = _MARGIN + font.getlength(task) + _BETWEEN
+            _explain(pen, font, legends[task], (left, top), sheet.width - _MARGIN)
         for place, cells in enumerate(rows):
             left = _MARGIN + place * sheet.block
             for column, (name, shown) in enumerate(cells.items()):
@@ -69,6 +75,23 @@ class _Measures:
 def _cells(example: Example) -> dict[str, Shown]:
     shown = (example.image, example.label, example.teacher, example.student)
     return {name: cell for name, cell in zip(_COLUMNS, shown, strict=True) if cell is not None}
+
+
+def _explain(
+    pen: ImageDraw.ImageDraw, font: Font, legend: Legend, place: tuple[float, float], end: float
+) -> None:
+    """Squares of colour with their names, then the note, in one line from `place` to `end`."""
+    left, top = place
+    for name, color in legend.colors.items():
+        wide = _TEXT + font.getlength(name)
+        if left + wide > end:
+            pen.text((left, top), "…", _FAINT, font=font)
+            return
+        pen.rectangle((left, top + 3, left + _SWATCH, top + 3 + _SWATCH), color)
+        pen.text((left + _TEXT, top), name, _FAINT, font=font)
+        left += wide + _PAD
+    if legend.note:
+        pen.text((left, top), _shortened(legend.note, font, int(end - left)), _FAINT, font=font)
 
 
 def _draw(

@@ -3,7 +3,6 @@
 `Evaluation.table` and `Evaluation.markdown` call this; the model card holds the Markdown form.
 """
 
-import math
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -11,30 +10,38 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from distill_mtl.evaluation.cross_domain import notes as cross_domain_notes
+from distill_mtl.evaluation.details import worst_line
+from distill_mtl.evaluation.figures import NONE, rounded, signed
+from distill_mtl.evaluation.sentence import verdict_line
+
 if TYPE_CHECKING:
     from distill_mtl.evaluation.results import Cost, Evaluation, HeadCost, TaskResult
 
 _INTERVAL = "95 % interval"
 _TASK_COLUMNS = ("task", "metric", "rows", "teacher", "student", "delta", _INTERVAL, "agree", "")
 _SCORE_COLUMNS = ("task", "metric", "rows", "student")
-_COST_COLUMNS = ("one image", "parameters", "MFLOPs", "MB", "latency")
+_COST_COLUMNS = ("cost", "parameters", "MFLOPs", "MB", "latency", "rows/s", "memory")
 _HEAD_COLUMNS = ("head", "parameters", "share", "MFLOPs", "share")
-_LEFT = ("task", "metric", "one image", "head")
+_LEFT = ("task", "metric", "cost", "head")
 _MANY_HEADS, _SHOWN_HEADS = 8, 3
-_NONE = "–"
 _UNKNOWN = "not known"
+_LONGEST_NAME = 16
+_COLORS = {"✓": "green", "✗": "red", "?": "yellow", "–": "dim"}
+_MARKS = {"non-inferior": "✓", "inferior": "✗", "undecided": "?"}
 
 
 def console_table(evaluation: "Evaluation") -> RenderableType:
     """Scores, cost, verdict and notes, one under the other, for a rich console of 80 columns or more."""
     columns = _shown_columns(evaluation)
-    styled = [_styled_cells(evaluation, task) for task in evaluation.tasks]
+    styled = [row for task in evaluation.tasks for row in _styled_rows(evaluation, task)]
     scores = _frame(columns, [[row[column] for column in columns] for row in styled])
     costs = _frame(
         _COST_COLUMNS,
         [[Text(cell, "bold" if row[0] == "ratio" else "") for cell in row] for row in _cost_rows(evaluation)],
     )
-    verdict = Text(_verdict(evaluation), "bold green" if evaluation.accepted else "bold red")
+    said = verdict_line(evaluation)
+    verdict = Text(said, f"bold {_COLORS[said[0]]}")
     notes = [Text(note, "dim") for note in _notes(evaluation)]
     taken: list[RenderableType] = []
     if evaluation.heads:
@@ -46,14 +53,16 @@ def markdown_table(evaluation: "Evaluation") -> str:
     """The same figures as Markdown tables with the verdict and the notes beneath."""
     columns = _shown_columns(evaluation)
     cells = [
-        dict(zip(_TASK_COLUMNS, _task_cells(evaluation, task), strict=True)) for task in evaluation.tasks
+        dict(zip(_TASK_COLUMNS, row, strict=True))
+        for task in evaluation.tasks
+        for row in (_task_cells(evaluation, task), *_baseline_rows(evaluation, task))
     ]
     scores = [tuple(row[column] for column in columns) for row in cells]
     parts = [
         _markdown(columns, scores),
         _markdown(_COST_COLUMNS, _cost_rows(evaluation)),
         *([_markdown(_HEAD_COLUMNS, _head_rows(evaluation))] if evaluation.heads else []),
-        f"**{_verdict(evaluation)}**",
+        f"**{verdict_line(evaluation)}**",
         *(note.replace("*", "\\*") for note in _notes(evaluation)),
     ]
     return "\n\n".join(parts) + "\n"
@@ -62,18 +71,41 @@ def markdown_table(evaluation: "Evaluation") -> str:
 # ---- figures as text, shared by both forms --------------------------------------------------------
 def _task_cells(evaluation: "Evaluation", task: str) -> tuple[str, ...]:
     result = evaluation.tasks[task]
-    judged = result.delta is not None
+    verdict = evaluation.verdict(task)
     return (
         task + (" *" if task in _possibly_seen(evaluation) else ""),
         result.metric if result.higher_is_better else f"{result.metric} ↓",
         f"{result.rows:,}",
         _number(result.teacher, result),
         _number(result.student, result),
-        _signed(result.delta, result),
-        _NONE if result.ci95 is None else " … ".join(_signed(end, result) for end in result.ci95),
-        _NONE if result.agreement is None else f"{100 * result.agreement:.1f} %",
-        ("✓" if evaluation.accepts(task) else "✗") if judged else _NONE,
+        signed(result.delta, result),
+        NONE if result.ci95 is None else " … ".join(signed(end, result) for end in result.ci95),
+        NONE if result.agreement is None else f"{100 * result.agreement:.1f} %",
+        NONE if verdict is None else _MARKS[verdict.decision],
     )
+
+
+def _baseline_rows(evaluation: "Evaluation", task: str) -> list[tuple[str, ...]]:
+    """Under a task, every baseline in the student's column."""
+    result = evaluation.tasks[task]
+    return [
+        (
+            f"· {_fitting(name)}",
+            *("",) * 3,
+            _number(score.score, result),
+            signed(score.delta, result),
+            NONE if score.ci95 is None else " … ".join(signed(end, result) for end in score.ci95),
+            *("",) * 2,
+        )
+        for name, baseline in evaluation.baselines.items()
+        if (score := baseline.tasks.get(task)) is not None
+    ]
+
+
+def _fitting(name: str) -> str:
+    """A baseline's name in words, or the end of a long path."""
+    shown = name if "/" in name else name.replace("_", " ")
+    return shown if len(shown) <= _LONGEST_NAME else "…" + shown[-_LONGEST_NAME + 1 :]
 
 
 def _cost_rows(evaluation: "Evaluation") -> list[tuple[str, ...]]:
@@ -82,14 +114,16 @@ def _cost_rows(evaluation: "Evaluation") -> list[tuple[str, ...]]:
     if teachers is not None:
         count = sum(result.teacher is not None for result in evaluation.tasks.values())
         rows.append(_cost_cells("teacher" if count == 1 else f"{count} teachers", teachers))
-        pairs = (
+        pairs: tuple[tuple[float | None, float | None], ...] = (
             (student.parameters, teachers.parameters),
             (student.flops, teachers.flops),
             (student.bytes, teachers.bytes),
             (student.latency_ms, teachers.latency_ms),
+            (student.rows_per_second, teachers.rows_per_second),
+            (student.peak_memory, teachers.peak_memory),
         )
         rows.append(
-            ("ratio", *(f"{mine / theirs:.2f}×" if mine and theirs else _NONE for mine, theirs in pairs))
+            ("ratio", *(f"{mine / theirs:.2f}×" if mine and theirs else NONE for mine, theirs in pairs))
         )
     return rows
 
@@ -101,6 +135,8 @@ def _cost_cells(name: str, cost: "Cost") -> tuple[str, ...]:
         _short(cost.flops / 1e6) if cost.flops is not None else _UNKNOWN,
         _short(cost.bytes / 1e6) if cost.bytes is not None else _UNKNOWN,
         f"{cost.latency_ms:.2f} ms",
+        _short(cost.rows_per_second) if cost.rows_per_second is not None else _UNKNOWN,
+        f"{_short(cost.peak_memory / 1e6)} MB" if cost.peak_memory is not None else _UNKNOWN,
     )
 
 
@@ -139,42 +175,41 @@ def _shown_columns(evaluation: "Evaluation") -> tuple[str, ...]:
 
 
 def _title(evaluation: "Evaluation") -> str:
+    rows = f"{evaluation.split} rows" if evaluation.split is not None else "all rows"
     if not _has_teachers(evaluation):
-        return f"Scores on {evaluation.split} rows"
-    return f"Student against teachers, {evaluation.split} rows"
-
-
-def _verdict(evaluation: "Evaluation") -> str:
-    """One sentence: what was lost beyond the limit, or that nothing was."""
-    judged = {task: result for task, result in evaluation.tasks.items() if result.delta is not None}
-    if not judged:
-        return "nothing to judge: no task has a teacher"
-    lost = [
-        f"{task} {_signed(result.delta, result)} (allowed {_signed(-evaluation.acceptance[task], result)})"
-        for task, result in judged.items()
-        if not evaluation.accepts(task)
-    ]
-    if lost:
-        return f"✗ not accepted: {', '.join(lost)}"
-    limits = {evaluation.acceptance[task] for task in judged}
-    alike = len(limits) == 1 and all(result.in_points for result in judged.values())
-    limit = f"more than {_plural(limits.pop())}" if alike else "more than its limit"
-    return f"✓ accepted: no task lost {limit}"
+        return f"Scores on {rows}"
+    if evaluation.names is not None:
+        return f"{evaluation.names[0]} (student) against {evaluation.names[1]} (teacher), {rows}"
+    return f"Student against teachers, {rows}"
 
 
 def _notes(evaluation: "Evaluation") -> list[str]:
-    notes = []
+    notes = [worst] if (worst := worst_line(evaluation)) else []
     if _possibly_seen(evaluation):
         notes.append(
             "* rows split off by a hash of their key: the teacher may have seen them in its training."
         )
     if any(result.ci95 is None and result.delta is not None for result in evaluation.tasks.values()):
         notes.append("No interval where all rows belong to one group: there is nothing to resample.")
-    return notes
+    if evaluation.student_cost.rows_per_second is not None:
+        batch = evaluation.student_cost.batch
+        notes.append(
+            f"Latency of one image, rows/s and memory of batches of {batch}; on {evaluation.machine}."
+        )
+    return [*notes, *cross_domain_notes(evaluation)]
 
 
 def _possibly_seen(evaluation: "Evaluation") -> set[str]:
     return {task for task in evaluation.hashed if evaluation.tasks[task].teacher is not None}
+
+
+def _styled_rows(evaluation: "Evaluation", task: str) -> list[dict[str, Text]]:
+    """The student's row, and under it the baselines'."""
+    others = [
+        {column: Text(cell, "dim") for column, cell in zip(_TASK_COLUMNS, cells, strict=True)}
+        for cells in _baseline_rows(evaluation, task)
+    ]
+    return [_styled_cells(evaluation, task), *others]
 
 
 def _styled_cells(evaluation: "Evaluation", task: str) -> dict[str, Text]:
@@ -192,33 +227,18 @@ def _styled_cells(evaluation: "Evaluation", task: str) -> dict[str, Text]:
 
 
 def _delta_style(evaluation: "Evaluation", task: str) -> str:
-    """Red beyond the limit; green for a gain, yellow for a loss within it."""
+    """Red where inferior, bold yellow where undecided; else green for a gain, yellow for a loss."""
     delta = evaluation.tasks[task].delta
-    if delta is None:
+    verdict = evaluation.verdict(task)
+    if delta is None or verdict is None:
         return "dim"
-    if not evaluation.accepts(task):
-        return "bold red"
+    if verdict.decision != "non-inferior":
+        return "bold red" if verdict.decision == "inferior" else "bold yellow"
     return "green" if delta >= 0 else "yellow"
 
 
 def _number(value: float | None, result: "TaskResult") -> str:
-    return _NONE if value is None else _rounded(value, result)
-
-
-def _rounded(value: float, result: "TaskResult", sign: str = "") -> str:
-    """To a hundredth of a point; of a unit, in which a hundredth may be everything or nothing, to four digits of
-    the student's score."""
-    places = 2
-    if not result.in_points and result.student:
-        places = max(0, 3 - math.floor(math.log10(abs(result.student))))
-    return f"{value:{sign}.{places}f}"
-
-
-def _signed(value: float | None, result: "TaskResult") -> str:
-    if value is None:
-        return _NONE
-    text = _rounded(value, result, "+")
-    return "0.00" if float(text) == 0 else text.replace("-", "−")
+    return NONE if value is None else rounded(value, result)
 
 
 def _short(value: float) -> str:
@@ -227,11 +247,7 @@ def _short(value: float) -> str:
 
 
 def _percent(part: int, whole: int | None) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else _NONE
-
-
-def _plural(points: float) -> str:
-    return f"{points:g} point" + ("" if points == 1 else "s")
+    return f"{100 * part / whole:.1f} %" if whole else NONE
 
 
 # ---- frames ---------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Which rows evaluation looks at, and with whom it shares the work."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,12 +15,28 @@ class LabelledRows(Protocol):
     """What evaluation asks of the data sets; `distill_mtl.data` answers."""
 
     def labelled(
-        self, task: str, split: Split, batch_size: int, *, rank: int, world: int, limit: int | None
+        self,
+        task: str,
+        split: Split | None,
+        batch_size: int,
+        *,
+        rank: int,
+        world: int,
+        limit: int | None,
+        only: Collection[str] | None = None,
     ) -> Iterable[Batch]:
         """This process's share of the rows that are labelled for the task, without augmentation."""
 
-    def count(self, task: str, split: Split) -> int:
+    def count(self, task: str, split: Split | None) -> int:
         """How many rows there are over all processes."""
+
+    def unlabelled(self, task: str) -> Sequence[str]:
+        """The sources that have no labels of the task."""
+
+    def pictures(
+        self, source: str, split: Split | None, batch_size: int, *, rank: int, world: int, limit: int | None
+    ) -> Iterable[Batch]:
+        """This process's share of a source's rows, without labels and augmentation."""
 
     def hashed(self, task: str) -> bool:
         """Whether the test rows were split off by a hash, so that a teacher may have seen them."""
@@ -51,18 +67,20 @@ class View:
 
     Attributes:
         sources: the opened data sets.
-        split: train, validation or test.
+        split: train, validation or test; None: all rows, whatever their set.
         batch_size: rows per forward pass; no result depends on it.
         device: where the networks are.
-        limit: look at the first `limit` rows of each task alone.
+        limit: look at so many rows of each task alone, spread evenly.
+        only: look at the rows with these keys alone; None: at all.
         processes: who shares the work.
     """
 
     sources: LabelledRows
-    split: Split
+    split: Split | None
     batch_size: int = 256
     device: torch.device | str = "cpu"
     limit: int | None = None
+    only: Collection[str] | None = None
     processes: Processes = Processes()
 
     def rows(self, task: str) -> int:
@@ -74,6 +92,20 @@ class View:
         """This process's share on the device."""
         share = self.processes
         for batch in self.sources.labelled(
-            task, self.split, self.batch_size, rank=share.rank, world=share.world, limit=self.limit
+            task,
+            self.split,
+            self.batch_size,
+            rank=share.rank,
+            world=share.world,
+            limit=self.limit,
+            only=self.only,
+        ):
+            yield batch.to(self.device)
+
+    def pictures(self, source: str, most: int) -> Iterator[Batch]:
+        """This process's share of at most so many rows of a source, spread evenly, without labels, on the device."""
+        share = self.processes
+        for batch in self.sources.pictures(
+            source, self.split, self.batch_size, rank=share.rank, world=share.world, limit=most
         ):
             yield batch.to(self.device)

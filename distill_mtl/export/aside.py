@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from distill_mtl.errors import ExportError
+from distill_mtl.networks.weights import CONFIG
 
 
 def refuse_existing(out: Path, *, overwrite: bool) -> None:
@@ -15,6 +16,34 @@ def refuse_existing(out: Path, *, overwrite: bool) -> None:
         raise ExportError(f"{out} is a folder. Name a file with --out.")
     if out.exists() and not overwrite:
         raise ExportError(f"{out} exists. Replace it with --overwrite, or choose another name with --out.")
+
+
+@contextmanager
+def folder_aside(out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """An empty folder beside `out`, in which the block writes a folder of that name with a network in it.
+
+    When the block ends well it becomes `out`; otherwise nothing is left of it.
+
+    Raises:
+        ExportError: `out` is there and may not be replaced, or holds something else than a network.
+    """
+    if out.exists() and not ((out / CONFIG).is_file() or (out.is_dir() and not any(out.iterdir()))):
+        raise ExportError(f"{out} exists and holds no network. Choose another folder with --out.")
+    if (out / CONFIG).is_file() and not overwrite:
+        raise ExportError(f"{out} exists. Replace it with --overwrite, or choose another folder with --out.")
+    aside = out.with_name(f".{out.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+    except OSError as error:
+        raise ExportError(f"{out.parent} cannot be written to: {error.strerror}.") from error
+    try:
+        yield aside
+        if out.exists():
+            os.replace(out, aside / "earlier")
+        os.replace(aside / out.name, out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextmanager

@@ -26,6 +26,9 @@ def export(
     data: Sequence[str] = (),
     overwrite: bool = False,
     trust: bool = False,
+    repo: str | None = None,
+    private: bool = False,
+    license: str | None = None,
     console: Console | None = None,
 ) -> Path:
     """Export a student, and check what was written; see `Order` for the rest.
@@ -45,7 +48,15 @@ def export(
         UserError: something is missing, the student has no such form, or what was written does not answer as it does.
     """
     chosen = FORMATS[to]()
-    asked = {"preprocess": pixels != "normalised", "decode": decode, "int8": int8, "data": bool(data)}
+    asked = {
+        "preprocess": pixels != "normalised",
+        "decode": decode,
+        "int8": int8,
+        "data": bool(data),
+        "repo": repo is not None,
+        "private": private,
+        "license": license is not None,
+    }
     for option, given in asked.items():
         if given and option not in chosen.options:
             able = [name for name in FORMATS.names() if option in FORMATS[name].options]
@@ -72,6 +83,9 @@ def export(
             data=data,
             overwrite=overwrite,
             console=console or output(),
+            repo=repo,
+            private=private,
+            license=license,
         )
     )
     return place

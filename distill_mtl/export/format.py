@@ -34,6 +34,9 @@ class Order:
         data: shards for both in place of the run's; empty: the run's.
         overwrite: an earlier export may be replaced.
         console: where to say what is done.
+        repo: on the Hugging Face hub, OWNER/NAME; None: nothing is pushed.
+        private: a new repository is not seen by others.
+        license: that the card names, by the hub's identifier; None: what the card says already.
     """
 
     trained: Trained
@@ -47,6 +50,9 @@ class Order:
     data: Sequence[str]
     overwrite: bool
     console: Console
+    repo: str | None = None
+    private: bool = False
+    license: str | None = None
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -59,9 +65,9 @@ class Format(ABC):
 
     Attributes:
         name: that `--to` takes.
-        ending: of the file that is written; empty for a folder.
+        ending: of the file or folder that is written.
         options: those of the command that change something for this format: `preprocess`, `decode`, `int8`,
-            `rows`, `data`. Others are refused.
+            `rows`, `data`, `repo`, `private`, `license`. Others are refused.
         packages: that it needs, of the extra of its own name.
     """
 

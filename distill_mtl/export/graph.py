@@ -51,7 +51,7 @@ class GraphFormat(Format):
         module = Deployable(order.student, order.pixels, decode=order.decode).eval().requires_grad_(False)
         with torch.no_grad(), written_aside(order.out) as aside:
             file = aside / order.out.name
-            note = describe(module, order.trained.recipe_sha256)
+            note = describe(module, order.trained.recipe_sha256, resize=order.trained.resize)
             with telling(order, f"recording {', '.join(order.tasks)} as {self.words}"):
                 self._write(module, note, file)
             found = self._checked(order, module, rows, file)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill_mtl.errors import ExportError, nearest
-from distill_mtl.networks.weights import CONFIG
+from distill_mtl.networks.weights import CONFIG, read_config
 from distill_mtl.students.folder import DeployedStudent, load_student
 from distill_mtl.students.student import Student
 from distill_mtl.training.run_folder import RunFolder
@@ -36,6 +36,12 @@ class Trained:
     def recipe_sha256(self) -> str | None:
         """Of the resolved recipe; None where there is none."""
         return None if self.recipe is None else hashlib.sha256(self.recipe.read_bytes()).hexdigest()
+
+    @property
+    def resize(self) -> str | None:
+        """What evaluation showed of a picture of another shape, as the student's folder says; None: it does not say."""
+        said = read_config(self.folder).get("extra", {}).get("resize")
+        return None if said is None else str(said)
 
     def load(self) -> DeployedStudent:
         """The student, anew.

@@ -23,6 +23,14 @@ from distill_mtl.errors import UserError
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
+STUDENT = "student"
+"""Where the folder of a run holds its student."""
+
+
+def network_folder(place: Path) -> Path:
+    """The folder of a network; the folder of a run, `runs/NAME`, stands for the student in it."""
+    student = place / STUDENT
+    return student if not (place / CONFIG).is_file() and (student / CONFIG).is_file() else place
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -22,12 +22,12 @@ PATTERNS = {"^[0-9a-f]{64}$": "64 hexadecimal digits"}
 
 def expected(path: KeyPath) -> str:
     """`a number greater than 0`, `crop, pad or squash`, `text or a mapping`."""
-    return either([_words(schema) for schema in _alternatives(path)])
+    return either(list(dict.fromkeys(_words(schema) for schema in _alternatives(path))))
 
 
 def known_keys(path: KeyPath) -> list[str]:
     """Keys that the section at a path may have."""
-    return [key for schema in _alternatives(path) for key in schema.get("properties", {})]
+    return list(dict.fromkeys(key for schema in _alternatives(path) for key in schema.get("properties", {})))
 
 
 def choices(path: KeyPath) -> list[str]:

@@ -9,7 +9,7 @@ import json
 from functools import cache
 from typing import Any
 
-from distill_mtl.recipe.defaults import ACCEPTANCE
+from distill_mtl.recipe.acceptance import MARGIN
 from distill_mtl.recipe.schema import Recipe
 from distill_mtl.recipe.shorthand import SCHEDULES
 
@@ -21,6 +21,8 @@ def recipe_json_schema() -> Schema:
     """The schema of what a user may write. One object for all callers: do not change it."""
     schema = _plain(Recipe.model_json_schema())
     sections, top = schema["$defs"], schema["properties"]
+    _need_one_of(sections["SourceSection"], "shards", "split")
+    _need_one_of(sections["StudentSection"], "model", "init")
     sections["TaskData"] = _data_of_a_task(sections["SourceSection"])
     sections["TaskSection"]["properties"]["data"] = {
         "anyOf": [*_shards(), _section("TaskData"), {"type": "null"}],
@@ -39,8 +41,15 @@ def recipe_json_schema() -> Schema:
     modes = sections["StreamSection"]["properties"]["mode"]["enum"]
     _admit(sections["TrainingSection"]["properties"], "stream", {"type": "string", "enum": modes})
     _admit(sections["SourceSection"]["properties"]["labels"], "additionalProperties", {"type": "string"})
+    margins = sections["AcceptanceSection"]["properties"]
+    by_task = {"type": "object", "additionalProperties": {"type": "number"}}
+    _admit(margins, "margin", {"type": "number"})
+    margins["margin"]["default"] = MARGIN
+    # The section's own keys are no tasks.
+    _admit(top, "acceptance", by_task | {"properties": dict.fromkeys(margins, False)})
+    _admit(top, "acceptance", {"type": "string", "enum": margins["rule"]["enum"]})
     _admit(top, "acceptance", {"type": "number"})
-    top["acceptance"]["default"] = ACCEPTANCE
+    top["acceptance"]["default"] = MARGIN
     schema["required"].remove("data")
     return {"$schema": "http://json-schema.org/draft-07/schema#"} | schema
 
@@ -84,6 +93,11 @@ def _admit(parent: Schema, key: str, short: Schema) -> None:
     long = parent[key]
     beside = {word: long.pop(word) for word in ("description", "default") if word in long}
     parent[key] = {"anyOf": [short, *long.get("anyOf", [long])], **beside}
+
+
+def _need_one_of(section: Schema, key: str, other: str) -> None:
+    """One of two keys must be there; `load_recipe` looks closer."""
+    section |= {"if": {"not": {"required": [key]}}, "then": {"required": [other]}}
 
 
 def _section(name: str) -> Schema:

@@ -9,10 +9,12 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from distill_mtl.errors import nearest
-from distill_mtl.recipe.defaults import in_units, taught_by_itself
+from distill_mtl.recipe.acceptance import in_units, no_margin
+from distill_mtl.recipe.defaults import taught_by_itself
 from distill_mtl.recipe.findings import Finding, KeyPath, either, show
 from distill_mtl.recipe.known import Known
-from distill_mtl.recipe.schema import TeacherSection, TrainingSection
+from distill_mtl.recipe.paths import INITS
+from distill_mtl.recipe.schema import StudentSection, TeacherSection, TrainingSection
 
 OF_FILES = frozenset(TeacherSection.model_fields) - {"path", "timm", "module", "student", "every", "decay"}
 """Keys of a teacher that say something about its files."""
@@ -36,6 +38,7 @@ def check_rules(recipe: Any, known: Known) -> list[Finding]:
         finding
         for rule in (
             _labels,
+            _shards,
             _own_kinds,
             _options,
             _teachers,
@@ -64,8 +67,54 @@ def _labels(recipe: dict[str, Any]) -> Iterator[Finding]:
                 yield Finding(("data", source, "labels", task), _no_task(task, recipe))
 
 
+def _shards(recipe: dict[str, Any]) -> Iterator[Finding]:
+    """A source without training shards is for testing alone."""
+    tested_alone: dict[str, Any] = {}
+    for name, source in _entries(recipe, "data"):
+        if source.get("shards") is not None:
+            continue
+        tested_alone[name] = source
+        if _mapping(source.get("split")).get("test") is None:
+            text = (
+                "found no `shards`, the training rows. Add them; or, for rows that are only tested on, "
+                "`split: {test: ...}`."
+            )
+            yield Finding(("data", name, "shards"), text)
+        for key in ("weight", "limit", "class_balance"):
+            if source.get(key):
+                text = "the source has no `shards`, so there are no training rows that it could be about. Remove it."
+                yield Finding(("data", name, key), text)
+    sources = _mapping(recipe.get("data"))
+    if sources and len(tested_alone) == len(sources):
+        text = "no source has `shards`, so there is nothing to train on. Add a source, which needs no labels."
+        yield Finding(("data",), text)
+    if _mapping(recipe.get("training")).get("select") == "best":
+        for task in _mapping(recipe.get("tasks")):
+            own = {
+                name: source
+                for name, source in _entries(recipe, "data")
+                if task in _mapping(source.get("labels"))
+            }
+            looked_at = any(
+                source.get("shards") is not None
+                or _mapping(source.get("split")).get("validation") is not None
+                for source in own.values()
+            )
+            if own and not looked_at:
+                text = (
+                    f"`best` is chosen on validation rows, and {task} has none. Add `split: {{validation: ...}}` to "
+                    f"data.{next(iter(own))}, or use `last`."
+                )
+                yield Finding(("training", "select"), text)
+
+
 def _tasks(recipe: dict[str, Any], known: Known) -> Iterator[Finding]:
-    labelled = {task for _, source in _entries(recipe, "data") for task in _mapping(source.get("labels"))}
+    labelled = {
+        task
+        for _, source in _entries(recipe, "data")
+        if source.get("shards") is not None
+        for task in _mapping(source.get("labels"))
+    }
     # A source that is no mapping is reported as that; it may have been meant for the task of its name.
     labelled |= {
         name for name, source in _mapping(recipe.get("data")).items() if not isinstance(source, dict)
@@ -273,22 +322,33 @@ def _limits(recipe: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _acceptance(recipe: dict[str, Any], known: Known) -> Iterator[Finding]:
-    for task in _mapping(recipe.get("acceptance")):
+    margins = _mapping(_mapping(recipe.get("acceptance")).get("margin"))
+    for task in margins:
         if task not in _mapping(recipe.get("tasks")):
-            yield Finding(("acceptance", task), _no_task(task, recipe))
+            yield Finding(("acceptance", "margin", task), _no_task(task, recipe))
     for name, section in _entries(recipe, "tasks"):
         judged = section.get("teacher") is not None
-        if judged and in_units(section, known) and name not in _mapping(recipe.get("acceptance")):
-            text = (
-                f"{section.get('metric') or 'the metric'} of {name} is measured in the unit of its labels. Say how "
-                f"much of it may be lost: `acceptance: {{{name}: ...}}`."
-            )
-            yield Finding(("tasks", name), text)
+        if judged and in_units(section, known) and name not in margins:
+            metric = section.get("metric") or "the metric"
+            yield Finding(("tasks", name), no_margin(name, f"{metric} of {name}"))
 
 
 def _init(recipe: dict[str, Any]) -> Iterator[Finding]:
-    init = _mapping(recipe.get("student")).get("init")
-    if not isinstance(init, str) or not init.startswith("teacher:"):
+    student = _mapping(recipe.get("student"))
+    init = student.get("init", StudentSection.model_fields["init"].default)
+    if not isinstance(init, str):
+        return
+    if (
+        isinstance(recipe.get("student"), dict)
+        and student.get("model") is None
+        and (init in INITS or init.startswith("teacher:"))
+    ):
+        text = (
+            "found no `model`. Add it: a timm architecture, such as resnet18. (Only a student's folder in `init` "
+            "says which it is.)"
+        )
+        yield Finding(("student", "model"), text)
+    if not init.startswith("teacher:"):
         return
     task = init.removeprefix("teacher:")
     tasks = _mapping(recipe.get("tasks"))
@@ -320,11 +380,11 @@ def _choice(recipe: dict[str, Any], pattern: str, names: Collection[str]) -> Ite
 
 
 def _at(value: Any, pattern: tuple[str, ...], path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """The values at a pattern of keys, `*` for any."""
+    """The values at a pattern of keys, `*` for any key and any place in a list."""
     if not pattern:
         yield path, value
         return
-    for key, child in _mapping(value).items():
+    for key, child in enumerate(value) if isinstance(value, list) else _mapping(value).items():
         if pattern[0] in ("*", key):
             yield from _at(child, pattern[1:], (*path, key))
 

@@ -28,14 +28,17 @@ class Section(BaseModel):
 class StudentSection(Section):
     """The network that is trained. In short form only its timm name."""
 
-    model: str
-    """timm architecture, with or without a pretrained tag: resnet18.a1_in1k"""
+    model: str | None = None
+    """timm architecture, with or without a pretrained tag: resnet18.a1_in1k. Default: that of the student in
+    `init`."""
     args: dict[str, Any] = {}
-    """Keyword arguments for timm.create_model."""
+    """Keyword arguments for timm.create_model. Default: those of the student in `init`."""
     input_size: Count | tuple[Count, Count] | None = None
-    """Side, or [height, width], in pixels. Default: what the architecture was made for."""
+    """Side, or [height, width], in pixels. Default: that of the student in `init`, else what the architecture
+    was made for."""
     init: str = "pretrained"
-    """pretrained (timm's weights) | teacher:TASK (its trunk) | a folder or .safetensors file | random"""
+    """pretrained (timm's weights) | teacher:TASK (its trunk) | a student or run folder (trunk and the heads of
+    its tasks) | another folder or .safetensors file (trunk) | random"""
 
 
 class InputSection(Section):
@@ -78,7 +81,7 @@ class TeacherSection(Section):
     """A trained network, or the student itself as it was. In short form only its path, or `self`."""
 
     path: str | None = None
-    """A timm local-dir folder, a student folder of ours, or a file: .pt2, .ts or .onnx; `hf_hub:owner/name`."""
+    """A timm local-dir folder, a student or run folder of ours, or a file: .pt2, .ts or .onnx; `hf_hub:owner/name`."""
     timm: str | None = None
     """A pretrained network of timm by name: resnet50.a1_in1k"""
     module: str | None = None
@@ -199,9 +202,10 @@ class LimitSection(Section):
 class SourceSection(Section):
     """One data set in WebDataset shards. It may carry labels for several tasks, or for none."""
 
-    shards: str | list[str]
+    shards: str | list[str] | None = None
     """Training shards, braces expanded: shards/pets-{000..009}.tar. `multidigits:SET-SPLIT` and
-    `scenes:SET-SPLIT` name built-in data, made by code on first use."""
+    `scenes:SET-SPLIT` name built-in data, made by code on first use. Without them `split.test` is needed: rows
+    that are tested on, and never trained on."""
     image: str = "jpg;jpeg;png;webp"
     """File endings of the image, the first one found wins."""
     labels: dict[str, LabelSection] = {}
@@ -226,11 +230,14 @@ class HeadSection(Section):
     """The part of the student that serves one task alone."""
 
     width: Count | None = None
-    """Channels inside. Default: 24 for maps; a pooled vector has one linear layer."""
+    """Channels inside. Default: those of the head it begins with; else 24 for maps, and a pooled vector has one
+    linear layer."""
     depth: Count | None = None
-    """Layers inside: 3x3 convolutions for maps, linear layers on a pooled vector. Default: 1."""
-    init: Literal["random", "teacher"] = "random"
-    """teacher: begin with the teacher's own head, whose shapes must fit."""
+    """Layers inside: 3x3 convolutions for maps, linear layers on a pooled vector. Default: those of the head it
+    begins with, else 1."""
+    init: Literal["random", "teacher"] | None = None
+    """teacher: begin with the teacher's own head, whose shapes must fit. Default: the head that the student in
+    `student.init` has for the task, else random."""
 
 
 class TaskSection(Section):
@@ -340,6 +347,8 @@ class TrainingSection(Section):
     """Reader processes. Default: 0 on the CPU, else up to 8."""
     log_every: Count = 10
     """Steps between two lines of metrics.jsonl."""
+    trackers: list[str] = []
+    """Live views of metrics.jsonl, by Accelerate's names: tensorboard, wandb, mlflow, trackio, ..."""
     checkpoint_every: Count = 500
     """Steps between two checkpoints."""
     keep: Count = 2
@@ -415,6 +424,15 @@ class EvaluationSection(Section):
     """Resamples for the 95 % interval."""
 
 
+class AcceptanceSection(Section):
+    """When a student may replace its teachers. In short form only the margin, or only the rule."""
+
+    margin: dict[str, float] = {}
+    """Largest loss allowed, in points or the unit of the score: one number, or by task. Default: 1 point."""
+    rule: Literal["interval", "point"] = "interval"
+    """What must stay within the margin: the 95 % interval of the difference, or the measured difference alone."""
+
+
 class Recipe(Section):
     """Everything a run needs."""
 
@@ -437,5 +455,5 @@ class Recipe(Section):
     optimizer: OptimizerSection = OptimizerSection()
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
-    acceptance: dict[str, float] = {}
-    """Largest drop allowed in points, by task, or one number for all. Default: 1 point."""
+    acceptance: AcceptanceSection = AcceptanceSection()
+    """How much may be lost: a margin for all tasks, margins by task, interval or point, or a mapping with both."""

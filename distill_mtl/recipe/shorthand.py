@@ -21,6 +21,8 @@ SHORT_FORMS: tuple[tuple[KeyPath, str, tuple[type, ...]], ...] = (
     (("tasks", "*", "data", "limit"), "rows", (int,)),
     (("data", "*", "limit"), "rows", (int,)),
     (("data", "*", "labels", "*"), "member", (str,)),
+    (("acceptance",), "margin", (int, float)),
+    (("acceptance",), "rule", (str,)),
 )
 """Sections that may be given as one value, the key that it stands for, and its types; `*` is any name."""
 

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from distill_mtl.errors import UserError
 from distill_mtl.students.folder import read_student
-from distill_mtl.students.format import FORMAT, chosen_head
+from distill_mtl.students.format import FORMAT, SCORES, chosen_head
 from distill_mtl.students.trunk import DEFAULT_FAMILY, Trunk
-from distill_mtl.tasks.base import shaping_options
+from distill_mtl.tasks.base import named_classes, shaping_options
 from distill_mtl.teachers.form import FORMS, FolderForm
 from distill_mtl.teachers.network import BackboneNetwork, Opened
+from distill_mtl.teachers.score import RecordedScore
 
 
 @FORMS.register(FORMAT)
@@ -34,16 +36,27 @@ class StudentForm(FolderForm):
             width=kind.outputs,
             dense=kind.dense,
         )
-        named = kind.classes != tuple(str(index) for index in range(len(kind.classes)))
         return Opened(
             network,
-            kind.classes if named else None,
+            named_classes(kind.classes),
             kind.name,
             form=f"head '{wanted}' of a student folder",
             told=tuple(config["trunk"]["inputs"]),
             trunk={"model": _as_student(student.trunk), "args": student.trunk.args},
             options=shaping_options(kind.name, kind.describe()),
+            score=_recorded(folder, config, wanted),
         )
+
+
+def _recorded(folder: Path, config: Mapping[str, Any], task: str) -> RecordedScore | None:
+    """What the run that left the student found it to score."""
+    entry = config.get("extra", {}).get(SCORES, {}).get(task)
+    try:
+        return None if entry is None else RecordedScore(**{**entry, "score": float(entry["score"])})
+    except (TypeError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{folder}: the score of '{task}' in config.json makes no sense: {error!r}."
+        ) from error
 
 
 def _as_student(trunk: Trunk) -> str:

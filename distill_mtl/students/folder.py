@@ -53,20 +53,29 @@ def load_student(folder: Path | str, *, trust: bool = False) -> DeployedStudent:
     """The student in a folder, on the CPU, in evaluation mode.
 
     Args:
-        folder: `runs/NAME/student`.
+        folder: `runs/NAME/student`, or `hf_hub:owner/name[@revision]` on the Hugging Face hub, which is fetched once.
         trust: let the code of tasks of a user's own kind run.
 
     Raises:
         StudentError: the folder is missing, incomplete, broken, of a later version, or names code that is not
             trusted or not found.
     """
-    folder = Path(folder)
     try:
+        folder = _local(folder)
         return DeployedStudent(read_student(folder, read_config(folder), trust=trust)).eval()
     except StudentError:
         raise
     except UserError as error:
         raise StudentError(str(error)) from error
+
+
+def _local(place: Path | str) -> Path:
+    """The folder on this machine."""
+    if not str(place).startswith(("hf_hub:", "hf-hub:")):
+        return Path(place)
+    from distill_mtl.teachers.hub import fetch_folder  # with its client, which no local folder needs
+
+    return fetch_folder(str(place).partition(":")[2])
 
 
 def read_student(folder: Path, config: Mapping[str, Any], *, trust: bool = False) -> Student:

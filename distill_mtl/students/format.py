@@ -1,4 +1,4 @@
-"""What a student's folder is called in its config.json, and which of its heads answers for a task."""
+"""What a student's config.json is called, what it records, and which of the heads answers for a task."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 from distill_mtl.errors import UserError, nearest
 
 FORMAT = "distill_mtl.student"
+SCORES = "scores"
+"""Under `extra` of the config: task -> metric, score and rows, as the run that left the student found them."""
 
 
 def chosen_head(folder: Path, tasks: Sequence[str], asked: str | None, default: str) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from distill_mtl.errors import StudentError, UserError
 from distill_mtl.networks.inputs import InputContract, Preprocess
-from distill_mtl.networks.weights import load_exactly, read_config, read_weights
+from distill_mtl.networks.weights import load_exactly, network_folder, read_config, read_weights
 from distill_mtl.students.trunk import Trunk
 
 _TEACHER = "teacher:"
@@ -29,7 +29,7 @@ def load_initial(
     Args:
         trunk: freshly created; `pretrained` and `random` are already done.
         init: `pretrained`, `random`, `teacher:TASK`, or a folder or .safetensors file with the weights of a
-            timm network or of a student.
+            timm network or of a student, or the folder of the run that left a student.
         teacher_folders: task -> its teacher's folder, or file of weights.
         teacher_inputs: task -> what its teacher wants to see, as the recipe may have corrected it; where it is
             not named, the folder's word is taken.
@@ -53,6 +53,7 @@ def load_initial(
             f"student.init: '{init}' is neither pretrained, random nor {_TEACHER}TASK, and there is no such "
             "folder or file."
         )
+    path = network_folder(path)
     try:
         load_exactly(trunk.model, _trunk_weights(read_weights(path), trunk), str(path))
         if inputs is None and path.is_dir():

@@ -1,6 +1,7 @@
-"""The first weights of a head, taken from the head of its task's teacher (`tasks.NAME.head.init: teacher`).
+"""The first weights of a head, taken from a trained one: of the student that the run begins with (`student.init`),
+or of the task's teacher (`tasks.NAME.head.init: teacher`).
 
-They are read from the teacher's folder, so that a run with cached targets need not open its network.
+They are read from the folder, so that a run with cached targets need not open a teacher's network.
 """
 
 from collections.abc import Mapping
@@ -21,25 +22,30 @@ if TYPE_CHECKING:  # a student is loaded without the code of teachers
     from distill_mtl.teachers.label_map import LabelMap
 
 
+ANEW = "Write `head: {init: random}` to let the task begin anew."
+
+
 @dataclass(frozen=True)
-class TeacherHead:
+class FirstHead:
     """Where a task's head begins.
 
     Attributes:
-        place: the teacher's folder, or file.
+        place: the teacher's folder, or file; or the old student's folder.
         asked: which of its heads the recipe names; None: the one of the task's name, or the only one.
         labels: how its outputs stand for the task's classes.
+        inherited: it is the old student's, which nobody asked for by name.
     """
 
     place: Path
     asked: str | None
     labels: "LabelMap"
+    inherited: bool = False
 
 
-def load_initial_head(head: nn.Module, kind: TaskKind, task: str, source: TeacherHead) -> None:
-    """Fill a head's weights with those of the teacher's, its outputs in the order of the task's classes.
+def load_initial_head(head: nn.Module, kind: TaskKind, task: str, source: FirstHead) -> None:
+    """Fill a head's weights with those of a trained one, its outputs in the order of the task's classes.
 
-    What stands for a class that the teacher does not know keeps its random weights.
+    What stands for a class that the trained one does not know keeps its random weights.
 
     Args:
         head: freshly created.
@@ -54,8 +60,12 @@ def load_initial_head(head: nn.Module, kind: TaskKind, task: str, source: Teache
     try:
         state = _head_weights(head, kind, task, source)
         _order_outputs(state, head, source.labels)
-        load_exactly(head, state, f"the teacher's head in {source.place}")
+        load_exactly(
+            head, state, f"the {'student' if source.inherited else 'teacher'}'s head in {source.place}"
+        )
     except UserError as error:
+        if source.inherited:
+            raise StudentError(f"tasks.{task}.head: {error}\n{ANEW}") from error
         raise StudentError(
             f"tasks.{task}.head.init: {error}\nBegin with the teacher's head where it reads the same features: the "
             "student has the teacher's trunk, and `head` the teacher's width and depth. Otherwise use "
@@ -63,7 +73,7 @@ def load_initial_head(head: nn.Module, kind: TaskKind, task: str, source: Teache
         ) from error
 
 
-def _head_weights(head: nn.Module, kind: TaskKind, task: str, source: TeacherHead) -> dict[str, Tensor]:
+def _head_weights(head: nn.Module, kind: TaskKind, task: str, source: FirstHead) -> dict[str, Tensor]:
     """The tensors of the teacher's head, by the names they have in ours."""
     place = source.place
     if not place.is_dir():

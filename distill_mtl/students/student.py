@@ -10,7 +10,7 @@ from distill_mtl.errors import StudentError, UserError
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe.schema import StudentSection
 from distill_mtl.students.initial import load_initial
-from distill_mtl.students.initial_heads import TeacherHead, load_initial_head
+from distill_mtl.students.initial_heads import FirstHead, load_initial_head
 from distill_mtl.students.trunk import FAMILIES, Trunk, split_family
 from distill_mtl.tasks.base import TaskKind
 
@@ -65,21 +65,26 @@ def build_student(
     seed: int,
     teacher_folders: Mapping[str, Path] | None = None,
     teacher_inputs: Mapping[str, InputContract] | None = None,
-    teacher_heads: Mapping[str, TeacherHead] | None = None,
+    first_heads: Mapping[str, FirstHead] | None = None,
 ) -> Student:
     """The student of a recipe, with its first weights. The global random state is left as it was.
 
     Args:
-        section: what the recipe says.
+        section: what the recipe says, with the architecture.
         kinds: task -> its kind.
         hint_layers: further features that training reads; None stands for the trunk's last stage.
         seed: of the random weights.
         teacher_folders, teacher_inputs: task -> its teacher's folder and input, for `init: teacher:TASK`.
-        teacher_heads: task -> the head that its own begins with; without one it is random.
+        first_heads: task -> the trained head that its own begins with; without one it is random.
 
     Raises:
         StudentError: the trunk cannot be built as asked, or its first weights cannot be had.
     """
+    if section.model is None:
+        raise StudentError(
+            f"student.init: {section.init} is no student's folder, which would say its architecture. Add "
+            "`model` beside it, or correct the path."
+        )
     family, name = split_family(section.model)
     size = section.input_size
     size = (size, size) if isinstance(size, int) else size
@@ -89,7 +94,7 @@ def build_student(
             trunk = FAMILIES[family].create(name, section.args, size, pretrained=section.init == "pretrained")
             load_initial(trunk, section.init, teacher_folders or {}, teacher_inputs or {})
             student = Student(trunk, kinds)
-            for task, source in (teacher_heads or {}).items():
+            for task, source in (first_heads or {}).items():
                 load_initial_head(student.heads[task], kinds[task], task, source)
             student.tap([layer or trunk.last for layer in hint_layers])
         except StudentError:

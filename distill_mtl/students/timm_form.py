@@ -1,5 +1,6 @@
-"""A student of one classification task in timm's local-dir form, which timm and its users open directly."""
+"""A student's trunk in timm's local-dir form, alone or with the head of one task: timm opens it directly."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from distill_mtl.networks.evaluating import evaluating
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.networks.weights import load_exactly, write_network
 from distill_mtl.students.student import Student
+from distill_mtl.students.trunk import DEFAULT_FAMILY, Trunk
 
 # What describes an architecture in timm's pretrained_cfg; where its first weights came from does not.
 _KEPT = ("fixed_input_size", "pool_size", "first_conv", "classifier")
@@ -33,18 +35,54 @@ def save_timm(student: Student, task: str, folder: Path | str, *, card: str | No
     """
     folder = Path(folder)
     try:
-        config = _config(student, task)
+        config = _config(student.trunk, student.kinds[task].classes)
         state = _equal_classifier(student, task).state_dict()
         write_network(folder, config, state, card or _card(student, task, folder))
     except UserError as error:
         raise StudentError(f"{task} cannot be written to {folder} in timm's form: {error}") from error
 
 
+def save_timm_trunk(student: Student, folder: Path | str, *, card: str) -> None:
+    """Write the trunk so that `timm.create_model("local-dir:FOLDER", pretrained=True)` opens it, without a classifier.
+    Complete or not at all; an earlier network in the folder is replaced.
+
+    Args:
+        student: with a timm trunk.
+        folder: where to write.
+        card: text of README.md.
+
+    Raises:
+        StudentError: timm's form cannot say this trunk, or the folder holds something else.
+    """
+    try:
+        _refuse_other_families(student)
+        write_network(Path(folder), _config(student.trunk, ()), student.trunk.model.state_dict(), card)
+    except UserError as error:
+        raise StudentError(f"the trunk cannot be written to {folder} in timm's form: {error}") from error
+
+
+def has_timm_head(student: Student, task: str) -> bool:
+    """Whether timm's form can hold the task's head: it chooses a class, by one linear layer on the pooled vector."""
+    if student.trunk.family != DEFAULT_FAMILY or not student.kinds[task].exclusive:
+        return False
+    try:
+        _equal_classifier(student, task)
+    except UserError:
+        return False
+    return True
+
+
+def _refuse_other_families(student: Student) -> None:
+    if student.trunk.family != DEFAULT_FAMILY:
+        raise UserError(
+            f"its trunk is of the family {student.trunk.family}, which timm does not have. Use another form."
+        )
+
+
 def _equal_classifier(student: Student, task: str) -> nn.Module:
     """A whole timm network with the student's weights, compared with it."""
+    _refuse_other_families(student)
     trunk, linear = student.trunk, _linear(student, task)
-    if trunk.family != "timm":
-        raise UserError(f"its trunk is of the family {trunk.family}.")
     model: Any = timm.create_model(trunk.name, num_classes=linear.out_features, **trunk.args)
     name = model.pretrained_cfg.get("classifier")
     if not isinstance(name, str):
@@ -80,9 +118,8 @@ def _linear(student: Student, task: str) -> nn.Linear:
     return linear
 
 
-def _config(student: Student, task: str) -> dict[str, Any]:
-    """timm's config.json."""
-    trunk, classes = student.trunk, student.kinds[task].classes
+def _config(trunk: Trunk, classes: Sequence[str]) -> dict[str, Any]:
+    """timm's config.json; without classes that of a network without a classifier."""
     inputs = trunk.inputs
     cfg = {key: value for key, value in trunk.model.pretrained_cfg.items() if key in _KEPT}
     cfg |= {
@@ -100,7 +137,7 @@ def _config(student: Student, task: str) -> dict[str, Any]:
         "architecture": trunk.name.partition(".")[0],
         "num_classes": len(classes),
         "num_features": trunk.shapes[POOLED].channels,
-        "label_names": list(classes),
+        **({"label_names": list(classes)} if classes else {}),
         "model_args": trunk.args,
         "pretrained_cfg": cfg,
     }

@@ -37,6 +37,7 @@ def cached_facts(
         shards = [
             shard.path
             for name, source in recipe.data.items()
+            if source.shards is not None
             for shard in find_shards(
                 source.shards, f"data.{name}.shards", local_rank=local_rank, local_world=local_world
             )
@@ -68,6 +69,11 @@ def _facts(section: TaskSection, task: str, shards: Iterable[Path]) -> TeacherFa
             continue
         if facts.card.fingerprint == now:
             files = {file: sha256(file) for file in origin.files}
-            card = replace(facts.card, place=origin.place, files=files, score=read_score(origin.place))
+            card = replace(
+                facts.card,
+                place=origin.place,
+                files=files,
+                score=read_score(origin.place) or facts.card.score,
+            )
             return replace(facts, card=card)
     return None

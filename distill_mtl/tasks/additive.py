@@ -15,6 +15,9 @@ class AdditiveKind(TaskKind):
     def score(self, statistics: Tensor, weights: Tensor | None = None) -> Tensor:
         return self.score_totals(statistics.sum(0) if weights is None else weights @ statistics)
 
+    def row_scores(self, statistics: Tensor) -> Tensor:
+        return self.score_totals(statistics)
+
     @abstractmethod
     def score_totals(self, totals: Tensor) -> Tensor:
         """The metric from summed statistics [..., K] -> [...]."""

@@ -10,12 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.registry import Registry
+from distill_mtl.tasks.plain import plain
+
+_ROWS_AT_ONCE = 32  # each is weighed in turn, so that memory grows with their square
 
 KINDS: Registry[type["TaskKind"]] = Registry("kind of task", "distill_mtl.tasks")
 
@@ -59,10 +63,26 @@ class Shown(NamedTuple):
     Attributes:
         picture: uint8 [3, H, W]; None for what words say best.
         caption: a few words, or nothing.
+        legend: names and colours (red, green, blue) of what the picture shows.
+        over_image: the picture shows the image itself, with something drawn on it.
     """
 
     picture: Tensor | None
     caption: str = ""
+    legend: tuple[tuple[str, tuple[int, int, int]], ...] = ()
+    over_image: bool = False
+
+
+class Legend(NamedTuple):
+    """What the colours of a kind's pictures mean.
+
+    Attributes:
+        colors: name -> (red, green, blue), 0 to 255; empty where no colour stands for a name.
+        note: how to read what is no list of names, and the unit of captions; or nothing.
+    """
+
+    colors: Mapping[str, tuple[int, int, int]] = {}
+    note: str = ""
 
 
 class TaskKind(ABC):
@@ -256,6 +276,45 @@ class TaskKind(ABC):
     def decode(self, logits: Tensor, size: Size) -> dict[str, Tensor]:
         """The answers a user of the model wants, by name; `size` is the height and width of the image."""
 
+    def placed(self, decoded: Mapping[str, Tensor], view: View, picture: Size) -> dict[str, Tensor]:
+        """Answers about a view as answers about the picture that it was cut from, without resizing or mirroring.
+
+        As they are here, which is right for answers that no pixel belongs to.
+
+        Args:
+            decoded: of one row, from `decode` at the view's own height and width; no dimension for the batch.
+            view: box in pixels of the picture, beyond its border where that was padded.
+            picture: height and width of the picture.
+        """
+        return dict(decoded)
+
+    def answers(self, decoded: Mapping[str, Tensor], top: int = 1) -> dict[str, Any]:
+        """One row's answers in plain values that JSON knows, numbers that are not finite as None.
+
+        Here all vectors and scalars as they are; of maps, which are no reading, the shape.
+
+        Args:
+            decoded: of one row, from `decode` or `placed`; no dimension for the batch.
+            top: how many of the likeliest classes are told, where the kind ranks them.
+        """
+        return {
+            name: plain(value) if value.ndim < 2 else {"shape": list(value.shape)}
+            for name, value in decoded.items()
+        }
+
+    def write_label(self, decoded: Mapping[str, Tensor]) -> tuple[str, bytes]:
+        """One row's answers as a label: file ending in a shard, and bytes that `read_label` reads as them.
+
+        Args:
+            decoded: of one row, from `decode` or `placed`; no dimension for the batch.
+
+        Raises:
+            UserError: answers of this kind cannot be written as labels.
+        """
+        raise UserError(
+            f"kind {self.name} does not say how its answers become labels: define `write_label` in it."
+        )
+
     def show_label(self, label: Tensor, image: Tensor) -> Shown:
         """One label, as `seen` gives it, for people; `image` is uint8 [3, H, W]."""
         return Shown(None, ", ".join(str(value) for value in label.flatten().tolist()[:4]))
@@ -263,6 +322,10 @@ class TaskKind(ABC):
     @abstractmethod
     def show_answer(self, logits: Tensor, image: Tensor) -> Shown:
         """The logits of one row, [C] or [C, h, w], for people; `image` is uint8 [3, H, W]."""
+
+    def legend(self) -> Legend:
+        """How to read the pictures of `show_label` and `show_answer`; by default there is nothing to say."""
+        return Legend()
 
     # ---- scores -----------------------------------------------------------------------------------
     @abstractmethod
@@ -280,6 +343,23 @@ class TaskKind(ABC):
         Returns:
             float64 [S], or [] without weights.
         """
+
+    def row_scores(self, statistics: Tensor) -> Tensor:
+        """float64 [R]: the metric of each row alone, or, where that says nothing, its like in the same direction."""
+        some = statistics.split(_ROWS_AT_ONCE)
+        return torch.cat([self.score(rows, torch.eye(len(rows), dtype=torch.float64)) for rows in some])
+
+    def class_scores(self, statistics: Tensor) -> Tensor | None:
+        """float64 [C]: the metric of each class, NaN for one that does not occur; None: the metric has no classes."""
+        return None
+
+    def right_rows(self, statistics: Tensor) -> Tensor | None:
+        """bool [R], where the metric is the share of right rows; None: it is another."""
+        return None
+
+    def calibration(self, logits: Tensor, labels: Tensor) -> Tensor | None:
+        """What `calibration.calibration_error` needs, summed over the rows; None: answers carry no confidence."""
+        return None
 
     @abstractmethod
     def agreement(self, logits: Tensor, other: Tensor) -> Tensor:
@@ -349,9 +429,25 @@ def build_kind(
     return told(named, metric=metric, head=HeadShape(**(head or {})), **options)
 
 
+def named_classes(classes: Sequence[str]) -> tuple[str, ...] | None:
+    """The classes, or None where they are mere numbers in order, which name nothing."""
+    return None if list(classes) == [str(index) for index in range(len(classes))] else tuple(classes)
+
+
 def shaping_options(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a kind's options that decide what the outputs of a network stand for."""
     return {name: options[name] for name in KINDS[kind].shaping if name in options}
 
 
-__all__ = ["KINDS", "USUAL", "HeadShape", "Shown", "TaskKind", "Truth", "build_kind", "shaping_options"]
+__all__ = [
+    "KINDS",
+    "USUAL",
+    "HeadShape",
+    "Legend",
+    "Shown",
+    "TaskKind",
+    "Truth",
+    "build_kind",
+    "named_classes",
+    "shaping_options",
+]

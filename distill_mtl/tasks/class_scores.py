@@ -7,9 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill_mtl.tasks.calibration import BINS, places
+
 
 class ClassScore(ABC):
-    """One metric, in points of 100."""
+    """One metric, in points of 100.
+
+    Attributes:
+        share_of_right: it is the share of right rows, which the first statistic counts.
+    """
+
+    share_of_right = False
 
     @abstractmethod
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -23,9 +31,18 @@ class ClassScore(ABC):
     def of_constant(self, counts: Tensor) -> float:
         """The metric of the best answer that never looks at the image, from rows by class [C]."""
 
+    def of_classes(self, statistics: Tensor, classes: int) -> Tensor | None:
+        """[C] from statistics [R, K] of rows, NaN for a class that does not occur; None: the metric has no classes."""
+        return None
+
 
 class TopShare(ClassScore):
-    """Share of the rows whose label is among the `most` likeliest classes. K = 2: right, rows."""
+    """Share of the rows whose label is among the `most` likeliest classes. K = 3: right, rows, label.
+
+    The label adds up to nothing: it is there for the scores of each class.
+    """
+
+    share_of_right = True
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -36,11 +53,17 @@ class TopShare(ClassScore):
             logits.argmax(1, keepdim=True) if self.most == 1 else logits.topk(self.most, dim=1).indices
         )
         right = (likeliest == labels[:, None]).any(1)
-        return torch.stack([right, torch.ones_like(right)], dim=1)
+        return torch.stack([right.long(), torch.ones_like(labels), labels], dim=1)
 
     def of(self, totals: Tensor) -> Tensor:
-        right, rows = totals.unbind(-1)
+        right, rows, _ = totals.unbind(-1)
         return 100 * right / rows.clamp(min=1)
+
+    def of_classes(self, statistics: Tensor, classes: int) -> Tensor:
+        """Of each class's rows the share that is right."""
+        totals = torch.zeros(classes, 2, dtype=torch.float64)
+        totals.index_add_(0, statistics[:, 2].long(), statistics[:, :2])
+        return 100 * totals[:, 0] / totals[:, 1]
 
     def of_constant(self, counts: Tensor) -> float:
         """The share of the commonest classes."""
@@ -63,6 +86,11 @@ class BalancedAccuracy(ByClass):
         right, labelled, _ = totals.chunk(3, dim=-1)
         return 100 * _mean(right / labelled.clamp(min=1), labelled > 0)
 
+    def of_classes(self, statistics: Tensor, classes: int) -> Tensor:
+        """Each class's recall."""
+        right, labelled, _ = statistics.sum(0).chunk(3)
+        return 100 * right / labelled
+
     def of_constant(self, counts: Tensor) -> float:
         """One class's recall out of those that occur."""
         return 100 / max(1, int((counts > 0).sum()))
@@ -79,6 +107,11 @@ class MacroF1(ByClass):
         rows = labelled + predicted
         return 100 * _mean(2 * right / rows.clamp(min=1), rows > 0)
 
+    def of_classes(self, statistics: Tensor, classes: int) -> Tensor:
+        """Each class's F1."""
+        right, labelled, predicted = statistics.sum(0).chunk(3)
+        return 100 * 2 * right / (labelled + predicted)
+
     def of_constant(self, counts: Tensor) -> float:
         """The commonest class's F1 out of those that occur."""
         most, rows = float(counts.max()), float(counts.sum())
@@ -88,19 +121,12 @@ class MacroF1(ByClass):
 class CalibrationError(ClassScore):
     """Expected calibration error: how far the largest probability is from the share of right answers.
 
-    Rows are put into 15 equal bins by their largest probability; the error is the mean over rows of the
-    distance, in their bin, between the mean probability and the share of right rows (Guo et al. 2017,
-    arXiv:1706.04599, equation 3). Bins are torchmetrics': a bin begins with its lower border, and a
-    probability of exactly 1 has one of its own. K = 3 x 16: probability, right, rows.
+    As `calibration` defines it, from numbers by row. K = 3 x 16: probability, right, rows.
     """
-
-    bins = 15
 
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
         probability, predicted = logits.softmax(1).max(1)
-        borders = torch.linspace(0, 1, self.bins + 1, dtype=probability.dtype, device=probability.device)
-        place = torch.bucketize(probability, borders, right=True) - 1
-        within = F.one_hot(place.clamp(0, self.bins), self.bins + 1).double()
+        within = F.one_hot(places(probability), BINS).double()
         right = predicted == labels
         return torch.cat([within * probability[:, None], within * right[:, None], within], dim=1)
 

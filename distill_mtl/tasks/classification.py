@@ -12,10 +12,12 @@ from distill_mtl.errors import UserError
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, Truth
+from distill_mtl.tasks.calibration import confidence_counts
 from distill_mtl.tasks.class_scores import CLASS_SCORES
 from distill_mtl.tasks.decoupled import Decoupled
 from distill_mtl.tasks.divergence import soft_divergence
 from distill_mtl.tasks.options import number
+from distill_mtl.tasks.plain import plain, ranked
 from distill_mtl.tasks.pooled import PooledHead
 from distill_mtl.tasks.softmax import SoftmaxKind
 
@@ -115,6 +117,15 @@ class Classification(SoftmaxKind):
         """`probabilities` float32 [B, C] and `label` int64 [B]."""
         return {"probabilities": logits.float().softmax(dim=1), "label": logits.argmax(dim=1)}
 
+    def answers(self, decoded: Mapping[str, Tensor], top: int = 1) -> dict[str, Any]:
+        """`label` and `probability`; with `top` above 1 the likeliest classes with theirs."""
+        label, probabilities = int(decoded["label"]), decoded["probabilities"]
+        said = {"label": self.classes[label], "probability": plain(probabilities[label])}
+        return said | ({"top": ranked(self.classes, probabilities, top)} if top > 1 else {})
+
+    def write_label(self, decoded: Mapping[str, Tensor]) -> tuple[str, bytes]:
+        return self.member, str(int(decoded["label"])).encode()
+
     def show_label(self, label: Tensor, image: Tensor) -> Shown:
         return Shown(None, self.classes[int(label)])
 
@@ -127,6 +138,16 @@ class Classification(SoftmaxKind):
 
     def score_totals(self, totals: Tensor) -> Tensor:
         return CLASS_SCORES[self.metric].of(totals)
+
+    def class_scores(self, statistics: Tensor) -> Tensor | None:
+        return CLASS_SCORES[self.metric].of_classes(statistics, len(self.classes))
+
+    def right_rows(self, statistics: Tensor) -> Tensor | None:
+        return statistics[:, 0] > 0 if CLASS_SCORES[self.metric].share_of_right else None
+
+    def calibration(self, logits: Tensor, labels: Tensor) -> Tensor:
+        probability, predicted = logits.float().softmax(1).max(1)
+        return confidence_counts(probability, predicted == labels)
 
     def agreement(self, logits: Tensor, other: Tensor) -> Tensor:
         return (logits.argmax(dim=1) == other.argmax(dim=1)).cpu().double()

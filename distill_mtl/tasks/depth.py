@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,12 +12,13 @@ from distill_mtl.errors import UserError, nearest
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.additive import AdditiveKind
-from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, Truth
+from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Legend, Shown, Truth
 from distill_mtl.tasks.decoder import PyramidDecoder, pyramid_levels
-from distill_mtl.tasks.maps import map_size, mean_where, resized, resized_where
+from distill_mtl.tasks.maps import laid, map_size, mean_where, resized, resized_where
 from distill_mtl.tasks.options import positive_number
-from distill_mtl.tasks.palette import on_grey, ramp
-from distill_mtl.tasks.rasters import is_png, read_npy, read_png, shaped
+from distill_mtl.tasks.palette import GREY, on_grey, ramp
+from distill_mtl.tasks.plain import plain
+from distill_mtl.tasks.rasters import is_png, read_npy, read_png, shaped, write_npy
 
 _WIDE_MODES = ("I;16", "I;16B", "I")  # PIL's names of grey pictures of 16 bits; the last is an older Pillow's
 _ALIKE = 1.25
@@ -120,11 +122,37 @@ class Depth(AdditiveKind):
         """`depth` float32 [B, H, W] at the image's size, in the labels' unit."""
         return {"depth": resized(logits.float(), size)[:, 0]}
 
+    def placed(self, decoded: Mapping[str, Tensor], view: View, picture: Size) -> dict[str, Tensor]:
+        """Pixels beyond the view are without a depth."""
+        return {"depth": laid(decoded["depth"], view, picture, 0.0)}
+
+    def answers(self, decoded: Mapping[str, Tensor], top: int = 1) -> dict[str, Any]:
+        """`nearest`, `median` and `farthest` of the pixels' depths, in the labels' unit; None where there is none."""
+        depths = _cleaned(decoded["depth"])
+        depths = depths[depths > 0]
+        if not len(depths):
+            return dict.fromkeys(("nearest", "median", "farthest"))
+        return {
+            "nearest": plain(depths.min()),
+            "median": plain(depths.median()),
+            "farthest": plain(depths.max()),
+        }
+
+    def write_label(self, decoded: Mapping[str, Tensor]) -> tuple[str, bytes]:
+        """An npy file in the labels' unit: exact, and no depth is too large for it, as for a PNG of 16 bits."""
+        return "depth.npy", write_npy(_cleaned(decoded["depth"]).numpy())
+
     def show_label(self, label: Tensor, image: Tensor) -> Shown:
         return _shown(label)
 
     def show_answer(self, logits: Tensor, image: Tensor) -> Shown:
         return _shown(_predicted(logits[None], map_size(image))[0])
+
+    def legend(self) -> Legend:
+        return Legend(
+            {"no depth": GREY},
+            "Light is near, dark is far, each picture on its own scale; under it the range in the labels' unit.",
+        )
 
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
         """[sum of the metric's number over valid pixels, valid pixels], K = 2."""
@@ -267,4 +295,17 @@ def _shown(depths: Tensor) -> Shown:
         return Shown(on_grey(ramp(depths), valid))
     near, far = (float(end) for end in np.percentile(depths[valid].numpy(), (2, 98)))
     place = (depths.where(valid, 1.0).log() - math.log(near)) / max(math.log(far / near), 1e-6)
-    return Shown(on_grey(ramp(1 - place), valid), f"{near:.3g} to {far:.3g}")
+    return Shown(
+        on_grey(ramp(1 - place), valid),
+        f"{near:.3g} to {far:.3g}",
+        legend=(
+            (f"{near:.3g}", _color(1.0)),
+            (f"{math.sqrt(near * far):.3g}", _color(0.5)),
+            (f"{far:.3g}", _color(0.0)),
+        ),
+    )
+
+
+def _color(place: float) -> tuple[int, int, int]:
+    red, green, blue = ramp(torch.tensor(place)).tolist()
+    return red, green, blue

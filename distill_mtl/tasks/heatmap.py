@@ -1,5 +1,6 @@
 """Objects as points: boxes by their centres, or keypoints. Labels are lists of objects as JSON (`boxes.json`)."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from distill_mtl.errors import UserError, nearest
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks import points
-from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, TaskKind, Truth
+from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Legend, Shown, TaskKind, Truth
 from distill_mtl.tasks.decoder import PyramidDecoder, pyramid_levels
 from distill_mtl.tasks.gaussians import corner_radius, draw
 from distill_mtl.tasks.heat_losses import focal_loss, soft_heat_loss
@@ -22,7 +23,9 @@ from distill_mtl.tasks.mirrored import partners, read_pairs, swapped
 from distill_mtl.tasks.objects import corners, empty, objects_seen, read_objects
 from distill_mtl.tasks.options import whole_number
 from distill_mtl.tasks.outlines import drawn
+from distill_mtl.tasks.palette import named_colors
 from distill_mtl.tasks.peaks import Found, best_of_each, strongest
+from distill_mtl.tasks.plain import plain
 from distill_mtl.tasks.ranking import average_precision
 
 SURE = 0.3
@@ -191,12 +194,47 @@ class Heatmap(TaskKind):
         boxes = _in_pixels(corners(found.objects).clamp(0, 1), size)
         return {"boxes": boxes.masked_fill(found.objects[..., :1] < 0, 0), **answer}
 
+    def placed(self, decoded: Mapping[str, Tensor], view: View, picture: Size) -> dict[str, Tensor]:
+        """Boxes are cut at the picture's border."""
+        name = "boxes" if self.boxes else "points"
+        places = decoded[name] + decoded[name].new_tensor([view.left, view.top]).repeat(
+            2 if self.boxes else 1
+        )
+        if self.boxes:
+            sides = places.new_tensor([picture[1], picture[0]]).repeat(2)
+            places = places.clamp_min(0).minimum(sides)
+        return {**decoded, name: places}
+
+    def answers(self, decoded: Mapping[str, Tensor], top: int = 1) -> dict[str, Any]:
+        """`objects` of a score above `SURE`, strongest first, in pixels as `boxes.json` has them, each with `score`."""
+        order = decoded["scores"].argsort(descending=True, stable=True).tolist()
+        scores, classes = plain(decoded["scores"]), decoded["label"].tolist()
+        found = []
+        for place in (place for place in order if decoded["scores"][place] > SURE):
+            if self.boxes:
+                left, top_side, right, bottom = decoded["boxes"][place].double().tolist()
+                where = {"box": plain(torch.tensor([left, top_side, right - left, bottom - top_side]))}
+            else:
+                where = {"point": plain(decoded["points"][place])}
+            if self.boxes and min(where["box"][2:]) <= 0:
+                continue  # beyond the picture, in the part of a view that was padded
+            found.append({"class": self.classes[classes[place]], **where, "score": scores[place]})
+        return {"objects": found}
+
+    def write_label(self, decoded: Mapping[str, Tensor]) -> tuple[str, bytes]:
+        """Without boxes smaller than a pixel, which `read_label` takes for shares of the picture."""
+        found = [thing for thing in self.answers(decoded)["objects"] if max(thing.get("box", [1])[-2:]) >= 1]
+        return self.member, json.dumps(found).encode()
+
     def show_label(self, label: Tensor, image: Tensor) -> Shown:
         return drawn(label[label[:, 0] >= 0], image, self.classes)
 
     def show_answer(self, logits: Tensor, image: Tensor) -> Shown:
         objects, scores = self._found(logits[None])
         return drawn(objects[0][scores[0] > SURE], image, self.classes)
+
+    def legend(self) -> Legend:
+        return Legend(named_colors(self.classes, first=1))
 
     # ---- scores -----------------------------------------------------------------------------------
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -222,6 +260,15 @@ class Heatmap(TaskKind):
         if self.metric == "pck":
             totals = weights @ statistics
             return 100 * totals[:, 0] / totals[:, 1].clamp(min=1)
+        return 100 * self._precisions(statistics, weights).nanmean(1).nan_to_num(0)
+
+    def class_scores(self, statistics: Tensor) -> Tensor | None:
+        if self.metric == "pck":
+            return None
+        return 100 * self._precisions(statistics, statistics.new_ones(1, len(statistics)))[0]
+
+    def _precisions(self, statistics: Tensor, weights: Tensor) -> Tensor:
+        """[S, C]: average precision, NaN for a class without an object."""
         scores, classes, right = statistics[:, : 3 * self.top].split(self.top, 1)
         wanted = weights @ statistics[:, 3 * self.top :]
         row = torch.arange(len(statistics))[:, None].expand_as(classes)
@@ -238,7 +285,7 @@ class Heatmap(TaskKind):
                     interpolated=True,
                 )
             )
-        return 100 * torch.stack(precisions, 1).nanmean(1).nan_to_num(0)
+        return torch.stack(precisions, 1)
 
     def agreement(self, logits: Tensor, other: Tensor) -> Tensor:
         """Share of both networks' peaks above 0.3 to which the other has a like one; 1 where there are none.

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill_mtl.geometry.views import Size
+from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.recording import recorded
 
 
@@ -34,6 +34,24 @@ def resized_where(maps: Tensor, valid: Tensor, size: Size) -> tuple[Tensor, Tens
         return maps, valid
     share = resized(valid[:, None].to(maps.dtype), size)[:, 0]
     return resized(maps, size), share > 0.999  # of weights that sum to 1 but for rounding
+
+
+def laid(maps: Tensor, view: View, picture: Size, fill: float) -> Tensor:
+    """A map of a view [..., h, w] in the picture that the view was cut from, [..., H, W].
+
+    Args:
+        maps: at the view's own height and width.
+        view: its box may reach beyond the picture; not mirrored.
+        picture: height and width.
+        fill: stands where the view does not reach.
+    """
+    whole = maps.new_full((*maps.shape[:-2], *picture), fill)
+    top, left = max(view.top, 0), max(view.left, 0)
+    bottom, right = min(view.top + view.height, picture[0]), min(view.left + view.width, picture[1])
+    whole[..., top:bottom, left:right] = maps[
+        ..., top - view.top : bottom - view.top, left - view.left : right - view.left
+    ]
+    return whole
 
 
 def mean_where(values: Tensor, valid: Tensor) -> Tensor:

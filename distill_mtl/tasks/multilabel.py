@@ -1,6 +1,8 @@
 """Any number of classes per image, each there or not. Labels are JSON (`attributes.json`), 0, 1 or null per class."""
 
+import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,8 +11,10 @@ from torch import Tensor, nn
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, TaskKind, Truth
+from distill_mtl.tasks.calibration import confidence_counts
 from distill_mtl.tasks.divergence import bernoulli_divergence
 from distill_mtl.tasks.mirrored import partners, read_pairs
+from distill_mtl.tasks.plain import plain, ranked
 from distill_mtl.tasks.pooled import PooledHead
 from distill_mtl.tasks.ranking import average_precision
 from distill_mtl.tasks.vectors import read_vector, shown
@@ -114,6 +118,20 @@ class Multilabel(TaskKind):
         """`probabilities` float32 [B, C] and `label` int64 [B, C], 1 where a class is more likely there."""
         return {"probabilities": logits.float().sigmoid(), "label": (logits > 0).long()}
 
+    def answers(self, decoded: Mapping[str, Tensor], top: int = 1) -> dict[str, Any]:
+        """`labels`, the classes that are there, and the `probabilities` of all; with `top` above 1 the likeliest."""
+        there = decoded["label"].nonzero().flatten().tolist()
+        said = {
+            "labels": [self.classes[place] for place in there],
+            "probabilities": dict(zip(self.classes, plain(decoded["probabilities"]), strict=True)),
+        }
+        return said | ({"top": ranked(self.classes, decoded["probabilities"], top)} if top > 1 else {})
+
+    def write_label(self, decoded: Mapping[str, Tensor]) -> tuple[str, bytes]:
+        return self.member, json.dumps(
+            dict(zip(self.classes, decoded["label"].tolist(), strict=True))
+        ).encode()
+
     def show_label(self, label: Tensor, image: Tensor) -> Shown:
         unknown = int((label == UNKNOWN).sum())
         return Shown(None, self._named(label == 1) + (f" ({unknown} unknown)" if unknown else ""))
@@ -128,9 +146,25 @@ class Multilabel(TaskKind):
     def score(self, statistics: Tensor, weights: Tensor | None = None) -> Tensor:
         logits, labels = statistics.chunk(2, dim=1)
         counted = torch.ones(1, len(labels), dtype=torch.float64) if weights is None else weights.double()
-        by_class = self._precision if self.metric == "map" else self._error
-        scores = 100 * by_class(logits, labels, counted).nanmean(dim=1).nan_to_num(0.0)
+        scores = 100 * self._by_class(logits, labels, counted).nanmean(dim=1).nan_to_num(0.0)
         return scores if weights is not None else scores[0]
+
+    def row_scores(self, statistics: Tensor) -> Tensor:
+        """Share of a row's wrong decisions, or for `map`, which ranks rows, of its right ones."""
+        logits, labels = statistics.chunk(2, dim=1)
+        known = labels != UNKNOWN
+        wrong = (known & ((logits > 0) != (labels == 1))).sum(1) / known.sum(1).clamp(min=1)
+        return 100 * (1 - wrong if self.metric == "map" else wrong).double()
+
+    def class_scores(self, statistics: Tensor) -> Tensor:
+        logits, labels = statistics.chunk(2, dim=1)
+        return 100 * self._by_class(logits, labels, torch.ones(1, len(labels), dtype=torch.float64))[0]
+
+    def calibration(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Of decisions, each with the probability of what was decided."""
+        known = labels != UNKNOWN
+        right = (logits > 0) == (labels == 1)
+        return confidence_counts(logits.float().abs().sigmoid()[known], right[known])
 
     def agreement(self, logits: Tensor, other: Tensor) -> Tensor:
         """Share of the classes on which both decide alike."""
@@ -153,6 +187,10 @@ class Multilabel(TaskKind):
 
     def describe(self) -> dict[str, object]:
         return super().describe() | {"mirrored": [list(pair) for pair in self.mirrored]}
+
+    def _by_class(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        by_class = self._precision if self.metric == "map" else self._error
+        return by_class(logits, labels, weights)
 
     def _precision(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         """[S, C]: average precision, NaN for a class without a positive."""

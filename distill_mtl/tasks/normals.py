@@ -2,6 +2,7 @@
 (`normals.npy`)."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,12 +11,13 @@ from torch import Tensor, nn
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.additive import AdditiveKind
-from distill_mtl.tasks.base import KINDS, Shown, Truth
+from distill_mtl.tasks.base import KINDS, Legend, Shown, Truth
 from distill_mtl.tasks.decoder import PyramidDecoder, pyramid_levels
 from distill_mtl.tasks.directions import Directions
-from distill_mtl.tasks.maps import map_size, mean_where, resized, resized_where
-from distill_mtl.tasks.palette import on_grey
-from distill_mtl.tasks.rasters import is_png, read_npy, read_png, shaped
+from distill_mtl.tasks.maps import laid, map_size, mean_where, resized, resized_where
+from distill_mtl.tasks.palette import GREY, on_grey
+from distill_mtl.tasks.plain import plain
+from distill_mtl.tasks.rasters import is_png, read_npy, read_png, shaped, write_png
 
 _NEAR = 11.25
 """Degrees within which directions count as alike (Fouhey, Gupta & Hebert 2013, section 5)."""
@@ -23,6 +25,15 @@ _BIN = 0.1
 _BINS = 1800
 _SHORTEST = 0.5
 """Length below which a PNG's pixel is no direction: mid-grey is as usual as black for a pixel without a label."""
+_LEGEND = (
+    ("x", (255, 128, 128)),
+    ("y", (128, 255, 128)),
+    ("z", (128, 128, 255)),
+    ("-x", (0, 128, 128)),
+    ("-y", (128, 0, 128)),
+    ("-z", (128, 128, 0)),
+)
+"""The colours of the axes, as `_shown` has them."""
 _EPSILON = 1e-4
 """Length below which a vector has no direction."""
 
@@ -93,11 +104,32 @@ class Normals(AdditiveKind):
         """`normals` float32 [B, 3, H, W], unit vectors at the image's size."""
         return {"normals": _facing(logits, size)}
 
+    def placed(self, decoded: Mapping[str, Tensor], view: View, picture: Size) -> dict[str, Tensor]:
+        """Pixels beyond the view are without a direction."""
+        return {"normals": laid(decoded["normals"], view, picture, 0.0)}
+
+    def answers(self, decoded: Mapping[str, Tensor], top: int = 1) -> dict[str, Any]:
+        """`mean`: x, y and z of the pixels' mean direction."""
+        mean = _unit(_finite(decoded["normals"][None]).sum((2, 3)))[0]
+        return {"mean": dict(zip(self.classes, plain(mean), strict=True))}
+
+    def write_label(self, decoded: Mapping[str, Tensor]) -> tuple[str, bytes]:
+        """An RGB PNG of 8 bits, black where there is no direction; directions are rounded by up to half a degree."""
+        vectors = _finite(decoded["normals"][None])[0]
+        pixels = (255 * (vectors + 1) / 2).round() * vectors.any(dim=0)
+        return "normals.png", write_png(pixels.permute(1, 2, 0).to(torch.uint8).numpy())
+
     def show_label(self, label: Tensor, image: Tensor) -> Shown:
         return _shown(label)
 
     def show_answer(self, logits: Tensor, image: Tensor) -> Shown:
         return _shown(_facing(_finite(logits[None]), map_size(image))[0])
+
+    def legend(self) -> Legend:
+        return Legend(
+            {"no direction": GREY},
+            "Red, green and blue are x, y and z of the direction, from −1 (dark) to 1 (full).",
+        )
 
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
         """mean_angle, within_11_25: [sum over valid pixels, valid pixels]; median_angle: pixels by bin, K = 1800."""
@@ -213,4 +245,4 @@ def _directions(vectors: np.ndarray, shortest: float, known: np.ndarray) -> np.n
 def _shown(directions: Tensor) -> Shown:
     """(n + 1) / 2 as RGB, as pictures of normals usually are."""
     pixels = (255 * (directions.permute(1, 2, 0) + 1) / 2).round().clamp(0, 255).to(torch.uint8)
-    return Shown(on_grey(pixels, directions.any(dim=0)))
+    return Shown(on_grey(pixels, directions.any(dim=0)), legend=_LEGEND)

@@ -39,4 +39,5 @@ def drawn(objects: Tensor, image: Tensor, classes: Sequence[str]) -> Shown:
             pen.line((left, top - arm, left, top + arm), fill=color)
     counts = Counter(classes[int(number)] for number in objects[:, 0].tolist())
     caption = ", ".join(f"{counts[name]} {name}" for name in classes if counts[name]) or "nothing"
-    return Shown(torch.from_numpy(np.array(picture)).permute(2, 0, 1), caption)
+    legend = tuple((name, tuple(table[place])) for place, name in enumerate(classes) if counts[name])
+    return Shown(torch.from_numpy(np.array(picture)).permute(2, 0, 1), caption, legend, over_image=True)

@@ -1,5 +1,7 @@
 """Colours for class numbers and for measurements, so that people can look at them."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,12 @@ def colors(count: int) -> Tensor:
     return table.to(torch.uint8)
 
 
+def named_colors(names: Sequence[str], *, first: int = 0) -> dict[str, tuple[int, int, int]]:
+    """Name -> its colour in `colors`, beginning with colour number `first`."""
+    table = colors(first + len(names))[first:].tolist()
+    return {name: (red, green, blue) for name, (red, green, blue) in zip(names, table, strict=True)}
+
+
 def painted(classes: Tensor, ignored: int) -> Tensor:
     """uint8 [3, H, W] of class numbers int64 [H, W]; ignored pixels are grey."""
     valid = classes != ignored
@@ -31,6 +39,8 @@ _RAMP = ((38, 18, 84), (58, 70, 140), (40, 122, 142), (52, 168, 116), (146, 206,
 """From dark violet over blue and green to yellow: each step lighter than the one before, so that the order is also
 seen in grey and by those who see few colours."""
 _GREY = 96
+GREY = (_GREY, _GREY, _GREY)
+"""Of pixels about which nothing is known."""
 
 
 def ramp(shares: Tensor) -> Tensor:

@@ -58,6 +58,20 @@ def read_npy(payload: bytes) -> NDArray[np.float32]:
         return array.astype(np.float32)
 
 
+def write_png(pixels: NDArray) -> bytes:
+    """A PNG picture of uint8 or uint16 [H, W], or of uint8 [H, W, 3]."""
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def write_npy(array: NDArray[np.float32]) -> bytes:
+    """An npy file of numbers."""
+    encoded = io.BytesIO()
+    np.save(encoded, np.ascontiguousarray(array), allow_pickle=False)
+    return encoded.getvalue()
+
+
 def shaped(array: NDArray) -> str:
     """A shape for messages: 8x6x3."""
     return "x".join(str(side) for side in array.shape) or "a single number"

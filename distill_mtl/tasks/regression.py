@@ -1,5 +1,6 @@
 """Numbers per image: an age, a pose, a count. Labels are JSON (`values.json`), in whatever unit they have."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from distill_mtl.tasks.additive import AdditiveKind
 from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, Truth
 from distill_mtl.tasks.mirrored import partners, read_pairs
 from distill_mtl.tasks.options import is_number
+from distill_mtl.tasks.plain import plain
 from distill_mtl.tasks.pooled import PooledHead
 from distill_mtl.tasks.vectors import read_vector, shown
 
@@ -151,6 +153,14 @@ class Regression(AdditiveKind):
         """`values` float32 [B, C] in the labels' unit."""
         return {"values": logits.float()}
 
+    def answers(self, decoded: Mapping[str, Tensor], top: int = 1) -> dict[str, Any]:
+        """`values` by name, in the labels' unit."""
+        return {"values": dict(zip(self.classes, plain(decoded["values"]), strict=True))}
+
+    def write_label(self, decoded: Mapping[str, Tensor]) -> tuple[str, bytes]:
+        values = [value if math.isfinite(value) else None for value in decoded["values"].tolist()]
+        return self.member, json.dumps(dict(zip(self.classes, values, strict=True))).encode()
+
     def show_label(self, label: Tensor, image: Tensor) -> Shown:
         return Shown(None, self._named(label))
 
@@ -172,15 +182,29 @@ class Regression(AdditiveKind):
         return torch.cat([known.double(), value, value**2, error.abs(), error**2], dim=1)
 
     def score_totals(self, totals: Tensor) -> Tensor:
+        return self._by_value(totals).nanmean(dim=-1).nan_to_num(0.0)
+
+    def row_scores(self, statistics: Tensor) -> Tensor:
+        """For `r2`, which compares rows, the share of the variance explained as if that were the square of `scale`."""
+        if self.metric != "r2":
+            return super().row_scores(statistics)
+        known, _, _, _, squared_errors = statistics.chunk(5, dim=1)
+        return 100 * (1 - squared_errors.sum(1) / known.sum(1).clamp(min=1))
+
+    def class_scores(self, statistics: Tensor) -> Tensor:
+        """Of each value."""
+        return self._by_value(statistics.sum(0))
+
+    def _by_value(self, totals: Tensor) -> Tensor:
+        """[..., C] from summed statistics, NaN for a value that is never known or, for `r2`, always the same."""
         rows, values, squares, errors, squared_errors = totals.chunk(5, dim=-1)
-        scale = torch.tensor(self.scale, dtype=torch.float64)
         if self.metric == "r2":
             spread = squares - values**2 / rows
             # A value that is always the same (but for rounding) has nothing to explain.
             unexplained = torch.where(spread > 1e-12 * squares, squared_errors / spread, torch.nan)
-            return 100 * (1 - unexplained).nanmean(dim=-1).nan_to_num(0.0)
+            return 100 * (1 - unexplained)
         by_value = errors / rows if self.metric == "mae" else (squared_errors / rows).sqrt()
-        return (by_value * scale).nanmean(dim=-1).nan_to_num(0.0)
+        return by_value * torch.tensor(self.scale, dtype=torch.float64)
 
     def agreement(self, logits: Tensor, other: Tensor) -> Tensor:
         """Share of the values that differ by less than a tenth of `scale`."""

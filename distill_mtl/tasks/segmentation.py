@@ -1,6 +1,7 @@
 """One class per pixel. Labels are PNG pictures of class numbers (`seg.png`), grey or with a palette."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,16 +9,19 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from distill_mtl.errors import UserError
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
-from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, Truth
+from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Legend, Shown, Truth
+from distill_mtl.tasks.calibration import confidence_counts
 from distill_mtl.tasks.decoder import PyramidDecoder, pyramid_levels
 from distill_mtl.tasks.dice import soft_dice_loss
 from distill_mtl.tasks.divergence import soft_divergence
-from distill_mtl.tasks.maps import map_size, resized
+from distill_mtl.tasks.maps import laid, map_size, resized
 from distill_mtl.tasks.options import number, whole_number
-from distill_mtl.tasks.palette import painted
-from distill_mtl.tasks.rasters import read_png
+from distill_mtl.tasks.palette import GREY, colors, named_colors, painted
+from distill_mtl.tasks.plain import plain
+from distill_mtl.tasks.rasters import read_png, write_png
 from distill_mtl.tasks.softmax import SoftmaxKind
 
 # PIL's names of the pictures whose pixels are one number: grey, palette index, black and white, 16 bits.
@@ -108,11 +112,41 @@ class Segmentation(SoftmaxKind):
         """`label` int64 [B, H, W] at the image's size."""
         return {"label": resized(logits.float(), size).argmax(dim=1)}
 
+    def placed(self, decoded: Mapping[str, Tensor], view: View, picture: Size) -> dict[str, Tensor]:
+        """Pixels beyond the view are without a label."""
+        return {"label": laid(decoded["label"], view, picture, self.ignore_index)}
+
+    def answers(self, decoded: Mapping[str, Tensor], top: int = 1) -> dict[str, Any]:
+        """`pixels`: the classes that are there with their shares of the pixels, the largest first."""
+        labelled = decoded["label"][decoded["label"] != self.ignore_index]
+        shares = torch.bincount(labelled, minlength=len(self.classes)) / max(1, labelled.numel())
+        there = [
+            place for place in shares.argsort(descending=True, stable=True).tolist() if shares[place] > 0
+        ]
+        return {"pixels": {self.classes[place]: plain(shares[place]) for place in there}}
+
+    def write_label(self, decoded: Mapping[str, Tensor]) -> tuple[str, bytes]:
+        """A grey PNG of class numbers, of 16 bits where 8 do not hold them."""
+        pixels = decoded["label"].numpy()
+        largest = int(pixels.max())
+        if largest >= 2**16:
+            raise UserError(
+                f"a mask cannot hold the number {largest}: a PNG has at most 16 bits. Choose a smaller `ignore_index`."
+            )
+        return self.member, write_png(pixels.astype(np.uint8 if largest < 2**8 else np.uint16))
+
     def show_label(self, label: Tensor, image: Tensor) -> Shown:
         return Shown(painted(label, self.ignore_index))
 
     def show_answer(self, logits: Tensor, image: Tensor) -> Shown:
-        return Shown(painted(resized(logits[None].float(), map_size(image)).argmax(1)[0], self.ignore_index))
+        classes = resized(logits[None].float(), map_size(image)).argmax(1)[0]
+        there = [place for place in classes.unique().tolist() if place != self.ignore_index]
+        table = colors(len(self.classes)).tolist()
+        legend = tuple((self.classes[place], tuple(table[place])) for place in there)
+        return Shown(painted(classes, self.ignore_index), legend=legend)
+
+    def legend(self) -> Legend:
+        return Legend({**named_colors(self.classes), "not labelled": GREY})
 
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
         """[right pixels by class, labelled pixels by class, predicted pixels by class], K = 3 C."""
@@ -132,6 +166,17 @@ class Segmentation(SoftmaxKind):
         union = labelled + predicted - right
         present = (union > 0).sum(dim=-1)
         return 100 * (right / union.clamp(min=1)).sum(dim=-1) / present.clamp(min=1)
+
+    def class_scores(self, statistics: Tensor) -> Tensor:
+        """miou: of each class, over all rows; pixel_accuracy: of each class's pixels the share that is right."""
+        right, labelled, predicted = statistics.sum(0).chunk(3)
+        return 100 * right / (labelled if self.metric == "pixel_accuracy" else labelled + predicted - right)
+
+    def calibration(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Of pixels."""
+        probability, predicted = resized(logits.float(), map_size(labels)).softmax(1).max(1)
+        valid = labels != self.ignore_index
+        return confidence_counts(probability[valid], (predicted == labels)[valid])
 
     def agreement(self, logits: Tensor, other: Tensor) -> Tensor:
         """Share of pixels, at the larger of the two sizes."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
+from distill_mtl.networks.weights import STUDENT
 from distill_mtl.teachers.label_map import LabelMap
 from distill_mtl.teachers.score import RecordedScore
 
@@ -62,6 +63,12 @@ class TeacherCard:
     def known(self) -> tuple[int, ...] | None:
         """Positions of the classes that the teacher knows; None: all."""
         return self.labels.known
+
+    @property
+    def name(self) -> str:
+        """A few letters for tables: of its place, which for the student of a run is the run's."""
+        is_student = self.place.name == STUDENT and self.place.parent.name
+        return f"{self.place.parent.name}/{STUDENT}" if is_student else self.place.name
 
     @property
     def file(self) -> Path:

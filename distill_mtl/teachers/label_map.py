@@ -66,6 +66,7 @@ def match_classes(
     what: str,
     *,
     rest: int = 0,
+    mend: str = "Remove the task's `classes` to take the teacher's.",
 ) -> LabelMap:
     """Compare a teacher's classes with its task's.
 
@@ -78,6 +79,7 @@ def match_classes(
         wanted: the task's names or their number; None: the teacher's own.
         what: the teacher, for messages.
         rest: of its outputs that stand for no class.
+        mend: what to do where they differ, for messages.
 
     Raises:
         UserError: the two cannot be brought together.
@@ -88,13 +90,16 @@ def match_classes(
         )
     names = own or tuple(str(index) for index in range(width))
     straight = LabelMap(names, tuple(range(width)), None, width, rest)
-    mend = "Remove the task's `classes` to take the teacher's."
     if wanted is None:
         return straight
     count = wanted if isinstance(wanted, int) else len(wanted)
     if isinstance(wanted, int) or own is None:
         if count != width:
-            name = "" if own is not None else " If it knows some of them, name them in `teacher.classes`."
+            name = (
+                ""
+                if own is not None or not mend
+                else " If it knows some of them, name them in `teacher.classes`."
+            )
             raise UserError(f"{what} says {width} classes, the recipe says {count}. {mend}{name}")
         return straight if isinstance(wanted, int) else replace(straight, classes=tuple(wanted))
     known = [index for index, name in enumerate(wanted) if name in own]

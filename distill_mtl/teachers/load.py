@@ -77,7 +77,7 @@ def load_teacher(
             fingerprint=teacher_fingerprint(
                 section, origin, layers, classes, said, shaping_options(kind, options or {})
             ),
-            score=read_score(origin.place),
+            score=read_score(origin.place) or opened.score,
             form=opened.form,
             program=origin.program,
             told=_in_files(opened),

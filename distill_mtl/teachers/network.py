@@ -15,6 +15,7 @@ from distill_mtl.networks.evaluating import evaluating
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.tasks.base import TaskKind
+from distill_mtl.teachers.score import RecordedScore
 
 
 class TeacherNetwork(nn.Module, ABC):
@@ -216,6 +217,7 @@ class Opened:
         told: keys of the input contract that the files say.
         assumed: keys of the input contract that neither the files nor the recipe say, and that matter.
         trunk: what `student` would say in a recipe to get the same trunk; None where it is not known.
+        score: what its files record about its quality, if anything.
     """
 
     network: TeacherNetwork
@@ -226,6 +228,7 @@ class Opened:
     assumed: tuple[str, ...] = ()
     trunk: Mapping[str, Any] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    score: RecordedScore | None = None
 
 
 class Origin(ABC):

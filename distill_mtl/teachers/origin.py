@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from distill_mtl.errors import UserError
-from distill_mtl.networks.weights import sha256
+from distill_mtl.networks.weights import network_folder, sha256
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.teachers.folder import FolderOrigin
 from distill_mtl.teachers.hub import PREFIXES, fetch_folder, timm_repository
@@ -49,5 +49,5 @@ def _origin(section: TeacherSection, task: str) -> Origin:
         return FolderOrigin(fetch_folder(section.path.partition(":")[2]), section, task)
     path = Path(section.path)
     if path.is_dir() or not path.suffix:
-        return FolderOrigin(path, section, task)
+        return FolderOrigin(network_folder(path), section, task)
     return file_origin(path, section, task)

@@ -26,7 +26,7 @@ class RunOrigin(Origin):
         place: the file that holds the weights.
         files: what decides the answers, `place` first.
         program: what of it is code; None where it is data alone.
-        load: makes the runtime.
+        load: makes the runtime, which nobody has looked at yet.
         section: the recipe's word on input, output and classes.
         task: that it is to teach.
     """
@@ -41,10 +41,10 @@ class RunOrigin(Origin):
         task: str,
     ) -> None:
         self.place, self.files, self.program = place, files, program
-        self._load, self._section, self._task = load, section, task
+        self.load, self._section, self._task = load, section, task
 
     def open(self) -> Opened:
-        runtime = self._load()
+        runtime = self.load()
         inputs, told, assumed = contract_of(runtime.declared, self._section.input)
         note = read_note(runtime.declared)
         task = answered_task(note, self._section.task, self._task, self.place)

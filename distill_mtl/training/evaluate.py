@@ -1,31 +1,55 @@
 """Compare the student of a finished run with its teachers again: `evaluate("runs/NAME")`."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from accelerate import PartialState
 from rich.console import Console
 
-from distill_mtl.assembly.build import build_sources, build_teachers
+from distill_mtl.assembly.build import build_sources, build_teachers, known_names
+from distill_mtl.assembly.processes import start_processes
 from distill_mtl.display import output
-from distill_mtl.errors import UserError
-from distill_mtl.evaluation import Evaluation, Processes, View
-from distill_mtl.recipe import load_recipe
+from distill_mtl.errors import UserError, nearest
+from distill_mtl.evaluation import Evaluation
+from distill_mtl.evaluation.baselines import read_baselines
+from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.students.folder import load_student
-from distill_mtl.training.comparison import compare_with_bar
+from distill_mtl.training.baselines import measure_baselines, train_baselines
+from distill_mtl.training.comparison import compare_with_bar, view_of
 from distill_mtl.training.run_folder import RunFolder
 
+Margins = float | Mapping[str, float] | None
+"""Largest loss allowed, for all tasks or by task; None: as the recipe says."""
 
-def evaluate(folder: Path | str, *, console: Console | None = None) -> Evaluation:
+
+def evaluate(
+    folder: Path | str,
+    *,
+    baselines: Sequence[str] = (),
+    acceptance: Margins = None,
+    write: bool = False,
+    to: Path | None = None,
+    trust: bool = False,
+    console: Console | None = None,
+) -> Evaluation:
     """Measure `folder/student` against the teachers on the test rows that the run's recipe names.
 
-    Prints the table; writes nothing.
+    Prints the table. Several processes that were launched together share the rows, and find the same.
 
     Args:
         folder: a run folder with a finished student.
+        baselines: `labels_only` and `single_task`, which are trained where they are not there yet, and places of
+            models; measured on the same rows.
+        acceptance: in place of the recipe's margins.
+        write: replace the run's results.json, complete or not at all; with baselines this is always so. Baselines
+            that it holds from earlier stay.
+        to: a file that the results are written to as well.
+        trust: let models among the baselines run code.
         console: where to show progress; default standard output.
 
     Raises:
         UserError: the folder holds no finished run, or data or a teacher of its recipe is gone.
+        Stopped: Ctrl-C or SIGTERM arrived while a baseline was trained.
     """
     run = RunFolder(Path(folder))
     for needed in (run.recipe, run.student):
@@ -33,24 +57,47 @@ def evaluate(folder: Path | str, *, console: Console | None = None) -> Evaluatio
             raise UserError(
                 f"{run.path} holds no finished run: there is no {needed.name}. Give a folder like runs/NAME."
             )
-    state = PartialState()
+    recipe = load_recipe(run.recipe, known=known_names())
+    state = start_processes()
     console = (console or output()) if state.is_main_process else Console(quiet=True)
-    recipe = load_recipe(run.recipe)
+    train_baselines(run, recipe, baselines, console)
+    recipe = with_margins(recipe, acceptance)
     teachers, kinds = build_teachers(recipe)
-    student = load_student(run.student)
+    student = load_student(run.student, trust=any(section.trust for section in recipe.tasks.values()))
     sources = build_sources(
         recipe, kinds, [student.student.trunk.inputs, *(card.inputs for card in teachers.cards.values())]
     )
     for network in (student, *teachers.values()):
         network.to(state.device)
-    view = View(
-        sources,
-        "test",
-        batch_size=recipe.evaluation.batch_size,
-        device=state.device,
-        processes=Processes(state.process_index, state.num_processes),
-    )
-    found = compare_with_bar(student, teachers, kinds, view, sources.size, recipe, console)
+    view = view_of(sources, "test", recipe)
+    found = compare_with_bar(student, teachers, kinds, view, recipe, console)
+    measured = measure_baselines(run, baselines, teachers, kinds, view, recipe, console, trust=trust)
+    steps, seconds = run.length()
+    found = replace(found, baselines=read_baselines(run.results) | measured, steps=steps, seconds=seconds)
     if state.is_main_process:
+        for path in ([run.results] if write or baselines else []) + ([to] if to is not None else []):
+            found.write(path)
         console.print(found.table())
+    state.wait_for_everyone()
     return found
+
+
+def with_margins(recipe: Recipe, acceptance: Margins) -> Recipe:
+    """The recipe with other margins.
+
+    Raises:
+        UserError: a margin for no task.
+    """
+    if acceptance is None:
+        return recipe
+    said = acceptance if isinstance(acceptance, Mapping) else dict.fromkeys(recipe.tasks, acceptance)
+    for task in said:
+        if task not in recipe.tasks:
+            raise UserError(
+                f"--acceptance: there is no task '{task}'.{nearest(task, recipe.tasks)} Tasks: "
+                f"{', '.join(recipe.tasks)}."
+            )
+    section = recipe.acceptance
+    return recipe.model_copy(
+        update={"acceptance": section.model_copy(update={"margin": {**section.margin, **said}})}
+    )

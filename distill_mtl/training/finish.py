@@ -4,25 +4,31 @@ import hashlib
 from collections import Counter
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from PIL import Image
 from rich.console import Console
 
 from distill_mtl.assembly.build import Parts
 from distill_mtl.data.split import Split
-from distill_mtl.evaluation import Evaluation, Processes, View, delta_on, references
+from distill_mtl.evaluation import Evaluation, View, delta_on, references
+from distill_mtl.evaluation.baselines import read_baselines
 from distill_mtl.evaluation.card import model_card
-from distill_mtl.evaluation.examples import examples
+from distill_mtl.evaluation.examples import examples, examples_of
 from distill_mtl.evaluation.selection import Reference
 from distill_mtl.evaluation.sheet import picture_sheet
 from distill_mtl.recipe import dump_recipe
+from distill_mtl.report import write_report
+from distill_mtl.report.pictures import write_gallery
 from distill_mtl.students.folder import save_student
+from distill_mtl.students.format import SCORES
 from distill_mtl.targets.roster import Roster
-from distill_mtl.training.comparison import compare_with_bar
+from distill_mtl.training.comparison import compare_with_bar, view_of
 from distill_mtl.training.run_folder import RunFolder
 from distill_mtl.training.session import Session
+
+_PICTURED = 36  # disagreements over all tasks: a page of one or two megabytes
 
 
 class Examiner:
@@ -53,16 +59,23 @@ class Examiner:
             self._teachers,
             parts.kinds,
             self._view("test"),
-            parts.sources.size,
             parts.recipe,
             self.console,
         )
         return replace(found, steps=self.session.step, seconds=self.session.seconds)
 
-    def picture_sheet(self) -> Image.Image:
-        """A few test rows of every task with what student and teachers answer; for one process alone."""
-        return picture_sheet(
-            examples(self.session.student, self._teachers, self.parts.kinds, self._view("test"))
+    def write_pictures(self, evaluation: Evaluation, folder: RunFolder) -> None:
+        """Some test rows of every task, and those on which it disagrees with its teacher; for one process alone."""
+        asked = self.session.student, self._teachers, self.parts.kinds, self._view("test")
+        few = max(2, _PICTURED // len(evaluation.tasks))
+        keys = {
+            task: [row.key for row in result.disagreements[:few]] for task, result in evaluation.tasks.items()
+        }
+        samples = examples(*asked)
+        legends = {task: kind.legend() for task, kind in self.parts.kinds.items()}
+        picture_sheet(samples, legends).save(folder.pictures)
+        write_gallery(
+            folder.examples, disagreements=examples_of(keys, *asked), samples=samples, legends=legends
         )
 
     @cached_property
@@ -77,18 +90,11 @@ class Examiner:
         return references(self._teachers, self.parts.kinds, self._view("validation"))
 
     def _view(self, split: Split) -> View:
-        accelerator = self.session.trainer.accelerator
-        return View(
-            self.parts.sources,
-            split,
-            batch_size=self.parts.recipe.evaluation.batch_size,
-            device=accelerator.device,
-            processes=Processes(accelerator.process_index, accelerator.num_processes),
-        )
+        return view_of(self.parts.sources, split, self.parts.recipe)
 
 
 def finish(parts: Parts, session: Session, folder: RunFolder, console: Console) -> Evaluation:
-    """Save the student, compare it, complete its model card, write results.json and pictures.png, show the table.
+    """Save the student, compare it, complete its model card, write results.json, pictures and report, show the table.
 
     The student is saved before anything can go wrong with the test rows.
     """
@@ -96,22 +102,38 @@ def finish(parts: Parts, session: Session, folder: RunFolder, console: Console) 
     if parts.recipe.training.select == "best":
         session.take_best()
     if accelerator.is_main_process:
-        save_student(session.student, folder.student, card=_card(parts, None))
+        save_student(session.student, folder.student, card=_card(parts, None), extra=_extra(parts))
     examiner = Examiner(parts, session, console)
-    evaluation = examiner.compare()
+    evaluation = replace(examiner.compare(), baselines=read_baselines(folder.results))
     skipped = _skipped_anywhere(parts, accelerator)
     if accelerator.is_main_process:
-        save_student(session.student, folder.student, card=_card(parts, evaluation))
+        extra = _extra(parts) | {SCORES: recorded_scores(evaluation)}
+        save_student(session.student, folder.student, card=_card(parts, evaluation), extra=extra)
         evaluation.write(folder.results)
-        examiner.picture_sheet().save(folder.pictures)
+        examiner.write_pictures(evaluation, folder)
+        report = write_report(folder.path)
         console.print(evaluation.table())
         for source, count in skipped.items():
             console.print(
                 f"[yellow]{count} corrupt rows of data.{source} were replaced by their next row[/yellow]"
             )
         console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
+        console.print(f"report: {report}", highlight=False, soft_wrap=True)
     accelerator.wait_for_everyone()
     return evaluation
+
+
+def recorded_scores(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
+    """What a student's config keeps of its table: what it must score again where it is a teacher itself."""
+    return {
+        task: {
+            "metric": result.metric,
+            "score": result.student,
+            "rows": result.rows,
+            "measured_on": f"{evaluation.split} rows",
+        }
+        for task, result in evaluation.tasks.items()
+    }
 
 
 def _skipped_anywhere(parts: Parts, accelerator: Accelerator) -> dict[str, int]:
@@ -121,6 +143,12 @@ def _skipped_anywhere(parts: Parts, accelerator: Accelerator) -> dict[str, int]:
     return {source: count for source, count in sum(everyone, Counter()).items() if count}
 
 
+def _extra(parts: Parts) -> dict[str, Any]:
+    """What `distill-mtl predict` must know to show the student pictures as evaluation did."""
+    ways = {source.resize for source in parts.recipe.data.values() if source.labels}
+    return {"resize": ways.pop()} if len(ways) == 1 else {}
+
+
 def _card(parts: Parts, evaluation: Evaluation | None) -> str:
     trunk = parts.student.trunk
     return model_card(
@@ -128,9 +156,7 @@ def _card(parts: Parts, evaluation: Evaluation | None) -> str:
         architecture=trunk.name,
         size=trunk.inputs.size,
         kinds=parts.kinds,
-        teachers={
-            task: f"{card.place.name} {card.sha256[:12]}" for task, card in parts.teachers.cards.items()
-        },
+        teachers={task: f"{card.name} {card.sha256[:12]}" for task, card in parts.teachers.cards.items()},
         evaluation=evaluation,
         recipe_digest=hashlib.sha256(dump_recipe(parts.recipe).encode()).hexdigest(),
     )

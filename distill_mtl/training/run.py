@@ -22,6 +22,7 @@ from distill_mtl.distillation.calibrate import calibrate_hints
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.evaluation import Evaluation
 from distill_mtl.recipe import Recipe, dump_recipe, load_recipe
+from distill_mtl.training.environment import write_environment
 from distill_mtl.training.finish import finish
 from distill_mtl.training.loop import Trainer
 from distill_mtl.training.manifest import describe_teachers, read_precisions, write_teachers
@@ -75,6 +76,7 @@ def distill(
     try_one_batch(parts, accelerator.device, slices=accelerator.num_processes * recipe.training.accumulate)
     if accelerator.is_main_process:
         folder.begin(dump_recipe(parts.recipe), resume=resume)
+        write_environment(folder.environment, processes=accelerator.num_processes, balance=parts.balance)
         write_teachers(folder.teachers, describe_teachers(recipe, parts.teachers), examined, precisions)
     accelerator.wait_for_everyone()
     for warning in batchnorm_warnings(

@@ -1,4 +1,4 @@
-"""The folder of one run: its names, who may write into it, and what must be equal before a run goes on."""
+"""The folder of one run: who may write into it, and what must be equal before a run goes on."""
 
 import difflib
 import json
@@ -10,24 +10,24 @@ from typing import Any, Literal
 import yaml
 
 from distill_mtl.errors import UserError
+from distill_mtl.run_files import RunFiles
 
 
-class RunFolder:
-    """Paths of `runs/NAME`. Other tools read these names.
+class RunFolder(RunFiles):
+    """`runs/NAME` as the run itself sees it.
 
     Args:
         path: the folder; it need not exist yet.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.recipe = path / "recipe.resolved.yaml"
-        self.teachers = path / "teachers.json"
-        self.metrics = path / "metrics.jsonl"
-        self.checkpoints = path / "checkpoints"
-        self.student = path / "student"
-        self.results = path / "results.json"
-        self.pictures = path / "pictures.png"
+    def baseline(self, name: str) -> "RunFolder":
+        """The run folder of one of this run's baselines."""
+        return RunFolder(self.baselines / name)
+
+    def length(self) -> tuple[int | None, float | None]:
+        """Steps and seconds of a finished run, as its results say; None for what they do not."""
+        results = json.loads(self.results.read_text()) if self.results.exists() else {}
+        return results.get("steps"), results.get("seconds")
 
     def refuse(self, recipe: str, *, resume: bool, overwrite: bool) -> None:
         """Refuse a run of `recipe` (its resolved text) that would lose or mix something. Writes nothing.
@@ -73,9 +73,12 @@ class RunFolder:
         Only what a run writes is deleted, the recipe last: by it the folder is known to be ours.
         """
         if not resume:
-            for folder in (self.checkpoints, self.student):
+            for folder in (self.checkpoints, self.student, self.examples, self.tensorboard):
                 shutil.rmtree(folder, ignore_errors=True)
-            for file in (self.metrics, self.results, self.pictures, self.teachers, self.recipe):
+            for file in (
+                *(self.metrics, self.results, self.pictures, self.report, self.report_markdown),
+                *(self.environment, self.teachers, self.recipe),
+            ):
                 file.unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
         write_aside(self.recipe, recipe)
@@ -127,7 +130,7 @@ def _what_trains(recipe: str) -> str:
     content = yaml.safe_load(recipe)
     for key in ("evaluation", "acceptance"):
         content.pop(key, None)
-    for key in ("workers", "log_every", "checkpoint_every", "keep"):
+    for key in ("workers", "log_every", "checkpoint_every", "keep", "trackers"):
         content.get("training", {}).pop(key, None)
     for source in content.get("data", {}).values():
         source.pop("corrupt", None)

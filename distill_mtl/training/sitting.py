@@ -24,6 +24,7 @@ from distill_mtl.training.loop import StepReport
 from distill_mtl.training.run_folder import RunFolder
 from distill_mtl.training.session import Session
 from distill_mtl.training.stop import StopRequest
+from distill_mtl.training.trackers import Trackers
 
 
 class Sitting:
@@ -57,6 +58,7 @@ class Sitting:
         with (
             StopRequest() as stop,
             MetricsLog(self.folder.metrics, enabled=self.accelerator.is_main_process) as log,
+            Trackers(self.parts.recipe, self.folder, enabled=self.accelerator.is_main_process) as trackers,
             Display(self.console, "training", self.parts.steps, done=session.step) as display,
         ):
             while session.step < self.parts.steps:
@@ -67,6 +69,7 @@ class Sitting:
                 if self._due(self.training.log_every) or self.trainer.measures_harm(session.step):
                     line = self._line(report)
                     log.write(line)
+                    trackers.write(line)
                     totals = {task: terms["total"] for task, terms in line["tasks"].items()}
                     display.update(session.step, losses_note(totals, line["rows_per_second"]))
                 if self._due(self.training.checkpoint_every):

@@ -1,16 +1,12 @@
 """Student against teacher on the task's own rows, through evaluate and its parts."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import replace
-from functools import partial
-from threading import Barrier
 from typing import Any
 
 import pytest
 import torch
-from evaluation_world import CLASSES, ListedRows, ToyStudent, ToyTeacher, make_rows
+from evaluation_world import CLASSES, ListedRows, ToyStudent, ToyTeacher, as_processes, make_rows
 from torch import Tensor, nn
 
 from distill_mtl.checks.measure import measure
@@ -62,23 +58,6 @@ def test_no_number_depends_on_the_batch_size(
     )
 
 
-def as_processes(world: int, work: Callable[[Processes], Any]) -> list[Any]:
-    """What `work` returns to each of `world` processes, here threads that meet whenever they gather."""
-    meeting = Barrier(world)
-    said: list[list[Any]] = [[] for _ in range(world)]
-
-    def gather(rank: int, items: list[Any]) -> list[Any]:
-        said[rank] = items
-        meeting.wait(timeout=30)
-        joined = [item for each in said for item in each]
-        meeting.wait(timeout=30)
-        return joined
-
-    processes = [Processes(rank, world, gather=partial(gather, rank)) for rank in range(world)]
-    with ThreadPoolExecutor(world) as pool:
-        return list(pool.map(work, processes))
-
-
 @pytest.mark.parametrize("world", [2, 3])
 def test_several_processes_find_what_one_finds(
     student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows, world: int
@@ -111,11 +90,15 @@ def test_every_process_reports_the_cost_that_the_first_one_measured(
     assert first.student_cost.flops > 0
 
 
-def test_a_student_equal_to_its_teacher_has_delta_zero(
+def test_a_student_equal_to_its_teacher_is_as_certain_as_its_groups_are_many(
     student: ToyStudent, kinds: Kinds, sources: ListedRows
 ) -> None:
     for result in run(student, dict(student.heads), kinds, sources).values():
-        assert (result.delta, result.ci95, result.agreement) == (0.0, (0.0, 0.0), 1.0)
+        assert (result.delta, result.agreement) == (0.0, 1.0)
+        low, high = result.ci95
+        # None of so many groups differs, which has a chance of 0.025 where a share of -low points does.
+        assert (1 + low / 100) ** result.groups == pytest.approx(0.025)
+        assert high == -low
 
 
 class ErrorRate(Classification):
@@ -216,6 +199,11 @@ def test_evaluate_joins_scores_cost_and_verdict(
     assert flops == [2 * 9 * 64] * 2
     assert sum(flops) == evaluation.student_cost.flops  # this student has no trunk
     assert evaluation.hashed == {"part"}
+    assert evaluation.rule == "interval"
+    lowest = min(result.ci95[0] for result in evaluation.tasks.values())
+    assert replace(evaluation, acceptance=dict.fromkeys(kinds, 0.01 - lowest)).accepted
+    assert not replace(evaluation, acceptance=dict.fromkeys(kinds, -lowest - 0.01)).accepted
+    evaluation = replace(evaluation, rule="point")
     worst = min(result.delta for result in evaluation.tasks.values())
     assert replace(evaluation, acceptance=dict.fromkeys(kinds, -worst)).accepted
     assert not replace(evaluation, acceptance=dict.fromkeys(kinds, -worst - 0.01)).accepted

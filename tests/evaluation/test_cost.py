@@ -1,12 +1,21 @@
 """What a network costs."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import toys
 from torch import Tensor, nn
 
-from distill_mtl.evaluation.cost import cost_of, head_costs
-from distill_mtl.students.folder import DeployedStudent
+from distill_mtl.evaluation import cost as costs
+from distill_mtl.evaluation.cost import cost_of, costs_of, head_costs
+from distill_mtl.evaluation.expense import expense_of
+from distill_mtl.evaluation.memory import peak_memory
+from distill_mtl.evaluation.results import Cost
+from distill_mtl.recipe.schema import TeacherSection
+from distill_mtl.students.folder import DeployedStudent, save_student
+from distill_mtl.teachers.load import load_teacher
+from distill_mtl.teachers.sharing import share_trunks
 
 
 class Tied(nn.Module):
@@ -94,3 +103,172 @@ def test_what_a_head_takes_is_counted_by_hand(deployed: bool) -> None:
 
 def test_a_network_without_heads_by_name_has_none() -> None:
     assert head_costs(Tied(), (8, 8)) == {}
+
+
+LINUX = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux' high-water mark")
+
+
+def test_one_after_the_other_latencies_add_rates_join_and_working_memory_is_used_again() -> None:
+    first = Cost(10, 20, 1_000, 2.0, 32, 100.0, 5_000)
+    second = Cost(30, 40, 3_000, 6.0, 32, 300.0, 4_000)
+    both = first + second
+    assert (both.parameters, both.flops, both.bytes, both.latency_ms, both.batch) == (40, 60, 4_000, 8.0, 32)
+    assert both.rows_per_second == pytest.approx(75)  # 1/100 + 1/300 seconds a row
+    assert both.peak_memory == 4_000 + 4_000  # all weights, and the larger working set
+    assert (first + Cost(1, 1, 1, 1.0)).peak_memory is None
+    assert (first + Cost(1, 1, None, 1.0, 32, 1.0, 9)).peak_memory is None
+
+
+@LINUX
+def test_peak_memory_is_weights_and_the_largest_tensors_that_live_together() -> None:
+    """40 MB of weights that are only looked at; 20 copies of the images, and those once more."""
+
+    class Copies(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(10_000_000))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return images.repeat(20, 1, 1, 1).exp()[:1] + self.weight[0]
+
+    network, images = Copies(), torch.rand(8, 3, 96, 96)
+    copies = 20 * images.nbytes
+    with torch.no_grad():
+        peak = peak_memory(network, images)
+    assert peak is not None
+    assert peak == pytest.approx(40_000_000 + 2 * copies, rel=0.1)
+
+
+@LINUX
+def test_what_ran_before_is_not_counted() -> None:
+    images = torch.rand(2, 3, 32, 32)
+    network = nn.Conv2d(3, 4, 3).eval()
+    torch.zeros(40_000_000).sum()
+    with torch.no_grad():
+        peak = peak_memory(network, images)
+    assert peak is not None
+    assert peak < 20_000_000
+
+
+@LINUX
+def test_a_network_that_keeps_memory_to_itself_is_measured_by_a_fresh_copy() -> None:
+    class Foreign(nn.Module):
+        """Takes 40 MB when it is first asked, and says that it holds ten million numbers."""
+
+        parameter_count = 10_000_000
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.held: Tensor | None = None
+
+        def forward(self, images: Tensor) -> Tensor:
+            if self.held is None:
+                self.held = torch.ones(10_000_000)
+            return images.mean((2, 3))
+
+        def __getstate__(self) -> dict[str, object]:
+            return {**self.__dict__, "held": None}
+
+    network = Foreign()
+    network(torch.rand(1, 3, 8, 8))
+    peak = peak_memory(network, torch.rand(4, 3, 8, 8))
+    assert peak is not None
+    assert 40_000_000 <= peak < 50_000_000
+
+
+class Staged(nn.Module):
+    """Takes as long for four images as for one, by a clock of the test's."""
+
+    def __init__(self, clock: list[float], per_image: float, log: list[tuple[str, int]], name: str) -> None:
+        super().__init__()
+        self.clock, self.per_image, self.log, self.name = clock, per_image, log, name
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.clock[0] += self.per_image * max(4, len(images))
+        self.log.append((self.name, len(images)))
+        return images
+
+
+def test_networks_take_turns_and_share_the_smallest_batch_that_saturates(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, log = [0.0], list[tuple[str, int]]()
+    monkeypatch.setattr(costs.time, "perf_counter", lambda: clock[0])
+    networks = [Staged(clock, 0.001, log, "student"), Staged(clock, 0.003, log, "teacher")]
+    (student, teacher), unrest = costs_of(networks, (4, 4))
+    assert unrest == pytest.approx(1)
+    assert (student.batch, teacher.batch) == (4, 4)
+    assert student.rows_per_second == pytest.approx(1000)
+    assert teacher.rows_per_second == pytest.approx(1000 / 3)
+    assert teacher.latency_ms == pytest.approx(12)
+    assert max(rows for _, rows in log) == 16, "two doublings without a gain end the search"
+    timed = [name for name, rows in log if rows == 8]
+    rounds = [timed[first : first + 4] for first in range(0, len(timed), 4)]
+    orders = {tuple(order) for order in rounds}
+    assert orders == {
+        ("student", "student", "teacher", "teacher"),
+        ("teacher", "teacher", "student", "student"),
+    }
+
+
+def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two passes of three wait for others to finish; the median is one of these."""
+    clock, passes = [0.0], [0]
+    monkeypatch.setattr(costs.time, "perf_counter", lambda: clock[0])
+
+    class Waits(Staged):
+        def forward(self, images: Tensor) -> Tensor:
+            passes[0] += 1
+            clock[0] += 0.01 * (passes[0] % 3 > 0)
+            return super().forward(images)
+
+    network = Waits(clock, 0.001, [], "it")
+    assert costs_of([network], (4, 4)).unrest == pytest.approx(3.5)
+    assert "busy with other work" in expense_of(network, {}, (4, 4), "cpu", batch_size=8).machine
+    quiet = Staged(clock, 0.001, [], "it")
+    assert "busy" not in expense_of(quiet, {}, (4, 4), "cpu", batch_size=8).machine
+
+
+def test_batches_stop_at_what_is_known_to_fit_and_at_long_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, log = [0.0], list[tuple[str, int]]()
+    monkeypatch.setattr(costs.time, "perf_counter", lambda: clock[0])
+    costs_of([Staged(clock, 0.001, log, "it")], (4, 4), known=2)
+    assert max(rows for _, rows in log) == 2
+    log.clear()
+    costs_of([Staged(clock, 0.2, log, "it")], (4, 4))
+    assert max(rows for _, rows in log) == 1
+
+
+def test_a_batch_that_does_not_fit_ends_the_search_at_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU alone are batches tried that nobody has seen fit; the search is asked as if there were one."""
+
+    class Small(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            if len(images) > 8:
+                raise RuntimeError("no room")
+            return images.sum()
+
+    monkeypatch.setattr(costs, "_images", lambda batch, size, device: torch.rand(batch, 3, *size))
+    monkeypatch.setattr(costs, "_PATIENCE", 100)
+    gpu = torch.device("cuda")
+    assert costs._saturating([Small()], (4, 4), gpu, 4, lambda text: None) <= 8
+    with pytest.raises(RuntimeError, match="no room"):
+        costs._saturating([Small()], (4, 4), gpu, 16, lambda text: None)
+
+
+def test_a_trunk_that_two_teachers_share_is_paid_once_and_each_alone_in_full(tmp_path: Path) -> None:
+    student = toys.toy_student({"hue": toys.classification(3), "shape": toys.segmentation(2)})
+    save_student(student, tmp_path / "both")
+    section = TeacherSection(path=str(tmp_path / "both"))
+    teachers = {task: load_teacher(section, task=task) for task in ("hue", "shape")}
+    share_trunks(teachers.values())
+    spent = expense_of(student, teachers, (8, 8), "cpu", batch_size=4)
+    assert spent.teachers is not None
+    assert spent.teachers.parameters == spent.student.parameters
+    assert spent.teachers.flops == spent.student.flops
+    assert spent.each["hue"].parameters is not None
+    assert spent.each["shape"].parameters is not None
+    heads = sum(head.parameters for head in spent.heads.values())
+    trunk = (spent.student.parameters or 0) - heads
+    assert spent.each["hue"].parameters + spent.each["shape"].parameters == 2 * trunk + heads
+    assert "torch" in spent.machine

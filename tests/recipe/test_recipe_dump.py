@@ -57,7 +57,12 @@ OVERRIDES = {
     ),
     "training.steps": st.none() | st.integers(1, 10**6),
     "training.ema": st.none() | st.floats(0.5, 0.999),
-    "acceptance": st.floats(0, 9) | st.fixed_dictionaries({"breed": st.floats(0, 9)}),
+    "acceptance": st.one_of(
+        st.floats(0, 9),
+        st.fixed_dictionaries({"breed": st.floats(0, 9)}),
+        st.just("point"),
+        st.fixed_dictionaries({}, optional={"margin": st.floats(0, 9), "rule": st.just("point")}),
+    ),
 }
 
 

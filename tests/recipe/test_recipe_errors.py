@@ -44,7 +44,7 @@ FINDINGS = [
     ("line 7, tasks.breed.classes.1", "found 1, expected text. Put it in quotes."),
     ("line 8, tasks.breed.hints.0.teachr", "found an unknown key. Did you mean 'teacher'?"),
     ("line 8, tasks.breed.hints.1", "found 5, expected a mapping."),
-    ("line 9, tasks.breed.data.shards", "the key is missing, expected text or a list of text. Add `shards`"),
+    ("line 9, tasks.breed.data.shards", "found no `shards`, the training rows. Add them; or"),
     ("line 10, tasks.breed.data.shardz", "found an unknown key. Did you mean 'shards'?"),
     ("line 11, tasks.breed.data.member", "found 5, expected text or null."),
     ("line 12, tasks.breed.data.augment.crop", "found [0.9, 0.5], expected two shares above 0"),
@@ -99,6 +99,25 @@ def test_a_file_without_a_mapping_is_refused(refuse: Refuse, text: str) -> None:
             "acceptance: {brd: 1}",
             "acceptance.brd:\n  there is no task 'brd'. Did you mean 'breed'? Tasks: breed,",
         ),
+        (
+            "acceptance: {margin: {brd: 1}}",
+            "acceptance.margin.brd:\n  there is no task 'brd'. Did you mean 'breed'? Tasks: breed,",
+        ),
+        (
+            "acceptance: {breed: 2, rule: point}",
+            "acceptance.breed:\n  beside `margin` or `rule`, margins by task stand under `margin`: `accept",
+        ),
+        (
+            "acceptance: pont",
+            'acceptance:\n  found "pont", expected a number, interval or point or a mapping. Did',
+        ),
+        (
+            "acceptance: true",
+            "acceptance:\n  found true, expected a number, interval or point or a mapping.",
+        ),
+        ("acceptance: {rule: 1}", "acceptance.rule:\n  found 1, expected interval or point."),
+        ("acceptance: {breed: x}", 'acceptance.breed:\n  found "x", expected a number.'),
+        ("acceptance: {margin: x}", 'acceptance.margin:\n  found "x", expected a number or a mapping.'),
         (
             "data: {part: {shards: p}}",
             "tasks.part.data:\n  the task has data of its own, and `data` has a source",
@@ -260,7 +279,7 @@ def test_a_garbled_recipe_is_a_recipe_error_or_a_recipe(tmp_path: Path, text: st
 
 def _sections(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
     """Paths of every mapping whose keys the schema fixes."""
-    free = [("tasks",), ("data",), ("acceptance",)]
+    free = [("tasks",), ("data",), ("acceptance",), ("acceptance", "margin")]
     if isinstance(value, list):
         return [found for at, item in enumerate(value) for found in _sections(item, (*path, at))]
     if not isinstance(value, dict) or path[-1:] in (("args",), ("options",)):
@@ -299,3 +318,11 @@ def test_an_unknown_key_anywhere_is_named_with_its_line(
         f"Recipe error in {path}, line {line}, {dotted}:\n  found an unknown key."
     )
     assert "\n\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["margin", "rule"])
+def test_a_task_with_the_name_of_a_key_of_acceptance_is_not_guessed_at(
+    refuse: Refuse, ten_lines: str, key: str
+) -> None:
+    found = refuse(ten_lines.replace("breed:", f"{key}:") + f"acceptance: {{{key}: 3}}")
+    assert any("so 3 could belong to either. For the task: `acceptance: {margin:" in one for one in found)

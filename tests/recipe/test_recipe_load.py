@@ -27,7 +27,7 @@ def test_the_ten_line_recipe_resolves_to_full_defaults(load: Load, ten_lines: st
     assert recipe.data["part"].labels == {"part": LabelSection(member=None)}
     assert recipe.balance.method == "auto"
     assert recipe.training.epochs == 30
-    assert recipe.acceptance == {"breed": 1.0, "part": 1.0}
+    assert recipe.acceptance.model_dump() == {"margin": {"breed": 1.0, "part": 1.0}, "rule": "interval"}
 
 
 SHORT = """\
@@ -69,8 +69,30 @@ def test_augment_null_is_no_augmentation_at_all(load: Load) -> None:
     assert load(SHORT).data["b"].augment == AugmentSection(crop=None, flip=False, color=0)
 
 
-def test_a_task_missing_in_acceptance_may_drop_one_point(load: Load, ten_lines: str) -> None:
-    assert load(ten_lines + "acceptance: {part: 3}").acceptance == {"part": 3.0, "breed": 1.0}
+@pytest.mark.parametrize(
+    ("said", "breed", "part", "rule"),
+    [
+        ("{part: 3}", 1, 3, "interval"),
+        ("2.5", 2.5, 2.5, "interval"),
+        ("point", 1, 1, "point"),
+        ("{rule: point}", 1, 1, "point"),
+        ("{margin: 0.5}", 0.5, 0.5, "interval"),
+        ("{margin: 0.5, rule: point}", 0.5, 0.5, "point"),
+        ("{margin: {part: 2}, rule: point}", 1, 2, "point"),
+    ],
+)
+def test_acceptance_in_all_its_forms(
+    load: Load, ten_lines: str, said: str, breed: float, part: float, rule: str
+) -> None:
+    acceptance = load(ten_lines + f"acceptance: {said}").acceptance
+    assert (acceptance.margin, acceptance.rule) == ({"breed": breed, "part": part}, rule)
+
+
+def test_a_task_may_have_the_name_of_a_key_of_acceptance(load: Load, ten_lines: str) -> None:
+    named = ten_lines.replace("breed:", "margin:")
+    assert load(named).acceptance.margin == {"margin": 1, "part": 1}
+    assert load(named + "acceptance: 2").acceptance.margin == {"margin": 2, "part": 2}
+    assert load(named + "acceptance: {margin: {margin: 3}}").acceptance.margin == {"margin": 3, "part": 1}
 
 
 def test_steps_take_the_place_of_the_default_epochs(load: Load, ten_lines: str) -> None:

@@ -50,6 +50,7 @@ def test_editors_accept_the_resolved_recipe(ten_lines: str, load: Load) -> None:
         "tasks: {a: {teacher: 5}}",
         "tasks: {a: {data: {shards: a, labels: {}}}}",
         "tasks: {a: {data: {member: cls}}}",
+        "student: {args: {norm_layer: groupnorm1}}",
         "balance: {methd: uniform}",
         "targets: cachd",
         "targets: {form: live}",

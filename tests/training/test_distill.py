@@ -52,11 +52,24 @@ def test_results_have_the_promised_form(finished: tuple[Path, Evaluation]) -> No
     out, evaluation = finished
     results = json.loads((out / "results.json").read_text())
     assert results == evaluation.to_dict() | {"tasks": json.loads(json.dumps(evaluation.to_dict()["tasks"]))}
-    assert set(results) == {"tasks", "cost", "accepted", "steps", "seconds"}
-    assert set(results["tasks"]["hue"]) == {
-        *("kind", "metric", "higher_is_better", "rows", "teacher", "student", "delta", "ci95", "agreement")
+    assert set(results) == {
+        *("tasks", "cost", "cross_domain", "baselines", "split", "acceptance", "accepted", "steps", "seconds")
     }
-    assert set(results["cost"]["student"]) == {"parameters", "flops", "bytes", "latency_ms"}
+    assert set(results["tasks"]["hue"]) == {
+        *("kind", "metric", "higher_is_better", "rows", "teacher", "student", "delta", "ci95", "agreement"),
+        *("groups", "in_points", "margin", "verdict", "rows_to_decide"),
+        *("mcnemar", "ece", "classes", "disagreements"),
+    }
+    assert set(results["cost"]["student"]) >= {
+        "parameters",
+        "flops",
+        "bytes",
+        "latency_ms",
+        "rows_per_second",
+    }
+    assert set(results["cost"]["each"]) == {"hue", "shape"}
+    assert results["cross_domain"]["hue"]["shape"]["rows"] == toy_world.ROWS
+    assert 0 <= results["cross_domain"]["shape"]["hue"]["agreement"] <= 1
     assert results["steps"] == 6
     assert results["tasks"]["shape"]["rows"] == toy_world.ROWS
 

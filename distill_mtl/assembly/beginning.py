@@ -1,0 +1,80 @@
+"""From a recipe to what its student begins with, and that in words."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from distill_mtl.errors import StudentError, UserError
+from distill_mtl.recipe import Recipe
+from distill_mtl.students.initial_heads import ANEW, FirstHead
+from distill_mtl.students.predecessor import Predecessor
+from distill_mtl.tasks.base import TaskKind, named_classes
+from distill_mtl.teachers.card import TeacherCard
+from distill_mtl.teachers.label_map import match_classes
+
+
+def first_heads(
+    recipe: Recipe,
+    teachers: Mapping[str, TeacherCard],
+    kinds: Mapping[str, TaskKind],
+    old: Predecessor | None,
+) -> dict[str, FirstHead]:
+    """task -> the trained head that its own begins with; the others are random.
+
+    Args:
+        recipe: as loaded.
+        teachers: of the tasks that have one.
+        kinds: of all tasks.
+        old: the student that training begins with.
+
+    Raises:
+        StudentError: the old student's head for a task is one of another kind, or for other classes.
+    """
+    found = {}
+    for task, section in recipe.tasks.items():
+        inherited = old.head_of(task, section) if old is not None else None
+        if section.head.init == "teacher" and section.teacher is not None and task in teachers:
+            found[task] = FirstHead(teachers[task].place, section.teacher.task, teachers[task].labels)
+        elif old is not None and inherited is not None:
+            found[task] = _inherited(task, kinds[task], old, inherited)
+    return found
+
+
+def _inherited(task: str, kind: TaskKind, old: Predecessor, head: str) -> FirstHead:
+    entry, what = old.tasks[head], f"the head '{head}' of {old.folder}"
+    try:
+        if entry["kind"] != kind.name:
+            raise UserError(f"{what} is for {entry['kind']}, the task is of kind {kind.name}.")
+        labels = match_classes(
+            named_classes(entry["classes"]),
+            len(entry["classes"]),
+            kind.classes if named_classes(kind.classes) is not None else len(kind.classes),
+            what,
+            rest=kind.outputs - len(kind.classes),
+            mend="",
+        )
+    except UserError as error:
+        raise StudentError(f"tasks.{task}.head: {str(error).strip()} {ANEW}") from error
+    return FirstHead(old.folder, head, labels, inherited=True)
+
+
+def beginning(recipe: Recipe, heads: Mapping[str, FirstHead], old: Predecessor | None) -> str:
+    """One clause on the student's first weights: what was taken from where, and what begins anew."""
+    if old is None:
+        return f"init {recipe.student.init}"
+    inherited = {task: head for task, head in heads.items() if head.inherited}
+    said = [f"begins as {old.folder}: trunk"]
+    if inherited:
+        said.append(f"heads {', '.join(_named(task, head) for task, head in inherited.items())}")
+    if anew := [task for task in recipe.tasks if task not in heads]:
+        said.append(f"anew {', '.join(anew)}")
+    taken = {head.asked for head in inherited.values()}
+    if left := [head for head in old.tasks if head not in taken]:
+        said.append(f"left behind {', '.join(left)}")
+    return "; ".join(said)
+
+
+def _named(task: str, head: FirstHead) -> str:
+    notes: list[Any] = [f"was {head.asked}"] if head.asked != task else []
+    if head.labels.describe:
+        notes.append(head.labels.describe)
+    return f"{task} ({', '.join(notes)})" if notes else task

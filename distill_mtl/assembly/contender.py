@@ -1,0 +1,126 @@
+"""Any trained model, opened to stand in a student's or in its teachers' place: a run, a student folder, a file."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill_mtl.errors import UserError, nearest
+from distill_mtl.networks.weights import read_config
+from distill_mtl.recipe.command_line import read_teacher
+from distill_mtl.recipe.paths import absolute_teacher
+from distill_mtl.students.format import FORMAT
+from distill_mtl.tasks.base import TaskKind
+from distill_mtl.teachers.contract import NOTE
+from distill_mtl.teachers.joined import JoinedTeachers
+from distill_mtl.teachers.load import load_teacher
+from distill_mtl.teachers.runtimes.archive import read_extra_files
+from distill_mtl.teachers.sharing import share_trunks
+from distill_mtl.teachers.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model, opened for some tasks.
+
+    Attributes:
+        place: as it was named.
+        teachers: by task, what answers it; those of one file share its trunk.
+    """
+
+    place: str
+    teachers: Mapping[str, Teacher]
+
+    @property
+    def network(self) -> JoinedTeachers:
+        """All of it as one network, in a student's place."""
+        return JoinedTeachers(self.teachers)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a model is asked to answer.
+
+    Attributes:
+        kind: of the task; None: the model's.
+        classes: names or number; None: the model's.
+        options: of the kind; None: the model's.
+    """
+
+    kind: str | None = None
+    classes: Sequence[str] | int | None = None
+    options: Mapping[str, Any] | None = None
+
+    @classmethod
+    def as_by(cls, kind: TaskKind, options: Mapping[str, Any] | None = None) -> "Asked":
+        """What another network answers for the same task."""
+        numbered = kind.classes == tuple(str(index) for index in range(len(kind.classes)))
+        return cls(kind.name, len(kind.classes) if numbered else kind.classes, options)
+
+
+def open_contender(place: str, asked: Mapping[str, Asked], *, trust: bool = False) -> Contender:
+    """Open a model for some tasks.
+
+    Args:
+        place: a run folder, a student folder, or whatever `teacher:` takes.
+        asked: the tasks; a model that knows its tasks by name must have them, any other answers one.
+        trust: let it run code.
+
+    Raises:
+        UserError: it cannot be loaded, or does not answer these tasks.
+    """
+    path, tasks = _network_of(place), tasks_of(place)
+    if tasks is None and len(asked) > 1:
+        raise UserError(
+            f"{place} answers one task, and {', '.join(asked)} are asked for. Name one with --task."
+        )
+    teachers = {}
+    for task, what in asked.items():
+        values: dict[str, Any] = {"path": path} | ({"trust": True} if trust else {})
+        if tasks is not None and len(tasks) > 1 and task not in tasks:
+            raise UserError(f"{place} has no task '{task}'.{nearest(task, tasks)} Tasks: {', '.join(tasks)}.")
+        if tasks is not None and not Path(path).is_dir():
+            values["output"] = {"name": task if task in tasks else tasks[0]}
+        section = absolute_teacher(read_teacher(values, (), task))
+        teachers[task] = load_teacher(
+            section, task=task, kind=what.kind, classes=what.classes, options=what.options
+        )
+    share_trunks(teachers.values())
+    return Contender(place, teachers)
+
+
+def tasks_of(place: str) -> list[str] | None:
+    """Names of the tasks that a model answers; None for one that does not name them, and so has one.
+
+    Raises:
+        UserError: its folder or its archive cannot be read.
+    """
+    path = Path(_network_of(place))
+    if path.is_dir():
+        config = read_config(path)
+        return list(config["tasks"]) if config.get("format") == FORMAT else None
+    return list(_note(path).get("tasks", {})) or None
+
+
+def _network_of(place: str) -> str:
+    """The student of a run folder; everything else is as it was named."""
+    student = Path(place) / "student"
+    return str(student) if (student / "config.json").exists() else place
+
+
+def _note(path: Path) -> dict[str, Any]:
+    """What a file that distill_mtl exported says about itself; empty for any other, whose errors come on loading."""
+    if not path.is_file():
+        return {}
+    if path.suffix.lower() == ".onnx":
+        from distill_mtl.teachers.runtimes.onnx_graph import read_graph
+
+        notes = {entry.key: entry.value for entry in read_graph(path).metadata_props}
+    else:
+        notes = read_extra_files(path)
+    try:
+        note = json.loads(notes.get(NOTE, "{}"))
+    except ValueError:
+        return {}
+    return note if isinstance(note, dict) else {}

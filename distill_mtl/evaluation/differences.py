@@ -1,0 +1,159 @@
+"""Where a student differs from its teacher: class by class, and the rows on which it is worse.
+
+`compare` makes these, table and report show them. Rows are looked at batch by batch, and only the dozen that may be
+shown are kept, so that memory does not grow with the set.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from distill_mtl.data.batch import Batch
+from distill_mtl.evaluation.rows import RowStatistics
+from distill_mtl.evaluation.view import Processes
+from distill_mtl.tasks.base import Shown, TaskKind
+from distill_mtl.tasks.calibration import calibration_error
+
+MOST_DISAGREEMENTS = 12
+_MOST_WORST = 3
+_LONGEST = 80  # characters of a label or an answer in words
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Expected calibration errors, in points."""
+
+    student: float
+    teacher: float | None
+
+
+@dataclass(frozen=True)
+class ClassDelta:
+    """One class's scores.
+
+    Attributes:
+        name: of the class.
+        teacher: its score; None without a teacher.
+        student: its score.
+        delta: positive where the student is better; None without a teacher.
+    """
+
+    name: str
+    teacher: float | None
+    student: float
+    delta: float | None
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A row on which the student is worse than its teacher.
+
+    Attributes:
+        key: source/shard/key of the row.
+        teacher: what the teacher answers, in a few words; None where words do not say it.
+        student: what the student answers.
+        label: what is right.
+        loss: by how much the student's score on this row alone is worse than the teacher's, in the score's unit.
+    """
+
+    key: str
+    teacher: str | None
+    student: str | None
+    label: str | None
+    loss: float
+
+
+class Watch:
+    """Looks at rows while both networks answer, for what their statistics do not say."""
+
+    def __init__(self, task: str, kind: TaskKind) -> None:
+        self._task = task
+        self._kind = kind
+        self._counts: list[Tensor | None] = [None, None]
+        self._hardest: list[tuple[float, float, str, Disagreement]] = []
+
+    def see(self, batch: Batch, logits: Tensor, target: Tensor | None, found: RowStatistics) -> None:
+        """One batch: what the student answers, what its teacher does, and the statistics of both."""
+        labels = batch.labels[self._task]
+        for place, answers in enumerate((logits, target)):
+            counts = None if answers is None else self._kind.calibration(answers, labels)
+            self._counts[place] = _added(self._counts[place], counts)
+        if target is None or found.teacher is None or found.agreement is None:
+            return
+        sign = 1 if self._kind.higher_is_better else -1
+        losses = sign * (self._kind.row_scores(found.teacher) - self._kind.row_scores(found.student))
+        ranked = [
+            (-loss, agreement, key, row)
+            for row, (loss, agreement, key) in enumerate(
+                zip(losses.tolist(), found.agreement.tolist(), found.keys, strict=True)
+            )
+            if loss > 0
+        ]
+        for loss, agreement, key, row in sorted(ranked)[:MOST_DISAGREEMENTS]:
+            place_of = (loss, agreement, key)
+            if len(self._hardest) < MOST_DISAGREEMENTS or place_of < self._hardest[-1][:3]:
+                self._keep(place_of, self._described(batch, row, logits, target, -loss))
+
+    def joined(self, processes: Processes) -> tuple[Calibration | None, tuple[Disagreement, ...]]:
+        """What all processes saw together, the same on each of them."""
+        seen = processes.join([(self._counts, self._hardest)])
+        student, teacher = None, None
+        for counts, _ in seen:
+            student, teacher = _added(student, counts[0]), _added(teacher, counts[1])
+        hardest = sorted(each for _, some in seen for each in some)[:MOST_DISAGREEMENTS]
+        calibration = None
+        if student is not None:
+            calibration = Calibration(
+                calibration_error(student), None if teacher is None else calibration_error(teacher)
+            )
+        return calibration, tuple(each[3] for each in hardest)
+
+    def _keep(self, place: tuple[float, float, str], found: Disagreement) -> None:
+        self._hardest = sorted([*self._hardest, (*place, found)], key=lambda each: each[:3])
+        del self._hardest[MOST_DISAGREEMENTS:]
+
+    def _described(self, batch: Batch, row: int, logits: Tensor, target: Tensor, loss: float) -> Disagreement:
+        image = (batch.images[row] * 255).round().to(torch.uint8).cpu()
+        return Disagreement(
+            key=batch.keys[row],
+            teacher=_words(self._kind.show_answer(target[row].cpu(), image)),
+            student=_words(self._kind.show_answer(logits[row].cpu(), image)),
+            label=_words(self._kind.show_label(batch.labels[self._task][row].cpu(), image)),
+            loss=loss,
+        )
+
+
+def class_deltas(kind: TaskKind, rows: RowStatistics) -> tuple[ClassDelta, ...] | None:
+    """Of the classes that occur, in their order; None where the metric has no classes."""
+    student = kind.class_scores(rows.student)
+    teacher = None if rows.teacher is None else kind.class_scores(rows.teacher)
+    if student is None:
+        return None
+    sign = 1 if kind.higher_is_better else -1
+    deltas = []
+    for place, (name, mine) in enumerate(zip(kind.classes, student.tolist(), strict=True)):
+        theirs = None if teacher is None else float(teacher[place])
+        if math.isfinite(mine) and (theirs is None or math.isfinite(theirs)):
+            deltas.append(ClassDelta(name, theirs, mine, None if theirs is None else sign * (mine - theirs)))
+    return tuple(deltas)
+
+
+def worst_classes(deltas: tuple[ClassDelta, ...], delta: float, margin: float) -> list[ClassDelta]:
+    """The classes that are worth a word, worst first, at most three.
+
+    Those that lose more than the margin, and as much more than their task does: else the task's own line says it.
+    """
+    bound = min(delta, 0.0) - max(margin, 0.0)
+    lost = [each for each in deltas if each.delta is not None and each.delta < bound]
+    return sorted(lost, key=lambda each: each.delta or 0.0)[:_MOST_WORST]
+
+
+def _added(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return other if one is None else one if other is None else one + other
+
+
+def _words(shown: Shown) -> str | None:
+    text = shown.caption
+    return (text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…") or None

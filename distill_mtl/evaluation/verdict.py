@@ -1,0 +1,86 @@
+"""What a difference and its interval decide about one task: whether its student may replace its teacher.
+
+A test of non-inferiority (Piaggio et al. 2012, "Reporting of Noninferiority and Equivalence Randomized Trials", JAMA
+308(24), figure 1): not that no difference was found, but that one beyond the margin is excluded. `Evaluation` calls
+this, table and report show it.
+"""
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Literal
+
+from distill_mtl.evaluation.bootstrap import LEVEL, groups_to_exclude, unseen_difference
+
+if TYPE_CHECKING:
+    from distill_mtl.evaluation.results import TaskResult
+
+Rule = Literal["interval", "point"]
+Decision = Literal["non-inferior", "inferior", "undecided"]
+
+POWER = 0.9
+"""How often the rows that `rows_to_decide` asks for do decide, if the true difference is the one measured."""
+# Scores are sums of fractions: a drop of exactly the margin must not fail by its last bit.
+_ROUNDING = 1e-9
+_MOST_ROWS = 10**9
+_NORMAL = NormalDist()
+_ENOUGH = 1 + _NORMAL.inv_cdf(POWER) / _NORMAL.inv_cdf((1 + LEVEL) / 2)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is decided about a task.
+
+    Attributes:
+        decision: `non-inferior`, `inferior` or `undecided`.
+        rows_to_decide: about how many more rows would end `undecided`: with them nine sets in ten (`POWER`) decide,
+            if the true difference is the one measured. None: it is decided, or no number of rows is known to help.
+        reason: of `undecided` without that number, in a few words.
+    """
+
+    decision: Decision
+    rows_to_decide: int | None = None
+    reason: str = ""
+
+
+def judge(result: "TaskResult", margin: float, rule: Rule) -> Verdict | None:
+    """The verdict on a task; None for one without a teacher.
+
+    Args:
+        result: the measured difference, positive where the student is better, and its interval.
+        margin: largest loss that is allowed, in the score's unit. Below 0: the least gain that is asked for.
+        rule: `interval`: `non-inferior` when its lower end is above -margin, `inferior` when its upper end is below,
+            else `undecided`. `point`: the measured difference alone, `non-inferior` from -margin on.
+    """
+    if result.delta is None:
+        return None
+    if rule == "point":
+        return Verdict("non-inferior" if result.delta >= -margin - _ROUNDING else "inferior")
+    if result.ci95 is None:
+        return Verdict("undecided", reason="all its rows are of one group")
+    low, high = result.ci95
+    if low > -margin + _ROUNDING:
+        return Verdict("non-inferior")
+    if high < -margin - _ROUNDING:
+        return Verdict("inferior")
+    more = _more_groups(result.delta, (low, high), margin, result.groups)
+    if more is None:
+        return Verdict("undecided", reason="it lies on the margin")
+    return Verdict("undecided", max(1, math.ceil(more * result.rows / result.groups)))
+
+
+def _more_groups(delta: float, ci95: tuple[float, float], margin: float, groups: int) -> float | None:
+    """About how many more groups decide; None: more than anybody has.
+
+    The interval shrinks as 1 / sqrt(groups). To reach from delta just to the margin decides half of all sets, as delta
+    itself varies; for `POWER` of them it must be shorter, as in every sample size formula. Where nothing differed it
+    shrinks as 1 / groups, and only as long as nothing does.
+    """
+    distance = abs(delta + margin)
+    if distance <= _ROUNDING:
+        return None
+    if ci95 == unseen_difference(groups):
+        return groups_to_exclude(distance) - groups
+    reach = max(delta - ci95[0] if delta > -margin else ci95[1] - delta, (ci95[1] - ci95[0]) / 2)
+    more = groups * ((_ENOUGH * reach / distance) ** 2 - 1)
+    return more if more <= _MOST_ROWS else None

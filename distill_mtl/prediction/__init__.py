@@ -1,0 +1,1 @@
+"""Pictures in, decoded answers of all tasks out: `distill-mtl predict`."""

@@ -1,0 +1,164 @@
+"""`distill-mtl predict`: a network's answers about pictures, to the console or to files."""
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from rich.console import Console
+
+from distill_mtl.data.files import written_aside
+from distill_mtl.display import Display, output
+from distill_mtl.errors import StudentError, UserError, brief
+from distill_mtl.networks.weights import CONFIG, read_config
+from distill_mtl.prediction.file import open_file
+from distill_mtl.prediction.network import Network, Resize, StudentNetwork, chosen_tasks
+from distill_mtl.prediction.outputs import AnswerTable, JsonLines, Masks, Output, Overlays
+from distill_mtl.prediction.pictures import MEMBERS, Found, find_pictures
+from distill_mtl.prediction.predict import Unread, predictions
+from distill_mtl.students.folder import read_student
+from distill_mtl.students.format import FORMAT
+from distill_mtl.teachers.hub import PREFIXES, fetch_folder
+from distill_mtl.teachers.run_file import PROGRAMS
+
+_NAMED = 20  # pictures at the end
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says besides network and pictures.
+
+    Attributes:
+        only: tasks; None: all.
+        json: file of JSON lines; `-` is standard output.
+        masks: folder of label files.
+        overlays: folder of pictures.
+        top: likeliest classes that are told.
+        resize: what the network sees of a picture; None: as in its evaluation.
+        members: file endings of the picture in a shard.
+        batch_size: pictures that run together.
+        device: None: the accelerator, where there is one.
+        trust: let programs and a user's own kinds of task run code.
+    """
+
+    only: Sequence[str] | None = None
+    json: Path | None = None
+    masks: Path | None = None
+    overlays: Path | None = None
+    top: int = 1
+    resize: Resize | None = None
+    members: str = MEMBERS
+    batch_size: int = 16
+    device: str | None = None
+    trust: bool = False
+
+
+def predict(place: str, images: Sequence[str], options: Options) -> int:
+    """Write the answers about all pictures that can be read.
+
+    Args:
+        place: run folder, student folder, `hf_hub:owner/name`, or exported file.
+        images: as `find_pictures` takes them.
+        options: of the command line.
+
+    Returns:
+        How many pictures could not be read. Each was named on standard error.
+
+    Raises:
+        UserError: the network cannot be opened, nothing is there to look at, or an output cannot be written.
+    """
+    network = open_network(place, options.only, _device(options.device), trust=options.trust)
+    found, errors = find_pictures(images, options.members), Console(stderr=True, highlight=False)
+    unread: list[Unread] = []
+    with ExitStack() as files:
+        outputs = _outputs(network, found, options, files)
+        bar = files.enter_context(Display(errors, "prediction", len(found.pictures), unit="image"))
+        answers = predictions(network, found.pictures, batch_size=options.batch_size, resize=options.resize)
+        for done, answer in enumerate(answers, start=1):
+            if isinstance(answer, Unread):
+                unread.append(answer)
+                errors.print(f"{answer.place}: {answer.reason}", style="red", markup=False, soft_wrap=True)
+            for each in outputs:
+                each.add(answer)
+            bar.update(done)
+    for each in outputs:
+        each.finish()
+    _conclude(errors, found, unread)
+    return len(unread)
+
+
+def open_network(place: str, only: Sequence[str] | None, device: torch.device, *, trust: bool) -> Network:
+    """The network that a command names.
+
+    Raises:
+        UserError: it cannot be opened or used on the device, or lacks a task that was asked for.
+    """
+    path = fetch_folder(place.partition(":")[2]) if place.startswith(PREFIXES) else Path(place)
+    if path.is_file() or path.suffix in PROGRAMS:
+        return open_file(path, only, device, trust=trust)
+    folder = path / "student" if not (path / CONFIG).is_file() and (path / "student").is_dir() else path
+    config = read_config(folder)
+    if config.get("format") != FORMAT:
+        raise StudentError(
+            f"{folder} is no student's folder (its {CONFIG} has no `format: {FORMAT}`). Name a run folder, its student "
+            "folder, or a file that `distill-mtl export` wrote."
+        )
+    student = read_student(folder, config, trust=trust).eval()
+    return StudentNetwork(
+        student, chosen_tasks(list(student.kinds), only, str(folder)), _resize(config), device
+    )
+
+
+def _resize(config: dict[str, Any]) -> Resize:
+    """What evaluation showed of a picture, as a run notes it; earlier students do not say."""
+    said = config.get("extra", {}).get("resize", "squash")
+    return said if said in ("crop", "pad") else "squash"
+
+
+def _outputs(network: Network, found: Found, options: Options, files: ExitStack) -> list[Output]:
+    """What was asked for; else a table on a terminal, and JSON lines in a pipe or a file."""
+    kinds, chosen = network.kinds, list[Output]()
+    if options.masks is not None:
+        chosen.append(Masks(options.masks, kinds, found.pictures))
+    if options.overlays is not None:
+        chosen.append(Overlays(options.overlays, kinds, found.pictures))
+    if options.json is not None and str(options.json) != "-":
+        try:
+            aside = files.enter_context(written_aside(options.json))
+            stream = files.enter_context(aside.open("w", encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"--json {options.json} cannot be written: {brief(error)}.") from error
+        chosen.append(JsonLines(stream, kinds, options.top))
+    elif options.json is not None or (not chosen and not sys.stdout.isatty()):
+        chosen.append(JsonLines(sys.stdout, kinds, options.top))
+    return chosen or [AnswerTable(output(), kinds, options.top)]
+
+
+def _conclude(errors: Console, found: Found, unread: Sequence[Unread]) -> None:
+    """What the answers do not say."""
+    for ending, count in sorted(found.left_out.items()):
+        errors.print(f"{count:,} files are no pictures and were left out: {ending}")
+    if unread:
+        names = ", ".join(each.key for each in unread[:_NAMED]) + (", …" if len(unread) > _NAMED else "")
+        errors.print(
+            f"{len(unread):,} of {len(found.pictures):,} images could not be read: {names}",
+            style="red",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        device: torch.device = PartialState().device
+        return device
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"--device {name} cannot be used here: {brief(error)}.") from error
+    return device

@@ -1,0 +1,165 @@
+"""Pictures as people name them (files, folders, patterns, shards), in an order that no file system changes."""
+
+import glob
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from distill_mtl.data.built_in import is_built_in
+from distill_mtl.data.fetch import is_remote
+from distill_mtl.data.index import ShardIndex, load_index
+from distill_mtl.data.open_files import OpenFiles
+from distill_mtl.data.shards import Shard, expand_braces, find_shards
+from distill_mtl.errors import UserError
+from distill_mtl.recipe.schema import SourceSection
+from distill_mtl.writing.pictures import PICTURES, find_files
+
+MEMBERS = str(SourceSection.model_fields["image"].default)
+_ARCHIVES = (".tar", ".tar.gz", ".tgz")
+_NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
+"""Formats that Pillow knows by name, and reads only with the help of other programs."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture that is not read yet.
+
+    Attributes:
+        key: what its answers are called: a path below the folder that was named, or source/shard/key.
+        place: where it lies, for messages.
+        read: gives its bytes, in any thread. Raises ValueError, OSError or UserError where it cannot.
+    """
+
+    key: str
+    place: str
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was named.
+
+    Attributes:
+        pictures: in the order of the names, of folders in the order of their paths, of shards in their own.
+        left_out: ending of files that are no pictures -> how many folders hold.
+    """
+
+    pictures: Sequence[Picture]
+    left_out: Mapping[str, int]
+
+
+def find_pictures(places: Sequence[str], members: str = MEMBERS) -> Found:
+    """All pictures that were named.
+
+    Args:
+        places: picture files, patterns of them, folders (searched at any depth, for shards where they hold no
+            pictures), and shards as a recipe names them: files, patterns, URLs, built-in sets.
+        members: file endings of the picture in a shard; the first one found wins.
+
+    Raises:
+        UserError: nothing is there, or a shard is damaged.
+    """
+    pictures: list[Picture] = []
+    others: Counter[str] = Counter()
+    for place in places:
+        if os.path.isdir(place):
+            found, left = _in_folder(Path(place), members)
+            pictures += found
+            others += left
+        elif is_built_in(place) or is_remote(place) or place.endswith(_ARCHIVES):
+            pictures += _in_shards(find_shards(place, "predict"), members)
+        else:
+            pictures += [_file(Path(path), os.path.basename(path)) for path in _files(place)]
+    return Found(pictures, dict(others))
+
+
+def picture_endings() -> tuple[str, ...]:
+    """Of every format that the installed Pillow reads by itself, without dots."""
+    known = Image.registered_extensions()
+    read = {ending[1:] for ending, name in known.items() if name in Image.OPEN and name not in _NO_PICTURES}
+    return tuple(sorted(read | set(PICTURES)))
+
+
+def _in_folder(folder: Path, members: str) -> tuple[list[Picture], Counter[str]]:
+    archives = sorted(
+        str(path) for path in folder.rglob("*") if path.name.endswith(_ARCHIVES) and path.is_file()
+    )
+    if not archives:
+        found, others = find_files(folder, picture_endings())
+        return [_file(folder / path, Path(path).as_posix()) for path in found], others
+    endings = picture_endings()
+    if loose := next((path for path in folder.rglob("*") if path.suffix.lower()[1:] in endings), None):
+        raise UserError(
+            f"{folder} holds shards ({archives[0]}) and pictures ({loose}). Name the shards ('{folder}/*.tar') or the "
+            "folder of the pictures."
+        )
+    return list(_in_shards(find_shards(archives, "predict"), members)), Counter()
+
+
+def _files(pattern: str) -> list[str]:
+    """A file, or what fits a pattern."""
+    if os.path.exists(pattern):
+        return [pattern]
+    found = sorted(
+        path for part in expand_braces(pattern, "predict") for path in glob.glob(os.path.expanduser(part))
+    )
+    if not found:
+        raise UserError(f"{pattern}: there is no such picture, folder or shard.")
+    return [path for path in found if os.path.isfile(path)]
+
+
+def _file(path: Path, key: str) -> Picture:
+    return Picture(key, str(path), path.read_bytes)
+
+
+def _in_shards(shards: Sequence[Shard], members: str) -> Iterator[Picture]:
+    files = _SharedFiles()
+    for shard in shards:
+        index = load_index(shard.path)
+        source = shard.url.partition(":")[0] if is_built_in(shard.url) else _parent(shard)
+        columns = [index.endings.index(each) for each in _split(members) if each in index.endings]
+        for row, span in enumerate(index.key_spans().tolist()):
+            key = index.key(*span)
+            read = partial(_member, files, index, row, columns, members)
+            yield Picture(f"{source}/{shard.name}/{key}", f"{shard.path}, row {key}", read)
+
+
+def _parent(shard: Shard) -> str:
+    """The folder of a shard stands for its source, which only a recipe would name."""
+    return shard.url.split("?")[0].rstrip("/").split("/")[-2] if "/" in shard.url else shard.path.parent.name
+
+
+def _split(members: str) -> list[str]:
+    return [each.strip().lower() for each in members.split(";")]
+
+
+def _member(
+    files: "_SharedFiles", index: ShardIndex, row: int, columns: Sequence[int], members: str
+) -> bytes:
+    """The first of a row's members that is there."""
+    sizes = index.sizes[row, list(columns)]
+    present = np.flatnonzero(sizes >= 0)
+    if not len(present):
+        raise ValueError(
+            f"the row has no picture (member {members}); members in the shard: {', '.join(index.endings)}"
+        )
+    column = columns[int(present[0])]
+    return files.read(str(index.path), int(index.offsets[row, column]), int(index.sizes[row, column]))
+
+
+class _SharedFiles:
+    """Open files for several threads: one may not close what another reads."""
+
+    def __init__(self) -> None:
+        self._files, self._lock = OpenFiles(), threading.Lock()
+
+    def read(self, path: str, offset: int, size: int) -> bytes:
+        with self._lock:
+            return self._files.read(path, offset, size)

@@ -1,0 +1,134 @@
+"""Pictures to decoded answers, in the order in which they were named; what cannot be read is an answer too."""
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from distill_mtl.data.decode import read_image
+from distill_mtl.errors import UserError, brief
+from distill_mtl.geometry.views import Size, View, plain_view
+from distill_mtl.prediction.network import Network, Resize
+from distill_mtl.prediction.pictures import Picture
+
+_READERS = 4
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network answers about one picture.
+
+    Attributes:
+        key: of the picture.
+        place: of the picture, for messages.
+        size: its height and width.
+        image: uint8 [3, H, W], what the network was shown of it.
+        logits: task -> [C] or [C, h, w], on the CPU.
+        decoded: task -> answers by name, on the CPU, as the kind decodes them; places are in the whole picture.
+    """
+
+    key: str
+    place: str
+    size: Size
+    image: Tensor
+    logits: Mapping[str, Tensor]
+    decoded: Mapping[str, Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A picture that could not be read.
+
+    Attributes:
+        key: of the picture.
+        place: of the picture.
+        reason: in words for the user.
+    """
+
+    key: str
+    place: str
+    reason: str
+
+
+def predictions(
+    network: Network, pictures: Sequence[Picture], *, batch_size: int = 16, resize: Resize | None = None
+) -> Iterator[Prediction | Unread]:
+    """One answer per picture, in their order. No answer depends on the batch size, but for rounding.
+
+    Args:
+        network: on its device.
+        pictures: to be read.
+        batch_size: pictures that run together.
+        resize: what the network sees of a picture; None: as in its evaluation.
+    """
+    named = iter(pictures)
+    for read in _read_ahead(pictures, batch_size):
+        images = [image for image in read if isinstance(image, Tensor)]
+        views = [_view(image, network.shape, resize or network.resize) for image in images]
+        shown = [
+            view.image(image, (view.height, view.width)) for view, image in zip(views, images, strict=True)
+        ]
+        answered = iter(_answered(network, shown, views, images))
+        for image in read:
+            picture = next(named)
+            if isinstance(image, str):
+                yield Unread(picture.key, picture.place, image)
+            else:
+                logits, decoded, frame = next(answered)
+                yield Prediction(
+                    picture.key, picture.place, (image.shape[1], image.shape[2]), frame, logits, decoded
+                )
+
+
+Answered = tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], Tensor]
+
+
+@torch.no_grad()
+def _answered(
+    network: Network, shown: Sequence[Tensor], views: Sequence[View], images: Sequence[Tensor]
+) -> list[Answered]:
+    """Logits, decoded answers and what was shown, of each image."""
+    if not shown:
+        return []
+    logits = network.logits(shown)
+    found: list[Answered] = []
+    for row, (frame, view, image) in enumerate(zip(shown, views, images, strict=True)):
+        decoded = {}
+        for task, kind in network.kinds.items():
+            answers = kind.decode(logits[task][row][None], (view.height, view.width))
+            whole = (image.shape[1], image.shape[2])
+            decoded[task] = kind.placed({name: each[0].cpu() for name, each in answers.items()}, view, whole)
+        found.append(({task: logits[task][row].cpu() for task in network.kinds}, decoded, frame))
+    return found
+
+
+def _view(image: Tensor, shape: Size, resize: Resize) -> View:
+    """The part of the picture that the network sees, in the picture's own pixels: it resizes by itself."""
+    return plain_view((image.shape[1], image.shape[2]), shape, resize)
+
+
+def _read_ahead(pictures: Sequence[Picture], batch_size: int) -> Iterator[list[Tensor | str]]:
+    """Batches of images uint8 [3, H, W], or why there is none; the next one is read meanwhile."""
+    waiting = iter(pictures)
+    with ThreadPoolExecutor(_READERS) as pool:
+        ahead: deque[list[Future[Tensor | str]]] = deque()
+        while True:
+            if batch := [pool.submit(_read, picture) for picture in islice(waiting, batch_size)]:
+                ahead.append(batch)
+            if not ahead:
+                return
+            if len(ahead) == 2 or not batch:
+                yield [future.result() for future in ahead.popleft()]
+
+
+def _read(picture: Picture) -> Tensor | str:
+    try:
+        return read_image(picture.read())
+    except (ValueError, UserError) as error:
+        return brief(error)
+    except OSError as error:
+        return f"it cannot be read ({error.strerror or brief(error)})"

@@ -1,0 +1,155 @@
+"""What a report is made of, whatever it becomes: sections of tables, charts, pictures, code and sentences.
+
+The page and the Markdown form are two ways to write the same blocks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+Tone = Literal["", "student", "teacher", "good", "bad", "unsure", "quiet", "strong"]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A sentence or two; `quiet` ones explain how to read what stands beside them."""
+
+    form: ClassVar[str] = "text"
+    words: str
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table; `heat` in [0, 1] tints it."""
+
+    words: str
+    tone: Tone = ""
+    heat: float | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells.
+
+    Attributes:
+        name: for those who hear the page.
+        columns: headings.
+        rows: cells, as many as columns in each; the first is the row's heading.
+        left: headings of the columns that hold words; figures stand to the right.
+        tones: by heading.
+    """
+
+    form: ClassVar[str] = "table"
+    name: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    left: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing as SVG markup, and the words under it."""
+
+    svg: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Charts:
+    """Drawings beside each other, as many as there is room for. `wide` ones take a line each."""
+
+    form: ClassVar[str] = "charts"
+    charts: Sequence[Chart]
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One cell of a row of pictures: a data URI, words, or both."""
+
+    column: str
+    uri: str | None
+    caption: str
+    small: bool = False
+    """Fewer pixels than it is shown with, so that each should stay a square."""
+
+
+@dataclass(frozen=True)
+class PictureLine:
+    """One row of a data set, as pictures beside each other."""
+
+    key: str
+    pictures: Sequence[Picture]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Rows of one task, with what their colours mean."""
+
+    form: ClassVar[str] = "pictures"
+    task: str
+    lines: Sequence[PictureLine]
+    colors: dict[str, str]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Code:
+    """Text that stands as it is."""
+
+    form: ClassVar[str] = "code"
+    words: str
+    language: str = ""
+
+
+@dataclass(frozen=True)
+class Folded:
+    """What few want to see: behind its title."""
+
+    form: ClassVar[str] = "folded"
+    title: str
+    blocks: Sequence["Block"]
+
+
+Block = Text | Table | Charts | Pictures | Code | Folded
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report with a heading; `name` is its id in the page."""
+
+    name: str
+    title: str
+    blocks: Sequence[Block]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One of the few numbers under the headline."""
+
+    value: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All of it.
+
+    Attributes:
+        eyebrow: what this is a report of.
+        headline: the finding, in one sentence.
+        tone: of the headline.
+        advice: what to do about what was not reached.
+        figures: the numbers under the headline.
+        facts: rows, steps, time, in one short line.
+        sections: in order.
+    """
+
+    eyebrow: str
+    headline: str
+    tone: Tone
+    advice: Sequence[str]
+    figures: Sequence[Figure]
+    facts: str
+    sections: Sequence[Section]

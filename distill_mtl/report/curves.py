@@ -1,0 +1,99 @@
+"""Sections of how it learned: losses, and how the tasks shared the trunk."""
+
+import numpy as np
+
+from distill_mtl.report.blocks import Block, Chart, Charts, Section, Text
+from distill_mtl.report.colors import DASHES, INK, SERIES, Dashes
+from distill_mtl.report.lines import Line, lines, told_apart
+from distill_mtl.report.metrics import Metrics
+
+_TERMS: dict[str, tuple[str, Dashes]] = {
+    "supervised": (SERIES[1], "-"),
+    "soft_targets": (SERIES[2], DASHES[1]),
+    "hint": (SERIES[3], DASHES[3]),
+}
+"""Term -> colour and dashes, the same in every chart."""
+_MANY_PAIRS = 7
+
+
+def losses_section(metrics: Metrics) -> Section | None:
+    """A chart for each task, a line for each term."""
+    if not metrics.terms:
+        return None
+    charts = []
+    for number, (task, terms) in enumerate(metrics.terms.items()):
+        drawn = [
+            Line(term.replace("_", " "), curve, *_TERMS.get(term, (SERIES[4], "-")))
+            for term, curve in terms.items()
+            if term not in ("total", "gated")
+        ]
+        if len(drawn) > 1 and "total" in terms:
+            drawn.append(Line("total", terms["total"], INK, width=1.0))
+        if drawn:
+            charts.append(
+                Chart(lines(f"loss-{number}", f"Losses of {task} over steps", drawn, columns=4), task)
+            )
+    note = Text(
+        "Each point is what one logged step cost, weighted as the recipe says; of long runs the mean of "
+        "neighbouring steps.",
+        quiet=True,
+    )
+    return Section("losses", "Losses", [Charts(charts), note])
+
+
+def balance_section(metrics: Metrics, rule: str) -> Section | None:
+    """Weights, cosines, the balanced direction, and harmed tasks where they were measured; `rule` says how."""
+    charts = []
+    if metrics.weights:
+        charts.append(
+            Chart(
+                lines("weights", "Weight of each task over steps", told_apart(metrics.weights)),
+                "Weight that the balancer gave each task.",
+            )
+        )
+    if metrics.cosines:
+        worst = dict(sorted(metrics.cosines.items(), key=lambda item: item[1].mean))
+        against = next(iter(worst.items()))
+        reach = min(1.05, max(0.2, 1.2 * max(np.abs(curve.values).max() for curve in worst.values())))
+        most = f" Of {len(worst)} pairs the most opposed are named." if len(worst) > _MANY_PAIRS else ""
+        charts.append(
+            Chart(
+                lines(
+                    "cosines",
+                    "Cosine of the tasks' gradients over steps, by pair",
+                    told_apart(worst),
+                    limits=(-reach, reach),
+                    level=0.0,
+                    columns=2,
+                ),
+                "Cosine of two tasks' gradients in the shared features; below 0 they pull against each other. Most "
+                f"opposed: {against[0]}, {against[1].mean:+.2f} in the mean.{most}".replace("-0.", "−0."),
+            )
+        )
+    if metrics.norm is not None:
+        charts.append(
+            Chart(
+                lines("norm", "Norm of the balanced direction over steps", [Line("", metrics.norm, INK)]),
+                "Length of the balanced direction; 0 where no step helps every task.",
+            )
+        )
+    if metrics.harmed is not None:
+        charts.append(
+            Chart(
+                lines(
+                    "harmed",
+                    "Share of tasks that a step would hurt",
+                    [Line("", metrics.harmed, INK)],
+                    limits=(-0.02, 1.02),
+                ),
+                f"Share of tasks whose loss the step would raise, to first order; {100 * metrics.harmed.mean:.0f} % in "
+                "the mean.",
+            )
+        )
+    if not charts:
+        return None
+    blocks: list[Block] = [
+        Text(f"{rule[:1].upper()}{rule[1:]}.", quiet=True),
+        Charts(charts),
+    ]
+    return Section("balance", "Balance of the tasks", blocks)

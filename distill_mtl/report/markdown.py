@@ -1,0 +1,54 @@
+"""A report as Markdown, for a merge request: its tables and sentences; charts stay in the page."""
+
+from collections.abc import Iterator
+
+from distill_mtl.report.blocks import Block, Code, Folded, Report, Table, Text
+
+
+def markdown(report: Report, pictures: str | None = None) -> str:
+    """The text.
+
+    Args:
+        report: its sections that hold nothing but charts or pictures are left out.
+        pictures: a picture sheet to show, as a path from where the text stands.
+    """
+    parts = [f"# {_plain(report.eyebrow)}", f"**{_plain(report.headline)}**"]
+    parts += [_plain(sentence) for sentence in report.advice]
+    if report.figures:
+        parts.append(" · ".join(f"{figure.value} {figure.what}" for figure in report.figures))
+    parts.append(_plain(report.facts))
+    for section in report.sections:
+        written = [text for block in section.blocks for text in _written(block)]
+        if any(not isinstance(block, Text) and list(_written(block)) for block in section.blocks):
+            parts += [f"## {_plain(section.title)}", *written]
+    if pictures is not None:
+        parts += ["## Rows", f"![Test rows of every task: image, label, teacher, student]({pictures})"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _written(block: Block) -> Iterator[str]:
+    if isinstance(block, Text):
+        yield _plain(block.words)
+    elif isinstance(block, Table):
+        yield _table(block)
+    elif isinstance(block, Code):
+        yield f"```{block.language}\n{block.words.rstrip()}\n```"
+    elif isinstance(block, Folded):
+        inner = "\n\n".join(text for each in block.blocks for text in _written(each))
+        yield f"<details><summary>{_plain(block.title)}</summary>\n\n{inner}\n\n</details>"
+
+
+def _table(table: Table) -> str:
+    rule = ("---" if column in table.left else "---:" for column in table.columns)
+    lines = [table.columns, list(rule), *([cell.words for cell in row] for row in table.rows)]
+    plain = (_plain(text) if number != 1 else text for number, line in enumerate(lines) for text in line)
+    width = len(table.columns)
+    cells = list(plain)
+    return "\n".join(f"| {' | '.join(cells[at : at + width])} |" for at in range(0, len(cells), width))
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown takes for nothing else."""
+    for sign in ("\\", "|", "*", "_", "<", "`"):
+        text = text.replace(sign, f"\\{sign}")
+    return text.replace("\n", " ")

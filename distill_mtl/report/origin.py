@@ -1,0 +1,82 @@
+"""Sections of what a run was made from, and how to make it again."""
+
+from typing import Any
+
+from distill_mtl.report import words
+from distill_mtl.report.blocks import Block, Cell, Code, Folded, Section, Table, Text
+from distill_mtl.report.run import Run
+
+_DIGEST = 12
+
+
+def recipe_section(run: Run) -> Section:
+    """The resolved recipe, folded."""
+    lines = run.recipe_text.count("\n")
+    return Section(
+        "recipe",
+        "Recipe",
+        [
+            Text("Everything resolved: running this file repeats the run.", quiet=True),
+            Folded(f"{run.files.recipe.name}, {lines} lines", [Code(run.recipe_text, "yaml")]),
+        ],
+    )
+
+
+def manifest_section(run: Run) -> Section | None:
+    """What was really loaded as teachers."""
+    if not run.teachers:
+        return None
+    rows = [_teacher(task, entry) for task, entry in run.teachers.items()]
+    columns = ["task", "file", "sha256", "classes", "input", "check", "precision"]
+    return Section(
+        "manifest",
+        "Teachers",
+        [
+            Table("Teachers", columns, rows, frozenset({"task", "file", "sha256", "precision"})),
+            Text(
+                "Check: the score on validation rows before the first step. All of it: teachers.json.",
+                quiet=True,
+            ),
+        ],
+    )
+
+
+def repeat_section(run: Run) -> Section:
+    """Versions, machine, and the command."""
+    blocks: list[Block] = [Code(_command(run), "sh")]
+    facts = _facts(run)
+    if facts:
+        rows = [[Cell(name), Cell(value)] for name, value in facts.items()]
+        blocks.append(Table("Versions", ["what", "which"], rows, frozenset({"what", "which"})))
+    return Section("repeat", "To repeat it", blocks)
+
+
+def _command(run: Run) -> str:
+    processes = run.environment.get("processes", 1)
+    launch = "accelerate launch" + (f" --multi_gpu --num_processes {processes}" if processes > 1 else "")
+    return f"{launch} distill.py {run.files.recipe} --out {run.files.path}-again"
+
+
+def _facts(run: Run) -> dict[str, str]:
+    environment = run.environment
+    facts = dict(environment.get("versions", {}))
+    named = {"machine": "machine", "processes": "processes", "began": "began"}
+    facts |= {name: str(environment[key]) for key, name in named.items() if key in environment}
+    return facts
+
+
+def _teacher(task: str, entry: dict[str, Any]) -> list[Cell]:
+    if "self" in entry:
+        remembered = Cell(f"the student itself ({entry['self']})")
+        return [Cell(task), remembered, *[Cell(words.NONE, "quiet")] * 5]
+    size = (entry.get("input") or {}).get("size") or []
+    score = entry.get("score")
+    return [
+        Cell(task),
+        Cell("/".join(str(entry.get("file")).split("/")[-2:])),
+        Cell(str(entry.get("sha256"))[:_DIGEST], "quiet"),
+        Cell(f"{len(entry.get('classes') or []):,}"),
+        Cell(" × ".join(map(str, size)) or words.NONE),
+        Cell(words.NONE if score is None else f"{score:.2f}"),
+        Cell(str(entry.get("precision", words.NONE))),
+    ]

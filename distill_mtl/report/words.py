@@ -1,0 +1,91 @@
+"""Numbers as a report writes them."""
+
+import math
+from collections.abc import Sequence
+
+from distill_mtl.report.results import TaskScore
+
+NONE = "–"
+_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def score(value: float | None, task: TaskScore) -> str:
+    """A score of the task: to a hundredth of a point, or of a unit to four digits of the student's score."""
+    return NONE if value is None else f"{value:.{_places(task)}f}"
+
+
+def difference(value: float | None, task: TaskScore) -> str:
+    """A signed difference of two scores."""
+    if value is None:
+        return NONE
+    text = f"{value:+.{_places(task)}f}"
+    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
+
+
+def interval(ends: tuple[float, float] | None, task: TaskScore) -> str:
+    """Both ends, signed."""
+    return NONE if ends is None else " … ".join(difference(end, task) for end in ends)
+
+
+def percent(share: float | None, places: int = 1) -> str:
+    """A share in [0, 1]."""
+    return NONE if share is None else f"{100 * share:.{places}f} %"
+
+
+def short(value: float | None, unit: str = "") -> str:
+    """Three digits that matter, with a prefix: 11.5 M."""
+    if value is None:
+        return "not known"
+    for size, prefix in _PREFIXES:
+        if abs(value) >= size:
+            return f"{_three(value / size)} {prefix}{unit}"
+    return f"{_three(value)} {unit}".strip()
+
+
+def ratio(mine: float | None, theirs: float | None) -> str:
+    """mine / theirs, as 0.34×."""
+    return f"{_three(mine / theirs)}×" if mine is not None and theirs else NONE
+
+
+def margin(task: TaskScore) -> str:
+    """1 point; 0.2 where the labels have a unit of their own."""
+    return points(task.margin) if task.in_points else f"{task.margin:g}"
+
+
+def points(value: float) -> str:
+    """1 point, 2 points."""
+    return f"{value:g} point" + ("" if value == 1 else "s")
+
+
+def counted(number: int, noun: str) -> str:
+    """1 task, 3 tasks."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def listed(names: Sequence[str]) -> str:
+    """a, b and c."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+def duration(seconds: float) -> str:
+    """4:07 min, 1:02:30 h, 12 s."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d} h" if hours else f"{minutes}:{rest:02d} min"
+
+
+def metric(task: TaskScore) -> str:
+    """Its name, with an arrow where less is better."""
+    return task.metric if task.higher_is_better else f"{task.metric} ↓"
+
+
+def _places(task: TaskScore) -> int:
+    if task.in_points or not task.student:
+        return 2
+    return max(0, 3 - math.floor(math.log10(abs(task.student))))
+
+
+def _three(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

@@ -1,0 +1,46 @@
+"""Teachers that answer together, as one network of several tasks does: images -> logits by task.
+
+The evaluation puts them in the student's place where a model is compared that was only opened as teachers, and
+measures with it what a trunk costs that several of them share.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from distill_mtl.teachers.sharing import by_trunk
+from distill_mtl.teachers.teacher import Teacher
+
+
+class JoinedTeachers(nn.Module):
+    """Every trunk runs once, however many tasks read it.
+
+    Args:
+        teachers: by task, on one device.
+    """
+
+    def __init__(self, teachers: Mapping[str, Teacher]) -> None:
+        super().__init__()
+        # A task may have a name that a ModuleDict cannot hold.
+        self.members = nn.ModuleList(teachers.values())
+        self._groups = by_trunk(dict(teachers))
+
+    @property
+    def parameter_count(self) -> int | None:
+        """Numbers that were learned by networks that keep them to themselves; None: not known."""
+        counts = [next(iter(group.values())).parameter_count for group in self._groups]
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """[B, 3, H, W] in [0, 1] -> task -> logits, in the order of the task's classes, on the images' device."""
+        answers: dict[str, Tensor] = {}
+        for group in self._groups:
+            first = next(iter(group.values()))
+            features = first.network.run(images.to(first.home or images.device))
+            answers |= {
+                task: teacher.read(features).logits.to(images.device) for task, teacher in group.items()
+            }
+        return answers

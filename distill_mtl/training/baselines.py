@@ -1,0 +1,231 @@
+"""Baselines of a finished run, trained where they are not there yet: by the same code, on the same data.
+
+`labels_only` is the run's own student without teachers; `single_task` is a network of the same trunk for each task,
+trained on its own labels for as many steps. They lie in RUN/baselines/, each a run folder of its own.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from torch import nn
+
+from distill_mtl.assembly.contender import Asked, open_contender, tasks_of
+from distill_mtl.assembly.targets import settle_targets
+from distill_mtl.errors import RecipeError, Stopped, UserError
+from distill_mtl.evaluation import TaskResult, View
+from distill_mtl.evaluation.baselines import Baseline
+from distill_mtl.recipe import Recipe, dump_recipe
+from distill_mtl.recipe.schema import BalanceSection
+from distill_mtl.students.folder import load_student
+from distill_mtl.tasks.base import TaskKind
+from distill_mtl.teachers.origin import find_origin
+from distill_mtl.training.comparison import scores_with_bar
+from distill_mtl.training.run import distill
+from distill_mtl.training.run_folder import RunFolder
+
+LABELS_ONLY, SINGLE_TASK = "labels_only", "single_task"
+TRAINED = (LABELS_ONLY, SINGLE_TASK)
+"""Baselines that are trained on request; any other name is the place of a model."""
+_LABELS_ONLY_FOLDER = "labels-only"
+_TEACHER = "teacher:"
+
+
+def train_baselines(run: RunFolder, recipe: Recipe, wanted: Sequence[str], console: Console) -> None:
+    """Train what is wanted and not there; what was stopped goes on from its last checkpoint.
+
+    Args:
+        run: the finished run.
+        recipe: its resolved recipe.
+        wanted: of `TRAINED`, and places of models, which need no training.
+        console: where to say what will be trained.
+
+    Raises:
+        UserError: a task without labels, or a baseline of another recipe in the folder.
+        Stopped: Ctrl-C or SIGTERM arrived.
+    """
+    steps, seconds = run.length()
+    recipes: dict[str, Recipe] = {}
+    if LABELS_ONLY in wanted:
+        recipes[_LABELS_ONLY_FOLDER] = labels_only(recipe)
+    if SINGLE_TASK in wanted:
+        recipes |= {task: single_task(recipe, task, steps) for task in recipe.tasks}
+    missing = {name: each for name, each in recipes.items() if not _finished(run.baseline(name), each)}
+    if not missing:
+        return
+    console.print(
+        f"to train first, into {run.baselines}: {', '.join(missing)}. The run itself took {_minutes(seconds)}; each of "
+        f"these takes at most about as long, in all {_minutes(None if seconds is None else seconds * len(missing))}. "
+        "Ctrl-C stops; the same command goes on.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for name, each in missing.items():
+        folder = run.baseline(name)
+        console.print(f"\nbaseline {name}", style="bold")
+        try:
+            distill(each, out=folder.path, resume=folder.recipe.exists(), console=console)
+        except Stopped as stopped:
+            raise type(stopped)(
+                f"stopped in the baseline {name}. The same `distill-mtl evaluate` goes on with what is there."
+            ) from stopped
+
+
+def measure_baselines(
+    run: RunFolder,
+    wanted: Sequence[str],
+    teachers: Mapping[str, nn.Module],
+    kinds: Mapping[str, TaskKind],
+    view: View,
+    recipe: Recipe,
+    console: Console,
+    *,
+    trust: bool = False,
+) -> dict[str, Baseline]:
+    """Every baseline in the student's place, on the same rows.
+
+    Args:
+        run: the finished run, whose baselines are trained.
+        wanted: as in `train_baselines`.
+        teachers, kinds, view, recipe, console: as in `compare_with_bar`.
+        trust: let named models run code.
+
+    Raises:
+        UserError: a named model cannot be loaded, or has no task in common with the run.
+    """
+    own = any(section.trust for section in recipe.tasks.values())
+    found: dict[str, Baseline] = {}
+
+    def scores(network: nn.Module, tasks: Sequence[str]) -> dict[str, TaskResult]:
+        asked = {task: kinds[task] for task in tasks}
+        return scores_with_bar(name, network.to(view.device), teachers, asked, view, recipe, console)
+
+    for name in wanted:
+        if name == LABELS_ONLY:
+            student = load_student(run.baseline(_LABELS_ONLY_FOLDER).student, trust=own)
+            found[name] = Baseline.of("labels_only", scores(student, list(kinds)))
+        elif name == SINGLE_TASK:
+            results: dict[str, TaskResult] = {}
+            for task in kinds:
+                results |= scores(load_student(run.baseline(task).student, trust=own), [task])
+            found[name] = Baseline.of("single_task", results)
+        else:
+            shared = _in_common(name, kinds)
+            asked = {task: Asked.as_by(kinds[task]) for task in shared}
+            network = open_contender(name, asked, trust=trust).network
+            found[name] = Baseline.of("model", scores(network, shared))
+    return found
+
+
+def labels_only(recipe: Recipe) -> Recipe:
+    """The run's recipe without teachers in training; they stay for the comparison.
+
+    Rules and schedules that mean something only with teachers go with them.
+    """
+    tasks = {
+        name: section.model_copy(
+            update={"gate": None, "teacher": None if _is_itself(recipe, name) else section.teacher}
+        )
+        for name, section in recipe.tasks.items()
+    }
+    return recipe.model_copy(
+        update={
+            "name": _LABELS_ONLY_FOLDER,
+            "tasks": tasks,
+            "balance": BalanceSection(),
+            "schedule": [],
+            "training": recipe.training.model_copy(update={"teachers_on": "none"}),
+        }
+    )
+
+
+def single_task(recipe: Recipe, task: str, steps: int | None) -> Recipe:
+    """The recipe of one task's own network: its labelled data alone, as many steps of as many rows.
+
+    Args:
+        recipe: of the run, resolved.
+        task: of it.
+        steps: of the run, whose epochs were over the rows of all data sets; None: not known.
+
+    Raises:
+        RecipeError: no source has labels of the task.
+    """
+    alone = labels_only(recipe)
+    data = {
+        name: source.model_copy(update={"labels": {task: source.labels[task]}})
+        for name, source in recipe.data.items()
+        if task in source.labels
+    }
+    if not data:
+        raise RecipeError(
+            f"--baseline {SINGLE_TASK}: no source has labels of {task}, so no network can learn it alone."
+        )
+    length = {} if steps is None else {"steps": steps, "epochs": None}
+    asynchronous = recipe.training.asynchronous
+    if asynchronous is not None and isinstance(asynchronous.heads, dict):
+        heads = {task: asynchronous.heads[task]}
+        asynchronous = asynchronous.model_copy(update={"heads": heads})
+    margin = {name: value for name, value in recipe.acceptance.margin.items() if name == task}
+    return alone.model_copy(
+        update={
+            "name": task,
+            "student": recipe.student.model_copy(update={"init": _init(recipe, task)}),
+            "tasks": {task: alone.tasks[task]},
+            "data": data,
+            "training": alone.training.model_copy(update=length | {"asynchronous": asynchronous}),
+            "acceptance": recipe.acceptance.model_copy(update={"margin": margin}),
+        }
+    )
+
+
+def _init(recipe: Recipe, task: str) -> str:
+    """The student's first weights, where they are another task's teacher's by the teacher's place."""
+    init = recipe.student.init
+    owner = init.removeprefix(_TEACHER)
+    if not init.startswith(_TEACHER) or owner == task:
+        return init
+    section = recipe.tasks[owner].teacher
+    assert section is not None, "the recipe was checked"
+    return str(find_origin(section, owner).place)
+
+
+def _is_itself(recipe: Recipe, task: str) -> bool:
+    """Whether its teacher is the student as it was, which labels alone do without."""
+    teacher = recipe.tasks[task].teacher
+    return teacher is not None and teacher.student is not None
+
+
+def _finished(folder: RunFolder, recipe: Recipe) -> bool:
+    """Whether the folder holds this baseline, to its end.
+
+    Raises:
+        UserError: it holds one of another recipe.
+    """
+    begun = folder.targets()
+    if begun is None:
+        return False
+    try:
+        folder.refuse(dump_recipe(settle_targets(recipe, begun)), resume=True, overwrite=False)
+    except UserError as error:
+        raise UserError(f"{error}\nIt is a baseline of an earlier run. Delete {folder.path}.") from error
+    return folder.results.exists()
+
+
+def _in_common(place: str, kinds: Mapping[str, TaskKind]) -> list[str]:
+    """The run's tasks that a model answers; one that does not name its tasks answers the only one."""
+    tasks = tasks_of(place)
+    if tasks is None:
+        tasks = list(kinds) if len(kinds) == 1 else []
+    shared = [task for task in kinds if task in tasks]
+    if not shared:
+        said = f"its tasks are {', '.join(tasks)}" if tasks else "it does not name its tasks"
+        raise UserError(
+            f"--baseline {place}: it has no task in common with the run ({', '.join(kinds)}): {said}. Compare it with "
+            f"`distill-mtl evaluate --student RUN --against {place} --task NAME --data SHARDS`."
+        )
+    return shared
+
+
+def _minutes(seconds: float | None) -> str:
+    if seconds is None:
+        return "a time that is not known"
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,96 @@
+"""Exported files answer as the student they were made of, whatever they take."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from prediction_world import KINDS, picture, student_folder
+
+from distill_mtl.errors import UserError
+from distill_mtl.export.deployable import Deployable, Pixels
+from distill_mtl.export.format import FORMATS
+from distill_mtl.export.note import describe
+from distill_mtl.prediction.command import open_network
+from distill_mtl.prediction.pictures import find_pictures
+from distill_mtl.prediction.predict import Prediction, predictions
+from distill_mtl.students.folder import load_student
+
+CPU = torch.device("cpu")
+SIZES = [(12, 20), (8, 8), (12, 20), (30, 9), (12, 20)]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[str]:
+    return [
+        str(picture(tmp_path / f"{number}.png", number, height=height, width=width))
+        for number, (height, width) in enumerate(SIZES)
+    ]
+
+
+def written(folder: Path, to: str, pixels: Pixels, *, decode: bool = False, **note: object) -> Path:
+    """The student as a file, without the check that `distill-mtl export` makes."""
+    module = Deployable(load_student(folder).student, pixels, decode=decode).eval().requires_grad_(False)
+    path = folder.parent / f"{to}-{pixels}{FORMATS[to].ending}"
+    FORMATS[to]().write(module, describe(module, None) | note, path)  # type: ignore[attr-defined]
+    return path
+
+
+def answers(place: Path, pictures: list[str], only: list[str] | None = None) -> list[Prediction]:
+    network = open_network(str(place), only, CPU, trust=True)
+    found = list(predictions(network, find_pictures(pictures).pictures, batch_size=4))
+    assert all(isinstance(each, Prediction) for each in found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("to", "pixels", "decode"),
+    [
+        ("onnx", "normalised", False),
+        ("onnx", "uint8", True),
+        ("pt2", "normalised", True),
+        ("pt2", "float", False),
+        ("torchscript", "uint8", False),
+    ],
+)
+def test_a_file_answers_as_its_student(
+    tmp_path: Path, pictures: list[str], to: str, pixels: Pixels, decode: bool
+) -> None:
+    folder = student_folder(tmp_path / "student")
+    expected = answers(folder, pictures)
+    for mine, theirs in zip(
+        answers(written(folder, to, pixels, decode=decode), pictures), expected, strict=True
+    ):
+        assert mine.key == theirs.key
+        assert set(mine.decoded) == set(KINDS)
+        for task, logits in theirs.logits.items():
+            torch.testing.assert_close(mine.logits[task], logits, atol=1e-3, rtol=1e-3)
+        assert mine.decoded["part"]["label"].shape == theirs.size
+        assert mine.decoded["breed"]["label"] == theirs.decoded["breed"]["label"]
+
+
+def test_a_file_shows_the_network_what_its_student_was_evaluated_on(
+    tmp_path: Path, pictures: list[str]
+) -> None:
+    folder = student_folder(tmp_path / "student", resize="crop")
+    expected = answers(folder, pictures[:1])[0]
+    mine = answers(written(folder, "onnx", "normalised", resize="crop"), pictures[:1])[0]
+    torch.testing.assert_close(mine.logits["breed"], expected.logits["breed"], atol=1e-3, rtol=1e-3)
+    assert mine.decoded["part"]["label"][:, 0].eq(255).all()
+
+
+def test_only_some_tasks_of_a_file_are_told(tmp_path: Path, pictures: list[str]) -> None:
+    path = written(student_folder(tmp_path / "student"), "onnx", "normalised")
+    assert list(answers(path, pictures, ["pose"])[0].decoded) == ["pose"]
+    with pytest.raises(UserError, match=r"onnx-normalised.onnx has no task 'bread'"):
+        answers(path, pictures, ["bread"])
+
+
+@pytest.mark.parametrize(
+    "note", [{"tasks": {"absent": KINDS["breed"].describe()}}, {"inputs": {"size": "big"}}]
+)
+def test_a_note_that_does_not_fit_is_a_clear_mistake(
+    tmp_path: Path, pictures: list[str], note: dict[str, object]
+) -> None:
+    path = written(student_folder(tmp_path / "student"), "onnx", "normalised", **note)
+    with pytest.raises(UserError, match="gives no output 'absent'|cannot be understood"):
+        answers(path, pictures)

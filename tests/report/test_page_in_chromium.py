@@ -1,0 +1,155 @@
+"""The page in a real browser, offline."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import report_world
+from browser import chromium
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from distill_mtl.report import write_comparison, write_report
+
+SECTIONS = [
+    *(
+        "tasks",
+        "deltas",
+        "classes",
+        "cost",
+        "domains",
+        "baselines",
+        "losses",
+        "balance",
+        "disagreements",
+        "maps",
+    ),
+    *("recipe", "manifest", "repeat"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = chromium()
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Pages that stand alone in a folder each: whatever they need beside them is missing."""
+    folder = tmp_path_factory.mktemp("runs")
+    many = {f"task_{number:02d}": report_world.task() for number in range(12)}
+    runs = {
+        "one": report_world.write_run(folder / "one"),
+        "other": report_world.write_run(folder / "a_run_with_quite_a_long_name", lr=0.01),
+        "many": report_world.write_run(folder / "many", report_world.results(many)),
+        "unfinished": report_world.write_run(folder / "unfinished", finished=False),
+    }
+    found = {
+        name: write_report(runs[name], to=_alone(folder, name)) for name in ("one", "many", "unfinished")
+    }
+    found["comparison"] = write_comparison(list(runs.values()), to=_alone(folder, "comparison"))
+    return found
+
+
+def _alone(folder: Path, name: str) -> Path:
+    alone = folder / f"{name}-alone"
+    alone.mkdir()
+    return alone / "page.html"
+
+
+@pytest.mark.parametrize("name", ["one", "many", "unfinished", "comparison"])
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_page_fits_its_window_and_asks_for_nothing(
+    browser: Browser, pages: dict[str, Path], name: str, width: int, scheme: str
+) -> None:
+    context = browser.new_context(
+        viewport={"width": width, "height": 844}, color_scheme="dark" if scheme == "dark" else "light"
+    )
+    page = context.new_page()
+    said, asked = [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    address = pages[name].as_uri()
+    page.goto(address)
+    assert said == []
+    assert [url for url in asked if not url.startswith("data:")] == [address]
+    assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+    page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+    assert _broken_pictures(page) == 0
+    context.close()
+
+
+def _broken_pictures(page: Page) -> int:
+    count: int = page.evaluate("[...document.images].filter(image => !image.naturalWidth).length")
+    return count
+
+
+def test_every_section_is_there_in_order_with_a_heading_and_a_line_in_the_contents(
+    browser: Browser, pages: dict[str, Path]
+) -> None:
+    page = browser.new_page()
+    page.goto(pages["one"].as_uri())
+    assert page.locator("main > section").evaluate_all("all => all.map(each => each.id)") == SECTIONS
+    for name in SECTIONS:
+        assert page.locator(f"#{name} > h2").is_visible()
+        assert page.locator(f"#{name}").bounding_box()["height"] > 60
+        assert page.locator(f"nav a[href='#{name}']").count() == 1
+    page.close()
+
+
+def test_charts_have_names_and_are_drawn_with_the_colours_of_the_page(
+    browser: Browser, pages: dict[str, Path]
+) -> None:
+    page = browser.new_page()
+    page.goto(pages["one"].as_uri())
+    charts = page.locator("svg[role=img]")
+    assert charts.count() >= 8
+    for number in range(charts.count()):
+        chart = charts.nth(number)
+        title = chart.locator("title").first
+        assert chart.get_attribute("aria-labelledby") == title.get_attribute("id")
+        assert title.text_content()
+        box = chart.bounding_box()
+        assert box is not None
+        assert box["width"] > 200
+        assert box["height"] > 60
+    strokes = page.locator("#deltas svg path").evaluate_all(
+        "all => all.map(each => getComputedStyle(each).stroke)"
+    )
+    student = page.evaluate(
+        "(() => { const probe = document.createElement('i'); probe.style.color = 'var(--student)';"
+        "document.body.append(probe); return getComputedStyle(probe).color })()"
+    )
+    assert student in strokes
+    page.close()
+
+
+def test_no_chart_draws_outside_its_page(browser: Browser, pages: dict[str, Path]) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    page = context.new_page()
+    for name in ("one", "many", "comparison"):
+        page.goto(pages[name].as_uri())
+        outside = page.locator("svg text").evaluate_all(
+            "all => all.filter(each => { const box = each.getBoundingClientRect();"
+            "return box.left < 0 || box.right > innerWidth }).map(each => each.textContent)"
+        )
+        assert outside == [], name
+    context.close()
+
+
+def test_a_printed_page_opens_what_is_folded(browser: Browser, pages: dict[str, Path]) -> None:
+    page = browser.new_page()
+    page.goto(pages["one"].as_uri())
+    assert not page.locator("#recipe pre").is_visible()
+    page.emulate_media(media="print")
+    assert page.locator("#recipe pre").bounding_box()["height"] > 60
+    printed = page.pdf(format="A4")
+    assert printed.startswith(b"%PDF")
+    assert len(printed) > 20_000
+    page.close()
