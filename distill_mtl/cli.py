@@ -470,7 +470,7 @@ def _export(arguments: argparse.Namespace) -> int:
         arguments.folder,
         arguments.to,
         out=arguments.out,
-        tasks=_names(arguments.only),
+        tasks=None if arguments.only is None else [name.strip() for name in arguments.only.split(",")],
         pixels=arguments.preprocess,
         decode=arguments.decode,
         int8=arguments.int8,
@@ -484,11 +484,6 @@ def _export(arguments: argparse.Namespace) -> int:
         license=arguments.license,
     )
     return 0
-
-
-def _names(text: str | None) -> list[str] | None:
-    """`left,right`."""
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _schema(arguments: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from distill_mtl.networks.evaluating import evaluating
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract, Preprocess
 from distill_mtl.networks.layout import Layout, find_layout
-from distill_mtl.networks.taps import Enough, Taps
+from distill_mtl.networks.taps import Taps
 
 POOLED = "pooled"
 LOGITS = "logits"
@@ -36,6 +36,7 @@ class Backbone(nn.Module):
         stages: dotted names of the stages, in the order they run.
         shapes: shape of every feature that can be read: `pooled`, the stages, and whatever `tap` added.
         returns: names of the features that a forward pass gives; `pooled` and the stages to begin with.
+        ends_with_features: nothing behind `forward_features` is read, nor need run (networks/cut.py).
 
     Raises:
         UserError: the network cannot run on images of `inputs.size`.
@@ -52,6 +53,7 @@ class Backbone(nn.Module):
         self.stages = _stages(model)
         self.shapes: dict[str, FeatureShape] = {}
         self.returns: tuple[str, ...] = ()
+        self.ends_with_features = False
         self._layouts: dict[str, Layout] = {}
         self._taps = Taps(model, ())
         self._find_stages()
@@ -134,15 +136,12 @@ class Backbone(nn.Module):
     def _run(self, pixels: Tensor) -> dict[str, Tensor]:
         """One forward pass; gives what the network ends in, the taps take the rest."""
         inputs = pixels.contiguous(memory_format=torch.channels_last)
-        try:
-            final = self.model.forward_features(inputs)
-        except Enough:
-            return {}
+        final = self.model.forward_features(inputs)
         ends: dict[str, Tensor] = {}
         if LOGITS in self.returns:
             ends[LOGITS] = self.model.forward_head(final)
-        # One of the two always runs, because layers of the head may be tapped too.
-        if POOLED in self.returns or LOGITS not in self.returns:
+        # One of the two runs unless that is known to be in vain: layers of the head may be tapped too.
+        if POOLED in self.returns or not (LOGITS in self.returns or self.ends_with_features):
             ends[POOLED] = self.model.forward_head(final, pre_logits=True)
         return ends
 

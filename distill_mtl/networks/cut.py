@@ -1,86 +1,67 @@
 """Cutting out of a trained network what its wanted features do not depend on, before it is shipped."""
 
-from typing import Any
-
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from distill_mtl.networks.backbone import LOGITS, POOLED, Backbone
 from distill_mtl.networks.evaluating import evaluating
-from distill_mtl.networks.taps import Enough
 
 
 def cut(backbone: Backbone) -> None:
-    """Let a backbone run no further than the last layer that it returns, and drop what never runs.
+    """Take out of a backbone the modules that no feature in `returns` depends on.
 
-    It gives the features in `returns` as before, and can never again give another. Where it returns the pooled
-    vector, all of it is needed.
+    Each gives way to one that passes its input on, if the network then still runs and gives the very same features;
+    else it stays. Those in `returns` are given as before, no other one ever again. Where the pooled vector is
+    among them, all of the network is needed.
 
     Args:
-        backbone: in evaluation mode; changed.
+        backbone: changed.
     """
-    layers = [name for name in backbone.returns if name not in (POOLED, LOGITS)]
-    if len(layers) < len(backbone.returns):
+    if POOLED in backbone.returns or LOGITS in backbone.returns:
         return
-    calls, read = _census(backbone, layers)
-    _stop_after(backbone.model, layers, sum(calls[layer] for layer in layers))
-    calls, _ = _census(backbone, layers)
-    dropped: list[str] = []
-    for name, module in list(backbone.model.named_modules()):
+    noise = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, *backbone.inputs.size, generator=noise).to(backbone.preprocess.mean.device)
+    wanted, read = _features_and_weights(backbone, images)
+    backbone.ends_with_features = True
+    backbone.ends_with_features = _gives(backbone, images, wanted)
+    model, dropped = backbone.model, list[str]()
+    for name, module in list(model.named_modules()):
+        weights = [f"{name}.{weight}" for weight, _ in module.named_parameters()]
         inside = any(name.startswith(f"{parent}.") for parent in dropped)
-        if name and not inside and not _used(name, module, calls, read):
-            parent, _, child = name.rpartition(".")
-            setattr(backbone.model.get_submodule(parent), child, nn.Identity())
+        if not name or inside or not weights or read.intersection(weights):
+            continue
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, nn.Identity())
+        if _gives(backbone, images, wanted):
             dropped.append(name)
+        else:
+            setattr(model.get_submodule(parent), child, module)
 
 
-def _census(backbone: Backbone, layers: list[str]) -> tuple[dict[str, int], set[str]]:
-    """How often each module runs, and the parameters that the layers depend on, from a pass of a black image."""
-    calls: dict[str, int] = {}
-
-    def count(name: str) -> None:
-        calls[name] = calls.get(name, 0) + 1
-
-    handles = [
-        module.register_forward_pre_hook(lambda module, inputs, name=name: count(name))
-        for name, module in backbone.model.named_modules()
-    ]
+@torch.enable_grad()
+def _features_and_weights(backbone: Backbone, images: Tensor) -> tuple[dict[str, Tensor], set[str]]:
+    """The features, and the names of the model's parameters that they depend on."""
     weights = dict(backbone.model.named_parameters())
     trained = {name: weight.requires_grad for name, weight in weights.items()}
     try:
-        with torch.enable_grad(), evaluating(backbone):
-            backbone.model.requires_grad_(True)
-            features = backbone(torch.zeros(1, 3, *backbone.inputs.size))
-            total = torch.stack([features[layer].sum() for layer in layers]).sum()
-            gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
+        backbone.model.requires_grad_(True)
+        with evaluating(backbone):
+            features = backbone(images)
+        total = torch.stack([feature.float().sum() for feature in features.values()]).sum()
+        gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
     finally:
-        for handle in handles:
-            handle.remove()
         for name, weight in weights.items():
             weight.requires_grad_(trained[name])
-    found = zip(weights, gradients, strict=True)
-    return calls, {name for name, gradient in found if gradient is not None}
+    read = {name for name, gradient in zip(weights, gradients, strict=True) if gradient is not None}
+    return {name: feature.detach() for name, feature in features.items()}, read
 
 
-def _used(name: str, module: nn.Module, calls: dict[str, int], read: set[str]) -> bool:
-    """Whether it, or anything in it, runs or holds a parameter that is read, as some do that never run themselves."""
-    runs = any(f"{name}.{inner}".rstrip(".") in calls for inner, _ in module.named_modules())
-    return runs or any(f"{name}.{parameter}" in read for parameter, _ in module.named_parameters())
-
-
-def _stop_after(model: nn.Module, layers: list[str], most: int) -> None:
-    """End every pass when the layers have run so many times, all together.
-
-    These hooks run after those of the taps, which were there first.
-    """
-    done = 0
-
-    def count(module: nn.Module, inputs: Any, output: Any) -> None:
-        nonlocal done
-        done += 1
-        if done == most:
-            done = 0
-            raise Enough
-
-    for layer in layers:
-        model.get_submodule(layer).register_forward_hook(count)
+@torch.no_grad()
+def _gives(backbone: Backbone, images: Tensor, wanted: dict[str, Tensor]) -> bool:
+    try:
+        with evaluating(backbone):
+            features = backbone(images)
+    # Whatever a network raises that lacks a part.
+    except Exception:
+        return False
+    return all(torch.equal(features[name], value) for name, value in wanted.items())

@@ -14,10 +14,6 @@ from torch.utils.hooks import RemovableHandle
 from distill_mtl.errors import UserError, nearest
 
 
-class Enough(Exception):
-    """Ends a pass of a cut network (networks/cut.py): every layer that is read has run."""
-
-
 class Taps:
     """The outputs of named layers, taken in each forward pass of `module`.
 

@@ -227,8 +227,10 @@ class RunNetwork(TeacherNetwork):
         raise UserError(f"the feature '{name}' cannot be read: {reason}. Choose another layer.") from reason
 
     def _last_inner(self) -> list[str]:
-        """The names before the answer, last first."""
-        return [name for name in self.runtime.names() if name not in self.runtime.outputs][-_LAST:][::-1]
+        """The names before the answer and behind it, last first."""
+        made = self.runtime.behind(self.answer)
+        inner = [name for name in self.runtime.names() if name not in self.runtime.outputs]
+        return [name for name in inner if made is None or name in made][-_LAST:][::-1]
 
     def _is_map(self, name: str) -> bool:
         if not self._readable(name) or self._shapes[name].size in (None, (1, 1)):

@@ -63,6 +63,13 @@ class Runtime(nn.Module, ABC):
     def names(self) -> list[str]:
         """Every name that `tap` knows, in the order they run; `outputs` among them."""
 
+    def behind(self, output: str) -> frozenset[str] | None:
+        """Names of everything that an output is made from; None where the format does not say.
+
+        A file of several tasks holds layers that have nothing to do with one of its answers.
+        """
+        return None
+
     @abstractmethod
     def tap(self, names: Sequence[str]) -> None:
         """From now on a forward pass also gives these inner tensors, beside `outputs`; replaces earlier taps.

@@ -62,3 +62,17 @@ def test_the_other_tasks_answers_are_no_hints(run: Path) -> None:
     file = str(export(run, "torchscript", rows=6, console=QUIET))
     teacher = load_teacher(TeacherSection(path=file, trust=True), task="hue", layers=[None])
     assert teacher.card.layers == ()
+
+
+@pytest.mark.parametrize("to", ["onnx", "pt2"])
+def test_the_default_hint_of_a_task_is_nothing_of_another_tasks_head(run: Path, to: str) -> None:
+    file = str(export(run, to, rows=6, console=QUIET))
+    alone = str(export(run, to, tasks=["hue"], rows=6, console=QUIET))
+    batch = torch.rand(2, 3, 8, 8)
+    hidden = []
+    for path in (file, alone):
+        teacher = load_teacher(TeacherSection(path=path, trust=to == "pt2"), task="hue", layers=[None])
+        (layer,) = teacher.card.layers
+        hidden.append(teacher(batch).hidden[layer])
+    assert hidden[0].shape == (2, 12, 2, 2), "the trunk's last stage"
+    assert torch.allclose(*hidden, atol=1e-6)

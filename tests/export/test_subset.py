@@ -77,8 +77,6 @@ def test_stages_behind_the_last_one_that_is_read_are_cut(
     admit_kind("early_kind:FirstStage", trust=True, say="")
     kinds = {"early": build_kind("early_kind:FirstStage", ("a", "b")), "late": every_kind()["breed"]}
     run = run_folder(tmp_path / "r", student(model, kinds), world)
-    with pytest.raises(Exception, match="trust"):
-        export(run, "pt2", rows=6, console=QUIET)
     data = [str(world / "pool-test.tar")]
     whole = export(run, "pt2", trust=True, rows=6, data=data, console=QUIET)
     early = export(run, "pt2", tasks=["early"], trust=True, rows=6, data=data, console=QUIET)

@@ -35,10 +35,11 @@ class Onnx(GraphFormat):
     packages = ("onnx", "onnxscript", "onnxruntime")
 
     def write(self, module: Deployable, note: dict[str, Any], path: Path) -> None:
-        example = module.example()
+        if INPUT in module.kinds:
+            raise ExportError(f"a task is called '{INPUT}', as the input of an ONNX file is. Use --to pt2.")
         program: Any = torch.onnx.export(
             recorded_program(module),
-            (example,),
+            (module.example(),),
             input_names=[INPUT],
             output_names=note["outputs"],
             dynamo=True,
@@ -46,6 +47,7 @@ class Onnx(GraphFormat):
             verbose=False,
         )
         _name_axes(program.model, module)
+        _free_names(program.model)
         program.model.metadata_props[NOTE] = json.dumps(note)
         program.save(path, external_data=_bytes(module) > LARGEST)
 
@@ -106,6 +108,15 @@ def _stamp(file: Path, note: dict[str, Any]) -> None:
 
 def _bytes(module: Deployable) -> int:
     return sum(value.nbytes for value in module.state_dict().values())
+
+
+def _free_names(model: Any) -> None:
+    """Rename inner tensors that the exporter calls as a task is called."""
+    outputs = {value.name: value for value in model.graph.outputs}
+    inner = [value for node in model.graph for value in node.outputs]
+    for value in [*inner, *model.graph.initializers.values()]:
+        if value.name in outputs and value is not outputs[value.name]:
+            value.name = f"{value.name}.inner"
 
 
 def _name_axes(model: Any, module: Deployable) -> None:

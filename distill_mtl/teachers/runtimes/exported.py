@@ -70,6 +70,18 @@ class ExportedRuntime(Runtime):
         ]
         return list(dict.fromkeys((*inner, *self.outputs)))
 
+    def behind(self, output: str) -> frozenset[str]:
+        found: set[fx.Node] = set()
+        waiting = [
+            node for node in self.network.graph.nodes if node.name == self._sources.get(output, output)
+        ]
+        while waiting:
+            node = waiting.pop()
+            if node not in found:
+                found.add(node)
+                waiting.extend(node.all_input_nodes)
+        return frozenset(node.name for node in found)
+
     def tap(self, names: Sequence[str]) -> None:
         known = self.names()
         for name in names:

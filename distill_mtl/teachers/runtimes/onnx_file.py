@@ -19,6 +19,7 @@ from distill_mtl.teachers.runtimes.onnx_graph import (
     ELEMENTS,
     dtype_of,
     external_files,
+    ingredients,
     inner_tensors,
     learned_numbers,
     only_input,
@@ -57,6 +58,7 @@ class OnnxRuntime(Runtime):
         self.declared = declared(shape_of(image), dtype_of(image, path), notes, file=path, name=image.name)
         self.outputs = returned_tensors(model, path)
         self._names = list(dict.fromkeys((*inner_tensors(model, image.name), *self.outputs)))
+        self._ingredients = ingredients(model)
         self._learned = learned_numbers(model)
         self._input = image.name
         self._taps: tuple[str, ...] = ()
@@ -70,6 +72,17 @@ class OnnxRuntime(Runtime):
 
     def names(self) -> list[str]:
         return list(self._names)
+
+    def behind(self, output: str) -> frozenset[str] | None:
+        if self._ingredients is None:
+            return None
+        found, waiting = set[str](), [output]
+        while waiting:
+            name = waiting.pop()
+            if name not in found:
+                found.add(name)
+                waiting.extend(self._ingredients.get(name, ()))
+        return frozenset(found)
 
     def tap(self, names: Sequence[str]) -> None:
         for name in names:

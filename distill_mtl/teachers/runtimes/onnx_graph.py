@@ -163,6 +163,14 @@ def _reached(graph: Any, image: str) -> set[str]:
     return reached
 
 
+def ingredients(model: Any) -> dict[str, tuple[str, ...]] | None:
+    """Name of each tensor that a node makes -> those that the node reads; None where graphs lie within the graph."""
+    nodes = list(model.graph.node)
+    if any(entry.HasField("g") for node in nodes for entry in node.attribute):
+        return None
+    return {name: tuple(node.input) for node in nodes for name in node.output}
+
+
 def _is_tensor(value: Any) -> bool:
     """Whether a value is a tensor of numbers; one of unknown type counts."""
     kind = value.type.WhichOneof("value")
