@@ -116,6 +116,11 @@ def test_the_student_loads_and_answers_for_every_task(finished: tuple[Path, Eval
     assert answers["shape"]["label"].shape == (2, 20, 24)
 
 
+def test_the_student_keeps_what_evaluation_showed_of_a_picture(finished: tuple[Path, Evaluation]) -> None:
+    config = json.loads((finished[0] / "student" / "config.json").read_text())
+    assert config["extra"] == {"resize": "crop"}
+
+
 def test_the_model_card_holds_the_table(finished: tuple[Path, Evaluation]) -> None:
     out, evaluation = finished
     card = (out / "student" / "README.md").read_text()
