@@ -45,7 +45,7 @@ class Predecessor:
             StudentError: it names another architecture.
         """
         model = section.model or self.model
-        if split_family(model) != split_family(self.model):
+        if _architecture(model) != _architecture(self.model):
             raise StudentError(
                 f"student.init: {self.folder} holds a {self.model}, and student.model says {model}. Remove `model`, or "
                 "begin with something else (`init: random`) and let the old student teach."
@@ -68,6 +68,12 @@ class Predecessor:
         if teacher is not None and teacher.path and network_folder(Path(teacher.path)) == self.folder:
             return chosen_head(self.folder, list(self.tasks), teacher.task, task)
         return task if task in self.tasks else None
+
+
+def _architecture(model: str) -> tuple[str, str]:
+    """Family and name, without the tag of pretrained weights."""
+    family, name = split_family(model)
+    return family, name.partition(".")[0]
 
 
 def find_predecessor(init: str) -> Predecessor | None:

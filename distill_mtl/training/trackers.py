@@ -68,9 +68,11 @@ class Trackers:
             self._running.append(tracker)
             tracker.store_init_configuration(hyperparameters)
         except Exception as error:
-            raise UserError(
+            alone = UserError(
                 f"training.trackers: {name} could not be started: {brief(error)}. Mend it, or remove it from the list."
-            ) from error
+            )
+            alone.everywhere = False  # the other processes have no trackers
+            raise alone from error
         if name == "tensorboard" and self._folder.metrics.exists():
             for line in self._folder.metrics.read_text().splitlines():
                 _show(tracker, json.loads(line))
