@@ -1,6 +1,7 @@
 """What quantisation loses: the int8 file against the fp32 one, in the table that students and teachers stand in."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -14,16 +15,17 @@ from distill_mtl.teachers.output import TeacherOutput
 
 
 class Served(nn.Module):
-    """A file in its runtime, as evaluation asks a student: images in [0, 1] -> logits by task."""
+    """A file in its runtime, as evaluation asks a student: images in [0, 1] -> logits by task.
 
-    def __init__(self, run: Callable[[Tensor], dict[str, Tensor]], module: Deployable) -> None:
+    Args:
+        run: the file.
+        module: that was exported.
+        size: bytes of the file.
+    """
+
+    def __init__(self, run: Callable[[Tensor], dict[str, Tensor]], module: Deployable, size: int) -> None:
         super().__init__()
-        self._run, self._taken = run, module.taken
-
-    @property
-    def trunk(self) -> nn.Module:
-        """Itself: the tasks of a file are answered in one pass, whose cost counts once."""
-        return self
+        self._run, self._taken, self.size = run, module.taken, size
 
     def forward(self, images: Tensor) -> Mapping[str, Tensor]:
         return self._run(self._taken(images))
@@ -48,7 +50,7 @@ def compare_files(
     view = View(rows.sources(size), "test", batch_size=recipe.evaluation.batch_size)
     total = sum(view.rows(task) for task in module.kinds)
     with Display(order.console, "int8 against fp32", total, unit="row") as display:
-        return evaluate(
+        found = evaluate(
             int8,
             {task: _Task(fp32, task) for task in module.kinds},
             module.kinds,
@@ -60,3 +62,12 @@ def compare_files(
             seed=recipe.seed,
             progress=lambda done, total: display.update(done),
         )
+    # All tasks of a file are answered in one pass, so a task's teacher costs as much as all of them.
+    whole = next(iter(found.each_cost.values()))
+    return replace(
+        found,
+        student_cost=replace(found.student_cost, bytes=int8.size),
+        teachers_cost=replace(whole, bytes=fp32.size),
+        each_cost={},
+        names=("int8", "fp32"),
+    )

@@ -59,7 +59,7 @@ class Onnx(GraphFormat):
         if _bytes(module) > LARGEST:
             raise ExportError("--int8: a student of more than 2 GB is not quantised. Leave out --int8.")
         size, whole = module.trunk.inputs.size, file.stat().st_size
-        fp32 = Served(self.open(file), module)
+        fp32 = Served(self.open(file), module, whole)
         with telling(order, f"quantising on {order.calibration} training rows"):
             images, _ = rows.take("train", order.calibration, size)
             quantise(file, (module.taken(part.float() / 255) for part in images.split(_BATCH)), module.kinds)
@@ -74,8 +74,9 @@ class Onnx(GraphFormat):
                 "What int8 loses in points is measured on the run's own test rows: leave out --data."
             )
             return
-        evaluation = compare_files(order, rows, recipe, module, Served(int8, module), fp32)
-        order.console.print("int8 (student) against fp32 (teacher), both in ONNX Runtime", style="bold")
+        evaluation = compare_files(
+            order, rows, recipe, module, Served(int8, module, file.stat().st_size), fp32
+        )
         order.console.print(evaluation.table())
         evaluation.write(file.with_name(f"{file.name}.results.json"))
 
