@@ -71,8 +71,9 @@ def start_processes() -> PartialState:
         UserError: the launcher started processes that Accelerate cannot see.
     """
     _refuse_unseen_processes()
-    # The others wait while the first one measures costs; and training may follow in the same group.
-    state = PartialState(timeout=timedelta(hours=2))
+    # Only an Accelerator reads the variable by itself, and only it would see several processes on the CPU. The
+    # others wait while the first one measures costs; and training may follow in the same group.
+    state = PartialState(cpu=_on_cpu(), timeout=timedelta(hours=2))
     if state.num_processes == 1 and state.device.type == "cpu":
         take_all_cores()
     return state
@@ -81,13 +82,17 @@ def start_processes() -> PartialState:
 def _refuse_unseen_processes() -> None:
     """Several processes on a machine without an accelerator, of which Accelerate would see one each."""
     launched = int(os.environ.get("WORLD_SIZE", "1"))
-    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1")
-    if launched > 1 and not on_cpu and not torch.accelerator.is_available():
+    if launched > 1 and not _on_cpu() and not torch.accelerator.is_available():
         raise UserError(
             f"the launcher started {launched} processes on a machine without a GPU, and Accelerate would take each "
             "for the only one. On the CPU start with `ACCELERATE_USE_CPU=true accelerate launch --multi_gpu "
             "--num_processes N --main_process_port 0 distill.py ...`."
         )
+
+
+def _on_cpu() -> bool:
+    """Whether Accelerate was told to leave an accelerator alone."""
+    return os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1")
 
 
 def take_all_cores() -> None:
@@ -113,10 +118,7 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 
 def _precision(wanted: str) -> Precision:
-    gpu = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "false").lower() not in (
-        "true",
-        "1",
-    )
+    gpu = torch.cuda.is_available() and not _on_cpu()
     if wanted == "auto":
         return "bf16" if gpu and torch.cuda.is_bf16_supported() else "no"
     if wanted == "fp16" and not gpu:

@@ -58,7 +58,7 @@ def check_teacher(
     """
     section = read_teacher(values, overrides, task)
     teacher = load_teacher(absolute_teacher(section), task=task, kind=kind, classes=classes)
-    measured_as = _kind(teacher)
+    measured_as = kind_of(teacher)
     sources = _sources(section, task, teacher, measured_as, data, member)
     examined = _examine(teacher, measured_as, task, sources, section, limit)
     _show(examined, measured_as, data)
@@ -66,7 +66,7 @@ def check_teacher(
         raise TeacherError(examined.problem)
 
 
-def _kind(teacher: Teacher) -> TaskKind:
+def kind_of(teacher: Teacher) -> TaskKind:
     """The kind of task, with the metric that the teacher's folder records."""
     card = teacher.card
     recorded = card.score.metric if card.score is not None else None

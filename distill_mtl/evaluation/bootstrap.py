@@ -59,13 +59,32 @@ def paired_interval(
     chunk = max(1, _NUMBERS_AT_ONCE // max(networks[0].shape))
     deltas = []
     for first in range(0, resamples, chunk):
-        weights = _draw_counts(generator, min(chunk, resamples - first), count)
+        weights = draw_counts(generator, min(chunk, resamples - first), count)
         weights = weights if additive else weights[:, where]
         scores = [score(network, weights) for network in networks]
         deltas.append(scores[0] - scores[1] if teacher is not None else scores[0])
-    tail = _tail(count)
-    low, high = np.quantile(torch.cat(deltas).numpy(), [tail, 1 - tail])
+    low, high = percentiles(torch.cat(deltas), count)
     return float(low), float(high)
+
+
+def draw_counts(generator: np.random.Generator, resamples: int, groups: int) -> Tensor:
+    """float64 [resamples, groups]: how often each group is drawn, each line summing to `groups`."""
+    drawn = generator.integers(groups, size=(resamples, groups))
+    drawn += np.arange(resamples)[:, None] * groups
+    counts = np.bincount(drawn.ravel(), minlength=resamples * groups)
+    return torch.from_numpy(counts.reshape(resamples, groups).astype(np.float64))
+
+
+def percentiles(deltas: Tensor, groups: int) -> Tensor:
+    """float64 [2, ...]: both ends of the interval, from what resamples gave [S, ...].
+
+    Plain percentiles are too narrow for few groups, as a variance over n where n - 1 is right and a normal quantile
+    where a t quantile is. So the share left out at each end is that of the expanded percentile interval (Hesterberg
+    2015, "What Teachers Should Know About the Bootstrap", The American Statistician 69(4)).
+    """
+    quantile = t.ppf((1 + LEVEL) / 2, groups - 1)
+    tail = float(norm.cdf(-math.sqrt(groups / (groups - 1)) * quantile))
+    return torch.from_numpy(np.quantile(deltas.numpy(), [tail, 1 - tail], axis=0))
 
 
 def unseen_difference(groups: int) -> tuple[float, float]:
@@ -91,26 +110,7 @@ def group_totals(groups: Sequence[str], statistics: Tensor) -> Tensor:
     return totals.index_add_(0, where, statistics.double())
 
 
-def _tail(groups: int) -> float:
-    """The share of resamples left out at each end.
-
-    Percentiles are too narrow for few groups, as a variance over n where n - 1 is right and a normal quantile where a
-    t quantile is: the expanded percentile interval (Hesterberg 2015, "What Teachers Should Know About the Bootstrap",
-    The American Statistician 69(4), section 4.1.3).
-    """
-    quantile = t.ppf((1 + LEVEL) / 2, groups - 1)
-    return float(norm.cdf(-math.sqrt(groups / (groups - 1)) * quantile))
-
-
 def _positions(groups: Sequence[str]) -> Tensor:
     """int64 [R]: the number of each row's group, in the order of their names."""
     position = {name: index for index, name in enumerate(sorted(set(groups)))}
     return torch.tensor([position[name] for name in groups], dtype=torch.long)
-
-
-def _draw_counts(generator: np.random.Generator, resamples: int, groups: int) -> Tensor:
-    """float64 [resamples, groups]: how often each group is drawn, each line summing to `groups`."""
-    drawn = generator.integers(groups, size=(resamples, groups))
-    drawn += np.arange(resamples)[:, None] * groups
-    counts = np.bincount(drawn.ravel(), minlength=resamples * groups)
-    return torch.from_numpy(counts.reshape(resamples, groups).astype(np.float64))

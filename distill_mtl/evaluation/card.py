@@ -5,12 +5,17 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from distill_mtl.evaluation.details import details_table
 from distill_mtl.tasks.base import TaskKind
 
 if TYPE_CHECKING:
     from distill_mtl.evaluation.results import Evaluation
 
 _SHOWN_CLASSES = 20
+_DETAILS = (
+    "ECE is the expected calibration error in points: how far confidence is from being right. McNemar's exact test "
+    "asks whether two accuracies differ at all."
+)
 
 
 def model_card(
@@ -87,12 +92,16 @@ def _classes(kind: TaskKind) -> str:
 
 
 def _results(evaluation: "Evaluation") -> str:
+    details = details_table(evaluation)
     return (
         f"Measured on each task's own labelled {evaluation.split} rows, scores in points of 100, degrees, or "
         "(`mae`, `rmse`) the unit of the labels. `delta` is positive where the student is better; its interval is "
         "a paired bootstrap over groups of rows; "
-        "`agree` is how often student and teacher decide alike. A multiplication and an addition count as "
-        "two FLOPs; `share` is a head's part of the student's.\n\n" + evaluation.markdown().rstrip()
+        "`agree` is how often student and teacher decide alike. ✓ is non-inferior (the interval stays within the "
+        "margin), ✗ inferior, ? undecided. A multiplication and an addition count as "
+        "two FLOPs; `share` is a head's part of the student's.\n\n"
+        + evaluation.markdown().rstrip()
+        + (f"\n\n{_DETAILS}\n\n{details}" if details else "")
     )
 
 

@@ -6,9 +6,11 @@ gain from larger ones.
 """
 
 import math
+import random
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,18 +24,31 @@ Note = Callable[[str], None]
 """Told what is being measured, for whoever waits."""
 
 MOST_ROWS = 4096
-"""Largest batch that is tried on an accelerator, whose memory ends in an error that can be caught."""
+"""Largest batch that is tried on a GPU, whose memory ends in an error and not in the process's."""
 _WARM_RUNS = 3
 _TIMED_RUNS, _TIMED_SECONDS = 30, 1.0
-_SEARCH_RUNS, _SEARCH_SECONDS = 4, 0.2
+_SEARCH_RUNS, _SEARCH_SECONDS = 8, 0.2
 _LONGEST_PASS = 1.0  # seconds that a pass may take before batches stop growing
 _GAIN = 1.05
 _PATIENCE = 2  # doublings without a gain: one alone may have met a busy moment
 
 
+class Measured(NamedTuple):
+    """What networks cost, and how far the times can be believed.
+
+    Attributes:
+        costs: of each network.
+        unrest: the largest ratio of a median pass to the fastest one of the same batch; well above 1 where the
+            machine has other work, which costs long passes more than short ones.
+    """
+
+    costs: list[Cost]
+    unrest: float
+
+
 def cost_of(network: nn.Module, size: tuple[int, int], device: torch.device | str = "cpu") -> Cost:
     """Cost of one network alone; see `costs_of`."""
-    return costs_of([network], size, device)[0]
+    return costs_of([network], size, device).costs[0]
 
 
 def costs_of(
@@ -41,9 +56,9 @@ def costs_of(
     size: tuple[int, int],
     device: torch.device | str = "cpu",
     *,
-    most: int = 256,
+    known: int = 256,
     note: Note = lambda text: None,
-) -> list[Cost]:
+) -> Measured:
     """Cost of each network on images [B, 3, height, width] in [0, 1], its own preprocessing included.
 
     FLOPs are those of convolutions, matrix products and attention, as torch's counter has them; a network
@@ -55,7 +70,7 @@ def costs_of(
         networks: on the device; they take turns.
         size: height and width of the images.
         device: where the networks are.
-        most: rows of the largest batch that is tried.
+        known: rows of a batch that fits, for sure. On a GPU larger ones are tried too.
         note: told what is being measured.
     """
     modes = [evaluating(network) for network in networks]
@@ -63,7 +78,7 @@ def costs_of(
         mode.__enter__()
     try:
         with torch.no_grad():
-            return _costs(networks, size, torch.device(device), most, note)
+            return _costs(networks, size, torch.device(device), known, note)
     finally:
         for mode in modes:
             mode.__exit__(None, None, None)
@@ -102,8 +117,8 @@ def head_costs(
 
 
 def _costs(
-    networks: Sequence[nn.Module], size: tuple[int, int], device: torch.device, most: int, note: Note
-) -> list[Cost]:
+    networks: Sequence[nn.Module], size: tuple[int, int], device: torch.device, known: int, note: Note
+) -> Measured:
     note("cost: one image")
     image = _images(1, size, device)
     flops = []
@@ -115,10 +130,10 @@ def _costs(
         for _ in range(_WARM_RUNS):
             network(image)
     latencies = _in_turns(networks, image, _TIMED_RUNS, _TIMED_SECONDS)
-    batch = _saturating(networks, size, device, most, note)
+    batch = _saturating(networks, size, device, known, note)
     note(f"cost: batches of {batch}")
     images = _images(batch, size, device)
-    passes = _in_turns(networks, images, _TIMED_RUNS // 2, _TIMED_SECONDS)
+    passes = latencies if batch == 1 else _in_turns(networks, images, _TIMED_RUNS, _TIMED_SECONDS)
     note(f"cost: memory of a batch of {batch}")
     costs = []
     for network, count, latency, seconds in zip(networks, flops, latencies, passes, strict=True):
@@ -135,16 +150,18 @@ def _costs(
                 peak_memory=peak_memory(network, images),
             )
         )
-    return costs
+    unrest = max(median(own) / min(own) for own in (*latencies, *passes))
+    return Measured(costs, unrest)
 
 
 def _saturating(
-    networks: Sequence[nn.Module], size: tuple[int, int], device: torch.device, most: int, note: Note
+    networks: Sequence[nn.Module], size: tuple[int, int], device: torch.device, known: int, note: Note
 ) -> int:
     """The smallest batch whose rows per second, as a geometric mean over the networks, are within 5 % of the best.
 
-    Batches double until two doublings bring no more than 5 %, a pass takes long, or memory or `most` is reached.
+    Batches double until two doublings bring no more than 5 %, a pass takes long, or one does not fit.
     """
+    most = MOST_ROWS if device.type == "cuda" else known
     rates: dict[int, float] = {}
     batch, idle = 1, 0
     while True:
@@ -152,10 +169,11 @@ def _saturating(
         try:
             images = _images(batch, size, device)
             times = _in_turns(networks, images, _SEARCH_RUNS, _SEARCH_SECONDS)
-        except torch.OutOfMemoryError:
-            if batch == 1:
+        # Runtimes have no common error for too large a batch.
+        except Exception:
+            if batch <= known:
                 raise
-            torch.accelerator.empty_cache()
+            torch.cuda.empty_cache()
             break
         fastest = [min(own) for own in times]  # what others do on this machine only ever slows a pass
         best = max(rates.values(), default=0.0)
@@ -171,11 +189,13 @@ def _in_turns(
     networks: Sequence[nn.Module], images: Tensor, rounds: int, seconds: float
 ) -> list[list[float]]:
     """Seconds of each network's passes. Before each comes one that is not timed: the network before it in the round
-    has emptied the caches."""
+    has emptied the caches. The order of a round is drawn by lot: other work on the machine comes and goes in slices
+    of time, which could fall on the same network every round."""
     times: list[list[float]] = [[] for _ in networks]
+    lot, turns = random.Random(0), list(zip(networks, times, strict=True))
     end = time.perf_counter() + seconds * len(networks)
     while not times[0] or (len(times[0]) < rounds and time.perf_counter() < end):
-        for network, own in zip(networks, times, strict=True):
+        for network, own in lot.sample(turns, len(turns)):
             network(images)
             _wait(images)
             start = time.perf_counter()

@@ -7,11 +7,14 @@ from functools import reduce
 import torch
 from torch import nn
 
-from distill_mtl.evaluation.cost import MOST_ROWS, Note, costs_of, head_costs
+from distill_mtl.evaluation.cost import Note, costs_of, head_costs
 from distill_mtl.evaluation.memory import machine
 from distill_mtl.evaluation.results import Cost, HeadCost
 from distill_mtl.teachers.joined import JoinedTeachers
 from distill_mtl.teachers.teacher import Teacher
+
+_RESTLESS = 1.5
+_BUSY = ", busy with other work: measure again when it is quiet"
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Expense:
         teachers: all together, one after the other; None where there is none.
         each: by task, its teacher alone.
         heads: by task, what its head takes of the student's.
-        machine: in words.
+        machine: in words, also that it was busy.
     """
 
     student: Cost
@@ -51,21 +54,21 @@ def expense_of(
         student, teachers: on the device; absent or None: a task without a teacher.
         size: height and width of the images.
         device: where the networks are.
-        batch_size: known to fit on the CPU, where running out of memory would end the process.
+        batch_size: of the comparison, which has shown that such batches fit.
         note: told what is being measured.
     """
     present = {task: teacher for task, teacher in teachers.items() if teacher is not None}
     runs = _runs(present)
     distinct = list({id(network): network for network in (*runs, *present.values())}.values())
-    most = batch_size if torch.device(device).type == "cpu" else MOST_ROWS
-    mine, *theirs = costs_of([student, *distinct], size, device, most=most, note=note)
+    measured = costs_of([student, *distinct], size, device, known=batch_size, note=note)
+    mine, *theirs = measured.costs
     cost = {id(network): found for network, found in zip(distinct, theirs, strict=True)}
     return Expense(
         student=mine,
         teachers=reduce(Cost.__add__, [cost[id(run)] for run in runs]) if runs else None,
         each={task: cost[id(teacher)] for task, teacher in present.items()},
         heads=head_costs(student, size, device),
-        machine=machine(device),
+        machine=machine(device) + (_BUSY if measured.unrest > _RESTLESS else ""),
     )
 
 

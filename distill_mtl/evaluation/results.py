@@ -150,6 +150,7 @@ class Evaluation:
         machine: that the costs were measured on.
         cross_domain: task -> source that has no labels of it -> how student and teacher agree on its images.
         baselines: by name, other networks on the same rows.
+        names: what stood in the student's and in the teachers' place, where they were named one by one.
     """
 
     tasks: Mapping[str, TaskResult]
@@ -166,6 +167,7 @@ class Evaluation:
     cross_domain: Mapping[str, Mapping[str, Abroad]] = field(default_factory=dict)
     baselines: Mapping[str, Baseline] = field(default_factory=dict)
     rule: Rule = "interval"
+    names: tuple[str, str] | None = None
 
     def verdict(self, task: str) -> Verdict | None:
         """What is decided about a task; None for one without a teacher, which is not judged."""
@@ -202,7 +204,7 @@ class Evaluation:
             "accepted": self.accepted,
             "steps": self.steps,
             "seconds": self.seconds,
-        }
+        } | ({} if self.names is None else {"student": self.names[0], "against": self.names[1]})
 
     def _task(self, task: str) -> dict[str, Any]:
         """What was measured, and what it decides."""

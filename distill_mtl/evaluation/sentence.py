@@ -1,6 +1,7 @@
 """The verdict in one sentence: what is decided, and about how many more rows would decide the rest."""
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from distill_mtl.evaluation.figures import signed
@@ -16,18 +17,14 @@ def verdict_line(evaluation: "Evaluation") -> str:
     if not verdicts:
         return "– nothing to judge: no task has a teacher"
     inferior = [_loss(evaluation, task) for task in verdicts if verdicts[task].decision == "inferior"]
-    open_ones = [
-        _open(evaluation, task, verdict)
-        for task, verdict in verdicts.items()
-        if verdict.decision == "undecided"
-    ]
+    open_ones = {task: each for task, each in verdicts.items() if each.decision == "undecided"}
     if not inferior and not open_ones:
         return f"✓ accepted: {_kept(evaluation, list(verdicts))}"
     parts = []
     if inferior:
         parts.append(("inferior: " if evaluation.rule == "interval" else "") + ", ".join(inferior))
     if open_ones:
-        parts.append(f"undecided: {', '.join(open_ones)}")
+        parts.append(f"undecided: {_undecided(open_ones)}")
     return f"{'✗ not accepted' if inferior else '? not accepted yet'}: {'; '.join(parts)}"
 
 
@@ -36,10 +33,16 @@ def _loss(evaluation: "Evaluation", task: str) -> str:
     return f"{task} {signed(result.delta, result)} (allowed {signed(-evaluation.acceptance[task], result)})"
 
 
-def _open(evaluation: "Evaluation", task: str, verdict: Verdict) -> str:
-    if verdict.rows_to_decide is None:
-        return f"{task} ({verdict.reason})"
-    return f"{task} (about {_about(verdict.rows_to_decide)} more rows would decide)"
+def _undecided(verdicts: Mapping[str, Verdict]) -> str:
+    """`left (about 1,200 more rows would decide), right (about 300 more), depth (it lies on the margin)`."""
+    texts, what = [], " rows would decide"
+    for task, verdict in verdicts.items():
+        if verdict.rows_to_decide is None:
+            texts.append(f"{task} ({verdict.reason})")
+        else:
+            texts.append(f"{task} (about {_about(verdict.rows_to_decide)} more{what})")
+            what = ""
+    return ", ".join(texts)
 
 
 def _kept(evaluation: "Evaluation", tasks: list[str]) -> str:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distill_mtl.evaluation.cross_domain import notes as cross_domain_notes
+from distill_mtl.evaluation.details import worst_line
 from distill_mtl.evaluation.figures import NONE, rounded, signed
 from distill_mtl.evaluation.sentence import verdict_line
 
@@ -177,11 +178,13 @@ def _title(evaluation: "Evaluation") -> str:
     rows = f"{evaluation.split} rows" if evaluation.split is not None else "all rows"
     if not _has_teachers(evaluation):
         return f"Scores on {rows}"
+    if evaluation.names is not None:
+        return f"{evaluation.names[0]} (student) against {evaluation.names[1]} (teacher), {rows}"
     return f"Student against teachers, {rows}"
 
 
 def _notes(evaluation: "Evaluation") -> list[str]:
-    notes = []
+    notes = [worst] if (worst := worst_line(evaluation)) else []
     if _possibly_seen(evaluation):
         notes.append(
             "* rows split off by a hash of their key: the teacher may have seen them in its training."

@@ -12,6 +12,7 @@ from rich.console import Console
 from distill_mtl.assembly.build import Parts
 from distill_mtl.data.split import Split
 from distill_mtl.evaluation import Evaluation, View, delta_on, references
+from distill_mtl.evaluation.baselines import read_baselines
 from distill_mtl.evaluation.card import model_card
 from distill_mtl.evaluation.examples import examples, examples_of
 from distill_mtl.evaluation.selection import Reference
@@ -101,7 +102,7 @@ def finish(parts: Parts, session: Session, folder: RunFolder, console: Console) 
     if accelerator.is_main_process:
         save_student(session.student, folder.student, card=_card(parts, None))
     examiner = Examiner(parts, session, console)
-    evaluation = examiner.compare()
+    evaluation = replace(examiner.compare(), baselines=read_baselines(folder.results))
     skipped = _skipped_anywhere(parts, accelerator)
     if accelerator.is_main_process:
         save_student(session.student, folder.student, card=_card(parts, evaluation))

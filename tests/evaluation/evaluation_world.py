@@ -1,11 +1,16 @@
 """A small world to evaluate in: rows held in memory and tiny networks."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from threading import Barrier
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distill_mtl.data.batch import Batch
+from distill_mtl.evaluation import Processes
 from distill_mtl.teachers.output import TeacherOutput
 
 CLASSES = ("a", "b", "c")
@@ -119,3 +124,20 @@ class ToyStudent(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         return {task: self.dropout(head(images).logits) for task, head in self.heads.items()}
+
+
+def as_processes(world: int, work: Callable[[Processes], Any]) -> list[Any]:
+    """What `work` returns to each of `world` processes, here threads that meet whenever they gather."""
+    meeting = Barrier(world)
+    said: list[list[Any]] = [[] for _ in range(world)]
+
+    def gather(rank: int, items: list[Any]) -> list[Any]:
+        said[rank] = items
+        meeting.wait(timeout=30)
+        joined = [item for each in said for item in each]
+        meeting.wait(timeout=30)
+        return joined
+
+    processes = [Processes(rank, world, gather=partial(gather, rank)) for rank in range(world)]
+    with ThreadPoolExecutor(world) as pool:
+        return list(pool.map(work, processes))

@@ -1,16 +1,12 @@
 """Student against teacher on the task's own rows, through evaluate and its parts."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import replace
-from functools import partial
-from threading import Barrier
 from typing import Any
 
 import pytest
 import torch
-from evaluation_world import CLASSES, ListedRows, ToyStudent, ToyTeacher, make_rows
+from evaluation_world import CLASSES, ListedRows, ToyStudent, ToyTeacher, as_processes, make_rows
 from torch import Tensor, nn
 
 from distill_mtl.checks.measure import measure
@@ -60,23 +56,6 @@ def test_no_number_depends_on_the_batch_size(
     assert run(student, teachers, kinds, sources, batch_size=batch_size) == run(
         student, teachers, kinds, sources
     )
-
-
-def as_processes(world: int, work: Callable[[Processes], Any]) -> list[Any]:
-    """What `work` returns to each of `world` processes, here threads that meet whenever they gather."""
-    meeting = Barrier(world)
-    said: list[list[Any]] = [[] for _ in range(world)]
-
-    def gather(rank: int, items: list[Any]) -> list[Any]:
-        said[rank] = items
-        meeting.wait(timeout=30)
-        joined = [item for each in said for item in each]
-        meeting.wait(timeout=30)
-        return joined
-
-    processes = [Processes(rank, world, gather=partial(gather, rank)) for rank in range(world)]
-    with ThreadPoolExecutor(world) as pool:
-        return list(pool.map(work, processes))
 
 
 @pytest.mark.parametrize("world", [2, 3])

@@ -195,34 +195,65 @@ def test_networks_take_turns_and_share_the_smallest_batch_that_saturates(
     clock, log = [0.0], list[tuple[str, int]]()
     monkeypatch.setattr(costs.time, "perf_counter", lambda: clock[0])
     networks = [Staged(clock, 0.001, log, "student"), Staged(clock, 0.003, log, "teacher")]
-    student, teacher = costs_of(networks, (4, 4))
+    (student, teacher), unrest = costs_of(networks, (4, 4))
+    assert unrest == pytest.approx(1)
     assert (student.batch, teacher.batch) == (4, 4)
     assert student.rows_per_second == pytest.approx(1000)
     assert teacher.rows_per_second == pytest.approx(1000 / 3)
     assert teacher.latency_ms == pytest.approx(12)
     assert max(rows for _, rows in log) == 16, "two doublings without a gain end the search"
     timed = [name for name, rows in log if rows == 8]
-    assert timed[:8] == ["student", "student", "teacher", "teacher"] * 2
+    rounds = [timed[first : first + 4] for first in range(0, len(timed), 4)]
+    orders = {tuple(order) for order in rounds}
+    assert orders == {
+        ("student", "student", "teacher", "teacher"),
+        ("teacher", "teacher", "student", "student"),
+    }
+
+
+def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two passes of three wait for others to finish; the median is one of these."""
+    clock, passes = [0.0], [0]
+    monkeypatch.setattr(costs.time, "perf_counter", lambda: clock[0])
+
+    class Waits(Staged):
+        def forward(self, images: Tensor) -> Tensor:
+            passes[0] += 1
+            clock[0] += 0.01 * (passes[0] % 3 > 0)
+            return super().forward(images)
+
+    network = Waits(clock, 0.001, [], "it")
+    assert costs_of([network], (4, 4)).unrest == pytest.approx(3.5)
+    assert "busy with other work" in expense_of(network, {}, (4, 4), "cpu", batch_size=8).machine
+    quiet = Staged(clock, 0.001, [], "it")
+    assert "busy" not in expense_of(quiet, {}, (4, 4), "cpu", batch_size=8).machine
 
 
 def test_batches_stop_at_what_is_known_to_fit_and_at_long_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, log = [0.0], list[tuple[str, int]]()
     monkeypatch.setattr(costs.time, "perf_counter", lambda: clock[0])
-    costs_of([Staged(clock, 0.001, log, "it")], (4, 4), most=2)
+    costs_of([Staged(clock, 0.001, log, "it")], (4, 4), known=2)
     assert max(rows for _, rows in log) == 2
     log.clear()
     costs_of([Staged(clock, 0.2, log, "it")], (4, 4))
     assert max(rows for _, rows in log) == 1
 
 
-def test_memory_that_runs_out_ends_the_search_at_the_batch_before() -> None:
+def test_a_batch_that_does_not_fit_ends_the_search_at_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU alone are batches tried that nobody has seen fit; the search is asked as if there were one."""
+
     class Small(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
-            if len(images) > 2:
-                raise torch.OutOfMemoryError("no room")
-            return images.square().sum()
+            if len(images) > 8:
+                raise RuntimeError("no room")
+            return images.sum()
 
-    assert cost_of(Small(), (4, 4)).batch in (1, 2)
+    monkeypatch.setattr(costs, "_images", lambda batch, size, device: torch.rand(batch, 3, *size))
+    monkeypatch.setattr(costs, "_PATIENCE", 100)
+    gpu = torch.device("cuda")
+    assert costs._saturating([Small()], (4, 4), gpu, 4, lambda text: None) <= 8
+    with pytest.raises(RuntimeError, match="no room"):
+        costs._saturating([Small()], (4, 4), gpu, 16, lambda text: None)
 
 
 def test_a_trunk_that_two_teachers_share_is_paid_once_and_each_alone_in_full(tmp_path: Path) -> None:

@@ -134,6 +134,8 @@ def test_one_undecided_task_is_not_accepted_either(evaluation: Evaluation) -> No
     both = replace(strict, acceptance=strict.acceptance | {"left": -1.0})
     assert "✗ not accepted: inferior: left +0.40 (allowed +1.00); undecided: right (about" in shown(both, 120)
     assert replace(strict, acceptance={"left": 1.0, "right": 0.7, "alone": 1.0}, rule="point").accepted
+    two = replace(strict, acceptance=strict.acceptance | {"left": -0.5})
+    assert "undecided: left (about 21,000 more rows would decide), right (about 4,100 more)" in shown(two)
     on_it = replace(strict, acceptance=strict.acceptance | {"right": 0.7})
     assert "undecided: right (it lies on the margin)" in shown(on_it)
 
@@ -199,7 +201,7 @@ def test_baselines_stand_under_their_task_in_the_same_table(evaluation: Evaluati
     lines = [" ".join(line.split()) for line in shown(said, width=120).splitlines()]
     at = next(number for number, line in enumerate(lines) if line.startswith("left"))
     assert lines[at + 1] == "· labels only 96.50 −0.50 −1.25 … +0.25"
-    assert lines[at + 2] == "· …s/an-earlier-one 96.50 −0.50 −1.25 … +0.25"
+    assert lines[at + 2] == "· …/an-earlier-one 96.50 −0.50 −1.25 … +0.25"
     assert max(map(len, shown(said, width=80).splitlines())) <= 80
     assert "· labels only 90.00 – –" in lines
     assert "| · labels only |  |  |  | 96.50 | −0.50 | −1.25 … +0.25 |  |  |" in said.markdown()

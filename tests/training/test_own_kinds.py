@@ -128,7 +128,7 @@ def test_an_own_score_in_a_unit_needs_a_word_on_what_may_be_lost(folder: Path) -
     code, recipe = (folder / "my_tasks.py").read_text(), (folder / "facing.yaml").read_text()
     (folder / "facing.yaml").write_text(recipe.replace("acceptance: 180\n", ""))
     in_degrees = build(load_recipe("facing.yaml", known=known_names()))
-    assert in_degrees.recipe.acceptance == {}  # which allows one
+    assert in_degrees.recipe.acceptance.margin == {}  # which allows one
     _forget()
     (metrics,) = re.findall(r" +metrics = .*\n", code)
     in_a_unit = metrics + '    unit_metrics = frozenset({"mean_angle"})\n'
@@ -141,7 +141,7 @@ def test_an_own_score_in_a_unit_needs_a_word_on_what_may_be_lost(folder: Path) -
     ):
         build(load_recipe("facing.yaml", [taught], known=known_names()))
     said = load_recipe("facing.yaml", [taught, "acceptance={facing: 5}"], known=known_names())
-    assert build(said).recipe.acceptance == {"facing": 5}
+    assert build(said).recipe.acceptance.margin == {"facing": 5}
 
 
 def test_workers_that_begin_anew_can_unpickle_it(folder: Path) -> None:

@@ -1,0 +1,185 @@
+"""`distill-mtl evaluate --student A --against B C --data ...`: any two models on labelled shards, without a recipe."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from distill_mtl.assembly.contender import Asked, Contender, open_contender, tasks_of
+from distill_mtl.assembly.processes import start_processes
+from distill_mtl.checks.teacher_command import kind_of
+from distill_mtl.data import Sources, open_sources
+from distill_mtl.display import output
+from distill_mtl.drafting.shard_sets import as_patterns, find_sets
+from distill_mtl.errors import UserError
+from distill_mtl.evaluation import Evaluation
+from distill_mtl.recipe import Recipe
+from distill_mtl.recipe.acceptance import MARGIN
+from distill_mtl.recipe.command_line import task_name
+from distill_mtl.recipe.schema import (
+    AcceptanceSection,
+    LabelSection,
+    SourceSection,
+    StudentSection,
+    TaskSection,
+)
+from distill_mtl.tasks.base import TaskKind
+from distill_mtl.training.comparison import compare_with_bar, view_of
+from distill_mtl.training.evaluate import Margins, with_margins
+from distill_mtl.training.run_folder import write_aside
+
+_NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)=(.+)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class About:
+    """What the command line says of a task, where the networks do not.
+
+    Attributes:
+        task: whose labels `--data` has, where it does not say so itself.
+        kind: None: the student's.
+        classes: None: the student's.
+        member: of the label; None: the kind's.
+    """
+
+    task: str | None = None
+    kind: str | None = None
+    classes: tuple[str, ...] | int | None = None
+    member: str | None = None
+
+
+def versus(
+    student: str,
+    against: Sequence[str],
+    data: Sequence[str],
+    *,
+    about: About = About(),
+    acceptance: Margins = None,
+    trust: bool = False,
+    to: Path | None = None,
+    console: Console | None = None,
+) -> dict[str, Evaluation]:
+    """Compare one model with others on all labelled rows of some shards. Prints a table for each pair.
+
+    Args:
+        student: a run folder, a student folder, or whatever `teacher:` takes in a recipe.
+        against: the same, one or several; each stands in the teachers' place.
+        data: folders, paths and patterns of shards, for several tasks each as TASK=PLACE. Rows are not cut into sets.
+        about: what the networks do not say of their task.
+        acceptance: margins; default 1 point.
+        trust: let files run code.
+        to: a file for the results: those of the pair, or a list of several pairs'.
+        console: where to print; default standard output.
+
+    Returns:
+        By what the student was compared with.
+
+    Raises:
+        UserError: a model cannot be loaded or answers other tasks, shards cannot be read, or no task was named.
+    """
+    state = start_processes()
+    console = (console or output()) if state.is_main_process else Console(quiet=True)
+    places = _places(data, student, about.task)
+    if len(places) > 1 and (about.kind, about.classes, about.member) != (None, None, None):
+        raise UserError(
+            f"--kind, --classes and --member say something of one task, and --data has {', '.join(places)}. Compare "
+            "these one by one."
+        )
+    mine = open_contender(student, {task: Asked(about.kind, about.classes) for task in places}, trust=trust)
+    kinds = {task: kind_of(teacher) for task, teacher in mine.teachers.items()}
+    asked = {task: Asked.as_by(kind, mine.teachers[task].card.options) for task, kind in kinds.items()}
+    others = [open_contender(place, asked, trust=trust) for place in against]
+    recipe = with_margins(_recipe(kinds, places, about.member, acceptance), acceptance)
+    view = view_of(_sources(recipe, kinds, [mine, *others]), None, recipe)
+    network = mine.network.to(state.device)
+    found: dict[str, Evaluation] = {}
+    for other in others:
+        for teacher in other.teachers.values():
+            teacher.to(state.device)
+        compared = compare_with_bar(network, other.teachers, kinds, view, recipe, console)
+        found[other.place] = replace(compared, names=(student, other.place))
+        console.print(found[other.place].table())
+        if other is not others[-1]:
+            console.print()
+    if to is not None and state.is_main_process:
+        _write(to, found)
+    state.wait_for_everyone()
+    return found
+
+
+def _places(data: Sequence[str], student: str, task: str | None) -> dict[str, list[str]]:
+    """task -> places of its data."""
+    places: dict[str, list[str]] = {}
+    unnamed = [place for place in data if _NAMED.fullmatch(place) is None or Path(place).exists()]
+    for place in data:
+        if place not in unnamed:
+            name, rest = _NAMED.fullmatch(place).groups()  # type: ignore[union-attr]
+            places.setdefault(name, []).append(rest)
+    if unnamed and places:
+        raise UserError(
+            f"--data {unnamed[0]}: some places name their task ({next(iter(places))}=...), this one does not. Name the "
+            "task of each."
+        )
+    if places and task is not None and list(places) != [task]:
+        raise UserError(f"--task {task}, and --data names {', '.join(places)}. Leave --task out.")
+    return places or {_only_task(student, task): unnamed}
+
+
+def _only_task(student: str, task: str | None) -> str:
+    """The task of data that do not name theirs."""
+    known = tasks_of(student)
+    if task is not None:
+        return task
+    if known is None:
+        return task_name(student)
+    if len(known) > 1:
+        raise UserError(
+            f"--data: {student} answers {', '.join(known)}. Say whose labels these are, with --task {known[0]}, or for "
+            f"several tasks with --data {known[0]}=SHARDS {known[1]}=SHARDS."
+        )
+    return known[0]
+
+
+def _recipe(
+    kinds: Mapping[str, TaskKind], places: Mapping[str, Sequence[str]], member: str | None, said: Margins
+) -> Recipe:
+    """The least recipe with these tasks and data."""
+    margins = {}
+    for task, kind in kinds.items():
+        if kind.in_points:
+            margins[task] = MARGIN
+        elif said is None or (isinstance(said, Mapping) and task not in said):
+            raise UserError(
+                f"{kind.metric} of {task} is measured in the unit of its labels. Say how much of it may be lost: "
+                f"--acceptance {task}=..."
+            )
+    return Recipe(
+        student=StudentSection(model="none"),
+        tasks={task: TaskSection(kind=kind.name) for task, kind in kinds.items()},
+        data={
+            task: SourceSection(
+                shards=as_patterns([path for paths in find_sets(given).values() for path in paths]) or [],
+                labels={task: LabelSection(member=member)},
+            )
+            for task, given in places.items()
+        },
+        acceptance=AcceptanceSection(margin=margins),
+    )
+
+
+def _sources(recipe: Recipe, kinds: Mapping[str, TaskKind], contenders: Sequence[Contender]) -> Sources:
+    """The rows in the largest size that a network wants."""
+    sizes = [teacher.card.inputs.size for each in contenders for teacher in each.teachers.values()]
+    heights, widths = zip(*sizes, strict=True)
+    return open_sources(recipe, kinds, (max(heights), max(widths)), every_set=False)
+
+
+def _write(to: Path, found: Mapping[str, Evaluation]) -> None:
+    results: list[dict[str, Any]] = [evaluation.to_dict() for evaluation in found.values()]
+    write_aside(
+        to, json.dumps(results[0] if len(results) == 1 else results, indent=2, allow_nan=False) + "\n"
+    )

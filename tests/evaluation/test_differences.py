@@ -1,0 +1,195 @@
+"""Where a student differs from its teacher: classes, confidence, McNemar's test, and the hardest rows."""
+
+import json
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+from evaluation_world import CLASSES, ListedRows, ToyStudent, as_processes, make_rows
+from scipy.stats import binom
+from torch import Tensor, nn
+
+from distill_mtl.evaluation import Evaluation, Processes, TaskResult, View, evaluate
+from distill_mtl.evaluation.compare import compare
+from distill_mtl.evaluation.details import details_table
+from distill_mtl.evaluation.differences import MOST_DISAGREEMENTS, ClassDelta, worst_classes
+from distill_mtl.evaluation.mcnemar import mcnemar
+from distill_mtl.tasks.base import TaskKind
+from distill_mtl.teachers.output import TeacherOutput
+
+Teachers = dict[str, nn.Module | None]
+Kinds = dict[str, TaskKind]
+
+
+@pytest.fixture
+def results(
+    student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
+) -> dict[str, TaskResult]:
+    return compare(student, teachers, kinds, View(sources, "test", batch_size=16), resamples=100)
+
+
+def test_the_hardest_rows_are_those_where_the_student_loses_most(
+    results: dict[str, TaskResult], student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
+) -> None:
+    batch, kind = sources.rows["part", "test"].to("cpu"), kinds["part"]
+    losses = {}
+    for row, key in enumerate(batch.keys):
+        label = batch.labels["part"][row : row + 1]
+        with torch.no_grad():
+            mine, theirs = (
+                float(kind.score(kind.statistics(head(batch.images[row : row + 1]).logits, label)))
+                for head in (student.heads["part"], teachers["part"])
+            )
+        losses[key] = theirs - mine
+    want = sorted((-loss, key) for key, loss in losses.items() if loss > 0)[:MOST_DISAGREEMENTS]
+    found = results["part"].disagreements
+    assert [each.key for each in found] == [key for _, key in want]
+    assert [each.loss for each in found] == pytest.approx([-loss for loss, _ in want])
+    assert len(found) > 3
+    assert found[0].label is None  # a picture, which words do not say
+
+
+def test_rows_that_lose_alike_stand_in_the_order_of_their_keys(results: dict[str, TaskResult]) -> None:
+    found = results["word"].disagreements
+    assert 1 < len(found) <= MOST_DISAGREEMENTS
+    assert all(each.loss == 100 for each in found)
+    assert [each.key for each in found] == sorted(each.key for each in found)
+    for each in found:
+        assert each.label in CLASSES
+        assert each.teacher.split()[0] == each.label
+        assert each.student.split()[0] != each.label
+
+
+def test_a_student_as_good_on_every_row_has_no_disagreement(
+    student: ToyStudent, kinds: Kinds, sources: ListedRows
+) -> None:
+    found = compare(student, dict(student.heads), kinds, View(sources, "test"), resamples=100)
+    assert all(result.disagreements == () for result in found.values())
+    assert all(each.delta == 0 for result in found.values() for each in result.classes)
+
+
+def test_long_words_are_cut(kinds: Kinds) -> None:
+    class Wordy(type(kinds["word"])):  # type: ignore[misc]
+        def show_answer(self, logits: Tensor, image: Tensor) -> object:
+            return super().show_answer(logits, image)._replace(caption="x" * 500)
+
+    sources = ListedRows({("word", "test"): make_rows("word", 30, dense=False)})
+    wrong = lambda images: {"word": -images.mean((2, 3))}  # noqa: E731
+    teacher = lambda images: TeacherOutput(images.mean((2, 3)), {})  # noqa: E731
+    view = View(sources, "test")
+    found = compare(wrong, {"word": teacher}, {"word": Wordy(CLASSES)}, view, resamples=100)["word"]
+    assert {len(each.teacher) for each in found.disagreements} == {80}
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_several_processes_write_the_results_of_one(
+    student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows, world: int
+) -> None:
+    def work(processes: Processes) -> str:
+        view = View(sources, "test", batch_size=8, processes=processes)
+        found = evaluate(deepcopy(student), deepcopy(teachers), kinds, view, size=(8, 8), resamples=100)
+        return json.dumps(found.to_dict() | {"cost": None})
+
+    alone = work(Processes())
+    assert '"disagreements": [{"key"' in alone
+    assert as_processes(world, work) == [alone] * world
+
+
+def test_calibration_of_both_networks_is_reported(results: dict[str, TaskResult]) -> None:
+    for result in results.values():
+        assert result.ece is not None
+        assert result.ece.teacher is not None
+        assert 0 < result.ece.student < 100
+        assert result.ece.student != result.ece.teacher
+
+
+def test_without_a_teacher_the_student_s_own_figures_stand(
+    student: ToyStudent, kinds: Kinds, sources: ListedRows
+) -> None:
+    found = compare(student, {}, kinds, View(sources, "test"), resamples=100)["word"]
+    assert found.ece is not None
+    assert found.ece.teacher is None
+    assert found.disagreements == ()
+    assert [(each.teacher, each.delta) for each in found.classes] == [(None, None)] * 3
+    assert found.mcnemar is None
+
+
+def test_a_delta_of_a_class_is_positive_for_the_better_student(results: dict[str, TaskResult]) -> None:
+    for each in results["part"].classes:
+        assert each.delta == pytest.approx(each.student - each.teacher)
+    part = results["part"]
+    assert [each.name for each in part.classes] == list(CLASSES)
+    assert sum(each.delta for each in part.classes) / 3 == pytest.approx(part.delta)
+
+
+def test_mcnemar_counts_rows_that_one_network_alone_gets_right(
+    student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows, results: dict[str, TaskResult]
+) -> None:
+    assert results["word"].mcnemar is None  # its rows come in groups of three
+    assert results["part"].mcnemar is None  # an image is not right or wrong
+    rows = make_rows("word", 90, dense=False, seed=1)
+    alone = {"word": kinds["word"]}
+    view = View(ListedRows({("word", "test"): rows}), "test")
+    found = compare(student, teachers, alone, view, resamples=100)["word"]
+    test = found.mcnemar
+    assert test is not None
+    assert found.delta == pytest.approx(100 * (test.student_only - test.teacher_only) / 90)
+    assert test.student_only > 0 < test.teacher_only
+
+
+@pytest.mark.parametrize(("one", "other"), [(0, 0), (1, 0), (3, 9), (12, 12), (40, 17)])
+def test_mcnemar_is_the_exact_test(one: int, other: int) -> None:
+    found = mcnemar(one, other)
+    rows = one + other
+    want = min(1.0, 2 * binom.cdf(min(one, other), rows, 0.5)) if rows else 1.0
+    assert found.p == pytest.approx(want)
+    assert mcnemar(other, one).p == found.p
+
+
+def classes(*deltas: float) -> tuple[ClassDelta, ...]:
+    return tuple(
+        ClassDelta(name, 80.0, 80 + delta, delta) for name, delta in zip("abcdefgh", deltas, strict=False)
+    )
+
+
+@pytest.mark.parametrize(
+    ("deltas", "delta", "named"),
+    [
+        ((0.1, -0.9, 0.3), -0.2, ""),
+        ((0.1, -1.5, 0.3), 0.0, "b"),
+        ((-3.2, -2.9, -3.1), -3.0, ""),  # the task says so itself
+        ((-9.0, -2.9, -3.1), -5.0, "a"),
+        ((-2.0, -5.0, -3.0, -4.0), 0.5, "bdc"),
+    ],
+)
+def test_classes_are_named_when_they_lose_much_more_than_their_task(
+    deltas: tuple[float, ...], delta: float, named: str
+) -> None:
+    assert "".join(each.name for each in worst_classes(classes(*deltas), delta, 1.0)) == named
+
+
+def test_the_worst_classes_stand_below_the_table(
+    student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
+) -> None:
+    found = evaluate(student, teachers, kinds, View(sources, "test"), size=(8, 8), resamples=100)
+    tasks = {
+        "word": replace(found.tasks["word"], delta=0.1, classes=classes(0.5, -4.2, -2.1)),
+        "part": replace(found.tasks["part"], delta=0.1, classes=classes(0.5, 0.2)),
+    }
+    told: Evaluation = replace(found, tasks=tasks)
+    assert "worst: word/b −4.20, word/c −2.10" in told.markdown()
+    assert "worst" not in replace(told, tasks={"part": tasks["part"]}).markdown()
+
+
+def test_the_card_s_second_table_holds_calibration_and_the_test(
+    student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
+) -> None:
+    found = evaluate(student, teachers, kinds, View(sources, "test"), size=(8, 8), resamples=100)
+    part = found.tasks["part"]
+    line = f"| part | {part.ece.teacher:.2f} | {part.ece.student:.2f} | – | – | – |"
+    assert line in details_table(found)
+    tested = replace(found, tasks={"part": replace(part, ece=None, mcnemar=mcnemar(3, 9))})
+    assert "| part | – | – | 9 | 3 | 0.15 |" in details_table(tested)
+    bare = replace(found, tasks={"part": replace(part, ece=None)})
+    assert details_table(bare) == ""
