@@ -139,7 +139,7 @@ def cross_domain_section(
         order: of all data sets.
     """
     looked_at = {source for found in results.cross_domain.values() for source in found}
-    sources = [source for source in order if source in looked_at]
+    sources = [*(source for source in order if source in looked_at), *sorted(looked_at - set(order))]
     if not sources:
         return None
     rows = []

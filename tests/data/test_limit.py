@@ -221,3 +221,10 @@ def _rows(batch: Any) -> list[tuple[str, bytes, bool, bool]]:
     flags = zip(batch.labelled["pet"].tolist(), batch.labelled["part"].tolist(), strict=True)
     pictures = [image.numpy().tobytes() for image in batch.images]
     return [(key, picture, *flag) for key, picture, flag in zip(batch.keys, pictures, flags, strict=True)]
+
+
+def test_rows_are_found_by_their_keys(tmp_path: Path) -> None:
+    sources = open_pets(tmp_path)
+    some = sorted(kept(sources))[3:6]
+    asked = sources.labelled("pet", "train", 2, only=[*some, "pets/no-such-shard/000"])
+    assert sorted(key for batch in asked for key in batch.keys) == some

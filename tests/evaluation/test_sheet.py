@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from distill_mtl.evaluation import Processes, View
-from distill_mtl.evaluation.examples import examples
+from distill_mtl.evaluation.examples import examples, examples_of
 from distill_mtl.evaluation.sheet import picture_sheet
 from distill_mtl.tasks.base import TaskKind
 
@@ -67,3 +67,26 @@ def test_the_pixels_of_a_label_are_on_the_sheet(
     sheet = np.asarray(picture_sheet(found))
     windows = np.lib.stride_tricks.sliding_window_view(sheet, enlarged.shape)[:, :, 0]
     assert any((windows[top, left] == enlarged).all() for top in range(60) for left in range(200))
+
+
+def test_rows_asked_for_by_key_come_in_that_order(
+    student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
+) -> None:
+    keys = sources.rows["word", "test"].keys
+    asked = [keys[4], keys[1], "no/such/row"]
+    found = examples_of({"word": asked, "part": []}, student, teachers, kinds, View(sources, "test"))
+    assert {task: [row.key for row in rows] for task, rows in found.items()} == {"word": asked[:2]}
+
+
+def test_a_legend_stands_beside_the_name_of_its_task(
+    student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
+) -> None:
+    found = examples(student, teachers, {"part": kinds["part"]}, View(sources, "test"), count=2)
+    legend = kinds["part"].legend()
+    assert set(kinds["part"].classes) < set(legend.colors)
+    plain, explained = (np.asarray(picture_sheet(found, each)) for each in (None, {"part": legend}))
+    assert plain.shape == explained.shape
+    color = np.array(legend.colors[kinds["part"].classes[1]])
+    first_line = slice(0, 28)
+    assert (explained[first_line] == color).all(-1).any()
+    assert not (plain[first_line] == color).all(-1).any()

@@ -153,6 +153,7 @@ def write_run(
     lines += [
         "data:",
         *(f"  near_{name}: {{shards: 'x.tar', labels: {{{name}: {{}}}}}}" for name in tasks),
+        "  far: {shards: 'x.tar', labels: {}}",
         "balance: {method: auto}",
         f"optimizer: {{lr: {lr}}}",
         f"training: {{steps: {2 * STEPS if not finished else STEPS}}}",

@@ -145,7 +145,10 @@ def test_the_markdown_has_the_same_facts(tmp_path: Path) -> None:
     write_report(folder)
     text = (folder / "report.md").read_text()
     assert "One student replaces 2 teachers" in text
-    assert "| breed | accuracy | 500 | 90.00 | 89.50 | −0.50 | −0.90 … +0.20 | ✓ non-inferior |" in text
+    assert (
+        "| breed (accuracy) | 90.00 | 89.50 | −0.50 | ✓ non-inferior | −0.90 … +0.20 | 95.0 % | 1.5 → 2.5 | 500 |"
+        in text
+    )
     assert "(pictures.png)" in text
     assert "<b>" not in text.replace("\\<b>", "")
     assert "<svg" not in text
