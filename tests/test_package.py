@@ -80,6 +80,7 @@ def test_imports_run_downward_only() -> None:
         {"assembly", "evaluation"},
         {"checks", "drafting", "report", "writing"},
         {"training", "export", "prediction"},
+        {"commands"},
         {"cli", "__main__"},
     ]
     level = {name: index for index, names in enumerate(levels) for name in names}

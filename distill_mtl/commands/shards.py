@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill_mtl.commands.arguments import count
 from distill_mtl.errors import ShardError
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def _add_common(
 ) -> None:
     parser.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="where the shards go")
     parser.add_argument("--name", default="", help="that they begin with: train, val; default the folder's")
-    parser.add_argument("--rows", type=_count, default=1000, metavar="N", help="in a shard; default 1000")
+    parser.add_argument("--rows", type=count, default=1000, metavar="N", help="in a shard; default 1000")
     order = parser.add_mutually_exclusive_group()
     order.add_argument(
         "--shuffle",
@@ -301,10 +302,4 @@ def _slice(text: str) -> slice:
 def _number(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number, found {text}")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text}")
     return int(text)

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_UNREAD = 2
+from distill_mtl.commands.arguments import USER_ERROR, add_cache, count, names
+
 _EXAMPLES = """\
   distill-mtl predict runs/scenes photo.jpg                                    a table
   distill-mtl predict runs/scenes photos --json answers.jsonl                  a line of JSON for each picture
@@ -47,9 +48,9 @@ def add_predict(commands: Any) -> None:
     predict.add_argument(
         "--overlays", type=Path, metavar="FOLDER", help="write pictures with the answers laid over them"
     )
-    predict.add_argument("--only", type=_names, metavar="A,B", help="these tasks; default all")
+    predict.add_argument("--only", type=names, metavar="A,B", help="these tasks; default all")
     predict.add_argument(
-        "--top", type=_count, default=1, metavar="K", help="tell the K likeliest classes; default 1"
+        "--top", type=count, default=1, metavar="K", help="tell the K likeliest classes; default 1"
     )
     predict.add_argument(
         "--resize",
@@ -63,7 +64,7 @@ def add_predict(commands: Any) -> None:
         help="file endings of the picture in a shard, the first found wins; default jpg;jpeg;png;webp",
     )
     predict.add_argument(
-        "--batch-size", type=_count, default=16, metavar="N", help="pictures that run together; default 16"
+        "--batch-size", type=count, default=16, metavar="N", help="pictures that run together; default 16"
     )
     predict.add_argument(
         "--device", help="cpu, cuda, cuda:1, mps; default the accelerator, where there is one"
@@ -71,12 +72,7 @@ def add_predict(commands: Any) -> None:
     predict.add_argument(
         "--trust", action="store_true", help="let it run code: .pt2, .ts and kinds of your own are programs"
     )
-    predict.add_argument(
-        "--cache",
-        type=Path,
-        metavar="DIR",
-        help="where fetched data is kept (else $DISTILL_MTL_CACHE, else ~/.cache/distill_mtl)",
-    )
+    add_cache(predict)
     predict.set_defaults(run=_predict)
 
 
@@ -97,18 +93,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         trust=arguments.trust,
     )
     try:
-        return _UNREAD if predict(arguments.network, arguments.images, options) else 0
+        return USER_ERROR if predict(arguments.network, arguments.images, options) else 0
     except BrokenPipeError:  # whoever reads the answers, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _count(text: str) -> int:
-    """A whole number of 1 or more; argparse turns the error into a message."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text}")
-    return int(text)
