@@ -118,7 +118,7 @@ def test_the_student_loads_and_answers_for_every_task(finished: tuple[Path, Eval
 
 def test_the_student_keeps_what_evaluation_showed_of_a_picture(finished: tuple[Path, Evaluation]) -> None:
     config = json.loads((finished[0] / "student" / "config.json").read_text())
-    assert config["extra"] == {"resize": "crop"}
+    assert config["extra"]["resize"] == "crop"
 
 
 def test_the_model_card_holds_the_table(finished: tuple[Path, Evaluation]) -> None:
