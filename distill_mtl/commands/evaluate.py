@@ -36,10 +36,12 @@ def add_evaluate(commands: Any) -> None:
         metavar="NAME",
         help="labels_only: the run's student without teachers; single_task: a network of the same trunk for each task; "
         "both are trained into RUN/baselines where they are not there yet. Or any model. As often as you like; "
-        "results.json of the run gains them",
+        "the run's results, report and model card gain them",
     )
     evaluate.add_argument(
-        "--write", action="store_true", help="replace the run's results.json by what is measured now"
+        "--write",
+        action="store_true",
+        help="replace the run's results, report and model card by what is measured now",
     )
     evaluate.add_argument("--student", metavar="MODEL", help="in place of RUN: the model to judge")
     evaluate.add_argument(

@@ -12,11 +12,13 @@ from distill_mtl.display import output
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.evaluation import Evaluation
 from distill_mtl.evaluation.baselines import read_baselines
+from distill_mtl.networks.weights import CARD
 from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.students.folder import load_student
 from distill_mtl.training.baselines import measure_baselines, train_baselines
 from distill_mtl.training.comparison import compare_with_bar, view_of
-from distill_mtl.training.run_folder import RunFolder
+from distill_mtl.training.evidence import card_of, write_evidence
+from distill_mtl.training.run_folder import RunFolder, write_aside
 
 Margins = float | Mapping[str, float] | None
 """Largest loss allowed, for all tasks or by task; None: as the recipe says."""
@@ -41,8 +43,8 @@ def evaluate(
         baselines: `labels_only` and `single_task`, which are trained where they are not there yet, and places of
             models; measured on the same rows.
         acceptance: in place of the recipe's margins.
-        write: replace the run's results.json, complete or not at all; with baselines this is always so. Baselines
-            that it holds from earlier stay.
+        write: replace the run's results.json, and what shows it: pictures, report, and the student's model card;
+            with baselines this is always so. Baselines that were measured earlier stay.
         to: a file that the results are written to as well.
         trust: let models among the baselines run code.
         console: where to show progress; default standard output.
@@ -75,8 +77,12 @@ def evaluate(
     steps, seconds = run.length()
     found = replace(found, baselines=read_baselines(run.results) | measured, steps=steps, seconds=seconds)
     if state.is_main_process:
-        for path in ([run.results] if write or baselines else []) + ([to] if to is not None else []):
-            found.write(path)
+        if write or baselines:
+            card = card_of(run, recipe, student.student.trunk, kinds, teachers.cards, found)
+            write_aside(run.student / CARD, card)
+            write_evidence(run, found, student, teachers, kinds, view)
+        if to is not None:
+            found.write(to)
         console.print(found.table())
     state.wait_for_everyone()
     return found
