@@ -1,6 +1,7 @@
 """`distill-mtl evaluate`: a student against its teachers again, or any two models."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,8 @@ def _margins(texts: Sequence[str]) -> float | dict[str, float] | None:
         task, named, number = text.rpartition("=")
         try:
             margins[task] = float(number)
+            if not math.isfinite(margins[task]):
+                raise ValueError(number)
         except ValueError:
             raise UserError(f"--acceptance {text}: expected a number, or TASK=NUMBER.") from None
         if not named and len(texts) > 1:

@@ -11,7 +11,7 @@ from distill_mtl.assembly.processes import start_processes
 from distill_mtl.display import output
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.evaluation import Evaluation
-from distill_mtl.evaluation.baselines import read_baselines
+from distill_mtl.evaluation.baselines import baselines_in
 from distill_mtl.networks.weights import CARD
 from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.students.folder import load_student
@@ -75,7 +75,7 @@ def evaluate(
     found = compare_with_bar(student, teachers, kinds, view, recipe, console)
     measured = measure_baselines(run, baselines, teachers, kinds, view, recipe, console, trust=trust)
     steps, seconds = run.length()
-    found = replace(found, baselines=read_baselines(run.results) | measured, steps=steps, seconds=seconds)
+    found = replace(found, baselines=baselines_in(run.recorded()) | measured, steps=steps, seconds=seconds)
     if state.is_main_process:
         if write or baselines:
             card = card_of(run, recipe, student.student.trunk, kinds, teachers.cards, found)

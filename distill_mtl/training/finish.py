@@ -13,7 +13,7 @@ from rich.console import Console
 from distill_mtl.assembly.build import Parts
 from distill_mtl.data.split import Split
 from distill_mtl.evaluation import Evaluation, View, delta_on, references
-from distill_mtl.evaluation.baselines import read_baselines
+from distill_mtl.evaluation.baselines import baselines_in
 from distill_mtl.evaluation.selection import Reference
 from distill_mtl.students.folder import save_student
 from distill_mtl.students.format import SCORES
@@ -88,7 +88,7 @@ def finish(parts: Parts, session: Session, folder: RunFolder, console: Console) 
     if accelerator.is_main_process:
         save_student(session.student, folder.student, card=_card(parts, folder, None), extra=_extra(parts))
     examiner = Examiner(parts, session, console)
-    evaluation = replace(examiner.compare(), baselines=read_baselines(folder.results))
+    evaluation = replace(examiner.compare(), baselines=baselines_in(folder.recorded()))
     skipped = _skipped_anywhere(parts, accelerator)
     if accelerator.is_main_process:
         extra = _extra(parts) | {SCORES: recorded_scores(evaluation)}
