@@ -82,6 +82,10 @@ def add_evaluate(commands: Any) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    if arguments.json is not None and not arguments.json.parent.is_dir():
+        raise UserError(
+            f"--json {arguments.json}: there is no folder {arguments.json.parent}. Make it first."
+        )
     if arguments.folder is None:
         return _versus(arguments)
     for option in ("student", "against", "data", "task", "kind", "classes", "member"):

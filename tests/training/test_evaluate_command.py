@@ -108,6 +108,7 @@ def test_any_two_models_and_the_status_of_the_pair(
             ["--student", "RUN", "--against", "missing.onnx", "--data", "hue=HUE"],
             "missing.onnx does not exist",
         ),
+        (["RUN", "--json", "nowhere/found.json"], "--json nowhere/found.json: there is no folder nowhere"),
         (["RUN", "--acceptance", "little"], "--acceptance little: expected a number, or TASK=NUMBER"),
         (["RUN", "--acceptance", "hue=nan"], "--acceptance hue=nan: expected a number, or TASK=NUMBER"),
         (
