@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from accelerate import PartialState
 from rich.console import Console
 
 from distill_mtl.assembly.build import build_sources, build_teachers, known_names
@@ -60,8 +61,7 @@ def evaluate(
                 f"{run.path} holds no finished run: there is no {needed.name}. Give a folder like runs/NAME."
             )
     recipe = load_recipe(run.recipe, known=known_names())
-    state = start_processes()
-    console = (console or output()) if state.is_main_process else Console(quiet=True)
+    state, console = shared_console(console)
     train_baselines(run, recipe, baselines, console)
     recipe = with_margins(recipe, acceptance)
     teachers, kinds = build_teachers(recipe)
@@ -78,14 +78,20 @@ def evaluate(
     found = replace(found, baselines=baselines_in(run.recorded()) | measured, steps=steps, seconds=seconds)
     if state.is_main_process:
         if write or baselines:
+            write_evidence(run, found, student, teachers, kinds, view)
             card = card_of(run, recipe, student.student.trunk, kinds, teachers.cards, found)
             write_aside(run.student / CARD, card)
-            write_evidence(run, found, student, teachers, kinds, view)
         if to is not None:
             found.write(to)
         console.print(found.table())
     state.wait_for_everyone()
     return found
+
+
+def shared_console(console: Console | None) -> tuple[PartialState, Console]:
+    """The processes that were launched together, and where they print: the first one alone."""
+    state = start_processes()
+    return state, (console or output()) if state.is_main_process else Console(quiet=True)
 
 
 def with_margins(recipe: Recipe, acceptance: Margins) -> Recipe:
