@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from distill_mtl.errors import UserError, nearest
-from distill_mtl.networks.weights import read_config
+from distill_mtl.networks.weights import network_folder, read_config
 from distill_mtl.recipe.command_line import read_teacher
 from distill_mtl.recipe.paths import absolute_teacher
 from distill_mtl.students.format import FORMAT
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.contract import NOTE
+from distill_mtl.teachers.hub import PREFIXES, fetch_folder
 from distill_mtl.teachers.joined import JoinedTeachers
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.teachers.runtimes.archive import read_extra_files
@@ -70,18 +71,16 @@ def open_contender(place: str, asked: Mapping[str, Asked], *, trust: bool = Fals
     Raises:
         UserError: it cannot be loaded, or does not answer these tasks.
     """
-    path, tasks = _network_of(place), tasks_of(place)
+    tasks = tasks_of(place)
     if tasks is None and len(asked) > 1:
         raise UserError(
             f"{place} answers one task, and {', '.join(asked)} are asked for. Name one with --task."
         )
     teachers = {}
     for task, what in asked.items():
-        values: dict[str, Any] = {"path": path} | ({"trust": True} if trust else {})
+        values: dict[str, Any] = {"path": place} | ({"trust": True} if trust else {})
         if tasks is not None and len(tasks) > 1 and task not in tasks:
             raise UserError(f"{place} has no task '{task}'.{nearest(task, tasks)} Tasks: {', '.join(tasks)}.")
-        if tasks is not None and not Path(path).is_dir():
-            values["output"] = {"name": task if task in tasks else tasks[0]}
         section = absolute_teacher(read_teacher(values, (), task))
         teachers[task] = load_teacher(
             section, task=task, kind=what.kind, classes=what.classes, options=what.options
@@ -94,19 +93,20 @@ def tasks_of(place: str) -> list[str] | None:
     """Names of the tasks that a model answers; None for one that does not name them, and so has one.
 
     Raises:
-        UserError: its folder or its archive cannot be read.
+        UserError: its folder or its archive cannot be read, or there is no way to the hub that it lies on.
     """
-    path = Path(_network_of(place))
+    path = _local(place)
     if path.is_dir():
         config = read_config(path)
         return list(config["tasks"]) if config.get("format") == FORMAT else None
     return list(_note(path).get("tasks", {})) or None
 
 
-def _network_of(place: str) -> str:
-    """The student of a run folder; everything else is as it was named."""
-    student = Path(place) / "student"
-    return str(student) if (student / "config.json").exists() else place
+def _local(place: str) -> Path:
+    """The folder or file on this machine; the student of a run folder."""
+    if place.startswith(PREFIXES):
+        return fetch_folder(place.partition(":")[2])
+    return network_folder(Path(place))
 
 
 def _note(path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`distill-mtl evaluate`: a student against its teachers again, or any two models."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ def add_evaluate(commands: Any) -> None:
         "                            [--json FILE] [--trust]",
         help="compare a student with its teachers again, with baselines, or any two models",
         description="Measure the student of a finished run against its teachers on the test rows of the run's "
-        "recipe, and print the table: scores, 95 %% intervals, verdicts, costs on this machine. Or compare any two "
+        "recipe, and print the table: scores, 95 % intervals, verdicts, costs on this machine. Or compare any two "
         "models on labelled shards. Nothing is written unless asked for. Exit status: 0 accepted, 3 not, 2 a mistake "
         "in what was given: a deployment can gate on it.",
         epilog="Models: a run folder, a student folder, or what `teacher:` takes in a recipe (a timm folder, .onnx, "
@@ -36,11 +37,34 @@ def add_evaluate(commands: Any) -> None:
         metavar="NAME",
         help="labels_only: the run's student without teachers; single_task: a network of the same trunk for each task; "
         "both are trained into RUN/baselines where they are not there yet. Or any model. As often as you like; "
-        "results.json of the run gains them",
+        "the run's results, report and model card gain them",
     )
     evaluate.add_argument(
-        "--write", action="store_true", help="replace the run's results.json by what is measured now"
+        "--write",
+        action="store_true",
+        help="replace the run's results, report and model card by what is measured now",
     )
+    _add_pair(evaluate)
+    evaluate.add_argument(
+        "--acceptance",
+        nargs="+",
+        default=[],
+        metavar="MARGIN",
+        help="largest loss allowed, in points or the score's unit: one number, or TASK=NUMBER; default the recipe's, "
+        "else 1 point",
+    )
+    evaluate.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the results there, in the form of results.json"
+    )
+    evaluate.add_argument(
+        "--trust", action="store_true", help="let models run code: .pt2 and .ts files are programs"
+    )
+    add_cache(evaluate)
+    evaluate.set_defaults(run=_evaluate)
+
+
+def _add_pair(evaluate: argparse.ArgumentParser) -> None:
+    """What is said in place of RUN."""
     evaluate.add_argument("--student", metavar="MODEL", help="in place of RUN: the model to judge")
     evaluate.add_argument(
         "--against", nargs="+", default=[], metavar="MODEL", help="what it is judged by, one or several"
@@ -60,25 +84,13 @@ def add_evaluate(commands: Any) -> None:
         "--classes", help="number, or cat,dog,owl in the order of the label numbers; default the student's"
     )
     evaluate.add_argument("--member", help="file ending of the label: cls, seg.png; default the kind's")
-    evaluate.add_argument(
-        "--acceptance",
-        nargs="+",
-        default=[],
-        metavar="MARGIN",
-        help="largest loss allowed, in points or the score's unit: one number, or TASK=NUMBER; default the recipe's, "
-        "else 1 point",
-    )
-    evaluate.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the results there, in the form of results.json"
-    )
-    evaluate.add_argument(
-        "--trust", action="store_true", help="let models run code: .pt2 and .ts files are programs"
-    )
-    add_cache(evaluate)
-    evaluate.set_defaults(run=_evaluate)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    if arguments.json is not None and not arguments.json.parent.is_dir():
+        raise UserError(
+            f"--json {arguments.json}: there is no folder {arguments.json.parent}. Make it first."
+        )
     if arguments.folder is None:
         return _versus(arguments)
     for option in ("student", "against", "data", "task", "kind", "classes", "member"):
@@ -131,6 +143,8 @@ def _margins(texts: Sequence[str]) -> float | dict[str, float] | None:
         task, named, number = text.rpartition("=")
         try:
             margins[task] = float(number)
+            if not math.isfinite(margins[task]):
+                raise ValueError(number)
         except ValueError:
             raise UserError(f"--acceptance {text}: expected a number, or TASK=NUMBER.") from None
         if not named and len(texts) > 1:

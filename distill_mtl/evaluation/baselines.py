@@ -1,9 +1,7 @@
 """Other networks on the rows of an evaluation: what labels alone give, one network per task, an earlier student."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -59,10 +57,8 @@ class Baseline:
         }
 
 
-def read_baselines(results: Path) -> dict[str, Baseline]:
-    """Those that a results.json holds; none where there is no such file."""
-    if not results.exists():
-        return {}
+def baselines_in(results: Mapping[str, Any]) -> dict[str, Baseline]:
+    """Those that the content of a results.json holds."""
     return {
         name: Baseline(
             entry["kind"],
@@ -73,5 +69,5 @@ def read_baselines(results: Path) -> dict[str, Baseline]:
                 for task, score in entry["tasks"].items()
             },
         )
-        for name, entry in json.loads(results.read_text()).get("baselines", {}).items()
+        for name, entry in results.get("baselines", {}).items()
     }

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 _SHOWN_CLASSES = 20
 _DETAILS = (
-    "ECE is the expected calibration error in points: how far confidence is from being right. McNemar's exact test "
-    "asks whether two accuracies differ at all."
+    "ECE is the expected calibration error in points: how far confidence is from being right. McNemar's test asks "
+    "whether two accuracies differ at all; (groups): in its form for rows that come in groups."
 )
 
 

@@ -82,12 +82,10 @@ def summarise(kind: TaskKind, rows: RowStatistics, *, resamples: int, seed: int)
 
 
 def _mcnemar(kind: TaskKind, rows: RowStatistics) -> McNemar | None:
-    """Where the score is a share of right rows, and each row a witness of its own."""
+    """Where the score is a share of right rows."""
     student = kind.right_rows(rows.student)
     teacher = None if rows.teacher is None else kind.right_rows(rows.teacher)
-    if student is None or teacher is None or len(set(rows.groups)) < len(rows.groups):
-        return None
-    return mcnemar(int((student & ~teacher).sum()), int((teacher & ~student).sum()))
+    return None if student is None or teacher is None else mcnemar(student, teacher, rows.groups)
 
 
 def _interval(

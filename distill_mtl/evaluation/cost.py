@@ -5,10 +5,12 @@ is busy for all of them. One batch size serves all: the smallest at which, taken
 gain from larger ones.
 """
 
+import gc
 import math
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from statistics import median
 from typing import NamedTuple
 
@@ -73,15 +75,10 @@ def costs_of(
         known: rows of a batch that fits, for sure. On a GPU larger ones are tried too.
         note: told what is being measured.
     """
-    modes = [evaluating(network) for network in networks]
-    for mode in modes:
-        mode.__enter__()
-    try:
-        with torch.no_grad():
-            return _costs(networks, size, torch.device(device), known, note)
-    finally:
-        for mode in modes:
-            mode.__exit__(None, None, None)
+    with ExitStack() as modes, torch.no_grad():
+        for network in networks:
+            modes.enter_context(evaluating(network))
+        return _costs(networks, size, torch.device(device), known, note)
 
 
 def head_costs(
@@ -135,6 +132,7 @@ def _costs(
     images = _images(batch, size, device)
     passes = latencies if batch == 1 else _in_turns(networks, images, _TIMED_RUNS, _TIMED_SECONDS)
     note(f"cost: memory of a batch of {batch}")
+    gc.collect()  # once: it takes a second, and would run within a pass else
     costs = []
     for network, count, latency, seconds in zip(networks, flops, latencies, passes, strict=True):
         parameters = sum(parameter.numel() for parameter in network.parameters())

@@ -43,5 +43,5 @@ def _cells(task: str, result: "TaskResult") -> tuple[str, ...]:
         NONE if ece is None else f"{ece.student:.2f}",
         NONE if test is None else f"{test.teacher_only:,}",
         NONE if test is None else f"{test.student_only:,}",
-        NONE if test is None else f"{test.p:.2g}",
+        NONE if test is None else f"{test.p:.2g}" + (" (groups)" if test.test == "clustered" else ""),
     )

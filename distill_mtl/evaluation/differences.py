@@ -6,6 +6,7 @@ shown are kept, so that memory does not grow with the set.
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,6 +66,21 @@ class Disagreement:
     loss: float
 
 
+class _Rank(NamedTuple):
+    """The place of a row among the hardest; the least is the hardest.
+
+    Attributes:
+        loss: minus what its score loses.
+        surer: minus how much surer of its mistake the student is than its teacher: of a decision, scores know only
+            that it is wrong, so that many rows lose alike.
+        key: of the row.
+    """
+
+    loss: float
+    surer: float
+    key: str
+
+
 class Watch:
     """Looks at rows while both networks answer, for what their statistics do not say."""
 
@@ -72,7 +88,7 @@ class Watch:
         self._task = task
         self._kind = kind
         self._counts: list[Tensor | None] = [None, None]
-        self._hardest: list[tuple[float, float, str, Disagreement]] = []
+        self._hardest: list[tuple[_Rank, Disagreement]] = []
 
     def see(self, batch: Batch, logits: Tensor, target: Tensor | None, found: RowStatistics) -> None:
         """One batch: what the student answers, what its teacher does, and the statistics of both."""
@@ -80,21 +96,21 @@ class Watch:
         for place, answers in enumerate((logits, target)):
             counts = None if answers is None else self._kind.calibration(answers, labels)
             self._counts[place] = _added(self._counts[place], counts)
-        if target is None or found.teacher is None or found.agreement is None:
+        if target is None or found.teacher is None:
             return
         sign = 1 if self._kind.higher_is_better else -1
         losses = sign * (self._kind.row_scores(found.teacher) - self._kind.row_scores(found.student))
-        ranked = [
-            (-loss, agreement, key, row)
-            for row, (loss, agreement, key) in enumerate(
-                zip(losses.tolist(), found.agreement.tolist(), found.keys, strict=True)
-            )
-            if loss > 0
+        worse = (losses > 0).nonzero().flatten().tolist()
+        if not worse:
+            return
+        surer = self._surer_mistakes(logits[worse], target[worse], labels[worse])
+        ranks = [
+            (_Rank(-float(losses[row]), -more, found.keys[row]), row)
+            for row, more in zip(worse, surer, strict=True)
         ]
-        for loss, agreement, key, row in sorted(ranked)[:MOST_DISAGREEMENTS]:
-            place_of = (loss, agreement, key)
-            if len(self._hardest) < MOST_DISAGREEMENTS or place_of < self._hardest[-1][:3]:
-                self._keep(place_of, self._described(batch, row, logits, target, -loss))
+        for rank, row in sorted(ranks)[:MOST_DISAGREEMENTS]:
+            if len(self._hardest) < MOST_DISAGREEMENTS or rank < self._hardest[-1][0]:
+                self._keep(rank, self._described(batch, row, logits, target, -rank.loss))
 
     def joined(self, processes: Processes) -> tuple[Calibration | None, tuple[Disagreement, ...]]:
         """What all processes saw together, the same on each of them."""
@@ -102,17 +118,31 @@ class Watch:
         student, teacher = None, None
         for counts, _ in seen:
             student, teacher = _added(student, counts[0]), _added(teacher, counts[1])
-        hardest = sorted(each for _, some in seen for each in some)[:MOST_DISAGREEMENTS]
+        hardest = sorted((each for _, some in seen for each in some), key=_rank)[:MOST_DISAGREEMENTS]
         calibration = None
         if student is not None:
             calibration = Calibration(
                 calibration_error(student), None if teacher is None else calibration_error(teacher)
             )
-        return calibration, tuple(each[3] for each in hardest)
+        return calibration, tuple(found for _, found in hardest)
 
-    def _keep(self, place: tuple[float, float, str], found: Disagreement) -> None:
-        self._hardest = sorted([*self._hardest, (*place, found)], key=lambda each: each[:3])
-        del self._hardest[MOST_DISAGREEMENTS:]
+    def _surer_mistakes(self, logits: Tensor, target: Tensor, labels: Tensor) -> list[float]:
+        """Of rows, by how much the supervised loss of the student exceeds the teacher's.
+
+        To four digits of each: the last bits of an answer depend on how many rows its network answered at once, and
+        the order of rows must not.
+        """
+        student, teacher = (
+            self._kind.supervised_loss(answers, labels).double().nan_to_num().tolist()
+            for answers in (logits, target)
+        )
+        return [
+            float(f"{mine:.4g}") - float(f"{theirs:.4g}")
+            for mine, theirs in zip(student, teacher, strict=True)
+        ]
+
+    def _keep(self, rank: "_Rank", found: Disagreement) -> None:
+        self._hardest = sorted([*self._hardest, (rank, found)], key=_rank)[:MOST_DISAGREEMENTS]
 
     def _described(self, batch: Batch, row: int, logits: Tensor, target: Tensor, loss: float) -> Disagreement:
         image = (batch.images[row] * 255).round().to(torch.uint8).cpu()
@@ -148,6 +178,10 @@ def worst_classes(deltas: tuple[ClassDelta, ...], delta: float, margin: float) -
     bound = min(delta, 0.0) - max(margin, 0.0)
     lost = [each for each in deltas if each.delta is not None and each.delta < bound]
     return sorted(lost, key=lambda each: each.delta or 0.0)[:_MOST_WORST]
+
+
+def _rank(kept: tuple[_Rank, Disagreement]) -> _Rank:
+    return kept[0]
 
 
 def _added(one: Tensor | None, other: Tensor | None) -> Tensor | None:

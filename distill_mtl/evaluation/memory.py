@@ -7,7 +7,6 @@ nothing that ran earlier is counted. Elsewhere nobody can say.
 
 import copy
 import ctypes
-import gc
 import platform
 from pathlib import Path
 
@@ -73,7 +72,6 @@ def _of_a_copy(network: nn.Module, images: Tensor) -> int | None:
 
 def _settle() -> int | None:
     """Give back what is free, reset the high-water mark, and tell resident bytes; None where Linux' files lack."""
-    gc.collect()
     try:
         ctypes.CDLL(None).malloc_trim(0)
         _RESET.write_text(_RESET_HIGH_WATER)

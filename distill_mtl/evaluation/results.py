@@ -33,7 +33,7 @@ class TaskResult:
         ci95: 95 % interval of delta; None too where a single group of rows leaves nothing to resample.
         agreement: how often student and teacher decide alike, in [0, 1].
         in_points: whether the score is in points (or degrees), not in a unit of the labels.
-        mcnemar: the exact test of accuracies; None for other scores, and where rows are not independent.
+        mcnemar: the test of whether accuracies differ; None for other scores.
         ece: calibration error of student and teacher, in points; None where answers carry no confidence.
         classes: scores of each class in the classes' order; None where the score has none.
         disagreements: rows on which the student is worse than its teacher, hardest first.

@@ -27,7 +27,7 @@ def overlay(image: Tensor, shown: Shown) -> Image.Image:
     times = -(-_LEAST // max(picture.size))
     picture = picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
     font = ImageFont.load_default(size=_TEXT)
-    entries: list[tuple[str, Color | None]] = [*shown.legend] or [(shown.caption, None)]
+    entries: list[tuple[str, Color | None]] = [*shown.legend.colors.items()] or [(shown.caption, None)]
     places, below = _places([name for name, _ in entries], font, picture.width)
     sheet = Image.new("RGB", (picture.width, picture.height + below), _PAPER)
     sheet.paste(picture, (0, 0))

@@ -38,6 +38,7 @@ class McNemar(_Entry):
     student_only: int
     teacher_only: int
     p: float
+    test: Literal["exact", "clustered"]
 
 
 class CalibrationError(_Entry):

@@ -255,7 +255,7 @@ def _how_to_read(results: Results, *, with_ece: bool) -> str:
 def _mcnemar(results: Results) -> str:
     found = [
         f"{task}: {score.mcnemar.student_only:,} rows right by the student alone, {score.mcnemar.teacher_only:,} by "
-        f"the teacher alone, p = {score.mcnemar.p:.2g}"
+        f"the teacher alone, p = {score.mcnemar.p:.2g}{', by groups' if score.mcnemar.test == 'clustered' else ''}"
         for task, score in results.tasks.items()
         if score.mcnemar is not None
     ]

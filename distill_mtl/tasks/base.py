@@ -57,24 +57,8 @@ class Truth(NamedTuple):
     labelled: Tensor
 
 
-class Shown(NamedTuple):
-    """A label or an answer for people.
-
-    Attributes:
-        picture: uint8 [3, H, W]; None for what words say best.
-        caption: a few words, or nothing.
-        legend: names and colours (red, green, blue) of what the picture shows.
-        over_image: the picture shows the image itself, with something drawn on it.
-    """
-
-    picture: Tensor | None
-    caption: str = ""
-    legend: tuple[tuple[str, tuple[int, int, int]], ...] = ()
-    over_image: bool = False
-
-
 class Legend(NamedTuple):
-    """What the colours of a kind's pictures mean.
+    """What the colours of a picture mean (`Shown.legend`), or of all pictures of a kind (`TaskKind.legend`).
 
     Attributes:
         colors: name -> (red, green, blue), 0 to 255; empty where no colour stands for a name.
@@ -83,6 +67,22 @@ class Legend(NamedTuple):
 
     colors: Mapping[str, tuple[int, int, int]] = {}
     note: str = ""
+
+
+class Shown(NamedTuple):
+    """A label or an answer for people.
+
+    Attributes:
+        picture: uint8 [3, H, W]; None for what words say best.
+        caption: a few words, or nothing.
+        legend: of this picture: what is there, on its own scale.
+        over_image: the picture shows the image itself, with something drawn on it.
+    """
+
+    picture: Tensor | None
+    caption: str = ""
+    legend: Legend = Legend()
+    over_image: bool = False
 
 
 class TaskKind(ABC):
@@ -324,7 +324,8 @@ class TaskKind(ABC):
         """The logits of one row, [C] or [C, h, w], for people; `image` is uint8 [3, H, W]."""
 
     def legend(self) -> Legend:
-        """How to read the pictures of `show_label` and `show_answer`; by default there is nothing to say."""
+        """How to read any picture of `show_label` and `show_answer`, where many stand side by side; by default there
+        is nothing to say."""
         return Legend()
 
     # ---- scores -----------------------------------------------------------------------------------

@@ -298,10 +298,12 @@ def _shown(depths: Tensor) -> Shown:
     return Shown(
         on_grey(ramp(1 - place), valid),
         f"{near:.3g} to {far:.3g}",
-        legend=(
-            (f"{near:.3g}", _color(1.0)),
-            (f"{math.sqrt(near * far):.3g}", _color(0.5)),
-            (f"{far:.3g}", _color(0.0)),
+        legend=Legend(
+            {
+                f"{near:.3g}": _color(1.0),
+                f"{math.sqrt(near * far):.3g}": _color(0.5),
+                f"{far:.3g}": _color(0.0),
+            }
         ),
     )
 

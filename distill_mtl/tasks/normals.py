@@ -25,13 +25,15 @@ _BIN = 0.1
 _BINS = 1800
 _SHORTEST = 0.5
 """Length below which a PNG's pixel is no direction: mid-grey is as usual as black for a pixel without a label."""
-_LEGEND = (
-    ("x", (255, 128, 128)),
-    ("y", (128, 255, 128)),
-    ("z", (128, 128, 255)),
-    ("-x", (0, 128, 128)),
-    ("-y", (128, 0, 128)),
-    ("-z", (128, 128, 0)),
+_AXES = Legend(
+    {
+        "x": (255, 128, 128),
+        "y": (128, 255, 128),
+        "z": (128, 128, 255),
+        "-x": (0, 128, 128),
+        "-y": (128, 0, 128),
+        "-z": (128, 128, 0),
+    }
 )
 """The colours of the axes, as `_shown` has them."""
 _EPSILON = 1e-4
@@ -245,4 +247,4 @@ def _directions(vectors: np.ndarray, shortest: float, known: np.ndarray) -> np.n
 def _shown(directions: Tensor) -> Shown:
     """(n + 1) / 2 as RGB, as pictures of normals usually are."""
     pixels = (255 * (directions.permute(1, 2, 0) + 1) / 2).round().clamp(0, 255).to(torch.uint8)
-    return Shown(on_grey(pixels, directions.any(dim=0)), legend=_LEGEND)
+    return Shown(on_grey(pixels, directions.any(dim=0)), legend=_AXES)

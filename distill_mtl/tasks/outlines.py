@@ -8,10 +8,10 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from distill_mtl.tasks.base import Shown
+from distill_mtl.tasks.base import Legend, Shown
 from distill_mtl.tasks.maps import map_size
 from distill_mtl.tasks.objects import corners
-from distill_mtl.tasks.palette import colors
+from distill_mtl.tasks.palette import named_colors
 
 
 def drawn(objects: Tensor, image: Tensor, classes: Sequence[str]) -> Shown:
@@ -25,13 +25,14 @@ def drawn(objects: Tensor, image: Tensor, classes: Sequence[str]) -> Shown:
     height, width = map_size(image)
     picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
     pen = ImageDraw.Draw(picture)
-    table = colors(len(classes) + 1)[1:].tolist()
+    known = named_colors(classes, first=1)
     arm = max(1, max(height, width) // 32)
     scale = torch.tensor([width, height, width, height])
-    for known, place in zip(objects.tolist(), (corners(objects).cpu() * scale).tolist(), strict=True):
-        color = tuple(table[int(known[0])])
+    places = (corners(objects).cpu() * scale).tolist()
+    for (number, _, _, wide, tall), place in zip(objects.tolist(), places, strict=True):
+        color = known[classes[int(number)]]
         left, top, right, bottom = (int(side) for side in place)
-        if known[3] or known[4]:
+        if wide or tall:
             right, bottom = max(left, right - 1), max(top, bottom - 1)  # the last pixel that belongs to it
             pen.rectangle((left, top, right, bottom), outline=color)
         else:
@@ -39,5 +40,5 @@ def drawn(objects: Tensor, image: Tensor, classes: Sequence[str]) -> Shown:
             pen.line((left, top - arm, left, top + arm), fill=color)
     counts = Counter(classes[int(number)] for number in objects[:, 0].tolist())
     caption = ", ".join(f"{counts[name]} {name}" for name in classes if counts[name]) or "nothing"
-    legend = tuple((name, tuple(table[place])) for place, name in enumerate(classes) if counts[name])
+    legend = Legend({name: known[name] for name in classes if counts[name]})
     return Shown(torch.from_numpy(np.array(picture)).permute(2, 0, 1), caption, legend, over_image=True)

@@ -19,7 +19,7 @@ from distill_mtl.tasks.dice import soft_dice_loss
 from distill_mtl.tasks.divergence import soft_divergence
 from distill_mtl.tasks.maps import laid, map_size, resized
 from distill_mtl.tasks.options import number, whole_number
-from distill_mtl.tasks.palette import GREY, colors, named_colors, painted
+from distill_mtl.tasks.palette import GREY, named_colors, painted
 from distill_mtl.tasks.plain import plain
 from distill_mtl.tasks.rasters import read_png, write_png
 from distill_mtl.tasks.softmax import SoftmaxKind
@@ -140,9 +140,9 @@ class Segmentation(SoftmaxKind):
 
     def show_answer(self, logits: Tensor, image: Tensor) -> Shown:
         classes = resized(logits[None].float(), map_size(image)).argmax(1)[0]
-        there = [place for place in classes.unique().tolist() if place != self.ignore_index]
-        table = colors(len(self.classes)).tolist()
-        legend = tuple((self.classes[place], tuple(table[place])) for place in there)
+        known = named_colors(self.classes)
+        there = [self.classes[place] for place in classes.unique().tolist() if place != self.ignore_index]
+        legend = Legend({name: known[name] for name in there})
         return Shown(painted(classes, self.ignore_index), legend=legend)
 
     def legend(self) -> Legend:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from accelerate import PartialState
 from rich.console import Console
 
 from distill_mtl.assembly.build import build_sources, build_teachers, known_names
@@ -11,12 +12,14 @@ from distill_mtl.assembly.processes import start_processes
 from distill_mtl.display import output
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.evaluation import Evaluation
-from distill_mtl.evaluation.baselines import read_baselines
+from distill_mtl.evaluation.baselines import baselines_in
+from distill_mtl.networks.weights import CARD
 from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.students.folder import load_student
 from distill_mtl.training.baselines import measure_baselines, train_baselines
 from distill_mtl.training.comparison import compare_with_bar, view_of
-from distill_mtl.training.run_folder import RunFolder
+from distill_mtl.training.evidence import card_of, write_evidence
+from distill_mtl.training.run_folder import RunFolder, write_aside
 
 Margins = float | Mapping[str, float] | None
 """Largest loss allowed, for all tasks or by task; None: as the recipe says."""
@@ -41,8 +44,8 @@ def evaluate(
         baselines: `labels_only` and `single_task`, which are trained where they are not there yet, and places of
             models; measured on the same rows.
         acceptance: in place of the recipe's margins.
-        write: replace the run's results.json, complete or not at all; with baselines this is always so. Baselines
-            that it holds from earlier stay.
+        write: replace the run's results.json, and what shows it: pictures, report, and the student's model card;
+            with baselines this is always so. Baselines that were measured earlier stay.
         to: a file that the results are written to as well.
         trust: let models among the baselines run code.
         console: where to show progress; default standard output.
@@ -58,8 +61,7 @@ def evaluate(
                 f"{run.path} holds no finished run: there is no {needed.name}. Give a folder like runs/NAME."
             )
     recipe = load_recipe(run.recipe, known=known_names())
-    state = start_processes()
-    console = (console or output()) if state.is_main_process else Console(quiet=True)
+    state, console = shared_console(console)
     train_baselines(run, recipe, baselines, console)
     recipe = with_margins(recipe, acceptance)
     teachers, kinds = build_teachers(recipe)
@@ -73,13 +75,23 @@ def evaluate(
     found = compare_with_bar(student, teachers, kinds, view, recipe, console)
     measured = measure_baselines(run, baselines, teachers, kinds, view, recipe, console, trust=trust)
     steps, seconds = run.length()
-    found = replace(found, baselines=read_baselines(run.results) | measured, steps=steps, seconds=seconds)
+    found = replace(found, baselines=baselines_in(run.recorded()) | measured, steps=steps, seconds=seconds)
     if state.is_main_process:
-        for path in ([run.results] if write or baselines else []) + ([to] if to is not None else []):
-            found.write(path)
+        if write or baselines:
+            write_evidence(run, found, student, teachers, kinds, view)
+            card = card_of(run, recipe, student.student.trunk, kinds, teachers.cards, found)
+            write_aside(run.student / CARD, card)
+        if to is not None:
+            found.write(to)
         console.print(found.table())
     state.wait_for_everyone()
     return found
+
+
+def shared_console(console: Console | None) -> tuple[PartialState, Console]:
+    """The processes that were launched together, and where they print: the first one alone."""
+    state = start_processes()
+    return state, (console or output()) if state.is_main_process else Console(quiet=True)
 
 
 def with_margins(recipe: Recipe, acceptance: Margins) -> Recipe:

@@ -1,9 +1,9 @@
 """The end of a run: which weights are the student, how it compares, and the folder it is handed over in."""
 
-import hashlib
 from collections import Counter
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -13,22 +13,15 @@ from rich.console import Console
 from distill_mtl.assembly.build import Parts
 from distill_mtl.data.split import Split
 from distill_mtl.evaluation import Evaluation, View, delta_on, references
-from distill_mtl.evaluation.baselines import read_baselines
-from distill_mtl.evaluation.card import model_card
-from distill_mtl.evaluation.examples import examples, examples_of
+from distill_mtl.evaluation.baselines import baselines_in
 from distill_mtl.evaluation.selection import Reference
-from distill_mtl.evaluation.sheet import picture_sheet
-from distill_mtl.recipe import dump_recipe
-from distill_mtl.report import write_report
-from distill_mtl.report.pictures import write_gallery
 from distill_mtl.students.folder import save_student
 from distill_mtl.students.format import SCORES
 from distill_mtl.targets.roster import Roster
 from distill_mtl.training.comparison import compare_with_bar, view_of
+from distill_mtl.training.evidence import card_of, write_evidence
 from distill_mtl.training.run_folder import RunFolder
 from distill_mtl.training.session import Session
-
-_PICTURED = 24  # disagreements over all tasks: a page of one or two megabytes
 
 
 class Examiner:
@@ -64,19 +57,10 @@ class Examiner:
         )
         return replace(found, steps=self.session.step, seconds=self.session.seconds)
 
-    def write_pictures(self, evaluation: Evaluation, folder: RunFolder) -> None:
-        """Some test rows of every task, and those on which it disagrees with its teacher; for one process alone."""
+    def write_evidence(self, evaluation: Evaluation, folder: RunFolder) -> Path:
+        """Of the comparison on the test rows; for one process alone. The report's place."""
         asked = self.session.student, self._teachers, self.parts.kinds, self._view("test")
-        few = max(2, _PICTURED // len(evaluation.tasks))
-        keys = {
-            task: [row.key for row in result.disagreements[:few]] for task, result in evaluation.tasks.items()
-        }
-        samples = examples(*asked)
-        legends = {task: kind.legend() for task, kind in self.parts.kinds.items()}
-        picture_sheet(samples, legends).save(folder.pictures)
-        write_gallery(
-            folder.examples, disagreements=examples_of(keys, *asked), samples=samples, legends=legends
-        )
+        return write_evidence(folder, evaluation, *asked)
 
     @cached_property
     def _teachers(self) -> Roster:
@@ -102,16 +86,14 @@ def finish(parts: Parts, session: Session, folder: RunFolder, console: Console) 
     if parts.recipe.training.select == "best":
         session.take_best()
     if accelerator.is_main_process:
-        save_student(session.student, folder.student, card=_card(parts, None), extra=_extra(parts))
+        save_student(session.student, folder.student, card=_card(parts, folder, None), extra=_extra(parts))
     examiner = Examiner(parts, session, console)
-    evaluation = replace(examiner.compare(), baselines=read_baselines(folder.results))
+    evaluation = replace(examiner.compare(), baselines=baselines_in(folder.recorded()))
     skipped = _skipped_anywhere(parts, accelerator)
     if accelerator.is_main_process:
         extra = _extra(parts) | {SCORES: recorded_scores(evaluation)}
-        save_student(session.student, folder.student, card=_card(parts, evaluation), extra=extra)
-        evaluation.write(folder.results)
-        examiner.write_pictures(evaluation, folder)
-        report = write_report(folder.path)
+        save_student(session.student, folder.student, card=_card(parts, folder, evaluation), extra=extra)
+        report = examiner.write_evidence(evaluation, folder)
         console.print(evaluation.table())
         for source, count in skipped.items():
             console.print(
@@ -149,14 +131,6 @@ def _extra(parts: Parts) -> dict[str, Any]:
     return {"resize": ways.pop()} if len(ways) == 1 else {}
 
 
-def _card(parts: Parts, evaluation: Evaluation | None) -> str:
-    trunk = parts.student.trunk
-    return model_card(
-        name=str(parts.recipe.name),
-        architecture=trunk.name,
-        size=trunk.inputs.size,
-        kinds=parts.kinds,
-        teachers={task: f"{card.name} {card.sha256[:12]}" for task, card in parts.teachers.cards.items()},
-        evaluation=evaluation,
-        recipe_digest=hashlib.sha256(dump_recipe(parts.recipe).encode()).hexdigest(),
-    )
+def _card(parts: Parts, folder: RunFolder, evaluation: Evaluation | None) -> str:
+    trunk, cards = parts.student.trunk, parts.teachers.cards
+    return card_of(folder, parts.recipe, trunk, parts.kinds, cards, evaluation)

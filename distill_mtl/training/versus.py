@@ -10,10 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from distill_mtl.assembly.contender import Asked, Contender, open_contender, tasks_of
-from distill_mtl.assembly.processes import start_processes
 from distill_mtl.checks.teacher_command import kind_of
 from distill_mtl.data import Sources, open_sources
-from distill_mtl.display import output
 from distill_mtl.drafting.shard_sets import as_patterns, find_sets
 from distill_mtl.errors import UserError
 from distill_mtl.evaluation import Evaluation
@@ -29,7 +27,7 @@ from distill_mtl.recipe.schema import (
 )
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.training.comparison import compare_with_bar, view_of
-from distill_mtl.training.evaluate import Margins, with_margins
+from distill_mtl.training.evaluate import Margins, shared_console, with_margins
 from distill_mtl.training.run_folder import write_aside
 
 _NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)=(.+)", re.DOTALL)
@@ -81,8 +79,7 @@ def versus(
     Raises:
         UserError: a model cannot be loaded or answers other tasks, shards cannot be read, or no task was named.
     """
-    state = start_processes()
-    console = (console or output()) if state.is_main_process else Console(quiet=True)
+    state, console = shared_console(console)
     places = _places(data, student, about.task)
     if len(places) > 1 and (about.kind, about.classes, about.member) != (None, None, None):
         raise UserError(

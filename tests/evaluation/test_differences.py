@@ -1,6 +1,7 @@
 """Where a student differs from its teacher: classes, confidence, McNemar's test, and the hardest rows."""
 
 import json
+import math
 from copy import deepcopy
 from dataclasses import replace
 
@@ -9,12 +10,13 @@ import torch
 from evaluation_world import CLASSES, ListedRows, ToyStudent, as_processes, make_rows
 from scipy.stats import binom
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from distill_mtl.evaluation import Evaluation, Processes, TaskResult, View, evaluate
 from distill_mtl.evaluation.compare import compare
 from distill_mtl.evaluation.details import details_table
 from distill_mtl.evaluation.differences import MOST_DISAGREEMENTS, ClassDelta, worst_classes
-from distill_mtl.evaluation.mcnemar import mcnemar
+from distill_mtl.evaluation.mcnemar import McNemar, mcnemar
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.output import TeacherOutput
 
@@ -50,11 +52,21 @@ def test_the_hardest_rows_are_those_where_the_student_loses_most(
     assert found[0].label is None  # a picture, which words do not say
 
 
-def test_rows_that_lose_alike_stand_in_the_order_of_their_keys(results: dict[str, TaskResult]) -> None:
+def test_of_rows_that_lose_alike_those_come_first_where_the_student_is_surest(
+    results: dict[str, TaskResult], student: ToyStudent, teachers: Teachers, sources: ListedRows
+) -> None:
     found = results["word"].disagreements
     assert 1 < len(found) <= MOST_DISAGREEMENTS
     assert all(each.loss == 100 for each in found)
-    assert [each.key for each in found] == sorted(each.key for each in found)
+    batch = sources.rows["word", "test"].to("cpu")
+    with torch.no_grad():
+        mine, theirs = (
+            cross_entropy(head(batch.images).logits, batch.labels["word"], reduction="none")
+            for head in (student.heads["word"], teachers["word"])
+        )
+    surer = [float((mine - theirs)[batch.keys.index(each.key)]) for each in found]
+    assert surer == pytest.approx(sorted(surer, reverse=True), abs=0.002)  # four digits decide
+    assert [each.key for each in found] != sorted(each.key for each in found)
     for each in found:
         assert each.label in CLASSES
         assert each.teacher.split()[0] == each.label
@@ -124,9 +136,9 @@ def test_a_delta_of_a_class_is_positive_for_the_better_student(results: dict[str
 
 
 def test_mcnemar_counts_rows_that_one_network_alone_gets_right(
-    student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows, results: dict[str, TaskResult]
+    student: ToyStudent, teachers: Teachers, kinds: Kinds, results: dict[str, TaskResult]
 ) -> None:
-    assert results["word"].mcnemar is None  # its rows come in groups of three
+    assert results["word"].mcnemar.test == "clustered"  # its rows come in groups of three
     assert results["part"].mcnemar is None  # an image is not right or wrong
     rows = make_rows("word", 90, dense=False, seed=1)
     alone = {"word": kinds["word"]}
@@ -134,17 +146,37 @@ def test_mcnemar_counts_rows_that_one_network_alone_gets_right(
     found = compare(student, teachers, alone, view, resamples=100)["word"]
     test = found.mcnemar
     assert test is not None
+    assert test.test == "exact"
     assert found.delta == pytest.approx(100 * (test.student_only - test.teacher_only) / 90)
     assert test.student_only > 0 < test.teacher_only
 
 
 @pytest.mark.parametrize(("one", "other"), [(0, 0), (1, 0), (3, 9), (12, 12), (40, 17)])
 def test_mcnemar_is_the_exact_test(one: int, other: int) -> None:
-    found = mcnemar(one, other)
+    found = counted(one, other)
     rows = one + other
     want = min(1.0, 2 * binom.cdf(min(one, other), rows, 0.5)) if rows else 1.0
+    assert (found.student_only, found.teacher_only, found.test) == (one, other, "exact")
     assert found.p == pytest.approx(want)
-    assert mcnemar(other, one).p == found.p
+    assert counted(other, one).p == found.p
+
+
+def counted(student_only: int, teacher_only: int) -> McNemar:
+    """The test of as many independent rows, and five that both get right."""
+    right = [(True, False)] * student_only + [(False, True)] * teacher_only + [(True, True)] * 5
+    student, teacher = torch.tensor(right).T
+    return mcnemar(student, teacher, [f"{row:03d}" for row in range(len(right))])
+
+
+def test_of_groups_mcnemar_weighs_each_by_what_it_says() -> None:
+    """Leads of 3, 1, -1 and 0: 9 / 11, with counts of 5 and 2 rows."""
+    student = torch.tensor([1, 1, 1, 1, 0, 0, 1, 0, 1], dtype=torch.bool)
+    teacher = torch.tensor([0, 0, 0, 0, 1, 1, 1, 0, 0], dtype=torch.bool)
+    found = mcnemar(student, teacher, ["a", "a", "a", "b", "c", "d", "d", "c", "d"])
+    assert (found.student_only, found.teacher_only, found.test) == (5, 2, "clustered")
+    assert found.p == pytest.approx(math.erfc(math.sqrt(9 / 11 / 2)))
+    assert mcnemar(teacher, student, list("aaabcddcd")).p == pytest.approx(found.p)
+    assert mcnemar(student, student, list("aaabcddcd")).p == 1
 
 
 def classes(*deltas: float) -> tuple[ClassDelta, ...]:
@@ -177,7 +209,7 @@ def test_the_worst_classes_stand_below_the_table(
         "word": replace(found.tasks["word"], delta=0.1, classes=classes(0.5, -4.2, -2.1)),
         "part": replace(found.tasks["part"], delta=0.1, classes=classes(0.5, 0.2)),
     }
-    told: Evaluation = replace(found, tasks=tasks)
+    told: Evaluation = replace(found, tasks=tasks, cross_domain={})
     assert "worst: word/b −4.20, word/c −2.10" in told.markdown()
     assert "worst" not in replace(told, tasks={"part": tasks["part"]}).markdown()
 
@@ -189,7 +221,9 @@ def test_the_card_s_second_table_holds_calibration_and_the_test(
     part = found.tasks["part"]
     line = f"| part | {part.ece.teacher:.2f} | {part.ece.student:.2f} | – | – | – |"
     assert line in details_table(found)
-    tested = replace(found, tasks={"part": replace(part, ece=None, mcnemar=mcnemar(3, 9))})
+    tested = replace(found, tasks={"part": replace(part, ece=None, mcnemar=counted(3, 9))})
     assert "| part | – | – | 9 | 3 | 0.15 |" in details_table(tested)
     bare = replace(found, tasks={"part": replace(part, ece=None)})
     assert details_table(bare) == ""
+    grouped = replace(part, ece=None, mcnemar=McNemar(3, 9, 0.15, "clustered"))
+    assert "| 9 | 3 | 0.15 (groups) |" in details_table(replace(found, tasks={"part": grouped}))

@@ -7,9 +7,11 @@ interval depends on its draws alone.
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 from torch import Tensor
 
 from distill_mtl.evaluation.bootstrap import draw_counts, paired_interval, percentiles
+from distill_mtl.evaluation.mcnemar import mcnemar
 from distill_mtl.evaluation.results import TaskResult
 from distill_mtl.evaluation.verdict import Verdict, judge
 from distill_mtl.tasks.base import build_kind
@@ -78,6 +80,25 @@ def test_so_are_those_of_rows_in_groups(rows: int) -> None:
     assert 0.93 <= covers_zero(accuracy_intervals(by_group, rows)) <= 0.97
     as_rows = covers_zero(accuracy_intervals(differences, rows, resamples=300))
     assert as_rows < 0.93  # had they been taken for independent
+
+
+@pytest.mark.parametrize("rows", [500, 1000, 2000])
+def test_mcnemar_s_test_by_groups_refuses_equal_accuracies_as_often_as_it_says(rows: int) -> None:
+    """The groups of the test above. A p below 0.05 stands for a difference in 5 % of the sets; taken for independent
+    rows, it would in more."""
+    draws = generator(rows)
+    groups = (SETS, rows // 4)
+    chance = np.where(draws.random(groups) < 0.25, 0.25, 0.05).repeat(4, axis=1)
+    way = draws.choice((-1, 1), groups).repeat(4, axis=1)
+    differences = torch.from_numpy(discordant(chance, way, draws))
+    names = [f"{row // 4:04d}" for row in range(rows)]
+    found = [mcnemar(each > 0, each < 0, names) for each in differences]
+    assert {each.test for each in found} == {"clustered"}
+    assert 0.03 <= np.mean([each.p < 0.05 for each in found]) <= 0.07
+    as_rows = [
+        binomtest(each.student_only, each.student_only + each.teacher_only).pvalue < 0.05 for each in found
+    ]
+    assert np.mean(as_rows) > 0.07
 
 
 @pytest.mark.parametrize("images", [500, 1000, 2000])

@@ -9,7 +9,7 @@ import yaml
 from rich.console import Console
 
 from distill_mtl.display import FILE_COLUMNS, output
-from distill_mtl.evaluation.baselines import Baseline, BaselineScore, read_baselines
+from distill_mtl.evaluation.baselines import Baseline, BaselineScore, baselines_in
 from distill_mtl.evaluation.card import model_card
 from distill_mtl.evaluation.results import Cost, Evaluation, HeadCost, TaskResult, allowed_drops
 from distill_mtl.tasks.base import build_kind
@@ -206,8 +206,8 @@ def test_baselines_stand_under_their_task_in_the_same_table(evaluation: Evaluati
     assert "· labels only 90.00 – –" in lines
     assert "| · labels only |  |  |  | 96.50 | −0.50 | −1.25 … +0.25 |  |  |" in said.markdown()
     said.write(tmp_path / "results.json")
-    assert read_baselines(tmp_path / "results.json") == said.baselines
-    assert read_baselines(tmp_path / "none.json") == {}
+    assert baselines_in(json.loads((tmp_path / "results.json").read_text())) == said.baselines
+    assert baselines_in({}) == {}
 
 
 def test_costs_of_large_networks_fit_80_columns(evaluation: Evaluation) -> None:

@@ -8,7 +8,8 @@ from export_toys import every_kind, run_folder, student
 from rich.console import Console
 
 from distill_mtl import load_student
-from distill_mtl.errors import TeacherError
+from distill_mtl.assembly.contender import Asked, open_contender, tasks_of
+from distill_mtl.errors import TeacherError, UserError
 from distill_mtl.export.command import export
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.tasks.base import KINDS
@@ -56,6 +57,20 @@ def test_a_task_is_chosen_by_its_name(run: Path) -> None:
 def test_the_only_task_needs_no_name(run: Path) -> None:
     file = str(export(run, "onnx", tasks=["shape"], rows=6, console=QUIET))
     assert load_teacher(TeacherSection(path=file), task="road").card.kind == "segmentation"
+
+
+def test_a_file_is_compared_by_the_names_of_its_tasks(run: Path) -> None:
+    both = str(export(run, "onnx", rows=6, console=QUIET))
+    assert tasks_of(both) == ["hue", "shape"]
+    found = open_contender(both, {"hue": Asked(), "shape": Asked()})
+    batch = torch.rand(2, 3, 8, 8)
+    mine, theirs = found.network(batch), load_student(run / "student")(batch)
+    for task in ("hue", "shape"):
+        assert torch.allclose(mine[task], theirs[task]["logits"], atol=1e-4)
+    with pytest.raises(UserError, match=r"has no task 'heu'. Did you mean 'hue'\?"):
+        open_contender(both, {"heu": Asked()})
+    alone = str(export(run, "onnx", tasks=["shape"], rows=6, console=QUIET))
+    assert open_contender(alone, {"road": Asked()}).teachers["road"].card.kind == "segmentation"
 
 
 def test_the_other_tasks_answers_are_no_hints(run: Path) -> None:

@@ -33,7 +33,7 @@ def task(**changes: Any) -> dict[str, Any]:
         "margin": 1.0,
         "verdict": "non-inferior",
         "rows_to_decide": None,
-        "mcnemar": {"student_only": 4, "teacher_only": 7, "p": 0.55},
+        "mcnemar": {"student_only": 4, "teacher_only": 7, "p": 0.55, "test": "clustered"},
         "ece": {"student": 2.5, "teacher": 1.5},
         "classes": [
             {"name": "cat", "teacher": 91.0, "student": 92.0, "delta": 1.0},

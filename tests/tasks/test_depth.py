@@ -297,12 +297,14 @@ def test_depths_are_decoded_at_other_sizes() -> None:
 def test_pictures_are_lighter_the_nearer_and_grey_where_nothing_is_known() -> None:
     label = torch.linspace(1, 4, 50).repeat(2, 1)
     label[1] = 0
-    picture, caption = depth().show_label(label, torch.zeros(3, 2, 50, dtype=torch.uint8))
+    shown = depth().show_label(label, torch.zeros(3, 2, 50, dtype=torch.uint8))
+    picture = shown.picture
     light = picture[:, 0].float().mT @ torch.tensor([0.2126, 0.7152, 0.0722])
     assert (light.diff() <= 0).all()
     assert light[0] > 2 * light[-1]
     assert (picture[:, 1] == 96).all()
-    assert caption == "1.06 to 3.94"
+    assert shown.caption == "1.06 to 3.94"
+    assert list(shown.legend.colors) == ["1.06", "2.04", "3.94"]
     answer = depth().show_answer(depths(1, 4, 4), torch.zeros(3, 8, 8, dtype=torch.uint8))
     assert answer.picture.shape == (3, 8, 8)
     assert answer.picture.dtype == torch.uint8

@@ -253,3 +253,13 @@ def test_dice_does_not_depend_on_how_rows_are_split() -> None:
     logits, labels = torch.randn(5, 4, 6, 6), torch.randint(4, (5, 6, 6))
     parts = torch.cat([kind.supervised_loss(logits[rows], labels[rows]) for rows in ([0, 1], [2], [3, 4])])
     torch.testing.assert_close(parts, kind.supervised_loss(logits, labels))
+
+
+def test_the_legend_of_a_picture_is_that_of_all_pictures_as_far_as_its_classes_are_there() -> None:
+    kind = Segmentation(PARTS)
+    logits = torch.zeros(4, 2, 2)
+    logits[0, 0], logits[2, 1] = 5, 5
+    shown = kind.show_answer(logits, torch.zeros(3, 2, 2, dtype=torch.uint8))
+    known = kind.legend().colors
+    assert shown.legend.colors == {"ground": known["ground"], "right": known["right"]}
+    assert tuple(shown.picture[:, 1, 0].tolist()) == known["right"]

@@ -90,11 +90,19 @@ def test_evaluating_writes_only_where_it_is_asked_to(finished: Path, tmp_path: P
     assert found.steps == 6
     copy = tmp_path / "run"
     shutil.copytree(finished, copy)
-    evaluate(copy, acceptance={"hue": 0.5}, write=True, console=QUIET)
+    again = evaluate(copy, acceptance={"hue": 0.5}, write=True, console=QUIET)
     after = json.loads((copy / "results.json").read_text())
     assert after["tasks"]["hue"]["margin"] == 0.5
     assert after["tasks"]["shape"]["margin"] == 100
     assert after["seconds"] == json.loads(before)["seconds"]
+    for page in (copy / "report.html", copy / "report.md"):
+        assert "hue 0.5 points, shape 100 points" in page.read_text()
+    old, new = ((run / "student" / "README.md").read_text() for run in (finished, copy))
+    assert again.markdown().strip() in new
+    assert (old.partition("\n## Student")[0], old.partition("\n## Origin")[2]) == (
+        new.partition("\n## Student")[0],
+        new.partition("\n## Origin")[2],
+    )
     with pytest.raises(UserError, match="--acceptance: there is no task 'heu'. Did you mean 'hue'?"):
         evaluate(finished, acceptance={"heu": 1.0}, console=QUIET)
 

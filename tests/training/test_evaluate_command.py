@@ -14,6 +14,7 @@ import toys
 from rich.console import Console
 
 from distill_mtl import distill
+from distill_mtl.cli import main
 
 HERE = Path(__file__).parent
 TWO = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
@@ -27,14 +28,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_status_is_0_for_an_accepted_student_and_3_for_one_that_is_not(
-    finished: Path, tmp_path: Path
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A student of six steps loses much; the toy recipe allows 100 points, the command line no loss at all."""
-    accepted = _evaluate(finished, "--json", tmp_path / "accepted.json")
-    assert accepted.returncode == 0, accepted.stdout + accepted.stderr
-    refused = _evaluate(finished, "--acceptance", "hue=-100", "--json", tmp_path / "refused.json")
-    assert refused.returncode == 3, refused.stdout + refused.stderr
-    assert "not accepted" in refused.stdout
+    assert _status(finished, "--json", tmp_path / "accepted.json") == 0
+    assert "not accepted" not in capsys.readouterr().out
+    assert _status(finished, "--acceptance", "hue=-100", "--json", tmp_path / "refused.json") == 3
+    assert "not accepted" in capsys.readouterr().out
     results = [json.loads((tmp_path / name).read_text()) for name in ("accepted.json", "refused.json")]
     assert [found["accepted"] for found in results] == [True, False]
     assert _scores(results[0]) == _scores(results[1])
@@ -42,24 +42,26 @@ def test_the_status_is_0_for_an_accepted_student_and_3_for_one_that_is_not(
 
 def test_two_processes_find_what_one_finds(finished: Path, tmp_path: Path) -> None:
     files = [tmp_path / "one.json", tmp_path / "two.json"]
-    for file, launcher in zip(files, ((), TWO), strict=True):
-        done = _evaluate(finished, "--json", file, launcher=launcher)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert done.stdout.count("Student against teachers") == 1
+    assert _status(finished, "--json", files[0]) == 0
+    done = _launched(finished, "--json", files[1])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("Student against teachers") == 1
     one, two = (json.loads(file.read_text()) for file in files)
     assert _scores(one) == _scores(two)
     assert one["cross_domain"] == two["cross_domain"]
     assert one["cross_domain"]["hue"]["shape"]["rows"] == toy_world.ROWS
 
 
-def test_any_two_models_and_the_status_of_the_pair(finished: Path, tmp_path: Path) -> None:
+def test_any_two_models_and_the_status_of_the_pair(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
     world, out = finished.parent, tmp_path / "pair.json"
     data = ("--data", f"hue={world / 'hue-test.tar'}", f"shape={world / 'shape-test.tar'}")
-    itself = _evaluate(
-        "--student", finished, "--against", finished / "student", *data, "--acceptance", 20, "--json", out
-    )
-    assert itself.returncode == 0, itself.stdout + itself.stderr
-    assert f"{finished} (student) against {finished / 'student'} (teacher), all rows" in itself.stdout
+    pair = ("--student", finished, "--against", finished / "student")
+    assert _status(*pair, *data, "--acceptance", 20, "--json", out) == 0
+    title = f"{finished} (student) against {finished / 'student'} (teacher), all rows"
+    assert title in capsys.readouterr().out
     pair, run = (json.loads(path.read_text()) for path in (out, finished / "results.json"))
     for task, result in pair["tasks"].items():
         assert (result["delta"], result["agreement"], result["rows"]) == (0, 1, toy_world.ROWS)
@@ -69,11 +71,11 @@ def test_any_two_models_and_the_status_of_the_pair(finished: Path, tmp_path: Pat
     assert (pair["student"], pair["against"]) == (str(finished), str(finished / "student"))
 
     better = toys.toy_teacher_folder(tmp_path / "other", "hue", toys.classification(3), seed=5)
-    several = _evaluate(
+    several = _status(
         *("--student", finished, "--against", better, world / "teachers" / "hue", "--task", "hue"),
         *("--data", world / "hue-test.tar", "--acceptance", "-100", "--json", out),
     )
-    assert several.returncode == 3, several.stdout + several.stderr
+    assert several == 3
     pairs = json.loads(out.read_text())
     assert [pair["against"] for pair in pairs] == [str(better), str(world / "teachers" / "hue")]
     assert pairs[1]["tasks"]["hue"]["teacher"] == pytest.approx(run["tasks"]["hue"]["teacher"])
@@ -106,7 +108,9 @@ def test_any_two_models_and_the_status_of_the_pair(finished: Path, tmp_path: Pat
             ["--student", "RUN", "--against", "missing.onnx", "--data", "hue=HUE"],
             "missing.onnx does not exist",
         ),
+        (["RUN", "--json", "nowhere/found.json"], "--json nowhere/found.json: there is no folder nowhere"),
         (["RUN", "--acceptance", "little"], "--acceptance little: expected a number, or TASK=NUMBER"),
+        (["RUN", "--acceptance", "hue=nan"], "--acceptance hue=nan: expected a number, or TASK=NUMBER"),
         (
             ["RUN", "--acceptance", "1", "hue=2"],
             "--acceptance 1: expected one number, or TASK=NUMBER for each",
@@ -117,8 +121,6 @@ def test_any_two_models_and_the_status_of_the_pair(finished: Path, tmp_path: Pat
 def test_mistakes_are_told_in_a_line_and_status_2(
     finished: Path, capsys: pytest.CaptureFixture[str], arguments: Sequence[str], message: str
 ) -> None:
-    from distill_mtl.cli import main
-
     places = {"RUN": str(finished), "HUE": str(finished.parent / "hue-test.tar")}
 
     def real(text: str) -> str:
@@ -126,17 +128,23 @@ def test_mistakes_are_told_in_a_line_and_status_2(
             text = text.replace(short, place)
         return text
 
-    with pytest.raises(SystemExit) as exit:
-        main(["evaluate", *map(real, arguments)])
-    assert exit.value.code == 2
+    assert _status(*map(real, arguments)) == 2
     told = capsys.readouterr().err
     assert real(message) in told
     assert "Traceback" not in told
 
 
-def _evaluate(*arguments: object, launcher: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+def _status(*arguments: object) -> object:
+    """Of the command in this process, which has loaded everything."""
+    with pytest.raises(SystemExit) as exit:
+        main(["evaluate", *map(str, arguments)])
+    return exit.value.code
+
+
+def _launched(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The command in two processes."""
     return subprocess.run(
-        [sys.executable, *launcher, str(HERE / "evaluate_toy.py"), *map(str, arguments)],
+        [sys.executable, *TWO, str(HERE / "evaluate_toy.py"), *map(str, arguments)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "COLUMNS": "400"},
         capture_output=True,
         text=True,
