@@ -8,8 +8,11 @@ run with 130.
 import argparse
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console
 
@@ -56,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="distill-mtl",
         description="Everything around a run. The run itself: accelerate launch distill.py RECIPE.",
     )
+    parser.set_defaults(interrupted="interrupted.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in _COMMANDS:
         add(commands)
@@ -72,7 +76,8 @@ def _run(arguments: argparse.Namespace) -> None:
         logging.getLogger("distill_mtl").setLevel(logging.INFO)
         logging.basicConfig(format="%(message)s")
     try:
-        status = arguments.run(arguments)
+        with _sigterm_as_ctrl_c():
+            status = arguments.run(arguments)
     except UserError as error:
         if first or not error.everywhere:
             errors.print(str(error), style="red", markup=False, soft_wrap=True)
@@ -85,9 +90,25 @@ def _run(arguments: argparse.Namespace) -> None:
         status = STOPPED
     except KeyboardInterrupt:
         if first:
-            errors.print("interrupted. A run that had begun to train goes on with --resume.")
+            errors.print(arguments.interrupted, markup=False, soft_wrap=True)
         status = STOPPED
     sys.exit(status)
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """What is half written is then removed, as on Ctrl-C.
+
+    Not among several processes: one that waits for the others inside a collective sees no exception.
+    """
+    if "RANK" in os.environ or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ def distill_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="train without teachers, as a baseline (training.teachers_on=none, balance=auto)",
     )
-    parser.set_defaults(run=_distill)
+    parser.set_defaults(
+        run=_distill, interrupted="interrupted. A run that had begun to train goes on with --resume."
+    )
     return parser
 
 

@@ -67,7 +67,7 @@ def add_export(commands: Any) -> None:
     export.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     export.add_argument("--trust", action="store_true", help="let the code of kinds of your own run")
     add_cache(export)
-    export.set_defaults(run=_export)
+    export.set_defaults(run=_export, interrupted="interrupted: nothing was written.")
 
 
 def _export(arguments: argparse.Namespace) -> int:

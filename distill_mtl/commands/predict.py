@@ -73,7 +73,10 @@ def add_predict(commands: Any) -> None:
         "--trust", action="store_true", help="let it run code: .pt2, .ts and kinds of your own are programs"
     )
     add_cache(predict)
-    predict.set_defaults(run=_predict)
+    predict.set_defaults(
+        run=_predict,
+        interrupted="interrupted: label files and overlays that were finished stay, and --json FILE is not there.",
+    )
 
 
 def _predict(arguments: argparse.Namespace) -> int:

@@ -136,12 +136,12 @@ def _costs(
     costs = []
     for network, count, latency, seconds in zip(networks, flops, latencies, passes, strict=True):
         parameters = sum(parameter.numel() for parameter in network.parameters())
-        hidden: int | None = None if parameters else getattr(network, "parameter_count", None)
+        hidden = None if parameters else network
         costs.append(
             Cost(
-                parameters=parameters or hidden,
+                parameters=parameters or getattr(hidden, "parameter_count", None),
                 flops=count,
-                bytes=_weights_bytes(network) or (4 * hidden if hidden else None),
+                bytes=_weights_bytes(network) or getattr(hidden, "parameter_bytes", None),
                 latency_ms=1000 * median(latency),
                 batch=batch,
                 rows_per_second=batch / median(seconds),

@@ -2,8 +2,9 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from distill_mtl.errors import ExportError
@@ -31,19 +32,17 @@ def folder_aside(out: Path, *, overwrite: bool) -> Iterator[Path]:
         raise ExportError(f"{out} exists and holds no network. Choose another folder with --out.")
     if (out / CONFIG).is_file() and not overwrite:
         raise ExportError(f"{out} exists. Replace it with --overwrite, or choose another folder with --out.")
-    aside = out.with_name(f".{out.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        aside.mkdir(parents=True)
-    except OSError as error:
-        raise ExportError(f"{out.parent} cannot be written to: {error.strerror}.") from error
-    try:
+    with _beside(out) as aside:
         yield aside
-        if out.exists():
-            os.replace(out, aside / "earlier")
-        os.replace(aside / out.name, out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        earlier = aside / "earlier"
+        try:
+            if out.exists():
+                os.replace(out, earlier)
+            os.replace(aside / out.name, out)
+        except BaseException:
+            if earlier.exists() and not out.exists():
+                os.replace(earlier, out)
+            raise
 
 
 @contextmanager
@@ -52,15 +51,25 @@ def written_aside(out: Path) -> Iterator[Path]:
 
     When the block ends well they all move beside `out`, that file last; otherwise nothing is left of them.
     """
-    aside = out.with_name(f".{out.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
+    with _beside(out) as aside:
+        yield aside
+        for file in sorted(aside.iterdir(), key=lambda file: file.name == out.name):
+            os.replace(file, out.with_name(file.name))
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """An empty folder of this process alone, removed at the end, with the folders above it that it was made for."""
+    made = [folder for folder in out.parents if not folder.exists()]
     try:
-        aside.mkdir(parents=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
     except OSError as error:
         raise ExportError(f"{out.parent} cannot be written to: {error.strerror}.") from error
     try:
         yield aside
-        for file in sorted(aside.iterdir(), key=lambda file: file.name == out.name):
-            os.replace(file, out.with_name(file.name))
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        for folder in made:
+            with suppress(OSError):  # in use by now
+                folder.rmdir()

@@ -1,5 +1,6 @@
 """Where predictions go: JSON lines, label files, pictures with a legend, a table on the console."""
 
+import io
 import json
 import os
 from abc import ABC, abstractmethod
@@ -12,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from distill_mtl.errors import UserError
+from distill_mtl.data.files import written_aside
+from distill_mtl.errors import UserError, brief
 from distill_mtl.prediction.overlay import overlay
 from distill_mtl.prediction.pictures import Picture, picture_endings
 from distill_mtl.prediction.predict import Prediction, Unread
@@ -79,7 +81,7 @@ class Masks(Output):
             return
         for task, kind in self._kinds.items():
             member, content = kind.write_label(answer.decoded[task])
-            self._places.file(task, answer.key, member.rpartition(".")[2]).write_bytes(content)
+            self._places.write(task, answer.key, member.rpartition(".")[2], content)
 
 
 class Overlays(Output):
@@ -98,7 +100,9 @@ class Overlays(Output):
         for task, kind in self._kinds.items():
             shown = kind.show_answer(answer.logits[task], answer.image)
             if shown.picture is not None:
-                overlay(answer.image, shown).save(self._places.file(task, answer.key, "png"))
+                encoded = io.BytesIO()
+                overlay(answer.image, shown).save(encoded, "PNG")
+                self._places.write(task, answer.key, "png", encoded.getvalue())
 
 
 class AnswerTable(Output):
@@ -174,7 +178,7 @@ class _Places:
             raise UserError(
                 f"{option} {folder}: it is not an empty folder. Choose another one, or delete it."
             )
-        self._folder, taken = folder.resolve(), dict[Path, Picture]()
+        self._folder, self._option, taken = folder.resolve(), option, dict[Path, Picture]()
         for picture in pictures:
             path = self._path(picture.key)
             if not path.is_relative_to(self._folder) or path == self._folder:
@@ -187,12 +191,21 @@ class _Places:
                     "folder that holds both, or give them one after the other."
                 )
 
-    def file(self, task: str, key: str, ending: str) -> Path:
-        """Where one answer goes; its folder is there."""
+    def write(self, task: str, key: str, ending: str, content: bytes) -> None:
+        """One answer, whole or not at all.
+
+        Raises:
+            UserError: it cannot be written.
+        """
         path = self._folder / task / self._path(key).relative_to(self._folder)
         path = path.with_name(f"{path.name}.{ending}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+        try:
+            with written_aside(path) as aside:
+                aside.write_bytes(content)
+        except OSError as error:
+            raise UserError(
+                f"{self._option}: {path} cannot be written ({error.strerror or brief(error)})."
+            ) from error
 
     def _path(self, key: str) -> Path:
         """Without the ending of a picture file."""

@@ -1,6 +1,7 @@
 """A report as Markdown, for a merge request: its tables and sentences; charts stay in the page."""
 
 from collections.abc import Iterator
+from html import escape
 
 from distill_mtl.report.blocks import Block, Cell, Code, Folded, Report, Table, Text
 
@@ -35,7 +36,8 @@ def _written(block: Block) -> Iterator[str]:
         yield f"```{block.language}\n{block.words.rstrip()}\n```"
     elif isinstance(block, Folded):
         inner = "\n\n".join(text for each in block.blocks for text in _written(each))
-        yield f"<details><summary>{_plain(block.title)}</summary>\n\n{inner}\n\n</details>"
+        # A line of HTML, in which Markdown's own signs mean nothing.
+        yield f"<details><summary>{escape(block.title)}</summary>\n\n{inner}\n\n</details>"
 
 
 def _table(table: Table) -> str:

@@ -1,6 +1,6 @@
 """The report that compares runs: what each won or lost, what each takes, and how their recipes differ."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from distill_mtl.report import words
@@ -157,9 +157,10 @@ def _cost(runs: Sequence[Run]) -> Section | None:
     networks = [
         (words.brief(run.label), results.cost.student, series(number)[0]) for number, run, results in finished
     ]
-    teachers = next((results.cost.teachers for _, _, results in finished if results.cost.teachers), None)
-    if teachers is not None:
-        networks.append(("teachers", teachers, TEACHER))
+    teachers = [results.cost.teachers for _, _, results in finished]
+    # Runs of other teachers have no common bar.
+    if teachers[0] is not None and len({each and each.parameters for each in teachers}) == 1:
+        networks.append(("teachers", teachers[0], TEACHER))
     return Section("cost", "What each takes", [Charts([Chart(cost_bars("cost", networks))], wide=True)])
 
 
@@ -182,31 +183,53 @@ def _losses(runs: Sequence[Run]) -> Section | None:
 
 
 def _recipes(runs: Sequence[Run]) -> Section:
-    """The keys in which the recipes differ."""
-    flat = [_flat(run.recipe) for run in runs]
-    keys = dict.fromkeys(key for recipe in flat for key in recipe)
-    different = [key for key in keys if len({recipe.get(key, words.NONE) for recipe in flat}) > 1]
+    """The keys in which the recipes differ; a part that some lack altogether is one line."""
+    rows = [
+        [Cell(key), *(Cell(_shortened(text)) for text in texts)]
+        for key, texts in _differences([run.recipe for run in runs])
+    ]
     blocks: list[Block] = [Text("The recipes are equal.")]
-    if different:
-        rows = [
-            [Cell(key), *(Cell(_shortened(recipe.get(key, words.NONE))) for recipe in flat)]
-            for key in different
-        ]
+    if rows:
         columns = ["key", *(run.label for run in runs)]
         blocks = [Table("Recipes", columns, rows, frozenset({"key"}))]
     return Section("recipes", "Where the recipes differ", blocks)
 
 
-def _flat(value: Any, path: str = "") -> dict[str, str]:
-    """Dotted key -> value as text, of all leaves."""
+_ABSENT = object()
+_GIVEN = "given"
+
+
+def _differences(values: Sequence[Any], path: str = "", told: int = 0) -> Iterator[tuple[str, list[str]]]:
+    """Dotted key and a text for each recipe, of what is not the same in all that have it.
+
+    Args:
+        values: of each recipe under the path; `_ABSENT` where it has no such key.
+        path: so far.
+        told: how many lack a part of the path, as an earlier line says.
+    """
+    given = [value for value in values if value is not _ABSENT]
+    differ = any(value != given[0] for value in given)
+    if not all(isinstance(value, dict) for value in given):
+        if differ or len(given) + told < len(values):
+            yield path, [_text(value) for value in values]
+        return
+    if len(given) + told < len(values):
+        yield path, [words.NONE if value is _ABSENT else _GIVEN for value in values]
+        told = len(values) - len(given)
+    if differ:
+        for key in dict.fromkeys(key for value in given for key in value):
+            inner = [_ABSENT if value is _ABSENT else value.get(key, _ABSENT) for value in values]
+            yield from _differences(inner, f"{path}.{key}" if path else str(key), told)
+
+
+def _text(value: Any) -> str:
+    if value is _ABSENT:
+        return words.NONE
     if isinstance(value, dict) and value:
-        found: dict[str, str] = {}
-        for key, entry in value.items():
-            found |= _flat(entry, f"{path}.{key}" if path else str(key))
-        return found
+        return _GIVEN
     if isinstance(value, bool) or value is None:
-        return {path: {None: "null", True: "true", False: "false"}[value]}
-    return {path: str(value)}
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
 
 
 def _shortened(text: str) -> str:

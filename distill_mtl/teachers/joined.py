@@ -4,7 +4,7 @@ The evaluation puts them in the student's place where a model is compared that w
 measures with it what a trunk costs that several of them share.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +29,12 @@ class JoinedTeachers(nn.Module):
     @property
     def parameter_count(self) -> int | None:
         """Numbers that were learned by networks that keep them to themselves; None: not known."""
-        counts = [next(iter(group.values())).parameter_count for group in self._groups]
-        known = [count for count in counts if count is not None]
-        return sum(known) if len(known) == len(counts) else None
+        return _sum([next(iter(group.values())).parameter_count for group in self._groups])
+
+    @property
+    def parameter_bytes(self) -> int | None:
+        """Of these numbers, floats as float32; None: not known."""
+        return _sum([next(iter(group.values())).parameter_bytes for group in self._groups])
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -44,3 +47,8 @@ class JoinedTeachers(nn.Module):
                 task: teacher.read(features).logits.to(images.device) for task, teacher in group.items()
             }
         return answers
+
+
+def _sum(counts: Sequence[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None

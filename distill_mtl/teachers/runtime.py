@@ -59,6 +59,11 @@ class Runtime(nn.Module, ABC):
         """Numbers that were learned; None where the format does not tell them from others."""
         return sum(parameter.numel() for parameter in self.parameters()) or None
 
+    @property
+    def parameter_bytes(self) -> int | None:
+        """Of these numbers, floats as float32; None where they are not known."""
+        return 4 * self.parameter_count if self.parameter_count is not None else None
+
     @abstractmethod
     def names(self) -> list[str]:
         """Every name that `tap` knows, in the order they run; `outputs` among them."""

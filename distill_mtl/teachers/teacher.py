@@ -47,6 +47,11 @@ class Teacher(nn.Module):
         """Numbers that were learned; None where its file does not tell them from others."""
         return getattr(self.network.trunk, "parameter_count", None)
 
+    @property
+    def parameter_bytes(self) -> int | None:
+        """Of these numbers, floats as float32."""
+        return getattr(self.network.trunk, "parameter_bytes", None)
+
     @torch.no_grad()
     def forward(self, images: Tensor) -> TeacherOutput:
         """[R, 3, H, W] in [0, 1] -> logits in the order of the task's classes, and the features in `card.layers`.

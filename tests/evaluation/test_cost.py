@@ -73,6 +73,7 @@ def test_what_another_runtime_runs_is_not_counted_as_nothing() -> None:
 
     class Foreign(nn.Module):
         parameter_count = 1000
+        parameter_bytes = 4000
 
         def forward(self, images: Tensor) -> Tensor:
             return images.mean((2, 3))
@@ -156,6 +157,7 @@ def test_a_network_that_keeps_memory_to_itself_is_measured_by_a_fresh_copy() -> 
         """Takes 40 MB when it is first asked, and says that it holds ten million numbers."""
 
         parameter_count = 10_000_000
+        parameter_bytes = 40_000_000
 
         def __init__(self) -> None:
             super().__init__()

@@ -102,10 +102,14 @@ def run_folder(folder: Path, made: Student, world: Path) -> Path:
     return folder
 
 
+def toy_student(model: str = "toy:net") -> Student:
+    """For the two tasks of the toy world."""
+    return student(model, {"hue": toys.classification(3), "shape": toys.segmentation(2)})
+
+
 def toy_run(folder: Path, world: Path, model: str = "toy:net") -> Path:
     """A run with the two tasks of the toy world."""
-    kinds = {"hue": toys.classification(3), "shape": toys.segmentation(2)}
-    return run_folder(folder, student(model, kinds), world)
+    return run_folder(folder, toy_student(model), world)
 
 
 def run_file(path: Path, images: Tensor) -> dict[str, Tensor]:

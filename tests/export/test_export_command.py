@@ -1,6 +1,8 @@
 """What a user of `distill-mtl export` meets besides a good file."""
 
 import importlib.util
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from rich.console import Console
 from distill_mtl.cli import main
 from distill_mtl.errors import ExportError, UserError
 from distill_mtl.export.command import export
-from distill_mtl.export.formats.pt2 import Pt2
+from distill_mtl.export.formats.torchscript import TorchScript
 from distill_mtl.students.folder import save_student
 
 QUIET = Console(quiet=True)
@@ -37,35 +39,52 @@ def test_the_command_writes_beside_the_run(run: Path, capsys: pytest.CaptureFixt
 
 
 def test_an_export_is_not_replaced_unasked(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    export(run, "pt2", rows=6, console=QUIET)
-    assert "toy.pt2 exists. Replace it with --overwrite" in failed(capsys, run, "--to", "pt2")
-    export(run, "pt2", rows=6, overwrite=True, console=QUIET)
+    export(run, "torchscript", rows=6, console=QUIET)
+    assert "toy.ts exists. Replace it with --overwrite" in failed(capsys, run, "--to", "torchscript")
+    export(run, "torchscript", rows=6, overwrite=True, console=QUIET)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_no_export_and_one_line(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    def stopped(self: TorchScript, path: Path) -> Any:
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(TorchScript, "open", stopped)
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(run), "--to", "torchscript", "--rows", "6"])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted: nothing was written.\n"
+    assert not (run / "export").exists()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_an_export_that_ends_early_leaves_nothing_and_spoils_nothing(
     run: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
-    file = export(run, "pt2", rows=6, console=QUIET)
+    file = export(run, "torchscript", rows=6, console=QUIET)
     before = file.read_bytes()
 
-    def ends(self: Pt2, path: Path) -> Any:
+    def ends(self: TorchScript, path: Path) -> Any:
         assert path.exists()
         raise error
 
-    monkeypatch.setattr(Pt2, "open", ends)
+    monkeypatch.setattr(TorchScript, "open", ends)
     with pytest.raises(error):
-        export(run, "pt2", rows=6, overwrite=True, console=QUIET)
+        export(run, "torchscript", rows=6, overwrite=True, console=QUIET)
     assert file.read_bytes() == before
-    assert {path.name for path in file.parent.iterdir()} == {"toy.pt2", "toy.pt2.parity.json"}
+    assert {path.name for path in file.parent.iterdir()} == {"toy.ts", "toy.ts.parity.json"}
 
 
 def test_mistakes_are_said_in_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "unknown export format 'onxn'. Did you mean 'onnx'?" in failed(capsys, run, "--to", "onxn")
-    assert "holds no student" in failed(capsys, tmp_path, "--to", "pt2")
-    assert "--int8 means nothing for --to pt2; it is for onnx" in failed(capsys, run, "--to", "pt2", "--int8")
-    (tmp_path / "folder.pt2").mkdir()
-    assert "is a folder" in failed(capsys, run, "--to", "pt2", "--out", tmp_path / "folder.pt2")
+    assert "holds no student" in failed(capsys, tmp_path, "--to", "torchscript")
+    assert "--int8 means nothing for --to torchscript; it is for onnx" in failed(
+        capsys, run, "--to", "torchscript", "--int8"
+    )
+    (tmp_path / "folder.ts").mkdir()
+    assert "is a folder" in failed(capsys, run, "--to", "torchscript", "--out", tmp_path / "folder.ts")
 
 
 def test_a_package_that_is_missing_is_named_with_its_extra(
@@ -82,14 +101,16 @@ def test_a_package_that_is_missing_is_named_with_its_extra(
 def test_a_student_without_a_run_asks_for_pictures(tmp_path: Path, world: Path) -> None:
     save_student(student(), tmp_path / "alone")
     with pytest.raises(ExportError, match="lies in no run.*--data"):
-        export(tmp_path / "alone", "pt2", console=QUIET)
-    file = export(tmp_path / "alone", "pt2", rows=6, data=[str(world / "pool-test.tar")], console=QUIET)
-    assert file == tmp_path / "alone" / "export" / "alone.pt2"
+        export(tmp_path / "alone", "torchscript", console=QUIET)
+    file = export(
+        tmp_path / "alone", "torchscript", rows=6, data=[str(world / "pool-test.tar")], console=QUIET
+    )
+    assert file == tmp_path / "alone" / "export" / "alone.ts"
 
 
 def test_a_run_whose_data_is_gone_asks_for_other_pictures(run: Path, world: Path) -> None:
     recipe = run / "recipe.resolved.yaml"
     recipe.write_text(recipe.read_text().replace("hue-test.tar", "moved-test.tar"))
     with pytest.raises(UserError, match="Name other shards with --data"):
-        export(run, "pt2", console=QUIET)
-    export(run, "pt2", rows=6, data=[str(world / "pool-*.tar")], console=QUIET)
+        export(run, "torchscript", console=QUIET)
+    export(run, "torchscript", rows=6, data=[str(world / "pool-*.tar")], console=QUIET)

@@ -1,8 +1,10 @@
 """The page of docs/ about exports: its snippets run as they stand, without our code."""
 
+import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from export_toys import every_kind, run_folder, student, without_us
@@ -15,15 +17,25 @@ PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="ut
 SNIPPETS = dict(re.findall(r"^```python\n# (\w+)\n(.*?)^```", PAGE, re.M | re.S))
 
 
+SEEDED = "import numpy, torch; numpy.random.seed(0); torch.manual_seed(0)\n"
+SAID = "\nprint([round(float(p), 6) for p in answers['left.probabilities'].flatten()])"
+
+
 @pytest.mark.parametrize("to", ["onnx", "pt2", "torchscript"])
-def test_a_snippet_serves(tmp_path: Path, world: Path, to: str) -> None:
+def test_a_snippet_serves_with_the_students_numbers(tmp_path: Path, world: Path, to: str) -> None:
     kinds = {"left": every_kind()["breed"], "segment": every_kind()["part"]}
     run = run_folder(tmp_path / "multidigits", student(kinds=kinds), world)
     data = [str(world / "pool-test.tar")]
     file = export(run, to, pixels="float", decode=True, rows=6, data=data, console=Console(quiet=True))
-    printed = without_us(SNIPPETS[to], file.parent)
+    printed = without_us(SEEDED + SNIPPETS[to] + SAID, file.parent)
     assert "48, 40" in printed
     assert len(SNIPPETS[to].strip().splitlines()) <= 7
+    np.random.seed(0)
+    torch.manual_seed(0)
+    images = torch.from_numpy(np.random.rand(4, 3, 48, 40)) if to == "onnx" else torch.rand(4, 3, 48, 40)
+    wanted = load_student(run / "student")(images.float())["left"]["probabilities"]
+    given = torch.tensor(json.loads(printed.splitlines()[-1])).reshape(wanted.shape)
+    assert torch.allclose(given, wanted, atol=1e-4)
 
 
 def test_the_outputs_are_the_pages(tmp_path: Path) -> None:

@@ -1,39 +1,26 @@
 """An exported file is a teacher like any other: what its note says is all that a recipe needs."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from export_toys import every_kind, run_folder, student
-from rich.console import Console
+from export_toys import every_kind
 
 from distill_mtl import load_student
 from distill_mtl.assembly.contender import Asked, open_contender, tasks_of
 from distill_mtl.errors import TeacherError, UserError
-from distill_mtl.export.command import export
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.tasks.base import KINDS
 from distill_mtl.teachers.load import load_teacher
 
-QUIET = Console(quiet=True)
+Exported = Callable[..., Path]
 
 
-@pytest.mark.parametrize("preprocess", [False, True])
 @pytest.mark.parametrize("to", ["onnx", "pt2", "torchscript"])
-def test_every_task_of_a_file_teaches_as_the_student_does(
-    tmp_path: Path, world: Path, to: str, preprocess: bool
-) -> None:
-    run = run_folder(tmp_path / "r", student(), world)
-    file = export(
-        run,
-        to,
-        pixels="float" if preprocess else "normalised",
-        decode=True,
-        rows=6,
-        data=[str(world / "pool-test.tar")],
-        console=QUIET,
-    )
-    batch, loaded = torch.rand(3, 3, 20, 20), load_student(run / "student")
+def test_every_task_of_a_file_teaches_as_the_student_does(exported: Exported, to: str) -> None:
+    file = exported(to, "test_resnet", pixels="float", decode=True)
+    batch, loaded = torch.rand(3, 3, 20, 20), load_student(file.parent / "student")
     for task, kind in every_kind().items():
         section = TeacherSection(path=str(file), trust=to != "onnx")
         teacher = load_teacher(
@@ -46,43 +33,51 @@ def test_every_task_of_a_file_teaches_as_the_student_does(
             assert torch.allclose(teacher(batch).logits, loaded(batch)[task]["logits"], atol=1e-4), task
 
 
-def test_a_task_is_chosen_by_its_name(run: Path) -> None:
-    file = str(export(run, "onnx", rows=6, console=QUIET))
+@pytest.mark.parametrize("to", ["onnx", "pt2", "torchscript"])
+def test_a_file_that_takes_normalised_pixels_teaches_alike(exported: Exported, to: str) -> None:
+    file = exported(to)
+    batch, loaded = torch.rand(3, 3, 20, 20), load_student(file.parent / "student")
+    teacher = load_teacher(TeacherSection(path=str(file), trust=to != "onnx"), task="shape")
+    with torch.no_grad():
+        assert torch.allclose(teacher(batch).logits, loaded(batch)["shape"]["logits"], atol=1e-4)
+
+
+def test_a_task_is_chosen_by_its_name(exported: Exported) -> None:
+    file = str(exported("onnx"))
     teacher = load_teacher(TeacherSection(path=file, task="shape"), task="road")
     assert teacher.card.kind == "segmentation"
     with pytest.raises(TeacherError, match="answers no task 'road'. Its tasks: hue, shape. Choose one"):
         load_teacher(TeacherSection(path=file), task="road")
 
 
-def test_the_only_task_needs_no_name(run: Path) -> None:
-    file = str(export(run, "onnx", tasks=["shape"], rows=6, console=QUIET))
-    assert load_teacher(TeacherSection(path=file), task="road").card.kind == "segmentation"
+def test_the_only_task_needs_no_name(exported: Exported) -> None:
+    file = str(exported("onnx", tasks=["hue"]))
+    assert load_teacher(TeacherSection(path=file), task="paint").card.kind == "classification"
 
 
-def test_a_file_is_compared_by_the_names_of_its_tasks(run: Path) -> None:
-    both = str(export(run, "onnx", rows=6, console=QUIET))
-    assert tasks_of(both) == ["hue", "shape"]
-    found = open_contender(both, {"hue": Asked(), "shape": Asked()})
+def test_a_file_is_compared_by_the_names_of_its_tasks(exported: Exported) -> None:
+    both = exported("onnx")
+    assert tasks_of(str(both)) == ["hue", "shape"]
+    found = open_contender(str(both), {"hue": Asked(), "shape": Asked()})
     batch = torch.rand(2, 3, 8, 8)
-    mine, theirs = found.network(batch), load_student(run / "student")(batch)
+    mine, theirs = found.network(batch), load_student(both.parent / "student")(batch)
     for task in ("hue", "shape"):
         assert torch.allclose(mine[task], theirs[task]["logits"], atol=1e-4)
     with pytest.raises(UserError, match=r"has no task 'heu'. Did you mean 'hue'\?"):
-        open_contender(both, {"heu": Asked()})
-    alone = str(export(run, "onnx", tasks=["shape"], rows=6, console=QUIET))
+        open_contender(str(both), {"heu": Asked()})
+    alone = str(exported("onnx", tasks=["shape"]))
     assert open_contender(alone, {"road": Asked()}).teachers["road"].card.kind == "segmentation"
 
 
-def test_the_other_tasks_answers_are_no_hints(run: Path) -> None:
-    file = str(export(run, "torchscript", rows=6, console=QUIET))
+def test_the_other_tasks_answers_are_no_hints(exported: Exported) -> None:
+    file = str(exported("torchscript"))
     teacher = load_teacher(TeacherSection(path=file, trust=True), task="hue", layers=[None])
     assert teacher.card.layers == ()
 
 
 @pytest.mark.parametrize("to", ["onnx", "pt2"])
-def test_the_default_hint_of_a_task_is_nothing_of_another_tasks_head(run: Path, to: str) -> None:
-    file = str(export(run, to, rows=6, console=QUIET))
-    alone = str(export(run, to, tasks=["hue"], rows=6, console=QUIET))
+def test_the_default_hint_of_a_task_is_nothing_of_another_tasks_head(exported: Exported, to: str) -> None:
+    file, alone = str(exported(to)), str(exported(to, tasks=["hue"]))
     batch = torch.rand(2, 3, 8, 8)
     hidden = []
     for path in (file, alone):

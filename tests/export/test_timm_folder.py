@@ -122,8 +122,7 @@ def test_a_folder_that_answers_otherwise_is_not_kept(
     monkeypatch.setattr(timm, "create_model", without_weights)
     with pytest.raises(ExportError, match="does not answer as the student does: features"):
         to_timm(run, world)
-    assert not (run / "export" / "r-timm").exists()
-    assert list((run / "export").iterdir()) == []
+    assert not (run / "export").exists()
 
 
 def test_an_earlier_folder_is_replaced_on_request_and_other_folders_never(

@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -89,6 +91,32 @@ def test_masks_are_labels_that_the_kinds_read_and_pairs_can_be_made_of(
         main(["shards", "pairs", str(photos), str(masks / "part"), "--to", str(tmp_path / "shards")])
     assert not ended.value.code
     assert "3 rows" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_nothing_half_written_and_says_so_in_one_line(
+    run: Path,
+    photos: Path,
+    tmp_path: Path,
+    number: signal.Signals,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write = Path.write_bytes
+
+    def stopped(path: Path, content: bytes) -> int:
+        written = write(path, content[: len(content) // 2])
+        if "two" in path.name:
+            os.kill(os.getpid(), number)
+        return written
+
+    monkeypatch.setattr(Path, "write_bytes", stopped)
+    masks, out, before = tmp_path / "masks", tmp_path / "a.jsonl", signal.getsignal(signal.SIGTERM)
+    assert predict(run, photos, "--masks", masks, "--json", out, "--only", "part") == 130
+    assert [path.name for path in masks.rglob("*.*")] == ["one.png"]
+    assert not list(tmp_path.glob("a.jsonl*"))
+    assert capsys.readouterr().err.count("\n") == 1
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_overlays_are_pictures_with_a_legend_below(run: Path, photos: Path, tmp_path: Path) -> None:

@@ -168,6 +168,31 @@ def test_a_comparison_names_the_runs_and_the_keys_in_which_their_recipes_differ(
     recipes = text[text.index('id="recipes"') :]
     assert "optimizer.lr" in recipes
     assert "training.steps" not in recipes
+    assert "tasks.extra<" in recipes
+    assert "tasks.extra.kind" not in recipes, "a part that one run lacks altogether is one line"
+
+
+def test_teachers_stand_beside_runs_only_where_they_are_the_same(tmp_path: Path) -> None:
+    first = report_world.write_run(tmp_path / "a")
+    content = report_world.results()
+    same = report_world.write_run(tmp_path / "b", content)
+    content["cost"]["teachers"]["parameters"] += 1
+    other = report_world.write_run(tmp_path / "c", content)
+    assert "teachers " in _cost(write_comparison([first, same]))
+    assert "teachers " not in _cost(write_comparison([first, other]))
+
+
+def _cost(page: Path) -> str:
+    """The words of the chart of what runs take."""
+    text = page.read_text()
+    return re.sub("<[^>]*>", " ", text[text.index('id="cost"') : text.index('id="losses"')])
+
+
+def test_a_folded_title_is_html_in_markdown(tmp_path: Path) -> None:
+    tasks = {"breed_of<b>": report_world.task()}
+    write_report(report_world.write_run(tmp_path / "run", report_world.results(tasks)))
+    summaries = re.findall("<summary>(.*)</summary>", (tmp_path / "run" / "report.md").read_text())
+    assert any("breed_of&lt;b&gt;" in summary for summary in summaries)
 
 
 def test_equal_names_of_runs_are_told_apart_by_their_folders(tmp_path: Path) -> None:

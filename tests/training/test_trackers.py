@@ -1,6 +1,8 @@
 """`training.trackers`: what metrics.jsonl holds, seen by TensorBoard as TensorBoard itself reads it."""
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from distill_mtl import distill, load_recipe
 from distill_mtl.assembly.build import known_names
-from distill_mtl.errors import RecipeError, UserError
+from distill_mtl.errors import RecipeError, Stopped, UserError
 from distill_mtl.training import trackers
 from distill_mtl.training.loop import Trainer
 
@@ -99,6 +101,29 @@ def test_a_run_that_goes_on_shows_no_step_twice(
     distill(load_recipe(recipe, [ON]), out=out, resume=True, console=QUIET)
     assert curves(out) == logged(out)
     assert [step for step, _ in curves(out)["lr"]] == [2, 4, 6]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_ends_its_trackers_with_every_logged_step(
+    recipe: Path,
+    tmp_path: Path,
+    finished: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:
+    out, step = tmp_path / "run", Trainer.step
+
+    def signalled(trainer: Trainer, at: int, batches: Any) -> Any:
+        if at == 3:
+            os.kill(os.getpid(), number)
+        return step(trainer, at, batches)
+
+    monkeypatch.setattr(Trainer, "step", signalled)
+    with pytest.raises(Stopped):
+        distill(load_recipe(recipe, [ON]), out=out, console=QUIET)
+    assert finished == ["tensorboard"]
+    assert curves(out) == logged(out)
+    assert [at for at, _ in curves(out)["lr"]] == [2, 4]
 
 
 def test_a_tracker_may_join_when_a_run_goes_on_and_shows_its_past(recipe: Path, tmp_path: Path) -> None:

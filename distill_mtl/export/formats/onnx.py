@@ -70,8 +70,12 @@ class Onnx(GraphFormat):
         if order.data:
             found = check_parity(module, order.trained.load(), int8, rows.for_check(module))
             order.console.print(found.table("int8"))
+            data = " ".join(f"{task}=SHARDS" for task in order.tasks)
             order.console.print(
-                "What int8 loses in points is measured on the run's own test rows: leave out --data."
+                "What int8 loses in points is measured on rows with labels: leave out --data for those of the run, or "
+                f"distill-mtl evaluate --student {order.out} --against {order.trained.home} --data {data}",
+                soft_wrap=True,
+                highlight=False,
             )
             return
         evaluation = compare_files(

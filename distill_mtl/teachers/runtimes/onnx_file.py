@@ -68,7 +68,11 @@ class OnnxRuntime(Runtime):
 
     @property
     def parameter_count(self) -> int | None:
-        return self._learned or None
+        return self._learned[0] or None
+
+    @property
+    def parameter_bytes(self) -> int | None:
+        return self._learned[1] or None
 
     def names(self) -> list[str]:
         return list(self._names)

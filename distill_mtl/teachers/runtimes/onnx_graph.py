@@ -72,8 +72,12 @@ def external_files(model: Any, path: Path) -> list[Path]:
     return files
 
 
-def learned_numbers(model: Any) -> int:
-    """How many numbers its floating point tensors hold: weights, and what normalisation has folded into them."""
+def learned_numbers(model: Any) -> tuple[int, int]:
+    """How many numbers it has learned, and their bytes, floats as float32.
+
+    Learned are its floating point tensors (weights, and what normalisation has folded into them) and the whole
+    numbers that a quantised file keeps in their place, not the scales of these.
+    """
     onnx = package("onnx")
     floats = {
         onnx.TensorProto.FLOAT,
@@ -81,7 +85,21 @@ def learned_numbers(model: Any) -> int:
         onnx.TensorProto.BFLOAT16,
         onnx.TensorProto.DOUBLE,
     }
-    return sum(math.prod(tensor.dims) for tensor in model.graph.initializer if tensor.data_type in floats)
+    restored = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
+    quantised = {node.input[0] for node in restored}
+    scaling = [*restored, *(node for node in model.graph.node if node.op_type == "QuantizeLinear")]
+    scales = {node.input[1] for node in scaling}
+    numbers = size = 0
+    for tensor in model.graph.initializer:
+        count = math.prod(tensor.dims)
+        if tensor.name in quantised:
+            size += count * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        elif tensor.data_type in floats and tensor.name not in scales:
+            size += 4 * count
+        else:
+            continue
+        numbers += count
+    return numbers, size
 
 
 def _constants(graph: Any) -> Iterator[Any]:
