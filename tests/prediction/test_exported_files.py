@@ -1,7 +1,9 @@
 """Exported files answer as the student they were made of, whatever they take."""
 
+import json
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from prediction_world import KINDS, picture, student_folder
@@ -14,6 +16,7 @@ from distill_mtl.prediction.command import open_network
 from distill_mtl.prediction.pictures import find_pictures
 from distill_mtl.prediction.predict import Prediction, predictions
 from distill_mtl.students.folder import load_student
+from distill_mtl.teachers.contract import NOTE
 
 CPU = torch.device("cpu")
 SIZES = [(12, 20), (8, 8), (12, 20), (30, 9), (12, 20)]
@@ -27,12 +30,27 @@ def pictures(tmp_path: Path) -> list[str]:
     ]
 
 
-def written(folder: Path, to: str, pixels: Pixels, *, decode: bool = False, **note: object) -> Path:
-    """The student as a file, without the check that `distill-mtl export` makes."""
-    module = Deployable(load_student(folder).student, pixels, decode=decode).eval().requires_grad_(False)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return student_folder(tmp_path_factory.mktemp("module") / "student")
+
+
+def written(folder: Path, to: str, pixels: Pixels, *, decode: bool = False) -> Path:
+    """The student as a file, written once, without the check that `distill-mtl export` makes."""
     path = folder.parent / f"{to}-{pixels}{FORMATS[to].ending}"
-    FORMATS[to]().write(module, describe(module, None) | note, path)  # type: ignore[attr-defined]
+    if not path.exists():
+        module = Deployable(load_student(folder).student, pixels, decode=decode).eval().requires_grad_(False)
+        FORMATS[to]().write(module, describe(module, None), path)  # type: ignore[attr-defined]
     return path
+
+
+def noted(file: Path, to: Path, **note: object) -> Path:
+    """A copy of an ONNX file with another note."""
+    model = onnx.load(file)
+    said = json.loads(model.metadata_props[0].value)
+    onnx.helper.set_model_props(model, {NOTE: json.dumps(said | note)})
+    onnx.save(model, to)
+    return to
 
 
 def answers(place: Path, pictures: list[str], only: list[str] | None = None) -> list[Prediction]:
@@ -53,9 +71,8 @@ def answers(place: Path, pictures: list[str], only: list[str] | None = None) -> 
     ],
 )
 def test_a_file_answers_as_its_student(
-    tmp_path: Path, pictures: list[str], to: str, pixels: Pixels, decode: bool
+    folder: Path, pictures: list[str], to: str, pixels: Pixels, decode: bool
 ) -> None:
-    folder = student_folder(tmp_path / "student")
     expected = answers(folder, pictures)
     for mine, theirs in zip(
         answers(written(folder, to, pixels, decode=decode), pictures), expected, strict=True
@@ -69,17 +86,17 @@ def test_a_file_answers_as_its_student(
 
 
 def test_a_file_shows_the_network_what_its_student_was_evaluated_on(
-    tmp_path: Path, pictures: list[str]
+    folder: Path, tmp_path: Path, pictures: list[str]
 ) -> None:
-    folder = student_folder(tmp_path / "student", resize="crop")
-    expected = answers(folder, pictures[:1])[0]
-    mine = answers(written(folder, "onnx", "normalised", resize="crop"), pictures[:1])[0]
+    expected = answers(student_folder(tmp_path / "student", resize="crop"), pictures[:1])[0]
+    file = noted(written(folder, "onnx", "normalised"), tmp_path / "crop.onnx", resize="crop")
+    mine = answers(file, pictures[:1])[0]
     torch.testing.assert_close(mine.logits["breed"], expected.logits["breed"], atol=1e-3, rtol=1e-3)
     assert mine.decoded["part"]["label"][:, 0].eq(255).all()
 
 
-def test_only_some_tasks_of_a_file_are_told(tmp_path: Path, pictures: list[str]) -> None:
-    path = written(student_folder(tmp_path / "student"), "onnx", "normalised")
+def test_only_some_tasks_of_a_file_are_told(folder: Path, pictures: list[str]) -> None:
+    path = written(folder, "onnx", "normalised")
     assert list(answers(path, pictures, ["pose"])[0].decoded) == ["pose"]
     with pytest.raises(UserError, match=r"onnx-normalised.onnx has no task 'bread'"):
         answers(path, pictures, ["bread"])
@@ -89,8 +106,8 @@ def test_only_some_tasks_of_a_file_are_told(tmp_path: Path, pictures: list[str])
     "note", [{"tasks": {"absent": KINDS["breed"].describe()}}, {"inputs": {"size": "big"}}]
 )
 def test_a_note_that_does_not_fit_is_a_clear_mistake(
-    tmp_path: Path, pictures: list[str], note: dict[str, object]
+    folder: Path, tmp_path: Path, pictures: list[str], note: dict[str, object]
 ) -> None:
-    path = written(student_folder(tmp_path / "student"), "onnx", "normalised", **note)
+    path = noted(written(folder, "onnx", "normalised"), tmp_path / "other.onnx", **note)
     with pytest.raises(UserError, match="gives no output 'absent'|cannot be understood"):
         answers(path, pictures)
