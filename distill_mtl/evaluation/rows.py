@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from distill_mtl.data.batch import Batch
-from distill_mtl.errors import ShardError
+from distill_mtl.errors import ShardError, UserError
 from distill_mtl.evaluation.known import Known, asked_about, still_labelled
 from distill_mtl.evaluation.view import View
 from distill_mtl.networks.evaluating import evaluating
@@ -71,6 +71,7 @@ def collect(
 
     Raises:
         ShardError: there is no row.
+        UserError: an answer is not a number.
     """
     parts = []
     # Where classes exclude each other, never to say one of them is an answer like any other.
@@ -85,6 +86,9 @@ def collect(
             labels = batch.labels[task]
             logits = logits_in(student(batch.images)[task])
             target = None if teacher is None else teacher(batch.images).logits
+            _refuse_nan("student", task, logits, batch.keys)
+            if target is not None:
+                _refuse_nan("teacher", task, target, batch.keys)
             part = RowStatistics(
                 keys=batch.keys,
                 groups=batch.groups or batch.keys,
@@ -106,6 +110,19 @@ def collect(
     if not parts:
         raise no_row(task, view)
     return _merge(parts)
+
+
+def _refuse_nan(who: str, task: str, logits: Tensor, keys: Sequence[str]) -> None:
+    """A score would take the answer for one like any other, such as the first class."""
+    broken = logits.isnan().flatten(1).any(1).cpu()
+    if broken.any():
+        row = int(broken.nonzero()[0])
+        error = UserError(
+            f"task '{task}': the {who} answers {keys[row]} with NaN, which is no answer. A training that diverged, "
+            "fp16 that overflowed, or a network that divides by something of the image that can be 0."
+        )
+        error.everywhere = False
+        raise error
 
 
 def no_row(task: str, view: View) -> ShardError:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distill_mtl.checks.measure import measure
 from distill_mtl.data.batch import Batch
-from distill_mtl.errors import ShardError
+from distill_mtl.errors import ShardError, UserError
 from distill_mtl.evaluation import Evaluation, Processes, TaskResult, View, delta_on, evaluate, references
 from distill_mtl.evaluation.compare import compare
 from distill_mtl.evaluation.known import asked_about
@@ -47,6 +47,16 @@ def test_scores_delta_and_agreement_by_hand(
     assert result.agreement == pytest.approx((mine == theirs).float().mean().item())
     assert result.agreement < 1
     assert result.ci95[0] < result.delta < result.ci95[1]
+
+
+@pytest.mark.parametrize("who", ["student", "teacher"])
+def test_an_answer_that_is_no_number_is_refused_by_its_key(
+    student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows, who: str
+) -> None:
+    network = student.heads["part"] if who == "student" else teachers["part"]
+    network.mix.weight.data[1] = float("nan")
+    with pytest.raises(UserError, match=f"'part': the {who} answers part/000/00000 with NaN"):
+        run(student, teachers, kinds, sources)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])

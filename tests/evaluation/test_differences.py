@@ -169,14 +169,23 @@ def counted(student_only: int, teacher_only: int) -> McNemar:
 
 
 def test_of_groups_mcnemar_weighs_each_by_what_it_says() -> None:
-    """Leads of 3, 1, -1 and 0: 9 / 11, with counts of 5 and 2 rows."""
+    """Leads of 3, 1, -1 and 0, with counts of 5 and 2 rows: six of the eight sums 3 +- 1 +- 1 are 3 from 0 or more."""
     student = torch.tensor([1, 1, 1, 1, 0, 0, 1, 0, 1], dtype=torch.bool)
     teacher = torch.tensor([0, 0, 0, 0, 1, 1, 1, 0, 0], dtype=torch.bool)
     found = mcnemar(student, teacher, ["a", "a", "a", "b", "c", "d", "d", "c", "d"])
     assert (found.student_only, found.teacher_only, found.test) == (5, 2, "clustered")
-    assert found.p == pytest.approx(math.erfc(math.sqrt(9 / 11 / 2)))
+    assert found.p == 0.75
     assert mcnemar(teacher, student, list("aaabcddcd")).p == pytest.approx(found.p)
     assert mcnemar(student, student, list("aaabcddcd")).p == 1
+
+
+def test_of_many_groups_mcnemar_compares_with_chi_square() -> None:
+    """13 groups with a lead of 2 and 7 with one of -1: 19^2 / 59."""
+    student = torch.tensor([True, True] * 13 + [False, True] * 7)
+    teacher = torch.tensor([False, False] * 13 + [True, True] * 7)
+    found = mcnemar(student, teacher, [f"{row // 2:02d}" for row in range(40)])
+    assert (found.student_only, found.teacher_only, found.test) == (26, 7, "clustered")
+    assert found.p == pytest.approx(math.erfc(math.sqrt(19**2 / 59 / 2)))
 
 
 def classes(*deltas: float) -> tuple[ClassDelta, ...]:
