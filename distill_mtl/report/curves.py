@@ -57,7 +57,12 @@ def balance_section(metrics: Metrics, rule: str) -> Section | None:
         )
     if metrics.cosines:
         worst = dict(sorted(metrics.cosines.items(), key=lambda item: item[1].mean))
-        against = next(iter(worst.items()))
+        pair, curve = next(iter(worst.items()))
+        opposed = (
+            f"Most opposed: {pair}, {curve.mean:+.2f} in the mean."
+            if curve.mean <= -0.005
+            else "Here none do."
+        )
         reach = min(1.05, max(0.2, 1.2 * max(np.abs(curve.values).max() for curve in worst.values())))
         most = f" Of {len(worst)} pairs the most opposed are named." if len(worst) > _MANY_PAIRS else ""
         charts.append(
@@ -71,8 +76,8 @@ def balance_section(metrics: Metrics, rule: str) -> Section | None:
                     columns=2,
                 ),
                 "Gradient conflicts",
-                "Cosine of two tasks' gradients in the shared features; below 0 they pull against each other. Most "
-                f"opposed: {against[0]}, {against[1].mean:+.2f} in the mean.{most}".replace("-0.", "−0."),
+                "Cosine of two tasks' gradients in the shared features; in the mean below 0, they pull against each "
+                f"other. {opposed}{most}".replace("-0.", "−0."),
             )
         )
     if metrics.norm is not None:

@@ -90,15 +90,16 @@ def classes_section(results: Results) -> Section | None:
             continue
         rows.sort(key=lambda row: row[3])
         shown = [(name, teacher, student) for name, teacher, student, _ in rows[:_WORST]]
-        worst = f"{rows[0][0]} {words.difference(rows[0][3], score)}"
+        loses = rows[0][3] < 0
+        worst = f"Worst: {rows[0][0]} {words.difference(rows[0][3], score)}" if loses else "No class lost"
         few = f"; the worst {_WORST} of {len(rows)} classes" if len(rows) > _WORST else ""
         charts.append(
             Chart(
                 dumbbells(
-                    f"classes-{number}", f"Classes of {task}, worst first: {worst}", shown, _class_unit(score)
+                    f"classes-{number}", f"Classes of {task}, worst first. {worst}", shown, _class_unit(score)
                 ),
                 task,
-                f"Worst: {worst}{few}.",
+                f"{worst}{few}.",
             )
         )
         cells = [
