@@ -87,19 +87,24 @@ def percentiles(deltas: Tensor, groups: int) -> Tensor:
     return torch.from_numpy(np.quantile(deltas.numpy(), [tail, 1 - tail], axis=0))
 
 
-def unseen_difference(groups: int) -> tuple[float, float]:
-    """The interval of a difference in points of 100 where two networks do not differ on any group.
+def unseen_difference(rows: int) -> tuple[float, float]:
+    """The interval of a difference in points of 100 where two networks do not differ on any row.
 
     Resampling cannot draw what was never seen, so it would give an interval without width from a handful of rows. At
-    the same level at most 1 - 0.025^(1/G) of the groups can differ, as none of G did (Clopper & Pearson 1934, the
-    "rule of three" for 95 % on one side), each by no more than the 100 points that there are.
+    the same level at most 1 - 0.025^(1/n) of the rows can differ, as none of n did (Clopper & Pearson 1934, the
+    "rule of three" for 95 % on one side), each by no more than the 100 points that there are: about 369 / n points.
+
+    Rows count here, not groups. Resampled groups with a single differing row draw it up to three times, so the
+    bootstrap reaches 300 / n points however the rows are grouped. A share of whole groups would leave many times as
+    much open for no difference as for one; this share leaves about as much. It takes rows for independent, which the
+    rows of a group that all go wrong together are not.
     """
-    most = 100 * (1 - ((1 - LEVEL) / 2) ** (1 / groups))
+    most = 100 * (1 - ((1 - LEVEL) / 2) ** (1 / rows))
     return -most, most
 
 
-def groups_to_exclude(loss: float) -> int:
-    """How many groups without any difference exclude a loss of so many points: `unseen_difference` the other way."""
+def rows_to_exclude(loss: float) -> int:
+    """How many rows without any difference exclude a loss of so many points: `unseen_difference` the other way."""
     return math.floor(math.log((1 - LEVEL) / 2) / math.log1p(-loss / 100)) + 1
 
 

@@ -100,7 +100,7 @@ def _interval(
         resamples=resamples,
         seed=seed,
     )
-    return unseen_difference(len(set(rows.groups))) if found == (0.0, 0.0) and kind.in_points else found
+    return unseen_difference(len(rows.groups)) if found == (0.0, 0.0) and kind.in_points else found
 
 
 def _ticker(progress: Progress | None, total: int, world: int) -> Callable[[int], None]:

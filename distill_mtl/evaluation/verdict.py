@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal
 
-from distill_mtl.evaluation.bootstrap import LEVEL, groups_to_exclude, unseen_difference
+from distill_mtl.evaluation.bootstrap import LEVEL, rows_to_exclude, unseen_difference
 
 if TYPE_CHECKING:
     from distill_mtl.evaluation.results import TaskResult
@@ -63,24 +63,24 @@ def judge(result: "TaskResult", margin: float, rule: Rule) -> Verdict | None:
         return Verdict("non-inferior")
     if high < -margin - _ROUNDING:
         return Verdict("inferior")
-    more = _more_groups(result.delta, (low, high), margin, result.groups)
+    more = _more_rows(result.delta, (low, high), margin, result.rows)
     if more is None:
         return Verdict("undecided", reason="it lies on the margin")
-    return Verdict("undecided", max(1, math.ceil(more * result.rows / result.groups)))
+    return Verdict("undecided", max(1, math.ceil(more)))
 
 
-def _more_groups(delta: float, ci95: tuple[float, float], margin: float, groups: int) -> float | None:
-    """About how many more groups decide; None: more than anybody has.
+def _more_rows(delta: float, ci95: tuple[float, float], margin: float, rows: int) -> float | None:
+    """About how many more rows, in groups of the size they have now, decide; None: more than anybody has.
 
-    The interval shrinks as 1 / sqrt(groups). To reach from delta just to the margin decides half of all sets, as delta
+    The interval shrinks as 1 / sqrt(rows). To reach from delta just to the margin decides half of all sets, as delta
     itself varies; for `POWER` of them it must be shorter, as in every sample size formula. Where nothing differed it
-    shrinks as 1 / groups, and only as long as nothing does.
+    shrinks as 1 / rows, and only as long as nothing does.
     """
     distance = abs(delta + margin)
     if distance <= _ROUNDING:
         return None
-    if ci95 == unseen_difference(groups):
-        return groups_to_exclude(distance) - groups
+    if ci95 == unseen_difference(rows):
+        return rows_to_exclude(distance) - rows
     reach = max(delta - ci95[0] if delta > -margin else ci95[1] - delta, (ci95[1] - ci95[0]) / 2)
-    more = groups * ((_ENOUGH * reach / distance) ** 2 - 1)
+    more = rows * ((_ENOUGH * reach / distance) ** 2 - 1)
     return more if more <= _MOST_ROWS else None

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill_mtl.evaluation.bootstrap import group_totals, paired_interval
+from distill_mtl.evaluation.bootstrap import group_totals, paired_interval, unseen_difference
 
 
 def accuracy(statistics: Tensor, weights: Tensor) -> Tensor:
@@ -65,6 +65,20 @@ def test_what_is_hard_for_both_cancels() -> None:
 def test_identical_networks_have_an_empty_interval() -> None:
     groups, student, _ = clustered(20, 3, seed=1)
     assert interval(groups, student, student.clone()) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("size", [1, 4, 16])
+def test_one_differing_row_leaves_about_as_much_open_as_none_however_rows_are_grouped(size: int) -> None:
+    rows = 2000
+    names = [f"g{index // size}" for index in range(rows)]
+    teacher = torch.ones(rows)
+    student = teacher.clone()
+    student[7] = 0
+    low, high = interval(names, outcomes(student), outcomes(teacher), resamples=2000)
+    none, _ = unseen_difference(rows)
+    assert none == pytest.approx(-369 / rows, rel=0.01)
+    assert 0.7 < low / none < 1.2
+    assert high == 0
 
 
 def test_the_seed_alone_decides_the_draw() -> None:

@@ -100,14 +100,14 @@ def test_every_process_reports_the_cost_that_the_first_one_measured(
     assert first.student_cost.flops > 0
 
 
-def test_a_student_equal_to_its_teacher_is_as_certain_as_its_groups_are_many(
+def test_a_student_equal_to_its_teacher_is_as_certain_as_its_rows_are_many(
     student: ToyStudent, kinds: Kinds, sources: ListedRows
 ) -> None:
     for result in run(student, dict(student.heads), kinds, sources).values():
         assert (result.delta, result.agreement) == (0.0, 1.0)
         low, high = result.ci95
-        # None of so many groups differs, which has a chance of 0.025 where a share of -low points does.
-        assert (1 + low / 100) ** result.groups == pytest.approx(0.025)
+        # None of so many rows differs, which has a chance of 0.025 where a share of -low points does.
+        assert (1 + low / 100) ** result.rows == pytest.approx(0.025)
         assert high == -low
 
 

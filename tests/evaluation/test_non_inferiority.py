@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from distill_mtl.evaluation.bootstrap import groups_to_exclude, unseen_difference
+from distill_mtl.evaluation.bootstrap import rows_to_exclude, unseen_difference
 from distill_mtl.evaluation.results import TaskResult
 from distill_mtl.evaluation.verdict import Verdict, judge
 
@@ -105,17 +105,18 @@ def test_it_says_why_no_number_of_rows_is_known() -> None:
     assert judge(measured(None, None), 1.0, "point") is None
 
 
-@pytest.mark.parametrize("groups", [2, 46, 300, 367])
-def test_a_handful_of_rows_without_any_difference_decides_nothing(groups: int) -> None:
-    verdict = judge(measured(0.0, unseen_difference(groups), rows=groups, groups=groups), 1.0, "interval")
-    assert verdict == Verdict("undecided", 368 - groups)
-    for enough in (groups_to_exclude(1.0), 10_000):
+@pytest.mark.parametrize("groups", [1, 2, 23])
+@pytest.mark.parametrize("rows", [46, 300, 367])
+def test_a_handful_of_rows_without_any_difference_decides_nothing(rows: int, groups: int) -> None:
+    verdict = judge(measured(0.0, unseen_difference(rows), rows=rows, groups=groups), 1.0, "interval")
+    assert verdict == Verdict("undecided", 368 - rows)
+    for enough in (rows_to_exclude(1.0), 10_000):
         assert decided(0.0, unseen_difference(enough), 1.0) == "non-inferior"
 
 
 @given(st.floats(0.01, 99))
-def test_groups_without_a_difference_exclude_a_loss_as_soon_as_they_can(loss: float) -> None:
-    enough = groups_to_exclude(loss)
+def test_rows_without_a_difference_exclude_a_loss_as_soon_as_they_can(loss: float) -> None:
+    enough = rows_to_exclude(loss)
     assert -unseen_difference(enough)[0] <= loss * (1 + 1e-12)
     assert enough == 1 or -unseen_difference(enough - 1)[0] >= loss * (1 - 1e-9)
     assert math.isfinite(enough)
