@@ -102,6 +102,11 @@ def tasks_of(place: str) -> list[str] | None:
     return list(_note(path).get("tasks", {})) or None
 
 
+def exists(place: str) -> bool:
+    """Whether a place is on this machine, or on the hub, which only loading asks."""
+    return place.startswith(PREFIXES) or Path(place).exists()
+
+
 def _local(place: str) -> Path:
     """The folder or file on this machine; the student of a run folder."""
     if place.startswith(PREFIXES):

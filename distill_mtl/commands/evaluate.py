@@ -4,10 +4,15 @@ import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distill_mtl.commands.arguments import NOT_ACCEPTED, add_cache, classes
 from distill_mtl.errors import UserError
+
+if TYPE_CHECKING:
+    from distill_mtl.evaluation.verdict import Rule
+
+_RULES: tuple["Rule", ...] = ("interval", "point")
 
 
 def add_evaluate(commands: Any) -> None:
@@ -50,8 +55,9 @@ def add_evaluate(commands: Any) -> None:
         nargs="+",
         default=[],
         metavar="MARGIN",
-        help="largest loss allowed, in points or the score's unit: one number, or TASK=NUMBER; default the recipe's, "
-        "else 1 point",
+        help="largest loss allowed, 0 or more, in points or the score's unit: one number, or TASK=NUMBER; default the "
+        "recipe's, else 1 point. The word `point` beside or in place of it judges by the measured difference alone, "
+        "`interval` by its 95 %% interval",
     )
     evaluate.add_argument(
         "--json", type=Path, metavar="FILE", help="write the results there, in the form of results.json"
@@ -60,7 +66,11 @@ def add_evaluate(commands: Any) -> None:
         "--trust", action="store_true", help="let models run code: .pt2 and .ts files are programs"
     )
     add_cache(evaluate)
-    evaluate.set_defaults(run=_evaluate)
+    evaluate.set_defaults(
+        run=_evaluate,
+        interrupted="interrupted before the comparison was finished. Baselines that were trained stay; the same "
+        "command compares again.",
+    )
 
 
 def _add_pair(evaluate: argparse.ArgumentParser) -> None:
@@ -99,12 +109,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
                 f"--{option} compares models on data that you name, and {arguments.folder} is a run with data of its "
                 "own. Give RUN, or --student, --against and --data."
             )
+    margins, rule = _acceptance(arguments.acceptance)
     from distill_mtl.training.evaluate import evaluate
 
     found = evaluate(
         arguments.folder,
         baselines=list(dict.fromkeys(arguments.baseline)),
-        acceptance=_margins(arguments.acceptance),
+        acceptance=margins,
+        rule=rule,
         write=arguments.write,
         to=arguments.json,
         trust=arguments.trust,
@@ -122,6 +134,7 @@ def _versus(arguments: argparse.Namespace) -> int:
     if arguments.baseline or arguments.write:
         option = "--baseline" if arguments.baseline else "--write"
         raise UserError(f"{option} belongs to a run. Give RUN, or more models after --against.")
+    margins, rule = _acceptance(arguments.acceptance)
     from distill_mtl.training.versus import About, versus
 
     found = versus(
@@ -129,24 +142,36 @@ def _versus(arguments: argparse.Namespace) -> int:
         arguments.against,
         arguments.data,
         about=About(arguments.task, arguments.kind, classes(arguments.classes), arguments.member),
-        acceptance=_margins(arguments.acceptance),
+        acceptance=margins,
+        rule=rule,
         trust=arguments.trust,
         to=arguments.json,
     )
     return 0 if all(evaluation.accepted for evaluation in found.values()) else NOT_ACCEPTED
 
 
-def _margins(texts: Sequence[str]) -> float | dict[str, float] | None:
-    """`2`, or `breed=2 part=1`; None where nothing was said."""
-    margins: dict[str, float] = {}
-    for text in texts:
-        task, named, number = text.rpartition("=")
-        try:
-            margins[task] = float(number)
-            if not math.isfinite(margins[task]):
-                raise ValueError(number)
-        except ValueError:
-            raise UserError(f"--acceptance {text}: expected a number, or TASK=NUMBER.") from None
-        if not named and len(texts) > 1:
-            raise UserError(f"--acceptance {text}: expected one number, or TASK=NUMBER for each task.")
-    return margins.get("", margins or None)
+def _acceptance(texts: Sequence[str]) -> tuple[float | dict[str, float] | None, "Rule | None"]:
+    """`2`, `breed=2 part=1`, `point`, or `point 2`: the margins and the rule, None for what was not said."""
+    rules = [rule for rule in _RULES if rule in texts]
+    if len(rules) > 1:
+        raise UserError(f"--acceptance {' '.join(texts)}: expected one rule, {' or '.join(_RULES)}.")
+    numbers = [text for text in texts if text not in _RULES]
+    margins = dict(map(_margin, numbers))
+    if "" in margins and len(numbers) > 1:
+        several = next(text for text in numbers if "=" not in text)
+        raise UserError(f"--acceptance {several}: expected one number, or TASK=NUMBER for each task.")
+    return margins.get("", margins or None), next(iter(rules), None)
+
+
+def _margin(text: str) -> tuple[str, float]:
+    """Task, empty for all of them, and its margin."""
+    task, _, number = text.rpartition("=")
+    try:
+        margin = float(number)
+    except ValueError:
+        margin = math.nan
+    if not math.isfinite(margin):
+        raise UserError(f"--acceptance {text}: expected a number, or TASK=NUMBER, or {' or '.join(_RULES)}.")
+    if margin < 0:
+        raise UserError(f"--acceptance {text}: a margin is how much may be lost, 0 or more.")
+    return task, margin

@@ -48,7 +48,7 @@ def judge(result: "TaskResult", margin: float, rule: Rule) -> Verdict | None:
 
     Args:
         result: the measured difference, positive where the student is better, and its interval.
-        margin: largest loss that is allowed, in the score's unit. Below 0: the least gain that is asked for.
+        margin: largest loss that is allowed, in the score's unit; 0 or more.
         rule: `interval`: `non-inferior` when its lower end is above -margin, `inferior` when its upper end is below,
             else `undecided`. `point`: the measured difference alone, `non-inferior` from -margin on.
     """

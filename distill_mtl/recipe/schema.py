@@ -427,8 +427,8 @@ class EvaluationSection(Section):
 class AcceptanceSection(Section):
     """When a student may replace its teachers. In short form only the margin, or only the rule."""
 
-    margin: dict[str, float] = {}
-    """Largest loss allowed, in points or the unit of the score: one number, or by task. Default: 1 point."""
+    margin: dict[str, NotNegative] = {}
+    """Largest loss allowed, 0 or more, in points or the unit of the score: one number, or by task. Default: 1 point."""
     rule: Literal["interval", "point"] = "interval"
     """What must stay within the margin: the 95 % interval of the difference, or the measured difference alone."""
 

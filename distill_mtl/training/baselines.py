@@ -5,13 +5,14 @@ trained on its own labels for as many steps. They lie in RUN/baselines/, each a 
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from torch import nn
 
-from distill_mtl.assembly.contender import Asked, open_contender, tasks_of
+from distill_mtl.assembly.contender import Asked, Contender, exists, open_contender, tasks_of
 from distill_mtl.assembly.targets import settle_targets
-from distill_mtl.errors import RecipeError, Stopped, UserError
+from distill_mtl.errors import RecipeError, Stopped, UserError, nearest
 from distill_mtl.evaluation import TaskResult, View
 from distill_mtl.evaluation.baselines import Baseline
 from distill_mtl.recipe import Recipe, dump_recipe
@@ -70,27 +71,55 @@ def train_baselines(run: RunFolder, recipe: Recipe, wanted: Sequence[str], conso
             ) from stopped
 
 
+def open_baselines(
+    wanted: Sequence[str], kinds: Mapping[str, TaskKind], *, trust: bool = False
+) -> dict[str, Contender]:
+    """The models among the baselines, opened for the tasks that they share with the run.
+
+    Done before anything is trained or measured, so that a slip of the pen costs no evaluation.
+
+    Args:
+        wanted: as in `train_baselines`.
+        kinds: of the run's tasks.
+        trust: let them run code.
+
+    Raises:
+        UserError: one is not there, cannot be loaded, or has no task in common with the run.
+    """
+    places = [name for name in wanted if name not in TRAINED]
+    for place in places:
+        if not exists(place):
+            beside = Path(place).parent
+            there = [str(path) for path in beside.iterdir()] if beside.is_dir() else []
+            raise UserError(
+                f"--baseline {place}: there is no such run, folder or file; built-in: {', '.join(TRAINED)}."
+                f"{nearest(place, [*TRAINED, *there])}"
+            )
+    return {
+        place: open_contender(
+            place, {task: Asked.as_by(kinds[task]) for task in _in_common(place, kinds)}, trust=trust
+        )
+        for place in places
+    }
+
+
 def measure_baselines(
     run: RunFolder,
     wanted: Sequence[str],
+    opened: Mapping[str, Contender],
     teachers: Mapping[str, nn.Module],
     kinds: Mapping[str, TaskKind],
     view: View,
     recipe: Recipe,
     console: Console,
-    *,
-    trust: bool = False,
 ) -> dict[str, Baseline]:
     """Every baseline in the student's place, on the same rows.
 
     Args:
         run: the finished run, whose baselines are trained.
         wanted: as in `train_baselines`.
+        opened: the models among them, by place.
         teachers, kinds, view, recipe, console: as in `compare_with_bar`.
-        trust: let named models run code.
-
-    Raises:
-        UserError: a named model cannot be loaded, or has no task in common with the run.
     """
     own = any(section.trust for section in recipe.tasks.values())
     found: dict[str, Baseline] = {}
@@ -109,10 +138,7 @@ def measure_baselines(
                 results |= scores(load_student(run.baseline(task).student, trust=own), [task])
             found[name] = Baseline.of("single_task", results)
         else:
-            shared = _in_common(name, kinds)
-            asked = {task: Asked.as_by(kinds[task]) for task in shared}
-            network = open_contender(name, asked, trust=trust).network
-            found[name] = Baseline.of("model", scores(network, shared))
+            found[name] = Baseline.of("model", scores(opened[name].network, list(opened[name].teachers)))
     return found
 
 

@@ -1,5 +1,6 @@
 """Compare the student of a finished run with its teachers again: `evaluate("runs/NAME")`."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,14 @@ from distill_mtl.display import output
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.evaluation import Evaluation
 from distill_mtl.evaluation.baselines import baselines_in
+from distill_mtl.evaluation.verdict import Rule
 from distill_mtl.networks.weights import CARD
 from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.students.folder import load_student
-from distill_mtl.training.baselines import measure_baselines, train_baselines
+from distill_mtl.training.baselines import measure_baselines, open_baselines, train_baselines
 from distill_mtl.training.comparison import compare_with_bar, view_of
 from distill_mtl.training.evidence import card_of, write_evidence
+from distill_mtl.training.no_run import refuse_no_run
 from distill_mtl.training.run_folder import RunFolder, write_aside
 
 Margins = float | Mapping[str, float] | None
@@ -30,6 +33,7 @@ def evaluate(
     *,
     baselines: Sequence[str] = (),
     acceptance: Margins = None,
+    rule: Rule | None = None,
     write: bool = False,
     to: Path | None = None,
     trust: bool = False,
@@ -44,6 +48,7 @@ def evaluate(
         baselines: `labels_only` and `single_task`, which are trained where they are not there yet, and places of
             models; measured on the same rows.
         acceptance: in place of the recipe's margins.
+        rule: in place of the recipe's.
         write: replace the run's results.json, and what shows it: pictures, report, and the student's model card;
             with baselines this is always so. Baselines that were measured earlier stay.
         to: a file that the results are written to as well.
@@ -51,20 +56,19 @@ def evaluate(
         console: where to show progress; default standard output.
 
     Raises:
-        UserError: the folder holds no finished run, or data or a teacher of its recipe is gone.
+        UserError: the folder holds no finished run, data or a teacher of its recipe is gone, a baseline cannot be
+            opened, or a margin is below 0 or for no task.
         Stopped: Ctrl-C or SIGTERM arrived while a baseline was trained.
     """
     run = RunFolder(Path(folder))
-    for needed in (run.recipe, run.student):
-        if not needed.exists():
-            raise UserError(
-                f"{run.path} holds no finished run: there is no {needed.name}. Give a folder like runs/NAME."
-            )
+    refuse_no_run(run)
     recipe = load_recipe(run.recipe, known=known_names())
     state, console = shared_console(console)
-    train_baselines(run, recipe, baselines, console)
-    recipe = with_margins(recipe, acceptance)
+    judged = with_acceptance(recipe, acceptance, rule)
     teachers, kinds = build_teachers(recipe)
+    opened = open_baselines(baselines, kinds, trust=trust)
+    train_baselines(run, recipe, baselines, console)
+    recipe = judged
     student = load_student(run.student, trust=any(section.trust for section in recipe.tasks.values()))
     sources = build_sources(
         recipe, kinds, [student.student.trunk.inputs, *(card.inputs for card in teachers.cards.values())]
@@ -73,7 +77,7 @@ def evaluate(
         network.to(state.device)
     view = view_of(sources, "test", recipe)
     found = compare_with_bar(student, teachers, kinds, view, recipe, console)
-    measured = measure_baselines(run, baselines, teachers, kinds, view, recipe, console, trust=trust)
+    measured = measure_baselines(run, baselines, opened, teachers, kinds, view, recipe, console)
     steps, seconds = run.length()
     found = replace(found, baselines=baselines_in(run.recorded()) | measured, steps=steps, seconds=seconds)
     if state.is_main_process:
@@ -94,22 +98,23 @@ def shared_console(console: Console | None) -> tuple[PartialState, Console]:
     return state, (console or output()) if state.is_main_process else Console(quiet=True)
 
 
-def with_margins(recipe: Recipe, acceptance: Margins) -> Recipe:
-    """The recipe with other margins.
+def with_acceptance(recipe: Recipe, acceptance: Margins, rule: Rule | None) -> Recipe:
+    """The recipe with other margins, or another rule; None: its own.
 
     Raises:
-        UserError: a margin for no task.
+        UserError: a margin for no task, or one below 0.
     """
-    if acceptance is None:
-        return recipe
-    said = acceptance if isinstance(acceptance, Mapping) else dict.fromkeys(recipe.tasks, acceptance)
-    for task in said:
+    said = acceptance if isinstance(acceptance, Mapping) else {}
+    if acceptance is not None and not isinstance(acceptance, Mapping):
+        said = dict.fromkeys(recipe.tasks, acceptance)
+    for task, margin in said.items():
+        if not 0 <= margin < math.inf:
+            raise UserError(f"--acceptance {task}={margin}: a margin is how much may be lost, 0 or more.")
         if task not in recipe.tasks:
             raise UserError(
                 f"--acceptance: there is no task '{task}'.{nearest(task, recipe.tasks)} Tasks: "
                 f"{', '.join(recipe.tasks)}."
             )
     section = recipe.acceptance
-    return recipe.model_copy(
-        update={"acceptance": section.model_copy(update={"margin": {**section.margin, **said}})}
-    )
+    changed = {"margin": {**section.margin, **said}, "rule": rule or section.rule}
+    return recipe.model_copy(update={"acceptance": section.model_copy(update=changed)})

@@ -15,6 +15,7 @@ from distill_mtl.data import Sources, open_sources
 from distill_mtl.drafting.shard_sets import as_patterns, find_sets
 from distill_mtl.errors import UserError
 from distill_mtl.evaluation import Evaluation
+from distill_mtl.evaluation.verdict import Rule
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.acceptance import MARGIN
 from distill_mtl.recipe.command_line import task_name
@@ -27,7 +28,7 @@ from distill_mtl.recipe.schema import (
 )
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.training.comparison import compare_with_bar, view_of
-from distill_mtl.training.evaluate import Margins, shared_console, with_margins
+from distill_mtl.training.evaluate import Margins, shared_console, with_acceptance
 from distill_mtl.training.run_folder import write_aside
 
 _NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)=(.+)", re.DOTALL)
@@ -57,6 +58,7 @@ def versus(
     *,
     about: About = About(),
     acceptance: Margins = None,
+    rule: Rule | None = None,
     trust: bool = False,
     to: Path | None = None,
     console: Console | None = None,
@@ -69,6 +71,7 @@ def versus(
         data: folders, paths and patterns of shards, for several tasks each as TASK=PLACE. Rows are not cut into sets.
         about: what the networks do not say of their task.
         acceptance: margins; default 1 point.
+        rule: what must stay within them; default the interval.
         trust: let files run code.
         to: a file for the results: those of the pair, or a list of several pairs'.
         console: where to print; default standard output.
@@ -90,7 +93,7 @@ def versus(
     kinds = {task: kind_of(teacher) for task, teacher in mine.teachers.items()}
     asked = {task: Asked.as_by(kind, mine.teachers[task].card.options) for task, kind in kinds.items()}
     others = [open_contender(place, asked, trust=trust) for place in against]
-    recipe = with_margins(_recipe(kinds, places, about.member, acceptance), acceptance)
+    recipe = with_acceptance(_recipe(kinds, places, about.member, acceptance), acceptance, rule)
     view = view_of(_sources(recipe, kinds, [mine, *others]), None, recipe)
     network = mine.network.to(state.device)
     found: dict[str, Evaluation] = {}

@@ -11,7 +11,7 @@ from distill_mtl.evaluation.results import TaskResult
 from distill_mtl.evaluation.verdict import Verdict, judge
 
 DELTAS = st.floats(-50, 50)
-MARGINS = st.floats(-5, 5)
+MARGINS = st.floats(0, 5)
 WIDTHS = st.floats(0, 20)
 
 

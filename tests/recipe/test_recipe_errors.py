@@ -116,6 +116,8 @@ def test_a_file_without_a_mapping_is_refused(refuse: Refuse, text: str) -> None:
             "acceptance:\n  found true, expected a number, interval or point or a mapping.",
         ),
         ("acceptance: {rule: 1}", "acceptance.rule:\n  found 1, expected interval or point."),
+        ("acceptance: -1", "acceptance:\n  found -1, expected a number of 0 or more."),
+        ("acceptance: {breed: -3}", "acceptance.breed:\n  found -3, expected a number of 0 or more."),
         ("acceptance: {breed: x}", 'acceptance.breed:\n  found "x", expected a number.'),
         ("acceptance: {margin: x}", 'acceptance.margin:\n  found "x", expected a number or a mapping.'),
         (

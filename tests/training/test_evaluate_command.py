@@ -33,7 +33,7 @@ def test_the_status_is_0_for_an_accepted_student_and_3_for_one_that_is_not(
     """A student of six steps loses much; the toy recipe allows 100 points, the command line no loss at all."""
     assert _status(finished, "--json", tmp_path / "accepted.json") == 0
     assert "not accepted" not in capsys.readouterr().out
-    assert _status(finished, "--acceptance", "hue=-100", "--json", tmp_path / "refused.json") == 3
+    assert _status(finished, "--acceptance", "hue=0", "--json", tmp_path / "refused.json") == 3
     assert "not accepted" in capsys.readouterr().out
     results = [json.loads((tmp_path / name).read_text()) for name in ("accepted.json", "refused.json")]
     assert [found["accepted"] for found in results] == [True, False]
@@ -73,13 +73,43 @@ def test_any_two_models_and_the_status_of_the_pair(
     better = toys.toy_teacher_folder(tmp_path / "other", "hue", toys.classification(3), seed=5)
     several = _status(
         *("--student", finished, "--against", better, world / "teachers" / "hue", "--task", "hue"),
-        *("--data", world / "hue-test.tar", "--acceptance", "-100", "--json", out),
+        *("--data", world / "hue-test.tar", "--acceptance", "0", "--json", out),
     )
     assert several == 3
     pairs = json.loads(out.read_text())
     assert [pair["against"] for pair in pairs] == [str(better), str(world / "teachers" / "hue")]
     assert pairs[1]["tasks"]["hue"]["teacher"] == pytest.approx(run["tasks"]["hue"]["teacher"])
     assert pairs[1]["tasks"]["hue"]["agreement"] == pytest.approx(run["tasks"]["hue"]["agreement"])
+
+
+@pytest.mark.parametrize(
+    ("said", "rule", "margins"),
+    [
+        (("point",), "point", {"hue": 100, "shape": 100}),
+        (("interval", "2"), "interval", {"hue": 2, "shape": 2}),
+        (("point", "hue=2"), "point", {"hue": 2, "shape": 100}),
+    ],
+)
+def test_the_command_line_says_the_rule_as_a_recipe_does(
+    finished: Path, tmp_path: Path, said: Sequence[str], rule: str, margins: dict[str, float]
+) -> None:
+    _status(finished, "--acceptance", *said, "--json", tmp_path / "found.json")
+    assert json.loads((tmp_path / "found.json").read_text())["acceptance"] == {
+        "rule": rule,
+        "margin": margins,
+    }
+
+
+def test_a_baseline_that_is_not_there_is_told_before_anything_is_measured(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def too_late(*_: object, **__: object) -> None:
+        raise AssertionError("measured")
+
+    for work in ("compare_with_bar", "train_baselines"):
+        monkeypatch.setattr(f"distill_mtl.training.evaluate.{work}", too_late)
+    assert _status(finished, "--baseline", "labels_only", "--baseline", "nonsense") == 2
+    assert "--baseline nonsense: there is no such run, folder or file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -115,7 +145,25 @@ def test_any_two_models_and_the_status_of_the_pair(
             ["RUN", "--acceptance", "1", "hue=2"],
             "--acceptance 1: expected one number, or TASK=NUMBER for each",
         ),
-        (["RUN", "--baseline", "labelsonly"], "labelsonly"),
+        (["RUN", "--acceptance", "-1"], "--acceptance -1: a margin is how much may be lost, 0 or more."),
+        (
+            ["RUN", "--acceptance", "hue=-3"],
+            "--acceptance hue=-3: a margin is how much may be lost, 0 or more.",
+        ),
+        (["RUN", "--acceptance", "point", "interval"], "expected one rule, interval or point"),
+        (
+            ["RUN", "--baseline", "labelsonly"],
+            "--baseline labelsonly: there is no such run, folder or file; built-in: labels_only, single_task. Did you "
+            "mean 'labels_only'?",
+        ),
+        (["RUN", "--baseline", "RUNS"], "Did you mean 'RUN'?"),
+        (["RUN/student"], "RUN/student is the student of RUN: give RUN."),
+        (["RUNS"], "there is no run folder RUNS. Did you mean 'RUN'?"),
+        (
+            ["HUE"],
+            "HUE is a file, and no run folder. Compare a model's file with `distill-mtl evaluate --student HUE",
+        ),
+        (["RUN/checkpoints"], "RUN/checkpoints holds no finished run: there is no recipe.resolved.yaml."),
     ],
 )
 def test_mistakes_are_told_in_a_line_and_status_2(
