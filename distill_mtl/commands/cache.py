@@ -25,7 +25,9 @@ def add_cache_command(commands: Any) -> None:
     ways = cache.add_subparsers(required=True, metavar="write|verify")
     write = ways.add_parser("write", help="write what is missing; may be left out", usage=cache.usage)
     add_recipe(write)
-    write.set_defaults(run=_write_cache)
+    write.set_defaults(
+        run=_write_cache, interrupted="interrupted. What is written stays; the same command goes on."
+    )
     verify = ways.add_parser(
         "verify",
         help="compare random rows of the cache with what the teachers say now",
@@ -35,7 +37,9 @@ def add_cache_command(commands: Any) -> None:
     )
     add_recipe(verify)
     verify.add_argument("--rows", type=count, default=64, metavar="N", help="how many rows; default 64")
-    verify.set_defaults(run=_verify_cache)
+    verify.set_defaults(
+        run=_verify_cache, interrupted="interrupted before all rows were compared. The cache is as it was."
+    )
 
 
 def named_way(arguments: Sequence[str]) -> list[str]:

@@ -15,7 +15,9 @@ def add_check(commands: Any) -> None:
         "that falls short is refused, with the likely cause.",
     )
     add_recipe(check)
-    check.set_defaults(run=_check)
+    check.set_defaults(
+        run=_check, interrupted="interrupted before the check was finished. Nothing was trained."
+    )
 
 
 def _check(arguments: argparse.Namespace) -> int:

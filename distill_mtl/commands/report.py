@@ -22,7 +22,9 @@ def add_report(commands: Any) -> None:
         help="where the page goes; default report.html in the run folder, of several runs comparison.html beside "
         "the first",
     )
-    report.set_defaults(run=_report)
+    report.set_defaults(
+        run=_report, interrupted="interrupted before the page was written. The same command writes it."
+    )
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -56,7 +56,9 @@ def _add_teacher_check(commands: Any) -> None:
         "--limit", type=count, metavar="N", help="at most so many rows, spread evenly; default all"
     )
     add_cache(check)
-    check.set_defaults(run=_teacher_check)
+    check.set_defaults(
+        run=_teacher_check, interrupted="interrupted before the teacher was measured on all rows."
+    )
 
 
 def _add_train(commands: Any) -> None:
@@ -75,7 +77,10 @@ def _add_train(commands: Any) -> None:
         metavar="FOLDER",
         help="where the teacher goes; default `teacher` in its run folder",
     )
-    train.set_defaults(run=_train_teacher)
+    train.set_defaults(
+        run=_train_teacher,
+        interrupted="interrupted. A teacher that had begun to train goes on with --resume.",
+    )
 
 
 def _add_teacher(parser: argparse.ArgumentParser) -> None:

@@ -42,13 +42,14 @@ def recipe_json_schema() -> Schema:
     _admit(sections["TrainingSection"]["properties"], "stream", {"type": "string", "enum": modes})
     _admit(sections["SourceSection"]["properties"]["labels"], "additionalProperties", {"type": "string"})
     margins = sections["AcceptanceSection"]["properties"]
-    by_task = {"type": "object", "additionalProperties": {"type": "number"}}
-    _admit(margins, "margin", {"type": "number"})
+    margin = {"type": "number", "minimum": 0}
+    by_task = {"type": "object", "additionalProperties": margin}
+    _admit(margins, "margin", margin)
     margins["margin"]["default"] = MARGIN
     # The section's own keys are no tasks.
     _admit(top, "acceptance", by_task | {"properties": dict.fromkeys(margins, False)})
     _admit(top, "acceptance", {"type": "string", "enum": margins["rule"]["enum"]})
-    _admit(top, "acceptance", {"type": "number"})
+    _admit(top, "acceptance", margin)
     top["acceptance"]["default"] = MARGIN
     schema["required"].remove("data")
     return {"$schema": "http://json-schema.org/draft-07/schema#"} | schema

@@ -131,7 +131,7 @@ class Classification(SoftmaxKind):
 
     def show_answer(self, logits: Tensor, image: Tensor) -> Shown:
         probability, label = logits.float().softmax(0).max(0)
-        return Shown(None, f"{self.classes[int(label)]} {100 * float(probability):.0f} %")
+        return Shown(None, f"{self.classes[int(label)]} ({100 * float(probability):.0f} %)")
 
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
         return CLASS_SCORES[self.metric].statistics(logits.float(), labels).cpu().double()

@@ -109,17 +109,20 @@ def test_a_file_without_a_mapping_is_refused(refuse: Refuse, text: str) -> None:
         ),
         (
             "acceptance: pont",
-            'acceptance:\n  found "pont", expected a number, interval or point or a mapping. Did',
+            'acceptance:\n  found "pont", expected a number at least 0, interval or point or a mapping. Did',
         ),
         (
             "acceptance: true",
-            "acceptance:\n  found true, expected a number, interval or point or a mapping.",
+            "acceptance:\n  found true, expected a number at least 0, interval or point or a mapping.",
         ),
         ("acceptance: {rule: 1}", "acceptance.rule:\n  found 1, expected interval or point."),
-        ("acceptance: -1", "acceptance:\n  found -1, expected a number of 0 or more."),
-        ("acceptance: {breed: -3}", "acceptance.breed:\n  found -3, expected a number of 0 or more."),
-        ("acceptance: {breed: x}", 'acceptance.breed:\n  found "x", expected a number.'),
-        ("acceptance: {margin: x}", 'acceptance.margin:\n  found "x", expected a number or a mapping.'),
+        ("acceptance: -1", "acceptance:\n  found -1, expected a number at least 0,"),
+        ("acceptance: {breed: -3}", "acceptance.breed:\n  found -3, expected a number at least 0."),
+        ("acceptance: {breed: x}", 'acceptance.breed:\n  found "x", expected a number at least 0.'),
+        (
+            "acceptance: {margin: x}",
+            'acceptance.margin:\n  found "x", expected a number at least 0 or a mapping.',
+        ),
         (
             "data: {part: {shards: p}}",
             "tasks.part.data:\n  the task has data of its own, and `data` has a source",
