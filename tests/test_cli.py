@@ -1,3 +1,4 @@
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -72,3 +73,40 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "distill_mtl.cli", *arguments], capture_output=True, text=True, check=False
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "work", "line"),
+    [
+        ("evaluate runs/a", "training.evaluate.evaluate", "interrupted before the comparison was finished."),
+        (
+            "evaluate --student a --against b --data c",
+            "training.versus.versus",
+            "interrupted before the comparison was finished.",
+        ),
+        ("check a.yaml", "checks.command.check", "interrupted before the check was finished."),
+        ("report runs/a", "report.write_report", "interrupted before the report was finished."),
+        ("cache a.yaml", "training.cache.write_cache", "interrupted. What is written stays;"),
+        ("cache verify a.yaml", "training.cache.verify_cache", "interrupted before all rows were compared."),
+        (
+            "teacher check a.onnx --data b",
+            "checks.teacher_command.check_teacher",
+            "interrupted before the teacher was measured",
+        ),
+        ("teacher train a.yaml", "training.teacher.train_teacher", "interrupted. A teacher that had begun"),
+    ],
+)
+def test_an_interrupted_command_says_what_fits_it(
+    command: str, work: str, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    module, _, name = f"distill_mtl.{work}".rpartition(".")
+    monkeypatch.setattr(importlib.import_module(module), name, interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(command.split())
+    assert ended.value.code == 130
+    told = capsys.readouterr().err
+    assert told.startswith(line)
+    assert ("--resume" in told) == (command == "teacher train a.yaml")

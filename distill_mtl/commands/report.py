@@ -23,7 +23,7 @@ def add_report(commands: Any) -> None:
         "the first",
     )
     report.set_defaults(
-        run=_report, interrupted="interrupted before the page was written. The same command writes it."
+        run=_report, interrupted="interrupted before the report was finished. The same command writes it."
     )
 
 

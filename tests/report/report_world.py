@@ -182,7 +182,7 @@ def _write_pictures(folder: Path, tasks: list[str]) -> None:
         "pets/000/00007",
         Shown(image),
         Shown(None, "cat"),
-        Shown(None, "cat 90 %"),
+        Shown(None, "cat (90 %)"),
         Shown(None, "owl <b> 80 %"),
     )
     in_pictures = Example("range/000/00001", Shown(image), *[Shown(map_, "1 to 2")] * 3)

@@ -181,3 +181,10 @@ def test_a_width_that_nothing_has_is_refused() -> None:
         (9, 9),
         (3, 9),
     ]
+
+
+def test_an_answer_is_shown_with_its_confidence_in_brackets() -> None:
+    logits = torch.full((len(DIGITS),), 0.25 / 7).log()
+    logits[7] = torch.tensor(0.75).log()
+    shown = Classification(DIGITS).show_answer(logits, torch.zeros(3, 2, 2, dtype=torch.uint8))
+    assert shown.caption == f"{DIGITS[7]} (75 %)"
