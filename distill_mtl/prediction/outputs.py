@@ -147,7 +147,9 @@ def in_words(answers: Mapping[str, Any]) -> str:
 
 
 def _words(value: Any) -> str:
-    if isinstance(value, Mapping):  # a class with its probability, or values by name
+    if isinstance(value, Mapping) and value.keys() == {"label", "probability"}:
+        return f"{value['label']} ({100 * value['probability']:.0f} %)"
+    if isinstance(value, Mapping):  # an object, or values by name
         pairs = ((name, _words(each)) for name, each in value.items())
         return " ".join(each for _, each in pairs) if "label" in value else ", ".join(map(" ".join, pairs))
     if isinstance(value, list):

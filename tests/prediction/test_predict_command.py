@@ -11,6 +11,7 @@ from PIL import Image
 from prediction_world import KINDS, lines, picture, png, shard, student_folder
 
 from distill_mtl.cli import main
+from distill_mtl.prediction.outputs import in_words
 
 
 def predict(*arguments: object) -> int:
@@ -46,6 +47,11 @@ def test_in_a_pipe_every_picture_is_a_line_of_json_in_order(
         assert line["tasks"]["breed"]["top"][0]["label"] == line["tasks"]["breed"]["label"]
         assert set(line["tasks"]["pose"]["values"]) == {"yaw", "pitch"}
         assert sum(line["tasks"]["part"]["pixels"].values()) == pytest.approx(1)
+
+
+def test_several_classes_of_one_answer_have_their_confidence_in_brackets() -> None:
+    top = [{"label": "7", "probability": 0.912}, {"label": "3", "probability": 0.05}]
+    assert in_words({"top": top}) == "7 (91 %), 3 (5 %)"
 
 
 def test_run_folder_and_student_folder_are_the_same_network(
