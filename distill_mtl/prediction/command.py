@@ -11,7 +11,7 @@ import torch
 from accelerate import PartialState
 from rich.console import Console
 
-from distill_mtl.data.files import written_aside
+from distill_mtl.data.files import refuse_folder, written_aside
 from distill_mtl.display import Display, output
 from distill_mtl.errors import StudentError, UserError, brief
 from distill_mtl.networks.weights import CONFIG, read_config
@@ -71,6 +71,8 @@ def predict(place: str, images: Sequence[str], options: Options) -> int:
     Raises:
         UserError: the network cannot be opened, nothing is there to look at, or an output cannot be written.
     """
+    if options.json is not None:
+        refuse_folder(options.json, "--json")
     network = open_network(place, options.only, _device(options.device), trust=options.trust)
     found, errors = find_pictures(images, options.members), Console(stderr=True, highlight=False)
     unread: list[Unread] = []

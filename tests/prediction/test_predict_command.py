@@ -208,6 +208,14 @@ def test_a_mistake_is_one_clear_line(
     assert "Traceback" not in text
 
 
+def test_answers_go_to_no_folder_and_that_is_said_before_the_work(
+    tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(tmp_path / "no-run-is-opened", photos, "--json", photos) == 2
+    said = capsys.readouterr().err
+    assert said == f"--json {photos} is a folder. Name a file, such as --json {photos}/FILE.\n"
+
+
 def test_what_is_no_student_is_refused(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
