@@ -185,7 +185,40 @@ def test_teachers_stand_beside_runs_only_where_they_are_the_same(tmp_path: Path)
 def _cost(page: Path) -> str:
     """The words of the chart of what runs take."""
     text = page.read_text()
-    return re.sub("<[^>]*>", " ", text[text.index('id="cost"') : text.index('id="losses"')])
+    return re.sub(
+        "<[^>]*>", " ", text[text.index("<svg", text.index('id="cost"')) : text.index('id="losses"')]
+    )
+
+
+def test_a_comparison_sets_each_student_beside_its_own_teachers_and_says_where_it_was_measured(
+    tmp_path: Path,
+) -> None:
+    busy = report_world.results()
+    for network in ("student", "teachers"):
+        busy["cost"][network]["latency_ms"] *= 3
+    busy["cost"]["machine"] += ", busy with other work: measure again when it is quiet"
+    runs = [report_world.write_run(tmp_path / "a"), report_world.write_run(tmp_path / "b", busy)]
+    page = write_comparison(runs)
+    text = page.read_text()
+    cost = text[text.index('id="cost"') : text.index('id="losses"')]
+    row = re.search('<th scope="row" class="left ">latency of one image</th>(.*?)</tr>', cost, re.DOTALL)
+    assert row is not None
+    assert re.findall(r"[\d.]+×", row[1]) == ["0.50×", "0.50×"]
+    assert "1.50 ms ÷ 3.00 ms" in row[1]
+    assert "4.50 ms ÷ 9.00 ms" in row[1]
+    assert "measured at different times" in cost
+    assert cost.count("busy with other work") == 1
+    assert " ms" not in _cost(page), "times of different hours do not stand side by side"
+
+
+def test_only_agreement_that_is_notably_lower_than_at_home_is_tinted(tmp_path: Path) -> None:
+    """At home 95 %: more than 10 points below, and of 16 rows more than 1 / sqrt(16)."""
+    seen = {"higher": (100, 0.97), "near": (100, 0.86), "few": (16, 0.75), "lost": (100, 0.84)}
+    domains = {source: {"rows": rows, "agreement": share} for source, (rows, share) in seen.items()}
+    folder = report_world.write_run(tmp_path / "run", report_world.results(cross_domain={"breed": domains}))
+    text = write_report(folder).read_text()
+    section = text[text.index('id="domains"') : text.index('id="baselines"')]
+    assert re.findall('class="[^"]*heat"[^>]*>([^<]*)<', section) == ["84.0 %"]
 
 
 def test_a_folded_title_is_html_in_markdown(tmp_path: Path) -> None:
