@@ -1,5 +1,6 @@
 """The page's text: what it says, that it needs nothing, and that nothing of a run becomes markup."""
 
+import hashlib
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -152,6 +153,20 @@ def test_the_markdown_has_the_same_facts(tmp_path: Path) -> None:
     assert "(pictures.png)" in text
     assert "<b>" not in text.replace("\\<b>", "")
     assert "<svg" not in text
+
+
+def test_the_markdown_names_the_recipe_by_its_digest_and_leaves_out_columns_that_say_nothing(
+    tmp_path: Path,
+) -> None:
+    alone = report_world.task(agreement=None, ece=None)
+    folder = report_world.write_run(tmp_path / "run", report_world.results({"breed": alone}))
+    write_report(folder)
+    text, recipe = (folder / "report.md").read_text(), folder / "recipe.resolved.yaml"
+    assert f"sha256 {hashlib.sha256(recipe.read_bytes()).hexdigest()}" in text.replace("\\_", "_")
+    assert "recipe.resolved.yaml, " in text
+    assert "optimizer: {lr" not in text
+    assert "| task | teacher | student | delta | verdict | 95 % interval | rows |" in text
+    assert "optimizer: {lr" in (folder / "report.html").read_text()
 
 
 def test_a_comparison_names_the_runs_and_the_keys_in_which_their_recipes_differ(tmp_path: Path) -> None:
