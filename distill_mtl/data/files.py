@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from distill_mtl.errors import ShardError
+from distill_mtl.errors import ShardError, UserError
 
 _POLL = 0.1
 
@@ -15,6 +15,20 @@ _POLL = 0.1
 def cache_folder() -> Path:
     """$DISTILL_MTL_CACHE, or ~/.cache/distill_mtl."""
     return Path(os.environ.get("DISTILL_MTL_CACHE") or "~/.cache/distill_mtl").expanduser()
+
+
+def refuse_folder(path: Path, option: str) -> None:
+    """Called before the work whose result goes to a file.
+
+    Args:
+        path: that will be written.
+        option: that named it.
+
+    Raises:
+        UserError: it is a folder.
+    """
+    if path.is_dir():
+        raise UserError(f"{option} {path} is a folder. Name a file, such as {option} {path / 'FILE'}.")
 
 
 @contextmanager

@@ -91,18 +91,30 @@ def foreign(
     return sources
 
 
-def notes(evaluation: "Evaluation") -> Iterator[str]:
-    """A line for each source on which a student agrees with its teacher notably less than at home.
+def notable(home: float | None, agreement: float | None, rows: int) -> bool:
+    """Whether a student agrees with its teacher notably less on another source's images than at home.
 
     Notable is what is more than 10 points lower, and more than 1 / sqrt(rows): twice the largest standard error
     that a mean of so many numbers between 0 and 1 can have.
+
+    Args:
+        home: agreement on the task's own rows, in [0, 1]; None: nobody to agree with.
+        agreement: on the other source's images; None: no images.
+        rows: images of that source that were looked at.
     """
+    if home is None or agreement is None:
+        return False
+    return home - agreement > max(NOTABLE, 1 / math.sqrt(rows))
+
+
+def notes(evaluation: "Evaluation") -> Iterator[str]:
+    """A line for each source on which a student agrees with its teacher notably less than at home."""
     for task, sources in evaluation.cross_domain.items():
         home = evaluation.tasks[task].agreement
         for source, abroad in sources.items():
-            if home is None or abroad.agreement is None:
-                continue
-            if home - abroad.agreement > max(NOTABLE, 1 / math.sqrt(abroad.rows)):
+            if notable(home, abroad.agreement, abroad.rows):
+                assert home is not None
+                assert abroad.agreement is not None
                 yield (
                     f"{task} agrees with its teacher on {100 * abroad.agreement:.1f} % of {abroad.rows:,} images of "
                     f"'{source}', at home on {100 * home:.1f} %: does the student answer otherwise there?"

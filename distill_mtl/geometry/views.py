@@ -39,7 +39,7 @@ class View(NamedTuple):
         """The view of a uint8 picture [3, h, w] as [3, H, W]: antialiased bilinear, black outside."""
         if picture.shape[1:] == size and self == (0, 0, *size, False):
             return picture
-        top, left, bottom, right = self._inside(_size(picture))
+        top, left, bottom, right = self.inside(_size(picture))
         part = picture[:, top:bottom, left:right]
         if part.shape[1:] == (self.height, self.width):
             seen = _resize(part, size)
@@ -58,13 +58,13 @@ class View(NamedTuple):
         if self.flip:
             columns = columns[::-1]
         pixels = label.numpy()[..., rows.clip(0, height - 1)[:, None], columns.clip(0, width - 1)]
-        top, left, bottom, right = self._inside((height, width))
+        top, left, bottom, right = self.inside((height, width))
         if (bottom - top, right - left) != (self.height, self.width):
             outside_rows, outside_columns = (rows < 0) | (rows >= height), (columns < 0) | (columns >= width)
             pixels[..., outside_rows[:, None] | outside_columns] = fill
         return torch.from_numpy(pixels)
 
-    def _inside(self, picture: Size) -> tuple[int, int, int, int]:
+    def inside(self, picture: Size) -> tuple[int, int, int, int]:
         """(top, left, bottom, right) of the part of the box that lies in the picture."""
         bottom, right = self.top + self.height, self.left + self.width
         return max(self.top, 0), max(self.left, 0), min(bottom, picture[0]), min(right, picture[1])

@@ -11,7 +11,7 @@ import torch
 from accelerate import PartialState
 from rich.console import Console
 
-from distill_mtl.data.files import written_aside
+from distill_mtl.data.files import refuse_folder, written_aside
 from distill_mtl.display import Display, output
 from distill_mtl.errors import StudentError, UserError, brief
 from distill_mtl.networks.weights import CONFIG, read_config
@@ -71,9 +71,11 @@ def predict(place: str, images: Sequence[str], options: Options) -> int:
     Raises:
         UserError: the network cannot be opened, nothing is there to look at, or an output cannot be written.
     """
+    if options.json is not None:
+        refuse_folder(options.json, "--json")
     network = open_network(place, options.only, _device(options.device), trust=options.trust)
     found, errors = find_pictures(images, options.members), Console(stderr=True, highlight=False)
-    unread: list[Unread] = []
+    unread, cropped = list[Unread](), 0
     with ExitStack() as files:
         outputs = _outputs(network, found, options, files)
         bar = files.enter_context(Display(errors, "prediction", len(found.pictures), unit="image"))
@@ -82,12 +84,14 @@ def predict(place: str, images: Sequence[str], options: Options) -> int:
             if isinstance(answer, Unread):
                 unread.append(answer)
                 errors.print(f"{answer.place}: {answer.reason}", style="red", markup=False, soft_wrap=True)
+            else:
+                cropped += answer.cropped
             for each in outputs:
                 each.add(answer)
             bar.update(done)
     for each in outputs:
         each.finish()
-    _conclude(errors, found, unread)
+    _conclude(errors, found, unread, cropped)
     return len(unread)
 
 
@@ -138,8 +142,14 @@ def _outputs(network: Network, found: Found, options: Options, files: ExitStack)
     return chosen or [AnswerTable(output(), kinds, options.top)]
 
 
-def _conclude(errors: Console, found: Found, unread: Sequence[Unread]) -> None:
+def _conclude(errors: Console, found: Found, unread: Sequence[Unread], cropped: int) -> None:
     """What the answers do not say."""
+    if cropped:
+        were, them = ("picture was", "it") if cropped == 1 else ("pictures were", "them")
+        errors.print(
+            f"{cropped:,} {were} cropped to what the network sees; --resize squash shows it all of {them}.",
+            soft_wrap=True,
+        )
     for ending, count in sorted(found.left_out.items()):
         errors.print(f"{count:,} files are no pictures and were left out: {ending}")
     if unread:

@@ -85,7 +85,7 @@ class Masks(Output):
 
 
 class Overlays(Output):
-    """FOLDER/TASK/KEY.png: the picture under the answer, with a legend.
+    """FOLDER/TASK/KEY.png: the picture under the answer, dark where the network did not see it, with a legend.
 
     Args, raises: as of `Masks`.
     """
@@ -101,7 +101,7 @@ class Overlays(Output):
             shown = kind.show_answer(answer.logits[task], answer.image)
             if shown.picture is not None:
                 encoded = io.BytesIO()
-                overlay(answer.image, shown).save(encoded, "PNG")
+                overlay(answer.picture, answer.view, answer.image, shown).save(encoded, "PNG")
                 self._places.write(task, answer.key, "png", encoded.getvalue())
 
 

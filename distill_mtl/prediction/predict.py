@@ -26,7 +26,9 @@ class Prediction:
         key: of the picture.
         place: of the picture, for messages.
         size: its height and width.
-        image: uint8 [3, H, W], what the network was shown of it.
+        picture: uint8 [3, height, width], all of it.
+        view: what the network was shown of it.
+        image: uint8 [3, H, W], the same as pixels.
         logits: task -> [C] or [C, h, w], on the CPU.
         decoded: task -> answers by name, on the CPU, as the kind decodes them; places are in the whole picture.
     """
@@ -34,9 +36,16 @@ class Prediction:
     key: str
     place: str
     size: Size
+    picture: Tensor
+    view: View
     image: Tensor
     logits: Mapping[str, Tensor]
     decoded: Mapping[str, Mapping[str, Tensor]]
+
+    @property
+    def cropped(self) -> bool:
+        """Whether a part of the picture was not shown to the network."""
+        return self.view.inside(self.size) != (0, 0, *self.size)
 
 
 @dataclass(frozen=True)
@@ -72,37 +81,36 @@ def predictions(
         shown = [
             view.image(image, (view.height, view.width)) for view, image in zip(views, images, strict=True)
         ]
-        answered = iter(_answered(network, shown, views, images))
+        answered = zip(_answered(network, shown, views, images), views, shown, strict=True)
         for image in read:
             picture = next(named)
             if isinstance(image, str):
                 yield Unread(picture.key, picture.place, image)
             else:
-                logits, decoded, frame = next(answered)
-                yield Prediction(
-                    picture.key, picture.place, (image.shape[1], image.shape[2]), frame, logits, decoded
-                )
+                (logits, decoded), view, frame = next(answered)
+                size = (image.shape[1], image.shape[2])
+                yield Prediction(picture.key, picture.place, size, image, view, frame, logits, decoded)
 
 
-Answered = tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], Tensor]
+Answered = tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]
 
 
 @torch.no_grad()
 def _answered(
     network: Network, shown: Sequence[Tensor], views: Sequence[View], images: Sequence[Tensor]
 ) -> list[Answered]:
-    """Logits, decoded answers and what was shown, of each image."""
+    """Logits and decoded answers of each image."""
     if not shown:
         return []
     logits = network.logits(shown)
     found: list[Answered] = []
-    for row, (frame, view, image) in enumerate(zip(shown, views, images, strict=True)):
+    for row, (view, image) in enumerate(zip(views, images, strict=True)):
         decoded = {}
         for task, kind in network.kinds.items():
             answers = kind.decode(logits[task][row][None], (view.height, view.width))
             whole = (image.shape[1], image.shape[2])
             decoded[task] = kind.placed({name: each[0].cpu() for name, each in answers.items()}, view, whole)
-        found.append(({task: logits[task][row].cpu() for task in network.kinds}, decoded, frame))
+        found.append(({task: logits[task][row].cpu() for task in network.kinds}, decoded))
     return found
 
 

@@ -122,11 +122,12 @@ class Code:
 
 @dataclass(frozen=True)
 class Folded:
-    """What few want to see: behind its title."""
+    """What few want to see: behind its title. `in_short` stands in the Markdown form instead, where it is given."""
 
     form: ClassVar[str] = "folded"
     title: str
     blocks: Sequence["Block"]
+    in_short: str = ""
 
 
 Block = Text | Table | Charts | Pictures | Code | Folded

@@ -25,10 +25,16 @@ def cost_section(results: Results) -> Section:
     return Section("cost", "What it saves" if cost.teachers is not None else "What it costs", blocks)
 
 
-def cost_bars(name: str, networks: Sequence[tuple[str, NetworkCost, str]]) -> str:
-    """SVG of (name, cost, colour) by quantity; of two networks the ratio stands beside each heading."""
-    groups = []
-    for what, values in _quantities([cost for _, cost, _ in networks]):
+def cost_bars(name: str, networks: Sequence[tuple[str, NetworkCost, str]], *, measured: bool = True) -> str:
+    """SVG of (name, cost, colour) by quantity; of two networks the ratio stands beside each heading.
+
+    Args:
+        name: of the chart.
+        networks: at least one.
+        measured: show also what another hour would measure otherwise; else only what is counted.
+    """
+    groups, costs = [], [cost for _, cost, _ in networks]
+    for what, values in [*_counted(costs), *(_measured(costs, _at(costs)) if measured else [])]:
         numbers = [number for number, _ in values]
         if any(number is None for number in numbers):
             continue
@@ -42,20 +48,48 @@ def cost_bars(name: str, networks: Sequence[tuple[str, NetworkCost, str]]) -> st
     return bars(name, f"Cost of {' and '.join(who for who, _, _ in networks)}. {said}", groups)
 
 
-def _quantities(costs: Sequence[NetworkCost]) -> list[tuple[str, list[tuple[float | None, str]]]]:
-    batch = next((cost.batch for cost in costs if cost.batch is not None), None)
-    at = f" at batch {batch:,}" if batch is not None else ""
+def ratios(cost: Costs) -> dict[str, Cell]:
+    """Student ÷ its own teachers by quantity, under it both; without teachers the student's figure."""
+    networks = [cost.student, *([cost.teachers] if cost.teachers is not None else [])]
+    found = {}
+    for what, values in [*_counted(networks), *_measured(networks)]:
+        numbers, texts = zip(*values, strict=True)
+        if None in numbers:
+            found[what] = Cell(words.NONE, "quiet")
+        elif len(numbers) == 1:
+            found[what] = Cell(texts[0], "quiet", aside="no teachers")
+        else:
+            found[what] = Cell(words.ratio(*numbers), "strong", aside=" ÷ ".join(texts))
+    return found
+
+
+Quantities = list[tuple[str, list[tuple[float | None, str]]]]
+"""What it is, and a number and its text for every network."""
+
+
+def _counted(costs: Sequence[NetworkCost]) -> Quantities:
+    """The same on every machine and at every hour."""
     return [
         ("parameters", [(cost.parameters, words.short(cost.parameters)) for cost in costs]),
         ("FLOPs for one image", [(cost.flops, words.short(cost.flops)) for cost in costs]),
+        ("bytes of weights", [(cost.bytes, words.short(cost.bytes, "B")) for cost in costs]),
+    ]
+
+
+def _measured(costs: Sequence[NetworkCost], at: str = "") -> Quantities:
+    return [
         ("latency of one image", [(cost.latency_ms, f"{cost.latency_ms:.2f} ms") for cost in costs]),
         (
             f"rows per second{at}, more is better",
             [(cost.rows_per_second, words.short(cost.rows_per_second)) for cost in costs],
         ),
         (f"peak memory{at}", [(cost.peak_memory, words.short(cost.peak_memory, "B")) for cost in costs]),
-        ("bytes of weights", [(cost.bytes, words.short(cost.bytes, "B")) for cost in costs]),
     ]
+
+
+def _at(costs: Sequence[NetworkCost]) -> str:
+    batch = next((cost.batch for cost in costs if cost.batch is not None), None)
+    return "" if batch is None else f" at batch {batch:,}"
 
 
 _COLUMNS = ("network", "parameters", "FLOPs", "latency", "rows/s", "batch", "memory", "weights")

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from distill_mtl.report.colors import INK, QUIET, RULE, VARIABLES
 
-WIDTH = 400.0
+WIDTH = 350.0
 """Of every chart, in points: about what a telephone shows, so that no text shrinks there."""
-TEXT = 10.0
+TEXT = 10.5
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a task may have a dollar sign in its name

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from html import escape
 
 from distill_mtl.report.blocks import Block, Cell, Code, Folded, Report, Table, Text
+from distill_mtl.report.words import NONE
 
 
 def markdown(report: Report, pictures: str | None = None) -> str:
@@ -34,6 +35,8 @@ def _written(block: Block) -> Iterator[str]:
         yield _table(block)
     elif isinstance(block, Code):
         yield f"```{block.language}\n{block.words.rstrip()}\n```"
+    elif isinstance(block, Folded) and block.in_short:
+        yield _plain(block.in_short)
     elif isinstance(block, Folded):
         inner = "\n\n".join(text for each in block.blocks for text in _written(each))
         # A line of HTML, in which Markdown's own signs mean nothing.
@@ -41,12 +44,17 @@ def _written(block: Block) -> Iterator[str]:
 
 
 def _table(table: Table) -> str:
-    rule = ("---" if column in table.left else "---:" for column in table.columns)
-    lines = [table.columns, list(rule), *([_words(cell) for cell in row] for row in table.rows)]
-    plain = (_plain(text) if number != 1 else text for number, line in enumerate(lines) for text in line)
-    width = len(table.columns)
-    cells = list(plain)
-    return "\n".join(f"| {' | '.join(cells[at : at + width])} |" for at in range(0, len(cells), width))
+    """Without the columns that say nothing in any row."""
+    kept = [
+        place
+        for place in range(len(table.columns))
+        if not table.rows or any(_words(row[place]) != NONE for row in table.rows)
+    ]
+    columns = [table.columns[place] for place in kept]
+    rule = ["---" if column in table.left else "---:" for column in columns]
+    rows = [[_plain(_words(row[place])) for place in kept] for row in table.rows]
+    lines = [[_plain(column) for column in columns], rule, *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _words(cell: Cell) -> str:

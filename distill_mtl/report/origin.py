@@ -1,5 +1,6 @@
 """Sections of what a run was made from, and how to make it again."""
 
+import hashlib
 from typing import Any
 
 from distill_mtl.report import words
@@ -10,14 +11,19 @@ _DIGEST = 12
 
 
 def recipe_section(run: Run) -> Section:
-    """The resolved recipe, folded."""
-    lines = run.recipe_text.count("\n")
+    """The resolved recipe, folded; in Markdown its file and digest."""
+    lines, name = run.recipe_text.count("\n"), run.files.recipe.name
+    digest = hashlib.sha256(run.files.recipe.read_bytes()).hexdigest()
     return Section(
         "recipe",
         "Recipe",
         [
             Text("Everything resolved: running this file repeats the run.", quiet=True),
-            Folded(f"{run.files.recipe.name}, {lines} lines", [Code(run.recipe_text, "yaml")]),
+            Folded(
+                f"{name}, {lines} lines",
+                [Code(run.recipe_text, "yaml")],
+                in_short=f"{name}, {lines} lines, sha256 {digest}",
+            ),
         ],
     )
 

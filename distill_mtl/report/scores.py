@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from distill_mtl.evaluation.cross_domain import notable
 from distill_mtl.report import words
 from distill_mtl.report.blocks import Block, Cell, Chart, Charts, Folded, Section, Table, Text
 from distill_mtl.report.dumbbells import dumbbells
@@ -150,7 +151,8 @@ def cross_domain_section(
         for source in sources:
             if source in found:
                 share = found[source].agreement
-                cells.append(Cell(words.percent(share), heat=share))
+                lost = notable(own, share, found[source].rows)
+                cells.append(Cell(words.percent(share), heat=share if lost else None))
             else:
                 cells.append(Cell("own" if source in own_sources.get(task, set()) else words.NONE, "quiet"))
         rows.append(cells)
@@ -163,7 +165,8 @@ def cross_domain_section(
             ),
             Text(
                 "How often student and teacher decide alike. A head that agrees on its own rows and not on "
-                "another data set's has learned to tell the data sets apart.",
+                "another data set's has learned to tell the data sets apart. Tinted is what is lower than on the own "
+                "rows by more than 10 points and more than chance explains.",
                 quiet=True,
             ),
         ],

@@ -6,7 +6,7 @@ from typing import Any
 from distill_mtl.report import words
 from distill_mtl.report.blocks import Block, Cell, Chart, Charts, Code, Folded, Report, Section, Table, Text
 from distill_mtl.report.colors import TEACHER, series
-from distill_mtl.report.costs import cost_bars
+from distill_mtl.report.costs import cost_bars, ratios
 from distill_mtl.report.forest import Lead, forest
 from distill_mtl.report.headline import by_interval, judged, outcome
 from distill_mtl.report.lines import Line, lines
@@ -161,7 +161,29 @@ def _cost(runs: Sequence[Run]) -> Section | None:
     # Runs of other teachers have no common bar.
     if teachers[0] is not None and len({each and each.parameters for each in teachers}) == 1:
         networks.append(("teachers", teachers[0], TEACHER))
-    return Section("cost", "What each takes", [Charts([Chart(cost_bars("cost", networks))], wide=True)])
+    chart = Chart(cost_bars("cost", networks, measured=False), "What is counted")
+    by_run = [ratios(results.cost) for _, _, results in finished]
+    rows = [[Cell(what), *(each[what] for each in by_run)] for what in by_run[0]]
+    rows = [row for row in rows if any(cell.words != words.NONE for cell in row[1:])]
+    columns = ["student ÷ its own teachers", *(run.label for _, run, _ in finished)]
+    machines = [[Cell(run.label), Cell(results.cost.machine)] for _, run, results in finished]
+    return Section(
+        "cost",
+        "What each takes",
+        [
+            Table("Student as a share of its own teachers", columns, rows, frozenset(columns[:1])),
+            Text(
+                "Latency, rows per second and memory of different runs were measured at different times: a machine "
+                "that was busy during one makes it look slower. Student and teachers of one run were measured in "
+                "turns, so their ratio is what compares.",
+                quiet=True,
+            ),
+            Table(
+                "Where each was measured", ["run", "measured on"], machines, frozenset({"run", "measured on"})
+            ),
+            Charts([chart], wide=True),
+        ],
+    )
 
 
 def _losses(runs: Sequence[Run]) -> Section | None:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from distill_mtl.data.files import refuse_folder
 from distill_mtl.errors import UserError
 from distill_mtl.report.markdown import markdown
 from distill_mtl.report.one import report_of
@@ -25,6 +26,8 @@ def write_report(folder: Path, *, to: Path | None = None) -> Path:
     Raises:
         UserError: the folder holds no run, or the page cannot be written.
     """
+    if to is not None:
+        refuse_folder(to, "--to")
     run = read_run(folder)
     report = report_of(run)
     _write(to or run.files.report, page(report))
@@ -47,6 +50,8 @@ def write_comparison(folders: Sequence[Path], *, to: Path | None = None) -> Path
     Raises:
         UserError: a folder holds no run or is named twice, or the page cannot be written.
     """
+    if to is not None:
+        refuse_folder(to, "--to")
     runs = [read_run(folder, label) for folder, label in zip(folders, _labels(folders), strict=True)]
     target = to or folders[0].resolve().parent / "comparison.html"
     _write(target, page(comparison_of(runs)))

@@ -102,7 +102,7 @@ def _home(name: str | None) -> torch.device | None:
 
 def _in_files(opened: Opened) -> tuple[str, ...]:
     named = {"kind": opened.kind, "classes": opened.classes}
-    return (*opened.told, *(key for key, value in named.items() if value is not None))
+    return tuple(dict.fromkeys((*opened.told, *(key for key, value in named.items() if value is not None))))
 
 
 def _told(kind: str, options: Mapping[str, Any], opened: Opened, origin: Origin, task: str) -> type[TaskKind]:

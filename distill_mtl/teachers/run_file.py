@@ -66,7 +66,8 @@ class RunOrigin(Origin):
             _named(said.get("classes")),
             said.get("kind"),
             form,
-            told,
+            # Also where they are numbers, which name nothing that could be matched.
+            (*told, "classes") if said.get("classes") else told,
             assumed,
             options=shaping_options(said["kind"], said) if task is not None else {},
         )

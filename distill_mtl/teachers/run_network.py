@@ -104,9 +104,14 @@ class RunNetwork(TeacherNetwork):
         names, shapes = self.layer_names(), {}
         with self._kept():
             for name, raw in self._trial_of_each(names).items():
-                with suppress(UserError):
-                    shapes[name] = FeatureShape.of(self._layout(name, raw)(raw))
-        return {name: shapes[name] for name in names if name in shapes}
+                # Indices, labels and other tasks' answers tell a student nothing that a hint could match.
+                if raw.is_floating_point() and name not in self._answers:
+                    with suppress(UserError):
+                        shapes[name] = FeatureShape.of(self._layout(name, raw)(raw))
+        picture = FeatureShape(
+            3, self.inputs.size
+        )  # the images themselves, on their way through the preprocessing
+        return {name: shapes[name] for name in names if shapes.get(name, picture) != picture}
 
     @property
     def outputs(self) -> Mapping[str, tuple[int, ...]]:

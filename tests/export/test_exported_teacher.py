@@ -1,8 +1,10 @@
 """An exported file is a teacher like any other: what its note says is all that a recipe needs."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from export_toys import every_kind
@@ -10,8 +12,10 @@ from export_toys import every_kind
 from distill_mtl import load_student
 from distill_mtl.assembly.contender import Asked, open_contender, tasks_of
 from distill_mtl.errors import TeacherError, UserError
+from distill_mtl.networks.features import FeatureShape
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.tasks.base import KINDS
+from distill_mtl.teachers.contract import NOTE
 from distill_mtl.teachers.load import load_teacher
 
 Exported = Callable[..., Path]
@@ -86,3 +90,29 @@ def test_the_default_hint_of_a_task_is_nothing_of_another_tasks_head(exported: E
         hidden.append(teacher(batch).hidden[layer])
     assert hidden[0].shape == (2, 12, 2, 2), "the trunk's last stage"
     assert torch.allclose(*hidden, atol=1e-6)
+
+
+def test_neither_the_picture_nor_labels_nor_an_answer_is_offered_as_a_layer_for_hints(
+    exported: Exported,
+) -> None:
+    file = exported("onnx", "test_resnet", pixels="float", decode=True)
+    network = load_teacher(TeacherSection(path=str(file)), task="breed").network
+    layers = network.features()
+    assert layers
+    assert not set(layers) & set(network.outputs)
+    assert FeatureShape(3, network.inputs.size) not in layers.values()
+    network.tap(list(layers))
+    with torch.no_grad():
+        given = network.run(torch.rand(2, 3, *network.inputs.size))
+    assert all(given[name].is_floating_point() for name in layers)
+
+
+def test_classes_that_a_file_numbers_are_said_by_the_file(exported: Exported, tmp_path: Path) -> None:
+    model = onnx.load(exported("onnx"))
+    note = json.loads(model.metadata_props[0].value)
+    width = len(note["tasks"]["hue"]["classes"])
+    note["tasks"]["hue"]["classes"] = [str(number) for number in range(width)]
+    onnx.helper.set_model_props(model, {NOTE: json.dumps(note)})
+    onnx.save(model, tmp_path / "numbered.onnx")
+    teacher = load_teacher(TeacherSection(path=str(tmp_path / "numbered.onnx")), task="hue")
+    assert "classes" in teacher.card.told

@@ -134,6 +134,29 @@ def test_overlays_are_pictures_with_a_legend_below(run: Path, photos: Path, tmp_
     assert seen.height > 156  # the picture's twelve rows, thirteen times, and the legend
 
 
+def test_overlays_show_all_of_a_cropped_picture_dark_where_it_was_not_seen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, white = student_folder(tmp_path / "student", resize="crop"), tmp_path / "white.png"
+    Image.new("RGB", (301, 17), "white").save(white)
+    assert predict(folder, white, "--overlays", tmp_path / "crop", "--only", "part") == 0
+    said = "1 picture was cropped to what the network sees; --resize squash shows it all of it."
+    assert said in capsys.readouterr().err
+    seen = np.asarray(Image.open(tmp_path / "crop" / "part" / "white.png"))[:17]
+    assert seen.shape == (17, 301, 3)
+    assert (seen[:, :142] == 89).all()  # 0.35 of white, on both sides of the 17 columns in the middle
+    assert (seen[:, 159:] == 89).all()
+    assert (seen[:, 142:159] != 89).any(axis=(0, 2)).all()
+    for resize in ("pad", "squash"):
+        assert (
+            predict(folder, white, "--overlays", tmp_path / resize, "--only", "part", "--resize", resize) == 0
+        )
+        assert "cropped" not in capsys.readouterr().err
+        seen = np.asarray(Image.open(tmp_path / resize / "part" / "white.png"))[:17]
+        assert seen.shape == (17, 301, 3)
+        assert not (seen == 89).all(axis=2).any()
+
+
 def test_a_corrupt_image_is_named_counted_and_ends_with_status_2(
     run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -212,6 +235,14 @@ def test_a_mistake_is_one_clear_line(
     text = capsys.readouterr().err
     assert said in text
     assert "Traceback" not in text
+
+
+def test_answers_go_to_no_folder_and_that_is_said_before_the_work(
+    tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(tmp_path / "no-run-is-opened", photos, "--json", photos) == 2
+    said = capsys.readouterr().err
+    assert said == f"--json {photos} is a folder. Name a file, such as --json {photos}/FILE.\n"
 
 
 def test_what_is_no_student_is_refused(

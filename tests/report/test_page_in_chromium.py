@@ -1,12 +1,15 @@
 """The page in a real browser, offline."""
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import report_world
 from browser import chromium
-from playwright.sync_api import Browser, Page, sync_playwright
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from distill_mtl.report import write_comparison, write_report
 
@@ -141,6 +144,30 @@ def test_no_chart_draws_outside_its_page(browser: Browser, pages: dict[str, Path
         )
         assert outside == [], name
     context.close()
+
+
+def test_on_a_telephone_charts_can_be_read_and_a_cut_table_shows_that_it_goes_on(
+    browser: Browser, pages: dict[str, Path]
+) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(pages["one"].as_uri())
+    heights = page.locator("main svg text").evaluate_all(
+        "all => all.filter(each => each.textContent.trim()).map(each => "
+        "parseFloat(getComputedStyle(each).fontSize) * each.ownerSVGElement.getScreenCTM().a)"
+    )
+    assert min(heights) > 9.9
+    table = page.locator("#tasks .scroll").first
+    assert table.evaluate("each => each.scrollWidth > each.clientWidth + 20")
+    assert _brightness_at_the_right(page, table) < 230
+    table.evaluate("each => each.scrollLeft = each.scrollWidth")
+    assert _brightness_at_the_right(page, table) > 245
+    page.close()
+
+
+def _brightness_at_the_right(page: Page, table: Locator) -> int:
+    """Of the last column of pixels the usual brightness: neither letters nor rules, but the shade."""
+    shot = Image.open(io.BytesIO(table.screenshot())).convert("L")
+    return int(np.median(np.asarray(shot)[:, -2]))
 
 
 def test_a_printed_page_opens_what_is_folded(browser: Browser, pages: dict[str, Path]) -> None:

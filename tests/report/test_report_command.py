@@ -33,3 +33,17 @@ def test_a_folder_without_a_run_is_one_line_and_status_2(
     said = capsys.readouterr().err
     assert "holds no run" in said
     assert said.count("\n") == 1
+
+
+def test_a_page_goes_to_no_folder_and_nothing_is_left_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [report_world.write_run(tmp_path / name) for name in ("a", "b")]
+    target = tmp_path / "folder"
+    target.mkdir()
+    monkeypatch.chdir(target)
+    for folders in (runs[:1], runs):
+        assert _status(*folders, "--to", ".") == 2
+        assert capsys.readouterr().err == "--to . is a folder. Name a file, such as --to FILE.\n"
+    assert not list(target.iterdir())
+    assert not list(tmp_path.glob(".*.part"))

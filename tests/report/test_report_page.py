@@ -1,5 +1,6 @@
 """The page's text: what it says, that it needs nothing, and that nothing of a run becomes markup."""
 
+import hashlib
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -154,6 +155,20 @@ def test_the_markdown_has_the_same_facts(tmp_path: Path) -> None:
     assert "<svg" not in text
 
 
+def test_the_markdown_names_the_recipe_by_its_digest_and_leaves_out_columns_that_say_nothing(
+    tmp_path: Path,
+) -> None:
+    alone = report_world.task(agreement=None, ece=None)
+    folder = report_world.write_run(tmp_path / "run", report_world.results({"breed": alone}))
+    write_report(folder)
+    text, recipe = (folder / "report.md").read_text(), folder / "recipe.resolved.yaml"
+    assert f"sha256 {hashlib.sha256(recipe.read_bytes()).hexdigest()}" in text.replace("\\_", "_")
+    assert "recipe.resolved.yaml, " in text
+    assert "optimizer: {lr" not in text
+    assert "| task | teacher | student | delta | verdict | 95 % interval | rows |" in text
+    assert "optimizer: {lr" in (folder / "report.html").read_text()
+
+
 def test_a_comparison_names_the_runs_and_the_keys_in_which_their_recipes_differ(tmp_path: Path) -> None:
     first = report_world.write_run(tmp_path / "a")
     lost = report_world.task(verdict="inferior", delta=-4.0, ci95=[-5.0, -3.0])
@@ -185,7 +200,40 @@ def test_teachers_stand_beside_runs_only_where_they_are_the_same(tmp_path: Path)
 def _cost(page: Path) -> str:
     """The words of the chart of what runs take."""
     text = page.read_text()
-    return re.sub("<[^>]*>", " ", text[text.index('id="cost"') : text.index('id="losses"')])
+    return re.sub(
+        "<[^>]*>", " ", text[text.index("<svg", text.index('id="cost"')) : text.index('id="losses"')]
+    )
+
+
+def test_a_comparison_sets_each_student_beside_its_own_teachers_and_says_where_it_was_measured(
+    tmp_path: Path,
+) -> None:
+    busy = report_world.results()
+    for network in ("student", "teachers"):
+        busy["cost"][network]["latency_ms"] *= 3
+    busy["cost"]["machine"] += ", busy with other work: measure again when it is quiet"
+    runs = [report_world.write_run(tmp_path / "a"), report_world.write_run(tmp_path / "b", busy)]
+    page = write_comparison(runs)
+    text = page.read_text()
+    cost = text[text.index('id="cost"') : text.index('id="losses"')]
+    row = re.search('<th scope="row" class="left ">latency of one image</th>(.*?)</tr>', cost, re.DOTALL)
+    assert row is not None
+    assert re.findall(r"[\d.]+×", row[1]) == ["0.50×", "0.50×"]
+    assert "1.50 ms ÷ 3.00 ms" in row[1]
+    assert "4.50 ms ÷ 9.00 ms" in row[1]
+    assert "measured at different times" in cost
+    assert cost.count("busy with other work") == 1
+    assert " ms" not in _cost(page), "times of different hours do not stand side by side"
+
+
+def test_only_agreement_that_is_notably_lower_than_at_home_is_tinted(tmp_path: Path) -> None:
+    """At home 95 %: more than 10 points below, and of 16 rows more than 1 / sqrt(16)."""
+    seen = {"higher": (100, 0.97), "near": (100, 0.86), "few": (16, 0.75), "lost": (100, 0.84)}
+    domains = {source: {"rows": rows, "agreement": share} for source, (rows, share) in seen.items()}
+    folder = report_world.write_run(tmp_path / "run", report_world.results(cross_domain={"breed": domains}))
+    text = write_report(folder).read_text()
+    section = text[text.index('id="domains"') : text.index('id="baselines"')]
+    assert re.findall('class="[^"]*heat"[^>]*>([^<]*)<', section) == ["84.0 %"]
 
 
 def test_a_folded_title_is_html_in_markdown(tmp_path: Path) -> None:
