@@ -130,7 +130,7 @@ class Normals(AdditiveKind):
     def legend(self) -> Legend:
         return Legend(
             {"no direction": GREY},
-            "Red, green and blue are x, y and z of the direction, from −1 (dark) to 1 (full).",
+            "Red, green and blue are x, y and z of the direction, from -1 (dark) to 1 (full).",
         )
 
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
