@@ -47,6 +47,16 @@ def written_aside(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+def write_aside(path: Path, text: str) -> None:
+    """Write a text file so that a kill leaves the old one or the new one, never half of it.
+
+    For one process alone; the folder is there.
+    """
+    aside = path.with_name(f".{path.name}.part")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+
+
 def wait_for(target: Path, what: str, patience: float = 300.0) -> None:
     """Return once another process of this machine has made `target`.
 

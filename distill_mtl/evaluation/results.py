@@ -1,7 +1,6 @@
 """The outcome of an evaluation as data: what `results.json` holds, and whether the student is accepted."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
+from distill_mtl.data.files import write_aside
 from distill_mtl.evaluation.baselines import Baseline
 from distill_mtl.evaluation.cross_domain import Abroad
 from distill_mtl.evaluation.differences import Calibration, ClassDelta, Disagreement
@@ -225,9 +225,7 @@ class Evaluation:
 
     def write(self, path: Path) -> None:
         """Write results.json, complete or not at all."""
-        aside = path.with_name(path.name + ".partial")
-        aside.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
-        os.replace(aside, path)
+        write_aside(path, json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
 
     def table(self) -> RenderableType:
         """For a rich console."""

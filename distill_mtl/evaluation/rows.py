@@ -102,13 +102,8 @@ def collect(
             if watch is not None:
                 watch(batch, logits, target, part)
     parts = view.processes.join(parts)
-    if not parts and known is not None:
-        raise ShardError(
-            f"task '{task}' has no row in the {view.split} set with a label of a class that its teacher knows "
-            f"({', '.join(kind.classes[place] for place in known)}), so the two cannot be compared."
-        )
     if not parts:
-        raise no_row(task, view)
+        raise no_row(task, view) if known is None else _no_known_row(task, kind, view, known)
     return _merge(parts)
 
 
@@ -130,6 +125,13 @@ def no_row(task: str, view: View) -> ShardError:
     return ShardError(
         f"task '{task}' has no labelled row in the {view.split} set, so nothing can be measured. Name "
         f"shards with labels under data.SOURCE.split.{view.split}, or leave it out: a share is split off."
+    )
+
+
+def _no_known_row(task: str, kind: TaskKind, view: View, known: Sequence[int]) -> ShardError:
+    return ShardError(
+        f"task '{task}' has no row in the {view.split} set with a label of a class that its teacher knows "
+        f"({', '.join(kind.classes[place] for place in known)}), so the two cannot be compared."
     )
 
 

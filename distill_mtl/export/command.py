@@ -57,12 +57,7 @@ def export(
         "private": private,
         "license": license is not None,
     }
-    for option, given in asked.items():
-        if given and option not in chosen.options:
-            able = [name for name in FORMATS.names() if option in FORMATS[name].options]
-            raise ExportError(
-                f"--{option} means nothing for --to {to}; it is for {', '.join(able)}. Remove it."
-            )
+    _refuse_meaningless(to, [option for option, given in asked.items() if given])
     chosen.refuse_missing()
     trained = find_trained(Path(path), trust=trust)
     student = only(trained.load(), list(tasks) if tasks is not None else None)
@@ -89,3 +84,13 @@ def export(
         )
     )
     return place
+
+
+def _refuse_meaningless(to: str, asked: Sequence[str]) -> None:
+    """Refuse options that a format has no use for."""
+    for option in asked:
+        if option not in FORMATS[to].options:
+            able = [name for name in FORMATS.names() if option in FORMATS[name].options]
+            raise ExportError(
+                f"--{option} means nothing for --to {to}; it is for {', '.join(able)}. Remove it."
+            )

@@ -14,7 +14,8 @@ from rich.console import Console
 from distill_mtl.data.files import refuse_folder, written_aside
 from distill_mtl.display import Display, output
 from distill_mtl.errors import StudentError, UserError, brief
-from distill_mtl.networks.weights import CONFIG, read_config
+from distill_mtl.networks.device import usable_device
+from distill_mtl.networks.weights import CONFIG, network_folder, read_config
 from distill_mtl.prediction.file import open_file
 from distill_mtl.prediction.network import Network, Resize, StudentNetwork, chosen_tasks
 from distill_mtl.prediction.outputs import AnswerTable, JsonLines, Masks, Output, Overlays
@@ -104,7 +105,7 @@ def open_network(place: str, only: Sequence[str] | None, device: torch.device, *
     path = fetch_folder(place.partition(":")[2]) if place.startswith(PREFIXES) else Path(place)
     if path.is_file() or path.suffix in PROGRAMS:
         return open_file(path, only, device, trust=trust)
-    folder = path / "student" if not (path / CONFIG).is_file() and (path / "student").is_dir() else path
+    folder = network_folder(path)
     config = read_config(folder)
     if config.get("format") != FORMAT:
         raise StudentError(
@@ -163,12 +164,7 @@ def _conclude(errors: Console, found: Found, unread: Sequence[Unread], cropped: 
 
 
 def _device(name: str | None) -> torch.device:
-    if name is None:
-        device: torch.device = PartialState().device
-        return device
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"--device {name} cannot be used here: {brief(error)}.") from error
+    if name is not None:
+        return usable_device(name, "--device")
+    device: torch.device = PartialState().device
     return device

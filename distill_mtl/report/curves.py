@@ -1,13 +1,13 @@
 """Sections of how it learned: losses, and how the tasks shared the trunk."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from distill_mtl.report.blocks import Block, Chart, Charts, Section, Text
 from distill_mtl.report.colors import DASHES, INK, SERIES, Dashes
 from distill_mtl.report.lines import Line, lines, told_apart
-from distill_mtl.report.metrics import Metrics
+from distill_mtl.report.metrics import Curve, Metrics
 
 _TERMS: dict[str, tuple[str, Dashes]] = {
     "supervised": (SERIES[1], "-"),
@@ -56,30 +56,7 @@ def balance_section(metrics: Metrics, rule: str) -> Section | None:
             )
         )
     if metrics.cosines:
-        worst = dict(sorted(metrics.cosines.items(), key=lambda item: item[1].mean))
-        pair, curve = next(iter(worst.items()))
-        opposed = (
-            f"Most opposed: {pair}, {curve.mean:+.2f} in the mean."
-            if curve.mean <= -0.005
-            else "Here none do."
-        )
-        reach = min(1.05, max(0.2, 1.2 * max(np.abs(curve.values).max() for curve in worst.values())))
-        most = f" Of {len(worst)} pairs the most opposed are named." if len(worst) > _MANY_PAIRS else ""
-        charts.append(
-            Chart(
-                lines(
-                    "cosines",
-                    "Cosine of the tasks' gradients over steps, by pair",
-                    told_apart(worst),
-                    limits=(-reach, reach),
-                    level=0.0,
-                    columns=2,
-                ),
-                "Gradient conflicts",
-                "Cosine of two tasks' gradients in the shared features; in the mean below 0, they pull against each "
-                f"other. {opposed}{most}".replace("-0.", "−0."),
-            )
-        )
+        charts.append(_conflicts(metrics.cosines))
     if metrics.norm is not None:
         charts.append(
             Chart(
@@ -109,3 +86,27 @@ def balance_section(metrics: Metrics, rule: str) -> Section | None:
         Charts(charts),
     ]
     return Section("balance", "Balance of the tasks", blocks)
+
+
+def _conflicts(cosines: Mapping[str, Curve]) -> Chart:
+    """Cosines of the tasks' gradients, the most opposed pair named."""
+    worst = dict(sorted(cosines.items(), key=lambda item: item[1].mean))
+    pair, curve = next(iter(worst.items()))
+    opposed = (
+        f"Most opposed: {pair}, {curve.mean:+.2f} in the mean." if curve.mean <= -0.005 else "Here none do."
+    )
+    reach = min(1.05, max(0.2, 1.2 * max(np.abs(curve.values).max() for curve in worst.values())))
+    most = f" Of {len(worst)} pairs the most opposed are named." if len(worst) > _MANY_PAIRS else ""
+    return Chart(
+        lines(
+            "cosines",
+            "Cosine of the tasks' gradients over steps, by pair",
+            told_apart(worst),
+            limits=(-reach, reach),
+            level=0.0,
+            columns=2,
+        ),
+        "Gradient conflicts",
+        "Cosine of two tasks' gradients in the shared features; in the mean below 0, they pull against each "
+        f"other. {opposed}{most}".replace("-0.", "−0."),
+    )

@@ -1,10 +1,9 @@
 """Reports as files."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from distill_mtl.data.files import refuse_folder
+from distill_mtl.data.files import refuse_folder, write_aside
 from distill_mtl.errors import UserError
 from distill_mtl.report.markdown import markdown
 from distill_mtl.report.one import report_of
@@ -72,10 +71,8 @@ def _labels(folders: Sequence[Path]) -> list[str]:
 
 def _write(path: Path, text: str) -> None:
     """Complete or not at all."""
-    aside = path.with_name(f".{path.name}.part")
     try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
+        write_aside(path, text)
     except OSError as error:
         raise UserError(
             f"{path} cannot be written ({error.strerror}). Choose another file with --to."

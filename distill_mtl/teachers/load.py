@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from distill_mtl.errors import TeacherError, UserError
+from distill_mtl.networks.device import usable_device
 from distill_mtl.networks.weights import sha256
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.tasks.base import KINDS, TaskKind, shaping_options
@@ -84,20 +83,10 @@ def load_teacher(
             trunk=opened.trunk,
             options=shaping,
         )
-        return Teacher(network, card, _home(section.device))
+        home = None if section.device is None else usable_device(section.device, "device:")
+        return Teacher(network, card, home)
     except UserError as error:
         raise TeacherError(f"tasks.{task}.teacher: {error}") from error
-
-
-def _home(name: str | None) -> torch.device | None:
-    if name is None:
-        return None
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"device: {name} cannot be used here: {str(error).splitlines()[0]}") from error
-    return device
 
 
 def _in_files(opened: Opened) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from distill_mtl.training.run_folder import write_aside
+from distill_mtl.data.files import write_aside
 
 _PACKAGES = ("distill_mtl", "torch", "torchvision", "timm", "accelerate", "webdataset", "numpy")
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from distill_mtl.assembly.build import build_sources, build_teachers, known_names
 from distill_mtl.assembly.processes import start_processes
+from distill_mtl.data.files import write_aside
 from distill_mtl.display import output
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.evaluation import Evaluation
@@ -22,7 +23,7 @@ from distill_mtl.training.baselines import measure_baselines, open_baselines, tr
 from distill_mtl.training.comparison import compare_with_bar, view_of
 from distill_mtl.training.evidence import card_of, write_evidence
 from distill_mtl.training.no_run import refuse_no_run
-from distill_mtl.training.run_folder import RunFolder, write_aside
+from distill_mtl.training.run_folder import RunFolder
 
 Margins = float | Mapping[str, float] | None
 """Largest loss allowed, for all tasks or by task; None: as the recipe says."""
@@ -68,22 +69,21 @@ def evaluate(
     teachers, kinds = build_teachers(recipe)
     opened = open_baselines(baselines, kinds, trust=trust)
     train_baselines(run, recipe, baselines, console)
-    recipe = judged
     student = load_student(run.student, trust=any(section.trust for section in recipe.tasks.values()))
     sources = build_sources(
-        recipe, kinds, [student.student.trunk.inputs, *(card.inputs for card in teachers.cards.values())]
+        judged, kinds, [student.student.trunk.inputs, *(card.inputs for card in teachers.cards.values())]
     )
     for network in (student, *teachers.values()):
         network.to(state.device)
-    view = view_of(sources, "test", recipe)
-    found = compare_with_bar(student, teachers, kinds, view, recipe, console)
-    measured = measure_baselines(run, baselines, opened, teachers, kinds, view, recipe, console)
+    view = view_of(sources, "test", judged)
+    found = compare_with_bar(student, teachers, kinds, view, judged, console)
+    measured = measure_baselines(run, baselines, opened, teachers, kinds, view, judged, console)
     steps, seconds = run.length()
     found = replace(found, baselines=baselines_in(run.recorded()) | measured, steps=steps, seconds=seconds)
     if state.is_main_process:
         if write or baselines:
             write_evidence(run, found, student, teachers, kinds, view)
-            card = card_of(run, recipe, student.student.trunk, kinds, teachers.cards, found)
+            card = card_of(run, judged, student.student.trunk, kinds, teachers.cards, found)
             write_aside(run.student / CARD, card)
         if to is not None:
             found.write(to)

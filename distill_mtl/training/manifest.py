@@ -7,9 +7,9 @@ from typing import Any
 
 from distill_mtl.assembly.voices import former_selves
 from distill_mtl.checks.teachers import Examined
+from distill_mtl.data.files import write_aside
 from distill_mtl.recipe import Recipe
 from distill_mtl.targets.roster import Roster
-from distill_mtl.training.run_folder import write_aside
 
 
 def describe_teachers(recipe: Recipe, teachers: Roster) -> dict[str, dict[str, Any]]:

@@ -2,13 +2,12 @@
 
 import difflib
 import json
-import os
 import shutil
-from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from distill_mtl.data.files import write_aside
 from distill_mtl.errors import UserError
 from distill_mtl.run_files import RunFiles
 
@@ -128,13 +127,6 @@ class RunFolder(RunFiles):
         if self.metrics.exists():
             lines = self.metrics.read_text().splitlines()
             write_aside(self.metrics, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
-
-
-def write_aside(path: Path, text: str) -> None:
-    """Write a text file so that a kill leaves the old one or the new one, never half of it."""
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(text)
-    os.replace(aside, path)
 
 
 def _step_of(line: str) -> float:
