@@ -25,7 +25,6 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.export import Dim
 
-from distill_mtl.assembly.build import build_sources, build_teachers
 from distill_mtl.export.command import export
 from distill_mtl.export.deployable import INPUT, Deployable
 from distill_mtl.export.format import FORMATS
@@ -37,6 +36,7 @@ from distill_mtl.students.student import Student
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.sharing import by_trunk
 from distill_mtl.teachers.teacher import Teacher
+from distill_mtl.training.parts import build_sources, build_teachers
 from distill_mtl.training.run_folder import RunFolder
 
 Answer = Callable[[Tensor], Mapping[str, Tensor]]

@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from step_cost import ROWS, SIZE, interleaved
 
-from distill_mtl.assembly.processes import start_accelerator
 from distill_mtl.balance import make_rule
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.hints import Hint
@@ -33,6 +32,7 @@ from distill_mtl.targets.roster import Roster
 from distill_mtl.tasks.base import build_kind
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.training.loop import Trainer
+from distill_mtl.training.processes import start_accelerator
 
 TASKS = (1, 5, 10, 20, 40)
 POOLED = "pooled"

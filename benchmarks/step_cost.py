@@ -23,7 +23,6 @@ from timm.models import save_for_hf
 from torch import nn
 from torch.nn import functional as F
 
-from distill_mtl.assembly.processes import start_accelerator
 from distill_mtl.balance import make_rule
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.hints import Hint
@@ -38,6 +37,7 @@ from distill_mtl.tasks.base import build_kind
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.teachers.teacher import Teacher
 from distill_mtl.training.loop import Trainer
+from distill_mtl.training.processes import start_accelerator
 
 TASKS, ROWS, SIZE, CLASSES = ("a", "b", "c"), 64, 64, 10
 

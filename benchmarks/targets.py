@@ -23,9 +23,6 @@ from step_cost import interleaved, saved_teacher
 from torch import Tensor
 
 from distill_mtl import load_recipe
-from distill_mtl.assembly.build import Parts, build
-from distill_mtl.assembly.processes import start_accelerator
-from distill_mtl.assembly.targets import live_twin, plan_targets
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.targets.encoding import AnswerCodec, Half, Int8, TopK
 from distill_mtl.targets.live import LiveTeachers
@@ -34,6 +31,9 @@ from distill_mtl.targets.plan import Unit
 from distill_mtl.targets.write import CacheWriter
 from distill_mtl.tasks.divergence import soft_divergence
 from distill_mtl.training.loop import Trainer
+from distill_mtl.training.parts import Parts, build
+from distill_mtl.training.processes import start_accelerator
+from distill_mtl.training.targets import live_twin, plan_targets
 
 ROWS, VIEWS, AT_ONCE, STEPS = 64, 2, 128, 1000
 MANY = 10_450  # ImageNet-21k without its rare classes

@@ -11,10 +11,10 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from distill_mtl.assembly.build import known_names
 from distill_mtl.balance import rule_class, rule_names
 from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.tasks.base import KINDS
+from distill_mtl.training.parts import known_names
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "recipe.md"

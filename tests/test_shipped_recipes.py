@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 
 from distill_mtl import distill
-from distill_mtl.assembly.build import known_names
 from distill_mtl.checks.command import check
 from distill_mtl.recipe import dump_recipe, load_recipe
+from distill_mtl.training.parts import known_names
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 import torch
 from rich.console import Console
 
-from distill_mtl.assembly.build import Parts
 from distill_mtl.checks.data import show_sources
 from distill_mtl.checks.teachers import Examined, examine_teachers, refuse_bad_teachers, show_teachers
+from distill_mtl.training.parts import Parts
 
 
 def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[str, Examined]:

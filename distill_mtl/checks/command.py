@@ -5,12 +5,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from distill_mtl.assembly.build import build, known_names
-from distill_mtl.assembly.processes import start_accelerator
 from distill_mtl.checks.check import run_check
 from distill_mtl.checks.one_batch import try_one_batch
 from distill_mtl.display import output
 from distill_mtl.recipe import load_recipe
+from distill_mtl.training.parts import build, known_names
+from distill_mtl.training.processes import start_accelerator
 
 
 def check(recipe: Path, overrides: Sequence[str] = ()) -> None:

@@ -5,11 +5,11 @@ import math
 
 import torch
 
-from distill_mtl.assembly.build import Parts
 from distill_mtl.data.color import jitter_colors
 from distill_mtl.distillation.counts import count_rows
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.errors import UserError
+from distill_mtl.training.parts import Parts
 
 
 def try_one_batch(parts: Parts, device: torch.device, slices: int) -> None:

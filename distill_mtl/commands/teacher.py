@@ -107,8 +107,8 @@ def _add_teacher(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
+    from distill_mtl.checks.inspection import inspect_teacher
     from distill_mtl.display import output
-    from distill_mtl.drafting.inspection import inspect_teacher
 
     inspect_teacher(*_teacher(arguments), output(), everything=arguments.all)
     return 0

@@ -10,8 +10,6 @@ from pathlib import Path
 from rich.console import Console
 from torch import nn
 
-from distill_mtl.assembly.contender import Asked, Contender, exists, open_contender, tasks_of
-from distill_mtl.assembly.targets import settle_targets
 from distill_mtl.errors import RecipeError, Stopped, UserError, nearest
 from distill_mtl.evaluation import TaskResult, View
 from distill_mtl.evaluation.baselines import Baseline
@@ -21,8 +19,10 @@ from distill_mtl.students.folder import load_student
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.origin import find_origin
 from distill_mtl.training.comparison import scores_with_bar
+from distill_mtl.training.contender import Asked, Contender, exists, open_contender, tasks_of
 from distill_mtl.training.run import distill
 from distill_mtl.training.run_folder import RunFolder
+from distill_mtl.training.targets import settle_targets
 
 LABELS_ONLY, SINGLE_TASK = "labels_only", "single_task"
 TRAINED = (LABELS_ONLY, SINGLE_TASK)

@@ -13,9 +13,6 @@ from accelerate.utils import broadcast_object_list, gather_object
 from rich.console import Console
 
 import distill_mtl
-from distill_mtl.assembly.build import Parts, build, known_names
-from distill_mtl.assembly.processes import reader_workers, start_accelerator
-from distill_mtl.assembly.targets import live_twin, plan_targets
 from distill_mtl.checks.check import run_check
 from distill_mtl.display import Display, output
 from distill_mtl.errors import RecipeError, Stopped, StoppedElsewhere, UserError
@@ -27,7 +24,10 @@ from distill_mtl.targets.places import Places, remove_left_overs
 from distill_mtl.targets.plan import Unit, megabytes
 from distill_mtl.targets.verify import Verifier, draw_rows
 from distill_mtl.targets.write import CacheWriter, refuse_full_disks, unfinished
+from distill_mtl.training.parts import Parts, build, known_names
+from distill_mtl.training.processes import reader_workers, start_accelerator
 from distill_mtl.training.stop import StopRequest
+from distill_mtl.training.targets import live_twin, plan_targets
 
 _log = logging.getLogger(__name__)
 _TIMED_SECONDS = 5.0

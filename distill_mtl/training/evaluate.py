@@ -8,8 +8,6 @@ from pathlib import Path
 from accelerate import PartialState
 from rich.console import Console
 
-from distill_mtl.assembly.build import build_sources, build_teachers, known_names
-from distill_mtl.assembly.processes import start_processes
 from distill_mtl.data.files import write_aside
 from distill_mtl.display import output
 from distill_mtl.errors import UserError, nearest
@@ -23,6 +21,8 @@ from distill_mtl.training.baselines import measure_baselines, open_baselines, tr
 from distill_mtl.training.comparison import compare_with_bar, view_of
 from distill_mtl.training.evidence import card_of, write_evidence
 from distill_mtl.training.no_run import refuse_no_run
+from distill_mtl.training.parts import build_sources, build_teachers, known_names
+from distill_mtl.training.processes import start_processes
 from distill_mtl.training.run_folder import RunFolder
 
 Margins = float | Mapping[str, float] | None

@@ -10,7 +10,6 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from rich.console import Console
 
-from distill_mtl.assembly.build import Parts
 from distill_mtl.data.split import Split
 from distill_mtl.evaluation import Evaluation, View, delta_on, references
 from distill_mtl.evaluation.baselines import baselines_in
@@ -20,6 +19,7 @@ from distill_mtl.students.format import SCORES
 from distill_mtl.targets.roster import Roster
 from distill_mtl.training.comparison import compare_with_bar, view_of
 from distill_mtl.training.evidence import card_of, write_evidence
+from distill_mtl.training.parts import Parts
 from distill_mtl.training.run_folder import RunFolder
 from distill_mtl.training.session import Session
 

@@ -8,7 +8,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from distill_mtl.assembly.processes import seed_step
 from distill_mtl.data.batch import Batch
 from distill_mtl.data.color import jitter_colors
 from distill_mtl.distillation.counts import Counts, count_rows
@@ -19,6 +18,7 @@ from distill_mtl.recipe import Recipe
 from distill_mtl.teachers.output import Targets
 from distill_mtl.training.asynchronous import Asynchronous
 from distill_mtl.training.optimizer import build_optimizer, rate_factor, set_rate
+from distill_mtl.training.processes import seed_step
 
 
 @dataclass

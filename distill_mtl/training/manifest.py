@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distill_mtl.assembly.voices import former_selves
 from distill_mtl.checks.teachers import Examined
 from distill_mtl.data.files import write_aside
 from distill_mtl.recipe import Recipe
 from distill_mtl.targets.roster import Roster
+from distill_mtl.training.voices import former_selves
 
 
 def describe_teachers(recipe: Recipe, teachers: Roster) -> dict[str, dict[str, Any]]:

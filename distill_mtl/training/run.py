@@ -9,9 +9,6 @@ from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from torch import nn
 
-from distill_mtl.assembly.build import Parts, build, known_names
-from distill_mtl.assembly.processes import start_accelerator
-from distill_mtl.assembly.targets import settle_targets
 from distill_mtl.checks.batchnorm import batchnorm_warnings
 from distill_mtl.checks.check import run_check
 from distill_mtl.checks.one_batch import try_one_batch
@@ -26,9 +23,12 @@ from distill_mtl.training.environment import write_environment
 from distill_mtl.training.finish import finish
 from distill_mtl.training.loop import Trainer
 from distill_mtl.training.manifest import describe_teachers, read_precisions, write_teachers
+from distill_mtl.training.parts import Parts, build, known_names
+from distill_mtl.training.processes import start_accelerator
 from distill_mtl.training.run_folder import RunFolder
 from distill_mtl.training.session import Session
 from distill_mtl.training.sitting import Sitting
+from distill_mtl.training.targets import settle_targets
 
 CALIBRATION_ROWS = 1024
 

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from distill_mtl.assembly.build import Parts
-from distill_mtl.assembly.processes import reader_workers
 from distill_mtl.data.batch import Batch
 from distill_mtl.display import Display, losses_note
 from distill_mtl.errors import Stopped, StoppedElsewhere, UserError
 from distill_mtl.training.finish import Examiner
 from distill_mtl.training.log import MetricsLog
 from distill_mtl.training.loop import StepReport
+from distill_mtl.training.parts import Parts
+from distill_mtl.training.processes import reader_workers
 from distill_mtl.training.run_folder import RunFolder
 from distill_mtl.training.session import Session
 from distill_mtl.training.stop import StopRequest

@@ -6,13 +6,13 @@ from pathlib import Path
 from accelerate import PartialState
 from rich.console import Console
 
-from distill_mtl.assembly.build import known_names
 from distill_mtl.errors import RecipeError, UserError
 from distill_mtl.evaluation import Evaluation, TaskResult
 from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.students.folder import load_student, save_student
 from distill_mtl.students.timm_form import save_timm
 from distill_mtl.teachers.score import RecordedScore, write_score
+from distill_mtl.training.parts import known_names
 from distill_mtl.training.run import distill
 from distill_mtl.training.run_folder import RunFolder
 

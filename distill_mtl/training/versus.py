@@ -9,11 +9,10 @@ from typing import Any
 
 from rich.console import Console
 
-from distill_mtl.assembly.contender import Asked, Contender, open_contender, tasks_of
+from distill_mtl.checks.shard_sets import as_patterns, find_sets
 from distill_mtl.checks.teacher_command import kind_of
 from distill_mtl.data import Sources, open_sources
 from distill_mtl.data.files import write_aside
-from distill_mtl.drafting.shard_sets import as_patterns, find_sets
 from distill_mtl.errors import UserError
 from distill_mtl.evaluation import Evaluation
 from distill_mtl.evaluation.verdict import Rule
@@ -29,6 +28,7 @@ from distill_mtl.recipe.schema import (
 )
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.training.comparison import compare_with_bar, view_of
+from distill_mtl.training.contender import Asked, Contender, open_contender, tasks_of
 from distill_mtl.training.evaluate import Margins, shared_console, with_acceptance
 
 _NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)=(.+)", re.DOTALL)

@@ -4,8 +4,8 @@ import pytest
 import toy_world
 
 from distill_mtl import load_recipe
-from distill_mtl.assembly.build import Parts, build
 from distill_mtl.errors import RecipeError
+from distill_mtl.training.parts import Parts, build
 
 
 @pytest.fixture(scope="module")

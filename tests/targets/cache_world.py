@@ -11,9 +11,9 @@ import torch
 import toy_world
 
 from distill_mtl import load_recipe
-from distill_mtl.assembly.build import Parts, build
 from distill_mtl.data.batch import Batch
 from distill_mtl.training.cache import write_cache
+from distill_mtl.training.parts import Parts, build
 
 ROOT = Path(__file__).parents[2]
 ROWS = 2 * 2 * toy_world.ROWS

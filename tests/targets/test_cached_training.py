@@ -17,8 +17,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from distill_mtl import distill, load_recipe
-from distill_mtl.assembly.build import Parts
-from distill_mtl.assembly.processes import start_accelerator
 from distill_mtl.checks.check import run_check
 from distill_mtl.checks.one_batch import try_one_batch
 from distill_mtl.distillation.calibrate import calibrate_hints
@@ -28,6 +26,8 @@ from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.teacher import Teacher
 from distill_mtl.training.cache import write_cache
 from distill_mtl.training.loop import Trainer
+from distill_mtl.training.parts import Parts
+from distill_mtl.training.processes import start_accelerator
 
 # Maps and pooled features, one layer as both, every row taught, crops and flips in two views of three.
 HINTS = (
@@ -126,7 +126,7 @@ def test_a_cached_run_opens_no_teacher_before_the_comparison(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a teacher was opened")
 
-    monkeypatch.setattr("distill_mtl.assembly.build.load_teacher", refuse)
+    monkeypatch.setattr("distill_mtl.training.parts.load_teacher", refuse)
     cached = cache_world.parts(recipe, *ALL, "targets.from=cached")
     run_check(cached, torch.device("cpu"), Console(quiet=True))
     try_one_batch(cached, torch.device("cpu"), slices=1)
@@ -288,7 +288,7 @@ def test_heads_begin_as_their_teachers_without_opening_them(
     begun = ("student.args={width: 5}", "tasks.hue.head={init: teacher}", "tasks.shape.head={init: teacher}")
     recipe = cache_world.cached(tmp_path / "world", *begun)
     monkeypatch.setattr(
-        "distill_mtl.assembly.build.load_teacher", lambda *_, **__: pytest.fail("it was opened")
+        "distill_mtl.training.parts.load_teacher", lambda *_, **__: pytest.fail("it was opened")
     )
     parts = cache_world.parts(recipe, *begun, "targets.from=cached")
     for task in ("hue", "shape"):

@@ -13,7 +13,6 @@ from hypothesis.extra import numpy as st_numpy
 from torch import Tensor
 from torch.nn import functional as F
 
-from distill_mtl.assembly.targets import logits_kept_in
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.targets.encoding import AnswerCodec, Codec, Half, Int8, Numbers, TopK, Whole
@@ -23,6 +22,7 @@ from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.label_map import LabelMap
 from distill_mtl.teachers.output import TeacherOutput
 from distill_mtl.teachers.score import RecordedScore
+from distill_mtl.training.targets import logits_kept_in
 
 CPU = torch.device("cpu")
 ROWS = st_numpy.arrays(

@@ -12,17 +12,17 @@ import toys
 from torch import nn
 
 from distill_mtl import distill, load_recipe, load_student
-from distill_mtl.assembly.build import build
+from distill_mtl.checks.draft import draft
+from distill_mtl.checks.members import find_label
 from distill_mtl.checks.teacher_command import check_teacher
 from distill_mtl.data.index import load_index
-from distill_mtl.drafting.draft import draft
-from distill_mtl.drafting.members import find_label
 from distill_mtl.errors import ShardError, TeacherError
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.students.folder import save_student
 from distill_mtl.tasks.base import TaskKind, build_kind
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.training.cache import write_cache
+from distill_mtl.training.parts import build
 
 SIDE = 32
 CLASSES = ("warm", "cold")

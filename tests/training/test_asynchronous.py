@@ -6,8 +6,6 @@ import toy_world
 import toys
 
 from distill_mtl import load_recipe
-from distill_mtl.assembly.build import build
-from distill_mtl.assembly.processes import start_accelerator
 from distill_mtl.balance import make_rule
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.counts import Counts
@@ -17,6 +15,8 @@ from distill_mtl.errors import RecipeError
 from distill_mtl.recipe.schema import AsynchronousSection
 from distill_mtl.training.asynchronous import Asynchronous
 from distill_mtl.training.loop import Trainer
+from distill_mtl.training.parts import build
+from distill_mtl.training.processes import start_accelerator
 
 KINDS = {"a": toys.classification(3), "b": toys.classification(2)}
 ROWS = [(8, 0), (8, 2), (0, 0), (4, 4), (1, 9), (0, 5), (12, 12), (3, 0)]

@@ -11,10 +11,10 @@ import yaml
 from rich.console import Console
 
 from distill_mtl import distill, evaluate
-from distill_mtl.assembly.build import known_names
 from distill_mtl.errors import RecipeError, Stopped, UserError
 from distill_mtl.recipe import load_recipe
 from distill_mtl.training import baselines
+from distill_mtl.training.parts import known_names
 from distill_mtl.training.run_folder import RunFolder
 
 QUIET = Console(quiet=True)

@@ -7,7 +7,7 @@ import quickstart
 import torch
 import yaml
 
-from distill_mtl.assembly.processes import take_all_cores
+from distill_mtl.training.processes import take_all_cores
 
 
 def test_a_student_below_its_acceptance_is_exit_status_3_and_still_saved(tmp_path: Path) -> None:

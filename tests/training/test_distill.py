@@ -8,9 +8,9 @@ import toy_world
 from rich.console import Console
 
 from distill_mtl import distill, evaluate, load_recipe, load_student
-from distill_mtl.assembly.build import build
 from distill_mtl.errors import UserError
 from distill_mtl.evaluation import Evaluation, View, delta_on, references
+from distill_mtl.training.parts import build
 
 QUIET = Console(quiet=True)
 

@@ -14,13 +14,13 @@ import toy_world
 from rich.console import Console
 
 from distill_mtl import distill, evaluate, load_recipe, load_student
-from distill_mtl.assembly.build import build, known_names
 from distill_mtl.cli import main
 from distill_mtl.errors import RecipeError, StudentError, TeacherError, UserError
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.tasks.base import KINDS, build_kind
 from distill_mtl.tasks.own import admit_kind
 from distill_mtl.teachers.load import load_teacher
+from distill_mtl.training.parts import build, known_names
 
 KIND = "my_tasks:Angle"
 QUIET = Console(quiet=True)

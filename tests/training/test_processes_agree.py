@@ -8,7 +8,7 @@ import quickstart
 import toy_world
 
 from distill_mtl import load_recipe
-from distill_mtl.assembly.build import build
+from distill_mtl.training.parts import build
 
 STEPS = "--set=training.steps=15"
 TWO = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")

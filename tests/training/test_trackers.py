@@ -13,10 +13,10 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from distill_mtl import distill, load_recipe
-from distill_mtl.assembly.build import known_names
 from distill_mtl.errors import RecipeError, Stopped, UserError
 from distill_mtl.training import trackers
 from distill_mtl.training.loop import Trainer
+from distill_mtl.training.parts import known_names
 
 QUIET = Console(quiet=True)
 ON = "training.trackers=[tensorboard]"

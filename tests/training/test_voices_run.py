@@ -9,8 +9,8 @@ import yaml
 from rich.console import Console
 
 from distill_mtl import distill, evaluate, load_recipe
-from distill_mtl.assembly.build import build
 from distill_mtl.errors import RecipeError, UserError
+from distill_mtl.training.parts import build
 
 TURNS = "training.stream={mode: alternate, phase: 2}"
 HUE = ("tasks.hue.teacher=self", "tasks.hue.classes=3")

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from distill_mtl.data.split import SPLITS
 from distill_mtl.errors import ShardError
-from distill_mtl.writing.class_names import class_label, list_classes
-from distill_mtl.writing.keys import unique_keys
-from distill_mtl.writing.pictures import PICTURES, files_left_out, find_files
-from distill_mtl.writing.rows import FileRow, FileRows, Label
+from distill_mtl.shards.class_names import class_label, list_classes
+from distill_mtl.shards.keys import unique_keys
+from distill_mtl.shards.pictures import PICTURES, files_left_out, find_files
+from distill_mtl.shards.rows import FileRow, FileRows, Label
 
 _SETS = {*SPLITS, "val", "valid", "dev", "training"}
 

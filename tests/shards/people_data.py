@@ -11,11 +11,11 @@ import torch
 import webdataset
 from PIL import Image
 
-from distill_mtl.assembly.build import known_names
 from distill_mtl.data import Sources, open_sources
 from distill_mtl.data.reader import read_labels
 from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.tasks.base import TaskKind, build_kind
+from distill_mtl.training.parts import known_names
 
 ANIMALS = ("bird", "cat", "dog")
 

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from distill_mtl.shards.facts import Facts, Moments
+from distill_mtl.shards.rows import LabelError
 from distill_mtl.tasks.segmentation import mask_pixels
-from distill_mtl.writing.facts import Facts, Moments
-from distill_mtl.writing.rows import LabelError
 
 Size = tuple[int, int]
 

@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from distill_mtl.errors import ShardError
-from distill_mtl.writing.rows import ENDINGS
+from distill_mtl.shards.rows import ENDINGS
 
 PICTURES = (*ENDINGS, "bmp", "tif", "tiff", "ppm", "pgm")
 """Endings of picture files; those that readers of shards do not take are written as PNG."""

@@ -1,6 +1,6 @@
 """`distill-mtl shards`: what people have (folders, tables, masks, torchvision's data sets) becomes shards.
 
-    from distill_mtl.writing import folder_rows, write_shards
+    from distill_mtl.shards import folder_rows, write_shards
 
     written = write_shards(folder_rows("photos/train"), "shards/breed")
 
@@ -25,5 +25,5 @@ __all__ = ["folder_rows", "pair_rows", "table_rows", "torchvision_rows", "write_
 def __getattr__(name: str) -> Any:
     # The command line asks for the arguments alone; torch and torchvision take seconds to import.
     if name not in _WHERE:
-        raise AttributeError(f"module 'distill_mtl.writing' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"distill_mtl.writing.{_WHERE[name]}"), name)
+        raise AttributeError(f"module 'distill_mtl.shards' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"distill_mtl.shards.{_WHERE[name]}"), name)

@@ -22,8 +22,8 @@ from people_data import (
 from PIL import Image
 
 from distill_mtl.errors import ShardError
-from distill_mtl.writing import folder_rows, pair_rows, table_rows, torchvision_rows, write_shards
-from distill_mtl.writing.recipe_lines import recipe_lines
+from distill_mtl.shards import folder_rows, pair_rows, table_rows, torchvision_rows, write_shards
+from distill_mtl.shards.recipe_lines import recipe_lines
 
 
 # ---- an image folder ------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ import toys
 import webdataset
 from PIL import Image
 
+from distill_mtl.checks.members import find_image, find_label
 from distill_mtl.data.index import ShardIndex, load_index
-from distill_mtl.drafting.members import find_image, find_label
 from distill_mtl.errors import ShardError
 from distill_mtl.tasks.base import TaskKind
 

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from distill_mtl.data.decode import read_image
 from distill_mtl.errors import brief
-from distill_mtl.writing.facts import Facts
-from distill_mtl.writing.members import look
-from distill_mtl.writing.rows import LabelError, Rows
+from distill_mtl.shards.facts import Facts
+from distill_mtl.shards.members import look
+from distill_mtl.shards.rows import LabelError, Rows
 
 
 class Good(NamedTuple):

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from distill_mtl.assembly.build import known_names
-from distill_mtl.drafting.draft import Pair, draft
+from distill_mtl.checks.draft import Pair, draft
 from distill_mtl.recipe import load_recipe
 from distill_mtl.recipe.commented import write_yaml
+from distill_mtl.training.parts import known_names
 
 HEAD = """\
 # Drafted by `distill-mtl init`. Beside each value stands where it comes from.

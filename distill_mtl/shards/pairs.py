@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distill_mtl.errors import ShardError
-from distill_mtl.writing.keys import unique_keys
-from distill_mtl.writing.pictures import PICTURES, files_left_out, find_files
-from distill_mtl.writing.rows import FileRow, FileRows, Label
+from distill_mtl.shards.keys import unique_keys
+from distill_mtl.shards.pictures import PICTURES, files_left_out, find_files
+from distill_mtl.shards.rows import FileRow, FileRows, Label
 
 DENSE = ("seg.png", "depth.png", "depth.npy", "normals.png", "normals.npy")
 _SHOWN = 3

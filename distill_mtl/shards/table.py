@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from distill_mtl.errors import ShardError, nearest
-from distill_mtl.writing.cells import CELLS, is_empty
-from distill_mtl.writing.class_names import list_classes
-from distill_mtl.writing.keys import unique_keys
-from distill_mtl.writing.members import KINDS
-from distill_mtl.writing.pairs import DENSE
-from distill_mtl.writing.rows import FileRow, FileRows, Label, LabelError
+from distill_mtl.shards.cells import CELLS, is_empty
+from distill_mtl.shards.class_names import list_classes
+from distill_mtl.shards.keys import unique_keys
+from distill_mtl.shards.members import KINDS
+from distill_mtl.shards.pairs import DENSE
+from distill_mtl.shards.rows import FileRow, FileRows, Label, LabelError
 
 _SHOWN = 10
 _ONE_COLUMN = ("cls", "boxes.json", *DENSE)

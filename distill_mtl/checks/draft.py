@@ -7,12 +7,12 @@ from typing import Any
 
 import timm
 
+from distill_mtl.checks.members import Member, find_image, find_label
+from distill_mtl.checks.shard_sets import as_patterns, find_sets
+from distill_mtl.checks.teacher_lines import classes_in_words, teacher_lines
 from distill_mtl.data.index import load_index
 from distill_mtl.data.shards import find_shards
 from distill_mtl.data.split import SPLITS, Split
-from distill_mtl.drafting.members import Member, find_image, find_label
-from distill_mtl.drafting.shard_sets import as_patterns, find_sets
-from distill_mtl.drafting.teacher_lines import classes_in_words, teacher_lines
 from distill_mtl.errors import RecipeError, ShardError
 from distill_mtl.recipe.command_line import read_teacher, task_name
 from distill_mtl.recipe.commented import Noted

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distill_mtl.drafting.shard_sets import as_patterns, find_sets
+from distill_mtl.checks.shard_sets import as_patterns, find_sets
 from distill_mtl.recipe.command_line import task_name
 from distill_mtl.recipe.commented import write_yaml
-from distill_mtl.writing.facts import Facts
-from distill_mtl.writing.members import KINDS
-from distill_mtl.writing.rows import Label
-from distill_mtl.writing.write import Written
+from distill_mtl.shards.facts import Facts
+from distill_mtl.shards.members import KINDS
+from distill_mtl.shards.rows import Label
+from distill_mtl.shards.write import Written
 
 USUAL_IGNORE = 255
 _USUAL = {kind: member for member, kind in reversed(KINDS.items())}

@@ -5,9 +5,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from distill_mtl.writing.class_names import class_label
-from distill_mtl.writing.members import check_things
-from distill_mtl.writing.rows import LabelError
+from distill_mtl.shards.class_names import class_label
+from distill_mtl.shards.members import check_things
+from distill_mtl.shards.rows import LabelError
 
 Cells = Mapping[str, Any]
 

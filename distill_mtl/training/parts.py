@@ -13,16 +13,6 @@ import torch
 from accelerate import PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-from distill_mtl.assembly.beginning import beginning, first_heads
-from distill_mtl.assembly.refusals import (
-    refuse_missing_trackers,
-    refuse_unheard,
-    refuse_unknown_drops,
-    refuse_untaught,
-)
-from distill_mtl.assembly.schedule import build_schedule
-from distill_mtl.assembly.targets import choose_targets
-from distill_mtl.assembly.voices import Memory, former_selves, gates, memories
 from distill_mtl.balance import Rule, make_rule, rule_names
 from distill_mtl.balance.loss_rule import LossRule
 from distill_mtl.data import Sources, open_sources
@@ -50,6 +40,16 @@ from distill_mtl.tasks.own import admit_kind
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.teachers.teacher import Teacher
+from distill_mtl.training.beginning import beginning, first_heads
+from distill_mtl.training.refusals import (
+    refuse_missing_trackers,
+    refuse_unheard,
+    refuse_unknown_drops,
+    refuse_untaught,
+)
+from distill_mtl.training.schedule import build_schedule
+from distill_mtl.training.targets import choose_targets
+from distill_mtl.training.voices import Memory, former_selves, gates, memories
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distill_mtl.drafting.command import init
+from distill_mtl.checks.draft_command import init
 from distill_mtl.errors import UserError
 from distill_mtl.recipe import Recipe, load_recipe
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from distill_mtl.data.files import written_aside
 from distill_mtl.errors import ShardError
-from distill_mtl.writing.facts import Facts
+from distill_mtl.shards.facts import Facts
 
 _VERSION = 1
 

@@ -21,10 +21,10 @@ from distill_mtl.data.splitmix import draws, fold
 from distill_mtl.data.stream import read_ahead
 from distill_mtl.display import Display
 from distill_mtl.errors import ShardError, Stopped
-from distill_mtl.writing.facts import Facts
-from distill_mtl.writing.journal import Finished, Journal
-from distill_mtl.writing.reading import Bad, Good, Reading
-from distill_mtl.writing.rows import Label, Rows
+from distill_mtl.shards.facts import Facts
+from distill_mtl.shards.journal import Finished, Journal
+from distill_mtl.shards.reading import Bad, Good, Reading
+from distill_mtl.shards.rows import Label, Rows
 
 _AT_ONCE = 8  # rows that a reader hands over together
 _SHOWN, _NAMED = 10, 3
