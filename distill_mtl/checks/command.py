@@ -5,8 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from distill_mtl.checks.check import run_check
-from distill_mtl.checks.one_batch import try_one_batch
+from distill_mtl.checks.before_training import run_check, try_one_batch
 from distill_mtl.display import output
 from distill_mtl.recipe import load_recipe
 from distill_mtl.training.parts import build, known_names

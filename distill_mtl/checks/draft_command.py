@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from distill_mtl.checks.draft import Pair, draft
+from distill_mtl.checks.recipe_draft import Pair, draft
 from distill_mtl.recipe import load_recipe
 from distill_mtl.recipe.commented import write_yaml
 from distill_mtl.training.parts import known_names

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from distill_mtl.checks.teacher_lines import classes_in_words, teacher_lines
+from distill_mtl.checks.recipe_draft import classes_in_words, teacher_lines
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe.command_line import read_teacher

@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from distill_mtl.checks.measure import LIMIT, Rows, measure
+from distill_mtl.checks.teacher_score import LIMIT, Rows, measure
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.tasks.base import TaskKind

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill_mtl.checks.measure import shuffled
+from distill_mtl.checks.teacher_score import shuffled
 from distill_mtl.data.batch import Batch
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.teacher import Teacher

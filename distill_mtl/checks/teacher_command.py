@@ -16,10 +16,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from distill_mtl.checks.shard_sets import as_patterns, find_sets
-from distill_mtl.checks.teachers import ROWS_AT_A_TIME, Examined, examine, expected_score
+from distill_mtl.checks.teacher_check import ROWS_AT_A_TIME, Examined, examine, expected_score
 from distill_mtl.data import Sources, open_sources
 from distill_mtl.data.batch import Batch
+from distill_mtl.data.shard_sets import as_patterns, find_sets
 from distill_mtl.display import output
 from distill_mtl.errors import TeacherError
 from distill_mtl.recipe import Recipe

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill_mtl.checks.shard_sets import as_patterns, find_sets
 from distill_mtl.data import Sources, open_sources
 from distill_mtl.data.batch import Batch
 from distill_mtl.data.picks import Picks
+from distill_mtl.data.shard_sets import as_patterns, find_sets
 from distill_mtl.data.split import Split
 from distill_mtl.errors import ExportError, UserError
 from distill_mtl.export.deployable import Deployable

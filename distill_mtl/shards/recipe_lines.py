@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distill_mtl.checks.shard_sets import as_patterns, find_sets
+from distill_mtl.data.shard_sets import as_patterns, find_sets
 from distill_mtl.recipe.command_line import task_name
 from distill_mtl.recipe.commented import write_yaml
 from distill_mtl.shards.facts import Facts

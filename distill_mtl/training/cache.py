@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from rich.console import Console
 
 import distill_mtl
-from distill_mtl.checks.check import run_check
+from distill_mtl.checks.before_training import run_check
 from distill_mtl.display import Display, output
 from distill_mtl.errors import RecipeError, Stopped, StoppedElsewhere, UserError
 from distill_mtl.recipe import Recipe, load_recipe

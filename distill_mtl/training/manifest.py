@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distill_mtl.checks.teachers import Examined
+from distill_mtl.checks.teacher_check import Examined
 from distill_mtl.data.files import write_aside
 from distill_mtl.recipe import Recipe
 from distill_mtl.targets.roster import Roster

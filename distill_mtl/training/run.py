@@ -9,10 +9,8 @@ from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from torch import nn
 
-from distill_mtl.checks.batchnorm import batchnorm_warnings
-from distill_mtl.checks.check import run_check
-from distill_mtl.checks.one_batch import try_one_batch
-from distill_mtl.checks.teachers import Examined
+from distill_mtl.checks.before_training import batchnorm_warnings, run_check, try_one_batch
+from distill_mtl.checks.teacher_check import Examined
 from distill_mtl.data.batch import Batch
 from distill_mtl.display import output
 from distill_mtl.distillation.calibrate import calibrate_hints

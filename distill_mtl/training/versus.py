@@ -9,10 +9,10 @@ from typing import Any
 
 from rich.console import Console
 
-from distill_mtl.checks.shard_sets import as_patterns, find_sets
 from distill_mtl.checks.teacher_command import kind_of
 from distill_mtl.data import Sources, open_sources
 from distill_mtl.data.files import write_aside
+from distill_mtl.data.shard_sets import as_patterns, find_sets
 from distill_mtl.errors import UserError
 from distill_mtl.evaluation import Evaluation
 from distill_mtl.evaluation.verdict import Rule

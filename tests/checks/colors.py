@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill_mtl.checks.check import run_check
+from distill_mtl.checks.before_training import run_check
 from distill_mtl.networks.inputs import InputContract, Preprocess
 from distill_mtl.recipe import load_recipe
 from distill_mtl.students.folder import save_student

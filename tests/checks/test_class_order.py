@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from distill_mtl.checks.readings import _class_order
+from distill_mtl.checks.preprocessings import _class_order
 from distill_mtl.tasks.base import build_kind
 
 

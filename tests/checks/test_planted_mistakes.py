@@ -11,7 +11,7 @@ import toys
 from rich.console import Console
 from torch import Tensor, nn
 
-from distill_mtl.checks.check import run_check
+from distill_mtl.checks.before_training import run_check
 from distill_mtl.errors import TeacherError
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.students.folder import load_student, save_student

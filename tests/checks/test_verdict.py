@@ -2,8 +2,7 @@
 
 import pytest
 
-from distill_mtl.checks.measure import Measured
-from distill_mtl.checks.verdict import Expected, complaint
+from distill_mtl.checks.teacher_score import Expected, Measured, complaint
 from distill_mtl.tasks.base import TaskKind, build_kind
 
 

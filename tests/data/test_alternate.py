@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from distill_mtl.checks.batchnorm import batchnorm_warnings
+from distill_mtl.checks.before_training import batchnorm_warnings
 from distill_mtl.data import Batch
 from distill_mtl.data.alternate import Alternating
 

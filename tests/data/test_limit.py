@@ -11,7 +11,7 @@ import torch
 from data_shards import KINDS, mask, open_two, parts, pets, recipe, source, three_sets, write
 from rich.console import Console
 
-from distill_mtl.checks.data import show_sources
+from distill_mtl.checks.before_training import show_sources
 from distill_mtl.data import Sources, open_sources
 from distill_mtl.errors import RecipeError
 

@@ -9,7 +9,7 @@ import torch
 from evaluation_world import CLASSES, ListedRows, ToyStudent, ToyTeacher, as_processes, make_rows
 from torch import Tensor, nn
 
-from distill_mtl.checks.measure import measure
+from distill_mtl.checks.teacher_score import measure
 from distill_mtl.data.batch import Batch
 from distill_mtl.errors import ShardError, UserError
 from distill_mtl.evaluation import Evaluation, Processes, TaskResult, View, delta_on, evaluate, references

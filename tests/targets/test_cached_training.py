@@ -17,8 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from distill_mtl import distill, load_recipe
-from distill_mtl.checks.check import run_check
-from distill_mtl.checks.one_batch import try_one_batch
+from distill_mtl.checks.before_training import run_check, try_one_batch
 from distill_mtl.distillation.calibrate import calibrate_hints
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.errors import CacheError, UserError

@@ -12,8 +12,8 @@ import toys
 from torch import nn
 
 from distill_mtl import distill, load_recipe, load_student
-from distill_mtl.checks.draft import draft
 from distill_mtl.checks.members import find_label
+from distill_mtl.checks.recipe_draft import draft
 from distill_mtl.checks.teacher_command import check_teacher
 from distill_mtl.data.index import load_index
 from distill_mtl.errors import ShardError, TeacherError

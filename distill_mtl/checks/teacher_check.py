@@ -9,16 +9,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from distill_mtl.checks.measure import LIMIT, Measured, Rows, measure
-from distill_mtl.checks.precision import choose_precision
-from distill_mtl.checks.suspects import (
+from distill_mtl.checks.diagnoses import (
     BATCH,
     Suspect,
     depends_on_batch,
     find_misreading,
     find_suspect,
 )
-from distill_mtl.checks.verdict import Expected, complaint
+from distill_mtl.checks.precision import choose_precision
+from distill_mtl.checks.teacher_score import LIMIT, Expected, Measured, Rows, complaint, measure
 from distill_mtl.data import Sources
 from distill_mtl.data.split import Split
 from distill_mtl.errors import TeacherError

@@ -1,4 +1,7 @@
-"""A whole recipe from teachers and their data, every value with a word on where it comes from."""
+"""A whole recipe from teachers and their data, every value with a word on where it comes from.
+
+The lines of a recipe that name one teacher, with everything that had to be said, and what was assumed.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,9 +11,8 @@ from typing import Any
 import timm
 
 from distill_mtl.checks.members import Member, find_image, find_label
-from distill_mtl.checks.shard_sets import as_patterns, find_sets
-from distill_mtl.checks.teacher_lines import classes_in_words, teacher_lines
 from distill_mtl.data.index import load_index
+from distill_mtl.data.shard_sets import as_patterns, find_sets
 from distill_mtl.data.shards import find_shards
 from distill_mtl.data.split import SPLITS, Split
 from distill_mtl.errors import RecipeError, ShardError
@@ -24,6 +26,7 @@ from distill_mtl.recipe.schema import DEFAULT_EPOCHS, AugmentSection, TeacherSec
 from distill_mtl.recipe.shorthand import long_form
 from distill_mtl.tasks.base import build_kind
 from distill_mtl.tasks.own import admit_kind, is_own
+from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.teachers.teacher import Teacher
 
@@ -268,3 +271,39 @@ def _merged(drafted: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, An
         else:
             merged[key] = Noted(value, SAID)
     return merged
+
+
+ASSUMED = "assumed: check it"
+PINNED = "of the program that you trust: another one is refused"
+_SHOWN = 10  # names of classes
+_FIRST = ("path", "timm", "module", "args", "weights", "trust", "sha256")
+
+
+def teacher_lines(section: TeacherSection, card: TeacherCard) -> Any:
+    """What stands behind `teacher:`: a path alone, or a section.
+
+    Args:
+        section: as it was said, with paths as they were typed.
+        card: of the loaded teacher.
+    """
+    said = section.model_dump(mode="json", exclude_defaults=True)
+    inputs: dict[str, Any] = dict(said.pop("input", {}))
+    contract = card.inputs.to_dict()
+    inputs |= {key: Noted(contract[key], ASSUMED) for key in card.assumed}
+    entry: dict[str, Any] = {**said, **({"input": inputs} if inputs else {})}
+    if card.program is None:
+        entry.pop("trust", None)
+    elif section.sha256 is None:
+        entry["sha256"] = Noted(card.sha256, PINNED)
+    if set(entry) == {"path"}:
+        return entry["path"]
+    return {key: entry[key] for key in (*_FIRST, *entry) if key in entry}
+
+
+def classes_in_words(card: TeacherCard) -> str:
+    """`3 (cat, dog, owl)`, with not too many of them; `10 (numbered from 0)` where they have no names."""
+    count = len(card.classes)
+    if card.classes == tuple(str(index) for index in range(count)):
+        return f"{count} (numbered from 0)"
+    shown = ", ".join(card.classes[:_SHOWN]) + (", …" if count > _SHOWN else "")
+    return f"{count} ({shown})"

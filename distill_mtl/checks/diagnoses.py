@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distill_mtl.checks.measure import Measured, Rows, gain, measure, thinned
+from distill_mtl.checks.preprocessings import Reading, pixel_readings, readings
 from distill_mtl.checks.probe import Probed, probe
-from distill_mtl.checks.readings import Reading, pixel_readings, readings
+from distill_mtl.checks.teacher_score import Measured, Rows, gain, measure, thinned
 from distill_mtl.data.batch import Batch
 from distill_mtl.networks.backbone import LOGITS
 from distill_mtl.tasks.base import TaskKind

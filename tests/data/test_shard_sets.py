@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from distill_mtl.checks.shard_sets import as_patterns, find_sets
+from distill_mtl.data.shard_sets import as_patterns, find_sets
 from distill_mtl.errors import ShardError
 
 

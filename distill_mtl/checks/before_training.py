@@ -1,0 +1,204 @@
+"""What every run begins with: its data and its teachers, looked at and measured.
+
+What was found in the shards: rows, labels, and each source's share of a batch.
+
+One batch through teachers, student, losses and cut, so that a shape that does not fit shows at once.
+
+Where a run's batches are not what BatchNorm will meet in evaluation, or in another run of the recipe.
+"""
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from distill_mtl.checks.teacher_check import Examined, examine_teachers, refuse_bad_teachers, show_teachers
+from distill_mtl.data import Sources
+from distill_mtl.data.color import jitter_colors
+from distill_mtl.data.sources import SourceSummary
+from distill_mtl.distillation.counts import count_rows
+from distill_mtl.distillation.objective import Objective
+from distill_mtl.errors import UserError
+from distill_mtl.training.parts import Parts
+
+
+def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[str, Examined]:
+    """Show the data, measure the teachers, say which balancing rule was taken. One process does it for all.
+
+    Args:
+        parts: built, which has already validated the recipe, every shard and every folder.
+        device: where the run will train.
+        console: where the findings are shown.
+
+    Returns:
+        What was found out about every teacher; nothing where the cache speaks for them, which was written after
+        they had been measured.
+
+    Raises:
+        TeacherError: a teacher falls short of its recorded score, or of a constant answer.
+    """
+    show_sources(console, parts.sources)
+    examined: Mapping[str, Examined] = {}
+    if parts.cached is None:
+        with console.status("measuring the teachers"):
+            examined = examine_teachers(parts.recipe, parts.teachers, parts.kinds, parts.sources, device)
+    console.print(_student_line(parts), highlight=False, soft_wrap=True)
+    if examined:
+        show_teachers(console, examined, parts.kinds)
+        refuse_bad_teachers(examined)
+    for task in parts.recipe.tasks:
+        if parts.recipe.tasks[task].hints and task in parts.teachers and not parts.lessons[task].hints:
+            console.print(
+                f"{task}: its teacher gives nothing but its answer, so there is no hint", highlight=False
+            )
+    console.print(parts.balance, highlight=False, soft_wrap=True)
+    for line in (parts.taught, *_former_self_lines(parts), *_stage_lines(parts)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return examined
+
+
+def _student_line(parts: Parts) -> str:
+    trunk = parts.student.trunk
+    height, width = trunk.inputs.size
+    parameters = sum(parameter.numel() for parameter in parts.student.parameters())
+    return (
+        f"student: {trunk.name} at {height} x {width} pixels, {parameters:,} parameters with its heads, "
+        f"{parts.begins}"
+    )
+
+
+def _former_self_lines(parts: Parts) -> Iterator[str]:
+    if parts.recipe.training.teachers_on == "none":
+        return
+    for memory, tasks in parts.memories.items():
+        yield f"taught by the student's former self, {memory.describe()}: {', '.join(tasks)}"
+
+
+def _stage_lines(parts: Parts) -> Iterator[str]:
+    stages = parts.schedule.stages
+    for number, stage in enumerate(stages if len(stages) > 1 else ()):
+        trains = "everything trains"
+        if stage.trains is not None:
+            trains = f"{', '.join(parts.recipe.schedule[number].train or ())} train"
+        yield f"schedule: stage {number + 1} of {len(stages)} ends with step {stage.ends}, {trains}"
+
+
+_EXAMPLES = 5
+
+
+def show_sources(console: Console, sources: Sources) -> None:
+    """Print a line per source. Every shard has been walked to its end and every row's members counted."""
+    summaries = sources.summary()
+    shared = "a batch" if sources.phase_length is None else "the steps"
+    table = Table(title="data", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("source", "labels"):
+        table.add_column(column)
+    for column in ("train", "validation", "test", "shards", f"share of {shared}"):
+        table.add_column(column, justify="right")
+    for source in summaries:
+        cut = {
+            split: f"{rows:,}" + (" *" if split in source.hashed else "")
+            for split, rows in source.rows.items()
+        }
+        table.add_row(
+            source.name, _labels(source), *cut.values(), str(source.shards), f"{100 * source.share:.0f} %"
+        )
+    console.print(table)
+    for note in _notes(summaries, sources.phase_length):
+        console.print(note, style="dim", highlight=False)
+
+
+def _labels(source: SourceSummary) -> str:
+    labels = ", ".join(f"{task} ({member})" for task, member in source.labels.items()) or "none"
+    if not source.is_limited:
+        return labels
+    return f"{labels}, {source.labelled:,} of {source.rows['train']:,} labelled"
+
+
+def _notes(summaries: Sequence[SourceSummary], phase_length: int | None) -> Iterator[str]:
+    if any("test" in source.hashed for source in summaries):
+        yield "* cut from the training shards by a hash of the key: a teacher may have seen these rows"
+    if phase_length is not None:
+        steps = "1 step" if phase_length == 1 else f"{phase_length:,} steps"
+        yield f"batches of one data set each, {steps} before the next one turns (training.stream)"
+    for source in summaries:
+        if source.is_limited:
+            share = f"{100 * source.labelled_share:.0f} %"
+            yield f"{source.name}: {share} of its rows in a batch have labels (limit.share)"
+        if source.small_classes:
+            found = [f"{name} ({rows:,})" for name, rows in source.small_classes.items()]
+            more = f" and {len(found) - _EXAMPLES} more" if len(found) > _EXAMPLES else ""
+            few = ", ".join(found[:_EXAMPLES])
+            yield f"{source.name}: fewer rows than limit.per_class asks for, so all of them: {few}{more}"
+
+
+def try_one_batch(parts: Parts, device: torch.device, slices: int) -> None:
+    """Teachers, losses, balancing and both backward passes on a few rows of every source, in every stage.
+
+    Changes nothing. All processes of a run try the same rows: balancing talks between them.
+
+    Args:
+        parts: of the run.
+        device: where it will train.
+        slices: how many slices a step is cut into; one of them is tried, as much as a device will hold.
+
+    Raises:
+        UserError: a loss is not a finite number.
+    """
+    batch = next(iter(parts.sources.preview(micro_batches=slices, steps=1))).to(device)
+    teachers = parts.targets().to(device)
+    original = Objective(parts.student, parts.lessons, parts.hints, parts.rule)
+    voices = parts.voices(teachers, parts.student)
+    for stage in parts.schedule.stages:
+        objective = copy.deepcopy(original).to(device)
+        objective.begin(stage)
+        objective.eval()
+        rows = voices.rows(batch, stage.lessons)
+        counts = count_rows([batch], [rows], stage.lessons)
+        images = jitter_colors(batch.images, batch.color)
+        losses, shared, _ = objective(images, batch, voices(batch, rows), counts)
+        if losses:
+            objective.rule.backward(losses, shared)
+        values = {task: loss.item() for task, loss in losses.items()}
+        broken = [task for task, value in values.items() if not math.isfinite(value)]
+        if broken:
+            raise UserError(
+                f"the loss of {', '.join(broken)} is not a finite number on the first batch. Look at the weights of "
+                "its teacher, and at the initial weights of the student (student.init)."
+            )
+
+
+_WITHOUT = "a student without it, such as --set student.args.norm_layer=groupnorm1"
+
+
+def batchnorm_warnings(
+    student: nn.Module, sources: Sources, device: torch.device, processes: int
+) -> list[str]:
+    """What to tell the user of a student with BatchNorm, a few sentences each; nothing about any other.
+
+    Args:
+        student: that is to be trained.
+        sources: what it is trained on.
+        device: where.
+        processes: how many train it together.
+    """
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules()):
+        return []
+    warnings = []
+    if processes > 1 and device.type == "cpu":
+        warnings.append(
+            "the student has BatchNorm, whose statistics are local to a process on the CPU: this run is not the same "
+            f"as one of a single process. For an exact one choose {_WITHOUT}."
+        )
+    if sources.phase_length is not None and len(sources.names) > 1:
+        warnings.append(
+            "training.stream is alternate, and the student has BatchNorm: in training it normalises each batch by the "
+            "statistics of one data set, in evaluation all rows by a running average over several of them, so it "
+            f"may score worse than it trained. Choose {_WITHOUT}, or --set training.stream=mixed."
+        )
+    return warnings
