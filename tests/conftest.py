@@ -2,7 +2,6 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,14 +12,29 @@ torch.set_num_threads(1)
 # A suite that a shell started with `&` ignores Ctrl-C, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+CACHE = pytest.StashKey[str]()
 
-@pytest.fixture(scope="session", autouse=True)
-def _cache() -> Iterator[None]:
-    """Generated data goes to a folder of this session, not to the user's cache; child processes share it."""
-    folder = tempfile.mkdtemp(prefix="distill_mtl-tests-")
-    os.environ["DISTILL_MTL_CACHE"] = folder
-    yield
-    shutil.rmtree(folder, ignore_errors=True)
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Generated data goes to a folder of this session, not to the user's cache.
+
+    Workers and the processes that tests start inherit the variable, so each set is made once.
+    """
+    if not hasattr(config, "workerinput"):
+        config.stash[CACHE] = os.environ["DISTILL_MTL_CACHE"] = tempfile.mkdtemp(prefix="distill_mtl-tests-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if folder := config.stash.get(CACHE, None):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """As many as this process may use cores, but one file's tests need no worker beside this process."""
+    files = {argument.partition("::")[0] for argument in config.args}
+    if len(files) == 1 and next(iter(files)).endswith(".py"):
+        return 0
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @pytest.fixture(autouse=True)
