@@ -18,7 +18,7 @@ from distill_mtl.distillation.objective import Objective
 from distill_mtl.evaluation import Evaluation
 from distill_mtl.recipe import Recipe, dump_recipe, load_recipe
 from distill_mtl.training.environment import write_environment
-from distill_mtl.training.finish import finish
+from distill_mtl.training.finish import Examiner, finish
 from distill_mtl.training.loop import Trainer
 from distill_mtl.training.manifest import describe_teachers, read_precisions, write_teachers
 from distill_mtl.training.parts import Parts, build, known_names
@@ -122,7 +122,8 @@ def _train(
         )
     if accelerator.is_main_process:
         folder.cut_metrics(session.step)
-    Sitting(parts, session, folder, console).run()
+    examiner = Examiner(parts, session, console)
+    Sitting(parts, session, folder, console, score=examiner.mean_delta).run()
     return session
 
 

@@ -6,7 +6,7 @@ and shows where the run is.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -16,7 +16,6 @@ from rich.console import Console
 from distill_mtl.data.batch import Batch
 from distill_mtl.display import Display, losses_note
 from distill_mtl.errors import Stopped, StoppedElsewhere, UserError
-from distill_mtl.training.finish import Examiner
 from distill_mtl.training.log import MetricsLog
 from distill_mtl.training.loop import StepReport
 from distill_mtl.training.parts import Parts
@@ -35,13 +34,22 @@ class Sitting:
         session: restored or fresh.
         folder: where metrics and checkpoints go.
         console: where progress is shown.
+        score: how good the student is now, on validation rows; what `select: best` maximises.
     """
 
-    def __init__(self, parts: Parts, session: Session, folder: RunFolder, console: Console) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        session: Session,
+        folder: RunFolder,
+        console: Console,
+        *,
+        score: Callable[[], float],
+    ) -> None:
         self.parts, self.session, self.folder, self.console = parts, session, folder, console
+        self.score = score
         self.trainer, self.training = session.trainer, parts.recipe.training
         self.accelerator = session.trainer.accelerator
-        self.examiner = Examiner(parts, session, console)
         self._began = time.monotonic() - session.seconds
         self._logged_at, self._logged_step = time.monotonic(), session.step
 
@@ -126,7 +134,7 @@ class Sitting:
 
     def _offer_best(self) -> None:
         if self.training.select == "best":
-            self.session.offer(self.examiner.mean_delta())
+            self.session.offer(self.score())
 
     def _save(self) -> None:
         self.session.seconds = time.monotonic() - self._began
