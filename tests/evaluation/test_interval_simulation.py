@@ -17,6 +17,7 @@ from distill_mtl.evaluation.verdict import Verdict, judge
 from distill_mtl.tasks.base import build_kind
 
 SETS = 1000
+SIZES = [500, *(pytest.param(size, marks=pytest.mark.slow) for size in (1000, 2000))]
 RIGHT, LABELLED, PREDICTED = range(3)
 
 
@@ -59,7 +60,7 @@ def test_the_simulation_scores_what_the_evaluation_does() -> None:
     assert found == pytest.approx(accuracy_intervals(difference, 400, resamples=300, seed=7)[:, 0].tolist())
 
 
-@pytest.mark.parametrize("rows", [500, 1000, 2000])
+@pytest.mark.parametrize("rows", SIZES)
 @pytest.mark.parametrize("share", [0.05, 0.1])
 def test_accuracies_that_are_equal_are_found_so(rows: int, share: float) -> None:
     draws = generator(rows)
@@ -68,7 +69,7 @@ def test_accuracies_that_are_equal_are_found_so(rows: int, share: float) -> None
     assert 0.93 <= covers_zero(accuracy_intervals(differences, rows)) <= 0.97
 
 
-@pytest.mark.parametrize("rows", [500, 1000, 2000])
+@pytest.mark.parametrize("rows", SIZES)
 def test_so_are_those_of_rows_in_groups(rows: int) -> None:
     """Groups of four rows: some are hard, and whoever is better at a group's rows is so at all of them."""
     draws = generator(rows)
@@ -82,7 +83,7 @@ def test_so_are_those_of_rows_in_groups(rows: int) -> None:
     assert as_rows < 0.93  # had they been taken for independent
 
 
-@pytest.mark.parametrize("rows", [500, 1000, 2000])
+@pytest.mark.parametrize("rows", SIZES)
 def test_mcnemar_s_test_by_groups_refuses_equal_accuracies_as_often_as_it_says(rows: int) -> None:
     """The groups of the test above. A p below 0.05 stands for a difference in 5 % of the sets; taken for independent
     rows, it would in more."""
@@ -101,7 +102,7 @@ def test_mcnemar_s_test_by_groups_refuses_equal_accuracies_as_often_as_it_says(r
     assert np.mean(as_rows) > 0.07
 
 
-@pytest.mark.parametrize("images", [500, 1000, 2000])
+@pytest.mark.parametrize("images", SIZES)
 def test_so_are_those_of_pixels_by_image(images: int) -> None:
     """miou of three classes, the third in one image of five; an image's difficulty is the same for both networks."""
     draws = generator(images)
