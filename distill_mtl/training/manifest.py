@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distill_mtl.checks.teacher_check import Examined
 from distill_mtl.data.files import write_aside
 from distill_mtl.recipe import Recipe
 from distill_mtl.targets.roster import Roster
@@ -21,13 +20,20 @@ def describe_teachers(recipe: Recipe, teachers: Roster) -> dict[str, dict[str, A
 def write_teachers(
     path: Path,
     described: Mapping[str, dict[str, Any]],
-    examined: Mapping[str, Examined],
+    scores: Mapping[str, float | None],
     precisions: Mapping[str, str],
 ) -> None:
-    """Write what describes each teacher, the score of the check, and its targets' precision."""
+    """Write what describes each teacher, its score in the check, and its targets' precision.
+
+    Args:
+        path: of the file.
+        described: by `describe_teachers`.
+        scores: task -> score; None where the check had no rows to measure it on.
+        precisions: task -> of its targets, for the tasks of `scores`.
+    """
     entries = {task: dict(entry) for task, entry in described.items()}
-    for task, result in examined.items():
-        entries[task]["score"] = result.measured.score if result.measured is not None else None
+    for task, score in scores.items():
+        entries[task]["score"] = score
         entries[task]["precision"] = precisions[task]
     write_aside(path, json.dumps(entries, indent=2) + "\n")
 

@@ -75,7 +75,9 @@ def distill(
     if accelerator.is_main_process:
         folder.begin(dump_recipe(parts.recipe), resume=resume)
         write_environment(folder.environment, processes=accelerator.num_processes, balance=parts.balance)
-        write_teachers(folder.teachers, describe_teachers(recipe, parts.teachers), examined, precisions)
+        measured = {task: result.measured for task, result in examined.items()}
+        scores = {task: None if found is None else found.score for task, found in measured.items()}
+        write_teachers(folder.teachers, describe_teachers(recipe, parts.teachers), scores, precisions)
     accelerator.wait_for_everyone()
     for warning in batchnorm_warnings(
         parts.student, parts.sources, accelerator.device, accelerator.num_processes
