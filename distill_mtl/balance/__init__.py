@@ -19,19 +19,15 @@ Works in any training loop and imports nothing else of distill_mtl:
 ['colour', 'digit']
 """
 
-from distill_mtl.balance.fixed import Fixed
-from distill_mtl.balance.geometric import Geometric
 from distill_mtl.balance.gradnorm import GradNorm
-from distill_mtl.balance.mgda import MGDA
-from distill_mtl.balance.mgda_ub import MGDAUB
+from distill_mtl.balance.gramian_rule import Weighting
+from distill_mtl.balance.loss_rule import Fixed, Uniform
+from distill_mtl.balance.mgda import MGDA, MGDAUB
 from distill_mtl.balance.min_norm import MinNorm, solve
-from distill_mtl.balance.registry import make_rule, register, rule_class, rule_names
-from distill_mtl.balance.rule import Diagnostics, Rule
+from distill_mtl.balance.rule import Diagnostics, Rule, make_rule, register, rule_class, rule_names
 from distill_mtl.balance.shared import Shared
 from distill_mtl.balance.torchjd_rule import TorchJD
-from distill_mtl.balance.uncertainty import Uncertainty
-from distill_mtl.balance.uniform import Uniform
-from distill_mtl.balance.weighting import Weighting
+from distill_mtl.balance.uncertainty import Geometric, Uncertainty
 
 __all__ = [
     "MGDA",

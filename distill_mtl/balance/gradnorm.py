@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from distill_mtl.balance.distributed import global_means
 from distill_mtl.balance.loss_rule import LossRule
 from distill_mtl.balance.parameter_gradients import parameter_gramian
-from distill_mtl.balance.registry import register
-from distill_mtl.balance.rule import Backward, plain_backward, total_of
+from distill_mtl.balance.rule import Backward, plain_backward, register, total_of
 from distill_mtl.balance.shared import Shared
 
 

@@ -1,14 +1,17 @@
-"""Rules that weight the tasks' gradients at the cut, from their Gramian; each head keeps its own gradient."""
+"""Rules that weight the tasks' gradients at the cut, from their Gramian; each head keeps its own gradient.
+
+`Weighting` makes such a rule of any function from a Gramian to weights.
+"""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distill_mtl.balance.distributed import global_means
+from distill_mtl.balance.distributed import from_first, global_means
 from distill_mtl.balance.parameter_gradients import parameter_gramian
 from distill_mtl.balance.rule import Backward, Diagnostics, Rule, plain_backward, total_of
 from distill_mtl.balance.shared import Shared
@@ -97,3 +100,38 @@ class GramianRule(Rule):
         if self.normalize in ("l2", "loss+"):
             sizes = sizes * np.sqrt(products.diagonal())
         return sizes
+
+
+class Weighting(GramianRule):
+    """Weights from a callable of your own.
+
+    Args:
+        weighting: takes the Gramian (float64 [T, T], CPU) of the tasks present, in the order of `tasks`,
+            returns [T]. It may draw random numbers: all processes take the first one's weights. If it is
+            a module, its buffers are saved with the rule's.
+        tasks: names of all tasks.
+        normalize: see `GramianRule`.
+        scale: factor on the weights.
+
+    Raises (backward):
+        ValueError: what came back is not T finite numbers.
+    """
+
+    needs_coverage = True
+
+    def __init__(
+        self,
+        weighting: Callable[[Tensor], Tensor],
+        tasks: Sequence[str] = (),
+        *,
+        normalize: Normalize = "none",
+        scale: float | Literal["tasks"] = 1.0,
+    ) -> None:
+        super().__init__(tasks, normalize=normalize, scale=scale)
+        self.weighting = weighting
+
+    def choose(self, gramian: Tensor, tasks: Sequence[str]) -> Tensor:
+        weights = self.weighting(gramian).detach().to(gramian).reshape(-1)
+        if weights.shape != (len(tasks),) or not weights.isfinite().all():
+            raise ValueError(f"the weighting must give {len(tasks)} finite numbers, got {weights.tolist()}")
+        return from_first(weights)

@@ -1,12 +1,16 @@
-"""Rules that weight whole task losses, heads included: uniform, fixed, uncertainty, geometric, gradnorm."""
+"""Rules that weight whole task losses, heads included, and the two plainest of them: `uniform` and `fixed`.
 
+`uncertainty`, `geometric` and `gradnorm` are others.
+"""
+
+import math
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
 from distill_mtl.balance.parameter_gradients import parameter_gramian
-from distill_mtl.balance.rule import Backward, Diagnostics, Rule, plain_backward
+from distill_mtl.balance.rule import Backward, Diagnostics, Rule, plain_backward, register, total_of
 from distill_mtl.balance.shared import Shared
 
 
@@ -45,3 +49,40 @@ class LossRule(Rule):
     ) -> Tensor:
         """The Gramian of the weighted gradients; a child that learns from it does so here."""
         return shared.gramian(list(losses))
+
+
+@register("uniform")
+class Uniform(LossRule):
+    """Every task's loss counts once."""
+
+    def objective(self, losses: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        return total_of(losses.values()), dict.fromkeys(losses, 1.0)
+
+
+@register("fixed")
+class Fixed(LossRule):
+    """Σ weight · loss.
+
+    Args:
+        tasks: names of all tasks.
+        weights: one finite weight ≥ 0 per task, by name.
+
+    Raises:
+        ValueError: a task without a weight, a weight without a task, or a weight that makes no sense.
+    """
+
+    def __init__(self, tasks: Sequence[str], weights: Mapping[str, float]) -> None:
+        super().__init__(tasks)
+        missing, unknown = sorted(set(tasks) - set(weights)), sorted(set(weights) - set(tasks))
+        if missing or unknown:
+            raise ValueError(
+                f"fixed weights must name every task once; without a weight: {missing}, not a task: {unknown}"
+            )
+        wrong = {task: weight for task, weight in weights.items() if not 0 <= float(weight) < math.inf}
+        if wrong:
+            raise ValueError(f"fixed weights must be finite and not negative, got {wrong}")
+        self.weights = {task: float(weights[task]) for task in tasks}
+
+    def objective(self, losses: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        weights = {task: self.weights[task] for task in losses}
+        return total_of(weight * losses[task] for task, weight in weights.items()), weights

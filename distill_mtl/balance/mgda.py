@@ -1,11 +1,16 @@
-"""MGDA: the direction that hurts no task, found at the shared parameters in T backward passes."""
+"""MGDA and MGDA-UB: the direction that hurts no task, from the minimum-norm point of the tasks' gradients.
+
+`mgda_ub` compares gradients at the shared features, in one pass; `mgda` at the shared parameters, in T passes.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from distill_mtl.balance.min_norm_rule import MinNormRule
+from distill_mtl.balance.gramian_rule import GramianRule, Normalize
+from distill_mtl.balance.min_norm import Method, solve
 from distill_mtl.balance.parameter_gradients import (
     Gradients,
     from_features,
@@ -14,9 +19,61 @@ from distill_mtl.balance.parameter_gradients import (
     mixture,
     products_of,
 )
-from distill_mtl.balance.registry import register
-from distill_mtl.balance.rule import Backward, Diagnostics, plain_backward, total_of
+from distill_mtl.balance.preferences import among, parse_preferences
+from distill_mtl.balance.rule import Backward, Diagnostics, plain_backward, register, total_of
 from distill_mtl.balance.shared import Shared
+
+
+class MinNormRule(GramianRule):
+    """A rule whose weights are those of the shortest vector in the hull of the gradients.
+
+    Args:
+        tasks: names of all tasks; needed for `prefer`.
+        prefer: lines like "seg >= 2 * depth" on the weights of the (normalised) gradients; one that
+            names an absent task drops for the step. With them the direction hurts none of the mixtures
+            that the preferences leave (2/3 seg + 1/3 depth), but may hurt a single task.
+        method: how `min_norm.solve` finds the point.
+        normalize: see `GramianRule`. "l2" by default: unnormalised, the shortest vector follows the task with the
+            smallest gradient and starves the rest (benchmarks/README.md); any choice hurts no task to first order.
+        scale: factor on the weights, which sum to 1 before it; "tasks", the number of tasks, makes the
+            step as long as that of the plain sum where gradients agree. It is the default because it was
+            better under SGD and no worse under AdamW, which hardly sees the factor.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[str] = (),
+        *,
+        prefer: Sequence[str] = (),
+        method: Method = "exact",
+        normalize: Normalize = "l2",
+        scale: float | Literal["tasks"] = "tasks",
+    ) -> None:
+        super().__init__(tasks, normalize=normalize, scale=scale)
+        if method not in get_args(Method):
+            raise ValueError(f"method is one of {list(get_args(Method))}, got {method!r}")
+        self.method = method
+        self._bounds = parse_preferences([prefer] if isinstance(prefer, str) else prefer, self.tasks)
+
+    def choose(self, gramian: Tensor, tasks: Sequence[str]) -> Tensor:
+        bounds = among(self._bounds, [self.tasks.index(task) for task in tasks]) if self._bounds else None
+        return solve(gramian, preferences=bounds, method=self.method).weights
+
+
+@register("mgda_ub")
+class MGDAUB(MinNormRule):
+    """Sener & Koltun 2018, section 3.3: one backward through the heads, one through the trunk.
+
+    Decides on gradients at the shared features, an upper bound of those in the parameters: where the
+    trunk is ill-conditioned its direction may still hurt a task, which `mgda`'s cannot; `measure_harm`
+    tells how often. It means nothing where tasks have losses on different rows, for then no two
+    gradients ever meet.
+
+    The weights belong to the backward pass they were chosen in: with gradient accumulation each
+    micro-batch has its own.
+    """
+
+    needs_coverage = True
 
 
 @register("mgda")

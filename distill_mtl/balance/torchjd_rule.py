@@ -4,9 +4,8 @@ import difflib
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from distill_mtl.balance.gramian_rule import Normalize
-from distill_mtl.balance.registry import register
-from distill_mtl.balance.weighting import Weighting
+from distill_mtl.balance.gramian_rule import Normalize, Weighting
+from distill_mtl.balance.rule import register
 
 KNOWN = ("AlignedMTL", "CAGrad", "DualProj", "FairGrad", "IMTLG", "Krum", "MGDA", "PCGrad", "UPGrad")
 """Those that need nothing but a Gramian and keep nothing from step to step, for that could not be resumed."""
