@@ -13,8 +13,8 @@ __version__ = "0.1.0"
 _WHERE = {
     "Evaluation": "distill_mtl.evaluation",
     "Recipe": "distill_mtl.recipe",
-    "distill": "distill_mtl.training.run",
-    "evaluate": "distill_mtl.training.evaluate",
+    "distill": "distill_mtl.jobs.distill",
+    "evaluate": "distill_mtl.jobs.evaluate",
     "load_recipe": "distill_mtl.recipe",
     "load_student": "distill_mtl.students.folder",
 }

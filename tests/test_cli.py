@@ -78,22 +78,22 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("command", "work", "line"),
     [
-        ("evaluate runs/a", "training.evaluate.evaluate", "interrupted before the comparison was finished."),
+        ("evaluate runs/a", "jobs.evaluate.evaluate", "interrupted before the comparison was finished."),
         (
             "evaluate --student a --against b --data c",
-            "training.versus.versus",
+            "jobs.model_comparison.versus",
             "interrupted before the comparison was finished.",
         ),
-        ("check a.yaml", "checks.command.check", "interrupted before the check was finished."),
-        ("report runs/a", "report.write_report", "interrupted before the report was finished."),
-        ("cache a.yaml", "training.cache.write_cache", "interrupted. What is written stays;"),
-        ("cache verify a.yaml", "training.cache.verify_cache", "interrupted before all rows were compared."),
+        ("check a.yaml", "jobs.check.check", "interrupted before the check was finished."),
+        ("report runs/a", "jobs.report.write_report", "interrupted before the report was finished."),
+        ("cache a.yaml", "jobs.cache.write_cache", "interrupted. What is written stays;"),
+        ("cache verify a.yaml", "jobs.cache.verify_cache", "interrupted before all rows were compared."),
         (
             "teacher check a.onnx --data b",
-            "checks.teacher_command.check_teacher",
+            "jobs.teacher.check_teacher",
             "interrupted before the teacher was measured",
         ),
-        ("teacher train a.yaml", "training.teacher.train_teacher", "interrupted. A teacher that had begun"),
+        ("teacher train a.yaml", "jobs.teacher.train_teacher", "interrupted. A teacher that had begun"),
     ],
 )
 def test_an_interrupted_command_says_what_fits_it(

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from distill_mtl import distill
-from distill_mtl.checks.command import check
+from distill_mtl.jobs.check import check
 from distill_mtl.recipe import dump_recipe, load_recipe
 from distill_mtl.training.parts import known_names
 

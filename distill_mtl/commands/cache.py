@@ -51,14 +51,14 @@ def named_way(arguments: Sequence[str]) -> list[str]:
 
 
 def _write_cache(arguments: argparse.Namespace) -> int:
-    from distill_mtl.training.cache import write_cache
+    from distill_mtl.jobs.cache import write_cache
 
     write_cache(arguments.recipe, arguments.overrides)
     return 0
 
 
 def _verify_cache(arguments: argparse.Namespace) -> int:
-    from distill_mtl.training.cache import verify_cache
+    from distill_mtl.jobs.cache import verify_cache
 
     verify_cache(arguments.recipe, arguments.overrides, rows=arguments.rows)
     return 0

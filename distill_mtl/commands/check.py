@@ -21,7 +21,7 @@ def add_check(commands: Any) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from distill_mtl.checks.command import check
+    from distill_mtl.jobs.check import check
 
     check(arguments.recipe, arguments.overrides)
     return 0

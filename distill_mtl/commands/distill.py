@@ -30,9 +30,9 @@ def distill_parser() -> argparse.ArgumentParser:
 
 
 def _distill(arguments: argparse.Namespace) -> int:
+    from distill_mtl.jobs.distill import distill
     from distill_mtl.recipe import load_recipe
     from distill_mtl.training.parts import known_names
-    from distill_mtl.training.run import distill
 
     overrides = [*arguments.overrides, *(LABELS_ONLY if arguments.labels_only else [])]
     recipe = load_recipe(arguments.recipe, overrides, known=known_names())

@@ -110,7 +110,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
                 "own. Give RUN, or --student, --against and --data."
             )
     margins, rule = _acceptance(arguments.acceptance)
-    from distill_mtl.training.evaluate import evaluate
+    from distill_mtl.jobs.evaluate import evaluate
 
     found = evaluate(
         arguments.folder,
@@ -135,7 +135,7 @@ def _versus(arguments: argparse.Namespace) -> int:
         option = "--baseline" if arguments.baseline else "--write"
         raise UserError(f"{option} belongs to a run. Give RUN, or more models after --against.")
     margins, rule = _acceptance(arguments.acceptance)
-    from distill_mtl.training.versus import About, versus
+    from distill_mtl.jobs.model_comparison import About, versus
 
     found = versus(
         arguments.student,

@@ -71,7 +71,7 @@ def add_export(commands: Any) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from distill_mtl.export.command import export
+    from distill_mtl.jobs.export import export
 
     export(
         arguments.folder,

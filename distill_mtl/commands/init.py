@@ -41,7 +41,7 @@ def add_init(commands: Any) -> None:
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    from distill_mtl.checks.draft_command import init
+    from distill_mtl.jobs.init import init
 
     init(
         arguments.teacher,

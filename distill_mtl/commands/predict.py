@@ -80,7 +80,7 @@ def add_predict(commands: Any) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from distill_mtl.prediction.command import Options, predict
+    from distill_mtl.jobs.predict import Options, predict
     from distill_mtl.prediction.pictures import MEMBERS
 
     options = Options(

@@ -29,7 +29,7 @@ def add_report(commands: Any) -> None:
 
 def _report(arguments: argparse.Namespace) -> int:
     from distill_mtl.display import output
-    from distill_mtl.report import write_comparison, write_report
+    from distill_mtl.jobs.report import write_comparison, write_report
 
     if len(arguments.folders) == 1:
         page = write_report(arguments.folders[0], to=arguments.to)

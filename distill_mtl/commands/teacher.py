@@ -115,7 +115,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _teacher_check(arguments: argparse.Namespace) -> int:
-    from distill_mtl.checks.teacher_command import check_teacher
+    from distill_mtl.jobs.teacher import check_teacher
 
     values, overrides, task = _teacher(arguments)
     if arguments.expect is not None:
@@ -134,7 +134,7 @@ def _teacher_check(arguments: argparse.Namespace) -> int:
 
 
 def _train_teacher(arguments: argparse.Namespace) -> int:
-    from distill_mtl.training.teacher import train_teacher
+    from distill_mtl.jobs.teacher import train_teacher
 
     train_teacher(
         arguments.recipe,

@@ -11,7 +11,7 @@ from export_toys import every_kind, run_folder, student, without_us
 from rich.console import Console
 
 from distill_mtl import load_student
-from distill_mtl.export.command import export
+from distill_mtl.jobs.export import export
 
 PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
 SNIPPETS = dict(re.findall(r"^```python\n# (\w+)\n(.*?)^```", PAGE, re.M | re.S))

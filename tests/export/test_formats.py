@@ -10,8 +10,8 @@ from rich.console import Console
 
 from distill_mtl import load_student
 from distill_mtl.errors import ExportError
-from distill_mtl.export.command import export
 from distill_mtl.export.deployable import Pixels
+from distill_mtl.jobs.export import export
 from distill_mtl.networks.inputs import InputContract, Preprocess
 from distill_mtl.students.folder import save_student
 

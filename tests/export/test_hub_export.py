@@ -17,7 +17,7 @@ from rich.console import Console
 from distill_mtl import load_student
 from distill_mtl.errors import ExportError, StudentError
 from distill_mtl.evaluation.card import model_card
-from distill_mtl.export.command import export
+from distill_mtl.jobs.export import export
 
 QUIET = Console(quiet=True)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -11,7 +11,7 @@ from rich.console import Console
 from distill_mtl import load_student
 from distill_mtl.cli import main
 from distill_mtl.errors import ExportError
-from distill_mtl.export.command import export
+from distill_mtl.jobs.export import export
 from distill_mtl.teachers.runtimes.onnx_file import OnnxRuntime
 
 

@@ -11,10 +11,10 @@ from rich.console import Console
 from torch import Tensor
 
 from distill_mtl.errors import ExportError
-from distill_mtl.export.command import export
 from distill_mtl.export.formats.torchscript import TorchScript
 from distill_mtl.export.graph import Run
 from distill_mtl.export.parity import Difference
+from distill_mtl.jobs.export import export
 
 QUIET = Console(quiet=True)
 

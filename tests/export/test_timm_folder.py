@@ -11,7 +11,7 @@ from rich.console import Console
 
 from distill_mtl import load_student
 from distill_mtl.errors import ExportError, UserError
-from distill_mtl.export.command import export
+from distill_mtl.jobs.export import export
 from distill_mtl.tasks.base import TaskKind, build_kind
 
 QUIET = Console(quiet=True)

@@ -12,7 +12,7 @@ from distill_mtl.errors import UserError
 from distill_mtl.export.deployable import Deployable, Pixels
 from distill_mtl.export.format import FORMATS
 from distill_mtl.export.note import describe
-from distill_mtl.prediction.command import open_network
+from distill_mtl.jobs.predict import open_network
 from distill_mtl.prediction.pictures import find_pictures
 from distill_mtl.prediction.predict import Prediction, predictions
 from distill_mtl.students.folder import load_student

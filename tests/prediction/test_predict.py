@@ -8,7 +8,7 @@ from torch import Tensor
 
 from distill_mtl import load_student
 from distill_mtl.data.decode import read_image
-from distill_mtl.prediction.command import open_network
+from distill_mtl.jobs.predict import open_network
 from distill_mtl.prediction.network import Network
 from distill_mtl.prediction.pictures import find_pictures
 from distill_mtl.prediction.predict import Prediction, Unread, predictions

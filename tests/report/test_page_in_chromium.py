@@ -11,7 +11,7 @@ from browser import chromium
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
-from distill_mtl.report import write_comparison, write_report
+from distill_mtl.jobs.report import write_comparison, write_report
 
 SECTIONS = [
     *(

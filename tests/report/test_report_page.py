@@ -9,7 +9,7 @@ import pytest
 import report_world
 
 from distill_mtl.errors import UserError
-from distill_mtl.report import write_comparison, write_report
+from distill_mtl.jobs.report import write_comparison, write_report
 from distill_mtl.report.headline import advice, headline
 from distill_mtl.report.run import Run, read_run
 

@@ -12,7 +12,7 @@ import toy_world
 
 from distill_mtl import load_recipe
 from distill_mtl.data.batch import Batch
-from distill_mtl.training.cache import write_cache
+from distill_mtl.jobs.cache import write_cache
 from distill_mtl.training.parts import Parts, build
 
 ROOT = Path(__file__).parents[2]

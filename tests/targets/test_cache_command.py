@@ -21,10 +21,10 @@ from safetensors.numpy import load_file
 from distill_mtl.cli import main
 from distill_mtl.data.files import cache_folder
 from distill_mtl.errors import CacheError, RecipeError, Stopped, TeacherError
+from distill_mtl.jobs import cache as cache_module
+from distill_mtl.jobs.cache import verify_cache, write_cache
 from distill_mtl.targets import places as places_module
 from distill_mtl.targets.places import remove_left_overs
-from distill_mtl.training import cache as cache_module
-from distill_mtl.training.cache import verify_cache, write_cache
 
 SLOW = "evaluation.batch_size=1"  # a row at a time leaves time to stop it
 FILES = 8  # four shards, two teachers

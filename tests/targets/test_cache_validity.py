@@ -12,8 +12,8 @@ import toys
 from safetensors.numpy import save_file
 
 from distill_mtl.errors import CacheError, UserError
+from distill_mtl.jobs.cache import write_cache
 from distill_mtl.targets.sidecar import Sidecar
-from distill_mtl.training.cache import write_cache
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,9 @@ from distill_mtl.checks.before_training import run_check, try_one_batch
 from distill_mtl.distillation.calibrate import calibrate_hints
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.errors import CacheError, UserError
+from distill_mtl.jobs.cache import write_cache
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.teacher import Teacher
-from distill_mtl.training.cache import write_cache
 from distill_mtl.training.loop import Trainer
 from distill_mtl.training.parts import Parts
 from distill_mtl.training.processes import start_accelerator

@@ -14,14 +14,14 @@ from torch import nn
 from distill_mtl import distill, load_recipe, load_student
 from distill_mtl.checks.members import find_label
 from distill_mtl.checks.recipe_draft import draft
-from distill_mtl.checks.teacher_command import check_teacher
 from distill_mtl.data.index import load_index
 from distill_mtl.errors import ShardError, TeacherError
+from distill_mtl.jobs.cache import write_cache
+from distill_mtl.jobs.teacher import check_teacher
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.students.folder import save_student
 from distill_mtl.tasks.base import TaskKind, build_kind
 from distill_mtl.teachers.load import load_teacher
-from distill_mtl.training.cache import write_cache
 from distill_mtl.training.parts import build
 
 SIDE = 32

@@ -15,11 +15,11 @@ from torch.export import Dim
 
 from distill_mtl import distill, load_recipe, load_student
 from distill_mtl.errors import TeacherError
+from distill_mtl.jobs.cache import write_cache
+from distill_mtl.jobs.teacher import train_teacher
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.tasks.base import build_kind
 from distill_mtl.teachers.load import load_teacher
-from distill_mtl.training.cache import write_cache
-from distill_mtl.training.teacher import train_teacher
 
 QUIET = Console(quiet=True)
 RECIPE = """

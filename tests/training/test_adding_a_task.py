@@ -14,8 +14,8 @@ from distill_mtl import distill, load_recipe
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.errors import RecipeError, StudentError, UserError
 from distill_mtl.evaluation import Evaluation
+from distill_mtl.jobs.cache import write_cache
 from distill_mtl.networks.weights import read_weights
-from distill_mtl.training.cache import write_cache
 from distill_mtl.training.loop import Trainer
 from distill_mtl.training.parts import Parts, build
 from distill_mtl.training.processes import start_accelerator

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from distill_mtl import distill, evaluate
 from distill_mtl.errors import RecipeError, Stopped, UserError
+from distill_mtl.jobs import trained_baselines as baselines
 from distill_mtl.recipe import load_recipe
-from distill_mtl.training import baselines
 from distill_mtl.training.parts import known_names
 from distill_mtl.training.run_folder import RunFolder
 

@@ -107,7 +107,7 @@ def test_a_baseline_that_is_not_there_is_told_before_anything_is_measured(
         raise AssertionError("measured")
 
     for work in ("compare_with_bar", "train_baselines"):
-        monkeypatch.setattr(f"distill_mtl.training.evaluate.{work}", too_late)
+        monkeypatch.setattr(f"distill_mtl.jobs.evaluate.{work}", too_late)
     assert _status(finished, "--baseline", "labels_only", "--baseline", "nonsense") == 2
     assert "--baseline nonsense: there is no such run, folder or file" in capsys.readouterr().err
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import toy_world
 
+from distill_mtl.jobs.teacher import train_teacher
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.students.folder import load_student
 from distill_mtl.teachers.load import load_teacher
-from distill_mtl.training.teacher import train_teacher
 
 RECIPE = """
 student: {model: "toy:net", init: random}

@@ -13,12 +13,12 @@ from rich.console import Console
 from safetensors import safe_open
 
 from distill_mtl import distill, evaluate, load_recipe, load_student
-from distill_mtl.checks.draft_command import init
-from distill_mtl.checks.teacher_command import check_teacher
 from distill_mtl.cli import main
 from distill_mtl.errors import RecipeError, TeacherError
+from distill_mtl.jobs.cache import write_cache
+from distill_mtl.jobs.init import init
+from distill_mtl.jobs.teacher import check_teacher
 from distill_mtl.tasks.base import TaskKind, build_kind
-from distill_mtl.training.cache import write_cache
 from distill_mtl.training.parts import build, known_names
 
 QUIET = Console(quiet=True)

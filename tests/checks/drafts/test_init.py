@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distill_mtl.checks.draft_command import init
 from distill_mtl.errors import UserError
+from distill_mtl.jobs.init import init
 from distill_mtl.recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).parents[2]

@@ -9,13 +9,15 @@ from typing import Any
 
 from rich.console import Console
 
-from distill_mtl.checks.teacher_command import kind_of
 from distill_mtl.data import Sources, open_sources
 from distill_mtl.data.files import write_aside
 from distill_mtl.data.shard_sets import as_patterns, find_sets
 from distill_mtl.errors import UserError
 from distill_mtl.evaluation import Evaluation
 from distill_mtl.evaluation.verdict import Rule
+from distill_mtl.jobs.evaluate import Margins, shared_console, with_acceptance
+from distill_mtl.jobs.run_artefacts import compare_with_bar, view_of
+from distill_mtl.jobs.teacher import kind_of
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.acceptance import MARGIN
 from distill_mtl.recipe.command_line import task_name
@@ -27,9 +29,7 @@ from distill_mtl.recipe.schema import (
     TaskSection,
 )
 from distill_mtl.tasks.base import TaskKind
-from distill_mtl.training.comparison import compare_with_bar, view_of
 from distill_mtl.training.contender import Asked, Contender, open_contender, tasks_of
-from distill_mtl.training.evaluate import Margins, shared_console, with_acceptance
 
 _NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)=(.+)", re.DOTALL)
 

@@ -13,14 +13,14 @@ from torch import nn
 from distill_mtl.errors import RecipeError, Stopped, UserError, nearest
 from distill_mtl.evaluation import TaskResult, View
 from distill_mtl.evaluation.baselines import Baseline
+from distill_mtl.jobs.distill import distill
+from distill_mtl.jobs.run_artefacts import scores_with_bar
 from distill_mtl.recipe import Recipe, dump_recipe
 from distill_mtl.recipe.schema import BalanceSection
 from distill_mtl.students.folder import load_student
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.origin import find_origin
-from distill_mtl.training.comparison import scores_with_bar
 from distill_mtl.training.contender import Asked, Contender, exists, open_contender, tasks_of
-from distill_mtl.training.run import distill
 from distill_mtl.training.run_folder import RunFolder
 from distill_mtl.training.targets import settle_targets
 

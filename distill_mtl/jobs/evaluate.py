@@ -1,4 +1,7 @@
-"""Compare the student of a finished run with its teachers again: `evaluate("runs/NAME")`."""
+"""Compare the student of a finished run with its teachers again: `evaluate("runs/NAME")`.
+
+What to tell who gave `evaluate` something else than the folder of a finished run.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,13 +17,12 @@ from distill_mtl.errors import UserError, nearest
 from distill_mtl.evaluation import Evaluation
 from distill_mtl.evaluation.baselines import baselines_in
 from distill_mtl.evaluation.verdict import Rule
+from distill_mtl.jobs.run_artefacts import card_of, compare_with_bar, view_of, write_evidence
+from distill_mtl.jobs.trained_baselines import measure_baselines, open_baselines, train_baselines
 from distill_mtl.networks.weights import CARD
 from distill_mtl.recipe import Recipe, load_recipe
+from distill_mtl.run_files import RunFiles
 from distill_mtl.students.folder import load_student
-from distill_mtl.training.baselines import measure_baselines, open_baselines, train_baselines
-from distill_mtl.training.comparison import compare_with_bar, view_of
-from distill_mtl.training.evidence import card_of, write_evidence
-from distill_mtl.training.no_run import refuse_no_run
 from distill_mtl.training.parts import build_sources, build_teachers, known_names
 from distill_mtl.training.processes import start_processes
 from distill_mtl.training.run_folder import RunFolder
@@ -118,3 +120,31 @@ def with_acceptance(recipe: Recipe, acceptance: Margins, rule: Rule | None) -> R
     section = recipe.acceptance
     changed = {"margin": {**section.margin, **said}, "rule": rule or section.rule}
     return recipe.model_copy(update={"acceptance": section.model_copy(update=changed)})
+
+
+def refuse_no_run(run: RunFiles) -> None:
+    """Refuse what is no folder of a finished run.
+
+    Raises:
+        UserError: the path is not there, is a file, is the student of a run, or holds no recipe or no student.
+    """
+    path = run.path
+    owner = RunFiles(path.resolve().parent)
+    if not path.exists():
+        beside = path.parent
+        there = [str(each) for each in beside.iterdir() if each.is_dir()] if beside.is_dir() else []
+        raise UserError(
+            f"there is no run folder {path}.{nearest(str(path), there)} Give a folder like runs/NAME."
+        )
+    if not path.is_dir():
+        raise UserError(
+            f"{path} is a file, and no run folder. Compare a model's file with "
+            f"`distill-mtl evaluate --student {path} --against RUN --data SHARDS`."
+        )
+    if owner.student == path.resolve() and owner.recipe.exists():
+        raise UserError(f"{path} is the student of {path.parent}: give {path.parent}.")
+    for needed in (run.recipe, run.student):
+        if not needed.exists():
+            raise UserError(
+                f"{path} holds no finished run: there is no {needed.name}. Give a folder like runs/NAME."
+            )
