@@ -33,7 +33,7 @@ from distill_mtl.balance import Shared, make_rule
 from distill_mtl.distillation.hints import Hint
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.recipe.schema import TermWeights
-from distill_mtl.tasks.divergence import soft_divergence
+from distill_mtl.tasks.losses import soft_divergence
 
 TASKS = ("left", "right")
 RUNS = Path("runs/multimnist")

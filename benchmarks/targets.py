@@ -29,7 +29,7 @@ from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.targets.places import Places
 from distill_mtl.targets.plan import Unit
 from distill_mtl.targets.write import CacheWriter
-from distill_mtl.tasks.divergence import soft_divergence
+from distill_mtl.tasks.losses import soft_divergence
 from distill_mtl.training.loop import Trainer
 from distill_mtl.training.parts import Parts, build
 from distill_mtl.training.processes import start_accelerator

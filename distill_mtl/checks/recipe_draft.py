@@ -24,8 +24,7 @@ from distill_mtl.recipe.overrides import apply_overrides
 from distill_mtl.recipe.paths import absolute_teacher
 from distill_mtl.recipe.schema import DEFAULT_EPOCHS, AugmentSection, TeacherSection, TrainingSection
 from distill_mtl.recipe.shorthand import long_form
-from distill_mtl.tasks.base import build_kind
-from distill_mtl.tasks.own import admit_kind, is_own
+from distill_mtl.tasks.base import admit_kind, build_kind, is_own
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.teachers.teacher import Teacher

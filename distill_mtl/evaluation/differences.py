@@ -15,7 +15,7 @@ from distill_mtl.data.batch import Batch
 from distill_mtl.evaluation.rows import RowStatistics
 from distill_mtl.evaluation.view import Processes
 from distill_mtl.tasks.base import Shown, TaskKind
-from distill_mtl.tasks.calibration import calibration_error
+from distill_mtl.tasks.metrics import calibration_error
 
 MOST_DISAGREEMENTS = 12
 _MOST_WORST = 3

@@ -14,8 +14,7 @@ from distill_mtl.networks.weights import load_exactly, read_config, read_weights
 from distill_mtl.students.format import FORMAT
 from distill_mtl.students.student import Student
 from distill_mtl.students.trunk import FAMILIES
-from distill_mtl.tasks.base import TaskKind, build_kind
-from distill_mtl.tasks.own import admit_kind
+from distill_mtl.tasks.base import TaskKind, admit_kind, build_kind
 
 VERSION = 1
 

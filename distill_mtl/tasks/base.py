@@ -1,10 +1,13 @@
 """A kind of task: everything that differs between, say, classification and depth.
 
-One file per kind implements this class and registers itself under the name that a recipe uses. The
-rest of the program only speaks this interface: it never asks which kind it holds.
+One file per kind derives from `TaskKind` (or `AdditiveKind`, where scores follow from sums over rows) and registers
+itself under the name that a recipe uses. The rest of the program only speaks this interface: it never asks which kind
+it holds. A user's own kind, `my_tasks:Angle`, is known under that very name once `admit_kind` has imported it.
 """
 
 import inspect
+import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +20,8 @@ from distill_mtl.errors import UserError, nearest
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.registry import Registry
-from distill_mtl.tasks.plain import plain
+from distill_mtl.tasks.json_values import plain
+from distill_mtl.user_code import attribute_of, import_module, working_directory_importable
 
 _ROWS_AT_ONCE = 32  # each is weighed in turn, so that memory grows with their square
 
@@ -359,7 +363,7 @@ class TaskKind(ABC):
         return None
 
     def calibration(self, logits: Tensor, labels: Tensor) -> Tensor | None:
-        """What `calibration.calibration_error` needs, summed over the rows; None: answers carry no confidence."""
+        """What `metrics.calibration_error` needs, summed over the rows; None: answers carry no confidence."""
         return None
 
     @abstractmethod
@@ -452,3 +456,67 @@ __all__ = [
     "named_classes",
     "shaping_options",
 ]
+
+
+class AdditiveKind(TaskKind):
+    """A kind whose statistics may be summed before they are scored."""
+
+    additive = True
+
+    def score(self, statistics: Tensor, weights: Tensor | None = None) -> Tensor:
+        return self.score_totals(statistics.sum(0) if weights is None else weights @ statistics)
+
+    def row_scores(self, statistics: Tensor) -> Tensor:
+        return self.score_totals(statistics)
+
+    @abstractmethod
+    def score_totals(self, totals: Tensor) -> Tensor:
+        """The metric from summed statistics [..., K] -> [...]."""
+
+
+_NEEDED = ("member", "metrics")  # attributes that have no default
+
+
+def is_own(kind: str) -> bool:
+    """Whether a kind's name is that of a user's class."""
+    return ":" in kind
+
+
+def admit_kind(kind: str, *, trust: bool, say: str) -> None:
+    """Import a user's kind, so that `KINDS` knows it; nothing for any other, or one admitted before.
+
+    Args:
+        kind: as a recipe or a student's folder names it.
+        trust: whether its code may run.
+        say: how the user says so, for the message.
+
+    Raises:
+        UserError: it is not trusted, there is no such class, or the class is no whole kind of task.
+    """
+    if not is_own(kind) or kind in KINDS.names():
+        return
+    if not trust:
+        raise UserError(
+            f"{kind} is code, which can do whatever you can do on this machine. If you trust where it comes from, "
+            f"say so with {say}."
+        )
+    KINDS.register(kind)(_import(kind))
+
+
+def _import(kind: str) -> type[TaskKind]:
+    module_name, _, name = kind.partition(":")
+    if not (module_name and name):
+        raise UserError(f"'{kind}' names no kind of task. Write `module:Class`, as `my_tasks:Angle`.")
+    with working_directory_importable():
+        module = import_module(module_name)
+        found = attribute_of(module, name)
+    if not (isinstance(found, type) and issubclass(found, TaskKind)):
+        raise UserError(f"{kind} is no kind of task: derive the class from distill_mtl.tasks.base.TaskKind.")
+    missing = [*sorted(found.__abstractmethods__), *(key for key in _NEEDED if not hasattr(found, key))]
+    if inspect.isabstract(found) or missing:
+        raise UserError(f"{kind} lacks what every kind of task has: {', '.join(missing)}.")
+    found.name = kind
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)  # a process that begins anew, as a DataLoader's worker may, imports it by name
+    return found

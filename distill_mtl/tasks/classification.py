@@ -1,4 +1,7 @@
-"""One class per image. Labels are class numbers or class names as text (`cls`, `txt`)."""
+"""One class per image. Labels are class numbers or class names as text (`cls`).
+
+`SoftmaxKind` is what it shares with segmentation, which decides between classes at every pixel.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,15 +14,48 @@ from torch import Tensor, nn
 from distill_mtl.errors import UserError
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
-from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, Truth
-from distill_mtl.tasks.calibration import confidence_counts
-from distill_mtl.tasks.class_scores import CLASS_SCORES
-from distill_mtl.tasks.decoupled import Decoupled
-from distill_mtl.tasks.divergence import soft_divergence
-from distill_mtl.tasks.options import number
-from distill_mtl.tasks.plain import plain, ranked
-from distill_mtl.tasks.pooled import PooledHead
-from distill_mtl.tasks.softmax import SoftmaxKind
+from distill_mtl.tasks.base import KINDS, USUAL, AdditiveKind, HeadShape, Shown, Truth
+from distill_mtl.tasks.heads import PooledHead
+from distill_mtl.tasks.json_values import plain, ranked
+from distill_mtl.tasks.losses import Decoupled, log_of, soft_divergence, sums_to_one
+from distill_mtl.tasks.metrics import CLASS_SCORES, confidence_counts
+from distill_mtl.tasks.options import number, partners, read_pairs, swapped
+
+
+class SoftmaxKind(AdditiveKind):
+    """What such kinds share: how a teacher's probabilities are read, and classes that a mirror swaps."""
+
+    exclusive = True
+    partial = True
+    fewest_classes = 2
+
+    def __init__(
+        self,
+        classes: tuple[str, ...],
+        metric: str | None,
+        *,
+        head: HeadShape,
+        mirrored: Sequence[Sequence[str]],
+    ) -> None:
+        super().__init__(classes, metric, head=head)
+        self.mirrored = read_pairs(mirrored, classes)
+        self._partners = partners(self.mirrored, classes)
+
+    @classmethod
+    def are_probabilities(cls, answer: Tensor) -> bool:
+        return sums_to_one(answer)
+
+    @classmethod
+    def logits_of(cls, probabilities: Tensor) -> Tensor:
+        return log_of(probabilities)
+
+    def describe(self) -> dict[str, object]:
+        said = {"mirrored": [list(pair) for pair in self.mirrored]} if self.mirrored else {}
+        return super().describe() | said
+
+    def _in_mirror(self, label: Tensor, view: View) -> Tensor:
+        """Class numbers as they are where the view is mirrored."""
+        return swapped(label, self._partners) if view.flip and self.mirrored else label
 
 
 @KINDS.register("classification")

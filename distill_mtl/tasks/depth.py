@@ -11,14 +11,23 @@ from torch import Tensor, nn
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
-from distill_mtl.tasks.additive import AdditiveKind
-from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Legend, Shown, Truth
-from distill_mtl.tasks.decoder import PyramidDecoder, pyramid_levels
-from distill_mtl.tasks.maps import laid, map_size, mean_where, resized, resized_where
+from distill_mtl.tasks.base import KINDS, USUAL, AdditiveKind, HeadShape, Legend, Shown, Truth
+from distill_mtl.tasks.drawing import GREY, on_grey, ramp
+from distill_mtl.tasks.heads import PyramidDecoder, pyramid_levels
+from distill_mtl.tasks.json_values import plain
+from distill_mtl.tasks.maps import (
+    is_png,
+    laid,
+    map_size,
+    mean_where,
+    read_npy,
+    read_png,
+    resized,
+    resized_where,
+    shaped,
+    write_npy,
+)
 from distill_mtl.tasks.options import positive_number
-from distill_mtl.tasks.palette import GREY, on_grey, ramp
-from distill_mtl.tasks.plain import plain
-from distill_mtl.tasks.rasters import is_png, read_npy, read_png, shaped, write_npy
 
 _WIDE_MODES = ("I;16", "I;16B", "I")  # PIL's names of grey pictures of 16 bits; the last is an older Pillow's
 _ALIKE = 1.25

@@ -12,21 +12,36 @@ from torch import Tensor, nn
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
-from distill_mtl.tasks import points
 from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Legend, Shown, TaskKind, Truth
-from distill_mtl.tasks.decoder import PyramidDecoder, pyramid_levels
-from distill_mtl.tasks.gaussians import corner_radius, draw
-from distill_mtl.tasks.heat_losses import focal_loss, soft_heat_loss
+from distill_mtl.tasks.drawing import drawn, named_colors
+from distill_mtl.tasks.heads import PyramidDecoder, pyramid_levels
+from distill_mtl.tasks.heat import (
+    Found,
+    best_of_each,
+    corner_radius,
+    draw,
+    focal_loss,
+    soft_heat_loss,
+    strongest,
+)
+from distill_mtl.tasks.json_values import plain
 from distill_mtl.tasks.maps import map_size
-from distill_mtl.tasks.matching import HIT, hits, overlaps, same_class
-from distill_mtl.tasks.mirrored import partners, read_pairs, swapped
-from distill_mtl.tasks.objects import corners, empty, objects_seen, read_objects
-from distill_mtl.tasks.options import whole_number
-from distill_mtl.tasks.outlines import drawn
-from distill_mtl.tasks.palette import named_colors
-from distill_mtl.tasks.peaks import Found, best_of_each, strongest
-from distill_mtl.tasks.plain import plain
-from distill_mtl.tasks.ranking import average_precision
+from distill_mtl.tasks.metrics import average_precision
+from distill_mtl.tasks.objects import (
+    HIT,
+    best_constant_pck,
+    centre_distances,
+    centre_histogram,
+    corners,
+    empty,
+    hits,
+    objects_seen,
+    overlaps,
+    points_found,
+    read_objects,
+    same_class,
+)
+from distill_mtl.tasks.options import partners, read_pairs, swapped, whole_number
 
 SURE = 0.3
 """Score from which a peak counts as an answer where there must be a yes or no."""
@@ -241,7 +256,7 @@ class Heatmap(TaskKind):
         """map50: score, class (-1: none) and hit of every box, objects by class, K = 3 top + C; pck: [hits, points]."""
         if self.metric == "pck":
             best = best_of_each(logits.float(), len(self.classes), sized=self.boxes).objects
-            return points.near(best.cpu().double(), labels.cpu().double(), map_size(logits))
+            return points_found(best.cpu().double(), labels.cpu().double(), map_size(logits))
         objects, scores = (part.cpu().double() for part in self._found(logits))
         known = labels.cpu().double()
         right = hits(objects, known)
@@ -299,7 +314,7 @@ class Heatmap(TaskKind):
             alike = overlaps(mine, theirs) >= HIT
         else:
             coarse = min(map_size(logits), map_size(other))
-            alike = same_class(mine, theirs) & (points.distances(mine, theirs, coarse) <= 1)
+            alike = same_class(mine, theirs) & (centre_distances(mine, theirs, coarse) <= 1)
         alike &= sure[0][:, :, None] & sure[1][:, None]
         partners = alike.any(2).sum(1) + alike.any(1).sum(1)
         answers = sure[0].sum(1) + sure[1].sum(1)
@@ -312,11 +327,11 @@ class Heatmap(TaskKind):
 
     def label_counts(self, labels: Tensor) -> Tensor:
         """Where centres lie, by class, on a coarse grid."""
-        return points.histogram(labels.cpu(), len(self.classes)).flatten()
+        return centre_histogram(labels.cpu(), len(self.classes)).flatten()
 
     def constant_score(self, counts: Tensor) -> float:
         """0 for boxes, though a box in the middle may hit; for points about that of the best place of each class."""
-        return points.best_constant(counts.view(len(self.classes), -1)) if self.metric == "pck" else 0.0
+        return best_constant_pck(counts.view(len(self.classes), -1)) if self.metric == "pck" else 0.0
 
     def describe(self) -> dict[str, Any]:
         pairs = [list(pair) for pair in self.mirrored]

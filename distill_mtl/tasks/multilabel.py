@@ -11,13 +11,11 @@ from torch import Tensor, nn
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, TaskKind, Truth
-from distill_mtl.tasks.calibration import confidence_counts
-from distill_mtl.tasks.divergence import bernoulli_divergence
-from distill_mtl.tasks.mirrored import partners, read_pairs
-from distill_mtl.tasks.plain import plain, ranked
-from distill_mtl.tasks.pooled import PooledHead
-from distill_mtl.tasks.ranking import average_precision
-from distill_mtl.tasks.vectors import read_vector, shown
+from distill_mtl.tasks.heads import PooledHead
+from distill_mtl.tasks.json_values import plain, ranked, read_vector, shown
+from distill_mtl.tasks.losses import bernoulli_divergence
+from distill_mtl.tasks.metrics import average_precision, confidence_counts
+from distill_mtl.tasks.options import partners, read_pairs
 
 UNKNOWN = -1
 _FLOOR = 1e-6  # of a probability and of what it lacks to 1, before its logit is taken

@@ -1,7 +1,8 @@
-"""What lies where in a picture: the label of the `heatmap` kind (`boxes.json`).
+"""Objects in a picture: the label of the `heatmap` kind (`boxes.json`), and how found objects compare with it.
 
-A list of objects in pixels of the picture: `{"class": ..., "box": [left, top, width, height]}` as in COCO, or
-`{"class": ..., "point": [x, y]}`. Other keys of an object are left alone.
+A label is a list of objects in pixels of the picture: `{"class": ..., "box": [left, top, width, height]}` as in COCO,
+or `{"class": ..., "point": [x, y]}`. Other keys of an object are ignored. Boxes are compared by their overlap, points
+by their distance (`pck`).
 """
 
 import json
@@ -9,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from distill_mtl.geometry.boxes import boxes_seen, points_seen
@@ -131,3 +133,90 @@ def _numbers(entry: Mapping[str, Any], key: str, count: int, form: str, place: i
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:60] + " …"
+
+
+HIT = 0.5
+"""Intersection over union from which a box counts as found (PASCAL VOC; COCO's AP50)."""
+
+
+def hits(found: Tensor, labels: Tensor) -> Tensor:
+    """bool [R, K]: which found objects are labelled ones, each of which can be found once.
+
+    In the order of the found ones, strongest first, each takes the free label of its class that it overlaps most
+    (COCO's evaluation, Lin et al. 2014, arXiv:1405.0312; `COCOeval.evaluateImg`).
+
+    Args:
+        found: [R, K, 5], objects as shares of the view.
+        labels: [R, M, 5], the same.
+    """
+    overlap = overlaps(found, labels)
+    free = torch.ones_like(labels[..., 0], dtype=torch.bool)
+    right = []
+    for candidate in overlap.unbind(1):
+        best, claimed = candidate.masked_fill(~free, -1).max(1)
+        right.append(best >= HIT)
+        taken = torch.zeros_like(free).scatter_(1, claimed[:, None], True) & right[-1][:, None]
+        free = free & ~taken
+    return torch.stack(right, 1)
+
+
+def overlaps(first: Tensor, second: Tensor) -> Tensor:
+    """[R, K, M]: intersection over union of boxes of one class; 0 for other classes and empty slots."""
+    one, other = corners(first)[:, :, None], corners(second)[:, None]
+    common = torch.minimum(one[..., 2:], other[..., 2:]) - torch.maximum(one[..., :2], other[..., :2])
+    intersection = common.clamp_min(0).prod(-1)
+    union = first[:, :, None, 3:].prod(-1) + second[:, None, :, 3:].prod(-1) - intersection
+    return torch.where(same_class(first, second) & (union > 0), intersection / union, 0.0)
+
+
+def same_class(first: Tensor, second: Tensor) -> Tensor:
+    """bool [R, K, M]: both are there, and of one class."""
+    mine, theirs = first[:, :, None, 0], second[:, None, :, 0]
+    return (mine == theirs) & (mine >= 0)
+
+
+NEAR = 0.1
+"""Share of the view's larger side within which a point counts as found."""
+_GRID = 20  # cells of the histogram along a side
+_REACH = int(NEAR * _GRID)
+
+
+def centre_distances(first: Tensor, second: Tensor, size: Size) -> Tensor:
+    """[R, K, M]: between the centres of objects, in cells of a map of `size`."""
+    scale = first.new_tensor([size[1], size[0]])
+    return torch.cdist(first[..., 1:3] * scale, second[..., 1:3] * scale)
+
+
+def points_found(best: Tensor, labels: Tensor, size: Size) -> Tensor:
+    """float64 [R, 2]: labelled centres that the best of their class is near to, and all of them.
+
+    Args:
+        best: float64 [R, C, 5], one object of each class, in their order.
+        labels: float64 [R, M, 5].
+        size: of the map, which has the aspect of the view.
+    """
+    there = labels[..., 0] >= 0
+    number = labels[..., :1].long().clamp_min(0)
+    centre = best[..., 1:3].gather(1, number.expand(-1, -1, 2))
+    scale = best.new_tensor([size[1], size[0]])
+    apart = ((centre - labels[..., 1:3]) * scale).norm(dim=2)
+    return torch.stack([(there & (apart <= NEAR * max(size))).sum(1), there.sum(1)], 1).double()
+
+
+def centre_histogram(labels: Tensor, classes: int) -> Tensor:
+    """float64 [C, grid²]: how many of the labels [R, M, 5] have their centre where."""
+    known = labels[labels[..., 0] >= 0]
+    column, line = (known[:, 1:3] * _GRID).long().clamp(0, _GRID - 1).unbind(1)
+    place = (known[:, 0].long() * _GRID + line) * _GRID + column
+    return torch.bincount(place, minlength=classes * _GRID**2).view(classes, -1).double()
+
+
+def best_constant_pck(counts: Tensor) -> float:
+    """About the score of the best fixed place of each class, in points of 100, from a `centre_histogram`.
+
+    Centres are taken to lie in the middle of their cell, and views to be square.
+    """
+    line, column = torch.meshgrid(*[torch.arange(-_REACH, _REACH + 1)] * 2, indexing="ij")
+    disk = (line**2 + column**2 <= _REACH**2).double()
+    reached = F.conv2d(counts.view(-1, 1, _GRID, _GRID), disk[None, None], padding=_REACH)
+    return 100 * float(reached.flatten(1).amax(1).sum() / counts.sum().clamp(min=1))

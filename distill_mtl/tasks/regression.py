@@ -12,13 +12,10 @@ from torch import Tensor, nn
 from distill_mtl.errors import UserError, a_few, nearest
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
-from distill_mtl.tasks.additive import AdditiveKind
-from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, Truth
-from distill_mtl.tasks.mirrored import partners, read_pairs
-from distill_mtl.tasks.options import is_number
-from distill_mtl.tasks.plain import plain
-from distill_mtl.tasks.pooled import PooledHead
-from distill_mtl.tasks.vectors import read_vector, shown
+from distill_mtl.tasks.base import KINDS, USUAL, AdditiveKind, HeadShape, Shown, Truth
+from distill_mtl.tasks.heads import PooledHead
+from distill_mtl.tasks.json_values import plain, read_vector, shown
+from distill_mtl.tasks.options import is_number, partners, read_pairs
 
 LOSSES = ("smooth_l1", "l1", "l2")
 ALIKE = 0.1

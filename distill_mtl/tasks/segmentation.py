@@ -1,4 +1,7 @@
-"""One class per pixel. Labels are PNG pictures of class numbers (`seg.png`), grey or with a palette."""
+"""One class per pixel. Labels are PNG pictures of class numbers (`seg.png`), grey or with a palette.
+
+Soft Dice: a loss of segmentation that counts every class alike, however few its pixels are.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,16 +16,14 @@ from distill_mtl.errors import UserError
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Legend, Shown, Truth
-from distill_mtl.tasks.calibration import confidence_counts
-from distill_mtl.tasks.decoder import PyramidDecoder, pyramid_levels
-from distill_mtl.tasks.dice import soft_dice_loss
-from distill_mtl.tasks.divergence import soft_divergence
-from distill_mtl.tasks.maps import laid, map_size, resized
+from distill_mtl.tasks.classification import SoftmaxKind
+from distill_mtl.tasks.drawing import GREY, named_colors, painted
+from distill_mtl.tasks.heads import PyramidDecoder, pyramid_levels
+from distill_mtl.tasks.json_values import plain
+from distill_mtl.tasks.losses import soft_divergence
+from distill_mtl.tasks.maps import laid, map_size, read_png, resized, write_png
+from distill_mtl.tasks.metrics import confidence_counts
 from distill_mtl.tasks.options import number, whole_number
-from distill_mtl.tasks.palette import GREY, named_colors, painted
-from distill_mtl.tasks.plain import plain
-from distill_mtl.tasks.rasters import read_png, write_png
-from distill_mtl.tasks.softmax import SoftmaxKind
 
 # PIL's names of the pictures whose pixels are one number: grey, palette index, black and white, 16 bits.
 _NUMBER_MODES = ("L", "P", "1", "I", "I;16", "I;16B")
@@ -218,3 +219,27 @@ def mask_pixels(payload: bytes) -> NDArray[np.int64]:
             f"the mask is a colour picture (mode {mode}). It must hold class numbers, grey or with a palette."
         )
     return pixels.astype(np.int64)
+
+
+def soft_dice_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    """1 - D of Milletari, Navab & Ahmadi (2016, arXiv:1606.04797, section 3), mean over classes, per row.
+
+    D = 2 Σ p g / (Σ p² + Σ g²) over the row's valid pixels, of a class's probability p and of the label g
+    in {0, 1}. Classes that are absent from the row's label do not count: their D is 0 whatever p is, a
+    constant without a gradient.
+
+    Args:
+        logits: [R, C, H, W].
+        labels: int64 [R, H, W], anything where they are not valid.
+        valid: bool [R, H, W].
+
+    Returns:
+        float32 [R]: 0 for a perfect row and for one without a valid pixel, at most 1.
+    """
+    probabilities = logits.float().softmax(1) * valid[:, None]
+    truth = F.one_hot(labels.where(valid, 0), logits.shape[1]).movedim(-1, 1) * valid[:, None]
+    pixels = truth.flatten(2).sum(-1)
+    overlap = (probabilities * truth).flatten(2).sum(-1)
+    dice = 2 * overlap / (probabilities.square().flatten(2).sum(-1) + pixels).clamp(min=1)
+    present = pixels > 0
+    return ((1 - dice) * present).sum(1) / present.sum(1).clamp(min=1)

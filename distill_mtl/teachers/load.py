@@ -9,8 +9,7 @@ from distill_mtl.errors import TeacherError, UserError
 from distill_mtl.networks.device import usable_device
 from distill_mtl.networks.weights import sha256
 from distill_mtl.recipe.schema import TeacherSection
-from distill_mtl.tasks.base import KINDS, TaskKind, shaping_options
-from distill_mtl.tasks.own import admit_kind
+from distill_mtl.tasks.base import KINDS, TaskKind, admit_kind, shaping_options
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.fingerprint import teacher_fingerprint
 from distill_mtl.teachers.label_map import LabelMap, match_classes

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from distill_mtl.errors import UserError
 from distill_mtl.recipe.schema import TeacherSection
-from distill_mtl.tasks.base import shaping_options
-from distill_mtl.tasks.own import admit_kind
+from distill_mtl.tasks.base import admit_kind, shaping_options
 from distill_mtl.teachers.contract import answered_task, contract_of, read_note
 from distill_mtl.teachers.network import Opened, Origin
 from distill_mtl.teachers.run_network import RunNetwork

@@ -35,8 +35,7 @@ from distill_mtl.targets.cached import CachedTargets
 from distill_mtl.targets.cached_facts import cached_facts
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.targets.roster import Roster
-from distill_mtl.tasks.base import KINDS, TaskKind, build_kind
-from distill_mtl.tasks.own import admit_kind
+from distill_mtl.tasks.base import KINDS, TaskKind, admit_kind, build_kind
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.teachers.teacher import Teacher

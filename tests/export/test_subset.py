@@ -15,8 +15,7 @@ from distill_mtl.export.trained import only
 from distill_mtl.jobs.export import export
 from distill_mtl.networks.cut import cut
 from distill_mtl.students.folder import DeployedStudent
-from distill_mtl.tasks.base import KINDS, build_kind
-from distill_mtl.tasks.own import admit_kind
+from distill_mtl.tasks.base import KINDS, admit_kind, build_kind
 
 QUIET = Console(quiet=True)
 

@@ -13,7 +13,7 @@ from distill_mtl.errors import UserError
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.base import HeadShape
 from distill_mtl.tasks.classification import Classification
-from distill_mtl.tasks.pooled import PooledHead
+from distill_mtl.tasks.heads import PooledHead
 
 PETS = ("cat", "dog", "bird")
 

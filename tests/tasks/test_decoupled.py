@@ -7,8 +7,7 @@ from torch import Tensor
 from distill_mtl.errors import UserError
 from distill_mtl.tasks.base import Truth
 from distill_mtl.tasks.classification import Classification
-from distill_mtl.tasks.decoupled import Decoupled
-from distill_mtl.tasks.divergence import soft_divergence
+from distill_mtl.tasks.losses import Decoupled, soft_divergence
 
 CLASSES = ("a", "b", "c", "d")
 

@@ -14,8 +14,8 @@ from distill_mtl.errors import UserError
 from distill_mtl.geometry.views import View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.base import TaskKind, build_kind
-from distill_mtl.tasks.gaussians import corner_radius, draw
-from distill_mtl.tasks.matching import hits, overlaps
+from distill_mtl.tasks.heat import corner_radius, draw
+from distill_mtl.tasks.objects import hits, overlaps
 from distill_mtl.teachers.label_map import match_classes
 
 CLASSES = ("cat", "dog", "bird")

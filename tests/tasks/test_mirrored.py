@@ -5,7 +5,7 @@ import torch
 
 from distill_mtl.errors import UserError
 from distill_mtl.tasks.base import build_kind
-from distill_mtl.tasks.mirrored import partners, read_pairs, swapped
+from distill_mtl.tasks.options import partners, read_pairs, swapped
 
 NAMES = ("ground", "left", "right", "up", "down")
 

@@ -13,8 +13,7 @@ from distill_mtl.errors import UserError
 from distill_mtl.geometry.views import View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.base import TaskKind, build_kind
-from distill_mtl.tasks.directions import Directions
-from distill_mtl.tasks.normals import Normals
+from distill_mtl.tasks.normals import Directions, Normals
 
 METRICS = Normals.metrics
 

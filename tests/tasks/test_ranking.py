@@ -9,8 +9,8 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 from torchmetrics.functional.classification import binary_average_precision
 
-from distill_mtl.tasks import ranking
-from distill_mtl.tasks.ranking import average_precision, precision_recall, rank
+from distill_mtl.tasks import metrics
+from distill_mtl.tasks.metrics import average_precision, precision_recall, rank
 
 
 @st.composite
@@ -106,14 +106,14 @@ def test_chunks_and_rows_change_nothing(monkeypatch: pytest.MonkeyPatch, interpo
     weights = torch.randint(3, (7, 10), generator=generator)
     positives = (weights[:, rows] * hits).sum(1) + 2
     whole = average_precision(scores, hits, weights[:, rows], positives, interpolated=interpolated)
-    monkeypatch.setattr(ranking, "_AT_ONCE", 60)
+    monkeypatch.setattr(metrics, "_AT_ONCE", 60)
     by_row = average_precision(scores, hits, weights, positives, rows=rows, interpolated=interpolated)
     assert torch.equal(whole, by_row)
 
 
 def test_answers_are_put_in_order_once_for_all_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     sorted_, argsort = [], Tensor.argsort
-    monkeypatch.setattr(ranking, "_AT_ONCE", 20)  # chunks of two resamples
+    monkeypatch.setattr(metrics, "_AT_ONCE", 20)  # chunks of two resamples
     monkeypatch.setattr(Tensor, "argsort", lambda *args, **kw: (sorted_.append(1), argsort(*args, **kw))[1])
     average_precision(torch.rand(10), torch.rand(10) > 0.5, torch.ones(7, 10), torch.full((7,), 10))
     assert len(sorted_) == 1

@@ -12,7 +12,7 @@ from torchmetrics.functional.classification import (
 )
 
 from distill_mtl.tasks.base import TaskKind, build_kind
-from distill_mtl.tasks.calibration import calibration_error
+from distill_mtl.tasks.metrics import calibration_error
 
 KINDS_AND_METRICS = [
     (name, metric)

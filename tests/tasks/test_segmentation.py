@@ -13,9 +13,8 @@ from distill_mtl.errors import UserError
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.students.trunk import FAMILIES
 from distill_mtl.tasks.base import HeadShape
-from distill_mtl.tasks.decoder import PyramidDecoder, pyramid_levels
-from distill_mtl.tasks.dice import soft_dice_loss
-from distill_mtl.tasks.segmentation import Segmentation
+from distill_mtl.tasks.heads import PyramidDecoder, pyramid_levels
+from distill_mtl.tasks.segmentation import Segmentation, soft_dice_loss
 
 SMALL = {
     "swin_tiny_patch4_window7_224": {"embed_dim": 16, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4}

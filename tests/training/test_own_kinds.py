@@ -17,8 +17,7 @@ from distill_mtl import distill, evaluate, load_recipe, load_student
 from distill_mtl.cli import main
 from distill_mtl.errors import RecipeError, StudentError, TeacherError, UserError
 from distill_mtl.recipe.schema import TeacherSection
-from distill_mtl.tasks.base import KINDS, build_kind
-from distill_mtl.tasks.own import admit_kind
+from distill_mtl.tasks.base import KINDS, admit_kind, build_kind
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.training.parts import build, known_names
 

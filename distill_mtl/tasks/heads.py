@@ -1,4 +1,4 @@
-"""A light decoder over the trunk's pyramid, the head of dense kinds of task."""
+"""Heads of kinds of task: a light decoder over the trunk's pyramid, and linear layers on its pooled vector."""
 
 import math
 from collections.abc import Mapping
@@ -88,3 +88,40 @@ def pyramid_levels(features: Mapping[str, FeatureShape]) -> tuple[str, ...]:
 def _norm(width: int) -> nn.GroupNorm:
     """GroupNorm, not BatchNorm: a head sees few rows, and not the same ones in training and in use."""
     return nn.GroupNorm(math.gcd(width, 8), width)
+
+
+class PooledHead(nn.Module):
+    """One linear layer unless more are asked for, so that timm's form can hold it (`linear`).
+
+    Args:
+        channels: of the pooled vector.
+        outputs: numbers that are answered.
+        shape: how many layers, and the width of those between; by default as wide as the pooled vector.
+
+    Raises:
+        UserError: a width is given, and nothing lies between.
+    """
+
+    def __init__(self, channels: int, outputs: int, shape: HeadShape) -> None:
+        super().__init__()
+        if shape.width is not None and (shape.depth or 1) == 1:
+            raise UserError(
+                f"head.width is {shape.width}, but the head is a single linear layer, with nothing inside. "
+                "Remove it, or add `depth: 2`."
+            )
+        width, hidden = shape.width or channels, (shape.depth or 1) - 1
+        inputs = [channels, *[width] * hidden]
+        self.hidden = nn.Sequential(
+            *(nn.Sequential(nn.Linear(inputs[place], width), nn.GELU()) for place in range(hidden))
+        )
+        self.linear = nn.Linear(inputs[-1], outputs)
+
+    @property
+    def answer(self) -> nn.Module:
+        """The layer that gives the logits."""
+        return self.linear
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """[B, outputs] from features["pooled"] [B, channels]."""
+        logits: Tensor = self.linear(self.hidden(features["pooled"]))
+        return logits

@@ -1,8 +1,11 @@
-"""Labels of kinds that answer with a vector: JSON, by position or by name."""
+"""JSON of kinds of task: labels with a value per name, and answers as plain values."""
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any, NoReturn
+
+from torch import Tensor
 
 from distill_mtl.errors import a_few, nearest
 
@@ -53,3 +56,35 @@ def begins(payload: bytes) -> str:
 
 def _no_number(constant: str) -> NoReturn:
     raise ValueError(f"the label holds {constant}; write null where nothing is known.")
+
+
+_DIGITS = 7
+"""More a float32 does not hold."""
+
+
+def plain(values: Tensor) -> Any:
+    """Numbers, or nested lists of them, with as many digits as float32 has; None for what is not finite."""
+    return _plain(values.tolist())
+
+
+def ranked(classes: Sequence[str], probabilities: Tensor, most: int) -> list[dict[str, Any]]:
+    """The likeliest classes, likeliest first.
+
+    Args:
+        classes: C names.
+        probabilities: [C].
+        most: how many at most.
+    """
+    best = probabilities.topk(min(most, len(classes)))
+    return [
+        {"label": classes[place], "probability": plain(probability)}
+        for probability, place in zip(best.values, best.indices.tolist(), strict=True)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+    return value
