@@ -1,1 +1,1 @@
-"""What is looked at before the first step: data, teachers, one batch through everything."""
+"""Checks before training: data, teachers, one batch through everything; and drafts of recipes (`init`)."""

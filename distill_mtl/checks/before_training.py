@@ -1,10 +1,6 @@
-"""What every run begins with: its data and its teachers, looked at and measured.
+"""What every run does before its first step: show the data, measure the teachers, try one batch.
 
-What was found in the shards: rows, labels, and each source's share of a batch.
-
-One batch through teachers, student, losses and cut, so that a shape that does not fit shows at once.
-
-Where a run's batches are not what BatchNorm will meet in evaluation, or in another run of the recipe.
+The jobs `check`, `distill` and `cache` call it.
 """
 
 import copy
@@ -17,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from distill_mtl.checks.teacher_check import Examined, examine_teachers, refuse_bad_teachers, show_teachers
+from distill_mtl.checks.teacher_check import TeacherCheck, check_teachers, refuse_bad_teachers, show_teachers
 from distill_mtl.data import Sources
 from distill_mtl.data.color import jitter_colors
 from distill_mtl.data.sources import SourceSummary
@@ -26,27 +22,30 @@ from distill_mtl.distillation.objective import Objective
 from distill_mtl.errors import UserError
 from distill_mtl.training.parts import Parts
 
+_CLASSES_SHOWN = 5
+_NO_BATCHNORM = "a student without it, such as --set student.args.norm_layer=groupnorm1"
 
-def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[str, Examined]:
-    """Show the data, measure the teachers, say which balancing rule was taken. One process does it for all.
+
+def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[str, TeacherCheck]:
+    """Show the data, measure the teachers, say which balancing rule was chosen. One process does it for all.
 
     Args:
-        parts: built, which has already validated the recipe, every shard and every folder.
+        parts: of the run; to build them validated the recipe, every shard and every folder.
         device: where the run will train.
         console: where the findings are shown.
 
     Returns:
-        What was found out about every teacher; nothing where the cache speaks for them, which was written after
-        they had been measured.
+        What was found out about each teacher. Empty where targets come from the cache: its teachers were measured
+        when it was written.
 
     Raises:
         TeacherError: a teacher falls short of its recorded score, or of a constant answer.
     """
     show_sources(console, parts.sources)
-    examined: Mapping[str, Examined] = {}
+    examined: Mapping[str, TeacherCheck] = {}
     if parts.cached is None:
         with console.status("measuring the teachers"):
-            examined = examine_teachers(parts.recipe, parts.teachers, parts.kinds, parts.sources, device)
+            examined = check_teachers(parts.recipe, parts.teachers, parts.kinds, parts.sources, device)
     console.print(_student_line(parts), highlight=False, soft_wrap=True)
     if examined:
         show_teachers(console, examined, parts.kinds)
@@ -54,7 +53,7 @@ def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[s
     for task in parts.recipe.tasks:
         if parts.recipe.tasks[task].hints and task in parts.teachers and not parts.lessons[task].hints:
             console.print(
-                f"{task}: its teacher gives nothing but its answer, so there is no hint", highlight=False
+                f"{task}: its teacher has no layer for hints, so it learns without them", highlight=False
             )
     console.print(parts.balance, highlight=False, soft_wrap=True)
     for line in (parts.taught, *_former_self_lines(parts), *_stage_lines(parts)):
@@ -88,11 +87,8 @@ def _stage_lines(parts: Parts) -> Iterator[str]:
         yield f"schedule: stage {number + 1} of {len(stages)} ends with step {stage.ends}, {trains}"
 
 
-_EXAMPLES = 5
-
-
 def show_sources(console: Console, sources: Sources) -> None:
-    """Print a line per source. Every shard has been walked to its end and every row's members counted."""
+    """Print a line per source: its labels, rows and shards, and its share of a batch."""
     summaries = sources.summary()
     shared = "a batch" if sources.phase_length is None else "the steps"
     table = Table(title="data", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -125,27 +121,28 @@ def _notes(summaries: Sequence[SourceSummary], phase_length: int | None) -> Iter
         yield "* cut from the training shards by a hash of the key: a teacher may have seen these rows"
     if phase_length is not None:
         steps = "1 step" if phase_length == 1 else f"{phase_length:,} steps"
-        yield f"batches of one data set each, {steps} before the next one turns (training.stream)"
+        yield f"each batch has rows of one data set, which changes after {steps} (training.stream)"
     for source in summaries:
         if source.is_limited:
             share = f"{100 * source.labelled_share:.0f} %"
             yield f"{source.name}: {share} of its rows in a batch have labels (limit.share)"
         if source.small_classes:
             found = [f"{name} ({rows:,})" for name, rows in source.small_classes.items()]
-            more = f" and {len(found) - _EXAMPLES} more" if len(found) > _EXAMPLES else ""
-            few = ", ".join(found[:_EXAMPLES])
-            yield f"{source.name}: fewer rows than limit.per_class asks for, so all of them: {few}{more}"
+            more = f" and {len(found) - _CLASSES_SHOWN} more" if len(found) > _CLASSES_SHOWN else ""
+            few = ", ".join(found[:_CLASSES_SHOWN])
+            yield f"{source.name}: all rows of classes that have fewer than limit.per_class: {few}{more}"
 
 
 def try_one_batch(parts: Parts, device: torch.device, slices: int) -> None:
-    """Teachers, losses, balancing and both backward passes on a few rows of every source, in every stage.
+    """Run teachers, losses, balancing and both backward passes on a few rows of every source, in every stage.
 
-    Changes nothing. All processes of a run try the same rows: balancing talks between them.
+    Shows a shape that does not fit before training, and changes nothing. All processes of a run try the same rows,
+    because balancing communicates between them.
 
     Args:
         parts: of the run.
         device: where it will train.
-        slices: how many slices a step is cut into; one of them is tried, as much as a device will hold.
+        slices: how many micro-batches a step has; one of them is tried, which is what a device holds at once.
 
     Raises:
         UserError: a loss is not a finite number.
@@ -173,18 +170,15 @@ def try_one_batch(parts: Parts, device: torch.device, slices: int) -> None:
             )
 
 
-_WITHOUT = "a student without it, such as --set student.args.norm_layer=groupnorm1"
-
-
 def batchnorm_warnings(
     student: nn.Module, sources: Sources, device: torch.device, processes: int
 ) -> list[str]:
-    """What to tell the user of a student with BatchNorm, a few sentences each; nothing about any other.
+    """What a user of a student with BatchNorm should know about this run; empty for any other student.
 
     Args:
-        student: that is to be trained.
-        sources: what it is trained on.
-        device: where.
+        student: to be trained.
+        sources: its data.
+        device: where it trains.
         processes: how many train it together.
     """
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules()):
@@ -192,13 +186,13 @@ def batchnorm_warnings(
     warnings = []
     if processes > 1 and device.type == "cpu":
         warnings.append(
-            "the student has BatchNorm, whose statistics are local to a process on the CPU: this run is not the same "
-            f"as one of a single process. For an exact one choose {_WITHOUT}."
+            "the student has BatchNorm, whose statistics are local to each process on the CPU. The run differs from a "
+            f"run of one process. For the same result choose {_NO_BATCHNORM}."
         )
     if sources.phase_length is not None and len(sources.names) > 1:
         warnings.append(
-            "training.stream is alternate, and the student has BatchNorm: in training it normalises each batch by the "
-            "statistics of one data set, in evaluation all rows by a running average over several of them, so it "
-            f"may score worse than it trained. Choose {_WITHOUT}, or --set training.stream=mixed."
+            "training.stream is alternate, and the student has BatchNorm. In training it normalises each batch by the "
+            "statistics of one data set, in evaluation all rows by a running average over several. It may score "
+            f"worse than it trained. Choose {_NO_BATCHNORM}, or --set training.stream=mixed."
         )
     return warnings

@@ -1,4 +1,4 @@
-"""In which precision a teacher makes its targets: the lower one where it is faster on this machine and as good."""
+"""The precision in which a teacher computes its targets: bf16 where it is faster on this machine and as good."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -6,19 +6,19 @@ from functools import partial
 
 import torch
 
-from distill_mtl.checks.teacher_score import LIMIT, Rows, measure
+from distill_mtl.checks.teacher_score import LIMIT, LabelledRows, measure_score
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.teacher import Teacher
 
 FASTER = 0.75
-"""Largest share of the time in fp32 that makes bf16 worth it. Networks gain half or nothing, so the choice is clear."""
+"""Largest share of the fp32 time at which bf16 is worth it. Networks gain half or nothing, so the choice is clear."""
 WORTH, WORTH_ELSEWHERE = 0.1, 0.005
-"""Seconds that a batch must take in fp32, on a CPU and elsewhere. For a small network noise would decide, and a run
-should repeat itself."""
+"""Seconds that a batch must take in fp32, on a CPU and elsewhere. A smaller network would be chosen by noise, and runs
+would not repeat."""
 LOST = 0.1
-"""Points that a score may lose; of a score in a unit of its own, percent."""
+"""Points that a score may lose; percent for a score in the label's unit."""
 ROUNDS = 5
 
 
@@ -27,7 +27,7 @@ def choose_precision(
     teacher: Teacher,
     kind: TaskKind,
     task: str,
-    rows: Rows,
+    rows: LabelledRows,
     score: float | None,
 ) -> str:
     """fp32, bf16 or fp16, as the recipe says; `auto` is decided by a measurement.
@@ -37,27 +37,27 @@ def choose_precision(
         teacher: on its device.
         kind: of the task.
         task: its name.
-        rows: labelled ones, as many as asked for.
-        score: of the teacher on them, in fp32; None: nobody measured it, and nothing is risked.
+        rows: with labels.
+        score: of the teacher on them, in fp32; None if it was not measured: then fp32 is kept.
     """
     if section.precision != "auto":
         return section.precision
     if score is None:
         return "fp32"
     images = next(iter(rows(LIMIT))).images
-    asked = {name: LiveTeachers({task: teacher}, precisions={task: name}) for name in ("fp32", "bf16")}
+    live = {name: LiveTeachers({task: teacher}, precisions={task: name}) for name in ("fp32", "bf16")}
     every = {task: torch.arange(len(images))}
     try:
         seconds = _fastest(
-            {name: partial(live.together, images, every) for name, live in asked.items()}, images
+            {name: partial(teachers.together, images, every) for name, teachers in live.items()}, images
         )
     except RuntimeError:
-        return "fp32"  # a file may hold operations that know no other type
+        return "fp32"  # an operation in the file may have no other type
     worth = WORTH if images.device.type == "cpu" else WORTH_ELSEWHERE
     if seconds["fp32"] < worth or seconds["bf16"] > FASTER * seconds["fp32"]:
         return "fp32"
-    low = asked["bf16"]
-    again = measure(
+    low = live["bf16"]
+    again = measure_score(
         lambda seen: low.together(seen, {task: torch.arange(len(seen))})[task].logits.float(),
         kind,
         task,
@@ -70,7 +70,7 @@ def choose_precision(
 
 
 def _fastest(ways: Mapping[str, Callable[[], object]], images: torch.Tensor) -> dict[str, float]:
-    """Least seconds of each way over interleaved rounds: of the processor on the CPU, of the clock elsewhere."""
+    """Least seconds of each over interleaved rounds: processor time on the CPU, wall time elsewhere."""
     on_cpu = images.device.type == "cpu"
     best = dict.fromkeys(ways, float("inf"))
     for number in range(ROUNDS + 1):

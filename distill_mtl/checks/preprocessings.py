@@ -1,6 +1,6 @@
-"""Ways in which a network is commonly misread: other pixels, other colours, another size, another order of classes.
+"""Common mistakes in a teacher's preprocessing: normalisation, range, colours, size, and the order of its classes.
 
-Each is a way to read the same teacher; `suspects` tries them when a teacher scores too low.
+Each candidate runs the same teacher in another way; `diagnoses` tries them where a teacher scores too low.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ _SHOWN = 12  # names of classes in a message
 CAFFE = ((103.939, 116.779, 123.68), (1.0,) * 3)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
-# What else a network may have been trained on: mean, std, and what white is.
+# Common alternatives: mean, std, and the value of white.
 STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...], float]] = {
     "images in [0, 1], not normalised: mean 0, std 1": ((0.0,) * 3, (1.0,) * 3, 1.0),
     "images in [-1, 1]: mean 0.5, std 0.5": ((0.5,) * 3, (0.5,) * 3, 1.0),
@@ -31,18 +31,18 @@ STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...], float]] = {
 
 
 @dataclass(frozen=True)
-class Reading:
-    """Another way to read a teacher.
+class Candidate:
+    """Another way to run a teacher.
 
     Attributes:
-        what: a clause that says what it seems to expect.
-        mend: a sentence that says what to write in the recipe.
-        teacher: read so.
-        order: positions of the teacher's logits in the order in which they fit the classes; None: as they are.
+        cause: a clause that says what the teacher seems to expect.
+        remedy: a sentence that says what to write in the recipe.
+        teacher: with another input contract, or the same.
+        order: int64 [classes], the logit of each class; None: logit i is class i.
     """
 
-    what: str
-    mend: str
+    cause: str
+    remedy: str
     teacher: Teacher
     order: Tensor | None = None
 
@@ -52,40 +52,40 @@ class Reading:
         return logits if self.order is None else logits[:, self.order]
 
 
-def readings(teacher: Teacher, kind: TaskKind, task: str, batches: Sequence[Batch]) -> Iterator[Reading]:
-    """Every other way to read the teacher that it can be read in.
+def candidates(teacher: Teacher, kind: TaskKind, task: str, batches: Sequence[Batch]) -> Iterator[Candidate]:
+    """Every candidate that the teacher can run: pixels, then sizes, then the best order of its classes.
 
     Args:
         teacher: that scored too low.
         kind, task, batches: what it was measured on.
     """
-    yield from pixel_readings(teacher)
+    yield from pixel_candidates(teacher)
     height, width = batches[0].images.shape[2:]
-    for what, contract in _sizes(teacher.card.inputs, (height, width)):
-        reading = _reading(teacher, what, contract)
-        if _runs(reading, batches[0].images[:1]):
-            yield reading
+    for expects, contract in _sizes(teacher.card.inputs, (height, width)):
+        candidate = _candidate(teacher, expects, contract)
+        if _runs(candidate, batches[0].images[:1]):
+            yield candidate
     order = _class_order(teacher, kind, task, batches)
     if order is not None:
         yield _reordered(teacher, kind, order)
 
 
-def pixel_readings(teacher: Teacher) -> Iterator[Reading]:
-    """The same pictures in other numbers: normalisation, range, colours."""
-    for what, contract in _pixels(teacher.card.inputs):
-        yield _reading(teacher, what, contract)
+def pixel_candidates(teacher: Teacher) -> Iterator[Candidate]:
+    """The same pixels as other numbers: normalisation, range, order of colours."""
+    for expects, contract in _pixels(teacher.card.inputs):
+        yield _candidate(teacher, expects, contract)
 
 
 def _pixels(contract: InputContract) -> Iterator[tuple[str, InputContract]]:
-    if contract.dtype != "uint8":  # whose pixels are never normalised
-        for what, (mean, std, white) in STATISTICS.items():
+    if contract.dtype != "uint8":  # uint8 pixels are never normalised
+        for expects, (mean, std, white) in STATISTICS.items():
             if contract.channels == "grey":
                 mean, std = (sum(mean) / 3,), (sum(std) / 3,)
             if contract.channels == "bgr":
                 mean, std = mean[::-1], std[::-1]
             other = replace(contract, mean=mean, std=std, white=white)
             if other != contract:
-                yield what, other
+                yield expects, other
     if contract.channels == "grey":
         return
     swapped = replace(contract, channels="rgb" if contract.channels == "bgr" else "bgr")
@@ -107,13 +107,13 @@ def _sizes(contract: InputContract, view: tuple[int, int]) -> Iterator[tuple[str
             yield f"pictures of {size[0]}x{size[1]} pixels", replace(contract, size=size)
 
 
-def _reading(teacher: Teacher, what: str, contract: InputContract) -> Reading:
-    mend = f"Give the teacher `input: {_changes(teacher.card.inputs, contract)}`."
-    return Reading(f"it expects {what}", mend, teacher.reading(contract))
+def _candidate(teacher: Teacher, expects: str, contract: InputContract) -> Candidate:
+    remedy = f"Give the teacher `input: {_changes(teacher.card.inputs, contract)}`."
+    return Candidate(f"it expects {expects}", remedy, teacher.reading(contract))
 
 
 def _changes(contract: InputContract, other: InputContract) -> str:
-    """What a recipe says to turn one contract into the other: `{channels: bgr}`."""
+    """The recipe's `input` that turns one contract into the other: `{channels: bgr}`."""
     changed: dict[str, Any] = {
         field.name: getattr(other, field.name)
         for field in fields(InputContract)
@@ -129,25 +129,25 @@ def _yaml(value: Any) -> str:
 
 
 @torch.no_grad()
-def _runs(reading: Reading, image: Tensor) -> bool:
+def _runs(candidate: Candidate, image: Tensor) -> bool:
     try:
-        reading(image)
-    # Whatever a foreign network raises, of any type, says that it does not take such an image.
+        candidate(image)
+    # A foreign network may raise anything for a size that it does not take.
     except Exception:
         return False
     return True
 
 
-def _reordered(teacher: Teacher, kind: TaskKind, order: Tensor) -> Reading:
-    """The reading in which output `order[i]` stands for class i."""
+def _reordered(teacher: Teacher, kind: TaskKind, order: Tensor) -> Candidate:
+    """The candidate in which output `order[i]` stands for class i."""
     labels = teacher.card.labels
     names = [kind.classes[index] for index in order.argsort().tolist()]
     if labels.known is None and len(labels.outputs) == labels.width:
         names = [names[labels.outputs.index(output)] for output in range(labels.width)]
     shown = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
-    what = f"its outputs stand for the classes in another order: {shown}"
-    mend = "Give the teacher its `classes` in this order, and the task its own in the order of the label numbers."
-    return Reading(what, mend, teacher, order)
+    cause = f"its outputs stand for the classes in another order: {shown}"
+    remedy = "Give the teacher its `classes` in this order, and the task its own in the order of the label numbers."
+    return Candidate(cause, remedy, teacher, order)
 
 
 @torch.no_grad()
@@ -167,7 +167,7 @@ def _class_order(teacher: Teacher, kind: TaskKind, task: str, batches: Sequence[
         if decided is None or decided.shape != labels.shape:
             return None
         counted = kind.label_counts(labels)[:number].to(labels.device) > 0
-        valid = labels < number  # what a segmentation ignores is no class, or one that never counts
+        valid = labels < number  # an ignored pixel has no class, or one that is not counted
         valid &= counted[labels.where(valid, 0)]
         pairs = labels[valid] * number + decided[valid]
         counts += torch.bincount(pairs.flatten(), minlength=number**2).view(number, number).cpu()

@@ -1,8 +1,7 @@
-"""What a teacher's features know about its task, whatever its last layer makes of them.
+"""A linear probe of a teacher's features: do they tell its classes apart, whatever its last layer answers?
 
-A network whose head was replaced or drawn anew still tells the classes apart in the features before it; one
-with the weights of another task does not. A ridge regression from features to classes, fitted on half of the
-rows and scored on the other half, tells the one from the other.
+The features of a network whose head was replaced still do; those of a network with the weights of another task do
+not. The probe is a ridge regression from features to classes, fitted on half of the rows and scored on the others.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,39 +11,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill_mtl.checks.teacher_score import shuffled
+from distill_mtl.checks.teacher_score import random_order
 from distill_mtl.data.batch import Batch
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.teacher import Teacher
 
 VECTORS = 8192
-"""Feature vectors that a probe is fitted on, at most: more matter for maps alone, where neighbours are alike."""
+"""Feature vectors that a probe is fitted on, at most. More would matter for maps only, where neighbours are alike."""
 FEWEST = 5
-"""Labels of a class that must be among those vectors' rows for the probe to be asked about it."""
-_ROWS = 32  # maps of a whole batch, in the size of the finest, would fill a memory
+"""Labels that a class needs among the fitted rows; the probe is not scored on rarer classes."""
+_ROWS = 32  # the maps of a whole batch, in the size of the finest, may not fit in memory
 _RIDGE = 0.1  # as a share of the features' variance
 
 
 @dataclass(frozen=True)
-class Probed:
-    """Attributes: the probe's score, and that of the best answer that never looks at the image."""
+class ProbeScore:
+    """The probe's score, and that of the best constant answer."""
 
     score: float
     constant: float
 
 
-Rows = Sequence[tuple[Tensor, Tensor]]
-"""Images and labels, some rows at a time."""
+Examples = Sequence[tuple[Tensor, Tensor]]
+"""Images and labels, a few rows at a time."""
 Map = Callable[[Tensor], Tensor]
 
 
 @torch.no_grad()
-def probe(teacher: Teacher, kind: TaskKind, task: str, batches: Sequence[Batch]) -> Probed | None:
-    """Score a probe on the features that the teacher's answer is made from.
+def probe(teacher: Teacher, kind: TaskKind, task: str, batches: Sequence[Batch]) -> ProbeScore | None:
+    """Score a probe on the features that the teacher's answer is computed from.
 
     Returns:
-        None where nothing can be said: the network gives no features, pictures or pixels are not of one class
-        each, or there are too few of each class.
+        None where no probe can be fitted: the network has no features, an image or pixel may have several classes,
+        or fewer than two classes have enough rows.
     """
     layers, labels = teacher.network.evidence, batches[0].labels[task]
     if not layers or not kind.exclusive:
@@ -60,11 +59,11 @@ def probe(teacher: Teacher, kind: TaskKind, task: str, batches: Sequence[Batch])
         return _score(_fit(read, kind, seen, fitting), read, kind, scoring)
 
 
-def _half(batches: Sequence[Batch], task: str, first: int) -> Rows:
-    """One half of each batch's rows, by lot."""
+def _half(batches: Sequence[Batch], task: str, first: int) -> Examples:
+    """One half of each batch's rows, at random."""
     parts = []
     for batch in batches:
-        for rows in shuffled(len(batch))[first::2].split(_ROWS):
+        for rows in random_order(len(batch))[first::2].split(_ROWS):
             parts.append((batch.images[rows], batch.labels[task][rows]))
     return [(images, labels) for images, labels in parts if len(images)]
 
@@ -82,7 +81,7 @@ def _reader(teacher: Teacher, layers: Sequence[str]) -> Map:
     return read
 
 
-def _fit(read: Map, kind: TaskKind, seen: Tensor, rows: Rows) -> Map:
+def _fit(read: Map, kind: TaskKind, seen: Tensor, rows: Examples) -> Map:
     """A function from features [R, C, h, w] to logits [R, classes, h, w]."""
     vectors, targets = [], []
     for images, labels in rows:
@@ -92,7 +91,7 @@ def _fit(read: Map, kind: TaskKind, seen: Tensor, rows: Rows) -> Map:
         else:
             features, classes = features.mean((2, 3), keepdim=True), labels
         classes = classes.flatten()
-        usable = (classes < len(kind.classes)).nonzero().flatten()  # not what a segmentation ignores
+        usable = (classes < len(kind.classes)).nonzero().flatten()  # without ignored pixels
         usable = usable[seen[classes[usable]]]
         usable = usable[:: max(1, len(usable) * len(rows) // VECTORS)]
         vectors.append(features.movedim(1, -1).flatten(0, 2)[usable].cpu())
@@ -112,7 +111,7 @@ def _ridge(vectors: Tensor, targets: Tensor, classes: int) -> tuple[Tensor, Tens
     return weights.float(), (shares - mean @ weights).float()
 
 
-def _score(decide: Map, read: Map, kind: TaskKind, rows: Rows) -> Probed:
+def _score(decide: Map, read: Map, kind: TaskKind, rows: Examples) -> ProbeScore:
     statistics, counts = [], []
     for images, labels in rows:
         answers = decide(read(images))
@@ -120,4 +119,4 @@ def _score(decide: Map, read: Map, kind: TaskKind, rows: Rows) -> Probed:
         statistics.append(kind.statistics(answers, labels))
         counts.append(kind.label_counts(labels))
     score = kind.score(torch.cat(statistics))
-    return Probed(float(score), kind.constant_score(torch.stack(counts).sum(0)))
+    return ProbeScore(float(score), kind.constant_score(torch.stack(counts).sum(0)))

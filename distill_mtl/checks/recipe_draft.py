@@ -30,11 +30,11 @@ from distill_mtl.teachers.load import load_teacher
 from distill_mtl.teachers.teacher import Teacher
 
 STUDENT = "resnet18"
-SAID = "--set"
+FROM_SET = "--set"
 
 
 @dataclass(frozen=True)
-class Pair:
+class TeacherWithData:
     """One teacher and its data, opened.
 
     Attributes:
@@ -65,7 +65,7 @@ def draft(
     student: str | None = None,
     trust: bool = False,
     overrides: Sequence[str] = (),
-) -> tuple[dict[str, Any], list[Pair]]:
+) -> tuple[dict[str, Any], list[TeacherWithData]]:
     """The recipe as a tree of `Noted` values, and what it was drawn from.
 
     Args:
@@ -113,7 +113,7 @@ def _said(teachers: Sequence[str], trust: bool, overrides: Sequence[str]) -> dic
     return {key: long_form((key,), value) for key, value in said.items()}
 
 
-def _open(task: str, entry: dict[str, Any], places: Sequence[str]) -> Pair:
+def _open(task: str, entry: dict[str, Any], places: Sequence[str]) -> TeacherWithData:
     """Load one teacher and look into its data; takes `teacher` out of what was said."""
     section = read_teacher(long_form(("tasks", task, "teacher"), entry.pop("teacher")), (), task)
     own = section.trust or entry.get("trust") is True
@@ -139,19 +139,19 @@ def _open(task: str, entry: dict[str, Any], places: Sequence[str]) -> Pair:
         if sets[split]
     ]
     named = entry.get("data", {}).get("member")
-    return Pair(
+    return TeacherWithData(
         task=task,
         section=section,
         teacher=teacher,
         places=tuple(places),
         sets=sets,
-        member=Member(named, SAID) if named else find_label(indexes, kind, task, place),
+        member=Member(named, FROM_SET) if named else find_label(indexes, kind, task, place),
         image=find_image(indexes, place),
         rows=len(indexes[0]) * len(sets["train"]),
     )
 
 
-def _student(pairs: Sequence[Pair], model: str | None, said: Mapping[str, Any]) -> dict[str, Any]:
+def _student(pairs: Sequence[TeacherWithData], model: str | None, said: Mapping[str, Any]) -> dict[str, Any]:
     """The student's section; what it begins with depends on what it is."""
     known = [pair.teacher.card.trunk for pair in pairs if pair.teacher.card.trunk is not None]
     model, why = said.get("model", model), "--student"
@@ -174,7 +174,7 @@ def _student(pairs: Sequence[Pair], model: str | None, said: Mapping[str, Any]) 
     }
 
 
-def _init(pairs: Sequence[Pair], trunk: Mapping[str, Any]) -> Noted:
+def _init(pairs: Sequence[TeacherWithData], trunk: Mapping[str, Any]) -> Noted:
     alike = next((pair.task for pair in pairs if pair.teacher.card.trunk == trunk), None)
     if alike is not None:
         return Noted(f"teacher:{alike}", "that teacher's trunk, which has the same architecture")
@@ -183,7 +183,7 @@ def _init(pairs: Sequence[Pair], trunk: Mapping[str, Any]) -> Noted:
     return Noted("random", "no trained weights of it are known")
 
 
-def _task(pair: Pair, pairs: Sequence[Pair]) -> dict[str, Any]:
+def _task(pair: TeacherWithData, pairs: Sequence[TeacherWithData]) -> dict[str, Any]:
     card = pair.teacher.card
     kind_why = (
         "its file says so"
@@ -201,7 +201,7 @@ def _task(pair: Pair, pairs: Sequence[Pair]) -> dict[str, Any]:
     return entry
 
 
-def _shared_sources(pairs: Sequence[Pair]) -> dict[str, Any]:
+def _shared_sources(pairs: Sequence[TeacherWithData]) -> dict[str, Any]:
     """Data sets that were given for several teachers, each once, with all their labels."""
     sources: dict[str, Any] = {}
     for pair in pairs:
@@ -213,11 +213,11 @@ def _shared_sources(pairs: Sequence[Pair]) -> dict[str, Any]:
     return sources
 
 
-def _sharing(pair: Pair, pairs: Sequence[Pair]) -> list[Pair]:
+def _sharing(pair: TeacherWithData, pairs: Sequence[TeacherWithData]) -> list[TeacherWithData]:
     return [other for other in pairs if other.places == pair.places]
 
 
-def _source(pair: Pair, labels: Mapping[str, Any]) -> dict[str, Any]:
+def _source(pair: TeacherWithData, labels: Mapping[str, Any]) -> dict[str, Any]:
     shards = pair.sets["train"]
     count = "1 shard" if len(shards) == 1 else f"{len(shards)} shards"
     cut = "none found: 5 % of the training rows, by a hash of the key; its teacher may have seen them"
@@ -243,7 +243,7 @@ def _source(pair: Pair, labels: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _training(pairs: Sequence[Pair], said: Mapping[str, Any]) -> dict[str, Any]:
+def _training(pairs: Sequence[TeacherWithData], said: Mapping[str, Any]) -> dict[str, Any]:
     rows = sum(_sharing(pair, pairs)[0] is pair and pair.rows for pair in pairs)
     default: int = TrainingSection.model_fields["batch_size"].default
     batch = min(default, max(8, 2 ** int(math.log2(max(1, rows / 8)))))
@@ -268,7 +268,7 @@ def _merged(drafted: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, An
             both = _merged(inner, value)
             merged[key] = Noted(both, noted.note) if isinstance(noted, Noted) else both
         else:
-            merged[key] = Noted(value, SAID)
+            merged[key] = Noted(value, FROM_SET)
     return merged
 
 

@@ -1,6 +1,6 @@
-"""A teacher's score on its own labelled rows, through the very path that training uses.
+"""A teacher's score on its own labelled rows, measured through the data path of training, and whether it is enough.
 
-Whether a teacher does on its own data what it is known to do. A wrong teacher teaches wrong answers well.
+`teacher_check` measures with it, `diagnoses` compares with it. A wrong teacher teaches wrong answers well.
 """
 
 import math
@@ -15,20 +15,23 @@ from distill_mtl.evaluation.bootstrap import paired_interval
 from distill_mtl.tasks.base import TaskKind
 
 LIMIT = 2000
-"""Rows that a teacher is measured on before training, and among which a cause is looked for."""
+"""Rows that a teacher is measured on before training, and that a cause is looked for in."""
 RESAMPLES = 400
+TOLERANCE = 2.0
+"""Points that a score may be below the expected one."""
+SIGMAS = 2.0
+"""Standard errors that count as chance."""
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredScore:
     """A score and how sure it is.
 
     Attributes:
         score: in the units of the task's metric.
-        error: its standard error over rows, or over groups where rows share something; 0 where a single group
-            leaves nothing to resample.
+        error: its standard error over rows, or over groups of rows; 0 where all rows are one group.
         rows: how many it was measured on.
-        constant: the score of the best answer that never looks at the image.
+        constant: the score of the best constant answer.
     """
 
     score: float
@@ -37,22 +40,37 @@ class Measured:
     constant: float
 
 
-Rows = Callable[[int | None], Iterable[Batch]]
-"""Labelled rows on the teacher's device, at most so many, spread evenly; anew at every call."""
+@dataclass(frozen=True)
+class ExpectedScore:
+    """The score that a teacher should reach.
+
+    Attributes:
+        score: in the units of the task's metric.
+        rows: how many rows it was measured on; None if unknown.
+    """
+
+    score: float
+    rows: int | None = None
+
+
+LabelledRows = Callable[[int | None], Iterable[Batch]]
+"""Labelled rows on the teacher's device, at most so many, spread evenly; each call reads them again."""
 
 Answer = Callable[[Tensor], Tensor]
 """Images [B, 3, H, W] in [0, 1] -> logits."""
 
 
 @torch.no_grad()
-def measure(answer: Answer, kind: TaskKind, task: str, batches: Iterable[Batch]) -> Measured | None:
+def measure_score(
+    answer: Answer, kind: TaskKind, task: str, batches: Iterable[Batch]
+) -> MeasuredScore | None:
     """Score a network on rows that are labelled for its task; None where there are none.
 
     Args:
         answer: of the network.
         kind: of the task.
         task: its name.
-        batches: on the network's device; each is looked at once and let go.
+        batches: on the network's device; each is read once and not kept.
     """
     statistics: list[Tensor] = []
     counts: list[Tensor] = []
@@ -69,7 +87,7 @@ def measure(answer: Answer, kind: TaskKind, task: str, batches: Iterable[Batch])
     interval = paired_interval(
         groups, rows, None, kind.score, additive=kind.additive, resamples=RESAMPLES, seed=0
     )
-    return Measured(
+    return MeasuredScore(
         score=float(kind.score(rows)),
         error=(interval[1] - interval[0]) / (2 * 1.96) if interval is not None else 0.0,
         rows=len(groups),
@@ -78,10 +96,10 @@ def measure(answer: Answer, kind: TaskKind, task: str, batches: Iterable[Batch])
 
 
 @torch.no_grad()
-def gain(
+def score_gain(
     answer: Answer, over: Answer, kind: TaskKind, task: str, batches: Sequence[Batch]
 ) -> tuple[float, float]:
-    """How much more points one answer scores than another on the same rows, and the lower end of its 95 % interval."""
+    """How many points one answer gains over another on the same rows, and the lower end of the 95 % interval."""
     groups = [group for batch in batches for group in batch.groups]
     mine, other = (
         torch.cat([kind.statistics(a(b.images), b.labels[task]) for b in batches]) for a in (answer, over)
@@ -94,47 +112,30 @@ def gain(
     return sign * float(kind.score(mine) - kind.score(other)), min(sign * end for end in ends)
 
 
-def thinned(batches: Sequence[Batch], rows: int) -> list[Batch]:
-    """About so many rows, the same share of each batch, drawn by lot; all where there are not more.
+def subsample(batches: Sequence[Batch], rows: int) -> list[Batch]:
+    """About so many rows, the same share of each batch, drawn at random because classes may follow in turn.
 
-    By lot, because classes may follow each other in turn.
+    All rows where there are not more.
     """
     total = sum(len(batch) for batch in batches)
     if total <= rows:
         return list(batches)
-    return [batch.only(shuffled(len(batch))[: max(1, len(batch) * rows // total)]) for batch in batches]
+    return [batch.only(random_order(len(batch))[: max(1, len(batch) * rows // total)]) for batch in batches]
 
 
-def shuffled(rows: int) -> Tensor:
-    """int64 [rows]: their numbers in an order by lot, always the same one."""
+def random_order(rows: int) -> Tensor:
+    """int64 [rows]: a random permutation, always the same one."""
     return torch.randperm(rows, generator=torch.Generator().manual_seed(rows))
 
 
-TOLERANCE = 2.0
-SIGMAS = 2.0
+def score_problem(measured: MeasuredScore, expected: ExpectedScore | None, kind: TaskKind) -> str | None:
+    """What is wrong with a measured teacher, as what follows its name; None if nothing is.
 
-
-@dataclass(frozen=True)
-class Expected:
-    """What a teacher is known to score.
-
-    Attributes:
-        score: in the units of the task's metric.
-        rows: how many rows it was measured on; None where nobody says.
-    """
-
-    score: float
-    rows: int | None = None
-
-
-def complaint(measured: Measured, expected: Expected | None, kind: TaskKind) -> str | None:
-    """What is wrong with a measured teacher, or None.
-
-    A teacher may fall short of a recorded score by 2 points and by what chance explains: both scores were
-    measured on a sample, so the difference has the errors of both. Where scores have a unit of their own, 2 % of
-    what lies between a constant answer and the recorded score stand for the 2 points. A recorded score that a
-    constant answer reaches is no reason to believe a teacher; the recipe's word is. Without either it must be clearly
-    better than the best constant answer.
+    - With an expected score, it may be 2 points lower, or as much lower as chance explains: both scores come from a
+      sample, so the difference has both errors. For scores in the label's unit, the 2 points are 2 % of the way
+      from a constant answer to the expected score.
+    - A recorded score that a constant answer also reaches proves nothing. One that the recipe states is believed.
+    - Without an expected score, it must be clearly better than the best constant answer.
     """
     sign = 1 if kind.higher_is_better else -1
     above = sign * (measured.score - measured.constant)
@@ -144,10 +145,10 @@ def complaint(measured: Measured, expected: Expected | None, kind: TaskKind) -> 
         tolerance = TOLERANCE if kind.in_points else TOLERANCE / 100 * abs(expected.score - measured.constant)
         if short > tolerance and short > SIGMAS * math.hypot(measured.error, recorded_error):
             return f"scores {measured.score:.2f}, expected {expected.score:.2f}"
-        if expected.rows is not None and above <= 0:  # as recorded, and yet it knows nothing
+        if expected.rows is not None and above <= 0:
             return f"scores {measured.score:.2f}, no better than the best constant answer ({measured.constant:.2f})"
         return None
-    # Nobody says what to expect, so the bar is low: a tenth of the way from a constant answer to a perfect one.
+    # The bar is low without an expected score: a tenth of the way from a constant answer to a perfect one.
     if above <= max(0.1 * abs(kind.perfect - measured.constant), SIGMAS * measured.error):
         return f"scores {measured.score:.2f}, hardly better than the best constant answer ({measured.constant:.2f})"
     return None

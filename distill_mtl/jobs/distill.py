@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import nn
 
 from distill_mtl.checks.before_training import batchnorm_warnings, run_check, try_one_batch
-from distill_mtl.checks.teacher_check import Examined
+from distill_mtl.checks.teacher_check import TeacherCheck
 from distill_mtl.data.batch import Batch
 from distill_mtl.data.split import Split
 from distill_mtl.display import output
@@ -101,7 +101,7 @@ def distill(
     return finish(parts, session, folder, console)
 
 
-def _precisions(examined: Mapping[str, Examined], folder: RunFolder, *, resume: bool) -> dict[str, str]:
+def _precisions(examined: Mapping[str, TeacherCheck], folder: RunFolder, *, resume: bool) -> dict[str, str]:
     """The precision of each teacher's targets: as the run began, else what the first process found best, for all."""
     found = {task: result.precision for task, result in examined.items()}
     if resume:

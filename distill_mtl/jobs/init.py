@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from distill_mtl.checks.recipe_draft import Pair, draft
+from distill_mtl.checks.recipe_draft import TeacherWithData, draft
 from distill_mtl.recipe import load_recipe
 from distill_mtl.recipe.commented import write_yaml
 from distill_mtl.training.parts import known_names
@@ -51,7 +51,7 @@ def _refuse_what_does_not_load(text: str, overrides: Sequence[str]) -> None:
         load_recipe(path, overrides, known=known_names())
 
 
-def _question(pair: Pair) -> str:
+def _question(pair: TeacherWithData) -> str:
     keys = ", ".join(pair.teacher.card.assumed)
     return (
         f"{pair.task}: {pair.teacher.card.place.name} does not say its {keys}. They are assumed; "

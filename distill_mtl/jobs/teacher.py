@@ -20,7 +20,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from distill_mtl.checks.teacher_check import ROWS_AT_A_TIME, Examined, examine, expected_score
+from distill_mtl.checks.teacher_check import ROWS_AT_A_TIME, TeacherCheck, expected_score, measure_teacher
 from distill_mtl.data import Sources, open_sources
 from distill_mtl.data.batch import Batch
 from distill_mtl.data.shard_sets import as_patterns, find_sets
@@ -105,7 +105,7 @@ def _sources(
 
 def _examine(
     teacher: Teacher, kind: TaskKind, task: str, sources: Sources, section: TeacherSection, limit: int | None
-) -> Examined:
+) -> TeacherCheck:
     """As a run does, with a bar for as long as it takes."""
     device = PartialState().device
     number = min(sources.count(task, None), limit or sources.count(task, None))
@@ -129,12 +129,12 @@ def _examine(
         def rows(most: int | None) -> Iterable[Batch]:
             return watched(sources.labelled(task, None, ROWS_AT_A_TIME, limit=most))
 
-        return examine(
+        return measure_teacher(
             teacher.to(device), kind, task, rows, expected_score(section, teacher, kind), limit=limit
         )
 
 
-def _show(examined: Examined, kind: TaskKind, data: Sequence[str]) -> None:
+def _show(examined: TeacherCheck, kind: TaskKind, data: Sequence[str]) -> None:
     console, card = output(), examined.teacher.card
     measured, expected = examined.measured, examined.expected
     assert measured is not None, "every row of a source is labelled"

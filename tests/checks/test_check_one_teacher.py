@@ -29,7 +29,7 @@ def test_a_bad_teacher_is_status_2_with_the_likely_cause(
     status, said, why = check(capsys, str(folder), "--data", f"{world}/test.tar")
     assert status == 2
     assert "✗" in said
-    assert "colours in the opposite order" in why
+    assert "BGR" in why
     assert check(capsys, str(folder), "--data", f"{world}/test.tar", "--set", "input.channels=rgb")[0] == 0
 
 
@@ -40,7 +40,7 @@ def test_a_limit_and_an_expectation(world: Path, capsys: pytest.CaptureFixture[s
     assert re.search(r"accuracy +50 ", said)
     status, _, why = check(capsys, f"{world}/teacher", *data, "--expect", "150")
     assert status == 2
-    assert "expected 150.00" in why
+    assert "150.00" in why
 
 
 def test_classes_may_be_named_in_the_order_of_the_labels(
@@ -50,17 +50,17 @@ def test_classes_may_be_named_in_the_order_of_the_labels(
     names = ",".join(f"class{index}" for index in (1, 0, 2, 3, 4, 5))
     status, said, why = check(capsys, f"{world}/teacher", *data, "--classes", names)
     assert status == 2
-    assert "put in the task's order" in said
-    assert "classes in another order" in why
+    assert "order" in said
+    assert "order: class1, class0, class2" in why
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--member", "txt"], r"lack the label of color \(member txt\).*Members in the shards: cls, png"),
-        (["--kind", "segmentation"], "Write `kind: classification`"),
-        (["--classes", "7"], "says 6 classes, the recipe says 7"),
-        (["--set", "input.sise=3"], "Did you mean 'size'"),
+        (["--member", "txt"], r"color.*txt.*cls, png"),
+        (["--kind", "segmentation"], "kind: classification"),
+        (["--classes", "7"], r"\b6 classes.*\b7"),
+        (["--set", "input.sise=3"], "'size'"),
     ],
 )
 def test_what_does_not_fit_is_a_message(

@@ -45,42 +45,42 @@ def other_task(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("plant", "cause", "mend"),
+    ("plant", "cause", "remedy"),
     [
         (
             colors.contract(mean=[0.0] * 3, std=[1.0] * 3),
-            r"images in \[-1, 1\]",
+            r"\[-1, 1\]",
             "input: {mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]}",
         ),
-        (colors.contract(mean=[-1.0] * 3, std=[2.0] * 3), r"images in \[-1, 1\]", "mean: [0.5, 0.5, 0.5]"),
-        (colors.contract(mean=[0.0] * 3, std=[1.0] * 3, white=255.0), r"images in \[-1, 1\]", "white: 1.0"),
-        (colors.contract(channels="bgr"), "colours in the opposite order", "`input: {channels: rgb}`"),
+        (colors.contract(mean=[-1.0] * 3, std=[2.0] * 3), r"\[-1, 1\]", "mean: [0.5, 0.5, 0.5]"),
+        (colors.contract(mean=[0.0] * 3, std=[1.0] * 3, white=255.0), r"\[-1, 1\]", "white: 1.0"),
+        (colors.contract(channels="bgr"), "BGR", "`input: {channels: rgb}`"),
         (
             head(lambda tensor: tensor[[2, 0, 1, 5, 3, 4]]),
-            "classes in another order: class2, class0, class1, class5, class3, class4 ",
+            "order: class2, class0, class1, class5, class3, class4 ",
             "`classes` in this order",
         ),
         (
             head(torch.randn_like),
-            r"last layer looks random: its features tell the classes apart \(\d+\.\d by a simple probe\)",
+            r"last layer looks random.*probe",
             "num_classes changed",
         ),
-        (other_task, "neither its answers nor its features know these classes", "Compare its sha256"),
+        (other_task, "weights of another task", "sha256"),
     ],
     ids=["normalisation", "statistics", "range", "bgr", "permuted classes", "random head", "other weights"],
 )
-def test_its_cause_is_named_and_the_mend(
-    world: Path, tmp_path: Path, plant: colors.Plant, cause: str, mend: str
+def test_its_cause_and_its_remedy_are_named(
+    world: Path, tmp_path: Path, plant: colors.Plant, cause: str, remedy: str
 ) -> None:
     folder = colors.copy_of(world / "teacher", tmp_path / "teacher", plant)
     with pytest.raises(TeacherError, match=cause) as caught:
         colors.check(world, str(folder))
-    assert "expected 99.00" in str(caught.value)
-    assert mend in str(caught.value)
+    assert "99.00" in str(caught.value)
+    assert remedy in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_wrong_input_is_mended_by_what_the_message_says(world: Path, tmp_path: Path) -> None:
+def test_the_remedy_of_the_message_mends_a_wrong_input(world: Path, tmp_path: Path) -> None:
     folder = colors.copy_of(world / "teacher", tmp_path / "teacher", colors.contract(channels="bgr"))
     assert colors.check(world, colors.line(folder, input={"channels": "rgb"})) > 97
 
@@ -94,7 +94,7 @@ def test_an_answer_that_depends_on_the_batch_is_named_whatever_it_scores(world: 
         return output.roll(1, dims=0)
 
     first.register_forward_hook(next_row)
-    with pytest.raises(TeacherError, match=r"depend on the other rows of the batch.*model\.eval\(\)"):
+    with pytest.raises(TeacherError, match=r"batch.*model\.eval\(\)"):
         run_check(parts, torch.device("cpu"), Console(quiet=True))
 
 
@@ -110,7 +110,7 @@ def test_a_wrong_size_is_named(tmp_path: Path) -> None:
     )
     assert colors.check(world, str(world / "teacher")) > 97
     colors.contract(size=[32, 32])(world / "teacher")
-    with pytest.raises(TeacherError, match=r"expects pictures of 16x16 pixels .*`input: \{size: 16\}`"):
+    with pytest.raises(TeacherError, match=r"16x16.*`input: \{size: 16\}`"):
         colors.check(world, str(world / "teacher"))
 
 
@@ -125,24 +125,24 @@ def test_a_network_of_grey_pictures_is_named(tmp_path: Path) -> None:
     world = colors.write_world(tmp_path, images.astype(np.uint8), labels, grey)
     healthy = colors.check(world, colors.line(world / "teacher", expect=50))
     colors.contract(channels="rgb")(world / "teacher")
-    with pytest.raises(TeacherError, match=r"expects grey pictures.*`input: \{channels: grey3\}`"):
+    with pytest.raises(TeacherError, match=r"`input: \{channels: grey3\}`"):
         colors.check(world, colors.line(world / "teacher", expect=healthy))
 
 
 @pytest.mark.parametrize(
     ("plant", "cause"),
     [
-        (colors.contract(mean=[0.0] * 3, std=[1.0] * 3), r"images in \[-1, 1\]"),
-        (colors.contract(channels="bgr"), "colours in the opposite order"),
+        (colors.contract(mean=[0.0] * 3, std=[1.0] * 3), r"\[-1, 1\]"),
+        (colors.contract(channels="bgr"), "BGR"),
     ],
     ids=["normalisation", "bgr"],
 )
-def test_a_misread_teacher_is_named_although_nobody_says_what_it_should_score(
+def test_a_wrong_preprocessing_is_named_without_an_expected_score(
     world: Path, tmp_path: Path, plant: colors.Plant, cause: str
 ) -> None:
     folder = colors.copy_of(world / "teacher", tmp_path / "teacher", plant)
     (folder / "score.json").unlink()
-    with pytest.raises(TeacherError, match=rf"does better when it is read in another way.*{cause}") as caught:
+    with pytest.raises(TeacherError, match=cause) as caught:
         colors.check(world, str(folder))
-    expect = float(str(caught.value).rpartition("`expect: ")[2].rstrip("`."))
+    expect = float(str(caught.value).rpartition("expect: ")[2].rstrip("`."))
     assert colors.check(world, colors.line(folder, expect=expect)) == pytest.approx(expect, abs=0.1)

@@ -33,13 +33,13 @@ def test_without_a_recorded_score_a_teacher_near_a_constant_answer_is_refused(
 ) -> None:
     folder = colors.copy_of(world / "teacher", tmp_path / "t", blind)
     (folder / "score.json").unlink()
-    with pytest.raises(TeacherError, match="hardly better than the best constant answer"):
+    with pytest.raises(TeacherError, match="constant answer"):
         colors.check(world, str(folder))
 
 
 def test_the_recipe_overrides_the_recorded_score(world: Path, tmp_path: Path) -> None:
     folder = colors.copy_of(world / "teacher", tmp_path / "t", blind)
-    with pytest.raises(TeacherError, match=r"expected 99\.00.*say so: `expect: 1\d\.\d`"):
+    with pytest.raises(TeacherError, match=r"99\.00.*`expect: 1\d\.\d`"):
         colors.check(world, colors.line(folder))
     assert colors.check(world, colors.line(folder, expect=15.0)) < 25
 
@@ -49,6 +49,7 @@ def test_a_refusal_names_task_file_score_and_rows(world: Path, tmp_path: Path) -
     with pytest.raises(TeacherError) as caught:
         colors.check(world, str(folder))
     message = str(caught.value)
-    assert message.startswith(f"tasks.color.teacher: {folder}/model.safetensors scores ")
-    assert "in accuracy on 400 labelled rows" in message
+    assert message.startswith(f"tasks.color.teacher: {folder}/model.safetensors ")
+    for finding in ("accuracy", "400", "99.00"):
+        assert finding in message
     assert "\n" not in message

@@ -50,7 +50,7 @@ def test_a_file_saved_while_training_is_refused_before_it_is_measured(
 ) -> None:
     save(tmp_path / name)
     teacher = colors.line(tmp_path / name, trust=True, input={"size": 8})
-    with pytest.raises(TeacherError, match=rf"{name} was saved in training mode.*model\.eval\(\)"):
+    with pytest.raises(TeacherError, match=rf"{name}.*model\.eval\(\)"):
         colors.check(world, teacher)
 
 
@@ -65,5 +65,5 @@ def test_code_that_normalises_by_the_batch_is_named_by_the_check(
     teacher = (
         "{module: 'by_the_batch:network', weights: w.safetensors, trust: true, expect: 0, input: {size: 8}}"
     )
-    with pytest.raises(TeacherError, match="depend on the other rows of the batch"):
+    with pytest.raises(TeacherError, match=r"batch.*model\.eval\(\)"):
         colors.check(world, teacher)

@@ -2,12 +2,12 @@
 
 import pytest
 
-from distill_mtl.checks.teacher_score import Expected, Measured, complaint
+from distill_mtl.checks.teacher_score import ExpectedScore, MeasuredScore, score_problem
 from distill_mtl.tasks.base import TaskKind, build_kind
 
 
-def measured(score: float, constant: float, error: float = 0.0) -> Measured:
-    return Measured(score, error, 100, constant)
+def measured(score: float, constant: float, error: float = 0.0) -> MeasuredScore:
+    return MeasuredScore(score, error, 100, constant)
 
 
 ACCURACY = build_kind("classification", ["a", "b"])
@@ -28,10 +28,8 @@ MAE = build_kind("regression", ["a"], "mae")
 def test_without_a_record_a_tenth_of_the_way_to_perfect_is_asked_for(
     kind: TaskKind, constant: float, good: float, bad: float
 ) -> None:
-    assert complaint(measured(good, constant), None, kind) is None
-    assert "hardly better than the best constant answer" in str(
-        complaint(measured(bad, constant), None, kind)
-    )
+    assert score_problem(measured(good, constant), None, kind) is None
+    assert "constant answer" in str(score_problem(measured(bad, constant), None, kind))
 
 
 @pytest.mark.parametrize(
@@ -46,21 +44,21 @@ def test_without_a_record_a_tenth_of_the_way_to_perfect_is_asked_for(
 def test_a_record_may_be_missed_by_a_little(
     kind: TaskKind, constant: float, expected: float, good: float, bad: float
 ) -> None:
-    assert complaint(measured(good, constant), Expected(expected), kind) is None
-    assert "expected" in str(complaint(measured(bad, constant), Expected(expected), kind))
-    better = complaint(measured(constant - 2 * (constant - expected), constant), Expected(expected), kind)
+    assert score_problem(measured(good, constant), ExpectedScore(expected), kind) is None
+    assert f"{expected:.2f}" in str(score_problem(measured(bad, constant), ExpectedScore(expected), kind))
+    better = score_problem(
+        measured(constant - 2 * (constant - expected), constant), ExpectedScore(expected), kind
+    )
     assert better is None
 
 
 def test_chance_explains_what_its_error_says() -> None:
-    assert complaint(measured(80.0, 50.0, error=6.0), Expected(90.0), ACCURACY) is None
-    assert complaint(measured(1.5, 6.0, error=0.3), Expected(1.0), MAE) is None
+    assert score_problem(measured(80.0, 50.0, error=6.0), ExpectedScore(90.0), ACCURACY) is None
+    assert score_problem(measured(1.5, 6.0, error=0.3), ExpectedScore(1.0), MAE) is None
 
 
 def test_a_record_that_a_constant_answer_reaches_is_no_reason_to_believe_a_teacher() -> None:
     nothing_learned = measured(50.0, 50.0)
-    assert "no better than the best constant answer" in str(
-        complaint(nothing_learned, Expected(50.0, rows=100), ACCURACY)
-    )
-    assert complaint(nothing_learned, Expected(50.0), ACCURACY) is None  # the recipe's own word
-    assert complaint(measured(51.0, 50.0), Expected(51.0, rows=100), ACCURACY) is None
+    assert "constant answer" in str(score_problem(nothing_learned, ExpectedScore(50.0, rows=100), ACCURACY))
+    assert score_problem(nothing_learned, ExpectedScore(50.0), ACCURACY) is None  # the recipe's own word
+    assert score_problem(measured(51.0, 50.0), ExpectedScore(51.0, rows=100), ACCURACY) is None

@@ -93,7 +93,7 @@ def test_a_class_with_fewer_rows_keeps_them_all_and_the_check_says_so(tmp_path: 
     assert sources.count("pet", "train") == 9
     text = shown(sources)
     assert "9 of 40 labelled" in text
-    assert "pets: fewer rows than limit.per_class asks for, so all of them: dog (4), bird (0)" in text
+    assert "dog (4), bird (0)" in text
 
 
 def test_the_check_says_how_many_rows_are_labelled(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_the_check_says_how_many_rows_are_labelled(tmp_path: Path) -> None:
 def test_the_check_says_that_data_sets_take_turns(tmp_path: Path) -> None:
     turning = shown(open_two(tmp_path, stream={"mode": "alternate", "phase": 3}))
     assert "share of the steps" in turning
-    assert "batches of one data set each, 3 steps before the next one turns" in turning
+    assert "3 steps (training.stream)" in turning
 
 
 @pytest.mark.parametrize(

@@ -57,9 +57,9 @@ def test_braces_and_stars_are_expanded_and_other_places_stay_as_they_are(tmp_pat
 
 
 def test_a_folder_without_shards_and_a_pattern_without_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ShardError, match=r"--data .* no shards \(\*\.tar\)"):
+    with pytest.raises(ShardError, match=r"--data .*\.tar"):
         find_sets([str(tmp_path)])
-    with pytest.raises(ShardError, match="nothing fits"):
+    with pytest.raises(ShardError, match=r"--data .*\*\.tar"):
         find_sets([f"{tmp_path}/*.tar"])
 
 

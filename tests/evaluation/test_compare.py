@@ -9,7 +9,7 @@ import torch
 from evaluation_world import CLASSES, ListedRows, ToyStudent, ToyTeacher, as_processes, make_rows
 from torch import Tensor, nn
 
-from distill_mtl.checks.teacher_score import measure
+from distill_mtl.checks.teacher_score import measure_score
 from distill_mtl.data.batch import Batch
 from distill_mtl.errors import ShardError, UserError
 from distill_mtl.evaluation import Evaluation, Processes, TaskResult, View, delta_on, evaluate, references
@@ -286,12 +286,13 @@ def test_the_check_measures_a_teacher_by_the_attributes_that_it_knows() -> None:
     pictures = [replace(batch, images=batch.images.float() / 255) for batch in seen]
     asked = [asked_about(batch, kind, "looks", teacher.known) for batch in pictures]
     scores = [
-        measure(lambda images: teacher(images).logits, kind, "looks", each) for each in (pictures, asked)
+        measure_score(lambda images: teacher(images).logits, kind, "looks", each)
+        for each in (pictures, asked)
     ]
     assert scores[0].score > 10
     assert scores[1].score == 0
     silent = [asked_about(batch, kind, "looks", ()) for batch in pictures]
-    assert measure(lambda images: teacher(images).logits, kind, "looks", silent) is None
+    assert measure_score(lambda images: teacher(images).logits, kind, "looks", silent) is None
 
 
 def values(rows: int, unit: float) -> Batch:

