@@ -15,9 +15,9 @@ import webdataset
 from rich.console import Console
 from rich.progress import track
 
-from distill_mtl.data.files import cache_folder, wait_for, written_aside
 from distill_mtl.data.split import SPLITS, Split
 from distill_mtl.errors import ShardError, nearest
+from distill_mtl.files import atomic_file, cache_folder, wait_for
 
 BUILT_IN = {"multidigits": "distill_mtl.data.multidigits", "scenes": "distill_mtl.data.scenes.shards"}
 
@@ -75,8 +75,7 @@ def shard(pattern: str, place: str, local_rank: int = 0) -> Path:
     elif not path.exists():
         _log.info("making %s in %s (only once)", pattern, path.parent)
         with (
-            written_aside(path) as aside,
-            open(aside, "wb") as file,
+            atomic_file(path) as file,
             webdataset.TarWriter(file, encoder=False, mtime=0) as writer,
         ):
             for sample in _shown(data.samples(name, split), pattern, data.ROWS[split]):

@@ -16,8 +16,8 @@ from typing import Any
 
 import fsspec
 
-from distill_mtl.data.files import cache_folder, wait_for, written_aside
 from distill_mtl.errors import ShardError
+from distill_mtl.files import atomic_file, cache_folder, wait_for
 
 _log = logging.getLogger(__name__)
 _CHUNK = 1 << 22
@@ -102,7 +102,7 @@ def _cached(url: str, place: str) -> Path:
 def _fetch(url: str, target: Path, place: str) -> None:
     system, path = _system(url, place)
     try:
-        with written_aside(target) as aside, system.open(path, "rb") as remote, open(aside, "wb") as local:
+        with atomic_file(target) as local, system.open(path, "rb") as remote:
             source = gzip.GzipFile(fileobj=remote) if _compressed(url) else remote
             shutil.copyfileobj(source, local, _CHUNK)
     except (OSError, EOFError, zlib.error) as error:

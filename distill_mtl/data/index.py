@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from distill_mtl.data.files import cache_folder, written_aside
 from distill_mtl.data.walk import Row, walk_shard
 from distill_mtl.errors import ShardError
+from distill_mtl.files import atomic_file, cache_folder
 
 _VERSION = 1
 
@@ -101,7 +101,7 @@ def _read(place: Path, path: Path, stamp: NDArray[np.int64]) -> ShardIndex | Non
 
 
 def _write(place: Path, index: ShardIndex, stamp: NDArray[np.int64]) -> None:
-    with written_aside(place) as aside, open(aside, "wb") as file:
+    with atomic_file(place) as file:
         np.savez(
             file,
             stamp=stamp,

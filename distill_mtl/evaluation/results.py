@@ -8,13 +8,13 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from distill_mtl.data.files import write_aside
 from distill_mtl.evaluation.baselines import Baseline
 from distill_mtl.evaluation.cross_domain import Abroad
 from distill_mtl.evaluation.differences import Calibration, ClassDelta, Disagreement
 from distill_mtl.evaluation.mcnemar import McNemar
 from distill_mtl.evaluation.table import console_table, markdown_table
 from distill_mtl.evaluation.verdict import Rule, Verdict, judge
+from distill_mtl.files import write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +225,7 @@ class Evaluation:
 
     def write(self, path: Path) -> None:
         """Write results.json, complete or not at all."""
-        write_aside(path, json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
+        write_text(path, json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
 
     def table(self) -> RenderableType:
         """For a rich console."""

@@ -1,13 +1,11 @@
-"""Writing an export so that it is there whole or not at all."""
+"""Where an export goes: what may not be replaced, and that it is there whole or not at all."""
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from distill_mtl.errors import ExportError
+from distill_mtl.files import atomic_files, atomic_folder
 from distill_mtl.networks.weights import CONFIG
 
 
@@ -20,56 +18,34 @@ def refuse_existing(out: Path, *, overwrite: bool) -> None:
 
 
 @contextmanager
-def folder_aside(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """An empty folder beside `out`, in which the block writes a folder of that name with a network in it.
-
-    When the block ends well it becomes `out`; otherwise nothing is left of it.
+def export_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """An empty folder of the same name for a network, which becomes `out` when the block ends well.
 
     Raises:
-        ExportError: `out` is there and may not be replaced, or holds something else than a network.
+        ExportError: `out` is there and may not be replaced, holds something else than a network, or cannot be written.
     """
     if out.exists() and not ((out / CONFIG).is_file() or (out.is_dir() and not any(out.iterdir()))):
         raise ExportError(f"{out} exists and holds no network. Choose another folder with --out.")
     if (out / CONFIG).is_file() and not overwrite:
         raise ExportError(f"{out} exists. Replace it with --overwrite, or choose another folder with --out.")
-    with _beside(out) as aside:
-        yield aside
-        earlier = aside / "earlier"
-        try:
-            if out.exists():
-                os.replace(out, earlier)
-            os.replace(aside / out.name, out)
-        except BaseException:
-            if earlier.exists() and not out.exists():
-                os.replace(earlier, out)
-            raise
+    with _writable(out), atomic_folder(out) as made:
+        yield made
 
 
 @contextmanager
-def written_aside(out: Path) -> Iterator[Path]:
-    """An empty folder beside `out`, in which the block writes a file of that name and others.
+def export_files(out: Path) -> Iterator[Path]:
+    """An empty folder for a file of the name of `out` and others, which all move beside `out` when the block ends well.
 
-    When the block ends well they all move beside `out`, that file last; otherwise nothing is left of them.
+    Raises:
+        ExportError: the folder cannot be written to.
     """
-    with _beside(out) as aside:
-        yield aside
-        for file in sorted(aside.iterdir(), key=lambda file: file.name == out.name):
-            os.replace(file, out.with_name(file.name))
+    with _writable(out), atomic_files(out) as made:
+        yield made
 
 
 @contextmanager
-def _beside(out: Path) -> Iterator[Path]:
-    """An empty folder of this process alone, removed at the end, with the folders above it that it was made for."""
-    made = [folder for folder in out.parents if not folder.exists()]
+def _writable(out: Path) -> Iterator[None]:
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+        yield
     except OSError as error:
-        raise ExportError(f"{out.parent} cannot be written to: {error.strerror}.") from error
-    try:
-        yield aside
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-        for folder in made:
-            with suppress(OSError):  # in use by now
-                folder.rmdir()
+        raise ExportError(f"{out.parent} cannot be written to: {error.strerror or error}.") from error

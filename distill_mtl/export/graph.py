@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from distill_mtl.errors import ExportError, brief
-from distill_mtl.export.aside import refuse_existing, written_aside
+from distill_mtl.export.aside import export_files, refuse_existing
 from distill_mtl.export.deployable import Deployable
 from distill_mtl.export.format import Format, Order
 from distill_mtl.export.note import describe
@@ -49,14 +49,14 @@ class GraphFormat(Format):
         rows = RealRows(order)
         cut(order.student.trunk)
         module = Deployable(order.student, order.pixels, decode=order.decode).eval().requires_grad_(False)
-        with torch.no_grad(), written_aside(order.out) as aside:
-            file = aside / order.out.name
+        with torch.no_grad(), export_files(order.out) as made:
+            file = made / order.out.name
             note = describe(module, order.trained.recipe_sha256, resize=order.trained.resize)
             with telling(order, f"recording {', '.join(order.tasks)} as {self.words}"):
                 self._write(module, note, file)
             found = self._checked(order, module, rows, file)
             self.finish(order, module, note, rows, file)
-            report = aside / f"{order.out.name}.parity.json"
+            report = made / f"{order.out.name}.parity.json"
             report.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
         order.console.print(f"{order.out}  ({order.out.stat().st_size / 1e6:.2f} MB)", soft_wrap=True)
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from accelerate import PartialState
 from rich.console import Console
 
-from distill_mtl.data.files import write_aside
 from distill_mtl.display import output
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.evaluation import Evaluation
 from distill_mtl.evaluation.baselines import baselines_in
 from distill_mtl.evaluation.verdict import Rule
+from distill_mtl.files import write_text
 from distill_mtl.jobs.run_artefacts import card_of, compare_with_bar, view_of, write_evidence
 from distill_mtl.jobs.trained_baselines import measure_baselines, open_baselines, train_baselines
 from distill_mtl.networks.weights import CARD
@@ -86,7 +86,7 @@ def evaluate(
         if write or baselines:
             write_evidence(run, found, student, teachers, kinds, view)
             card = card_of(run, judged, student.student.trunk, kinds, teachers.cards, found)
-            write_aside(run.student / CARD, card)
+            write_text(run.student / CARD, card)
         if to is not None:
             found.write(to)
         console.print(found.table())

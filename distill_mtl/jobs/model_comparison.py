@@ -10,11 +10,11 @@ from typing import Any
 from rich.console import Console
 
 from distill_mtl.data import Sources, open_sources
-from distill_mtl.data.files import write_aside
 from distill_mtl.data.shard_sets import as_patterns, find_sets
 from distill_mtl.errors import UserError
 from distill_mtl.evaluation import Evaluation
 from distill_mtl.evaluation.verdict import Rule
+from distill_mtl.files import write_text
 from distill_mtl.jobs.evaluate import Margins, shared_console, with_acceptance
 from distill_mtl.jobs.run_artefacts import compare_with_bar, view_of
 from distill_mtl.jobs.teacher import kind_of
@@ -180,6 +180,4 @@ def _sources(recipe: Recipe, kinds: Mapping[str, TaskKind], contenders: Sequence
 
 def _write(to: Path, found: Mapping[str, Evaluation]) -> None:
     results: list[dict[str, Any]] = [evaluation.to_dict() for evaluation in found.values()]
-    write_aside(
-        to, json.dumps(results[0] if len(results) == 1 else results, indent=2, allow_nan=False) + "\n"
-    )
+    write_text(to, json.dumps(results[0] if len(results) == 1 else results, indent=2, allow_nan=False) + "\n")

@@ -1,5 +1,6 @@
 """`distill-mtl predict`: a network's answers about pictures, to the console or to files."""
 
+import io
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -11,9 +12,9 @@ import torch
 from accelerate import PartialState
 from rich.console import Console
 
-from distill_mtl.data.files import refuse_folder, written_aside
 from distill_mtl.display import Display, output
 from distill_mtl.errors import StudentError, UserError, brief
+from distill_mtl.files import atomic_file, refuse_folder
 from distill_mtl.networks.device import usable_device
 from distill_mtl.networks.weights import CONFIG, network_folder, read_config
 from distill_mtl.prediction.file import open_file
@@ -133,8 +134,8 @@ def _outputs(network: Network, found: Found, options: Options, files: ExitStack)
         chosen.append(Overlays(options.overlays, kinds, found.pictures))
     if options.json is not None and str(options.json) != "-":
         try:
-            aside = files.enter_context(written_aside(options.json))
-            stream = files.enter_context(aside.open("w", encoding="utf-8"))
+            file = files.enter_context(atomic_file(options.json))
+            stream = files.enter_context(io.TextIOWrapper(file, encoding="utf-8"))
         except OSError as error:
             raise UserError(f"--json {options.json} cannot be written: {brief(error)}.") from error
         chosen.append(JsonLines(stream, kinds, options.top))

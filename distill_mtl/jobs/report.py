@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from distill_mtl.data.files import refuse_folder, write_aside
 from distill_mtl.errors import UserError
+from distill_mtl.files import refuse_folder, write_text
 from distill_mtl.report.markdown import markdown
 from distill_mtl.report.one import report_of
 from distill_mtl.report.page import page
@@ -72,7 +72,7 @@ def _labels(folders: Sequence[Path]) -> list[str]:
 def _write(path: Path, text: str) -> None:
     """Complete or not at all."""
     try:
-        write_aside(path, text)
+        write_text(path, text)
     except OSError as error:
         raise UserError(
             f"{path} cannot be written ({error.strerror}). Choose another file with --to."

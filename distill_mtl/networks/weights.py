@@ -6,10 +6,7 @@ when it is opened, so none is ever opened.
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from distill_mtl.errors import UserError
+from distill_mtl.files import atomic_folder
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -110,33 +108,15 @@ def write_network(folder: Path, config: Mapping[str, Any], state: Mapping[str, T
     Raises:
         UserError: the folder holds something that is not a network.
     """
-    with _replaced(folder) as aside:
-        (aside / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        (aside / CARD).write_text(card, encoding="utf-8")
+    if folder.exists() and not (folder / CONFIG).is_file() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty and holds no network. Choose another folder.")
+    with atomic_folder(folder) as made:
+        (made / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (made / CARD).write_text(card, encoding="utf-8")
         # Clones, because safetensors refuses tensors that share memory (tied weights, views).
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
         # Not safetensors' own file writer: its files can be read by their owner alone.
-        (aside / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
-
-
-@contextmanager
-def _replaced(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` that takes its place when the block ends well."""
-    if folder.exists() and not (folder / CONFIG).is_file() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty and holds no network. Choose another folder.")
-    aside, old = (folder.with_name(f".{folder.name}.{end}") for end in ("part", "old"))
-    for left_over in (aside, old):
-        shutil.rmtree(left_over, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        yield aside
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(aside, folder)
-    shutil.rmtree(old, ignore_errors=True)
+        (made / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
 def _pickle_note(path: Path) -> str:

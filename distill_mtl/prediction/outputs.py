@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from distill_mtl.data.files import written_aside
 from distill_mtl.errors import UserError, brief
+from distill_mtl.files import atomic_file
 from distill_mtl.prediction.overlay import overlay
 from distill_mtl.prediction.pictures import Picture, picture_endings
 from distill_mtl.prediction.predict import Prediction, Unread
@@ -202,8 +202,8 @@ class _Places:
         path = self._folder / task / self._path(key).relative_to(self._folder)
         path = path.with_name(f"{path.name}.{ending}")
         try:
-            with written_aside(path) as aside:
-                aside.write_bytes(content)
+            with atomic_file(path) as file:
+                file.write(content)
         except OSError as error:
             raise UserError(
                 f"{self._option}: {path} cannot be written ({error.strerror or brief(error)})."

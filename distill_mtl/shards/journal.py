@@ -5,16 +5,16 @@ finished shard has a line with what was counted in it. A line follows its shard,
 stands for a shard that is whole; of a last line that was cut nothing is believed.
 """
 
+import glob
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distill_mtl.data.files import written_aside
 from distill_mtl.errors import ShardError
+from distill_mtl.files import remove_half_made, write_text
 from distill_mtl.shards.facts import Facts
 
 _VERSION = 1
@@ -120,9 +120,7 @@ class Journal:
 
     def _write(self) -> None:
         try:
-            with written_aside(self._path) as aside:
-                lines = [json.dumps(self._plan) + "\n", *map(_line, self.finished)]
-                aside.write_text("".join(lines), encoding="utf-8")
+            write_text(self._path, "".join([json.dumps(self._plan) + "\n", *map(_line, self.finished)]))
         except OSError as error:
             raise ShardError(f"{self._path}: cannot be written ({error.strerror}).") from None
 
@@ -140,11 +138,9 @@ class Journal:
 
     def _remove_left_overs(self) -> None:
         """What killed commands left half-written."""
-        if self.folder.is_dir():
-            mine = re.compile(re.escape(self.name) + r"(-\d{6}\.tar|\.plan\.jsonl)\.\d+-[0-9a-f]+\.part")
-            for path in self.folder.iterdir():
-                if mine.fullmatch(path.name):
-                    os.unlink(path)
+        name = glob.escape(self.name)
+        for names in (f"{name}-{'[0-9]' * 6}.tar", f"{name}.plan.jsonl"):
+            remove_half_made(self.folder, names)
 
 
 def _line(finished: Finished) -> str:

@@ -16,11 +16,11 @@ import numpy as np
 import webdataset
 from rich.console import Console
 
-from distill_mtl.data.files import written_aside
 from distill_mtl.data.splitmix import draws, fold
 from distill_mtl.data.stream import read_ahead
 from distill_mtl.display import Display
 from distill_mtl.errors import ShardError, Stopped
+from distill_mtl.files import atomic_file
 from distill_mtl.shards.facts import Facts
 from distill_mtl.shards.journal import Finished, Journal
 from distill_mtl.shards.reading import Bad, Good, Reading
@@ -141,8 +141,7 @@ def _fill(journal: Journal, sieve: "_Sieve", rows_per_shard: int, display: Displ
     while (first := next(good, None)) is not None:
         path, facts = journal.shard(len(journal.finished)), Facts()
         with (
-            written_aside(path) as aside,
-            open(aside, "wb") as file,
+            atomic_file(path) as file,
             webdataset.TarWriter(file, encoder=False, mtime=0) as writer,
         ):
             for row in chain([first], islice(good, rows_per_shard - 1)):

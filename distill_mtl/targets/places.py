@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from distill_mtl.data.files import cache_folder
+from distill_mtl.files import cache_folder, half_made
 
 _ENDING = ".safetensors"
 _ABANDONED = 600.0  # seconds without a write, after which whoever wrote a file is taken to be gone
@@ -51,7 +51,7 @@ def remove_left_overs(folders: Iterable[Path]) -> None:
     """Delete sidecars that killed processes left half-made; what somebody still writes is young."""
     for folder in set(folders):
         with suppress(OSError):
-            for part in folder.glob(f"*{_ENDING}.*.part"):
+            for part in half_made(folder, f"*{_ENDING}"):
                 if time.time() - part.stat().st_mtime > _ABANDONED:
                     part.unlink()
 

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distill_mtl.data.files import written_aside
 from distill_mtl.errors import CacheError
+from distill_mtl.files import atomic_file
 
 _NAMES = {"float16": "F16", "float32": "F32", "int8": "I8", "uint8": "U8", "uint16": "U16", "int32": "I32"}
 _TYPES = {short: np.dtype(long) for long, short in _NAMES.items()}
@@ -105,8 +105,6 @@ class Writer:
         with _naming(self._path):
             self._file.seek(0)
             self._file.write(self._header())
-            self._file.flush()
-            os.fsync(self._file.fileno())
 
     def _header(self) -> bytes:
         hashes = {hash_of(name): hashed.hexdigest() for name, hashed in self._hashes.items()}
@@ -128,7 +126,7 @@ def write_sidecar(
     Raises:
         CacheError: there is no room, or the folder cannot be written to.
     """
-    with _naming(path), written_aside(path) as aside, open(aside, "wb") as file:
+    with _naming(path), atomic_file(path, durable=True) as file:
         _reserve(file, sidecar_size(metadata, tensors, hashed))
         writer = Writer(path, file, metadata, tensors, hashed)
         yield writer

@@ -6,7 +6,6 @@ student's former selves, and gradients that wait for their part's step.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,25 +13,18 @@ from typing import Any
 
 import torch
 
+from distill_mtl.files import atomic_folder
+
 
 def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], *, keep: int) -> Path:
-    """Write `folder/step_00000500` and the like aside, rename it into place, then drop the oldest beyond `keep`.
+    """Write `folder/step_00000500` and the like, whole or not at all, then drop the oldest beyond `keep`.
 
     Call it on the main process only. A kill at any moment leaves every earlier checkpoint whole.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step_{step:08d}"
-    aside = folder / f".step_{step:08d}.part"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    torch.save(dict(state), aside / "state.pt")
-    (aside / "checkpoint.json").write_text(json.dumps({"step": step}) + "\n")
-    for written in (aside / "state.pt", aside / "checkpoint.json", aside):
-        _to_disk(written)
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(aside, final)
-    _to_disk(folder)
+    with atomic_folder(final, durable=True) as made:
+        torch.save(dict(state), made / "state.pt")
+        (made / "checkpoint.json").write_text(json.dumps({"step": step}) + "\n")
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return final
@@ -50,12 +42,3 @@ def load_checkpoint(path: Path) -> tuple[int, dict[str, Any]]:
     """
     step = int(json.loads((path / "checkpoint.json").read_text())["step"])
     return step, torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-
-
-def _to_disk(path: Path) -> None:
-    """Make what was written survive a power loss."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

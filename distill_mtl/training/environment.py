@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from distill_mtl.data.files import write_aside
+from distill_mtl.files import write_text
 
 _PACKAGES = ("distill_mtl", "torch", "torchvision", "timm", "accelerate", "webdataset", "numpy")
 
@@ -27,7 +27,7 @@ def write_environment(path: Path, *, processes: int, balance: str) -> None:
         "balance": balance,
         "versions": {"python": platform.python_version(), **_versions(_PACKAGES)},
     }
-    write_aside(path, json.dumps(entry, indent=2) + "\n")
+    write_text(path, json.dumps(entry, indent=2) + "\n")
 
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:

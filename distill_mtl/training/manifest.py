@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distill_mtl.data.files import write_aside
+from distill_mtl.files import write_text
 from distill_mtl.recipe import Recipe
 from distill_mtl.targets.roster import Roster
 from distill_mtl.training.voices import former_selves
@@ -35,7 +35,7 @@ def write_teachers(
     for task, score in scores.items():
         entries[task]["score"] = score
         entries[task]["precision"] = precisions[task]
-    write_aside(path, json.dumps(entries, indent=2) + "\n")
+    write_text(path, json.dumps(entries, indent=2) + "\n")
 
 
 def read_precisions(path: Path) -> dict[str, str]:

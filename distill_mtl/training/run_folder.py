@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import yaml
 
-from distill_mtl.data.files import write_aside
 from distill_mtl.errors import UserError
+from distill_mtl.files import write_text
 from distill_mtl.run_files import RunFiles
 
 
@@ -99,7 +99,7 @@ class RunFolder(RunFiles):
             ):
                 file.unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
-        write_aside(self.recipe, recipe)
+        write_text(self.recipe, recipe)
 
     def same_teachers(self, teachers: dict[str, Any]) -> None:
         """Refuse to resume with other teacher weights than the run began with.
@@ -126,7 +126,7 @@ class RunFolder(RunFiles):
         """Drop logged lines after `step` (and a half-written last line), which a resumed run writes again."""
         if self.metrics.exists():
             lines = self.metrics.read_text().splitlines()
-            write_aside(self.metrics, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
+            write_text(self.metrics, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
 
 
 def _step_of(line: str) -> float:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from data_shards import pets, write
 
-from distill_mtl.data.files import cache_folder
 from distill_mtl.data.index import load_index
 from distill_mtl.data.open_files import OpenFiles
 from distill_mtl.errors import ShardError
+from distill_mtl.files import cache_folder
 
 
 def payload(index, row: int, ending: str) -> bytes:

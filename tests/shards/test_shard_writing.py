@@ -71,7 +71,7 @@ def test_what_a_killed_command_left_is_not_believed(tmp_path: Path) -> None:
     plan = to / "s.plan.jsonl"
     plan.write_text(plan.read_text()[:-40])  # killed while it noted the last shard
     (to / "s-000002.tar").write_bytes(b"cut")
-    (to / "s-000004.tar.123-0123abcd.part").write_bytes(b"half a shard")
+    (to / ".s-000004.tar.123-0123abcd.part").write_bytes(b"half a shard")
     assert write_shards(folder_rows(folder), to, rows_per_shard=7).kept == 2
     assert digests(to) == whole
     assert names(to) == [*whole, "s.plan.jsonl"]

@@ -19,8 +19,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from distill_mtl.cli import main
-from distill_mtl.data.files import cache_folder
 from distill_mtl.errors import CacheError, RecipeError, Stopped, TeacherError
+from distill_mtl.files import cache_folder
 from distill_mtl.jobs import cache as cache_module
 from distill_mtl.jobs.cache import verify_cache, write_cache
 from distill_mtl.targets import places as places_module
@@ -163,7 +163,7 @@ def test_killed_with_kill_9_it_goes_on_and_ends_the_same(tmp_path: Path) -> None
 
 
 def test_what_a_killed_process_left_is_removed_once_it_is_old(tmp_path: Path) -> None:
-    old, young = (tmp_path / f"a.hue.0.safetensors.{name}.part" for name in ("1-a", "2-b"))
+    old, young = (tmp_path / f".a.hue.0.safetensors.{name}.part" for name in ("1-0123abcd", "2-4567cdef"))
     for path in (old, young):
         path.write_bytes(b"x")
     os.utime(old, (0, 0))

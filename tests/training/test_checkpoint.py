@@ -16,7 +16,7 @@ def test_the_last_checkpoints_are_kept_and_read_back(tmp_path: Path) -> None:
 
 def test_what_a_kill_left_half_written_is_not_a_checkpoint(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 5, {}, keep=2)
-    half = tmp_path / ".step_00000010.part"
+    half = tmp_path / ".step_00000010.77-0123abcd.part"
     half.mkdir()
     (half / "state.pt").write_bytes(b"half")
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step_00000005"]

@@ -6,7 +6,7 @@ import torch
 from huggingface_hub import HfApi
 
 from distill_mtl.errors import ExportError, brief
-from distill_mtl.export.aside import folder_aside
+from distill_mtl.export.aside import export_folder
 from distill_mtl.export.format import FORMATS, Format, Order
 from distill_mtl.export.hub_card import UNKNOWN, hub_card
 from distill_mtl.networks.weights import read_config
@@ -24,8 +24,7 @@ class Hub(Format):
     def export(self, order: Order) -> None:
         if order.private and order.repo is None:
             raise ExportError("--private says who sees a repository. Name it with --repo OWNER/NAME.")
-        with folder_aside(order.out, overwrite=order.overwrite) as aside:
-            folder = aside / order.out.name
+        with export_folder(order.out, overwrite=order.overwrite) as folder:
             extra = read_config(order.trained.folder).get("extra", {})
             save_student(order.student, folder, card=hub_card(order), extra=extra)
             _refuse_difference(order, folder)

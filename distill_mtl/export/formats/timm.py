@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import Tensor
 
-from distill_mtl.export.aside import folder_aside
+from distill_mtl.export.aside import export_folder
 from distill_mtl.export.deployable import Deployable
 from distill_mtl.export.format import FORMATS, Format, Order
 from distill_mtl.export.parity import SURE, Difference, Parity
@@ -31,8 +31,7 @@ class Timm(Format):
         student, (task, *others) = order.student, order.tasks
         whole = not others and has_timm_head(student, task)
         rows = RealRows(order).for_check(Deployable(student, "normalised", decode=False))
-        with folder_aside(order.out, overwrite=order.overwrite) as aside:
-            folder = aside / order.out.name
+        with export_folder(order.out, overwrite=order.overwrite) as folder:
             if whole:
                 save_timm(student, task, folder, card=_card(order, f"with the classifier of `{task}`"))
             else:
