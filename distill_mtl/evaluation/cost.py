@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from distill_mtl.evaluation.memory import peak_memory
 from distill_mtl.evaluation.results import Cost, HeadCost
-from distill_mtl.networks.evaluating import evaluating
+from distill_mtl.networks.modes import evaluating
 
 Note = Callable[[str], None]
 """Told what is being measured, for whoever waits."""

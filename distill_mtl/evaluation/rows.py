@@ -16,7 +16,7 @@ from distill_mtl.data.batch import Batch
 from distill_mtl.errors import ShardError, UserError
 from distill_mtl.evaluation.known import Known, asked_about, still_labelled
 from distill_mtl.evaluation.view import View
-from distill_mtl.networks.evaluating import evaluating
+from distill_mtl.networks.modes import evaluating
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.output import TeacherOutput
 

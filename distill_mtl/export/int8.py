@@ -8,7 +8,7 @@ from torch import Tensor
 
 from distill_mtl.errors import ExportError, brief
 from distill_mtl.export.deployable import INPUT
-from distill_mtl.teachers.runtimes.onnx_graph import package
+from distill_mtl.networks.runtimes.onnx_file import package
 
 QUANTISED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "MaxPool", "GlobalAveragePool", "Relu")
 """Operators that work in 8 bits. Left in floating point: what resizes and normalises pictures, attention, normalisation

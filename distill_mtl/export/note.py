@@ -4,7 +4,7 @@ from typing import Any
 
 from distill_mtl import __version__
 from distill_mtl.export.deployable import Deployable
-from distill_mtl.teachers.contract import NOTE
+from distill_mtl.networks.file_contract import NOTE
 
 __all__ = ["NOTE", "describe"]
 

@@ -15,7 +15,8 @@ from rich.console import Console
 from distill_mtl.display import Display, output
 from distill_mtl.errors import StudentError, UserError, brief
 from distill_mtl.files import atomic_file, refuse_folder
-from distill_mtl.networks.device import usable_device
+from distill_mtl.networks.hub_repository import PREFIXES, fetch_folder
+from distill_mtl.networks.modes import usable_device
 from distill_mtl.networks.weights import CONFIG, network_folder, read_config
 from distill_mtl.prediction.file import open_file
 from distill_mtl.prediction.network import Network, Resize, StudentNetwork, chosen_tasks
@@ -24,7 +25,6 @@ from distill_mtl.prediction.pictures import MEMBERS, Found, find_pictures
 from distill_mtl.prediction.predict import Unread, predictions
 from distill_mtl.students.folder import read_student
 from distill_mtl.students.format import FORMAT
-from distill_mtl.teachers.hub import PREFIXES, fetch_folder
 from distill_mtl.teachers.run_file import PROGRAMS
 
 _NAMED = 20  # pictures at the end

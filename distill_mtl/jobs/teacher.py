@@ -28,6 +28,7 @@ from distill_mtl.display import output
 from distill_mtl.errors import RecipeError, TeacherError, UserError
 from distill_mtl.evaluation import Evaluation, TaskResult
 from distill_mtl.jobs.distill import distill
+from distill_mtl.networks.weights import RecordedScore, write_score
 from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.recipe.command_line import read_teacher
 from distill_mtl.recipe.paths import absolute_teacher
@@ -36,7 +37,6 @@ from distill_mtl.students.folder import load_student, save_student
 from distill_mtl.students.timm_form import save_timm
 from distill_mtl.tasks.base import KINDS, TaskKind, build_kind
 from distill_mtl.teachers.load import load_teacher
-from distill_mtl.teachers.score import RecordedScore, write_score
 from distill_mtl.teachers.teacher import Teacher
 from distill_mtl.training.parts import known_names
 from distill_mtl.training.run_folder import RunFolder

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from distill_mtl.errors import UserError
-from distill_mtl.networks.evaluating import evaluating
-from distill_mtl.networks.features import FeatureShape
+from distill_mtl.networks.features import FeatureShape, Layout, find_layout
 from distill_mtl.networks.inputs import InputContract, Preprocess
-from distill_mtl.networks.layout import Layout, find_layout
+from distill_mtl.networks.modes import evaluating
 from distill_mtl.networks.taps import Taps
 
 POOLED = "pooled"

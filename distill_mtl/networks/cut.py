@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from distill_mtl.networks.backbone import LOGITS, POOLED, Backbone
-from distill_mtl.networks.evaluating import evaluating
+from distill_mtl.networks.modes import evaluating
 
 
 def cut(backbone: Backbone) -> None:

@@ -1,8 +1,13 @@
-"""The shape of a network's inner feature, in the one layout that the rest of the program uses."""
+"""The shape of a network's inner feature, in the one layout that the rest of the program uses.
 
+What shape a layer speaks in. Networks give maps with channels first or last, tokens, or vectors;
+`Layout` turns each into the two forms that the rest of the program knows: [B, C, h, w] and [B, C].
+"""
+
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -32,3 +37,71 @@ class FeatureShape:
         """The shape of a feature in the one layout: [B, C, h, w] or [B, C]."""
         size = (feature.shape[2], feature.shape[3]) if feature.ndim == 4 else None
         return cls(feature.shape[1], size, pyramid and size is not None)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the raw output of one layer is read, found once in a dry forward by `find_layout`.
+
+    Attributes:
+        form: channels-first map, channels-last map, tokens [B, N, C], or vector [B, C].
+        prefix: tokens before the grid (class token, registers), dropped.
+        grid: height and width of the tokens' grid.
+    """
+
+    form: Literal["map", "map_last", "tokens", "vector"]
+    prefix: int = 0
+    grid: tuple[int, int] = (0, 0)
+
+    def __call__(self, raw: Tensor) -> Tensor:
+        """[B, C, h, w] for maps and tokens, [B, C] for vectors."""
+        if self.form == "map_last":
+            return raw.permute(0, 3, 1, 2)
+        if self.form == "tokens":
+            return raw[:, self.prefix :].transpose(1, 2).unflatten(2, self.grid)
+        return raw
+
+
+def find_layout(
+    raw: Tensor, image: tuple[int, int], *, prefix: int = 0, channels_last: bool = False
+) -> Layout:
+    """The layout of a layer's output.
+
+    Args:
+        raw: what the layer gave for one image.
+        image: height and width of that image as the network saw it.
+        prefix: tokens that the network puts before the grid; layers may still lack them.
+        channels_last: what the network as a whole does, for maps whose shape leaves both readings open.
+
+    Raises:
+        ValueError: the output is none of the known forms.
+    """
+    if raw.ndim == 2:
+        return Layout("vector")
+    if raw.ndim == 3:
+        for count in (prefix, 0):
+            if grid := _grid(raw.shape[1] - count, image):
+                return Layout("tokens", count, grid)
+        raise ValueError(
+            f"its {raw.shape[1]} tokens form no grid over an image of {image[0]}x{image[1]} pixels"
+        )
+    if raw.ndim == 4:
+        first = fits((raw.shape[2], raw.shape[3]), image)
+        last = fits((raw.shape[1], raw.shape[2]), image)
+        return Layout("map_last" if (last if first != last else channels_last) else "map")
+    raise ValueError(f"its shape {list(raw.shape)} is no map, no tokens and no vector")
+
+
+def _grid(tokens: int, image: tuple[int, int]) -> tuple[int, int] | None:
+    """Height and width of the grid of `tokens` cells that is most like the image, if there is one."""
+    if tokens < 1:
+        return None
+    height = max(1, round(math.sqrt(tokens * image[0] / image[1])))
+    grid = height, tokens // height
+    return grid if math.prod(grid) == tokens and fits(grid, image) else None
+
+
+def fits(grid: tuple[int, int], image: tuple[int, int]) -> bool:
+    """Whether a grid (height and width) has the proportions of the image, to within one cell of rounding."""
+    stride = math.sqrt(math.prod(image) / math.prod(grid))
+    return all(abs(side / stride - cells) <= 1 for side, cells in zip(image, grid, strict=True))

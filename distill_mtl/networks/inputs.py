@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill_mtl.errors import UserError
-from distill_mtl.networks.recording import recorded
+from distill_mtl.networks.modes import recorded
 
 # Luma of ITU-R BT.601, PIL's own conversion to grey.
 _LUMA = (0.299, 0.587, 0.114)

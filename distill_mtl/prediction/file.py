@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from distill_mtl.errors import UserError
+from distill_mtl.networks.file_contract import NOTE, read_note
 from distill_mtl.networks.inputs import InputContract, Preprocess
+from distill_mtl.networks.runtime import Runtime
 from distill_mtl.prediction.network import Network, Resize, chosen_tasks
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.tasks.base import admit_kind, build_kind
-from distill_mtl.teachers.contract import NOTE, read_note
 from distill_mtl.teachers.run_file import file_origin
-from distill_mtl.teachers.runtime import Runtime
 
 
 def open_file(path: Path, only: Sequence[str] | None, device: torch.device, *, trust: bool) -> "FileNetwork":

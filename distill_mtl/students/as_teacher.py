@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from distill_mtl.errors import UserError
+from distill_mtl.networks.task_network import BackboneNetwork, Opened
+from distill_mtl.networks.timm_folder import FORMS, FolderForm
+from distill_mtl.networks.weights import RecordedScore
 from distill_mtl.students.folder import read_student
 from distill_mtl.students.format import FORMAT, SCORES, chosen_head
 from distill_mtl.students.trunk import DEFAULT_FAMILY, Trunk
 from distill_mtl.tasks.base import named_classes, shaping_options
-from distill_mtl.teachers.form import FORMS, FolderForm
-from distill_mtl.teachers.network import BackboneNetwork, Opened
-from distill_mtl.teachers.score import RecordedScore
 
 
 @FORMS.register(FORMAT)

@@ -72,7 +72,9 @@ def _local(place: Path | str) -> Path:
     """The folder on this machine."""
     if not str(place).startswith(("hf_hub:", "hf-hub:")):
         return Path(place)
-    from distill_mtl.teachers.hub import fetch_folder  # with its client, which no local folder needs
+    from distill_mtl.networks.hub_repository import (
+        fetch_folder,  # with its client, which no local folder needs
+    )
 
     return fetch_folder(str(place).partition(":")[2])
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from distill_mtl.errors import StudentError, UserError
 from distill_mtl.networks.backbone import POOLED
-from distill_mtl.networks.evaluating import evaluating
 from distill_mtl.networks.inputs import InputContract
+from distill_mtl.networks.modes import evaluating
 from distill_mtl.networks.weights import load_exactly, write_network
 from distill_mtl.students.student import Student
 from distill_mtl.students.trunk import DEFAULT_FAMILY, Trunk

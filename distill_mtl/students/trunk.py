@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from distill_mtl.networks.backbone import Backbone
-from distill_mtl.networks.evaluating import evaluating
 from distill_mtl.networks.inputs import InputContract
+from distill_mtl.networks.modes import evaluating
 from distill_mtl.registry import Registry
 
 FAMILIES: Registry[type["Trunk"]] = Registry("student family", "distill_mtl.students.families")

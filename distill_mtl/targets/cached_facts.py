@@ -6,7 +6,7 @@ from pathlib import Path
 
 from distill_mtl.data.shards import find_shards
 from distill_mtl.errors import CacheError, UserError
-from distill_mtl.networks.weights import sha256
+from distill_mtl.networks.weights import read_score, sha256
 from distill_mtl.recipe.schema import Recipe, TaskSection
 from distill_mtl.targets.facts import TeacherFacts
 from distill_mtl.targets.identity import TEACHER
@@ -15,7 +15,6 @@ from distill_mtl.targets.sidecar import Sidecar
 from distill_mtl.tasks.base import shaping_options
 from distill_mtl.teachers.fingerprint import teacher_fingerprint
 from distill_mtl.teachers.origin import find_origin
-from distill_mtl.teachers.score import read_score
 
 
 def cached_facts(

@@ -9,7 +9,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from distill_mtl.geometry.views import Size, View
-from distill_mtl.networks.recording import recorded
+from distill_mtl.networks.modes import recorded
 
 
 def resized(maps: Tensor, size: Size) -> Tensor:

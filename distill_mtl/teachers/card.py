@@ -7,9 +7,8 @@ from typing import Any
 
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
-from distill_mtl.networks.weights import STUDENT
+from distill_mtl.networks.weights import STUDENT, RecordedScore
 from distill_mtl.teachers.label_map import LabelMap
-from distill_mtl.teachers.score import RecordedScore
 
 
 @dataclass(frozen=True)

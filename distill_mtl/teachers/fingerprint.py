@@ -5,9 +5,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from distill_mtl.networks.task_network import Origin
 from distill_mtl.networks.weights import sha256
 from distill_mtl.recipe.schema import TeacherSection
-from distill_mtl.teachers.network import Origin
 
 # What a recipe may say of a teacher that changes nothing in its answers; files count by what is in them.
 _SILENT = {"path", "timm", "weights", "trust", "sha256", "expect", "precision", "compile", "device"}

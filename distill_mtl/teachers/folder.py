@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from distill_mtl.errors import UserError
+from distill_mtl.networks.file_contract import overridden
+from distill_mtl.networks.task_network import Opened, Origin
+from distill_mtl.networks.timm_folder import FORMS, open_timm_folder
 from distill_mtl.networks.weights import CONFIG, WEIGHTS, read_config
 from distill_mtl.recipe.schema import OutputSection, TeacherSection
-from distill_mtl.teachers.contract import overridden
-from distill_mtl.teachers.form import FORMS
-from distill_mtl.teachers.network import Opened, Origin
-from distill_mtl.teachers.timm_folder import open_timm_folder
 
 
 class FolderOrigin(Origin):

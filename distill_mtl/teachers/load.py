@@ -6,16 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 from distill_mtl.errors import TeacherError, UserError
-from distill_mtl.networks.device import usable_device
-from distill_mtl.networks.weights import sha256
+from distill_mtl.networks.modes import usable_device
+from distill_mtl.networks.task_network import Opened, Origin, TeacherNetwork
+from distill_mtl.networks.weights import read_score, sha256
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.tasks.base import KINDS, TaskKind, admit_kind, shaping_options
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.fingerprint import teacher_fingerprint
 from distill_mtl.teachers.label_map import LabelMap, match_classes
-from distill_mtl.teachers.network import Opened, Origin, TeacherNetwork
 from distill_mtl.teachers.origin import find_origin
-from distill_mtl.teachers.score import read_score
 from distill_mtl.teachers.teacher import Teacher
 
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from distill_mtl.errors import UserError
+from distill_mtl.networks.hub_repository import PREFIXES, fetch_folder, timm_repository
+from distill_mtl.networks.task_network import Origin
 from distill_mtl.networks.weights import network_folder, sha256
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.teachers.folder import FolderOrigin
-from distill_mtl.teachers.hub import PREFIXES, fetch_folder, timm_repository
-from distill_mtl.teachers.network import Origin
 from distill_mtl.teachers.run_file import file_origin, module_origin
 
 

@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from distill_mtl.errors import UserError
+from distill_mtl.networks.file_contract import answered_task, contract_of, read_note
+from distill_mtl.networks.runtime import Runtime
+from distill_mtl.networks.runtime_network import RunNetwork
+from distill_mtl.networks.task_network import Opened, Origin
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.tasks.base import admit_kind, shaping_options
-from distill_mtl.teachers.contract import answered_task, contract_of, read_note
-from distill_mtl.teachers.network import Opened, Origin
-from distill_mtl.teachers.run_network import RunNetwork
-from distill_mtl.teachers.runtime import Runtime
 
 PROGRAMS = {".pt2": "a torch.export program", ".ts": "TorchScript", ".onnx": None}
 """Endings of files that a teacher may be, and what of them is code."""
@@ -100,23 +100,22 @@ def file_origin(path: Path, section: TeacherSection, task: str) -> RunOrigin:
             "state dict needs its code: `teacher: {module: 'package.module:callable', weights: ..., trust: true}`."
         )
     if ending == ".onnx":
-        from distill_mtl.teachers.runtimes.onnx_file import OnnxRuntime
-        from distill_mtl.teachers.runtimes.onnx_graph import external_files, read_graph
+        from distill_mtl.networks.runtimes.onnx_file import OnnxRuntime, external_files, read_graph
 
         files = (path, *external_files(read_graph(path), path))
         return RunOrigin(path, files, None, lambda: OnnxRuntime(path), section, task)
     if ending == ".pt2":
-        from distill_mtl.teachers.runtimes.exported import ExportedRuntime
+        from distill_mtl.networks.runtimes.pt2_file import ExportedRuntime
 
         return RunOrigin(path, (path,), PROGRAMS[ending], lambda: ExportedRuntime(path), section, task)
-    from distill_mtl.teachers.runtimes.torchscript import TorchScriptRuntime
+    from distill_mtl.networks.runtimes.torchscript_file import TorchScriptRuntime
 
     return RunOrigin(path, (path,), PROGRAMS[ending], lambda: TorchScriptRuntime(path), section, task)
 
 
 def module_origin(section: TeacherSection, task: str) -> RunOrigin:
     """The origin of a network in the user's own code."""
-    from distill_mtl.teachers.runtimes.module import ModuleRuntime, module_files
+    from distill_mtl.networks.runtimes.own_module import ModuleRuntime, module_files
 
     spec, weights = str(section.module), Path(str(section.weights))
     if not weights.is_file():

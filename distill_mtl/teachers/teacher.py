@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from distill_mtl.networks.backbone import LOGITS
 from distill_mtl.networks.inputs import InputContract
+from distill_mtl.networks.modes import freeze
+from distill_mtl.networks.task_network import TeacherNetwork
 from distill_mtl.teachers.card import TeacherCard
-from distill_mtl.teachers.freeze import freeze
-from distill_mtl.teachers.network import TeacherNetwork
 from distill_mtl.teachers.output import TeacherOutput
 
 

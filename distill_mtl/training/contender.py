@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from distill_mtl.errors import UserError, nearest
+from distill_mtl.networks.file_contract import NOTE
+from distill_mtl.networks.hub_repository import PREFIXES, fetch_folder
+from distill_mtl.networks.runtime import read_extra_files
 from distill_mtl.networks.weights import network_folder, read_config
 from distill_mtl.recipe.command_line import read_teacher
 from distill_mtl.recipe.paths import absolute_teacher
 from distill_mtl.students.format import FORMAT
 from distill_mtl.tasks.base import TaskKind
-from distill_mtl.teachers.contract import NOTE
-from distill_mtl.teachers.hub import PREFIXES, fetch_folder
 from distill_mtl.teachers.joined import JoinedTeachers
 from distill_mtl.teachers.load import load_teacher
-from distill_mtl.teachers.runtimes.archive import read_extra_files
 from distill_mtl.teachers.sharing import share_trunks
 from distill_mtl.teachers.teacher import Teacher
 
@@ -119,7 +119,7 @@ def _note(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     if path.suffix.lower() == ".onnx":
-        from distill_mtl.teachers.runtimes.onnx_graph import read_graph
+        from distill_mtl.networks.runtimes.onnx_file import read_graph
 
         notes = {entry.key: entry.value for entry in read_graph(path).metadata_props}
     else:

@@ -12,9 +12,9 @@ from export_toys import every_kind
 from distill_mtl import load_student
 from distill_mtl.errors import TeacherError, UserError
 from distill_mtl.networks.features import FeatureShape
+from distill_mtl.networks.file_contract import NOTE
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.tasks.base import KINDS
-from distill_mtl.teachers.contract import NOTE
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.training.contender import Asked, open_contender, tasks_of
 

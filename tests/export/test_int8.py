@@ -12,7 +12,7 @@ from distill_mtl import load_student
 from distill_mtl.cli import main
 from distill_mtl.errors import ExportError
 from distill_mtl.jobs.export import export
-from distill_mtl.teachers.runtimes.onnx_file import OnnxRuntime
+from distill_mtl.networks.runtimes.onnx_file import OnnxRuntime
 
 
 def test_an_int8_file_is_smaller_and_its_loss_is_in_the_table(

@@ -13,10 +13,10 @@ from distill_mtl.export.deployable import Deployable, Pixels
 from distill_mtl.export.format import FORMATS
 from distill_mtl.export.note import describe
 from distill_mtl.jobs.predict import open_network
+from distill_mtl.networks.file_contract import NOTE
 from distill_mtl.prediction.pictures import find_pictures
 from distill_mtl.prediction.predict import Prediction, predictions
 from distill_mtl.students.folder import load_student
-from distill_mtl.teachers.contract import NOTE
 
 CPU = torch.device("cpu")
 SIZES = [(12, 20), (8, 8), (12, 20), (30, 9), (12, 20)]

@@ -15,13 +15,13 @@ from torch.nn import functional as F
 
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
+from distill_mtl.networks.weights import RecordedScore
 from distill_mtl.targets.encoding import AnswerCodec, Codec, Half, Int8, Numbers, TopK, Whole
 from distill_mtl.targets.facts import TeacherFacts
 from distill_mtl.tasks.base import KINDS
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.label_map import LabelMap
 from distill_mtl.teachers.output import TeacherOutput
-from distill_mtl.teachers.score import RecordedScore
 from distill_mtl.training.targets import logits_kept_in
 
 CPU = torch.device("cpu")

@@ -10,10 +10,10 @@ from distill_mtl.errors import UserError
 from distill_mtl.networks.backbone import LOGITS
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
+from distill_mtl.networks.runtime import Declared, Runtime
+from distill_mtl.networks.runtime_network import RunNetwork
 from distill_mtl.recipe.schema import OutputSection
 from distill_mtl.tasks.base import KINDS
-from distill_mtl.teachers.run_network import RunNetwork
-from distill_mtl.teachers.runtime import Declared, Runtime
 
 
 class Steps(Runtime):

@@ -9,9 +9,9 @@ from timm.models import save_for_hf
 from torch import nn
 
 from distill_mtl.networks.inputs import InputContract
+from distill_mtl.networks.weights import RecordedScore, write_score
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.teachers.load import load_teacher
-from distill_mtl.teachers.score import RecordedScore, write_score
 from distill_mtl.teachers.teacher import Teacher
 
 

@@ -16,7 +16,7 @@ from distill_mtl.export.loss import Served, compare_files
 from distill_mtl.export.note import NOTE
 from distill_mtl.export.parity import check_parity
 from distill_mtl.export.rows import RealRows
-from distill_mtl.teachers.runtimes.onnx_graph import package
+from distill_mtl.networks.runtimes.onnx_file import package
 
 LARGEST = 2**31 - 2**24
 """Bytes of weights that fit into one file, whose format ends at 2 GiB; the rest is for the graph."""

@@ -10,11 +10,11 @@ from deployed import Classifier, save_exported, save_onnx, save_torchscript, tra
 from safetensors.torch import save_file
 from torch import nn
 
-from distill_mtl.teachers.runtime import Runtime
-from distill_mtl.teachers.runtimes.exported import ExportedRuntime
-from distill_mtl.teachers.runtimes.module import ModuleRuntime
-from distill_mtl.teachers.runtimes.onnx_file import OnnxRuntime
-from distill_mtl.teachers.runtimes.torchscript import TorchScriptRuntime
+from distill_mtl.networks.runtime import Runtime
+from distill_mtl.networks.runtimes.onnx_file import OnnxRuntime
+from distill_mtl.networks.runtimes.own_module import ModuleRuntime
+from distill_mtl.networks.runtimes.pt2_file import ExportedRuntime
+from distill_mtl.networks.runtimes.torchscript_file import TorchScriptRuntime
 
 
 @dataclass(frozen=True)

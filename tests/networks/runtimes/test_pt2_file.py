@@ -10,7 +10,7 @@ from deployed import Classifier, images, inner, save_exported, trained
 from torch import Tensor, nn
 
 from distill_mtl.errors import UserError
-from distill_mtl.teachers.runtimes.exported import ExportedRuntime
+from distill_mtl.networks.runtimes.pt2_file import ExportedRuntime
 
 
 def export(folder: Path, network: nn.Module, **options: Any) -> ExportedRuntime:

@@ -5,17 +5,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from distill_mtl.networks.backbone import LOGITS, POOLED, Backbone
-from distill_mtl.networks.evaluating import evaluating
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
-from distill_mtl.tasks.base import TaskKind
-from distill_mtl.teachers.score import RecordedScore
+from distill_mtl.networks.modes import evaluating
+from distill_mtl.networks.weights import RecordedScore
+
+
+class AnswerKind(Protocol):
+    """What a network must know of the kind of task that it answers; every `TaskKind` says it."""
+
+    def are_probabilities(self, answer: Tensor) -> bool:
+        """Whether an answer to random pictures [R, C, ...] can only be probabilities."""
+
+    def logits_of(self, probabilities: Tensor) -> Tensor:
+        """Logits that mean the same as the probabilities [R, C, ...]. Raises UserError: this kind has none."""
 
 
 class TeacherNetwork(nn.Module, ABC):
@@ -47,7 +56,7 @@ class TeacherNetwork(nn.Module, ABC):
     def shapes(self) -> Mapping[str, FeatureShape]:
         """Shape of every feature that can be read without tapping more, by name."""
 
-    def answers(self, kind: type[TaskKind]) -> None:
+    def answers(self, kind: AnswerKind) -> None:
         """From now on the answer is one of this kind of task: probabilities are found out and turned into its logits.
 
         Raises:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from distill_mtl.errors import UserError
-from distill_mtl.teachers.runtimes.module import ModuleRuntime
+from distill_mtl.networks.runtimes.own_module import ModuleRuntime
 
 SOURCE = """
 import torch

@@ -1,7 +1,14 @@
-"""A classifier in timm's local-dir form: config.json and model.safetensors, as `timm.models.save_for_hf`
+"""The forms in which a trained network may lie in a folder.
+
+timm's own form is read by `timm_folder`. Other forms say `format` in their config.json and register a
+`FolderForm` under that name. A student folder does so from students/, so that teachers/ needs no knowledge
+of students: whatever can be opened to a `TeacherNetwork` can teach.
+
+A classifier in timm's local-dir form: config.json and model.safetensors, as `timm.models.save_for_hf`
 writes them and as `timm.create_model("local-dir:FOLDER", pretrained=True)` reads them.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from operator import itemgetter
 from pathlib import Path
@@ -12,8 +19,33 @@ import timm
 from distill_mtl.errors import UserError
 from distill_mtl.networks.backbone import LOGITS, Backbone
 from distill_mtl.networks.inputs import InputContract
+from distill_mtl.networks.task_network import BackboneNetwork, Opened
 from distill_mtl.networks.weights import CONFIG, load_exactly, read_weights
-from distill_mtl.teachers.network import BackboneNetwork, Opened
+from distill_mtl.registry import Registry
+
+FORMS: Registry[type["FolderForm"]] = Registry("form of a teacher's folder", "distill_mtl.students")
+
+
+class FolderForm(ABC):
+    """One form of folder, registered under the `format` that its config.json says."""
+
+    @classmethod
+    @abstractmethod
+    def open(
+        cls, folder: Path, config: Mapping[str, Any], task: str | None, default: str, *, trust: bool
+    ) -> Opened:
+        """Read the network.
+
+        Args:
+            folder: where it lies.
+            config: its config.json.
+            task: which of its heads was asked for by name; None: the one called `default`, or the only one.
+            default: the task that it is to teach.
+            trust: whether code that the folder names may run.
+
+        Raises:
+            UserError: the folder is incomplete, or lacks that head.
+        """
 
 
 def open_timm_folder(folder: Path, config: Mapping[str, Any]) -> Opened:

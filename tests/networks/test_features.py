@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from distill_mtl.networks.layout import find_layout
+from distill_mtl.networks.features import find_layout
 
 
 def test_a_channels_first_map_stays_as_it_is() -> None:

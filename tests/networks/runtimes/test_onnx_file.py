@@ -7,7 +7,7 @@ import torch
 from deployed import Classifier, images, save_onnx, trained
 
 from distill_mtl.errors import UserError
-from distill_mtl.teachers.runtimes.onnx_file import OnnxRuntime
+from distill_mtl.networks.runtimes.onnx_file import OnnxRuntime
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

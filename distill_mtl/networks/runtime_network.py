@@ -9,13 +9,11 @@ from torch import Tensor, nn
 
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.networks.backbone import LOGITS
-from distill_mtl.networks.features import FeatureShape
+from distill_mtl.networks.features import FeatureShape, Layout, find_layout, fits
 from distill_mtl.networks.inputs import InputContract, Preprocess
-from distill_mtl.networks.layout import Layout, find_layout, fits
+from distill_mtl.networks.runtime import Runtime
+from distill_mtl.networks.task_network import AnswerKind, TeacherNetwork
 from distill_mtl.recipe.schema import OutputSection
-from distill_mtl.tasks.base import TaskKind
-from distill_mtl.teachers.network import TeacherNetwork
-from distill_mtl.teachers.runtime import Runtime
 
 _PREFIXES = (0, 1, 2, 5)  # class and distillation tokens, registers
 _LAST = 60  # names from the end among which the last map is looked for
@@ -75,7 +73,7 @@ class RunNetwork(TeacherNetwork):
                 self._last_map = next(maps, None) or next(filter(self._readable, others), None)
         return self._last_map
 
-    def answers(self, kind: type[TaskKind]) -> None:
+    def answers(self, kind: AnswerKind) -> None:
         probable = kind.are_probabilities(self._tried)
         self.gives = self._said or ("probabilities" if probable else "logits")
         self._logits_of = kind.logits_of if self.gives == "probabilities" else _as_it_is

@@ -10,8 +10,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from distill_mtl.errors import UserError, nearest
-from distill_mtl.networks.weights import CONFIG, WEIGHTS
-from distill_mtl.teachers.score import SCORE
+from distill_mtl.networks.weights import CONFIG, SCORE, WEIGHTS
 
 PREFIXES = ("hf_hub:", "hf-hub:")
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from distill_mtl.errors import UserError
-from distill_mtl.teachers.runtimes.checkpoint import load_checkpoint
+from distill_mtl.networks.runtimes.own_module import load_checkpoint
 
 
 @pytest.fixture

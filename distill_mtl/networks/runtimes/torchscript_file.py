@@ -12,11 +12,8 @@ import torch
 from torch import Tensor
 
 from distill_mtl.errors import UserError, brief
-from distill_mtl.teachers.freeze import freeze
-from distill_mtl.teachers.runtime import Declared, Runtime
-from distill_mtl.teachers.runtimes.archive import read_extra_files
-from distill_mtl.teachers.runtimes.returned import named
-from distill_mtl.teachers.runtimes.training_mode import saved_while_training
+from distill_mtl.networks.modes import freeze
+from distill_mtl.networks.runtime import Declared, Runtime, named, read_extra_files, saved_while_training
 
 _SWITCHES = {
     "aten::batch_norm": 5,

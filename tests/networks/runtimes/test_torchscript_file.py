@@ -7,7 +7,7 @@ from deployed import Classifier, images, save_torchscript, trained
 from torch import Tensor, nn
 
 from distill_mtl.errors import UserError
-from distill_mtl.teachers.runtimes.torchscript import TorchScriptRuntime
+from distill_mtl.networks.runtimes.torchscript_file import TorchScriptRuntime
 
 
 class Several(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from deployed import images, inner
 
 from distill_mtl.errors import UserError
-from distill_mtl.teachers.runtime import Runtime
+from distill_mtl.networks.runtime import Runtime
 
 FORMS = ["onnx", "pt2", "trace", "script", "freeze", "module"]
 # Form -> what it calls the convolution's block of the toy network, as (name, eager layer).

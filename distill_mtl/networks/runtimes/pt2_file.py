@@ -12,11 +12,14 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from distill_mtl.errors import UserError, brief, nearest
-from distill_mtl.teachers.freeze import freeze
-from distill_mtl.teachers.runtime import Runtime
-from distill_mtl.teachers.runtimes.archive import read_extra_files
-from distill_mtl.teachers.runtimes.declared import declared, not_one_input
-from distill_mtl.teachers.runtimes.training_mode import saved_while_training
+from distill_mtl.networks.modes import freeze
+from distill_mtl.networks.runtime import (
+    Runtime,
+    declared,
+    not_one_input,
+    read_extra_files,
+    saved_while_training,
+)
 
 _COPY = "distill_mtl_copy"
 

@@ -10,8 +10,8 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.networks.inputs import InputContract
+from distill_mtl.networks.runtime import Declared
 from distill_mtl.recipe.schema import InputSection
-from distill_mtl.teachers.runtime import Declared
 
 NOTE = "distill_mtl"
 """Name of the note in which a file says everything: JSON with `inputs`, `classes` and `kind`, or, for each of several

@@ -1,0 +1,231 @@
+"""A trained network as its own file format runs it: one tensor in, named tensors out.
+
+A runtime knows nothing of pixels in [0, 1], of classes or of tasks; `RunNetwork` puts the input and output
+contracts around it. One file per format: ONNX, torch.export, TorchScript, a user's own module.
+
+What the shape of a network's input says, for the formats that write it down.
+
+Names for what a forward function returns, where the format gives it none.
+
+The texts that go along in PyTorch's zip archives (torch.export and TorchScript), under `extra/`.
+
+The error for a network that was saved as it is while training; no later `eval()` reaches into such a file.
+"""
+
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from distill_mtl.errors import UserError, brief
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a file says about the input it wants; None where it says nothing.
+
+    Attributes:
+        size: height and width in pixels.
+        channels: 1 or 3.
+        layout: where the channels stand, "NCHW" or "NHWC".
+        dtype: of the pixels.
+        batch: the only number of rows that it takes.
+        notes: text that the file carries under names of its own (ONNX's metadata_props, extra files of
+            torch.export and TorchScript archives).
+    """
+
+    size: tuple[int, int] | None = None
+    channels: int | None = None
+    layout: str | None = None
+    dtype: torch.dtype | None = None
+    batch: int | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+class Runtime(nn.Module, ABC):
+    """A loaded network. A module, so that `to(device)` and `eval()` reach what lies inside.
+
+    Attributes:
+        files: every file that it was read from, weights first.
+        declared: what they say about the input.
+        outputs: names of what it returns, in its own order. Where only a forward pass tells (TorchScript, a
+            user's module) there are none before the first one; `probe` is that one.
+        tapped: what `RunNetwork` tapped last, for whoever must put it back.
+    """
+
+    files: tuple[Path, ...]
+    declared: Declared
+    outputs: tuple[str, ...]
+    tapped: tuple[str, ...] = ()
+
+    @property
+    def parameter_count(self) -> int | None:
+        """Numbers that were learned; None where the format does not tell them from others."""
+        return sum(parameter.numel() for parameter in self.parameters()) or None
+
+    @property
+    def parameter_bytes(self) -> int | None:
+        """Of these numbers, floats as float32; None where they are not known."""
+        return 4 * self.parameter_count if self.parameter_count is not None else None
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Every name that `tap` knows, in the order they run; `outputs` among them."""
+
+    def behind(self, output: str) -> frozenset[str] | None:
+        """Names of everything that an output is made from; None where the format does not say.
+
+        A file of several tasks holds layers that have nothing to do with one of its answers.
+        """
+        return None
+
+    @abstractmethod
+    def tap(self, names: Sequence[str]) -> None:
+        """From now on a forward pass also gives these inner tensors, beside `outputs`; replaces earlier taps.
+
+        Raises:
+            UserError: no such name (with the nearest one), or the format gives nothing but its outputs.
+        """
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """[B, ...] in the dtype and layout that the network wants -> `outputs` and taps by name, raw.
+
+        B is `declared.batch` where that is given; `RunNetwork` cuts and fills batches.
+        """
+
+    @torch.no_grad()
+    def probe(self, images: Tensor) -> None:
+        """Run once, so that `outputs` is known.
+
+        Raises:
+            UserError: the network does not take such images.
+        """
+        try:
+            self(images)
+        except UserError:
+            raise
+        # Whatever a foreign network raises, of any type, says that it does not take these images.
+        except Exception as error:
+            what = f"{str(images.dtype).removeprefix('torch.')} images of shape {list(images.shape)}"
+            raise UserError(f"{self.files[0]} cannot run on {what}: {brief(error)}.") from error
+
+    def moved(self, device: torch.device) -> None:
+        """Called first in every `to(device)`, for what is neither a parameter nor a buffer.
+
+        Raises:
+            UserError: this runtime cannot work on such a device.
+        """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # All of `to`, `cuda` and `cpu` end here, those of an enclosing module too.
+        self.moved(fn(torch.empty(0)).device)
+        return super()._apply(fn, recurse)
+
+
+def not_one_input(path: Path, names: Iterable[str]) -> UserError:
+    """The error for a network that takes nothing, or more than a batch of images."""
+    taken = ", ".join(names) or "none"
+    return UserError(
+        f"{path} takes the inputs {taken}; a teacher takes one batch of images and nothing else."
+    )
+
+
+def declared(
+    shape: Sequence[int | None] | None, dtype: torch.dtype, notes: Mapping[str, str], *, file: Path, name: str
+) -> Declared:
+    """Read an input's shape; None in it stands for a size that is left open, None for it for no shape at all.
+
+    Args:
+        shape, dtype: of the input.
+        notes: texts that the file carries.
+        file, name: of the network and its input, for the message.
+
+    Raises:
+        UserError: it is no batch of images.
+    """
+    if shape is None:
+        return Declared(dtype=dtype, notes=notes)
+    if len(shape) != 4:
+        shown = ", ".join("?" if side is None else str(side) for side in shape)
+        raise UserError(
+            f"{file} takes '{name}' of shape [{shown}]; a teacher takes a batch of images, with four axes. "
+            "Export the network with such an input."
+        )
+    batch, *rest = shape
+    # Where both axes would do, for images 1 or 3 pixels wide, channels first is the commoner form by far.
+    layout = "NCHW" if rest[0] in (1, 3) else "NHWC" if rest[2] in (1, 3) else None
+    if layout is None:
+        return Declared(dtype=dtype, batch=batch, notes=notes)
+    channels, height, width = rest if layout == "NCHW" else (rest[2], *rest[:2])
+    size = None if height is None or width is None else (height, width)
+    return Declared(size, channels, layout, dtype, batch, notes)
+
+
+def named(returned: Any, file: Path) -> dict[str, Tensor]:
+    """A tensor -> `output`; a sequence -> `output0`, `output1`, ... by position; a mapping -> its keys.
+
+    What is not a tensor is left out; `file` is the network's, for the message.
+
+    Raises:
+        UserError: no tensor is left.
+    """
+    entries: dict[str, Any]
+    if isinstance(returned, Mapping):
+        entries = {str(key): value for key, value in returned.items()}
+    elif isinstance(returned, list | tuple):
+        entries = {f"output{index}": value for index, value in enumerate(returned)}
+    else:
+        entries = {"output": returned}
+    tensors = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise UserError(
+            f"{file} returns a {type(returned).__name__} without a tensor. "
+            "A teacher returns a tensor, or a tuple or dict of them."
+        )
+    return tensors
+
+
+def read_extra_files(path: Path) -> dict[str, str]:
+    """The extra files by name; those that are not text are left out.
+
+    Raises:
+        UserError: there is no such file, or it is no zip archive.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist.")
+    if not zipfile.is_zipfile(path):
+        raise UserError(
+            f"{path} is not an archive that PyTorch wrote. Is it cut short? Fetch or save it again."
+        )
+    texts: dict[str, str] = {}
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.namelist():
+            # The first part is the archive's own name, whatever the file is called now.
+            _, _, inside = entry.partition("/")
+            if not inside.startswith("extra/") or entry.endswith("/"):
+                continue
+            try:
+                texts[inside.removeprefix("extra/")] = archive.read(entry).decode("utf-8")
+            except UnicodeDecodeError:
+                continue
+    return texts
+
+
+def saved_while_training(path: Path, operation: str, export: str) -> UserError:
+    """The error for a file whose answers depend on chance or on the rest of the batch.
+
+    Args:
+        path: the file.
+        operation: the one that gave it away.
+        export: how such a file is written.
+    """
+    return UserError(
+        f"{path} was saved in training mode: its '{operation}' would use the statistics of each batch, or "
+        f"chance. Call model.eval() before {export}, and save it again."
+    )
