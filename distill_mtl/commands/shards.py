@@ -9,7 +9,7 @@ from distill_mtl.commands.arguments import count
 from distill_mtl.errors import ShardError
 
 if TYPE_CHECKING:
-    from distill_mtl.shards.rows import Rows
+    from distill_mtl.shards.listed_rows import Rows
 
 _DENSE = ("seg.png", "depth.png", "depth.npy", "normals.png", "normals.npy")
 _EXAMPLES = """\
@@ -196,7 +196,7 @@ def _add_common(
 def _run(arguments: argparse.Namespace) -> int:
     from distill_mtl.display import output
     from distill_mtl.shards.report import show
-    from distill_mtl.shards.write import write_shards
+    from distill_mtl.shards.shard_writer import write_shards
 
     console = output()
     with console.status("listing the rows"):
@@ -218,13 +218,13 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _folder(arguments: argparse.Namespace) -> "Rows":
-    from distill_mtl.shards.folder import folder_rows
+    from distill_mtl.shards.image_folders import folder_rows
 
     return folder_rows(arguments.images, labelled=not arguments.unlabelled, task=_task(arguments))
 
 
 def _table(arguments: argparse.Namespace) -> "Rows":
-    from distill_mtl.shards.table import table_rows
+    from distill_mtl.shards.tables import table_rows
 
     labels: dict[str, list[str]] = {}
     for member, columns in arguments.label:
@@ -242,7 +242,7 @@ def _table(arguments: argparse.Namespace) -> "Rows":
 
 
 def _pairs(arguments: argparse.Namespace) -> "Rows":
-    from distill_mtl.shards.pairs import pair_rows
+    from distill_mtl.shards.image_folders import pair_rows
 
     return pair_rows(
         arguments.images,

@@ -19,7 +19,7 @@ from distill_mtl.data.open_files import OpenFiles
 from distill_mtl.data.shards import Shard, expand_braces, find_shards
 from distill_mtl.errors import UserError
 from distill_mtl.recipe.schema import SourceSection
-from distill_mtl.shards.pictures import PICTURES, find_files
+from distill_mtl.shards.image_folders import PICTURES, find_files
 
 MEMBERS = str(SourceSection.model_fields["image"].default)
 _ARCHIVES = (".tar", ".tar.gz", ".tgz")

@@ -12,11 +12,11 @@ import importlib
 from typing import Any
 
 _WHERE = {
-    "folder_rows": "folder",
-    "pair_rows": "pairs",
-    "table_rows": "table",
+    "folder_rows": "image_folders",
+    "pair_rows": "image_folders",
+    "table_rows": "tables",
     "torchvision_rows": "torchvision_data",
-    "write_shards": "write",
+    "write_shards": "shard_writer",
 }
 
 __all__ = ["folder_rows", "pair_rows", "table_rows", "torchvision_rows", "write_shards"]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from distill_mtl.shards.facts import Facts, Moments
-from distill_mtl.shards.rows import LabelError
+from distill_mtl.shards.listed_rows import LabelError
 from distill_mtl.tasks.segmentation import mask_pixels
 
 Size = tuple[int, int]

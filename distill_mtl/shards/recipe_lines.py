@@ -9,9 +9,9 @@ from distill_mtl.data.shard_sets import as_patterns, find_sets
 from distill_mtl.recipe.command_line import task_name
 from distill_mtl.recipe.commented import write_yaml
 from distill_mtl.shards.facts import Facts
+from distill_mtl.shards.listed_rows import Label
 from distill_mtl.shards.members import KINDS
-from distill_mtl.shards.rows import Label
-from distill_mtl.shards.write import Written
+from distill_mtl.shards.shard_writer import Written
 
 USUAL_IGNORE = 255
 _USUAL = {kind: member for member, kind in reversed(KINDS.items())}

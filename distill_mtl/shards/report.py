@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from distill_mtl.shards.facts import Facts
+from distill_mtl.shards.listed_rows import Label
 from distill_mtl.shards.members import BEYOND, KINDS, LABELLED, UNKNOWN, UNLABELLED
 from distill_mtl.shards.recipe_lines import USUAL_IGNORE, recipe_lines
-from distill_mtl.shards.rows import Label
-from distill_mtl.shards.write import Written
+from distill_mtl.shards.shard_writer import Written
 
 _LONGEST = 20  # lines of a table; of longer ones the two ends are shown
 _SHOWN = 3

@@ -16,7 +16,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from distill_mtl.data.decode import read_image
 from distill_mtl.errors import ShardError, brief, nearest
-from distill_mtl.shards.rows import Content, Label, LabelError, Rows, picture_file, png
+from distill_mtl.shards.listed_rows import Content, Label, LabelError, Rows, picture_file, png
 
 _TRIED = 8  # rows that are looked at, to find out what the targets are
 _FILES = ("samples", "_samples", "imgs", "_image_files", "_images", "images")

@@ -9,7 +9,7 @@ from people_data import animals, digests, members, save_mask, save_picture
 
 from distill_mtl.errors import ShardError, Stopped
 from distill_mtl.shards import folder_rows, pair_rows, write_shards
-from distill_mtl.shards.rows import Content, FileRows
+from distill_mtl.shards.listed_rows import Content, FileRows
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:

@@ -1,30 +1,32 @@
 """Rows to shards: read and checked in parallel, written one after the other, so that the bytes never differ.
 
-What a shard holds follows from rows and options alone. Readers work ahead (data/stream.py); this process
-fills shard after shard in the order of rows. So a command that was stopped goes on after its last
-finished shard, and the number of workers is nobody's business.
+What a shard holds follows from rows and options alone. Reader processes work ahead (data/stream.py); this process fills
+shard after shard in the order of rows. So a command that was stopped goes on after its last finished shard, and the
+number of workers changes nothing.
 """
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import webdataset
 from rich.console import Console
 
+from distill_mtl.data.decode import read_image
 from distill_mtl.data.splitmix import draws, fold
 from distill_mtl.data.stream import read_ahead
 from distill_mtl.display import Display
-from distill_mtl.errors import ShardError, Stopped
+from distill_mtl.errors import ShardError, Stopped, brief
 from distill_mtl.files import atomic_file
 from distill_mtl.shards.facts import Facts
-from distill_mtl.shards.journal import Finished, Journal
-from distill_mtl.shards.reading import Bad, Good, Reading
-from distill_mtl.shards.rows import Label, Rows
+from distill_mtl.shards.listed_rows import Label, LabelError, Rows
+from distill_mtl.shards.members import look
+from distill_mtl.shards.shard_plan import Finished, Journal
 
 _AT_ONCE = 8  # rows that a reader hands over together
 _SHOWN, _NAMED = 10, 3
@@ -53,6 +55,34 @@ class Written:
     left_out: dict[str, int]
     notes: tuple[str, ...]
     kept: int
+
+
+class CheckedRow(NamedTuple):
+    """A row to be written.
+
+    Attributes:
+        next: position of the row after it.
+        sample: as webdataset's writer takes it.
+        facts: of this row.
+    """
+
+    next: int
+    sample: dict[str, str | bytes]
+    facts: Facts
+
+
+class RefusedRow(NamedTuple):
+    """A row that cannot be written.
+
+    Attributes:
+        place: where it comes from.
+        reason: in words.
+        picture: whether it is the picture that is corrupt.
+    """
+
+    place: str
+    reason: str
+    picture: bool
 
 
 def write_shards(
@@ -107,11 +137,11 @@ def write_shards(
     spans = [range(at, min(at + _AT_ONCE, len(order))) for at in range(first, len(order), _AT_ONCE)]
     workers = min(_cores() if workers is None else workers, len(spans))
     display = Display(console or Console(quiet=True), "writing", len(order), done=first, unit="row")
-    reading = read_ahead(Reading(rows, order.tolist()), spans, workers)
-    sieve = _Sieve(chain.from_iterable(reading), skip_corrupt)
+    reading = read_ahead(RowChecker(rows, order.tolist()), spans, workers)
+    accepted = _AcceptedRows(chain.from_iterable(reading), skip_corrupt)
     try:
         with display:
-            _fill(journal, sieve, rows_per_shard, display)
+            _fill(journal, accepted, rows_per_shard, display)
     except KeyboardInterrupt:
         done = journal.finished[-1].next if journal.finished else 0
         raise Stopped(
@@ -128,33 +158,34 @@ def write_shards(
         labels=tuple(rows.labels),
         facts=facts,
         size=sum(finished.size for finished in journal.finished),
-        skipped=[place for finished in journal.finished for place in finished.skipped] + sieve.take_skipped(),
+        skipped=[place for finished in journal.finished for place in finished.skipped]
+        + accepted.take_skipped(),
         left_out={what: count for what, count in rows.left_out.items() if count},
         notes=tuple(rows.notes),
         kept=kept,
     )
 
 
-def _fill(journal: Journal, sieve: "_Sieve", rows_per_shard: int, display: Display) -> None:
+def _fill(journal: Journal, accepted: "_AcceptedRows", rows_per_shard: int, display: Display) -> None:
     """Write shard after shard until no row is left."""
-    good = iter(sieve)
-    while (first := next(good, None)) is not None:
+    rows = iter(accepted)
+    while (first := next(rows, None)) is not None:
         path, facts = journal.shard(len(journal.finished)), Facts()
         with (
             atomic_file(path) as file,
             webdataset.TarWriter(file, encoder=False, mtime=0) as writer,
         ):
-            for row in chain([first], islice(good, rows_per_shard - 1)):
+            for row in chain([first], islice(rows, rows_per_shard - 1)):
                 writer.write(row.sample)
                 facts.add(row.facts)
                 display.update(row.next)
         size = path.stat().st_size
-        journal.add(Finished(path.name, size, row.next, facts, sieve.take_skipped()))
+        journal.add(Finished(path.name, size, row.next, facts, accepted.take_skipped()))
     if not journal.finished:
         raise ShardError(f"{journal.folder}: not one picture can be decoded.")
 
 
-class _Sieve:
+class _AcceptedRows:
     """The good rows. Once a row is refused nothing more comes, but all rows are read, to name every mistake.
 
     Args:
@@ -162,14 +193,14 @@ class _Sieve:
         skip_corrupt: a corrupt picture is left out, not refused.
     """
 
-    def __init__(self, rows: Iterator[Good | Bad], skip_corrupt: bool) -> None:
+    def __init__(self, rows: Iterator[CheckedRow | RefusedRow], skip_corrupt: bool) -> None:
         self._rows, self._skip_corrupt = rows, skip_corrupt
         self._skipped: list[str] = []
 
-    def __iter__(self) -> Iterator[Good]:
-        refused: list[Bad] = []
+    def __iter__(self) -> Iterator[CheckedRow]:
+        refused: list[RefusedRow] = []
         for row in self._rows:
-            if isinstance(row, Bad):
+            if isinstance(row, RefusedRow):
                 if row.picture and self._skip_corrupt:
                     self._skipped.append(row.place)
                 else:
@@ -185,7 +216,7 @@ class _Sieve:
         return skipped
 
 
-def _refusal(refused: list[Bad]) -> ShardError:
+def _refusal(refused: list[RefusedRow]) -> ShardError:
     places: dict[str, list[str]] = {}  # one mistake in all rows is said once
     for row in refused:
         places.setdefault(row.reason, []).append(row.place)
@@ -217,3 +248,40 @@ def _cores() -> int:
     affinity = getattr(os, "sched_getaffinity", None)
     count = len(affinity(0)) if affinity else os.cpu_count() or 1
     return count if count > 1 else 0
+
+
+class RowChecker:
+    """Reads rows by their position in the order of the shards. It travels to reader processes.
+
+    Args:
+        rows: of the data set.
+        order: numbers of rows.
+    """
+
+    def __init__(self, rows: Rows, order: Sequence[int]) -> None:
+        self._rows, self._order = rows, order
+
+    def __call__(self, positions: range) -> list[CheckedRow | RefusedRow]:
+        """The rows at some positions."""
+        return [self._read(position) for position in positions]
+
+    def _read(self, position: int) -> CheckedRow | RefusedRow:
+        number = self._order[position]
+        try:
+            content = self._rows.read(number)
+            _, height, width = read_image(content.picture).shape
+            facts = Facts(rows=1)
+            facts.sizes[f"{width}x{height}"] = 1
+            for member, label in content.members.items():
+                look(member, label, (height, width), facts)
+        except LabelError as error:
+            return RefusedRow(self._rows.place(number), str(error).rstrip("."), False)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else brief(error)
+            return RefusedRow(self._rows.place(number), reason, True)
+        sample: dict[str, str | bytes] = {
+            "__key__": self._rows.key(number),
+            content.ending: content.picture,
+            **content.members,
+        }
+        return CheckedRow(position + 1, sample, facts)

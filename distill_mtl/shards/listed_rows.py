@@ -1,10 +1,14 @@
-"""What shards are written from: rows that are listed, but not read yet."""
+"""What shards are written from: rows that are listed, but not read yet.
+
+Keys of rows, from the names that their files have.
+"""
 
 import hashlib
 import io
 import os
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -182,3 +186,24 @@ def _stamp(path: str) -> bytes:
     except OSError:
         return b"missing"  # reading it says so, with its name
     return b"%d %d" % (status.st_size, status.st_mtime_ns)
+
+
+def unique_keys(names: Iterable[str]) -> list[str]:
+    """A key for each name: `cats/tom.1.jpg` without its ending, and nothing that WebDataset gives a meaning.
+
+    A slash becomes `-`; dots (which end a key), blanks and other signs become `_`. A name whose key is taken gets
+    a number behind it, so the same names in the same order have the same keys.
+    """
+    keys: list[str] = []
+    taken: set[str] = set()
+    for name in names:
+        key = re.sub(r"[^\w-]", "_", os.path.splitext(name)[0].replace(os.sep, "-")).strip("-") or "row"
+        # Names like `__meta__` are WebDataset's own.
+        key = key.lstrip("_") or "row"
+        unique, number = key, 1
+        while unique in taken:
+            number += 1
+            unique = f"{key}-{number}"
+        taken.add(unique)
+        keys.append(unique)
+    return keys

@@ -1,0 +1,195 @@
+"""The picture files of a folder, at any depth, in an order that no file system changes.
+
+A folder of pictures, whose sub-folders are classes: the form of torchvision's ImageFolder.
+
+A folder of pictures and a folder of masks, depth maps or normals, paired by their names.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+from distill_mtl.data.split import SPLITS
+from distill_mtl.errors import ShardError
+from distill_mtl.shards.class_names import class_label, list_classes
+from distill_mtl.shards.listed_rows import ENDINGS, FileRow, FileRows, Label, unique_keys
+
+PICTURES = (*ENDINGS, "bmp", "tif", "tiff", "ppm", "pgm")
+"""Endings of picture files; those that readers of shards do not take are written as PNG."""
+
+
+def find_files(
+    folder: Path, endings: tuple[str, ...], pattern: str | None = None
+) -> tuple[list[str], Counter[str]]:
+    """Paths relative to a folder, sorted; and the endings of files that are left out -> how many.
+
+    Args:
+        folder: where to look. Links are followed.
+        endings: of the files that are wanted, without a dot.
+        pattern: of the files' names or relative paths, such as `*_mask.png`; others are no files of this data set
+            and are not counted.
+
+    Raises:
+        ShardError: there is no such folder, or nothing in it fits.
+    """
+    if not folder.is_dir():
+        raise ShardError(f"{folder}: there is no such folder.")
+    found: list[str] = []
+    others: Counter[str] = Counter()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders.sort()
+        for file in files:
+            path = os.path.relpath(os.path.join(place, file), folder)
+            if pattern is not None and not (fnmatch(file, pattern) or fnmatch(path, pattern)):
+                continue
+            ending = os.path.splitext(file)[1].lower()
+            if ending[1:] in endings:
+                found.append(path)
+            else:
+                others[ending or file] += 1
+    if not found:
+        wanted = f"{pattern} with the ending " if pattern is not None else "a file with the ending "
+        there = f" There are: {', '.join(sorted(others)[:10])}." if others else ""
+        raise ShardError(f"{folder}: no file fits: {wanted}{', '.join(endings)}.{there}")
+    return sorted(found), others
+
+
+def files_left_out(others: Counter[str]) -> dict[str, int]:
+    """In words, for the report."""
+    return {f"files that are no pictures ({ending})": others[ending] for ending in sorted(others)}
+
+
+_SETS = {*SPLITS, "val", "valid", "dev", "training"}
+
+
+def folder_rows(images: str | Path, *, labelled: bool = True, task: str = "") -> FileRows:
+    """The pictures of a folder. The sub-folder that one lies in, at any depth, is its class (member `cls`).
+
+    Args:
+        images: the folder. Without sub-folders its pictures are unlabelled.
+        labelled: False: sub-folders are no classes.
+        task: a name for the task; default the folder's.
+
+    Raises:
+        ShardError: no such folder or no pictures; pictures beside the class folders; the sub-folders are sets.
+    """
+    folder = Path(images)
+    found, others = find_files(folder, PICTURES)
+    classes = [path.partition(os.sep)[0] if os.sep in path else None for path in found]
+    labelled = labelled and any(classes)
+    if labelled:
+        _refuse_sets(folder, {name for name in classes if name})
+        _refuse_pictures_beside_classes(folder, [p for p, c in zip(found, classes, strict=True) if c is None])
+    texts = [class_label(name) if labelled and name else "" for name in classes]
+    labels = [Label("cls", task or folder.name, list_classes(texts, str(folder)))] if labelled else []
+    rows = [
+        FileRow(key, str(folder / path), {"cls": text.encode()} if labelled else {}, {})
+        for key, path, text in zip(unique_keys(found), found, texts, strict=True)
+    ]
+    return FileRows(rows, {"origin": "folder", "labelled": labelled}, labels, files_left_out(others))
+
+
+def _refuse_sets(folder: Path, classes: set[str]) -> None:
+    if {name.lower() for name in classes} <= _SETS:
+        first = min(classes)
+        raise ShardError(
+            f"{folder}: its sub-folders ({', '.join(sorted(classes))}) are sets, not classes. Write each of them: "
+            f"distill-mtl shards folder {folder / first} --to ... --name {first}"
+        )
+
+
+def _refuse_pictures_beside_classes(folder: Path, beside: list[str]) -> None:
+    if beside:
+        raise ShardError(
+            f"{folder}: {len(beside):,} pictures lie beside the class folders, first {beside[0]}. Move them to the "
+            "folder of their class, or leave all classes out with --unlabelled."
+        )
+
+
+DENSE = ("seg.png", "depth.png", "depth.npy", "normals.png", "normals.npy")
+_SHOWN = 3
+
+
+def pair_rows(
+    images: str | Path,
+    masks: str | Path,
+    *,
+    member: str = "seg.png",
+    strip: Sequence[str] = (),
+    image_pattern: str | None = None,
+    mask_pattern: str | None = None,
+    allow_missing: bool = False,
+    task: str = "",
+) -> FileRows:
+    """Pictures with the mask of the same relative path without ending, or else of the same file name.
+
+    Args:
+        images, masks: folders; they may be the same one where patterns tell the files apart.
+        member: what the second files are, one of `DENSE`.
+        strip: ends of names to be taken off before they are compared, such as `_mask`.
+        image_pattern, mask_pattern: which files count, such as `*_labelIds.png`.
+        allow_missing: leave out pictures without a mask and masks without a picture, instead of refusing them.
+        task: a name for the task; default the images' folder.
+
+    Raises:
+        ShardError: no such folder or no files; files without partner; two files of the same name.
+    """
+    images, masks = Path(images), Path(masks)
+    found, others = find_files(images, PICTURES, image_pattern)
+    labels, other_labels = find_files(masks, (member.rpartition(".")[2],), mask_pattern)
+    by_path = [_by_name(folder, paths, strip) for folder, paths in ((images, found), (masks, labels))]
+    if not by_path[0].keys() & by_path[1].keys():
+        by_path = [
+            _by_name(folder, paths, strip, bare=True) for folder, paths in ((images, found), (masks, labels))
+        ]
+    pictures, dense = by_path
+    alone = sorted(pictures.keys() - dense.keys()), sorted(dense.keys() - pictures.keys())
+    both = sorted(pictures.keys() & dense.keys())
+    if not both or (any(alone) and not allow_missing):
+        _refuse_lonely(
+            [pictures[name] for name in alone[0]], [dense[name] for name in alone[1]], images, masks
+        )
+    left_out = files_left_out(others + (Counter() if masks == images else other_labels)) | {
+        "pictures without a mask": len(alone[0]),
+        "masks without a picture": len(alone[1]),
+    }
+    rows = [
+        FileRow(key, str(images / pictures[name]), {}, {member: str(masks / dense[name])})
+        for key, name in zip(unique_keys(f"{name}." for name in both), both, strict=True)
+    ]
+    what = {"origin": "pairs", "member": member}
+    return FileRows(rows, what, [Label(member, task or images.name)], left_out)
+
+
+def _by_name(folder: Path, paths: Sequence[str], strip: Sequence[str], bare: bool = False) -> dict[str, str]:
+    """What pairs are found by -> path."""
+    names: dict[str, str] = {}
+    for path in paths:
+        name = os.path.splitext(os.path.basename(path) if bare else path)[0]
+        ends = [end for end in strip if name.endswith(end)]
+        name = name.removesuffix(max(ends, key=len)) if ends else name
+        if name in names:
+            raise ShardError(
+                f"{folder}: {names[name]} and {path} are both called '{name}'. Say which files count with --images "
+                "or --masks: '*_mask.png'."
+            )
+        names[name] = path
+    return names
+
+
+def _refuse_lonely(pictures: Sequence[str], masks: Sequence[str], images: Path, labels: Path) -> None:
+    findings = [
+        f"{len(paths):,} files in {folder} have no partner in {other} ({_examples(paths)})"
+        for paths, folder, other in ((pictures, images, labels), (masks, labels, images))
+        if paths
+    ]
+    raise ShardError(
+        f"{'; '.join(findings)}. Partners have the same path or file name before the ending. Take off what differs "
+        "with --strip _mask, or leave such files out with --allow-missing."
+    )
+
+
+def _examples(paths: Sequence[str]) -> str:
+    return ", ".join([*paths[:_SHOWN], *["…"] * (len(paths) > _SHOWN)])
