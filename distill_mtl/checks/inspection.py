@@ -1,4 +1,4 @@
-"""`distill-mtl teacher inspect`: what a teacher's files say, what is assumed, and the lines for a recipe."""
+"""`distill-mtl teacher inspect`: what a teacher's files state, what is assumed, and the lines for a recipe."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -21,8 +21,8 @@ from distill_mtl.tasks.base import is_own
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.teachers.teacher import Teacher
 
-_LONG = 24  # layers that are shown one by one
-_FILE, _SAID, _FOUND, _ASSUMED, _DEFAULT = (
+_LAYERS_SHOWN = 24
+_FILE, _GIVEN, _FOUND, _ASSUMED, _DEFAULT = (
     "the file",
     "command line",
     "found on a trial",
@@ -30,19 +30,19 @@ _FILE, _SAID, _FOUND, _ASSUMED, _DEFAULT = (
     "default",
 )
 
-Row = tuple[str, str, str]
+ContractRow = tuple[str, str, str]
 """A key, its value, and where it comes from."""
 
 
 def inspect_teacher(
     values: Mapping[str, Any], overrides: Sequence[str], task: str, console: Console, *, everything: bool
 ) -> None:
-    """Load a teacher and print both of its contracts, its layers, and what a recipe says to get it.
+    """Load a teacher and print its input and output contract, its layers, and its lines for a recipe.
 
     Args:
         values, overrides, task: as in `read_teacher`.
         console: where to print.
-        everything: every layer, not only one of each shape.
+        everything: print every layer instead of one of each shape.
 
     Raises:
         UserError: it cannot be loaded.
@@ -62,11 +62,11 @@ def inspect_teacher(
 
 def _files(teacher: Teacher) -> Iterator[str]:
     card = teacher.card
-    yield f"{card.place}: {card.form}" + (" (code, which you trust)" if card.program else "")
+    yield f"{card.place}: {card.form}" + (" (code that you trust)" if card.program else "")
     for file, digest in card.files.items():
         yield f"{file.name}: {_bytes(file.stat().st_size)}, sha256 {digest}"
     parameters = sum(parameter.numel() for parameter in teacher.parameters()) or teacher.parameter_count
-    # A runtime of its own keeps its weights to itself.
+    # Some runtimes do not expose their weights.
     yield f"parameters: {parameters:,}" if parameters else "parameters: not known"
     if card.score is not None:
         rows = f" on {card.score.rows:,} rows" if card.score.rows else ""
@@ -77,12 +77,12 @@ def _bytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
 
 
-def _input(teacher: Teacher, section: TeacherSection) -> Iterator[Row]:
+def _input(teacher: Teacher, section: TeacherSection) -> Iterator[ContractRow]:
     card, contract = teacher.card, teacher.card.inputs
     for key in (field.name for field in fields(InputContract)):
         value = getattr(contract, key)
         if getattr(section.input, key) is not None:
-            source = _SAID
+            source = _GIVEN
         else:
             source = _FILE if key in card.told else _ASSUMED if key in card.assumed else _DEFAULT
         if key == "size":
@@ -92,24 +92,24 @@ def _input(teacher: Teacher, section: TeacherSection) -> Iterator[Row]:
         yield key, "any" if value is None else str(value), source
 
 
-def _output(teacher: Teacher, section: TeacherSection) -> Iterator[Row]:
-    network, card, said = teacher.network, teacher.card, section.output
+def _output(teacher: Teacher, section: TeacherSection) -> Iterator[ContractRow]:
+    network, card, given = teacher.network, teacher.card, section.output
     others = [name for name in network.outputs if name != network.answer]
     first = "the first output" if others else "the only output"
-    yield "answer", _shaped(network, network.answer), first if said.name is None else _SAID
+    yield "answer", _shaped(network, network.answer), first if given.name is None else _GIVEN
     for name in others:
         yield "", _shaped(network, name), "another output: `output.name`"
-    yield "gives", network.gives, _SAID if said.gives else "its form" if card.trunk is not None else _FOUND
+    yield "gives", network.gives, _GIVEN if given.gives else "its form" if card.trunk is not None else _FOUND
     yield "kind", card.kind, _FILE if "kind" in card.told else "the shape of its answer"
     named = _FILE if "classes" in card.told else "the width of its answer"
-    yield "classes", classes_in_words(card), named if section.classes is None else _SAID
+    yield "classes", classes_in_words(card), named if section.classes is None else _GIVEN
 
 
 def _shaped(network: TeacherNetwork, output: str) -> str:
     return f"{output} [{', '.join(['B', *map(str, network.outputs[output])])}]"
 
 
-def _contract(title: str, rows: Iterator[Row]) -> Table:
+def _contract(title: str, rows: Iterator[ContractRow]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in (title, "", "from"):
         table.add_column(column)
@@ -124,9 +124,9 @@ def _show_layers(
 ) -> None:
     default = teacher.card.last_map
     if not layers:
-        console.print("layers: none. It gives nothing but its answer, so its task learns without hints.")
+        console.print("layers: none, so its task learns without hints.")
         return
-    shown = layers if everything or len(layers) <= _LONG else _telling(layers, default)
+    shown = layers if everything or len(layers) <= _LAYERS_SHOWN else _one_of_each_shape(layers, default)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("layer for hints", "what", "channels", "size", ""):
         table.add_column(column, justify="right" if column in ("channels", "size") else "left")
@@ -144,8 +144,8 @@ def _show_layers(
         console.print(text, style="dim")
 
 
-def _telling(layers: Mapping[str, FeatureShape], default: str | None) -> dict[str, FeatureShape]:
-    """Of each shape the outermost layer, the last one of them; and the default."""
+def _one_of_each_shape(layers: Mapping[str, FeatureShape], default: str | None) -> dict[str, FeatureShape]:
+    """The last of the outermost layers of each shape, and the default layer."""
     chosen: dict[FeatureShape, str] = {}
     for name, shape in layers.items():
         if shape not in chosen or name.count(".") <= chosen[shape].count("."):

@@ -1,6 +1,6 @@
-"""A whole recipe from teachers and their data, every value with a word on where it comes from.
+"""Draft a recipe from teachers and their data (`init`); a comment beside each value says where it comes from.
 
-The lines of a recipe that name one teacher, with everything that had to be said, and what was assumed.
+`teacher_lines` and `classes_in_words` serve `teacher inspect` as well.
 """
 
 import math
@@ -31,6 +31,10 @@ from distill_mtl.teachers.teacher import Teacher
 
 STUDENT = "resnet18"
 FROM_SET = "--set"
+ASSUMED = "assumed: check it"
+PINNED = "the program that you trust; another one is refused"
+_CLASSES_SHOWN = 10
+_FIRST_KEYS = ("path", "timm", "module", "args", "weights", "trust", "sha256")
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,13 @@ class TeacherWithData:
 
     Attributes:
         task: its name.
-        section: how the teacher was named.
+        section: of the recipe, as given on the command line.
         teacher: loaded.
-        places: what was given as its data.
+        places: given as its data.
         sets: shards of each set.
-        member: of its label.
-        image: of its pictures, where they are not where they usually are.
-        rows: for training, about.
+        member: that holds its label.
+        image: member that holds its picture; None if it is one of the usual ones.
+        rows: for training, estimated.
     """
 
     task: str
@@ -66,40 +70,40 @@ def draft(
     trust: bool = False,
     overrides: Sequence[str] = (),
 ) -> tuple[dict[str, Any], list[TeacherWithData]]:
-    """The recipe as a tree of `Noted` values, and what it was drawn from.
+    """The recipe as a tree of `Noted` values, and the opened teachers and data that it is drafted from.
 
     Args:
         teachers: folders, files and `hf_hub:` names.
-        data: for each of them, folders, paths and patterns of shards.
-        student: architecture; None: that of the teachers that say theirs if it is one, else `STUDENT`.
-        trust: the files that are programs.
+        data: for each teacher, folders, paths and patterns of shards.
+        student: architecture; None: that of the teachers if they share one, else `STUDENT`.
+        trust: files that are programs.
         overrides: of the recipe; they are written into it.
 
     Raises:
-        UserError: a teacher cannot be loaded, a data set has no labels that fit, or an override makes no sense.
+        UserError: a teacher cannot be loaded, a data set has no label of the task, or an override is refused.
     """
     if len(teachers) != len(data):
         raise RecipeError(
-            f"{len(teachers)} --teacher and {len(data)} --data: each teacher needs the data that it was trained for, "
-            "in the same order."
+            f"{len(teachers)} --teacher and {len(data)} --data: each teacher needs the data of its task, in the same "
+            "order."
         )
-    said = _said(teachers, trust, overrides)
+    given = _from_command_line(teachers, trust, overrides)
     pairs = [
-        _open(task, entry, places) for (task, entry), places in zip(said["tasks"].items(), data, strict=True)
+        _open(task, entry, places) for (task, entry), places in zip(given["tasks"].items(), data, strict=True)
     ]
-    drafted: dict[str, Any] = {"student": _student(pairs, student, said.get("student", {}))}
+    drafted: dict[str, Any] = {"student": _student(pairs, student, given.get("student", {}))}
     drafted["tasks"] = {
         pair.task: Noted(_task(pair, pairs), f"classes: {classes_in_words(pair.teacher.card)}")
         for pair in pairs
     }
     drafted |= {"data": shared} if (shared := _shared_sources(pairs)) else {}
-    drafted["training"] = _training(pairs, said.get("training", {}))
+    drafted["training"] = _training(pairs, given.get("training", {}))
     drafted["acceptance"] = Noted(1.0, "default: points that a task may lose against its teacher")
-    return _merged(drafted, said), pairs
+    return _merged(drafted, given), pairs
 
 
-def _said(teachers: Sequence[str], trust: bool, overrides: Sequence[str]) -> dict[str, Any]:
-    """What the command line says, in the recipe's own words: `tasks` alone, unless there are overrides."""
+def _from_command_line(teachers: Sequence[str], trust: bool, overrides: Sequence[str]) -> dict[str, Any]:
+    """The command line as part of a recipe: `tasks`, and whatever the overrides name."""
     tasks: dict[str, Any] = {}
     for place in teachers:
         tasks[task_name(place, list(tasks))] = {
@@ -109,12 +113,12 @@ def _said(teachers: Sequence[str], trust: bool, overrides: Sequence[str]) -> dic
     apply_overrides(document, overrides)
     if document.findings:
         raise report("the command line", document.findings, document.place)
-    said: dict[str, Any] = document.value
-    return {key: long_form((key,), value) for key, value in said.items()}
+    given: dict[str, Any] = document.value
+    return {key: long_form((key,), value) for key, value in given.items()}
 
 
 def _open(task: str, entry: dict[str, Any], places: Sequence[str]) -> TeacherWithData:
-    """Load one teacher and look into its data; takes `teacher` out of what was said."""
+    """Load one teacher and open its data; removes `teacher` from the entry."""
     section = read_teacher(long_form(("tasks", task, "teacher"), entry.pop("teacher")), (), task)
     own = section.trust or entry.get("trust") is True
     admit_kind(str(entry.get("kind")), trust=own, say=f"--set tasks.{task}.trust=true")
@@ -130,7 +134,7 @@ def _open(task: str, entry: dict[str, Any], places: Sequence[str]) -> TeacherWit
     place, sets = " ".join(places[:2]) + (" …" if len(places) > 2 else ""), find_sets(places)
     if not sets["train"]:
         raise ShardError(
-            f"--data {place}: all shards are for validation or testing by their names, none for training."
+            f"--data {place}: no shard is for training; the names of all say validation or test."
         )
     indexes = [
         load_index(shard.path)
@@ -151,25 +155,23 @@ def _open(task: str, entry: dict[str, Any], places: Sequence[str]) -> TeacherWit
     )
 
 
-def _student(pairs: Sequence[TeacherWithData], model: str | None, said: Mapping[str, Any]) -> dict[str, Any]:
-    """The student's section; what it begins with depends on what it is."""
+def _student(pairs: Sequence[TeacherWithData], model: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The student's section; its initial weights depend on its architecture."""
     known = [pair.teacher.card.trunk for pair in pairs if pair.teacher.card.trunk is not None]
-    model, why = said.get("model", model), "--student"
+    model, why = given.get("model", model), "--student"
     if model is not None:
-        trunk: Mapping[str, Any] = {"model": model, "args": said.get("args", {})}
+        trunk: Mapping[str, Any] = {"model": model, "args": given.get("args", {})}
     elif known and all(trunk == known[0] for trunk in known):
         trunk, why = known[0], "the architecture of its teachers"
     else:
-        trunk, why = {"model": STUDENT, "args": {}}, "a common choice: any architecture of timm's will do"
+        trunk, why = {"model": STUDENT, "args": {}}, "a common choice; any timm architecture works"
     height, width = (
         max(sides) for sides in zip(*(pair.teacher.card.inputs.size for pair in pairs), strict=True)
     )
     return {
         "model": Noted(trunk["model"], why),
         **({"args": Noted(dict(trunk["args"]), why)} if trunk["args"] else {}),
-        "input_size": Noted(
-            height if height == width else [height, width], "the largest that a teacher wants"
-        ),
+        "input_size": Noted(height if height == width else [height, width], "the largest teacher input"),
         "init": _init(pairs, trunk),
     }
 
@@ -177,10 +179,10 @@ def _student(pairs: Sequence[TeacherWithData], model: str | None, said: Mapping[
 def _init(pairs: Sequence[TeacherWithData], trunk: Mapping[str, Any]) -> Noted:
     alike = next((pair.task for pair in pairs if pair.teacher.card.trunk == trunk), None)
     if alike is not None:
-        return Noted(f"teacher:{alike}", "that teacher's trunk, which has the same architecture")
+        return Noted(f"teacher:{alike}", "the trunk of that teacher; same architecture")
     if ":" not in trunk["model"] and timm.is_model_pretrained(trunk["model"]):
-        return Noted("pretrained", "timm's weights, fetched once; random where there is no connection")
-    return Noted("random", "no trained weights of it are known")
+        return Noted("pretrained", "timm's weights, fetched once; without a connection write random")
+    return Noted("random", "no trained weights are known")
 
 
 def _task(pair: TeacherWithData, pairs: Sequence[TeacherWithData]) -> dict[str, Any]:
@@ -188,7 +190,7 @@ def _task(pair: TeacherWithData, pairs: Sequence[TeacherWithData]) -> dict[str, 
     kind_why = (
         "its file says so"
         if "kind" in card.told
-        else f"its answer is a {'map' if pair.teacher.network.dense else 'vector'}"
+        else f"its output is a {'map' if pair.teacher.network.dense else 'vector'}"
     )
     entry: dict[str, Any] = {
         "kind": Noted(card.kind, kind_why),
@@ -202,7 +204,7 @@ def _task(pair: TeacherWithData, pairs: Sequence[TeacherWithData]) -> dict[str, 
 
 
 def _shared_sources(pairs: Sequence[TeacherWithData]) -> dict[str, Any]:
-    """Data sets that were given for several teachers, each once, with all their labels."""
+    """Each data set that was given for several teachers, once, with all their labels."""
     sources: dict[str, Any] = {}
     for pair in pairs:
         sharing = _sharing(pair, pairs)
@@ -220,13 +222,13 @@ def _sharing(pair: TeacherWithData, pairs: Sequence[TeacherWithData]) -> list[Te
 def _source(pair: TeacherWithData, labels: Mapping[str, Any]) -> dict[str, Any]:
     shards = pair.sets["train"]
     count = "1 shard" if len(shards) == 1 else f"{len(shards)} shards"
-    cut = "none found: 5 % of the training rows, by a hash of the key; its teacher may have seen them"
+    cut = "none found: 5 % of the training rows, by a hash of the key; the teacher may have seen them"
     augment = AugmentSection()
     return {
         "shards": Noted(
             as_patterns(shards), f"{count}, {'about ' if len(shards) > 1 else ''}{pair.rows:,} rows"
         ),
-        **({"image": Noted(pair.image, "the only member that is a picture")} if pair.image else {}),
+        **({"image": Noted(pair.image, "the only member with pictures")} if pair.image else {}),
         **labels,
         "split": {
             split: Noted(as_patterns(pair.sets[split]), "by its name" if pair.sets[split] else cut)
@@ -234,22 +236,22 @@ def _source(pair: TeacherWithData, labels: Mapping[str, Any]) -> dict[str, Any]:
         },
         "augment": Noted(
             {
-                "crop": Noted(list(augment.crop or ()), "share of the picture's area"),
+                "crop": Noted(list(augment.crop or ()), "share of the area"),
                 "flip": Noted(augment.flip, "false where left and right mean something"),
-                "color": Noted(augment.color, "0 where colour is what the task asks for"),
+                "color": Noted(augment.color, "0 where the label is about colour"),
             },
             "default",
         ),
     }
 
 
-def _training(pairs: Sequence[TeacherWithData], said: Mapping[str, Any]) -> dict[str, Any]:
+def _training(pairs: Sequence[TeacherWithData], given: Mapping[str, Any]) -> dict[str, Any]:
     rows = sum(_sharing(pair, pairs)[0] is pair and pair.rows for pair in pairs)
     default: int = TrainingSection.model_fields["batch_size"].default
     batch = min(default, max(8, 2 ** int(math.log2(max(1, rows / 8)))))
     length = (
         {}
-        if said.get("steps") is not None
+        if given.get("steps") is not None
         else {"epochs": Noted(DEFAULT_EPOCHS, "default: passes over all rows")}
     )
     return {
@@ -258,10 +260,10 @@ def _training(pairs: Sequence[TeacherWithData], said: Mapping[str, Any]) -> dict
     }
 
 
-def _merged(drafted: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
-    """The draft, overruled by what was said."""
+def _merged(drafted: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The draft, with the values of the command line in place of its own."""
     merged = dict(drafted)
-    for key, value in said.items():
+    for key, value in given.items():
         noted = merged.get(key)
         inner = noted.value if isinstance(noted, Noted) else noted
         if isinstance(value, Mapping) and isinstance(inner, Mapping):
@@ -272,37 +274,31 @@ def _merged(drafted: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-ASSUMED = "assumed: check it"
-PINNED = "of the program that you trust: another one is refused"
-_SHOWN = 10  # names of classes
-_FIRST = ("path", "timm", "module", "args", "weights", "trust", "sha256")
-
-
 def teacher_lines(section: TeacherSection, card: TeacherCard) -> Any:
-    """What stands behind `teacher:`: a path alone, or a section.
+    """The value of `teacher:`: a path alone, or a section with what was given and what was assumed.
 
     Args:
-        section: as it was said, with paths as they were typed.
+        section: as given, with paths as they were typed.
         card: of the loaded teacher.
     """
-    said = section.model_dump(mode="json", exclude_defaults=True)
-    inputs: dict[str, Any] = dict(said.pop("input", {}))
+    given = section.model_dump(mode="json", exclude_defaults=True)
+    inputs: dict[str, Any] = dict(given.pop("input", {}))
     contract = card.inputs.to_dict()
     inputs |= {key: Noted(contract[key], ASSUMED) for key in card.assumed}
-    entry: dict[str, Any] = {**said, **({"input": inputs} if inputs else {})}
+    entry: dict[str, Any] = {**given, **({"input": inputs} if inputs else {})}
     if card.program is None:
         entry.pop("trust", None)
     elif section.sha256 is None:
         entry["sha256"] = Noted(card.sha256, PINNED)
     if set(entry) == {"path"}:
         return entry["path"]
-    return {key: entry[key] for key in (*_FIRST, *entry) if key in entry}
+    return {key: entry[key] for key in (*_FIRST_KEYS, *entry) if key in entry}
 
 
 def classes_in_words(card: TeacherCard) -> str:
-    """`3 (cat, dog, owl)`, with not too many of them; `10 (numbered from 0)` where they have no names."""
+    """`3 (cat, dog, owl)`, shortened where there are many; `10 (numbered from 0)` for classes without names."""
     count = len(card.classes)
     if card.classes == tuple(str(index) for index in range(count)):
         return f"{count} (numbered from 0)"
-    shown = ", ".join(card.classes[:_SHOWN]) + (", …" if count > _SHOWN else "")
+    shown = ", ".join(card.classes[:_CLASSES_SHOWN]) + (", …" if count > _CLASSES_SHOWN else "")
     return f"{count} ({shown})"

@@ -13,7 +13,7 @@ from distill_mtl.recipe.commented import write_yaml
 from distill_mtl.training.parts import known_names
 
 HEAD = """\
-# Drafted by `distill-mtl init`. Beside each value stands where it comes from.
+# Drafted by `distill-mtl init`. A comment beside each value says where it comes from.
 # {look}Then: distill-mtl check RECIPE, and: accelerate launch distill.py RECIPE
 """
 
