@@ -14,7 +14,6 @@ from distill_mtl.checks.members import Member, find_image, find_label
 from distill_mtl.data.index import load_index
 from distill_mtl.data.shard_sets import as_patterns, find_sets
 from distill_mtl.data.shards import find_shards
-from distill_mtl.data.split import SPLITS, Split
 from distill_mtl.errors import RecipeError, ShardError
 from distill_mtl.recipe.command_line import read_teacher, task_name
 from distill_mtl.recipe.commented import Noted
@@ -24,6 +23,7 @@ from distill_mtl.recipe.overrides import apply_overrides
 from distill_mtl.recipe.paths import absolute_teacher
 from distill_mtl.recipe.schema import DEFAULT_EPOCHS, AugmentSection, TeacherSection, TrainingSection
 from distill_mtl.recipe.shorthand import long_form
+from distill_mtl.splits import SPLITS, Split
 from distill_mtl.tasks.base import admit_kind, build_kind, is_own
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.load import load_teacher

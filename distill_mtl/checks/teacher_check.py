@@ -29,11 +29,11 @@ from distill_mtl.checks.teacher_score import (
     score_problem,
 )
 from distill_mtl.data import Sources
-from distill_mtl.data.split import Split
 from distill_mtl.errors import TeacherError
 from distill_mtl.evaluation.known import asked_about
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import TeacherSection
+from distill_mtl.splits import Split
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.teacher import Teacher
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from distill_mtl.data.picks import Numbers
 from distill_mtl.data.source import Source
-from distill_mtl.data.splitmix import fold, uniforms
 from distill_mtl.geometry.views import DRAWS, Size, View, plain_view, training_view
+from distill_mtl.splitmix import fold, uniforms
 
 Choose = Callable[[int, int, Size], View]
 """(place, row, height and width of its picture) -> its view. `row` is the one asked for at `place`, or the

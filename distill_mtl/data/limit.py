@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from distill_mtl.data.classes import class_task, read_classes
 from distill_mtl.data.source import Source
-from distill_mtl.data.splitmix import draws, fold
+from distill_mtl.splitmix import draws, fold
 from distill_mtl.tasks.base import TaskKind
 
 # Left to themselves, 100 labelled rows of 4,000 would hardly ever meet a batch. Semi-supervised practice

@@ -7,7 +7,7 @@ asking for that step, and no process or worker can disturb another (DESIGN 4.24)
 import numpy as np
 from numpy.typing import NDArray
 
-from distill_mtl.data.splitmix import draws, fold
+from distill_mtl.splitmix import draws, fold
 
 Positions = NDArray[np.int64]
 Drawn = tuple[NDArray[np.int64], NDArray[np.int64]]

@@ -18,9 +18,9 @@ from distill_mtl.data.decode import read_image
 from distill_mtl.data.framing import Choose, Framing
 from distill_mtl.data.picks import Numbers, Picks
 from distill_mtl.data.source import Source
-from distill_mtl.data.splitmix import fold, uniforms
 from distill_mtl.errors import ShardError
 from distill_mtl.geometry.views import DRAWS, Size, View, plain_view
+from distill_mtl.splitmix import fold, uniforms
 from distill_mtl.tasks.base import TaskKind
 
 _COLORS = 3

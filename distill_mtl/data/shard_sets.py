@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distill_mtl.data.shards import expand_braces
-from distill_mtl.data.split import SPLITS, Split
 from distill_mtl.errors import ShardError
+from distill_mtl.splits import SPLITS, Split
 
 _ARCHIVES = (".tar", ".tar.gz", ".tgz")
 _WORDS: dict[str, Split] = {

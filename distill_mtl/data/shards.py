@@ -14,7 +14,8 @@ from pathlib import Path
 
 from braceexpand import braceexpand
 
-from distill_mtl.data import built_in, fetch
+from distill_mtl.data import fetch
+from distill_mtl.demos import built_in
 from distill_mtl.errors import ShardError
 
 _SHOWN = 10

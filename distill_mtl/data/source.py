@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from distill_mtl.data.index import ShardIndex, load_index
 from distill_mtl.data.open_files import OpenFiles
 from distill_mtl.data.shards import Shard, find_shards, shard_names
-from distill_mtl.data.split import SPLITS, Split, split_by_hash
 from distill_mtl.errors import ShardError
 from distill_mtl.recipe.schema import SourceSection
+from distill_mtl.splits import SPLITS, Split, split_by_hash
 
 _GROUP = "group"
 _EXAMPLES = 3

@@ -15,12 +15,12 @@ from distill_mtl.data.plan import Plan, source_parts
 from distill_mtl.data.quota import Quota
 from distill_mtl.data.reader import EveryView, Reader
 from distill_mtl.data.source import Source, open_source
-from distill_mtl.data.split import SPLITS, Split
-from distill_mtl.data.splitmix import fold, uniforms
 from distill_mtl.data.stream import read_ahead, stream
 from distill_mtl.errors import RecipeError, ShardError
 from distill_mtl.geometry.views import Size
 from distill_mtl.recipe.schema import Recipe
+from distill_mtl.splitmix import fold, uniforms
+from distill_mtl.splits import SPLITS, Split
 from distill_mtl.tasks.base import TaskKind
 
 

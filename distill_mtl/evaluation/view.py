@@ -8,7 +8,7 @@ import torch
 from accelerate.utils import gather_object
 
 from distill_mtl.data.batch import Batch
-from distill_mtl.data.split import Split
+from distill_mtl.splits import Split
 
 
 class LabelledRows(Protocol):

@@ -12,13 +12,13 @@ from distill_mtl.data import Sources, open_sources
 from distill_mtl.data.batch import Batch
 from distill_mtl.data.picks import Picks
 from distill_mtl.data.shard_sets import as_patterns, find_sets
-from distill_mtl.data.split import Split
 from distill_mtl.errors import ExportError, UserError
 from distill_mtl.export.deployable import Deployable
 from distill_mtl.export.format import Order
 from distill_mtl.geometry.views import Size
 from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.recipe.schema import AugmentSection, SourceSection, StudentSection, TaskSection
+from distill_mtl.splits import Split
 from distill_mtl.tasks.base import TaskKind
 
 _SIZES = (1, 3, 2)

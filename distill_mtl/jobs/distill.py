@@ -19,7 +19,6 @@ from torch import nn
 from distill_mtl.checks.before_training import batchnorm_warnings, run_check, try_one_batch
 from distill_mtl.checks.teacher_check import TeacherCheck
 from distill_mtl.data.batch import Batch
-from distill_mtl.data.split import Split
 from distill_mtl.display import output
 from distill_mtl.distillation.calibrate import calibrate_hints
 from distill_mtl.distillation.objective import Objective
@@ -28,6 +27,7 @@ from distill_mtl.evaluation.baselines import baselines_in
 from distill_mtl.evaluation.selection import Reference
 from distill_mtl.jobs.run_artefacts import card_of, compare_with_bar, view_of, write_evidence
 from distill_mtl.recipe import Recipe, dump_recipe, load_recipe
+from distill_mtl.splits import Split
 from distill_mtl.students.folder import save_student
 from distill_mtl.students.format import SCORES
 from distill_mtl.targets.roster import Roster

@@ -14,7 +14,6 @@ from rich.console import Console
 from torch import nn
 
 from distill_mtl.data import Sources
-from distill_mtl.data.split import Split
 from distill_mtl.display import Display
 from distill_mtl.evaluation import Evaluation, Processes, View, evaluate
 from distill_mtl.evaluation.card import model_card
@@ -26,6 +25,7 @@ from distill_mtl.evaluation.sheet import picture_sheet
 from distill_mtl.jobs.report import write_report
 from distill_mtl.recipe import Recipe
 from distill_mtl.report.pictures import write_gallery
+from distill_mtl.splits import Split
 from distill_mtl.students.trunk import Trunk
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.card import TeacherCard

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from distill_mtl.data.split import SPLITS
 from distill_mtl.errors import ShardError
 from distill_mtl.shards.class_names import class_label, list_classes
 from distill_mtl.shards.listed_rows import ENDINGS, FileRow, FileRows, Label, unique_keys
+from distill_mtl.splits import SPLITS
 
 PICTURES = (*ENDINGS, "bmp", "tif", "tiff", "ppm", "pgm")
 """Endings of picture files; those that readers of shards do not take are written as PNG."""

@@ -18,7 +18,6 @@ import webdataset
 from rich.console import Console
 
 from distill_mtl.data.decode import read_image
-from distill_mtl.data.splitmix import draws, fold
 from distill_mtl.data.stream import read_ahead
 from distill_mtl.display import Display
 from distill_mtl.errors import ShardError, Stopped, brief
@@ -27,6 +26,7 @@ from distill_mtl.shards.facts import Facts
 from distill_mtl.shards.listed_rows import Label, LabelError, Rows
 from distill_mtl.shards.members import look
 from distill_mtl.shards.shard_plan import Finished, Journal
+from distill_mtl.splitmix import draws, fold
 
 _AT_ONCE = 8  # rows that a reader hands over together
 _SHOWN, _NAMED = 10, 3

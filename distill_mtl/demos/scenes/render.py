@@ -1,18 +1,140 @@
-"""The picture of a scene: texture, light with soft shadows, mirrored surroundings, haze, and a sensor.
+"""What the camera sees through each pixel, and the picture of it.
 
-Local light is Lambert's and Blinn's (1977), all in linear light; the display's curve is a square root.
+`trace` finds the nearest surfaces; `picture` adds texture, light with soft shadows, mirrored surroundings, haze and a
+sensor. Local light is Lambert's and Blinn's (1977), all in linear light; the display's curve is a square root.
 """
 
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distill_mtl.data.scenes.scene import FAR, Material, Scene
-from distill_mtl.data.scenes.textures import pattern
-from distill_mtl.data.scenes.trace import FLOOR, SOLIDS, Surfaces, lit, trace
-from distill_mtl.data.scenes.vectors import Floats, Vector, at, dot, unit
-from distill_mtl.data.splitmix import draws, fold, uniforms
+from distill_mtl.demos.scenes.scene import FAR, Floats, Material, Scene, Vector, at, dot, unit
+from distill_mtl.splitmix import draws, fold, uniforms
+
+NOTHING, FLOOR, WALL, SOLIDS = -1, 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Surfaces:
+    """The nearest surfaces on a grid of rays.
+
+    Attributes:
+        what: int8 [side, side]: NOTHING, FLOOR, WALL, and SOLIDS + i for the scene's solid i.
+        depth: [side, side], metres along the line of sight; infinite where there is nothing.
+        normals: [3, side, side], unit vectors in the world; zero where there is nothing.
+        alone: for each solid how many pixels it would fill with nothing before it.
+    """
+
+    what: NDArray[np.int8]
+    depth: Floats
+    normals: Floats
+    alone: tuple[int, ...]
+
+
+def trace(scene: Scene, side: int) -> Surfaces:
+    """What `side` x `side` rays through the centres of pixels meet first.
+
+    A solid is tried only on the pixels of the ball around it.
+    """
+    camera = scene.camera
+    rays = camera.rays(side)
+    what, depth = np.full((side, side), NOTHING, np.int8), np.full((side, side), FAR)
+    for number, plane in enumerate(scene.planes):
+        times = plane.enter(camera.eye, rays)
+        np.copyto(what, number, where=times < depth)
+        np.minimum(depth, times, out=depth)
+    faces = np.array([plane.normal for plane in scene.planes] + [(0.0, 0.0, 0.0)]).T
+    normals = np.take(faces, what, axis=1, mode="wrap")  # NOTHING, -1, is the last of them
+    alone = []
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for number, solid in enumerate(scene.solids):
+            window = camera.window(solid.centre, solid.radius, side)
+            if window is None:
+                alone.append(0)
+                continue
+            seen = (slice(None), *window)
+            times, facing = solid.enter(camera.eye.over(2), rays[seen])
+            nearer = times < depth[window]
+            np.copyto(what[window], SOLIDS + number, where=nearer)
+            np.copyto(depth[window], times, where=nearer)
+            np.copyto(normals[seen], unit(facing), where=nearer)
+            alone.append(int(np.count_nonzero(np.isfinite(times))))
+    depth[what == NOTHING] = np.inf
+    return Surfaces(what, depth, normals, tuple(alone))
+
+
+def lit(scene: Scene, places: Floats, to_light: Floats, what: NDArray[np.int8]) -> NDArray[np.bool_]:
+    """Where nothing stands between a surface and the light.
+
+    Args:
+        places: points [3, N].
+        to_light: from there to the light [3, N].
+        what: the surface of each point [N]. A convex solid never shadows itself on its lit side.
+
+    Returns:
+        bool [N].
+    """
+    free = np.full(what.shape, True)
+    length = dot(to_light, to_light)
+    for number, solid in enumerate(scene.solids):
+        offsets = solid.centre.over(1) - places
+        along = dot(offsets, to_light)
+        # The light's ray passes the ball around the solid, ahead of the point.
+        near = dot(offsets, offsets) - along * along / length < solid.radius * solid.radius
+        rows = np.flatnonzero(near & free & (along > 0) & (what != SOLIDS + number))
+        if len(rows):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                times, _ = solid.enter(at(places, rows), at(to_light, rows))
+            free[rows[times < 1]] = False
+    return free
+
+
+_CELLS = 16  # of the noise along each axis, before it repeats
+
+
+def pattern(name: str, places: Floats) -> Floats:
+    """How much of the second colour [...] there is at points [3, ...], given in cells of the pattern.
+
+    Stripes run across the third axis of the points.
+    """
+    if name == "plain":
+        return np.zeros(places.shape[1:])
+    if name == "noise":
+        return np.clip(1.4 * (0.65 * _noise(places) + 0.35 * _noise(2 * places + 5.5)) - 0.2, 0, 1)
+    cells = np.floor(places)
+    total = cells[2] if name == "stripes" else cells[0] + cells[1] + cells[2]
+    return total - 2 * np.floor(total / 2)
+
+
+def _noise(places: Floats) -> Floats:
+    """Value noise [...]: random numbers at whole places, blended in between (Perlin's fade of 1985)."""
+    cells = np.floor(places)
+    parts = places - cells
+    x, y, z = parts * parts * (3 - 2 * parts)
+    low = cells.astype(np.int64) & (_CELLS - 1)
+    high = (low + 1) & (_CELLS - 1)
+    lattice = _lattice()
+
+    def row(j: NDArray[np.int64], k: NDArray[np.int64]) -> Floats:
+        start = (j * _CELLS + k) * _CELLS
+        one, other = np.take(lattice, start + low[0]), np.take(lattice, start + high[0])
+        return one + x * (other - one)
+
+    def sheet(k: NDArray[np.int64]) -> Floats:
+        one, other = row(low[1], k), row(high[1], k)
+        return one + y * (other - one)
+
+    one, other = sheet(low[2]), sheet(high[2])
+    blended: Floats = one + z * (other - one)
+    return blended
+
+
+@cache
+def _lattice() -> Floats:
+    return uniforms(fold("scenes", "noise"), _CELLS**3)[0]
+
 
 SIDE = 64
 SAMPLES = 2  # rays along each axis of a pixel

@@ -1,6 +1,6 @@
 import numpy as np
 
-from distill_mtl.data.split import SPLITS, split_by_hash
+from distill_mtl.splits import SPLITS, split_by_hash
 
 IDENTITIES = [f"pets/pets-000/{row:05d}" for row in range(20_000)]
 

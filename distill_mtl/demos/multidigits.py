@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from distill_mtl.data.split import SPLITS, Split
-from distill_mtl.data.splitmix import draws, fold
+from distill_mtl.splitmix import draws, fold
+from distill_mtl.splits import SPLITS, Split
 
 VERSION = 1
 SETS = ("left", "right", "segment")

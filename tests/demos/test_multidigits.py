@@ -10,10 +10,10 @@ import webdataset
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from distill_mtl.data.multidigits import DIGITS, ROWS, SETS, compose, source_digits
 from distill_mtl.data.shards import find_shards
-from distill_mtl.data.split import SPLITS
+from distill_mtl.demos.multidigits import DIGITS, ROWS, SETS, compose, source_digits
 from distill_mtl.errors import ShardError
+from distill_mtl.splits import SPLITS
 
 PLACES = list(itertools.product(SETS, SPLITS))
 

@@ -1,15 +1,54 @@
 """A scene by chance: camera, room or open sky, light, and solids that stand on the floor and do not touch."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
-from distill_mtl.data.scenes.camera import Camera
-from distill_mtl.data.scenes.dice import Dice
-from distill_mtl.data.scenes.scene import Light, Material, Plane, Scene, Solid
-from distill_mtl.data.scenes.shapes import SHAPES
-from distill_mtl.data.scenes.textures import PATTERNS
-from distill_mtl.data.scenes.vectors import Vector, turn
-from distill_mtl.data.splitmix import fold
+from distill_mtl.demos.scenes.scene import (
+    PATTERNS,
+    SHAPES,
+    Camera,
+    Light,
+    Material,
+    Plane,
+    Scene,
+    Solid,
+    Vector,
+    turn,
+)
+from distill_mtl.splitmix import Hashes, fold, uniforms
+
+Side = TypeVar("Side")
+_DRAWS = 1024
+
+
+class Dice:
+    """Numbers that follow from one key of SplitMix64, in the order in which they are asked for.
+
+    Args:
+        key: uint64 [1], from `fold`.
+    """
+
+    def __init__(self, key: Hashes) -> None:
+        self._numbers = iter(uniforms(key, _DRAWS)[0].tolist())
+
+    def between(self, low: float, high: float) -> float:
+        """A number from `low` on and below `high`."""
+        return low + (high - low) * float(next(self._numbers))
+
+    def whole(self, low: int, high: int) -> int:
+        """A whole number from `low` to `high`, both among them."""
+        return low + int(self.between(0, high - low + 1))
+
+    def says(self, chance: float) -> bool:
+        """True in this share of the cases."""
+        return self.between(0, 1) < chance
+
+    def pick(self, sides: Sequence[Side]) -> Side:
+        """One of them, each as likely."""
+        return sides[self.whole(0, len(sides) - 1)]
+
 
 COLOURS: dict[str, Vector] = {
     "red": Vector(0.86, 0.14, 0.13),

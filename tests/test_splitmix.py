@@ -1,6 +1,6 @@
 import numpy as np
 
-from distill_mtl.data.splitmix import draws, fold, splitmix64, uniforms
+from distill_mtl.splitmix import draws, fold, splitmix64, uniforms
 
 
 def test_the_numbers_are_those_of_the_published_generator() -> None:

@@ -10,24 +10,23 @@ import pytest
 import webdataset
 from PIL import Image
 
-from distill_mtl.data import built_in
-from distill_mtl.data.scenes import shards
-from distill_mtl.data.scenes.attributes import ATTRIBUTES, attributes
-from distill_mtl.data.scenes.labels import (
+from distill_mtl.data.shards import find_shards
+from distill_mtl.demos import built_in
+from distill_mtl.demos.scenes import scene_rows as shards
+from distill_mtl.demos.scenes.render import FLOOR, NOTHING, SIDE, SOLIDS, WALL, lit, picture, trace
+from distill_mtl.demos.scenes.scene import SHAPES, Scene
+from distill_mtl.demos.scenes.scene_rows import (
+    ATTRIBUTES,
     CLASSES,
     LEAST_PIXELS,
+    attributes,
     class_pixels,
     depth_pixels,
     normal_pixels,
-    sights,
+    visible_solids,
 )
-from distill_mtl.data.scenes.render import SIDE, picture
-from distill_mtl.data.scenes.scene import Scene
-from distill_mtl.data.scenes.shapes import SHAPES
-from distill_mtl.data.scenes.trace import FLOOR, NOTHING, SOLIDS, WALL, lit, trace
-from distill_mtl.data.shards import find_shards
-from distill_mtl.data.split import SPLITS
 from distill_mtl.errors import ShardError
+from distill_mtl.splits import SPLITS
 
 SCENES = [shards.scene("depth", "validation", row) for row in range(40)]
 
@@ -144,7 +143,7 @@ def test_entries_lie_on_the_shape_and_no_point_of_the_ray_before_them_is_inside(
 def test_what_is_in_a_solids_window_is_all_there_is_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     windowed = [trace(scene, SIDE).what for scene in SCENES]
     everything = (slice(0, SIDE), slice(0, SIDE))
-    monkeypatch.setattr("distill_mtl.data.scenes.camera.Camera.window", lambda *_: everything)
+    monkeypatch.setattr("distill_mtl.demos.scenes.scene.Camera.window", lambda *_: everything)
     for scene, what in zip(SCENES, windowed, strict=True):
         assert np.array_equal(trace(scene, SIDE).what, what)
 
@@ -165,15 +164,15 @@ def test_boxes_are_tight_around_the_pixels_of_their_class() -> None:
     for scene in SCENES:
         surfaces = trace(scene, SIDE)
         classes = class_pixels(scene, surfaces)
-        found = sights(scene, surfaces)
-        for sight in found:
-            left, top, width, height = sight.box
-            mask = surfaces.what == SOLIDS + sight.number
+        found = visible_solids(scene, surfaces)
+        for solid in found:
+            left, top, width, height = solid.box
+            mask = surfaces.what == SOLIDS + solid.number
             inside = mask[top : top + height, left : left + width]
-            assert inside.sum() == mask.sum() == sight.pixels >= LEAST_PIXELS
+            assert inside.sum() == mask.sum() == solid.pixels >= LEAST_PIXELS
             assert all(edge.any() for edge in (inside[0], inside[-1], inside[:, 0], inside[:, -1]))
-            assert set(classes[mask]) == {CLASSES.index(scene.solids[sight.number].shape)}
-        shown = {scene.solids[sight.number].shape for sight in found}
+            assert set(classes[mask]) == {CLASSES.index(scene.solids[solid.number].shape)}
+        shown = {scene.solids[solid.number].shape for solid in found}
         unseen = [name for name in CLASSES[1:] if name not in shown]
         assert all((classes == CLASSES.index(name)).sum() < 5 * LEAST_PIXELS for name in unseen)
 
@@ -261,7 +260,7 @@ def test_each_set_has_one_kind_of_label_that_reads_back(name: str) -> None:
             case "objects":
                 boxes = [(entry["class"], tuple(entry["box"])) for entry in json.loads(label)]
                 assert boxes == [
-                    (scene.solids[sight.number].shape, sight.box) for sight in sights(scene, surfaces)
+                    (scene.solids[solid.number].shape, solid.box) for solid in visible_solids(scene, surfaces)
                 ]
             case _:
                 pixels = {

@@ -15,11 +15,11 @@ import webdataset
 from rich.console import Console
 from rich.progress import track
 
-from distill_mtl.data.split import SPLITS, Split
 from distill_mtl.errors import ShardError, nearest
 from distill_mtl.files import atomic_file, cache_folder, wait_for
+from distill_mtl.splits import SPLITS, Split
 
-BUILT_IN = {"multidigits": "distill_mtl.data.multidigits", "scenes": "distill_mtl.data.scenes.shards"}
+BUILT_IN = {"multidigits": "distill_mtl.demos.multidigits", "scenes": "distill_mtl.demos.scenes.scene_rows"}
 
 _PLAIN_SECONDS = 10.0
 _log = logging.getLogger(__name__)
