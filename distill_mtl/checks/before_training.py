@@ -15,8 +15,8 @@ from torch import nn
 
 from distill_mtl.checks.teacher_check import TeacherCheck, check_teachers, refuse_bad_teachers, show_teachers
 from distill_mtl.data import Sources
-from distill_mtl.data.color import jitter_colors
-from distill_mtl.data.sources import SourceSummary
+from distill_mtl.data.all_sources import SourceSummary
+from distill_mtl.data.augmentation import jitter_colors
 from distill_mtl.distillation.counts import count_rows
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.errors import UserError

@@ -12,8 +12,8 @@ import timm
 
 from distill_mtl.checks.members import Member, find_image, find_label
 from distill_mtl.data.index import load_index
+from distill_mtl.data.shard_files import find_shards
 from distill_mtl.data.shard_sets import as_patterns, find_sets
-from distill_mtl.data.shards import find_shards
 from distill_mtl.errors import RecipeError, ShardError
 from distill_mtl.recipe.command_line import read_teacher, task_name
 from distill_mtl.recipe.commented import Noted

@@ -1,8 +1,14 @@
-"""What the stream hands to a step of training or of evaluation: rows of several data sets, mixed."""
+"""What the stream hands to a step of training or of evaluation: rows of several data sets, mixed.
 
+`BatchRows` are the rows by number: the plan decides them, the stream cuts them up, and the reader reads them.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 FRESH = -1  # a view that was drawn for one epoch and has no number
@@ -82,3 +88,35 @@ class Batch:
             labels={task: label.pin_memory() for task, label in self.labels.items()},
             color=None if self.color is None else self.color.pin_memory(),
         )
+
+
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class BatchRows:
+    """B rows, source after source.
+
+    Attributes:
+        source: int64 [B], which source, ascending.
+        epoch: int64 [B], how often the row came before, which decides its view.
+        row: int64 [B], which row of the source.
+    """
+
+    source: Integers
+    epoch: Integers
+    row: Integers
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def __getitem__(self, part: slice) -> "BatchRows":
+        return BatchRows(self.source[part], self.epoch[part], self.row[part])
+
+    def by_source(self) -> Iterator[tuple[int, slice]]:
+        """(source, where its rows stand) for every source that has some."""
+        start = 0
+        for number, count in enumerate(np.bincount(self.source).tolist()):
+            if count:
+                yield number, slice(start, start + count)
+            start += count

@@ -1,8 +1,10 @@
 """How many rows of each source stand in a step's batch, and how many stood in all steps before it.
 
-Shares rarely divide a batch, so the remainders rotate: systematic sampling with an offset that runs
-through a van der Corput sequence. Everything is counted in whole units of 1/128 row, so each period of
-128 steps gives every source its share to the unit, and both questions have a closed form.
+`Quota` mixes the sources in every batch. Shares rarely divide a batch, so the remainders rotate: systematic sampling
+with an offset that runs through a van der Corput sequence. Everything is counted in whole units of 1/128 row, so each
+period of 128 steps gives every source its share to the unit, and both questions have a closed form.
+
+`Alternating` answers the same questions where the sources take turns.
 """
 
 from collections.abc import Sequence
@@ -62,3 +64,38 @@ def _van_der_corput() -> NDArray[np.int64]:
     """int64 [PERIOD]: 0, 64, 32, 96, 16, ...: the numbers below PERIOD with their bits reversed."""
     numbers = np.arange(PERIOD)
     return np.sum([((numbers >> bit) & 1) << (_BITS - 1 - bit) for bit in range(_BITS)], axis=0)
+
+
+class Alternating:
+    """Rows of each part of each source per step where the sources take turns, as a pure function of the step.
+
+    A source has whole batches for the steps of one phase, then the next one has them: the setting of Kim et
+    al., "Disjoint Multi-Task Learning Between Heterogeneous Human-Centric Tasks", WACV 2018.
+
+    Args:
+        shares: of each source, in the order of the turn, the positive shares of its parts.
+        batch_size: rows per step.
+        length: steps of a phase.
+    """
+
+    def __init__(self, shares: Sequence[Sequence[float]], batch_size: int, length: int) -> None:
+        self._length = length
+        self._quotas = [Quota(parts, batch_size) for parts in shares]
+
+    def counts(self, step: int) -> NDArray[np.int64]:
+        """int64 [P]: rows of each part in step `step`, source after source; one source alone has some."""
+        return self.before(step + 1) - self.before(step)
+
+    def before(self, step: int) -> NDArray[np.int64]:
+        """int64 [P]: rows of each part in the steps 0 to `step` - 1 together."""
+        turns, rest = divmod(step, self._length * len(self._quotas))
+        return np.concatenate(
+            [
+                quota.before(turns * self._length + min(max(rest - place * self._length, 0), self._length))
+                for place, quota in enumerate(self._quotas)
+            ]
+        )
+
+    def phase(self, step: int) -> int:
+        """The number of the phase that step `step` belongs to."""
+        return step // self._length

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill_mtl.data.batch import FRESH, Batch
+from distill_mtl.data.augmentation import ChooseView, TrainingViews
+from distill_mtl.data.batch import FRESH, Batch, BatchRows, Integers
 from distill_mtl.data.decode import read_image
-from distill_mtl.data.framing import Choose, Framing
-from distill_mtl.data.picks import Numbers, Picks
 from distill_mtl.data.source import Source
 from distill_mtl.errors import ShardError
 from distill_mtl.geometry.views import DRAWS, Size, View, plain_view
@@ -36,7 +35,7 @@ class Reader:
         kinds: every task of the recipe.
         size: height and width of the batch's images.
         seed: of the recipe, for the colours.
-        framing: which view each training row gets.
+        views: which view each training row gets.
     """
 
     def __init__(
@@ -45,31 +44,31 @@ class Reader:
         kinds: Mapping[str, TaskKind],
         size: Size,
         seed: int,
-        framing: Framing,
+        views: TrainingViews,
     ) -> None:
         self.sources, self.kinds, self.size = sources, kinds, size
-        self.framing = framing
+        self.views = views
         self._color_keys = np.concatenate([fold(seed, "views", source.name) for source in sources])
         self._strengths = np.array([source.section.augment.color for source in sources])
         self._known: dict[str, dict[bytes, Tensor]] = {task: {} for task in kinds}
         self._fillers = {task: kind.filler(size) for task, kind in kinds.items()}
 
-    def training(self, picks: Picks) -> Batch:
+    def training(self, picks: BatchRows) -> Batch:
         """The rows under their training views, with every label they have.
 
         Raises:
             ShardError: a label or, where the source says stop, a picture cannot be decoded.
         """
-        turns = self.framing.turns(picks.epoch)
+        turns = self.views.turns(picks.epoch)
         draft = _Draft()
         for number, mine in picks.by_source():
             rows = picks.row[mine]
-            framed = self._pictures(draft, number, rows, self.framing.choose(number, rows, turns[mine]))
+            framed = self._pictures(draft, number, rows, self.views.choose(number, rows, turns[mine]))
             self._labels(draft, number, framed, self.kinds)
-        views = np.full_like(turns, FRESH) if self.framing.count is None else turns
+        views = np.full_like(turns, FRESH) if self.views.count is None else turns
         return draft.batch(self.size, self._fillers, views, self._color(picks))
 
-    def plain(self, picks: Picks, task: str | None) -> Batch:
+    def plain(self, picks: BatchRows, task: str | None) -> Batch:
         """The rows under their plain views, with their label of `task`, if one is named, and their groups.
 
         Left out are rows without a label after all (a mask without a valid pixel), and where their source
@@ -89,7 +88,7 @@ class Reader:
             return batch
         return batch.only(batch.labelled[task].nonzero().flatten())
 
-    def every_view(self, block: tuple[int, Numbers]) -> "EveryView":
+    def every_view(self, block: tuple[int, Integers]) -> "EveryView":
         """Rows of one source, each under all its views, for whoever shows them to the teachers once.
 
         Args:
@@ -99,9 +98,9 @@ class Reader:
             ShardError: as `training`; a picture that is to be skipped is black, its boxes are empty.
         """
         number, rows = block
-        count = self.framing.count
+        count = self.views.count
         assert count is not None, "fresh views have no end"
-        choose = self.framing.choose(number, np.repeat(rows, count), np.tile(np.arange(count), len(rows)))
+        choose = self.views.choose(number, np.repeat(rows, count), np.tile(np.arange(count), len(rows)))
         draft, source, views = _Draft(), self.sources[number], list[View]()
         for place, (row, picture) in enumerate(self._decoded(draft, source, rows)):
             for turn in range(count):
@@ -119,7 +118,7 @@ class Reader:
             draft.skipped,
         )
 
-    def _color(self, picks: Picks) -> Tensor | None:
+    def _color(self, picks: BatchRows) -> Tensor | None:
         """float32 [B, 3], fresh each epoch whatever the view: colours are the student's alone."""
         if not self._strengths.any():
             return None
@@ -129,7 +128,7 @@ class Reader:
         return torch.from_numpy(factors.astype(np.float32))
 
     def _pictures(
-        self, draft: "_Draft", number: int, rows: Numbers, choose: Choose | None
+        self, draft: "_Draft", number: int, rows: Integers, choose: ChooseView | None
     ) -> list["_Framed"]:
         """Put the pictures of one source's rows into the batch.
 
@@ -153,7 +152,9 @@ class Reader:
         draft.sources += [number] * len(framed)
         return framed
 
-    def _decoded(self, draft: "_Draft", source: Source, rows: Numbers) -> Iterator[tuple[int, Tensor | None]]:
+    def _decoded(
+        self, draft: "_Draft", source: Source, rows: Integers
+    ) -> Iterator[tuple[int, Tensor | None]]:
         """Each row and its picture, None for one that is to be skipped.
 
         Several are decoded before the first is framed: turn by turn, decoder and resizing would push each
@@ -254,7 +255,9 @@ class _Draft:
         self.groups: list[str] = []
         self.skipped: list[str] = []
 
-    def batch(self, size: Size, fillers: Mapping[str, Tensor], views: Numbers, color: Tensor | None) -> Batch:
+    def batch(
+        self, size: Size, fillers: Mapping[str, Tensor], views: Integers, color: Tensor | None
+    ) -> Batch:
         """The batch of images of `size`, with labels of the tasks that have fillers."""
         labels = {task: _stacked(self.labels[task], filler) for task, filler in fillers.items()}
         labelled = {task: torch.tensor(self.labelled[task], dtype=torch.bool) for task in fillers}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from distill_mtl.data.shards import expand_braces
+from distill_mtl.data.shard_files import expand_braces
 from distill_mtl.errors import ShardError
 from distill_mtl.splits import SPLITS, Split
 

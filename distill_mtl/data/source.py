@@ -1,4 +1,7 @@
-"""One data set of a recipe: its rows over all shards, where their members lie, and the three sets."""
+"""One data set of a recipe: its rows over all shards, where their members lie, and the three sets.
+
+Members are read by offset, through few open files.
+"""
 
 import hashlib
 import os
@@ -7,19 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from distill_mtl.data.batch import Integers
 from distill_mtl.data.index import ShardIndex, load_index
-from distill_mtl.data.open_files import OpenFiles
-from distill_mtl.data.shards import Shard, find_shards, shard_names
+from distill_mtl.data.shard_files import Shard, find_shards, shard_names
 from distill_mtl.errors import ShardError
 from distill_mtl.recipe.schema import SourceSection
 from distill_mtl.splits import SPLITS, Split, split_by_hash
 
 _GROUP = "group"
 _EXAMPLES = 3
-
-Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Column:
     """
 
     member: str
-    offsets: Numbers
-    sizes: Numbers
+    offsets: Integers
+    sizes: Integers
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ShardRows:
     """
 
     path: Path
-    rows: Numbers
+    rows: Integers
     size: int
     pictures: str
     keys: str
@@ -110,7 +110,7 @@ class Source:
             # By the files' own names: shards may move to another folder, and every row stays in its set.
             names = [shard.name for shard in listed]
             home[train] = split_by_hash(self._identities(train, names), self.hashed)
-        self.sets: dict[Split, Numbers] = {
+        self.sets: dict[Split, Integers] = {
             split: np.flatnonzero(home == number) for number, split in enumerate(SPLITS)
         }
         self.shown = np.ones(len(self), np.bool_)
@@ -122,12 +122,12 @@ class Source:
     def __len__(self) -> int:
         return len(self._shard)
 
-    def keep_labels(self, rows: Numbers) -> None:
+    def keep_labels(self, rows: Integers) -> None:
         """Let these training rows alone show their labels; the others become an unlabelled pool."""
         self.shown[self.sets["train"]] = False
         self.shown[rows] = True
 
-    def shown_rows(self, split: Split) -> Numbers:
+    def shown_rows(self, split: Split) -> Integers:
         """The rows of a set whose labels may be seen, if the source has any, ascending."""
         rows = self.sets[split]
         return rows[self.shown[rows]]
@@ -147,7 +147,7 @@ class Source:
         parts = np.split(rows, borders) if len(rows) else []
         return [self._shard_rows(int(self._shard[part[0]]), part) for part in parts]
 
-    def payloads(self, column: Column, rows: Numbers) -> list[bytes]:
+    def payloads(self, column: Column, rows: Integers) -> list[bytes]:
         """One member of rows that all have it, as it stands in the shards."""
         wheres = zip(
             self._shard[rows].tolist(),
@@ -175,7 +175,7 @@ class Source:
         key = self._indexes[self._shard[row]].key(*self._key_spans[row])
         return f"data.{self.name}: {path}, row {key}, member {column.member}"
 
-    def _shard_rows(self, shard: int, rows: Numbers) -> ShardRows:
+    def _shard_rows(self, shard: int, rows: Integers) -> ShardRows:
         index, spans = self._indexes[shard], self._key_spans[rows]
         # Lengths first, so that no two lists of keys are the same text.
         keys = hashlib.sha256((spans[:, 1] - spans[:, 0]).astype("<i8").tobytes())
@@ -200,7 +200,7 @@ class Source:
         cut = bool(self.labels and shards["train"])
         return frozenset(split for split in SPLITS[1:] if cut and not shards[split])
 
-    def _identities(self, rows: Sequence[int] | Numbers, names: Sequence[str]) -> list[str]:
+    def _identities(self, rows: Sequence[int] | Integers, names: Sequence[str]) -> list[str]:
         """ "source/shard/key" of each row, with the shards called by `names`."""
         numbers = np.asarray(rows, np.int64)
         return [
@@ -270,7 +270,7 @@ def _load_all(shards: Sequence[Shard], local_rank: int, local_world: int) -> lis
     return [indexes[number] for number in range(len(shards))]
 
 
-def _shard_column(index: ShardIndex, member: str) -> tuple[Numbers, Numbers]:
+def _shard_column(index: ShardIndex, member: str) -> tuple[Integers, Integers]:
     """Offsets and sizes of the first of the member's endings that each row has."""
     offsets, sizes = np.zeros(len(index), np.int64), np.full(len(index), -1, np.int64)
     for ending in member.lower().split(";"):
@@ -279,3 +279,62 @@ def _shard_column(index: ShardIndex, member: str) -> tuple[Numbers, Numbers]:
             use = (sizes < 0) & (index.sizes[:, place] >= 0)
             offsets[use], sizes[use] = index.offsets[use, place], index.sizes[use, place]
     return offsets, sizes
+
+
+_MOST = 128
+
+
+class OpenFiles:
+    """Files that stay open between reads; when there are too many, the one opened first is closed.
+
+    Rows come in random order, so no file is likelier than another to be needed again.
+
+    A copy in another process (a DataLoader's worker) begins with none open.
+    """
+
+    def __init__(self) -> None:
+        self._files: dict[str, int] = {}
+
+    def read(self, path: str, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset` on.
+
+        Raises:
+            ShardError: the file is gone or ends before.
+        """
+        try:
+            descriptor = self._files.get(path)
+            payload = _read_at(self._open(path) if descriptor is None else descriptor, offset, size)
+        except OSError as error:
+            raise ShardError(f"{path}: cannot be read ({error.strerror}).") from None
+        if len(payload) != size:
+            raise ShardError(f"{path}: ends before byte {offset + size}; it was changed while it was read.")
+        return payload
+
+    def close(self) -> None:
+        """Close every file; the next read opens its file again."""
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+    def _open(self, path: str) -> int:
+        if len(self._files) >= _MOST:
+            os.close(self._files.pop(next(iter(self._files))))
+        self._files[path] = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        return self._files[path]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"_files": {}}
+
+    def __del__(self) -> None:
+        self.close()
+
+
+if hasattr(os, "pread"):
+
+    def _read_at(descriptor: int, offset: int, size: int) -> bytes:
+        return os.pread(descriptor, size, offset)
+
+else:
+
+    def _read_at(descriptor: int, offset: int, size: int) -> bytes:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.read(descriptor, size)

@@ -12,9 +12,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from distill_mtl.data.batch import Batch
-from distill_mtl.data.picks import Picks
-from distill_mtl.data.plan import Plan
+from distill_mtl.data.batch import Batch, BatchRows
+from distill_mtl.data.batch_plan import Plan
 from distill_mtl.data.reader import Reader
 from distill_mtl.errors import UserError
 
@@ -79,7 +78,7 @@ def read_ahead(work: Callable[[Item], Made], items: Iterable[Item], workers: int
         yield made
 
 
-class _Slices(Sampler[Picks]):
+class _Slices(Sampler[BatchRows]):
     """This process's slices of every step.
 
     A step's rows stand source after source, so taking every n-th row gives each slice the mix of the whole.
@@ -90,7 +89,7 @@ class _Slices(Sampler[Picks]):
         self._mine = range(rank * micro_batches, (rank + 1) * micro_batches)
         self._stride = world * micro_batches
 
-    def __iter__(self) -> Iterator[Picks]:
+    def __iter__(self) -> Iterator[BatchRows]:
         for step in self._steps:
             picks = self._plan(step)
             for first in self._mine:

@@ -35,7 +35,7 @@ _JITTER = 4  # places of a digit along each axis
 _STROKE = 128  # of 255: from here on a pixel of a digit is stroke, not its soft edge
 
 Pixels = NDArray[np.uint8]
-Numbers = NDArray[np.int64]
+Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Canvases:
 
     images: Pixels
     masks: Pixels
-    digits: Numbers
-    labels: Numbers
-    pools: Numbers
+    digits: Integers
+    labels: Integers
+    pools: Integers
 
 
 def compose(name: str, split: Split) -> Canvases:
@@ -94,7 +94,7 @@ def samples(name: str, split: Split) -> Iterator[dict[str, str | bytes]]:
 
 
 @cache
-def source_digits() -> dict[Split, Numbers]:
+def source_digits() -> dict[Split, Integers]:
     """Which of scikit-learn's digits each split is made from; every class has its share of each."""
     labels = _source()[1]
     order = np.argsort(draws(fold("multidigits", VERSION, "digits"), len(labels))[0], kind="stable")
@@ -108,7 +108,7 @@ def source_digits() -> dict[Split, Numbers]:
     return dict(zip(SPLITS, np.split(line, ends[:-1]), strict=True))
 
 
-def _choose(split: Split, rows: Numbers, chance: NDArray[np.uint64]) -> tuple[Numbers, Numbers]:
+def _choose(split: Split, rows: Integers, chance: NDArray[np.uint64]) -> tuple[Integers, Integers]:
     """Source digits [N, 2] and pools [N] of a split's canvases."""
     digits = source_digits()[split]
     if split == "train":
@@ -122,7 +122,7 @@ def _choose(split: Split, rows: Numbers, chance: NDArray[np.uint64]) -> tuple[Nu
     return shuffled[pools[:, None] * POOL + pair], pools
 
 
-def _on_paper(ink: Numbers, tone: NDArray[np.uint64], grain: NDArray[np.uint64]) -> Pixels:
+def _on_paper(ink: Integers, tone: NDArray[np.uint64], grain: NDArray[np.uint64]) -> Pixels:
     """Ink [N, 32, 32] over grey paper of a tone per canvas, with grain on every pixel."""
     paper, amplitude = _below(80, tone)[:, None, None], 10 + _below(40, tone >> np.uint64(32))[:, None, None]
     noise = grain.astype("<u8").view(np.uint8).reshape(ink.shape).astype(np.int64) - 128
@@ -130,7 +130,7 @@ def _on_paper(ink: Numbers, tone: NDArray[np.uint64], grain: NDArray[np.uint64])
 
 
 @cache
-def _source() -> tuple[Pixels, Numbers]:
+def _source() -> tuple[Pixels, Integers]:
     """Scikit-learn's digits: uint8 [1797, 8, 8] from 0 to 16, and their classes [1797]."""
     from sklearn.datasets import load_digits  # seconds to import, and only needed to make the shards
 
@@ -139,7 +139,7 @@ def _source() -> tuple[Pixels, Numbers]:
 
 
 @cache
-def _enlarged(size: int) -> Numbers:
+def _enlarged(size: int) -> Integers:
     """int64 [1797, size, size] in 0 to 255: bilinear, with whole-number weights of denominator 2 x size."""
     images = _source()[0].astype(np.int64)
     weights = np.zeros((size, 8), np.int64)
@@ -148,12 +148,12 @@ def _enlarged(size: int) -> Numbers:
         low, high_weight = divmod(place, 2 * size)
         weights[pixel, max(low, 0)] += 2 * size - high_weight
         weights[pixel, min(low + 1, 7)] += high_weight
-    sums: Numbers = weights @ images @ weights.T
+    sums: Integers = weights @ images @ weights.T
     return sums * 255 // (16 * (2 * size) ** 2)
 
 
-def _below(bound: int, chance: NDArray[np.uint64], shift: Numbers | None = None) -> Numbers:
-    """Numbers from 0 to `bound` - 1 out of random bits, after dropping `shift` of the lowest."""
+def _below(bound: int, chance: NDArray[np.uint64], shift: Integers | None = None) -> Integers:
+    """Integers from 0 to `bound` - 1 out of random bits, after dropping `shift` of the lowest."""
     bits = chance if shift is None else chance >> shift.astype(np.uint64)
     return (bits % np.uint64(bound)).astype(np.int64)
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from distill_mtl.data import Sources, open_sources
-from distill_mtl.data.batch import Batch
-from distill_mtl.data.picks import Picks
+from distill_mtl.data.batch import Batch, BatchRows
 from distill_mtl.data.shard_sets import as_patterns, find_sets
 from distill_mtl.errors import ExportError, UserError
 from distill_mtl.export.deployable import Deployable
@@ -126,4 +125,4 @@ class RealRows:
         for first in range(0, len(chosen), _MOST):
             part = chosen[first : first + _MOST]
             none = np.zeros_like(part)
-            yield sources.training_rows(Picks(none, none, part))
+            yield sources.training_rows(BatchRows(none, none, part))

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from distill_mtl.data.fetch import is_remote
 from distill_mtl.data.index import ShardIndex, load_index
-from distill_mtl.data.open_files import OpenFiles
-from distill_mtl.data.shards import Shard, expand_braces, find_shards
+from distill_mtl.data.shard_files import Shard, expand_braces, find_shards, is_remote
+from distill_mtl.data.source import OpenFiles
 from distill_mtl.demos.built_in import is_built_in
 from distill_mtl.errors import UserError
 from distill_mtl.recipe.schema import SourceSection

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from distill_mtl.data.shards import find_shards
+from distill_mtl.data.shard_files import find_shards
 from distill_mtl.errors import CacheError, UserError
 from distill_mtl.networks.weights import read_score, sha256
 from distill_mtl.recipe.schema import Recipe, TaskSection

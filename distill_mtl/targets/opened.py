@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from distill_mtl.data.picks import Numbers
+from distill_mtl.data.batch import Integers
 from distill_mtl.data.source import Source
 from distill_mtl.errors import CacheError
 from distill_mtl.targets.identity import differences
@@ -64,7 +64,7 @@ class OpenCache:
         return self._files[task][self._unit[number]], int(self._place[number])
 
     def rows(
-        self, task: str, names: Sequence[str], source: Numbers, row: Numbers, view: Numbers
+        self, task: str, names: Sequence[str], source: Integers, row: Integers, view: Integers
     ) -> dict[str, NDArray]:
         """Tensors of some rows, each under its view: name -> [R, ...].
 

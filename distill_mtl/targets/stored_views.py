@@ -1,14 +1,14 @@
 """The views that the teachers saw, given back to the student box by box and flip by flip."""
 
-from distill_mtl.data.framing import Choose, Framing
-from distill_mtl.data.picks import Numbers
+from distill_mtl.data.augmentation import ChooseView, TrainingViews
+from distill_mtl.data.batch import Integers
 from distill_mtl.errors import CacheError
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.targets.opened import OpenCache
 from distill_mtl.targets.plan import BOXES, FLIPS
 
 
-class StoredViews(Framing):
+class StoredViews(TrainingViews):
     """Views as a cache recorded them, rather than drawn again.
 
     Args:
@@ -19,7 +19,7 @@ class StoredViews(Framing):
         self.count = cache.views
         self._cache = cache
 
-    def choose(self, number: int, rows: Numbers, turns: Numbers) -> Choose:
+    def choose(self, number: int, rows: Integers, turns: Integers) -> ChooseView:
         turn = turns.tolist()
 
         def choose(place: int, row: int, picture: Size) -> View:

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill_mtl.data.batch import Batch
-from distill_mtl.data.picks import Picks
-from distill_mtl.data.sources import Sources
+from distill_mtl.data.all_sources import Sources
+from distill_mtl.data.batch import Batch, BatchRows
 from distill_mtl.errors import CacheError
 from distill_mtl.targets.encoding import AnswerCodec
 from distill_mtl.targets.live import LiveTeachers
@@ -37,13 +36,13 @@ class Verified:
     worst: Mapping[str, float]
 
 
-def draw_rows(units: Sequence[Unit], views: int, count: int) -> Picks:
+def draw_rows(units: Sequence[Unit], views: int, count: int) -> BatchRows:
     """`count` rows of the cache at random, each in one of its views; all of them where there are fewer."""
     sources = np.concatenate([np.full(len(unit.shard.rows), unit.source) for unit in units])
     rows = np.concatenate([unit.shard.rows for unit in units])
     total = len(rows) * views
     drawn = np.array(sorted(random.sample(range(total), min(count, total))))
-    return Picks(source=sources[drawn // views], epoch=drawn % views, row=rows[drawn // views])
+    return BatchRows(source=sources[drawn // views], epoch=drawn % views, row=rows[drawn // views])
 
 
 class Verifier:
@@ -69,7 +68,7 @@ class Verifier:
         self._cache, self._codecs, self._sources, self._teachers = cache, codecs, sources, teachers
         self._device = device
 
-    def compare(self, blocks: Sequence[Picks]) -> Verified:
+    def compare(self, blocks: Sequence[BatchRows]) -> Verified:
         """Run rows through the teachers and compare what they say with what is cached.
 
         Args:
@@ -106,14 +105,14 @@ class Verifier:
         stored = self._cache.rows(task, list(codec.slots), *columns)
         return codec.deviations(codec.encode(output), stored)
 
-    def _other_views(self, batch: Batch, block: Picks) -> list[str]:
+    def _other_views(self, batch: Batch, block: BatchRows) -> list[str]:
         """Rows whose stored view shows another picture than the drawn one."""
-        drawn = self._sources.framing
-        self._sources.frame(StoredViews(self._cache))
+        drawn = self._sources.training_views
+        self._sources.see_under(StoredViews(self._cache))
         try:
             replayed = self._sources.training_rows(block)
         finally:
-            self._sources.frame(drawn)
+            self._sources.see_under(drawn)
         other = (replayed.images != batch.images).flatten(1).any(1).nonzero().flatten().tolist()
         return [
             f"{_shown(batch, place)}: box or flip are not the recipe's in "

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from distill_mtl.data.picks import Numbers
+from distill_mtl.data.all_sources import Sources
+from distill_mtl.data.batch import Integers
 from distill_mtl.data.reader import EveryView
-from distill_mtl.data.sources import Sources
 from distill_mtl.errors import CacheError
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.targets.opened import check_sidecar
@@ -72,7 +72,7 @@ class CacheWriter:
                     self._put(unit, writers, next(seen))
                     yield len(rows)
 
-    def _blocks(self, unit: Unit) -> list[tuple[int, Numbers]]:
+    def _blocks(self, unit: Unit) -> list[tuple[int, Integers]]:
         rows = unit.shard.rows
         return [
             (unit.source, rows[first : first + self._rows_at_once])

@@ -8,8 +8,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from distill_mtl.data.augmentation import jitter_colors
 from distill_mtl.data.batch import Batch
-from distill_mtl.data.color import jitter_colors
 from distill_mtl.distillation.counts import Counts, count_rows
 from distill_mtl.distillation.objective import Objective, Terms
 from distill_mtl.distillation.schedule import Schedule, Stage

@@ -56,7 +56,7 @@ def choose_targets(
         cached, problem = _open(settled, lessons, {task: teachers.facts(task) for task in asked}, sources)
     everywhere = _on_every_process(cached is not None)
     if cached is not None and all(everywhere):
-        sources.frame(StoredViews(cached.cache))
+        sources.see_under(StoredViews(cached.cache))
         scores = [f"{task} {score}" for task in asked if (score := cached.cache.score(task)) is not None]
         known = f"; its teachers scored {', '.join(scores)}" if scores else ""
         taught = f"targets: cached{_views(cached.cache.views)}, {megabytes(cached.cache.size)}{known}"

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional
 
-from distill_mtl.data.color import jitter_colors
+from distill_mtl.data.augmentation import jitter_colors
 
 
 def mild_images() -> torch.Tensor:

@@ -8,9 +8,8 @@ import fsspec
 import pytest
 from data_shards import pets, write
 
-from distill_mtl.data.fetch import bring
 from distill_mtl.data.index import load_index
-from distill_mtl.data.shards import find_shards, shard_names
+from distill_mtl.data.shard_files import bring, find_shards, shard_names
 from distill_mtl.errors import ShardError
 from distill_mtl.files import cache_folder, wait_for
 

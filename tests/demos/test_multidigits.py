@@ -10,7 +10,7 @@ import webdataset
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from distill_mtl.data.shards import find_shards
+from distill_mtl.data.shard_files import find_shards
 from distill_mtl.demos.multidigits import DIGITS, ROWS, SETS, compose, source_digits
 from distill_mtl.errors import ShardError
 from distill_mtl.splits import SPLITS

@@ -10,7 +10,7 @@ import pytest
 import webdataset
 from PIL import Image
 
-from distill_mtl.data.shards import find_shards
+from distill_mtl.data.shard_files import find_shards
 from distill_mtl.demos import built_in
 from distill_mtl.demos.scenes import scene_rows as shards
 from distill_mtl.demos.scenes.render import FLOOR, NOTHING, SIDE, SOLIDS, WALL, lit, picture, trace

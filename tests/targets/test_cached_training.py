@@ -141,8 +141,8 @@ def test_views_are_replayed_from_the_file_not_drawn_again(
     """As after a change of the drawing: what teachers saw stays what the student sees."""
     live, cached = both(recipe)
     seen = [batch.images for batch in cache_world.batches(live, 20)]
-    monkeypatch.setattr("distill_mtl.data.framing.training_view", None)
-    monkeypatch.setattr("distill_mtl.data.framing.plain_view", None)
+    monkeypatch.setattr("distill_mtl.data.augmentation.training_view", None)
+    monkeypatch.setattr("distill_mtl.data.augmentation.plain_view", None)
     for before, batch in zip(seen, cache_world.batches(cached, 20), strict=True):
         assert torch.equal(before, batch.images)
 

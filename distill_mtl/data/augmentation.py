@@ -1,26 +1,29 @@
-"""Which view of its picture each training row gets, as a pure function of the row and its turn.
+"""What changes a training row's picture: which view of it is seen, and its colours.
 
-Drawn views come from a hash: a fresh one each epoch, or a fixed number of them in turn. The target cache
-(targets/stored_views.py) gives back the views that it recorded.
+The view is a pure function of the row and its turn: a fresh one each epoch, or a fixed number of them in turn, drawn
+from a hash. The target cache (targets/stored_views.py) gives back the views that it recorded. Student and teachers
+see the same view; brightness, contrast and saturation change for the student alone.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from distill_mtl.data.picks import Numbers
+from distill_mtl.data.batch import Integers
 from distill_mtl.data.source import Source
 from distill_mtl.geometry.views import DRAWS, Size, View, plain_view, training_view
 from distill_mtl.splitmix import fold, uniforms
 
-Choose = Callable[[int, int, Size], View]
+ChooseView = Callable[[int, int, Size], View]
 """(place, row, height and width of its picture) -> its view. `row` is the one asked for at `place`, or the
 one that replaces it because its picture cannot be decoded."""
 
 
-class Framing(ABC):
+class TrainingViews(ABC):
     """Which view of its picture each training row gets.
 
     Attributes:
@@ -29,12 +32,12 @@ class Framing(ABC):
 
     count: int | None
 
-    def turns(self, epochs: Numbers) -> Numbers:
+    def turns(self, epochs: Integers) -> Integers:
         """int64 [B]: the number of each row's view; of `count` views in turn, or as many as there are epochs."""
         return epochs if self.count is None else epochs % self.count
 
     @abstractmethod
-    def choose(self, number: int, rows: Numbers, turns: Numbers) -> Choose:
+    def choose(self, number: int, rows: Integers, turns: Integers) -> ChooseView:
         """How to frame `rows` of source `number`, each in its turn.
 
         Raises:
@@ -42,7 +45,7 @@ class Framing(ABC):
         """
 
 
-class DrawnViews(Framing):
+class DrawnViews(TrainingViews):
     """Views by hash. View k of a row is the one it gets in epoch k; of a fixed number, the first is plain.
 
     Args:
@@ -57,7 +60,7 @@ class DrawnViews(Framing):
         self._sources, self._size = sources, size
         self._keys = np.concatenate([fold(seed, "views", source.name) for source in sources])
 
-    def choose(self, number: int, rows: Numbers, turns: Numbers) -> Choose:
+    def choose(self, number: int, rows: Integers, turns: Integers) -> ChooseView:
         section, size = self._sources[number].section, self._size
         augment = section.augment
         if not (augment.crop or augment.flip):
@@ -75,5 +78,36 @@ class DrawnViews(Framing):
 
         return choose
 
-    def _chance(self, number: int, rows: Numbers, turns: Numbers) -> NDArray[np.float64]:
+    def _chance(self, number: int, rows: Integers, turns: Integers) -> NDArray[np.float64]:
         return uniforms(fold(self._keys[number], turns, rows), DRAWS)
+
+
+# ITU-R BT.601, the weights that PIL and torchvision use for grey.
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def jitter_colors(images: Tensor, color: Tensor | None) -> Tensor:
+    """Change the colours of every row by its own factors, in this order: brightness, contrast, saturation.
+
+    The factors come with the batch (`Batch.color`), drawn from (seed, source, epoch, row), so a row looks
+    the same however the batch is split over processes and micro-batches.
+
+    Args:
+        images: float [B, 3, H, W] in [0, 1].
+        color: [B, 3] factors, 1 for no change; None leaves the images as they are.
+
+    Returns:
+        [B, 3, H, W] in [0, 1], in the dtype of `images`.
+    """
+    if color is None:
+        return images
+    brightness, contrast, saturation = color.to(images.dtype)[:, :, None, None, None].unbind(dim=1)
+    luma = torch.tensor(_LUMA, device=images.device, dtype=images.dtype).view(1, 3, 1, 1)
+    grey = (images * luma).sum(dim=1, keepdim=True)
+    mean = grey.mean(dim=(2, 3), keepdim=True)
+    # The three changes are blends (with black, with the mean grey, with the pixel's grey) and so linear:
+    # this is their composition, clamped once.
+    scale = brightness * contrast
+    changed = images * (scale * saturation)
+    changed += grey * (scale * (1 - saturation)) + mean * (brightness * (1 - contrast))
+    return changed.clamp_(0, 1)

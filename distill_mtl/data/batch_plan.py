@@ -6,12 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from distill_mtl.data.alternate import Alternating
-from distill_mtl.data.classes import class_task, read_classes
-from distill_mtl.data.limit import labelled_share
+from distill_mtl.data.batch import BatchRows
+from distill_mtl.data.few_labels import class_task, labelled_share, read_classes
 from distill_mtl.data.order import ClassBalanced, Drawn, Positions, Shuffled
-from distill_mtl.data.picks import Picks
-from distill_mtl.data.quota import Quota
+from distill_mtl.data.quota import Alternating, Quota
 from distill_mtl.data.source import Source
 from distill_mtl.tasks.base import TaskKind
 
@@ -42,13 +40,13 @@ class Plan:
         self._sources = np.repeat(np.arange(len(parts)), [len(of_source) for of_source in parts])
         self._quota = quota
 
-    def __call__(self, step: int) -> Picks:
+    def __call__(self, step: int) -> BatchRows:
         """The rows of step `step`, source after source."""
         first, end = self._quota.before(step), self._quota.before(step + 1)
         drawn = [
             order(np.arange(start, stop)) for order, start, stop in zip(self._orders, first, end, strict=True)
         ]
-        return Picks(
+        return BatchRows(
             source=np.repeat(self._sources, end - first),
             epoch=np.concatenate([epochs for epochs, _ in drawn]),
             row=np.concatenate([rows for _, rows in drawn]),

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from distill_mtl.data.alternate import Alternating
-from distill_mtl.data.batch import Batch
-from distill_mtl.data.framing import DrawnViews, Framing
-from distill_mtl.data.limit import kept_rows, labelled_share, small_classes
-from distill_mtl.data.picks import Numbers, Picks
-from distill_mtl.data.plan import Plan, source_parts
-from distill_mtl.data.quota import Quota
+from distill_mtl.data.augmentation import DrawnViews, TrainingViews
+from distill_mtl.data.batch import Batch, BatchRows, Integers
+from distill_mtl.data.batch_plan import Plan, source_parts
+from distill_mtl.data.few_labels import kept_rows, labelled_share, small_classes
+from distill_mtl.data.quota import Alternating, Quota
 from distill_mtl.data.reader import EveryView, Reader
 from distill_mtl.data.source import Source, open_source
 from distill_mtl.data.stream import read_ahead, stream
@@ -147,13 +145,13 @@ class Sources:
         return self._sources
 
     @property
-    def framing(self) -> Framing:
+    def training_views(self) -> TrainingViews:
         """Which view each training row gets."""
-        return self._reader.framing
+        return self._reader.views
 
-    def frame(self, framing: Framing) -> None:
+    def see_under(self, views: TrainingViews) -> None:
         """From now on training rows are seen under these views."""
-        self._reader.framing = framing
+        self._reader.views = views
 
     def stream(
         self,
@@ -218,7 +216,7 @@ class Sources:
         """Whether step `step`, counted from 0, is the first of a phase; step 0 always is."""
         return step == 0 or self.phase(step) != self.phase(step - 1)
 
-    def every_view(self, blocks: Sequence[tuple[int, Numbers]], *, workers: int = 0) -> Iterator[EveryView]:
+    def every_view(self, blocks: Sequence[tuple[int, Integers]], *, workers: int = 0) -> Iterator[EveryView]:
         """Rows under all their views, block after block; for a fixed number of views alone.
 
         Args:
@@ -232,7 +230,7 @@ class Sources:
             self._note(seen.skipped)
             yield seen
 
-    def training_rows(self, picks: Picks) -> Batch:
+    def training_rows(self, picks: BatchRows) -> Batch:
         """A batch of just these rows, each in the view of its epoch.
 
         Raises:
@@ -306,7 +304,7 @@ class Sources:
             borders = np.arange(limit + 1) * len(row) // limit
             lot = uniforms(fold("limit", np.arange(limit)), 1)[:, 0]
             chosen = borders[:-1] + (lot * np.diff(borders)).astype(np.int64)
-        picks = Picks(source[chosen], np.zeros_like(chosen), row[chosen])[rank::world]
+        picks = BatchRows(source[chosen], np.zeros_like(chosen), row[chosen])[rank::world]
         parts = (picks[first : first + batch_size] for first in range(0, len(picks), batch_size))
         batches = (self._reader.plain(part, task) for part in parts)
         return (batch for batch in self._noting_skipped(batches) if len(batch))
@@ -386,7 +384,7 @@ class Sources:
                         f"is none: name shards for it in data.{owners[0].name}.split.{split}."
                     )
 
-    def _named(self, source: Numbers, row: Numbers, keys: Collection[str]) -> NDArray[np.bool_]:
+    def _named(self, source: Integers, row: Integers, keys: Collection[str]) -> NDArray[np.bool_]:
         """bool [N]: which of the rows have one of the keys."""
         wanted = set(keys)
         found = np.zeros(len(row), np.bool_)

@@ -8,8 +8,8 @@ import torch
 from data_shards import open_two, pets, three_sets
 
 from distill_mtl.data import Sources
-from distill_mtl.data.framing import DrawnViews
-from distill_mtl.data.picks import Picks
+from distill_mtl.data.augmentation import DrawnViews
+from distill_mtl.data.batch import BatchRows
 from distill_mtl.geometry.views import plain_view
 
 SIZE = (8, 8)
@@ -56,7 +56,7 @@ def test_a_batch_says_which_row_and_which_view_it_shows(sources: Sources) -> Non
         for source, row in zip(fresh.source.tolist(), fresh.row.tolist(), strict=True)
     ]
     assert keys == fresh.keys
-    sources.frame(DrawnViews(sources.opened, SIZE, seed=0, count=2))
+    sources.see_under(DrawnViews(sources.opened, SIZE, seed=0, count=2))
     seen: dict[tuple[str, int], bytes] = {}
     for batch in sources.stream(steps=40):
         for place, key in enumerate(batch.keys):
@@ -66,13 +66,13 @@ def test_a_batch_says_which_row_and_which_view_it_shows(sources: Sources) -> Non
 
 
 def test_every_view_is_what_training_shows(sources: Sources) -> None:
-    sources.frame(DrawnViews(sources.opened, SIZE, seed=0, count=3))
+    sources.see_under(DrawnViews(sources.opened, SIZE, seed=0, count=3))
     rows = sources.opened[0].sets["train"][4:9]
     for workers in (0, 1):
         (seen,) = sources.every_view([(0, rows)], workers=workers)
         images = seen.images.view(5, 3, 3, *SIZE)
         for view in range(3):
-            picks = Picks(np.zeros(5, np.int64), np.full(5, view), rows)
+            picks = BatchRows(np.zeros(5, np.int64), np.full(5, view), rows)
             assert torch.equal(sources.training_rows(picks).images, images[:, view])
         assert seen.boxes.shape == (5, 3, 4)
         assert seen.flips.shape == (5, 3)

@@ -12,7 +12,7 @@ from torch import nn
 
 from distill_mtl.checks.before_training import batchnorm_warnings
 from distill_mtl.data import Batch
-from distill_mtl.data.alternate import Alternating
+from distill_mtl.data.quota import Alternating
 
 TURNING = {"mode": "alternate", "phase": 2}
 CPU = torch.device("cpu")
