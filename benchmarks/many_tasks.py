@@ -23,12 +23,12 @@ from distill_mtl.distillation.hints import Hint
 from distill_mtl.distillation.lesson import HintPair, Lesson
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.distillation.schedule import Schedule
-from distill_mtl.distillation.voices import Voices
 from distill_mtl.recipe.schema import Recipe, StudentSection, TeacherSection
 from distill_mtl.students.folder import save_student
 from distill_mtl.students.student import Student, build_student
+from distill_mtl.targets.combined import TargetProviders
+from distill_mtl.targets.facts import Teachers
 from distill_mtl.targets.live import LiveTeachers
-from distill_mtl.targets.roster import Roster
 from distill_mtl.tasks.base import build_kind
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.training.loop import Trainer
@@ -68,12 +68,12 @@ def step_of(count: int, method: str, folder: Path | None) -> Callable[[], None]:
     """A whole step of the trainer on `count` tasks, with a teacher that is saved in `folder`, if there is one."""
     tasks = [f"attribute{number:02}" for number in range(count)]
     student = network(tasks, [POOLED])
-    teachers = Roster({}, None)
+    teachers = Teachers({}, None)
     pair = HintPair(POOLED, POOLED)
     if folder is not None:
         save_student(network(tasks, []), folder)
         section = TeacherSection(path=str(folder))
-        teachers = Roster(
+        teachers = Teachers(
             {task: partial(load_teacher, section, task=task, layers=[POOLED]) for task in tasks}, None
         )
     hints = {
@@ -92,7 +92,7 @@ def step_of(count: int, method: str, folder: Path | None) -> Callable[[], None]:
     trainer = Trainer(
         start_accelerator(recipe.training),
         objective,
-        Voices(LiveTeachers(dict(teachers), "all")),
+        TargetProviders(LiveTeachers(dict(teachers), "all")),
         recipe,
         schedule=Schedule.constant(lessons, 1000),
     )

@@ -29,9 +29,9 @@ from distill_mtl.distillation.hints import Hint
 from distill_mtl.distillation.lesson import HintPair, Lesson
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.distillation.schedule import Schedule
-from distill_mtl.distillation.voices import Voices
 from distill_mtl.recipe.schema import Recipe, StudentSection, TeacherSection
 from distill_mtl.students.student import build_student
+from distill_mtl.targets.combined import TargetProviders
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.tasks.base import build_kind
 from distill_mtl.teachers.load import load_teacher
@@ -148,7 +148,7 @@ def our_step(batch: Batch, teachers: dict[str, Teacher], method: str) -> Callabl
     trainer = Trainer(
         start_accelerator(recipe.training),
         objective,
-        Voices(LiveTeachers(teachers)),
+        TargetProviders(LiveTeachers(teachers)),
         recipe,
         schedule=Schedule.constant(lessons, 1000),
     )

@@ -26,14 +26,13 @@ from distill_mtl import load_recipe
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.targets.encoding import AnswerCodec, Half, Int8, TopK
 from distill_mtl.targets.live import LiveTeachers
-from distill_mtl.targets.places import Places
-from distill_mtl.targets.plan import Unit
+from distill_mtl.targets.plan import Places, Unit
 from distill_mtl.targets.write import CacheWriter
 from distill_mtl.tasks.losses import soft_divergence
 from distill_mtl.training.loop import Trainer
 from distill_mtl.training.parts import Parts, build
 from distill_mtl.training.processes import start_accelerator
-from distill_mtl.training.targets import live_twin, plan_targets
+from distill_mtl.training.target_providers import live_twin, plan_targets
 
 ROWS, VIEWS, AT_ONCE, STEPS = 64, 2, 128, 1000
 MANY = 10_450  # ImageNet-21k without its rare classes
@@ -127,9 +126,9 @@ def write_world(folder: Path) -> Path:
 def step_of(parts: Parts) -> Callable[[], object]:
     """One whole step of a run, its batch read from the shards."""
     objective = Objective(parts.student, parts.lessons, parts.hints, parts.rule)
-    voices = parts.voices(parts.targets(), parts.student)
+    providers = parts.providers(parts.targets(), parts.student)
     trainer = Trainer(
-        start_accelerator(parts.recipe.training), objective, voices, parts.recipe, schedule=parts.schedule
+        start_accelerator(parts.recipe.training), objective, providers, parts.recipe, schedule=parts.schedule
     )
     trainer.module.train()
     stream = enumerate(parts.sources.stream(steps=STEPS))

@@ -56,7 +56,7 @@ def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[s
                 f"{task}: its teacher has no layer for hints, so it learns without them", highlight=False
             )
     console.print(parts.balance, highlight=False, soft_wrap=True)
-    for line in (parts.taught, *_former_self_lines(parts), *_stage_lines(parts)):
+    for line in (parts.taught, *_self_teacher_lines(parts), *_stage_lines(parts)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return examined
 
@@ -71,11 +71,11 @@ def _student_line(parts: Parts) -> str:
     )
 
 
-def _former_self_lines(parts: Parts) -> Iterator[str]:
+def _self_teacher_lines(parts: Parts) -> Iterator[str]:
     if parts.recipe.training.teachers_on == "none":
         return
-    for memory, tasks in parts.memories.items():
-        yield f"taught by the student's former self, {memory.describe()}: {', '.join(tasks)}"
+    for schedule, tasks in parts.self_teachers.items():
+        yield f"self-teacher, {schedule.describe()}: {', '.join(tasks)}"
 
 
 def _stage_lines(parts: Parts) -> Iterator[str]:
@@ -150,15 +150,15 @@ def try_one_batch(parts: Parts, device: torch.device, slices: int) -> None:
     batch = next(iter(parts.sources.preview(micro_batches=slices, steps=1))).to(device)
     teachers = parts.targets().to(device)
     original = Objective(parts.student, parts.lessons, parts.hints, parts.rule)
-    voices = parts.voices(teachers, parts.student)
+    providers = parts.providers(teachers, parts.student)
     for stage in parts.schedule.stages:
         objective = copy.deepcopy(original).to(device)
         objective.begin(stage)
         objective.eval()
-        rows = voices.rows(batch, stage.lessons)
+        rows = providers.rows(batch, stage.taught)
         counts = count_rows([batch], [rows], stage.lessons)
         images = jitter_colors(batch.images, batch.color)
-        losses, shared, _ = objective(images, batch, voices(batch, rows), counts)
+        losses, shared, _ = objective(images, batch, providers(batch, rows), counts)
         if losses:
             objective.rule.backward(losses, shared)
         values = {task: loss.item() for task, loss in losses.items()}

@@ -7,13 +7,13 @@ import torch
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.hints import Hint
 from distill_mtl.distillation.lesson import Lesson
-from distill_mtl.targets.base import TargetSource
+from distill_mtl.targets.provider import TargetProvider
 
 
 @torch.no_grad()
 def calibrate_hints(
     batches: Iterable[Batch],
-    teachers: TargetSource,
+    teachers: TargetProvider,
     lessons: Mapping[str, Lesson],
     hints: Mapping[str, Sequence[Hint]],
 ) -> None:

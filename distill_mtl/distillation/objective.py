@@ -139,10 +139,10 @@ class Objective(nn.Module):
             truth: Truth | None = _truth(task, batch, target.rows)
             if lesson.known is not None:  # of other classes the teacher says nothing, neither yes nor no
                 student, teacher, truth = student[:, lesson.known], teacher[:, lesson.known], None
-            loss = _heard(kind.soft_target_loss(student, teacher, lesson.temperature, truth), target)
+            loss = _masked(kind.soft_target_loss(student, teacher, lesson.temperature, truth), target)
             terms["soft_targets"] = loss.sum() * (lesson.weights.soft_targets * per_row)
         if lesson.weights.hint and task in self.adapters:
-            loss = _heard(self._hint_loss(task, features, target), target)
+            loss = _masked(self._hint_loss(task, features, target), target)
             terms["hint"] = loss.sum() * (lesson.weights.hint * per_row)
         return terms
 
@@ -171,6 +171,6 @@ def _truth(task: str, batch: Batch, rows: Tensor) -> Truth:
     return Truth(batch.labels[task][rows], labelled[rows])
 
 
-def _heard(losses: Tensor, target: Target) -> Tensor:
-    """[R], 0 on the rows on which the teacher is not heard."""
-    return losses if target.heard is None else losses.masked_fill(~target.heard, 0.0)
+def _masked(losses: Tensor, target: Target) -> Tensor:
+    """[R], 0 on masked rows."""
+    return losses if target.masked is None else losses.masked_fill(target.masked, 0.0)

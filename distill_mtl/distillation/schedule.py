@@ -25,6 +25,11 @@ class Stage:
     lessons: Mapping[str, Lesson]
     trains: frozenset[str] | None = None
 
+    @property
+    def taught(self) -> frozenset[str]:
+        """The tasks whose loss uses a teacher's answer."""
+        return frozenset(task for task, lesson in self.lessons.items() if lesson.uses_teacher)
+
 
 class Schedule:
     """The stages of a run, a pure function of the step, so that resuming needs no state.
@@ -53,4 +58,4 @@ class Schedule:
 
     def asks_teacher(self, task: str) -> bool:
         """Whether in any stage a teacher's answer changes the task's loss."""
-        return any(stage.lessons[task].uses_teacher for stage in self.stages)
+        return any(task in stage.taught for stage in self.stages)

@@ -17,17 +17,16 @@ from distill_mtl.checks.before_training import run_check
 from distill_mtl.display import Display, output
 from distill_mtl.errors import RecipeError, Stopped, StoppedElsewhere, UserError
 from distill_mtl.recipe import Recipe, load_recipe
+from distill_mtl.targets.cached import OpenCache
 from distill_mtl.targets.encoding import AnswerCodec
 from distill_mtl.targets.live import LiveTeachers
-from distill_mtl.targets.opened import OpenCache
-from distill_mtl.targets.places import Places, remove_left_overs
-from distill_mtl.targets.plan import Unit, megabytes
+from distill_mtl.targets.plan import Places, Unit, megabytes, remove_left_overs
 from distill_mtl.targets.verify import Verifier, draw_rows
 from distill_mtl.targets.write import CacheWriter, refuse_full_disks, unfinished
 from distill_mtl.training.parts import Parts, build, known_names
 from distill_mtl.training.processes import reader_workers, start_accelerator
 from distill_mtl.training.stop import StopRequest
-from distill_mtl.training.targets import live_twin, plan_targets
+from distill_mtl.training.target_providers import live_twin, plan_targets
 
 _log = logging.getLogger(__name__)
 _TIMED_SECONDS = 5.0

@@ -30,7 +30,7 @@ from distill_mtl.recipe import Recipe, dump_recipe, load_recipe
 from distill_mtl.splits import Split
 from distill_mtl.students.folder import save_student
 from distill_mtl.students.format import SCORES
-from distill_mtl.targets.roster import Roster
+from distill_mtl.targets.facts import Teachers
 from distill_mtl.training.environment import write_environment
 from distill_mtl.training.loop import Trainer
 from distill_mtl.training.manifest import describe_teachers, read_precisions, write_teachers
@@ -39,7 +39,7 @@ from distill_mtl.training.processes import start_accelerator
 from distill_mtl.training.run_folder import RunFolder
 from distill_mtl.training.session import Session
 from distill_mtl.training.sitting import Sitting
-from distill_mtl.training.targets import settle_targets
+from distill_mtl.training.target_providers import settle_targets
 
 CALIBRATION_ROWS = 1024
 
@@ -125,8 +125,8 @@ def _train(
     objective = Objective(parts.student, parts.lessons, parts.hints, parts.rule).to(accelerator.device)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
-    voices = parts.voices(teachers, objective.student, accelerator.autocast)
-    trainer = Trainer(accelerator, objective, voices, parts.recipe, schedule=parts.schedule)
+    providers = parts.providers(teachers, objective.student, accelerator.autocast)
+    trainer = Trainer(accelerator, objective, providers, parts.recipe, schedule=parts.schedule)
     session = Session(trainer, folder)
     if resume and session.restore():
         console.print(f"resuming after step {session.step} of {parts.steps}")
@@ -188,7 +188,7 @@ class Examiner:
         return write_evidence(folder, evaluation, *asked)
 
     @cached_property
-    def _teachers(self) -> Roster:
+    def _teachers(self) -> Teachers:
         """On the device; with cached targets they are loaded here, when training is over."""
         for teacher in self.parts.teachers.values():
             teacher.to(self.session.trainer.accelerator.device)

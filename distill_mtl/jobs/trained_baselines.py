@@ -22,7 +22,7 @@ from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.origin import find_origin
 from distill_mtl.training.contender import Asked, Contender, exists, open_contender, tasks_of
 from distill_mtl.training.run_folder import RunFolder
-from distill_mtl.training.targets import settle_targets
+from distill_mtl.training.target_providers import settle_targets
 
 LABELS_ONLY, SINGLE_TASK = "labels_only", "single_task"
 TRAINED = (LABELS_ONLY, SINGLE_TASK)

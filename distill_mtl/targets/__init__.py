@@ -1,1 +1,1 @@
-"""Where the targets of a batch come from: teachers that run in every step, or a cache of what they said."""
+"""Where the targets of a batch come from: live teachers, a cache of their answers, the student's own past."""

@@ -1,10 +1,11 @@
-"""What must be known of a teacher to use its cached answers without opening its network.
+"""The teachers of a recipe, and what must be known of them to use their cached answers.
 
-Every sidecar carries it as JSON, so that a cache is complete in itself.
+`Teachers` keeps the networks closed as long as facts will do. Every sidecar carries the facts of its teacher as
+JSON, so that a cache is complete in itself.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -14,6 +15,7 @@ import torch
 
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.teachers.card import TeacherCard
+from distill_mtl.teachers.sharing import share_trunks
 from distill_mtl.teachers.teacher import Teacher
 
 
@@ -45,6 +47,47 @@ class TeacherFacts:
         """The inverse of `json`. Raises ValueError, TypeError or KeyError for anything else."""
         entry: dict[str, Any] = json.loads(text)
         return cls(TeacherCard.from_dict(entry["card"]), tuple(entry["logits"]))
+
+
+class Teachers(Mapping[str, Teacher]):
+    """task -> teacher. Looking one up loads all of them; their cards and facts are known before.
+
+    Args:
+        load: task -> function that loads its teacher.
+        facts: of every teacher, from a cache; None loads the teachers now.
+    """
+
+    def __init__(
+        self, load: Mapping[str, Callable[[], Teacher]], facts: Mapping[str, TeacherFacts] | None = None
+    ) -> None:
+        self._load, self._facts = dict(load), facts
+        self.cards: dict[str, TeacherCard] = (
+            {task: teacher.card for task, teacher in self._loaded.items()}
+            if facts is None
+            else {task: facts[task].card for task in load}
+        )
+
+    def facts(self, task: str) -> TeacherFacts:
+        """What must be known of a teacher to use its cached answers."""
+        return facts_of(self[task]) if self._facts is None else self._facts[task]
+
+    def __getitem__(self, task: str) -> Teacher:
+        return self._loaded[task]
+
+    def __contains__(self, task: object) -> bool:
+        return task in self._load
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._load)
+
+    def __len__(self) -> int:
+        return len(self._load)
+
+    @cached_property
+    def _loaded(self) -> dict[str, Teacher]:
+        teachers = {task: load() for task, load in self._load.items()}
+        share_trunks(teachers.values())
+        return teachers
 
 
 def facts_of(teacher: Teacher) -> TeacherFacts:

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from distill_mtl.data.batch import Batch
-from distill_mtl.targets.base import Rows, TargetSource
-from distill_mtl.targets.one_pass import only, seen, union_of
+from distill_mtl.targets.provider import Rows, TargetProvider, only, seen, union_of
 from distill_mtl.teachers.output import TeacherOutput
 from distill_mtl.teachers.sharing import by_trunk
 from distill_mtl.teachers.teacher import Teacher
@@ -16,7 +15,7 @@ from distill_mtl.teachers.teacher import Teacher
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class LiveTeachers(TargetSource):
+class LiveTeachers(TargetProvider):
     """Runs each teacher on its rows of a batch, and on no other row; teachers of one trunk run it once.
 
     Args:

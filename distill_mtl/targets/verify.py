@@ -11,12 +11,11 @@ from torch import Tensor
 from distill_mtl.data.all_sources import Sources
 from distill_mtl.data.batch import Batch, BatchRows
 from distill_mtl.errors import CacheError
+from distill_mtl.targets.cached import OpenCache, StoredViews
 from distill_mtl.targets.encoding import AnswerCodec
 from distill_mtl.targets.live import LiveTeachers
-from distill_mtl.targets.opened import OpenCache
 from distill_mtl.targets.plan import Unit
 from distill_mtl.targets.sidecar import Sidecar
-from distill_mtl.targets.stored_views import StoredViews
 
 _SHOWN = 5
 _FULL_PRECISION, _HALF_PRECISION = 0.01, 0.06  # TF32 and bf16 on one side, fp32 on the other

@@ -1,4 +1,4 @@
-"""What teachers say about a batch: the part of the truth that its labels do not hold."""
+"""The answers of teachers about a batch: the part of the truth that its labels do not hold."""
 
 from dataclasses import dataclass
 
@@ -33,12 +33,12 @@ class Target:
     Attributes:
         rows: int64 [R], positions in the batch, ascending.
         output: the teacher's output for exactly these rows.
-        heard: bool [R], the rows that teach anything; None: all. The others count as rows with a loss of 0.
+        masked: bool [R], rows that teach nothing; they count as rows with a loss of 0. None: no row is masked.
     """
 
     rows: Tensor
     output: TeacherOutput
-    heard: Tensor | None = None
+    masked: Tensor | None = None
 
 
 Targets = dict[str, Target]

@@ -1,8 +1,8 @@
 """Checkpoints of a run: each complete or absent, the last few kept, resumable to the bit.
 
 Random numbers and the stream's position are pure functions of seed and step, so a checkpoint holds
-only what training changes: objective (student, adapters, rule), optimizer, scaler, averaged weights, the
-student's former selves, and gradients that wait for their part's step.
+only what training changes: objective (student, adapters, rule), optimizer, scaler, averaged weights,
+self-teachers, and gradients that wait for their part's step.
 """
 
 import json

@@ -13,8 +13,8 @@ from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.counts import Counts, count_rows
 from distill_mtl.distillation.objective import Objective, Terms
 from distill_mtl.distillation.schedule import Schedule, Stage
-from distill_mtl.distillation.voices import Voices
 from distill_mtl.recipe import Recipe
+from distill_mtl.targets.combined import TargetProviders
 from distill_mtl.teachers.output import Targets
 from distill_mtl.training.asynchronous import Asynchronous
 from distill_mtl.training.optimizer import build_optimizer, rate_factor, set_rate
@@ -31,8 +31,8 @@ class StepReport:
         weights: task -> weight that the rule chose in the last micro-batch.
         rate: learning rate of the student.
         used: task -> the terms that its lesson has.
-        gates: tasks whose teachers are heard through a gate.
-        gated: task -> rows of this process on which its teacher was not heard.
+        gates: tasks with a gate.
+        gated: task -> masked rows of this process.
     """
 
     counts: Counts
@@ -43,12 +43,12 @@ class StepReport:
     weights: dict[str, float] = field(default_factory=dict)
     gated: dict[str, Tensor] = field(default_factory=dict)
 
-    def hear(self, targets: Targets) -> None:
-        """Count what the gates shut out of one micro-batch."""
+    def count_masked(self, targets: Targets) -> None:
+        """Count the masked rows of one micro-batch."""
         for task, target in targets.items():
-            if target.heard is not None:
-                shut = (~target.heard).sum()
-                self.gated[task] = self.gated.get(task, torch.zeros_like(shut)) + shut
+            if target.masked is not None:
+                rows = target.masked.sum()
+                self.gated[task] = self.gated.get(task, torch.zeros_like(rows)) + rows
 
     def add(self, terms: Mapping[str, Terms]) -> None:
         """Add one micro-batch."""
@@ -58,7 +58,7 @@ class StepReport:
                 of_task[term] = of_task.get(term, torch.zeros_like(value)) + value / self.counts.share
 
     def values(self, accelerator: Accelerator) -> dict[str, dict[str, float]]:
-        """Per task of the step: total, its terms, the rule's weight, and the share of asked rows that were gated.
+        """Per task of the step: total, its terms, the rule's weight, and the masked share of its rows with a target.
 
         The same on every process.
         """
@@ -103,7 +103,7 @@ class Trainer:
     Args:
         accelerator: started for the recipe's precision and accumulation.
         objective: student, adapters and rule.
-        voices: who speaks about rows without a label, on the accelerator's device; never prepared.
+        providers: of targets, on the accelerator's device; never prepared.
         recipe: says how to step.
         schedule: the lessons of every step of the run.
 
@@ -115,14 +115,14 @@ class Trainer:
         self,
         accelerator: Accelerator,
         objective: Objective,
-        voices: Voices,
+        providers: TargetProviders,
         recipe: Recipe,
         *,
         schedule: Schedule,
     ) -> None:
         self.accelerator = accelerator
         self.objective = objective
-        self.voices = voices
+        self.providers = providers
         self.recipe, self.schedule = recipe, schedule
         self.plain_optimizer: AdamW = build_optimizer(objective, recipe.optimizer)
         self.module, self.optimizer = accelerator.prepare(objective, self.plain_optimizer)
@@ -137,17 +137,17 @@ class Trainer:
         factor = rate_factor(number, self.schedule.steps, warmup=section.warmup, floor=section.min_lr)
         set_rate(self.plain_optimizer, factor)
         stage = self._begin(number)
-        asked = [self.voices.rows(batch, stage.lessons) for batch in batches]
+        taught = [self.providers.rows(batch, stage.taught) for batch in batches]
         counts = count_rows(
             batches,
-            asked,
+            taught,
             stage.lessons,
             world=self.accelerator.num_processes,
             reduce=self._sum_over_processes,
         )
-        report = StepReport(counts, section.lr * factor, self.objective.used_terms(), self.voices.gates)
+        report = StepReport(counts, section.lr * factor, self.objective.used_terms(), self.providers.gates)
         self.objective.rule.measure_harm = self.measures_harm(number + 1)
-        for micro, (batch, rows) in enumerate(zip(batches, asked, strict=True)):
+        for micro, (batch, rows) in enumerate(zip(batches, taught, strict=True)):
             with self.accelerator.accumulate(self.module):
                 self._micro_step(micro, batch.to(self.accelerator.device), rows, counts, report)
         return report
@@ -158,21 +158,21 @@ class Trainer:
         return every is not None and done % every == 0
 
     def _begin(self, number: int) -> Stage:
-        """What holds in step `number`: its stage, and former selves that have looked at the student."""
+        """What holds in step `number`: its stage, and self-teachers that have looked at the student."""
         stage = self.schedule.at(number)
         if stage is not self._stage:
             self._stage = stage
             self.objective.begin(stage)
-        self.voices.begin(number, self.objective.student)
+        self.providers.begin(number, self.objective.student)
         return stage
 
     def _micro_step(
         self, micro: int, batch: Batch, rows: Mapping[str, Tensor], counts: Counts, report: StepReport
     ) -> None:
-        targets = self.voices(batch, rows)
+        targets = self.providers(batch, rows)
         images = jitter_colors(batch.images, batch.color)
         losses, shared, terms = self.module(images, batch, targets, counts, micro)
-        report.hear(targets)
+        report.count_masked(targets)
         if losses:
             report.weights = self.objective.rule.backward(losses, shared, backward=self.accelerator.backward)
             report.add(terms)

@@ -7,13 +7,13 @@ from typing import Any
 
 from distill_mtl.files import write_text
 from distill_mtl.recipe import Recipe
-from distill_mtl.targets.roster import Roster
-from distill_mtl.training.voices import former_selves
+from distill_mtl.targets.facts import Teachers
+from distill_mtl.training.target_providers import self_taught
 
 
-def describe_teachers(recipe: Recipe, teachers: Roster) -> dict[str, dict[str, Any]]:
+def describe_teachers(recipe: Recipe, teachers: Teachers) -> dict[str, dict[str, Any]]:
     """Who teaches each task that has a teacher: its file, sha256, classes and input, or `self`."""
-    remembered = {task: {"self": section.student} for task, section in former_selves(recipe).items()}
+    remembered = {task: {"self": section.student} for task, section in self_taught(recipe).items()}
     return {task: card.describe() for task, card in teachers.cards.items()} | remembered
 
 

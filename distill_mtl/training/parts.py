@@ -16,12 +16,9 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from distill_mtl.balance import Rule, make_rule, rule_names
 from distill_mtl.balance.loss_rule import LossRule
 from distill_mtl.data import Sources, open_sources
-from distill_mtl.distillation.former_self import Context, FormerSelf
-from distill_mtl.distillation.gate import Gate
 from distill_mtl.distillation.hints import Hint
 from distill_mtl.distillation.lesson import HintPair, Lesson
 from distill_mtl.distillation.schedule import Schedule
-from distill_mtl.distillation.voices import Voices
 from distill_mtl.errors import RecipeError, UserError
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
@@ -30,11 +27,12 @@ from distill_mtl.recipe.known import Known
 from distill_mtl.recipe.schema import TaskSection
 from distill_mtl.students.predecessor import Predecessor, find_predecessor
 from distill_mtl.students.student import Student, build_student
-from distill_mtl.targets.base import TargetSource
-from distill_mtl.targets.cached import CachedTargets
-from distill_mtl.targets.cached_facts import cached_facts
+from distill_mtl.targets.cached import CachedTargets, cached_facts
+from distill_mtl.targets.combined import Gate, TargetProviders
+from distill_mtl.targets.facts import Teachers
 from distill_mtl.targets.live import LiveTeachers
-from distill_mtl.targets.roster import Roster
+from distill_mtl.targets.provider import TargetProvider
+from distill_mtl.targets.self_teacher import Context, SelfTeacher
 from distill_mtl.tasks.base import KINDS, TaskKind, admit_kind, build_kind
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.load import load_teacher
@@ -47,8 +45,13 @@ from distill_mtl.training.refusals import (
     refuse_untaught,
 )
 from distill_mtl.training.schedule import build_schedule
-from distill_mtl.training.targets import choose_targets
-from distill_mtl.training.voices import Memory, former_selves, gates, memories
+from distill_mtl.training.target_providers import (
+    SelfTeacherSchedule,
+    choose_targets,
+    gates,
+    plan_self_teachers,
+    self_taught,
+)
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,13 @@ class Parts:
     Attributes:
         recipe: as resolved, with nothing of its `targets` left to decide.
         kinds: task -> its kind, with its classes.
-        teachers: task -> teacher, for the tasks that have one; the student's former self is none.
+        teachers: task -> teacher, for the tasks that have one; the student itself as self-teacher is none.
         student: with every feature that heads and hints read.
         sources: the data sets, in the canonical size.
         lessons: task -> how it is learned where no stage of the schedule says otherwise.
         schedule: the lessons of every step.
-        gates: task -> on which rows its teacher is heard, where the recipe says.
-        memories: how the former selves of the student remember it -> the tasks that each teaches.
+        gates: task -> which of its teacher's rows are masked, where the recipe says.
+        self_teachers: when each self-teacher looks at the student -> the tasks that it teaches.
         hints: task -> its adapters.
         rule: the balancing rule.
         balance: one sentence on which rule was taken and why.
@@ -75,13 +78,13 @@ class Parts:
 
     recipe: Recipe
     kinds: Mapping[str, TaskKind]
-    teachers: Roster
+    teachers: Teachers
     student: Student
     sources: Sources
     lessons: Mapping[str, Lesson]
     schedule: Schedule
     gates: Mapping[str, Gate]
-    memories: Mapping[Memory, list[str]]
+    self_teachers: Mapping[SelfTeacherSchedule, list[str]]
     hints: Mapping[str, list[Hint]]
     rule: Rule
     balance: str
@@ -89,7 +92,7 @@ class Parts:
     taught: str
     begins: str
 
-    def targets(self, precisions: Mapping[str, str] | None = None) -> TargetSource:
+    def targets(self, precisions: Mapping[str, str] | None = None) -> TargetProvider:
         """What training asks: the cache, or the teachers whose answers change a loss in some stage.
 
         Args:
@@ -104,26 +107,28 @@ class Parts:
         )
         return LiveTeachers(asked, self.recipe.training.teachers_on, precisions=precisions, compiled=compiled)
 
-    def voices(self, teachers: TargetSource, student: Student, autocast: Context = nullcontext) -> Voices:
-        """Everyone whom training asks about rows without a label.
+    def providers(
+        self, teachers: TargetProvider, student: Student, autocast: Context = nullcontext
+    ) -> TargetProviders:
+        """Everything that gives training targets for rows without a label.
 
         Args:
             teachers: as `targets` gives them, on their device.
             student: that trains, on its device, before it is prepared.
             autocast: makes the context in which the student runs.
         """
-        selves = [
-            FormerSelf(
+        self_teachers = [
+            SelfTeacher(
                 student,
                 tasks,
-                memory.due,
-                decay=memory.decay,
+                when.due,
+                decay=when.decay,
                 on=self.recipe.training.teachers_on,
                 autocast=autocast,
             )
-            for memory, tasks in self.memories.items()
+            for when, tasks in self.self_teachers.items()
         ]
-        return Voices(teachers, selves, self.gates)
+        return TargetProviders(teachers, self_teachers, self.gates)
 
     @property
     def steps(self) -> int:
@@ -162,8 +167,8 @@ def build(recipe: Recipe) -> Parts:
     schedule = build_schedule(recipe, lessons, student, hints, _steps(recipe, sources))
     refuse_untaught(recipe, schedule, sources)
     rule, balance = choose_rule(recipe, schedule, teachers, sources)
-    heard = gates(recipe, lessons, kinds)
-    former = memories(recipe, sources, schedule.steps)
+    masks = gates(recipe, lessons, kinds)
+    self_teachers = plan_self_teachers(recipe, sources, schedule.steps)
     return Parts(
         recipe,
         kinds,
@@ -172,8 +177,8 @@ def build(recipe: Recipe) -> Parts:
         sources,
         lessons,
         schedule,
-        heard,
-        former,
+        masks,
+        self_teachers,
         hints,
         rule,
         balance,
@@ -183,7 +188,7 @@ def build(recipe: Recipe) -> Parts:
     )
 
 
-def build_teachers(recipe: Recipe, old: Predecessor | None = None) -> tuple[Roster, dict[str, TaskKind]]:
+def build_teachers(recipe: Recipe, old: Predecessor | None = None) -> tuple[Teachers, dict[str, TaskKind]]:
     """Every teacher, and every task's kind with its classes (the teacher's unless the recipe lists them).
 
     Args:
@@ -199,7 +204,7 @@ def build_teachers(recipe: Recipe, old: Predecessor | None = None) -> tuple[Rost
     loaders = {task: partial(_load, task, section) for task, section in sections.items()}
     rank, world = _here()
     facts = cached_facts(recipe, sections, local_rank=rank, local_world=world) if sections else None
-    teachers = Roster(loaders, facts)
+    teachers = Teachers(loaders, facts)
     kinds = {
         task: _kind(
             task, section, teachers.cards[task].classes if task in teachers else _named(section.classes), old
@@ -290,8 +295,8 @@ def choose_rule(
     """The balancing rule of a recipe and why it was taken.
 
     MGDA-UB compares gradients on the same rows, so it needs a label or a teacher for every task on every
-    row, in every stage; without them it would only see which task has how many rows. A former self is no
-    such cover: until it is frozen it is silent, and then it says what the student says itself, so that its
+    row, in every stage; without them it would only see which task has how many rows. A self-teacher is no
+    such cover: before the first freeze it gives no targets, and then it answers as the student does, so that its
     gradient is nearly zero. Parts that step by their own counts never take the step that a Gramian was for.
 
     Raises:
@@ -345,9 +350,9 @@ def choose_rule(
 
 def _why_bare(recipe: Recipe, bare: Iterable[str]) -> str:
     """What a user may not expect about tasks that lack cover; empty where there is nothing."""
-    remembered = [task for task in bare if task in former_selves(recipe)]
-    if remembered:
-        return f"; the former self that teaches {', '.join(remembered)} knows no more than the student"
+    own = [task for task in bare if task in self_taught(recipe)]
+    if own:
+        return f"; the self-teacher of {', '.join(own)} knows no more than the student"
     return "; the schedule takes the weight from labels or teachers for a while" if recipe.schedule else ""
 
 
@@ -385,7 +390,7 @@ def _lesson(section: TaskSection, student: Student, teacher: TeacherCard | None)
 def _hints(
     recipe: Recipe, lessons: Mapping[str, Lesson], student: Student, teachers: Mapping[str, TeacherCard]
 ) -> dict[str, list[Hint]]:
-    """The adapters of every task with a teacher that speaks; their first weights follow from the seed."""
+    """The adapters of every task with a teacher; their first weights follow from the seed."""
     if recipe.training.teachers_on == "none":
         return {}
     with torch.random.fork_rng(devices=[]):

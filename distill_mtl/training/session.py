@@ -102,7 +102,7 @@ class Session:
             self.trainer.accelerator.scaler.load_state_dict(state["scaler"])
         if self._average is not None:
             self._average.module.load_state_dict(state["average"])
-        self.trainer.voices.load_state_dict(state["former_selves"])
+        self.trainer.providers.load_state_dict(state["self_teachers"])
         if self.trainer.asynchronous is not None:
             self.trainer.asynchronous.load_state_dict(state["asynchronous"])
 
@@ -116,6 +116,6 @@ class Session:
             "optimizer": self.trainer.plain_optimizer.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
             "average": None if self._average is None else self._average.module.state_dict(),
-            "former_selves": self.trainer.voices.state_dict(),
+            "self_teachers": self.trainer.providers.state_dict(),
             "asynchronous": None if asynchronous is None else asynchronous.state_dict(),
         }

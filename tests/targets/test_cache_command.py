@@ -23,8 +23,8 @@ from distill_mtl.errors import CacheError, RecipeError, Stopped, TeacherError
 from distill_mtl.files import cache_folder
 from distill_mtl.jobs import cache as cache_module
 from distill_mtl.jobs.cache import verify_cache, write_cache
-from distill_mtl.targets import places as places_module
-from distill_mtl.targets.places import remove_left_overs
+from distill_mtl.targets import plan as plan_module
+from distill_mtl.targets.plan import remove_left_overs
 
 SLOW = "evaluation.batch_size=1"  # a row at a time leaves time to stop it
 FILES = 8  # four shards, two teachers
@@ -107,10 +107,8 @@ def test_a_folder_that_cannot_be_written_to_has_its_cache_in_the_users(
     monkeypatch.setenv("DISTILL_MTL_CACHE", str(tmp_path / "cache"))
     recipe = cache_world.make(tmp_path / "world")
     # Root may write anywhere, so permissions alone would not do.
-    writable = places_module._writable
-    monkeypatch.setattr(
-        places_module, "_writable", lambda folder: folder != recipe.parent and writable(folder)
-    )
+    writable = plan_module._writable
+    monkeypatch.setattr(plan_module, "_writable", lambda folder: folder != recipe.parent and writable(folder))
     write_cache(recipe, cache_world.VIEWS)
     assert not contents(recipe)
     assert len(list((cache_folder() / "targets").rglob("*.safetensors"))) == FILES

@@ -100,8 +100,10 @@ def train(parts: Parts) -> list[dict[str, dict[str, float]]]:
     targets = parts.targets()
     calibrate_hints(cache_world.batches(parts, 8), targets, parts.lessons, parts.hints)
     objective = Objective(parts.student, parts.lessons, parts.hints, parts.rule)
-    voices = parts.voices(targets, parts.student)
-    trainer = Trainer(start_accelerator(training), objective, voices, parts.recipe, schedule=parts.schedule)
+    providers = parts.providers(targets, parts.student)
+    trainer = Trainer(
+        start_accelerator(training), objective, providers, parts.recipe, schedule=parts.schedule
+    )
     stream = parts.sources.stream(micro_batches=training.accumulate, steps=STEPS)
     return [
         trainer.step(step, [next(stream) for _ in range(training.accumulate)]).values(trainer.accelerator)

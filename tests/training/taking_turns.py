@@ -14,16 +14,16 @@ from torch import Tensor
 
 from distill_mtl.balance import make_rule
 from distill_mtl.data.batch import Batch
-from distill_mtl.distillation.former_self import FormerSelf
 from distill_mtl.distillation.lesson import Lesson
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.distillation.schedule import Schedule
-from distill_mtl.distillation.voices import Voices
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.students.folder import save_student
 from distill_mtl.students.student import Student
+from distill_mtl.targets.combined import TargetProviders
 from distill_mtl.targets.live import LiveTeachers
+from distill_mtl.targets.self_teacher import SelfTeacher
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.training.loop import Trainer
 
@@ -38,8 +38,8 @@ def drops(
     """By how many points each task falls while the other one has its turn, averaged over two seeds.
 
     Args:
-        decay: of an average as former self.
-        remembers: whether a former self teaches.
+        decay: of an average as self-teacher.
+        remembers: whether a self-teacher teaches.
         teachers: folder of teachers for both tasks.
     """
     runs = [_drops(seed, decay, remembers, teachers) for seed in (0, 1)]
@@ -50,7 +50,7 @@ def train_teachers(folder: Path) -> Path:
     """A wider network of its own for each task, trained on its labels."""
     for task in TASKS:
         student = _student([task], width=16, seed=7)
-        trainer = _trainer(student, Voices(LiveTeachers({})), steps=60)
+        trainer = _trainer(student, TargetProviders(LiveTeachers({})), steps=60)
         for step in range(60):
             trainer.step(step, [_batch(task, ROWS, 50_000 + step)])
         save_student(student, folder / task)
@@ -63,8 +63,8 @@ def _drops(seed: int, decay: float | None, remembers: bool, folder: Path | None)
         task: load_teacher(TeacherSection(path=str(folder / task)), task=task)
         for task in (TASKS if folder is not None else ())
     }
-    selves = [FormerSelf(student, TASKS, lambda step: step % PHASE == 0, decay=decay)] if remembers else []
-    trainer = _trainer(student, Voices(LiveTeachers(teachers), selves), steps=PHASE * PHASES)
+    selves = [SelfTeacher(student, TASKS, lambda step: step % PHASE == 0, decay=decay)] if remembers else []
+    trainer = _trainer(student, TargetProviders(LiveTeachers(teachers), selves), steps=PHASE * PHASES)
     fallen: list[float] = []
     for phase in range(PHASES):
         now, other = TASKS[phase % 2], TASKS[(phase + 1) % 2]
@@ -82,7 +82,7 @@ def _student(tasks: Sequence[str], *, width: int, seed: int) -> Student:
     return student
 
 
-def _trainer(student: Student, voices: Voices, *, steps: int) -> Trainer:
+def _trainer(student: Student, providers: TargetProviders, *, steps: int) -> Trainer:
     tasks = list(student.kinds)
     lessons = dict.fromkeys(tasks, Lesson(temperature=1.0))
     recipe = Recipe.model_validate(
@@ -95,7 +95,7 @@ def _trainer(student: Student, voices: Voices, *, steps: int) -> Trainer:
         }
     )
     objective = Objective(student, lessons, {}, make_rule("uniform", tasks))
-    return Trainer(Accelerator(), objective, voices, recipe, schedule=Schedule.constant(lessons, steps))
+    return Trainer(Accelerator(), objective, providers, recipe, schedule=Schedule.constant(lessons, steps))
 
 
 @torch.no_grad()

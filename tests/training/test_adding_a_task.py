@@ -131,8 +131,8 @@ def test_the_old_student_runs_once_for_all_its_tasks(folder: Path) -> None:
     passes: list[int] = []
     built.teachers["hue"].network.trunk.register_forward_hook(lambda *_: passes.append(1))
     batch = next(iter(built.sources.preview(micro_batches=1, steps=1))).to(torch.device("cpu"))
-    voices = built.voices(built.targets(), built.student)
-    targets = voices(batch, voices.rows(batch, built.lessons))
+    providers = built.providers(built.targets(), built.student)
+    targets = providers(batch, providers.rows(batch, built.lessons))
     assert set(targets) == {"hue", "tone"}
     assert len(passes) == 1
 
@@ -169,7 +169,7 @@ def test_training_moves_nothing_in_the_old_student(folder: Path) -> None:
     trainer = Trainer(
         start_accelerator(recipe.training),
         Objective(built.student, built.lessons, built.hints, built.rule),
-        built.voices(built.targets(), built.student),
+        built.providers(built.targets(), built.student),
         recipe,
         schedule=built.schedule,
     )

@@ -130,8 +130,8 @@ def _any(changed: set[str], part: str) -> bool:
 def _trainer(recipe: Path, *overrides: str) -> tuple[Trainer, Batch]:
     parts = build(load_recipe(recipe, overrides))
     objective = Objective(parts.student, parts.lessons, parts.hints, parts.rule)
-    voices = parts.voices(parts.targets(), parts.student)
+    providers = parts.providers(parts.targets(), parts.student)
     trainer = Trainer(
-        start_accelerator(parts.recipe.training), objective, voices, parts.recipe, schedule=parts.schedule
+        start_accelerator(parts.recipe.training), objective, providers, parts.recipe, schedule=parts.schedule
     )
     return trainer, next(iter(parts.sources.stream(steps=1)))

@@ -7,7 +7,7 @@ import toy_world
 from distill_mtl import load_recipe
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.objective import Objective
-from distill_mtl.distillation.voices import Voices
+from distill_mtl.targets.combined import TargetProviders
 from distill_mtl.training.loop import Trainer
 from distill_mtl.training.parts import build
 from distill_mtl.training.processes import start_accelerator
@@ -53,8 +53,8 @@ def _trainer(recipe: Path, *overrides: str) -> tuple[Trainer, Batch]:
     parts = build(load_recipe(recipe, overrides))
     objective = Objective(parts.student, parts.lessons, parts.hints, parts.rule)
     accelerator = start_accelerator(parts.recipe.training)
-    voices = Voices(parts.targets())
-    trainer = Trainer(accelerator, objective, voices, parts.recipe, schedule=parts.schedule)
+    providers = TargetProviders(parts.targets())
+    trainer = Trainer(accelerator, objective, providers, parts.recipe, schedule=parts.schedule)
     return trainer, next(iter(parts.sources.stream(steps=1)))
 
 

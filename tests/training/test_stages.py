@@ -63,9 +63,9 @@ def _run(recipe: Path, *overrides: str) -> tuple[list[State], list[set[str]]]:
     """The objective's state before each of six steps and after the last, and the terms of each step."""
     parts = build(load_recipe(recipe, overrides))
     objective = Objective(parts.student, parts.lessons, parts.hints, parts.rule)
-    voices = parts.voices(parts.targets(), parts.student)
+    providers = parts.providers(parts.targets(), parts.student)
     accelerator = start_accelerator(parts.recipe.training)
-    trainer = Trainer(accelerator, objective, voices, parts.recipe, schedule=parts.schedule)
+    trainer = Trainer(accelerator, objective, providers, parts.recipe, schedule=parts.schedule)
     states, terms = [_state(objective)], []
     for step, batch in enumerate(parts.sources.stream(steps=6)):
         report = trainer.step(step, [batch])

@@ -6,20 +6,17 @@ import toys
 from torch import nn
 
 from distill_mtl.data.batch import Batch
-from distill_mtl.distillation.former_self import FormerSelf
-from distill_mtl.distillation.gate import Gate
-from distill_mtl.distillation.lesson import Lesson
-from distill_mtl.distillation.voices import Voices
-from distill_mtl.recipe.schema import TermWeights
 from distill_mtl.students.student import Student
+from distill_mtl.targets.combined import Gate, TargetProviders
 from distill_mtl.targets.live import LiveTeachers
+from distill_mtl.targets.self_teacher import SelfTeacher
 
 KINDS = {"a": toys.classification(3), "b": toys.segmentation(2)}
 
 
 def test_it_is_silent_until_it_was_frozen_and_then_says_what_the_student_said() -> None:
     student = toys.toy_student(KINDS)
-    former, batch = FormerSelf(student, ["a", "b"], lambda step: step % 2 == 0), _batch()
+    former, batch = SelfTeacher(student, ["a", "b"], lambda step: step % 2 == 0), _batch()
     for step in (0, 1):
         former.begin(step, student)
         assert former.rows(batch) == {}
@@ -40,7 +37,7 @@ def test_it_is_silent_until_it_was_frozen_and_then_says_what_the_student_said() 
 def test_it_keeps_the_running_statistics_and_never_moves_its_own() -> None:
     student = toys.toy_student(KINDS)
     student.trunk.model.first.append(nn.BatchNorm2d(6))
-    former, batch = FormerSelf(student, ["a"], lambda step: True), _batch()
+    former, batch = SelfTeacher(student, ["a"], lambda step: True), _batch()
     student.train()(batch.images)
     former.begin(1, student)
     before = former.state_dict()["copy"]
@@ -55,7 +52,7 @@ def test_tasks_share_one_pass_through_the_trunk() -> None:
     student = toys.toy_student(KINDS)
     runs: list[int] = []
     student.trunk.register_forward_hook(lambda *_: runs.append(1))  # a copy has it too
-    former = FormerSelf(student, ["a", "b"], lambda step: True)
+    former = SelfTeacher(student, ["a", "b"], lambda step: True)
     former.begin(1, student)
     runs.clear()
     answers = former.ask(_batch().images, former.rows(_batch()))
@@ -65,7 +62,7 @@ def test_tasks_share_one_pass_through_the_trunk() -> None:
 
 def test_an_average_moves_before_every_step_and_speaks_from_the_first_moment_on() -> None:
     student = toys.toy_student(KINDS)
-    former, batch = FormerSelf(student, ["a"], lambda step: step == 3, decay=0.5), _batch()
+    former, batch = SelfTeacher(student, ["a"], lambda step: step == 3, decay=0.5), _batch()
     weights = []
     for step in range(5):
         former.begin(step, student)
@@ -80,7 +77,7 @@ def test_an_average_moves_before_every_step_and_speaks_from_the_first_moment_on(
 @pytest.mark.parametrize("decay", [None, 0.5])
 def test_it_goes_on_from_a_checkpoint(decay: float | None) -> None:
     student = toys.toy_student(KINDS)
-    former, again = (FormerSelf(student, ["a"], lambda step: step == 2, decay=decay) for _ in range(2))
+    former, again = (SelfTeacher(student, ["a"], lambda step: step == 2, decay=decay) for _ in range(2))
     for step in range(4):
         former.begin(step, student)
         _move(student)
@@ -94,22 +91,21 @@ def test_it_goes_on_from_a_checkpoint(decay: float | None) -> None:
 
 def test_labels_alone_silence_it() -> None:
     student = toys.toy_student(KINDS)
-    former = FormerSelf(student, ["a"], lambda step: True, on="none")
+    former = SelfTeacher(student, ["a"], lambda step: True, on="none")
     former.begin(1, student)
     assert former.rows(_batch()) == {}
 
 
-def test_a_task_whose_lesson_gives_a_teacher_no_weight_asks_nobody() -> None:
+def test_only_tasks_that_use_a_teacher_get_targets_and_a_gate_masks_them() -> None:
     student = toys.toy_student(KINDS)
-    former = FormerSelf(student, ["a", "b"], lambda step: True)
+    former = SelfTeacher(student, ["a", "b"], lambda step: True)
     former.begin(1, student)
-    voices = Voices(LiveTeachers({}), [former], {"b": Gate("entropy", 0.0)})
-    deaf = Lesson(TermWeights(soft_targets=0))
-    rows = voices.rows(_batch(), {"a": deaf, "b": Lesson()})
+    providers = TargetProviders(LiveTeachers({}), [former], {"b": Gate("entropy", 0.0)})
+    rows = providers.rows(_batch(), {"b"})
     assert list(rows) == ["b"]
-    targets = voices(_batch(), rows)
-    assert targets["b"].heard is not None
-    assert not targets["b"].heard.any()
+    targets = providers(_batch(), rows)
+    assert targets["b"].masked is not None
+    assert targets["b"].masked.all()
 
 
 def _move(student: Student) -> None:

@@ -1,4 +1,4 @@
-"""The student as it was, for tasks that have no other teacher: listening to it, the student forgets less.
+"""The self-teacher: the student as it was, for tasks that have no other teacher. It makes the student forget less.
 
 Learning without Forgetting (Li & Hoiem 2016, section 3) freezes the network before it learns something new
 and keeps its answers on the new rows; Kim et al. 2018 do so over and over while data sets of different
@@ -16,26 +16,25 @@ from torch import Tensor
 from distill_mtl.balance.distributed import from_first, world_size
 from distill_mtl.data.batch import Batch
 from distill_mtl.students.student import Student
-from distill_mtl.targets.base import Rows, rows_to_ask
-from distill_mtl.targets.one_pass import only, seen, union_of
+from distill_mtl.targets.provider import Rows, only, rows_with_target, seen, union_of
 from distill_mtl.teachers.output import Target, Targets, TeacherOutput
 
 Context = Callable[[], AbstractContextManager[Any]]
 
 
-class FormerSelf:
+class SelfTeacher:
     """One copy of the student, in evaluation mode and never trained, and the tasks that it teaches.
 
     It holds the student's weights and the running statistics of its normalisation, and gives soft targets
-    alone. Before the first moment of `due` it is silent, for it would teach noise.
+    alone. Before the first moment of `due` it has no target for any row, for it would teach noise.
 
     Args:
         student: that trains, on its device, before it is prepared.
         tasks: those that it teaches; one pass through the trunk serves them all.
         due: says of a step, counted from 0, whether the student is frozen before it. Step 0 never is.
         decay: None: what was frozen stays until the next such moment. Else an average that moves before
-            every step, with a warm-up as `training.ema` has it, and speaks from the first such moment on.
-        on: rows that it is asked about, as for other teachers.
+            every step, with a warm-up as `training.ema` has it, and teaches from the first such moment on.
+        on: rows that it teaches, as for other teachers.
         autocast: makes the context in which the student itself runs.
     """
 
@@ -50,7 +49,7 @@ class FormerSelf:
         autocast: Context = nullcontext,
     ) -> None:
         self.tasks = tuple(tasks)
-        self.speaks = False
+        self.teaches = False
         self._due, self._moves, self._on, self._autocast = due, decay is not None, on, autocast
         self._average = ModelEmaV3(student, decay=decay or 0.0, use_warmup=True)
         self._copy: Student = self._average.module.requires_grad_(False)
@@ -59,7 +58,7 @@ class FormerSelf:
     def begin(self, step: int, student: Student) -> None:
         """Before step `step`, look at the student as the step before has left it."""
         due = step > 0 and self._due(step)
-        self.speaks = self.speaks or due
+        self.teaches = self.teaches or due
         if self._moves and step > 0:
             self._average.update(student, step=step)
         elif due:
@@ -69,8 +68,8 @@ class FormerSelf:
         self._agree()
 
     def rows(self, batch: Batch) -> dict[str, Tensor]:
-        """task -> int64 [R], the rows that it speaks about, known before it runs."""
-        return rows_to_ask(batch, self.tasks, self._on) if self.speaks else {}
+        """task -> int64 [R], the rows that get a target, known before it runs."""
+        return rows_with_target(batch, self.tasks, self._on) if self.teaches else {}
 
     @torch.no_grad()
     def ask(self, images: Tensor, rows: Mapping[str, Tensor]) -> Targets:
@@ -92,12 +91,12 @@ class FormerSelf:
         return targets
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the copy, and whether it speaks."""
-        return {"speaks": self.speaks, "copy": self._copy.state_dict()}
+        """What a checkpoint keeps: the copy, and whether it teaches yet."""
+        return {"teaches": self.teaches, "copy": self._copy.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`."""
-        self.speaks = state["speaks"]
+        self.teaches = state["teaches"]
         self._copy.load_state_dict(state["copy"])
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Every mode goes on from a checkpoint to the bit: former selves, gradients that wait, the stage of a step."""
+"""Every mode goes on from a checkpoint to the bit: self-teachers, gradients that wait, the stage of a step."""
 
 import shutil
 from pathlib import Path

@@ -28,8 +28,10 @@ def test_a_former_self_speaks_from_the_second_phase_on_beside_real_teachers(
     loaded = load_recipe(recipe, [*HUE, TURNS, "training.log_every=1"])
     evaluation = distill(loaded, out=out, console=console)
     said = console.export_text()
-    assert "uniform (auto: some rows have neither a label nor a teacher for hue; the former self that" in said
-    assert "taught by the student's former self, frozen at the beginning of each phase: hue" in said
+    assert (
+        "uniform (auto: some rows have neither a label nor a teacher for hue; the self-teacher of hue" in said
+    )
+    assert "self-teacher, frozen at the beginning of each phase: hue" in said
     lines = quickstart.metrics(out)
     # hue's rows come in steps 1, 2, 5, 6, those of shape between them.
     taught = [{"soft_targets", "supervised"} & set(line["tasks"].get("hue", {})) for line in lines]
@@ -50,7 +52,7 @@ def test_phases_of_one_step_freeze_it_ten_times_in_the_run(recipe: Path, tmp_pat
     console = Console(record=True, file=io.StringIO(), width=200)
     loaded = load_recipe(recipe, [*HUE, "training.stream=alternate", "training.steps=20"])
     distill(loaded, out=tmp_path / "run", console=console)
-    assert "former self, frozen every 2 steps: hue" in console.export_text()
+    assert "self-teacher, frozen every 2 steps: hue" in console.export_text()
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,7 @@ def test_phases_of_one_step_freeze_it_ten_times_in_the_run(recipe: Path, tmp_pat
     ],
 )
 def test_a_former_self_that_would_never_speak_is_refused(recipe: Path, override: str, key: str) -> None:
-    with pytest.raises(RecipeError, match=f"{key}: the former self.*before step 6.*the run has 6 steps"):
+    with pytest.raises(RecipeError, match=f"{key}: the self-teacher.*before step 6.*the run has 6 steps"):
         build(load_recipe(recipe, [*HUE, override]))
 
 

@@ -1,4 +1,3 @@
-import math
 from dataclasses import replace
 
 import pytest
@@ -8,56 +7,23 @@ import toys
 from distill_mtl.balance import make_rule
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.counts import count_rows
-from distill_mtl.distillation.gate import Gate
 from distill_mtl.distillation.hints import Hint
 from distill_mtl.distillation.lesson import HintPair, Lesson
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.teachers.output import Target, TeacherOutput
 
-SURE, TORN, EVEN = [9.0, 0.0, 0.0], [4.0, 4.0, -9.0], [0.0, 0.0, 0.0]
 
-
-def test_rows_of_a_teacher_that_guesses_are_shut_out() -> None:
-    logits = torch.tensor([SURE, TORN, EVEN])
-    assert Gate("entropy", 0.7).hears(logits).tolist() == [True, True, False]
-    assert Gate("entropy", 0.5).hears(logits).tolist() == [True, False, False]
-    assert Gate("confidence", 0.6).hears(logits).tolist() == [True, False, False]
-    assert Gate("confidence", 0.4).hears(logits).tolist() == [True, True, False]
-
-
-def test_entropy_is_a_share_of_that_of_an_even_guess() -> None:
-    torn = math.log(2) / math.log(3)
-    logits = torch.tensor([TORN])
-    assert Gate("entropy", torn + 0.001).hears(logits).item()
-    assert not Gate("entropy", torn - 0.001).hears(logits).item()
-    assert Gate("entropy", 1.0).hears(torch.tensor([EVEN])).item()
-
-
-def test_only_the_classes_that_the_teacher_knows_are_looked_at() -> None:
-    of_two = torch.tensor([[0.0, 0.0, -1e4]])
-    assert Gate("entropy", 0.9).hears(of_two).item()
-    assert not Gate("entropy", 0.9, known=(0, 1)).hears(of_two).item()
-
-
-def test_a_map_is_judged_by_the_mean_over_its_pixels() -> None:
-    sure, even = torch.tensor(SURE), torch.tensor(EVEN)
-    maps = torch.stack(
-        [torch.stack([sure, sure, sure, even], 1), torch.stack([sure, even, even, even], 1)]
-    ).view(2, 3, 2, 2)
-    assert Gate("entropy", 0.5).hears(maps).tolist() == [True, False]
-
-
-def test_a_row_that_is_not_heard_teaches_nothing_and_still_counts() -> None:
+def test_a_masked_row_teaches_nothing_and_still_counts() -> None:
     objective, batch, target = _one_task()
-    heard = torch.tensor([True, False, True, False])
+    masked = torch.tensor([False, True, False, True])
     _, everything = _run(objective, batch, target)
-    gradients, terms = _run(objective, batch, replace(target, heard=heard))
-    half = Target(target.rows[heard], TeacherOutput(
-        target.output.logits[heard], {"second": target.output.hidden["second"][heard]}
+    gradients, terms = _run(objective, batch, replace(target, masked=masked))
+    half = Target(target.rows[~masked], TeacherOutput(
+        target.output.logits[~masked], {"second": target.output.hidden["second"][~masked]}
     ))  # fmt: skip
     expected, of_half = _run(objective, batch, half)
     for term in ("soft_targets", "hint"):
-        # Over the four rows that were asked, not over the two that were heard.
+        # Over the four rows with a target, not over the two that are not masked.
         assert terms[term].item() == pytest.approx(of_half[term].item() / 2, rel=1e-5)
         assert terms[term] < everything[term]
     for name, gradient in gradients.items():

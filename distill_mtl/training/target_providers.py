@@ -1,6 +1,10 @@
-"""Where a recipe's targets come from, decided once: teachers that run in every step, or what was cached of them."""
+"""From a recipe to its target providers: live teachers or their cache, self-teachers, and confidence masks.
+
+Whether teachers run or the cache is read is decided once (`choose_targets`), before anything else is built.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, NoReturn
 
 from accelerate import PartialState
@@ -8,23 +12,26 @@ from accelerate.utils import gather_object
 
 from distill_mtl.data import Sources
 from distill_mtl.distillation.lesson import Lesson
-from distill_mtl.errors import CacheError, StoppedElsewhere
+from distill_mtl.errors import CacheError, RecipeError, StoppedElsewhere
 from distill_mtl.recipe import Recipe
-from distill_mtl.targets.cached import CachedTargets
+from distill_mtl.recipe.schema import TeacherSection
+from distill_mtl.targets.cached import CachedTargets, OpenCache, StoredViews
+from distill_mtl.targets.combined import Gate
 from distill_mtl.targets.encoding import AnswerCodec, Numbers
-from distill_mtl.targets.facts import TeacherFacts
-from distill_mtl.targets.opened import OpenCache
-from distill_mtl.targets.places import Places
-from distill_mtl.targets.plan import Unit, megabytes, plan_cache
-from distill_mtl.targets.roster import Roster
-from distill_mtl.targets.stored_views import StoredViews
+from distill_mtl.targets.facts import TeacherFacts, Teachers
+from distill_mtl.targets.plan import Places, Unit, megabytes, plan_cache
 from distill_mtl.tasks.base import KINDS, TaskKind
+
+DECAY = 0.999
+"""Of a self-teacher that is an average, where the recipe names none."""
+FREEZES = 10
+"""How often a self-teacher is frozen where the recipe does not say and the stream has no phases."""
 
 LessonsOf = Callable[[Recipe], Mapping[str, Lesson]]
 
 
 def choose_targets(
-    recipe: Recipe, lessons_of: LessonsOf, teachers: Roster, sources: Sources
+    recipe: Recipe, lessons_of: LessonsOf, teachers: Teachers, sources: Sources
 ) -> tuple[Recipe, CachedTargets | None, str]:
     """Open the cache where the recipe asks for it, or says `auto` and there is one.
 
@@ -177,3 +184,98 @@ def _views(count: int | None) -> str:
     if count is None:
         return ""
     return f", {count} views per row" if count > 1 else ", the plain view alone (no crop, no flip)"
+
+
+@dataclass(frozen=True)
+class SelfTeacherSchedule:
+    """When a self-teacher looks at the student.
+
+    Attributes:
+        every: steps between two freezes; None: the beginnings of `phases`.
+        phases: the data sets of an alternating stream.
+        decay: of the average; None: it is frozen.
+    """
+
+    every: int | None
+    phases: Sources | None
+    decay: float | None
+
+    def due(self, step: int) -> bool:
+        """Whether the student is frozen before a step; an average teaches from the first such step on."""
+        if self.every is not None:
+            return step % self.every == 0
+        return self.phases is not None and self.phases.phase_begins(step)
+
+    def describe(self) -> str:
+        """One clause for people."""
+        when = "at the beginning of each phase" if self.every is None else f"every {self.every} steps"
+        if self.decay is None:
+            return f"frozen {when}"
+        since = "from the second phase on" if self.every is None else f"from step {self.every} on"
+        return f"an average (decay {self.decay:g}) that teaches {since}"
+
+
+def self_taught(recipe: Recipe) -> dict[str, TeacherSection]:
+    """task -> its recipe's `teacher`, of the tasks that the student itself teaches as it was."""
+    return {
+        task: section.teacher
+        for task, section in recipe.tasks.items()
+        if section.teacher is not None and section.teacher.student is not None
+    }
+
+
+def plan_self_teachers(recipe: Recipe, sources: Sources, steps: int) -> dict[SelfTeacherSchedule, list[str]]:
+    """The self-teachers that a run needs, and the tasks of each: those with one schedule share one.
+
+    Where the recipe names no `every`, the student is frozen at the beginning of each phase of an alternating
+    stream, else ten times in the run. Phases of a single step do not count: a student that has just been
+    frozen has nothing to learn from itself.
+
+    Args:
+        recipe: as loaded.
+        sources: which know the phases.
+        steps: of the run.
+
+    Raises:
+        RecipeError: a self-teacher would never teach.
+    """
+    found: dict[SelfTeacherSchedule, list[str]] = {}
+    for task, section in self_taught(recipe).items():
+        every, phases, length = section.every, None, sources.phase_length or 1
+        if every is None and length > 1:
+            phases = sources
+        first = every or length
+        if first >= steps and first > 1:
+            where = f"tasks.{task}.teacher.every" if every is not None else "training.stream.phase"
+            raise RecipeError(
+                f"{where}: the self-teacher of {task} would be frozen for the first time before step {first}, and the "
+                f"run has {steps} steps. Choose a smaller number."
+            )
+        if every is None and phases is None:
+            every = max(1, round(steps / FREEZES))
+        decay = (section.decay or DECAY) if section.student == "ema" else None
+        found.setdefault(SelfTeacherSchedule(every, phases, decay), []).append(task)
+    return found
+
+
+def gates(recipe: Recipe, lessons: Mapping[str, Lesson], kinds: Mapping[str, TaskKind]) -> dict[str, Gate]:
+    """task -> which of its teacher's rows are masked, where the recipe says.
+
+    Raises:
+        RecipeError: a task's answers are no softmax, which has the entropy and the confidence.
+    """
+    found = {}
+    for task, section in recipe.tasks.items():
+        if section.gate is None:
+            continue
+        if not kinds[task].exclusive:
+            raise RecipeError(
+                f"tasks.{task}.gate: kind {kinds[task].name} has no softmax over classes, so its answers have no "
+                "entropy and no confidence. Remove `gate`."
+            )
+        known = lessons[task].known
+        if section.gate.entropy is not None:
+            found[task] = Gate("entropy", section.gate.entropy, known)
+        elif section.gate.confidence is not None:
+            found[task] = Gate("confidence", section.gate.confidence, known)
+    return found

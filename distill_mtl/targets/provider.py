@@ -1,4 +1,7 @@
-"""What training asks for targets; it does not know whether teachers or a cache answer."""
+"""What every target provider offers to training, which does not know whether teachers or a cache answer.
+
+Below it: rows of several tasks in one pass of a trunk. Those that any task needs run, and each task takes its own.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -13,15 +16,15 @@ from distill_mtl.teachers.output import Target, Targets, TeacherOutput
 Rows = Literal["missing", "all", "none"]
 
 
-class TargetSource(ABC):
-    """Answers of one teacher per task, for the rows of a batch whose labels leave it something to say.
+class TargetProvider(ABC):
+    """Answers of one teacher per task, for the rows of a batch that get a target.
 
     Args:
         tasks: those that have a teacher.
-        on: "missing" asks about rows that lack the task's label, "all" about every row, "none" never.
+        on: which rows get a target: "missing", those without the task's label; "all"; or "none".
 
     Attributes:
-        tasks: those that are asked at all.
+        tasks: those that get targets at all.
     """
 
     def __init__(self, tasks: Iterable[str], on: Rows) -> None:
@@ -39,12 +42,12 @@ class TargetSource(ABC):
         """
 
     @abstractmethod
-    def to(self, device: torch.device | str) -> "TargetSource":
+    def to(self, device: torch.device | str) -> "TargetProvider":
         """Move whatever takes room on a device to `device`."""
 
     def rows(self, batch: Batch) -> dict[str, Tensor]:
-        """task -> int64 [R], the rows of the batch that its teacher speaks about, known before it is asked."""
-        return rows_to_ask(batch, self.tasks, self.on)
+        """task -> int64 [R], the rows that get a target, known before a network runs."""
+        return rows_with_target(batch, self.tasks, self.on)
 
     def __call__(self, batch: Batch, rows: Mapping[str, Tensor] | None = None) -> Targets:
         """What the teachers say about a batch that is on the device of the student.
@@ -70,9 +73,27 @@ class TargetSource(ABC):
         }
 
 
-def rows_to_ask(batch: Batch, tasks: Iterable[str], on: Rows) -> dict[str, Tensor]:
-    """task -> int64 [R], the rows of a batch that whoever teaches these tasks is asked about."""
+def rows_with_target(batch: Batch, tasks: Iterable[str], on: Rows) -> dict[str, Tensor]:
+    """task -> int64 [R], the rows of a batch that get a target from whatever teaches these tasks."""
     if on == "none":
         return {}
     everything = torch.arange(len(batch))
     return {task: everything if on == "all" else everything[~batch.labelled[task]] for task in tasks}
+
+
+def union_of(rows: Mapping[str, Tensor]) -> Tensor:
+    """int64 [U]: the rows that some task asks about, ascending; task -> int64 [R], ascending, on the host."""
+    return next(iter(rows.values())) if len(rows) == 1 else torch.cat(list(rows.values())).unique()
+
+
+def seen(images: Tensor, union: Tensor) -> Tensor:
+    """[U, ...]: the images [B, ...] of these rows."""
+    return images if len(union) == len(images) else images[union.to(images.device, non_blocking=True)]
+
+
+def only(features: Mapping[str, Tensor], union: Tensor, rows: Tensor) -> Mapping[str, Tensor]:
+    """What came out of the pass, first dimension U, for some of its rows."""
+    if len(rows) == len(union):
+        return features
+    places = torch.searchsorted(union, rows)
+    return {name: value[places.to(value.device, non_blocking=True)] for name, value in features.items()}

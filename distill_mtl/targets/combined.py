@@ -1,0 +1,118 @@
+"""All target providers of a run as one, and the confidence mask between them and the student.
+
+The training loop asks `TargetProviders` alone; it does not know whose answer a target is.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from distill_mtl.data.batch import Batch
+from distill_mtl.students.student import Student
+from distill_mtl.targets.provider import TargetProvider
+from distill_mtl.targets.self_teacher import SelfTeacher
+from distill_mtl.teachers.output import Targets
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Masks the rows on which a teacher's softmax at T = 1 is not confident enough: a guess teaches nothing.
+
+    Teachers guess far from their own domain. A teacher that is confident and wrong passes every gate.
+
+    Attributes:
+        by: `entropy`, as a share in [0, 1] of that of an even guess, may be at most `limit`; `confidence`,
+            the largest probability, must be at least that. A map's row has the mean over its pixels.
+        limit: in [0, 1].
+        known: positions of the classes that the teacher knows; None: all.
+    """
+
+    by: Literal["entropy", "confidence"]
+    limit: float
+    known: tuple[int, ...] | None = None
+
+    def masked(self, logits: Tensor) -> Tensor:
+        """bool [R], the rows that teach nothing, from the teacher's logits [R, classes, ...]."""
+        if self.known is not None:
+            logits = logits[:, list(self.known)]
+        probabilities = logits.float().softmax(1)
+        # Negated comparisons, so that answers that are not numbers are masked.
+        if self.by == "confidence":
+            return ~(_by_row(probabilities.amax(1)) >= self.limit)
+        # A teacher of a single class has an entropy of 0.
+        even = math.log(max(2, probabilities.shape[1]))
+        return ~(_by_row(torch.special.entr(probabilities).sum(1)) / even <= self.limit)
+
+
+class TargetProviders:
+    """Teachers and self-teachers, no task taught by two of them.
+
+    Args:
+        teachers: frozen networks, or what was cached of them.
+        self_teachers: the student as it was, one for each way of keeping it.
+        gates: task -> which of its teacher's rows are masked; none where no gate is named.
+    """
+
+    def __init__(
+        self,
+        teachers: TargetProvider,
+        self_teachers: Sequence[SelfTeacher] = (),
+        gates: Mapping[str, Gate] | None = None,
+    ) -> None:
+        self.teachers, self.self_teachers, self.gates = teachers, tuple(self_teachers), dict(gates or {})
+
+    def begin(self, step: int, student: Student) -> None:
+        """Before step `step`, counted from 0: let the self-teachers look at the student."""
+        for teacher in self.self_teachers:
+            teacher.begin(step, student)
+
+    def rows(self, batch: Batch, tasks: Collection[str]) -> dict[str, Tensor]:
+        """task -> int64 [R], the rows with a teacher target, known before any network runs.
+
+        Args:
+            batch: on the host.
+            tasks: those whose loss uses a teacher's answer in this step.
+        """
+        offered = self.teachers.rows(batch)
+        for teacher in self.self_teachers:
+            offered |= teacher.rows(batch)
+        return {task: rows for task, rows in offered.items() if task in tasks}
+
+    def __call__(self, batch: Batch, rows: Mapping[str, Tensor]) -> Targets:
+        """The targets of a batch.
+
+        A masked row stays in its target: how many rows a mean runs over is agreed between processes before any
+        network has run, and waiting for the answers would cost a second reduction in every step.
+
+        Args:
+            batch: on the device of the student.
+            rows: what `rows` gave for it.
+        """
+        wanted = {task: mine for task, mine in rows.items() if len(mine)}
+        targets = self.teachers(batch, wanted)
+        for teacher in self.self_teachers:
+            mine = {task: wanted[task] for task in teacher.tasks if task in wanted}
+            if mine:
+                targets |= teacher.ask(batch.images, mine)
+        for task, gate in self.gates.items():
+            if task in targets:
+                masked = gate.masked(targets[task].output.logits)
+                targets[task] = replace(targets[task], masked=masked)
+        return targets
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """What a checkpoint keeps: the self-teachers."""
+        return [teacher.state_dict() for teacher in self.self_teachers]
+
+    def load_state_dict(self, state: Sequence[Mapping[str, Any]]) -> None:
+        """Go on from `state_dict`."""
+        for teacher, kept in zip(self.self_teachers, state, strict=True):
+            teacher.load_state_dict(kept)
+
+
+def _by_row(values: Tensor) -> Tensor:
+    return values if values.ndim == 1 else values.flatten(1).mean(1)
