@@ -14,9 +14,9 @@ from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.networks.task_network import TeacherNetwork
 from distill_mtl.recipe.command_line import read_teacher
-from distill_mtl.recipe.commented import write_yaml
-from distill_mtl.recipe.paths import absolute_teacher
+from distill_mtl.recipe.load import absolute_teacher
 from distill_mtl.recipe.schema import TaskSection, TeacherSection
+from distill_mtl.recipe.yaml_writer import write_yaml
 from distill_mtl.tasks.base import is_own
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.teachers.teacher import Teacher

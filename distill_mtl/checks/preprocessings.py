@@ -13,7 +13,7 @@ from torch import Tensor
 
 from distill_mtl.data.batch import Batch
 from distill_mtl.networks.inputs import InputContract
-from distill_mtl.recipe.findings import show
+from distill_mtl.recipe.mistakes import show
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.teacher import Teacher
 

@@ -15,14 +15,13 @@ from distill_mtl.data.index import load_index
 from distill_mtl.data.shard_files import find_shards
 from distill_mtl.data.shard_sets import as_patterns, find_sets
 from distill_mtl.errors import RecipeError, ShardError
-from distill_mtl.recipe.command_line import read_teacher, task_name
-from distill_mtl.recipe.commented import Noted
-from distill_mtl.recipe.findings import report
-from distill_mtl.recipe.lines import Document
-from distill_mtl.recipe.overrides import apply_overrides
-from distill_mtl.recipe.paths import absolute_teacher
+from distill_mtl.recipe.command_line import apply_overrides, read_teacher, task_name
+from distill_mtl.recipe.load import absolute_teacher
+from distill_mtl.recipe.long_form import long_form
+from distill_mtl.recipe.mistakes import report
 from distill_mtl.recipe.schema import DEFAULT_EPOCHS, AugmentSection, TeacherSection, TrainingSection
-from distill_mtl.recipe.shorthand import long_form
+from distill_mtl.recipe.yaml_reader import Document
+from distill_mtl.recipe.yaml_writer import Noted
 from distill_mtl.splits import SPLITS, Split
 from distill_mtl.tasks.base import admit_kind, build_kind, is_own
 from distill_mtl.teachers.card import TeacherCard

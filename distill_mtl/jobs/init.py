@@ -9,7 +9,7 @@ from rich.console import Console
 
 from distill_mtl.checks.recipe_draft import TeacherWithData, draft
 from distill_mtl.recipe import load_recipe
-from distill_mtl.recipe.commented import write_yaml
+from distill_mtl.recipe.yaml_writer import write_yaml
 from distill_mtl.training.parts import known_names
 
 HEAD = """\

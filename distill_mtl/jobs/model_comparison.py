@@ -19,8 +19,8 @@ from distill_mtl.jobs.evaluate import Margins, shared_console, with_acceptance
 from distill_mtl.jobs.run_artefacts import compare_with_bar, view_of
 from distill_mtl.jobs.teacher import kind_of
 from distill_mtl.recipe import Recipe
-from distill_mtl.recipe.acceptance import MARGIN
 from distill_mtl.recipe.command_line import task_name
+from distill_mtl.recipe.long_form import MARGIN
 from distill_mtl.recipe.schema import (
     AcceptanceSection,
     LabelSection,

@@ -31,7 +31,7 @@ from distill_mtl.jobs.distill import distill
 from distill_mtl.networks.weights import RecordedScore, write_score
 from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.recipe.command_line import read_teacher
-from distill_mtl.recipe.paths import absolute_teacher
+from distill_mtl.recipe.load import absolute_teacher
 from distill_mtl.recipe.schema import LabelSection, SourceSection, StudentSection, TaskSection, TeacherSection
 from distill_mtl.students.folder import load_student, save_student
 from distill_mtl.students.timm_form import save_timm

@@ -1,22 +1,35 @@
-"""A recipe's file to a `Recipe`: the one way in, for the command line and for library users."""
+"""A recipe's file to a `Recipe`: the one way in, for the command line and for library users.
 
+Paths of a recipe, made absolute from the working directory, so that a resolved recipe runs from anywhere.
+
+Only text is changed: nothing here looks at the disk.
+"""
+
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from distill_mtl.errors import RecipeError
-from distill_mtl.recipe.defaults import fill_defaults
-from distill_mtl.recipe.findings import Finding, report
-from distill_mtl.recipe.known import NOTHING, Known
-from distill_mtl.recipe.lines import Document, YamlSyntaxError, read_document
-from distill_mtl.recipe.overrides import apply_overrides
-from distill_mtl.recipe.paths import absolute_paths
+from distill_mtl.recipe.command_line import apply_overrides
+from distill_mtl.recipe.known_names import NOTHING
+from distill_mtl.recipe.long_form import expand, fill_defaults
+from distill_mtl.recipe.mistakes import Mistake, recipe_error
 from distill_mtl.recipe.rules import check_rules
-from distill_mtl.recipe.schema import Recipe
-from distill_mtl.recipe.shorthand import expand
+from distill_mtl.recipe.schema import (
+    INITS,
+    Recipe,
+    SourceSection,
+    SplitSection,
+    StudentSection,
+    TaskSection,
+    TeacherSection,
+)
 from distill_mtl.recipe.validation import validate
+from distill_mtl.recipe.yaml_reader import YamlDocument, YamlSyntaxError, read_document
 
 
-def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, known: Known = NOTHING) -> Recipe:
+def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, known: KnownNames = NOTHING) -> Recipe:
     """Read a recipe, apply `--set` overrides, write out short forms and defaults, and check it all.
 
     Reads the one file and nothing else: teachers and shards need not exist. Paths in the result are
@@ -35,16 +48,16 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, known: Known
     form = expand(document.value)
     fill_defaults(form, Path(path).stem, known)
     recipe, invalid = validate(form)
-    contradictions = [Finding(form.origin(one.path), one.text) for one in check_rules(form.value, known)]
-    unread = {finding.path for finding in document.findings}
-    findings = [one for one in (*form.findings, *invalid, *contradictions) if one.path not in unread]
-    findings += document.findings
-    if recipe is None or findings:
-        raise report(str(path), findings, document.place)
+    contradictions = [Mistake(form.origin(one.path), one.text) for one in check_rules(form.value, known)]
+    unread = {mistake.path for mistake in document.mistakes}
+    mistakes = [one for one in (*form.mistakes, *invalid, *contradictions) if one.path not in unread]
+    mistakes += document.mistakes
+    if recipe is None or mistakes:
+        raise recipe_error(str(path), mistakes, document.place)
     return absolute_paths(recipe)
 
 
-def _read(path: Path) -> Document:
+def _read(path: Path) -> YamlDocument:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -57,5 +70,55 @@ def _read(path: Path) -> Document:
     try:
         return read_document(text)
     except YamlSyntaxError as error:
-        problem = Finding((), f"not valid YAML: {error}. Check indentation, colons and quotes.", error.line)
-        raise report(str(path), [problem], Document().place) from error
+        problem = Mistake((), f"not valid YAML: {error}. Check indentation, colons and quotes.", error.line)
+        raise recipe_error(str(path), [problem], YamlDocument().place) from error
+
+
+_PREFIX = re.compile(r"[\w-]{2,}:")  # hf_hub:owner/name, scenes:depth-train, pipe:
+
+
+def absolute_paths(recipe: Recipe) -> Recipe:
+    """The recipe with absolute teachers, shard patterns and `student.init`."""
+    return recipe.model_copy(
+        update={
+            "student": _student(recipe.student),
+            "tasks": {name: _task(task) for name, task in recipe.tasks.items()},
+            "data": {name: _source(source) for name, source in recipe.data.items()},
+        }
+    )
+
+
+def absolute(place: str) -> str:
+    """A path or shard pattern as an absolute one, `~` expanded; what is no local path stays as it is."""
+    if "://" in place or _PREFIX.match(place):
+        return place
+    return os.path.abspath(os.path.expanduser(place))
+
+
+def _student(student: StudentSection) -> StudentSection:
+    if student.init in INITS or student.init.startswith("teacher:"):
+        return student
+    return student.model_copy(update={"init": absolute(student.init)})
+
+
+def absolute_teacher(teacher: TeacherSection) -> TeacherSection:
+    """The teacher with absolute paths."""
+    files = {key: absolute(place) for key in ("path", "weights") if (place := getattr(teacher, key))}
+    return teacher.model_copy(update=files)
+
+
+def _task(task: TaskSection) -> TaskSection:
+    if task.teacher is None:
+        return task
+    return task.model_copy(update={"teacher": absolute_teacher(task.teacher)})
+
+
+def _source(source: SourceSection) -> SourceSection:
+    split = SplitSection(validation=_patterns(source.split.validation), test=_patterns(source.split.test))
+    return source.model_copy(update={"shards": _patterns(source.shards), "split": split})
+
+
+def _patterns(shards: str | list[str] | None) -> str | list[str] | None:
+    if shards is None or isinstance(shards, str):
+        return shards and absolute(shards)
+    return [absolute(pattern) for pattern in shards]

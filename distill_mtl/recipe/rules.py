@@ -9,12 +9,9 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from distill_mtl.errors import nearest
-from distill_mtl.recipe.acceptance import in_units, no_margin
-from distill_mtl.recipe.defaults import taught_by_itself
-from distill_mtl.recipe.findings import Finding, KeyPath, either, show
-from distill_mtl.recipe.known import Known
-from distill_mtl.recipe.paths import INITS
-from distill_mtl.recipe.schema import StudentSection, TeacherSection, TrainingSection
+from distill_mtl.recipe.long_form import in_units, no_margin, taught_by_itself
+from distill_mtl.recipe.mistakes import KeyPath, Mistake, either, show
+from distill_mtl.recipe.schema import INITS, StudentSection, TeacherSection, TrainingSection
 
 OF_FILES = frozenset(TeacherSection.model_fields) - {"path", "timm", "module", "student", "every", "decay"}
 """Keys of a teacher that say something about its files."""
@@ -25,7 +22,7 @@ PART = re.compile("(trunk|heads)(:.+)?|guided|adapters")
 """What `schedule.train` may name."""
 
 
-def check_rules(recipe: Any, known: Known) -> list[Finding]:
+def check_rules(recipe: Any, known: KnownNames) -> list[Mistake]:
     """Everything that contradicts itself, under paths of the long form.
 
     Args:
@@ -35,7 +32,7 @@ def check_rules(recipe: Any, known: Known) -> list[Finding]:
     if not isinstance(recipe, dict):
         return []
     found = [
-        finding
+        mistake
         for rule in (
             _labels,
             _shards,
@@ -52,22 +49,22 @@ def check_rules(recipe: Any, known: Known) -> list[Finding]:
             _init,
             _heads,
         )
-        for finding in rule(recipe)
+        for mistake in rule(recipe)
     ]
     found += [*_tasks(recipe, known), *_acceptance(recipe, known)]
     return found + [
-        finding for pattern, names in known.choices.items() for finding in _choice(recipe, pattern, names)
+        mistake for pattern, names in known.choices.items() for mistake in _choice(recipe, pattern, names)
     ]
 
 
-def _labels(recipe: dict[str, Any]) -> Iterator[Finding]:
+def _labels(recipe: dict[str, Any]) -> Iterator[Mistake]:
     for source, section in _entries(recipe, "data"):
         for task in _mapping(section.get("labels")):
             if task not in _mapping(recipe.get("tasks")):
-                yield Finding(("data", source, "labels", task), _no_task(task, recipe))
+                yield Mistake(("data", source, "labels", task), _no_task(task, recipe))
 
 
-def _shards(recipe: dict[str, Any]) -> Iterator[Finding]:
+def _shards(recipe: dict[str, Any]) -> Iterator[Mistake]:
     """A source without training shards is for testing alone."""
     tested_alone: dict[str, Any] = {}
     for name, source in _entries(recipe, "data"):
@@ -79,15 +76,15 @@ def _shards(recipe: dict[str, Any]) -> Iterator[Finding]:
                 "found no `shards`, the training rows. Add them; or, for rows that are only tested on, "
                 "`split: {test: ...}`."
             )
-            yield Finding(("data", name, "shards"), text)
+            yield Mistake(("data", name, "shards"), text)
         for key in ("weight", "limit", "class_balance"):
             if source.get(key):
                 text = "the source has no `shards`, so there are no training rows that it could be about. Remove it."
-                yield Finding(("data", name, key), text)
+                yield Mistake(("data", name, key), text)
     sources = _mapping(recipe.get("data"))
     if sources and len(tested_alone) == len(sources):
         text = "no source has `shards`, so there is nothing to train on. Add a source, which needs no labels."
-        yield Finding(("data",), text)
+        yield Mistake(("data",), text)
     if _mapping(recipe.get("training")).get("select") == "best":
         for task in _mapping(recipe.get("tasks")):
             own = {
@@ -105,10 +102,10 @@ def _shards(recipe: dict[str, Any]) -> Iterator[Finding]:
                     f"`best` is chosen on validation rows, and {task} has none. Add `split: {{validation: ...}}` to "
                     f"data.{next(iter(own))}, or use `last`."
                 )
-                yield Finding(("training", "select"), text)
+                yield Mistake(("training", "select"), text)
 
 
-def _tasks(recipe: dict[str, Any], known: Known) -> Iterator[Finding]:
+def _tasks(recipe: dict[str, Any], known: KnownNames) -> Iterator[Mistake]:
     labelled = {
         task
         for _, source in _entries(recipe, "data")
@@ -127,35 +124,35 @@ def _tasks(recipe: dict[str, Any], known: Known) -> Iterator[Finding]:
             continue
         taught = task.get("teacher") is not None
         if name not in labelled and not taught:
-            yield Finding(
+            yield Mistake(
                 path,
                 "found neither a teacher nor a source with its labels. Add `teacher` or `data` to the task.",
             )
         elif name not in labelled and labels_only:
             text = "nothing trains the task: no source has its labels, and `training.teachers_on` is none."
-            yield Finding(path, f"{text} Add `data` to the task, or let teachers see the rows.")
+            yield Mistake(path, f"{text} Add `data` to the task, or let teachers see the rows.")
         if _lacks_classes(task, known) and not taught:
             text = "found no `classes`, and no teacher to take them from. Add their number or their names."
-            yield Finding((*path, "classes"), text)
+            yield Mistake((*path, "classes"), text)
 
 
-def _remembered(name: str, task: dict[str, Any], labelled: bool, known: Known) -> Iterator[Finding]:
+def _remembered(name: str, task: dict[str, Any], labelled: bool, known: KnownNames) -> Iterator[Mistake]:
     """What a task needs that the student's former self teaches."""
     path = ("tasks", name)
     if not labelled:
         text = (
             "its teacher is the student itself, and no source has its labels: there is nothing to remember."
         )
-        yield Finding(path, f"{text} Add `data` to the task, or another teacher.")
+        yield Mistake(path, f"{text} Add `data` to the task, or another teacher.")
     if _lacks_classes(task, known):
         text = "found no `classes`, and a former self has none to take. Add their number or their names."
-        yield Finding((*path, "classes"), text)
+        yield Mistake((*path, "classes"), text)
     if task.get("hints"):
         text = "a former self gives soft targets alone. Remove the hints."
-        yield Finding((*path, "hints"), text)
+        yield Mistake((*path, "hints"), text)
 
 
-def _lacks_classes(task: dict[str, Any], known: Known) -> bool:
+def _lacks_classes(task: dict[str, Any], known: KnownNames) -> bool:
     """Whether nobody but a teacher can say the task's classes; what a user's own kind says is not known yet."""
     kind = task.get("kind")
     if task.get("classes") is not None or known.own_classes is None:
@@ -163,46 +160,46 @@ def _lacks_classes(task: dict[str, Any], known: Known) -> bool:
     return kind not in known.own_classes and ":" not in str(kind)
 
 
-def _own_kinds(recipe: dict[str, Any]) -> Iterator[Finding]:
+def _own_kinds(recipe: dict[str, Any]) -> Iterator[Mistake]:
     for name, task in _entries(recipe, "tasks"):
         if ":" in str(task.get("kind")) and task.get("trust") is not True:
             text = (
                 f"{show(task['kind'])} is code of your own, which can do whatever you can do on this machine. If you "
                 f"trust it, add `trust: true` to the task."
             )
-            yield Finding(("tasks", name, "kind"), text)
+            yield Mistake(("tasks", name, "kind"), text)
 
 
-def _options(recipe: dict[str, Any]) -> Iterator[Finding]:
+def _options(recipe: dict[str, Any]) -> Iterator[Mistake]:
     for path, options, _ in _of_tasks(recipe, "options"):
         for key in options:
             if key in BESIDE_OPTIONS:
                 text = f"`{key}` stands beside `options`, not among them. Move it to the task."
-                yield Finding((*path, key), text)
+                yield Mistake((*path, key), text)
 
 
-def _teachers(recipe: dict[str, Any]) -> Iterator[Finding]:
+def _teachers(recipe: dict[str, Any]) -> Iterator[Mistake]:
     for path, teacher, _ in _of_tasks(recipe, "teacher"):
         origins = [key for key in ("path", "timm", "module", "student") if teacher.get(key) is not None]
         if not origins:
-            yield Finding(
+            yield Mistake(
                 path,
                 "found no network. Add `path` (a folder or a file), `timm` or `module`; or `teacher: self`.",
             )
         elif len(origins) > 1:
             text = f"found {' and '.join(f'`{key}`' for key in origins)}, a teacher is one network. Keep one of them."
-            yield Finding((*path, origins[1]), text)
+            yield Mistake((*path, origins[1]), text)
         elif origins == ["module"] and teacher.get("weights") is None:
             text = "found `module` without `weights`: code alone is a random network. Add its state dict."
-            yield Finding((*path, "module"), text)
+            yield Mistake((*path, "module"), text)
         elif origins[0] in ("path", "timm"):
             for key in ("weights", "args"):
                 if teacher.get(key):
                     text = f"`{key}` belongs to `module`; `{origins[0]}` brings its own. Remove it."
-                    yield Finding((*path, key), text)
+                    yield Mistake((*path, key), text)
 
 
-def _former_self(recipe: dict[str, Any]) -> Iterator[Finding]:
+def _former_self(recipe: dict[str, Any]) -> Iterator[Mistake]:
     for path, teacher, _ in _of_tasks(recipe, "teacher"):
         if teacher.get("student") is None:
             for key in ("every", "decay"):
@@ -210,44 +207,44 @@ def _former_self(recipe: dict[str, Any]) -> Iterator[Finding]:
                     text = (
                         f"`{key}` belongs to a former self. Remove it, or write `student: frozen` or `ema`."
                     )
-                    yield Finding((*path, key), text)
+                    yield Mistake((*path, key), text)
             continue
         if teacher["student"] == "frozen" and teacher.get("decay") is not None:
             text = "a frozen former self is no average. Remove `decay`, or write `student: ema`."
-            yield Finding((*path, "decay"), text)
+            yield Mistake((*path, "decay"), text)
         for key, value in teacher.items():
             if key in OF_FILES and not _empty(value, TeacherSection.model_fields[key].default):
                 text = f"`{key}` belongs to a network of its own; a former self is the student. Remove it."
-                yield Finding((*path, key), text)
+                yield Mistake((*path, key), text)
 
 
-def _gates(recipe: dict[str, Any]) -> Iterator[Finding]:
+def _gates(recipe: dict[str, Any]) -> Iterator[Mistake]:
     for path, gate, task in _of_tasks(recipe, "gate"):
         given = [key for key in ("entropy", "confidence") if gate.get(key) is not None]
         if len(given) != 1:
             found = "both" if given else "neither of the two"
-            yield Finding(path, f"found {found}. Give one: `entropy` (at most) or `confidence` (at least).")
+            yield Mistake(path, f"found {found}. Give one: `entropy` (at most) or `confidence` (at least).")
         elif task.get("teacher") is None:
-            yield Finding(
+            yield Mistake(
                 path, "the task has no teacher to be heard or not. Remove `gate`, or add a teacher."
             )
 
 
-def _training(recipe: dict[str, Any]) -> Iterator[Finding]:
+def _training(recipe: dict[str, Any]) -> Iterator[Mistake]:
     training = _mapping(recipe.get("training"))
     if training.get("steps") is not None and training.get("epochs") is not None:
         text = f"found {show(training['epochs'])} beside `steps: {show(training['steps'])}`."
-        yield Finding(("training", "epochs"), f"{text} Remove one of the two, or set it to null.")
+        yield Mistake(("training", "epochs"), f"{text} Remove one of the two, or set it to null.")
     rows, parts = (
         training.get(key, TrainingSection.model_fields[key].default) for key in ("batch_size", "accumulate")
     )
     if isinstance(rows, int) and isinstance(parts, int) and parts > 0 and rows % parts:
         text = f"a batch of {rows} rows cannot be split into {parts} equal micro-batches."
         key = "accumulate" if "accumulate" in training else "batch_size"
-        yield Finding(("training", key), f"{text} Make `batch_size` a multiple of `accumulate`.")
+        yield Mistake(("training", key), f"{text} Make `batch_size` a multiple of `accumulate`.")
 
 
-def _asynchronous(recipe: dict[str, Any]) -> Iterator[Finding]:
+def _asynchronous(recipe: dict[str, Any]) -> Iterator[Mistake]:
     training = _mapping(recipe.get("training"))
     asynchronous, path = training.get("asynchronous"), ("training", "asynchronous")
     if not isinstance(asynchronous, dict):
@@ -256,20 +253,20 @@ def _asynchronous(recipe: dict[str, Any]) -> Iterator[Finding]:
     if isinstance(heads, dict):
         for task in heads:
             if task not in tasks:
-                yield Finding((*path, "heads", task), _no_task(task, recipe))
+                yield Mistake((*path, "heads", task), _no_task(task, recipe))
         missing = [task for task in tasks if task not in heads]
         if missing:
             text = f"found no number for {', '.join(missing)}. Add it, or give one number for all tasks."
-            yield Finding((*path, "heads"), text)
+            yield Mistake((*path, "heads"), text)
     if training.get("precision") == "fp16":
         text = (
             "fp16 scales each step's gradients anew, so they cannot be added up over steps. Use bf16 or fp32, "
             "or remove `asynchronous`."
         )
-        yield Finding(("training", "precision"), text)
+        yield Mistake(("training", "precision"), text)
 
 
-def _schedule(recipe: dict[str, Any]) -> Iterator[Finding]:
+def _schedule(recipe: dict[str, Any]) -> Iterator[Mistake]:
     stages = recipe.get("schedule")
     stages = stages if isinstance(stages, list) else []
     for number, stage in enumerate(stages):
@@ -277,33 +274,33 @@ def _schedule(recipe: dict[str, Any]) -> Iterator[Finding]:
         if not isinstance(stage, dict):
             continue
         if stage.get("until") is None and number + 1 < len(stages):
-            yield Finding(
+            yield Mistake(
                 (*path, "until"), "only the last stage goes on to the end. Say where this one ends."
             )
         for task in _mapping(stage.get("tasks")):
             if task not in _mapping(recipe.get("tasks")):
-                yield Finding((*path, "tasks", task), _no_task(task, recipe))
+                yield Mistake((*path, "tasks", task), _no_task(task, recipe))
         train = stage.get("train")
         if train is not None and _mapping(recipe.get("training")).get("asynchronous") is not None:
             text = (
                 "`training.asynchronous` keeps gradients for later steps, in which a part may no longer train. "
                 "Remove one of the two."
             )
-            yield Finding((*path, "train"), text)
+            yield Mistake((*path, "train"), text)
         for position, part in enumerate(train if isinstance(train, list) else ()):
             if isinstance(part, str) and not PART.fullmatch(part):
                 text = f"found {show(part)}, expected {either(PARTS)}.{nearest(part, PARTS)}"
-                yield Finding((*path, "train", position), text)
+                yield Mistake((*path, "train", position), text)
 
 
-def _stream(recipe: dict[str, Any]) -> Iterator[Finding]:
+def _stream(recipe: dict[str, Any]) -> Iterator[Mistake]:
     stream = _mapping(_mapping(recipe.get("training")).get("stream"))
     phase = stream.get("phase")
     if stream.get("mode") != "alternate":
         if isinstance(phase, int) and phase > 1:
             text = f"found {show(phase)}, but batches that mix all data sets have no phases."
             path = ("training", "stream", "phase")
-            yield Finding(path, f"{text} Add `mode: alternate`, or remove `phase`.")
+            yield Mistake(path, f"{text} Add `mode: alternate`, or remove `phase`.")
         return
     for source, section in _entries(recipe, "data"):
         if section.get("weight") is not None:
@@ -311,29 +308,29 @@ def _stream(recipe: dict[str, Any]) -> Iterator[Finding]:
                 f"found {show(section['weight'])} beside `training.stream: alternate`, where every data set has one "
                 "phase in each turn. Remove `weight`, or mix the data sets with `training.stream: mixed`."
             )
-            yield Finding(("data", source, "weight"), text)
+            yield Mistake(("data", source, "weight"), text)
 
 
-def _limits(recipe: dict[str, Any]) -> Iterator[Finding]:
+def _limits(recipe: dict[str, Any]) -> Iterator[Mistake]:
     for source, section in _entries(recipe, "data"):
         if section.get("limit") is not None and not section.get("labels"):
             text = "the source has no labels to limit. Remove `limit`, or add `labels`."
-            yield Finding(("data", source, "limit"), text)
+            yield Mistake(("data", source, "limit"), text)
 
 
-def _acceptance(recipe: dict[str, Any], known: Known) -> Iterator[Finding]:
+def _acceptance(recipe: dict[str, Any], known: KnownNames) -> Iterator[Mistake]:
     margins = _mapping(_mapping(recipe.get("acceptance")).get("margin"))
     for task in margins:
         if task not in _mapping(recipe.get("tasks")):
-            yield Finding(("acceptance", "margin", task), _no_task(task, recipe))
+            yield Mistake(("acceptance", "margin", task), _no_task(task, recipe))
     for name, section in _entries(recipe, "tasks"):
         judged = section.get("teacher") is not None
         if judged and in_units(section, known) and name not in margins:
             metric = section.get("metric") or "the metric"
-            yield Finding(("tasks", name), no_margin(name, f"{metric} of {name}"))
+            yield Mistake(("tasks", name), no_margin(name, f"{metric} of {name}"))
 
 
-def _init(recipe: dict[str, Any]) -> Iterator[Finding]:
+def _init(recipe: dict[str, Any]) -> Iterator[Mistake]:
     student = _mapping(recipe.get("student"))
     init = student.get("init", StudentSection.model_fields["init"].default)
     if not isinstance(init, str):
@@ -347,28 +344,28 @@ def _init(recipe: dict[str, Any]) -> Iterator[Finding]:
             "found no `model`. Add it: a timm architecture, such as resnet18. (Only a student's folder in `init` "
             "says which it is.)"
         )
-        yield Finding(("student", "model"), text)
+        yield Mistake(("student", "model"), text)
     if not init.startswith("teacher:"):
         return
     task = init.removeprefix("teacher:")
     tasks = _mapping(recipe.get("tasks"))
     if task not in tasks:
-        yield Finding(("student", "init"), _no_task(task, recipe))
+        yield Mistake(("student", "init"), _no_task(task, recipe))
     elif isinstance(tasks[task], dict) and (
         tasks[task].get("teacher") is None or taught_by_itself(tasks[task])
     ):
         text = f"task '{task}' has no teacher to start from. Name a task with a teacher."
-        yield Finding(("student", "init"), text)
+        yield Mistake(("student", "init"), text)
 
 
-def _heads(recipe: dict[str, Any]) -> Iterator[Finding]:
+def _heads(recipe: dict[str, Any]) -> Iterator[Mistake]:
     for path, head, task in _of_tasks(recipe, "head"):
         if head.get("init") == "teacher" and (task.get("teacher") is None or taught_by_itself(task)):
             text = "the task has no teacher whose head it could begin with. Remove `init`, or add a teacher."
-            yield Finding((*path, "init"), text)
+            yield Mistake((*path, "init"), text)
 
 
-def _choice(recipe: dict[str, Any], pattern: str, names: Collection[str]) -> Iterator[Finding]:
+def _choice(recipe: dict[str, Any], pattern: str, names: Collection[str]) -> Iterator[Mistake]:
     for path, value in _at(recipe, tuple(pattern.split("."))):
         # A name that ends in a colon stands for all that begin so: torchjd:UPGrad. A colon alone stands for
         # every name with one: my_tasks:Angle.
@@ -376,7 +373,7 @@ def _choice(recipe: dict[str, Any], pattern: str, names: Collection[str]) -> Ite
         if isinstance(value, str) and not {value, f"{beginning}:", colon or None} & set(names):
             named = sorted(set(names) - {":"})
             text = f"found {show(value)}, expected {either(named)}.{nearest(value, named)}"
-            yield Finding(path, text)
+            yield Mistake(path, text)
 
 
 def _at(value: Any, pattern: tuple[str, ...], path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:

@@ -15,8 +15,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Part = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 
-
 DEFAULT_EPOCHS = 30
+INITS = ("pretrained", "random")
+"""Values of `student.init` that are neither a path nor a task's teacher."""
 
 
 class Section(BaseModel):

@@ -7,7 +7,7 @@ from typing import Any
 
 from distill_mtl.data.shard_sets import as_patterns, find_sets
 from distill_mtl.recipe.command_line import task_name
-from distill_mtl.recipe.commented import write_yaml
+from distill_mtl.recipe.yaml_writer import write_yaml
 from distill_mtl.shards.facts import Facts
 from distill_mtl.shards.listed_rows import Label
 from distill_mtl.shards.members import KINDS

@@ -12,8 +12,7 @@ from typing import Any
 from distill_mtl.errors import StudentError, UserError
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.networks.weights import CONFIG, network_folder, read_config
-from distill_mtl.recipe.paths import INITS
-from distill_mtl.recipe.schema import StudentSection, TaskSection
+from distill_mtl.recipe.schema import INITS, StudentSection, TaskSection
 from distill_mtl.students.format import FORMAT, chosen_head
 from distill_mtl.students.trunk import DEFAULT_FAMILY, split_family
 

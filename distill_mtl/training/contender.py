@@ -12,7 +12,7 @@ from distill_mtl.networks.hub_repository import PREFIXES, fetch_folder
 from distill_mtl.networks.runtime import read_extra_files
 from distill_mtl.networks.weights import network_folder, read_config
 from distill_mtl.recipe.command_line import read_teacher
-from distill_mtl.recipe.paths import absolute_teacher
+from distill_mtl.recipe.load import absolute_teacher
 from distill_mtl.students.format import FORMAT
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.joined import JoinedTeachers

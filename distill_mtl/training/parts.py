@@ -23,7 +23,7 @@ from distill_mtl.errors import RecipeError, UserError
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe import Recipe
-from distill_mtl.recipe.known import Known
+from distill_mtl.recipe.known_names import KnownNames
 from distill_mtl.recipe.schema import TaskSection
 from distill_mtl.students.predecessor import Predecessor, find_predecessor
 from distill_mtl.students.student import Student, build_student
@@ -275,7 +275,7 @@ def _here() -> tuple[int, int]:
 def known_names() -> Known:
     """What only our registries know of a recipe's names, for `load_recipe`."""
     kinds = {name: KINDS[name] for name in KINDS.names()}
-    return Known(
+    return KnownNames(
         choices={
             "tasks.*.kind": [*kinds, ":"],
             "balance.method": ["auto", *rule_names()],

@@ -8,7 +8,7 @@ from distill_mtl.data import Sources
 from distill_mtl.distillation.schedule import Schedule
 from distill_mtl.errors import RecipeError
 from distill_mtl.recipe import Recipe
-from distill_mtl.recipe.acceptance import no_margin
+from distill_mtl.recipe.long_form import no_margin
 from distill_mtl.tasks.base import TaskKind
 
 

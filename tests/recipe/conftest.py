@@ -8,7 +8,6 @@ from recipe_texts import TEN_LINES, Load, Refuse
 
 from distill_mtl.errors import RecipeError
 from distill_mtl.recipe import Recipe, load_recipe
-from distill_mtl.recipe.known import Known
 
 
 @pytest.fixture
@@ -18,7 +17,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
 
     def from_text(text: str, *overrides: str, choices: dict[str, Sequence[str]] | None = None) -> Recipe:
         (tmp_path / "pets.yaml").write_text(text, encoding="utf-8")
-        return load_recipe("pets.yaml", overrides, known=Known(choices=choices or {}))
+        return load_recipe("pets.yaml", overrides, known=KnownNames(choices=choices or {}))
 
     return from_text
 

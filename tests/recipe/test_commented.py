@@ -1,7 +1,7 @@
 import pytest
 
-from distill_mtl.recipe.commented import Noted, in_line, write_yaml
-from distill_mtl.recipe.lines import read_document
+from distill_mtl.recipe.yaml_reader import read_document
+from distill_mtl.recipe.yaml_writer import Noted, in_line, write_yaml
 
 
 def test_notes_stand_beside_their_values_and_change_nothing() -> None:

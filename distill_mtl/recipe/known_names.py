@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownNames:
     """Handed to `load_recipe`, so that a mistake in a name is reported with its line.
 
     Attributes:
@@ -22,5 +22,5 @@ class Known:
     unit_metrics: Mapping[str, Collection[str | None]] = field(default_factory=dict)
 
 
-NOTHING = Known(own_classes=None)
+NOTHING = KnownNames(own_classes=None)
 """For whoever reads a recipe without the rest of the program."""

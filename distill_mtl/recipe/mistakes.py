@@ -1,7 +1,7 @@
 """One mistake in a recipe, and the error that reports all of them at once.
 
-Reading, overrides, validation and the rules between sections all yield `Finding`s; `load_recipe`
-gathers them and raises what `report` returns.
+Reading, overrides, validation and the rules between sections all yield `Mistake`s; `load_recipe`
+gathers them and raises what `recipe_error` returns.
 """
 
 import json
@@ -19,7 +19,7 @@ LONGEST = 60
 
 
 @dataclass(frozen=True)
-class Finding:
+class Mistake:
     """A mistake at one key.
 
     Attributes:
@@ -33,11 +33,11 @@ class Finding:
     place: Place | None = None
 
 
-def report(file: str, findings: Iterable[Finding], place_of: Callable[[KeyPath], Place]) -> RecipeError:
-    """The error that carries all findings, in the order of the file, those of overrides last."""
+def recipe_error(file: str, mistakes: Iterable[Mistake], place_of: Callable[[KeyPath], Place]) -> RecipeError:
+    """The error that carries all mistakes, in the order of the file, those of overrides last."""
     placed = {
-        (finding.place if finding.place is not None else place_of(finding.path), finding.path, finding.text)
-        for finding in findings
+        (mistake.place if mistake.place is not None else place_of(mistake.path), mistake.path, mistake.text)
+        for mistake in mistakes
     }
     ordered = sorted(placed, key=lambda one: (isinstance(one[0], str), one[0], dotted(one[1]), one[2]))
     return RecipeError("\n\n".join(_paragraph(file, *one) for one in ordered))

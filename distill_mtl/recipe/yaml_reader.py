@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from distill_mtl.recipe.findings import Finding, KeyPath, Place, show
+from distill_mtl.recipe.mistakes import KeyPath, Mistake, Place, show
 
 TAG = "tag:yaml.org,2002:"
 FLOAT = re.compile(
@@ -22,18 +22,18 @@ FLOAT = re.compile(
 
 
 @dataclass
-class Document:
+class YamlDocument:
     """The values of a file, with the place of every key and list item.
 
     Attributes:
         value: what the file says: usually a mapping; None for an empty file.
         places: by path; a path that is not here stands where its nearest parent does.
-        findings: what is wrong already: duplicate keys, tags, keys that are not text.
+        mistakes: what is wrong already: duplicate keys, tags, keys that are not text.
     """
 
     value: Any = None
     places: dict[KeyPath, Place] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
+    mistakes: list[Mistake] = field(default_factory=list)
 
     def place(self, path: KeyPath) -> Place:
         """Where a key stands, or the nearest key above it that does."""
@@ -51,7 +51,7 @@ class YamlSyntaxError(ValueError):
         self.line = line
 
 
-def read_document(text: str) -> Document:
+def read_document(text: str) -> YamlDocument:
     """Parse one YAML document.
 
     Raises:
@@ -68,7 +68,7 @@ def read_document(text: str) -> Document:
         raise YamlSyntaxError(
             f"the character #x{ord(text[error.position]):04x} is not allowed", line
         ) from error
-    document = Document()
+    document = YamlDocument()
     if root is not None:
         document.places[()] = _line(root)
         document.value = _Builder(document).build(root, ())
@@ -92,9 +92,9 @@ CoreLoader.add_implicit_resolver(f"{TAG}float", FLOAT, list("-+0123456789."))
 
 
 class _Builder:
-    """Turns nodes into values; what it cannot turn becomes a finding of the document and the value None."""
+    """Turns nodes into values; what it cannot turn becomes a mistake of the document and the value None."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: YamlDocument) -> None:
         self.document = document
         self.open: list[Node] = []
 
@@ -169,7 +169,7 @@ class _Builder:
             return None
 
     def _note(self, path: KeyPath, node: Node, text: str) -> None:
-        self.document.findings.append(Finding(path, text, _line(node)))
+        self.document.mistakes.append(Mistake(path, text, _line(node)))
 
 
 def _is_merge(key: Node) -> bool:

@@ -1,0 +1,253 @@
+"""The short forms of a recipe, and how each becomes the long form that the schema knows.
+
+`load_recipe` expands the file with `expand`, `--set` walks through short forms with `long_form`, and the
+editors' JSON Schema admits exactly what `SHORT_FORMS` lists. Nothing here judges values: what makes no
+sense passes through, and validation reports it under the path that the user wrote.
+
+The forms of `acceptance`, brought to the one that the schema knows: a margin for every task, and the rule.
+
+    acceptance: 2                                       # one margin for all tasks
+    acceptance: {breed: 2}                              # by task
+    acceptance: point                                   # the rule
+    acceptance: {margin: {breed: 2}, rule: point}       # both
+
+A mapping with `margin` or `rule` is the last form, so a task of such a name has its margin under `margin`. Called by
+`fill_defaults`, after `shorthand` has made a mapping of the number and of the word.
+
+Defaults that depend on the rest of the recipe: written out by `load_recipe` before validation.
+
+Every other default stands in the schema. Sections that are not mappings are left for validation to report.
+"""
+
+import copy
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from distill_mtl.recipe.mistakes import KeyPath, Mistake
+
+SHORT_FORMS: tuple[tuple[KeyPath, str, tuple[type, ...]], ...] = (
+    (("student",), "model", (str,)),
+    (("balance",), "method", (str,)),
+    (("targets",), "from", (str,)),
+    (("training", "stream"), "mode", (str,)),
+    (("tasks", "*", "teacher"), "path", (str,)),
+    (("tasks", "*", "data"), "shards", (str, list)),
+    (("tasks", "*", "data", "limit"), "rows", (int,)),
+    (("data", "*", "limit"), "rows", (int,)),
+    (("data", "*", "labels", "*"), "member", (str,)),
+    (("acceptance",), "margin", (int, float)),
+    (("acceptance",), "rule", (str,)),
+)
+"""Sections that may be given as one value, the key that it stands for, and its types; `*` is any name."""
+
+SELF = "self"
+"""In place of a teacher's path: the student as it was."""
+SCHEDULES: dict[str, list[dict[str, Any]]] = {
+    "fitnets": [
+        {"until": 0.3, "weights": {"supervised": 0.0, "soft_targets": 0.0}, "train": ["guided", "adapters"]},
+        {},
+    ],
+}
+"""Schedules by name. `fitnets`: Romero et al. 2015, section 2.2."""
+
+AUGMENT: tuple[KeyPath, ...] = (("data", "*", "augment"), ("tasks", "*", "data", "augment"))
+
+
+@dataclass
+class LongForm:
+    """A recipe in long form, not validated yet, with the way back to what the user wrote.
+
+    Attributes:
+        value: the recipe; shares no mapping or list with the user's document.
+        origins: long path to user's path, for every value that moved.
+        mistakes: short forms that contradict the rest of the recipe.
+    """
+
+    value: Any
+    origins: dict[KeyPath, KeyPath] = field(default_factory=dict)
+    mistakes: list[Mistake] = field(default_factory=list)
+
+    def origin(self, path: KeyPath) -> KeyPath:
+        """The user's path of a path in the long form."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.origins:
+                return self.origin(self.origins[path[:length]] + path[length:])
+        return path
+
+
+def expand(document: Any) -> LongForm:
+    """The long form of what a user wrote."""
+    form = LongForm(None)
+    form.value = _lengthen(document, (), form)
+    if isinstance(form.value, dict):
+        _move_data_of_tasks(form)
+    return form
+
+
+def long_form(path: KeyPath, value: Any) -> Any:
+    """The value in long form if a short form is allowed at this path, else the value itself."""
+    if matches(path, ("tasks", "*", "teacher")) and value == SELF:
+        return {"student": "frozen"}
+    if path == ("schedule",) and isinstance(value, str) and value in SCHEDULES:
+        return copy.deepcopy(SCHEDULES[value])
+    for pattern, key, types in SHORT_FORMS:
+        if matches(path, pattern) and type(value) in types:
+            return {key: value}
+    if value is None and any(matches(path, pattern) for pattern in AUGMENT):
+        return {"crop": None, "flip": False, "color": 0.0}
+    return value
+
+
+def matches(path: KeyPath, pattern: KeyPath) -> bool:
+    """Whether a path fits a pattern in which `*` stands for any one step."""
+    return len(path) == len(pattern) and all(p in ("*", step) for step, p in zip(path, pattern, strict=True))
+
+
+def _lengthen(value: Any, path: KeyPath, form: LongForm) -> Any:
+    long = long_form(path, value)
+    if long is not value:
+        keys = range(len(long)) if isinstance(long, list) else long
+        form.origins.update({(*path, key): path for key in keys})
+    if isinstance(long, dict):
+        return {key: _lengthen(item, (*path, key), form) for key, item in long.items()}
+    if isinstance(long, list):
+        return [_lengthen(item, (*path, position), form) for position, item in enumerate(long)]
+    return long
+
+
+def _move_data_of_tasks(form: LongForm) -> None:
+    """A task's own `data` becomes a source of the task's name, labelled for this task alone."""
+    tasks = form.value.get("tasks")
+    for name, task in tasks.items() if isinstance(tasks, dict) else ():
+        source = task.pop("data", None) if isinstance(task, dict) else None
+        if source is None:
+            continue
+        if form.value.get("data") is None:
+            form.value["data"] = {}
+        sources = form.value["data"]
+        if not isinstance(sources, dict):
+            continue
+        if name in sources:
+            text = f"the task has data of its own, and `data` has a source '{name}' too. Rename that source."
+            form.mistakes.append(Mistake(("tasks", name, "data"), text))
+        key = name if name not in sources else f"tasks.{name}.data"
+        sources[key] = _label(source, name, key, form) if isinstance(source, dict) else source
+        form.origins[("data", key)] = ("tasks", name, "data")
+
+
+def _label(source: dict[str, Any], task: str, key: str, form: LongForm) -> dict[str, Any]:
+    here: KeyPath = ("tasks", task, "data")
+    if "labels" in source:
+        text = (
+            "a task's own data is labelled for this task alone. Use `member`, or move the source to `data`."
+        )
+        form.mistakes.append(Mistake((*here, "labels"), text))
+    label = {"member": source["member"]} if "member" in source else {}
+    form.origins[("data", key, "labels", task, "member")] = (*here, "member")
+    return {name: value for name, value in source.items() if name != "member"} | {"labels": {task: label}}
+
+
+MARGIN = 1.0
+"""Points that a task may lose where nothing is said."""
+_HERE = "acceptance"
+_KEYS = ("margin", "rule")
+
+
+def fill_acceptance(form: LongForm, known: KnownNames) -> None:
+    """Write out a margin for every task whose score has a unit that 1 point is known to mean something in.
+
+    Sections that are not mappings are left for validation to report.
+    """
+    recipe = form.value
+    tasks = recipe.get("tasks") if isinstance(recipe.get("tasks"), dict) else {}
+    said = {} if recipe.get(_HERE) is None else recipe[_HERE]
+    if not isinstance(said, dict):
+        return
+    if any(key in said for key in _KEYS):
+        _refuse_mixture(said, tasks, form)
+        section = {key: said[key] for key in said if key in _KEYS}
+    else:
+        form.origins.update({(_HERE, "margin", name): (_HERE, name) for name in said})
+        section = {"margin": said}
+    section["margin"] = _by_task(section.get("margin"), tasks, form, known)
+    recipe[_HERE] = section
+
+
+def in_units(task: Any, known: KnownNames) -> bool:
+    """Whether the score of a task in long form is measured in the unit of its labels."""
+    if not isinstance(task, dict):
+        return False
+    return task.get("metric") in known.unit_metrics.get(str(task.get("kind")), ())
+
+
+def no_margin(task: str, metric: str) -> str:
+    """What to tell who has a task judged whose score is in the unit of its labels, and did not say a margin."""
+    return (
+        f"{metric} is measured in the unit of its labels. Say how much of it may be lost: "
+        f"`acceptance: {{{task}: ...}}`."
+    )
+
+
+def _refuse_mixture(said: dict[str, Any], tasks: dict[str, Any], form: LongForm) -> None:
+    """Refuse keys of the section beside names of tasks, and a key that is both."""
+    for key, value in said.items():
+        if key not in _KEYS:
+            text = (
+                "beside `margin` or `rule`, margins by task stand under `margin`: "
+                f"`acceptance: {{margin: {{{key}: ...}}}}`."
+            )
+            form.mistakes.append(Mistake((_HERE, key), text))
+        elif key in tasks and type(value) in (int, float) and (_HERE, key) not in form.origins:
+            text = (
+                f"`{key}` is a key of `acceptance` and a task too, so {value} could belong to either. For the task: "
+                f"`acceptance: {{margin: {{{key}: {value}}}}}`; for all tasks: `acceptance: {value}`."
+            )
+            form.mistakes.append(Mistake((_HERE, key), text))
+
+
+def _by_task(margin: Any, tasks: dict[str, Any], form: LongForm, known: KnownNames) -> Any:
+    """One number stands for all tasks."""
+    if margin is None or isinstance(margin, dict):
+        default = {
+            name: MARGIN
+            for name, task in tasks.items()
+            if not in_units(task, known) and not _of_unknown_unit(task)
+        }
+        return default | (margin or {})
+    if isinstance(margin, bool) or not isinstance(margin, int | float):
+        return margin
+    here: KeyPath = (_HERE, "margin")
+    form.origins.update({(*here, name): here for name in tasks})
+    return dict.fromkeys(tasks, margin)
+
+
+def _of_unknown_unit(task: Any) -> bool:
+    """Whether only the code of the user's own kind knows what its score is measured in, and it has not run yet."""
+    return isinstance(task, dict) and ":" in str(task.get("kind"))
+
+
+def fill_defaults(form: LongForm, stem: str, known: KnownNames) -> None:
+    """Fill the run's name from the file's, the margin of each task, and no hints from a former self."""
+    recipe = form.value
+    if not isinstance(recipe, dict):
+        return
+    if recipe.get("name") is None:
+        recipe["name"] = run_name(stem)
+    fill_acceptance(form, known)
+    tasks = recipe.get("tasks")
+    for task in tasks.values() if isinstance(tasks, dict) else ():
+        if isinstance(task, dict) and taught_by_itself(task):
+            task.setdefault("hints", [])
+
+
+def taught_by_itself(task: dict[str, Any]) -> bool:
+    """Whether a task in long form has the student as it was for a teacher."""
+    teacher = task.get("teacher")
+    return isinstance(teacher, dict) and teacher.get("student") is not None
+
+
+def run_name(stem: str) -> str:
+    """A name that a run folder may have, from the name of a recipe's file without its ending."""
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", stem)
+    return name if re.match("[A-Za-z]", name) else f"run-{name}"
