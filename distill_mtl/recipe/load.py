@@ -12,7 +12,7 @@ from pathlib import Path
 
 from distill_mtl.errors import RecipeError
 from distill_mtl.recipe.command_line import apply_overrides
-from distill_mtl.recipe.known_names import NOTHING
+from distill_mtl.recipe.known_names import NOTHING, KnownNames
 from distill_mtl.recipe.long_form import expand, fill_defaults
 from distill_mtl.recipe.mistakes import Mistake, recipe_error
 from distill_mtl.recipe.rules import check_rules

@@ -24,6 +24,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from distill_mtl.recipe.known_names import KnownNames
 from distill_mtl.recipe.mistakes import KeyPath, Mistake
 
 SHORT_FORMS: tuple[tuple[KeyPath, str, tuple[type, ...]], ...] = (

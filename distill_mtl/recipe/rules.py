@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from distill_mtl.errors import nearest
+from distill_mtl.recipe.known_names import KnownNames
 from distill_mtl.recipe.long_form import in_units, no_margin, taught_by_itself
 from distill_mtl.recipe.mistakes import KeyPath, Mistake, either, show
 from distill_mtl.recipe.schema import INITS, StudentSection, TeacherSection, TrainingSection

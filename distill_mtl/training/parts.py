@@ -272,7 +272,7 @@ def _here() -> tuple[int, int]:
     return state.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
 
 
-def known_names() -> Known:
+def known_names() -> KnownNames:
     """What only our registries know of a recipe's names, for `load_recipe`."""
     kinds = {name: KINDS[name] for name in KINDS.names()}
     return KnownNames(

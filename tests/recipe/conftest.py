@@ -8,6 +8,7 @@ from recipe_texts import TEN_LINES, Load, Refuse
 
 from distill_mtl.errors import RecipeError
 from distill_mtl.recipe import Recipe, load_recipe
+from distill_mtl.recipe.known_names import KnownNames
 
 
 @pytest.fixture
