@@ -18,9 +18,9 @@ from distill_mtl.errors import RecipeError, ShardError
 from distill_mtl.recipe.command_line import apply_overrides, read_teacher, task_name
 from distill_mtl.recipe.load import absolute_teacher
 from distill_mtl.recipe.long_form import long_form
-from distill_mtl.recipe.mistakes import report
+from distill_mtl.recipe.mistakes import recipe_error
 from distill_mtl.recipe.schema import DEFAULT_EPOCHS, AugmentSection, TeacherSection, TrainingSection
-from distill_mtl.recipe.yaml_reader import Document
+from distill_mtl.recipe.yaml_reader import YamlDocument
 from distill_mtl.recipe.yaml_writer import Noted
 from distill_mtl.splits import SPLITS, Split
 from distill_mtl.tasks.base import admit_kind, build_kind, is_own
@@ -108,10 +108,10 @@ def _from_command_line(teachers: Sequence[str], trust: bool, overrides: Sequence
         tasks[task_name(place, list(tasks))] = {
             "teacher": {"path": place, **({"trust": True} if trust else {})}
         }
-    document = Document({"tasks": tasks})
+    document = YamlDocument({"tasks": tasks})
     apply_overrides(document, overrides)
-    if document.findings:
-        raise report("the command line", document.findings, document.place)
+    if document.mistakes:
+        raise recipe_error("the command line", document.mistakes, document.place)
     given: dict[str, Any] = document.value
     return {key: long_form((key,), value) for key, value in given.items()}
 
