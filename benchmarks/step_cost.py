@@ -58,7 +58,7 @@ def main() -> None:
         "mgda_ub": our_step(batch, teachers, "mgda_ub"),
     }
     seconds = interleaved(steps, arguments.rounds)
-    print(f"| step | ms (median of {arguments.rounds}) | beside the ideal |\n|---|---|---|")
+    print(f"| step | ms (median of {arguments.rounds}) | ratio to the ideal |\n|---|---|---|")
     for name, value in seconds.items():
         print(f"| {name} | {1000 * value:.0f} | {value / seconds['ideal']:.3f} |")
     print(f"\nmgda_ub beside uniform: {seconds['mgda_ub'] / seconds['uniform']:.3f}")

@@ -56,7 +56,7 @@ def main() -> None:
         steps = {way: step_of(build(load_recipe(recipe, WAYS[way]))) for way in WAYS}
         seconds = interleaved(steps, arguments.rounds)
         codecs, _ = planned(build(live_twin(load_recipe(recipe))))
-    print(f"| training | ms a step (median of {arguments.rounds}) | rows/s | beside labels only |")
+    print(f"| training | ms per step (median of {arguments.rounds}) | rows/s | ratio to labels only |")
     print("|---|---:|---:|---:|")
     for way, value in seconds.items():
         beside = value / seconds["labels only"]
@@ -81,7 +81,7 @@ def print_accuracy() -> None:
     shape = (MANY,)
     forms = {"fp16": Half("x", shape), "int8": Int8("x", shape)}
     forms |= {f"top {k}": TopK("x", shape, k) for k in (64, 256, 1024)}
-    print(f"\n| {MANY:,} logits | bytes a row | KL at temperature 1 | at 4 |\n|---|---:|---:|---:|")
+    print(f"\n| {MANY:,} logits | bytes per row | KL at temperature 1 | at 4 |\n|---|---:|---:|---:|")
     for name, codec in forms.items():
         decoded = codec.decode(codec.encode(logits), torch.device("cpu"))
         size = sum(slot.size for slot in codec.slots.values())
