@@ -194,7 +194,7 @@ def show(
 ) -> None:
     first = next(iter(ways))
     print(
-        f"| all tasks by | MB | 1 image, ms | beside | {batch} images, rows/s | beside | difference | alike |"
+        f"| all tasks by | MB | 1 image, ms | ratio | {batch} images, rows/s | ratio | difference | same decisions |"
     )
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for name, way in ways.items():

@@ -1,10 +1,10 @@
-"""What each way of asking live teachers saves, as a Markdown table.
+"""The cost of variants of live teachers, as a Markdown table.
 
     OMP_NUM_THREADS=2 python benchmarks/live.py [--rounds 9] [--compile]
 
-Three resnet18 teachers at 64 px, 48 rows of which each teacher is asked about two thirds, as on a batch of
-three data sets. Rounds are interleaved; figures are medians of process CPU time beside "each teacher, the rows it is
-asked about, fp32". torch.compile is left out unless asked for: it takes minutes to begin with.
+Three resnet18 teachers at 64 px, 48 rows of which each teacher is needed on two thirds, as on a batch of
+three data sets. Rounds are interleaved; figures are medians of process CPU time as a ratio to "each
+teacher on the rows that need it, fp32". torch.compile runs with --compile only, because it takes minutes to start.
 """
 
 import argparse
@@ -55,10 +55,10 @@ def make_ways(folder: Path, *, compiled: bool) -> dict[str, Callable[[], object]
         saved_teacher(folder, task)
     apart = load({task: folder / task for task in TASKS})
     ways: dict[str, Callable[[], object]] = {
-        "each teacher, the rows it is asked about, fp32": lambda: LiveTeachers(apart)(batch)
+        "each teacher on the rows that need it, fp32": lambda: LiveTeachers(apart)(batch)
     }
     everything = LiveTeachers(apart, "all")
-    ways["every row"] = lambda: everything(batch)
+    ways["each teacher on every row"] = lambda: everything(batch)
     for precision in ("bf16", "fp16"):
         low = LiveTeachers(apart, precisions=dict.fromkeys(TASKS, precision))
         ways[precision] = lambda low=low: low(batch)

@@ -1,1 +1,1 @@
-"""The data sets that need no download: two stories, made by code on first use."""
+"""The data sets of the quickstart and of the scenes: computed on first use, without a download."""

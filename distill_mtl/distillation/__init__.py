@@ -1,1 +1,1 @@
-"""What a student learns from on each row: labels, soft targets and hints, one loss per task."""
+"""The loss of each task: from labels, from a teacher's soft targets, and from hints."""

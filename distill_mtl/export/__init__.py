@@ -1,1 +1,1 @@
-"""A trained student in the files that serving stacks read: one format a file of `formats/`, each checked."""
+"""A trained student as a file for a serving stack: one format per file of `formats/`, each checked."""

@@ -1,1 +1,1 @@
-"""Which part of a picture is seen, and where its pixels, boxes and points come to lie."""
+"""Views of a picture (crop, flip, resize), and how they move pixels, boxes and points."""

@@ -1,1 +1,1 @@
-"""What teachers and students share: the input they expect, and how their layers are tapped."""
+"""Opening any trained network: its form on disk, its runtime, its input, and its layers."""

@@ -1,1 +1,1 @@
-"""Pictures in, decoded answers of all tasks out: `distill-mtl predict`."""
+"""Answers of all tasks about pictures on disk: `distill-mtl predict`."""

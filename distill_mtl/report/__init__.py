@@ -1,1 +1,1 @@
-"""What a run has shown, on one page: for people who did not train it. Made from the run folder alone."""
+"""The report of a run, or of several, for people who did not train it; made from run folders alone."""

@@ -1,1 +1,1 @@
-"""The network that is trained: one trunk for all tasks, one light head for each; and its folder."""
+"""The network that is trained: one trunk for all tasks, one small head per task; and its folder on disk."""

@@ -1,1 +1,1 @@
-"""Trained networks, frozen: loaded from their folders, asked about rows that lack a label."""
+"""Frozen trained networks: loaded from folders and files, they give the targets of rows without a label."""

@@ -1,1 +1,1 @@
-"""One file for each form in which a trained network is deployed, each to a `Runtime`."""
+"""One file per form in which a trained network is deployed; each opens as a `Runtime`."""
