@@ -22,7 +22,7 @@ from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.hints import Hint
 from distill_mtl.distillation.lesson import HintPair, Lesson
 from distill_mtl.distillation.objective import Objective
-from distill_mtl.distillation.schedule import Schedule
+from distill_mtl.distillation.stages import Schedule
 from distill_mtl.recipe.schema import Recipe, StudentSection, TeacherSection
 from distill_mtl.students.folder import save_student
 from distill_mtl.students.student import Student, build_student
@@ -31,8 +31,8 @@ from distill_mtl.targets.facts import Teachers
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.tasks.base import build_kind
 from distill_mtl.teachers.load import load_teacher
-from distill_mtl.training.loop import Trainer
 from distill_mtl.training.processes import start_accelerator
+from distill_mtl.training.step import Trainer
 
 TASKS = (1, 5, 10, 20, 40)
 POOLED = "pooled"

@@ -29,9 +29,9 @@ from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.targets.plan import Places, Unit
 from distill_mtl.targets.write import CacheWriter
 from distill_mtl.tasks.losses import soft_divergence
-from distill_mtl.training.loop import Trainer
 from distill_mtl.training.parts import Parts, build
 from distill_mtl.training.processes import start_accelerator
+from distill_mtl.training.step import Trainer
 from distill_mtl.training.target_providers import live_twin, plan_targets
 
 ROWS, VIEWS, AT_ONCE, STEPS = 64, 2, 128, 1000

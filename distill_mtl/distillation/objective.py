@@ -15,8 +15,7 @@ from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.counts import Counts
 from distill_mtl.distillation.hints import Hint
 from distill_mtl.distillation.lesson import Lesson
-from distill_mtl.distillation.parts import only_train
-from distill_mtl.distillation.schedule import Stage
+from distill_mtl.distillation.stages import Stage, only_train
 from distill_mtl.students.student import Student
 from distill_mtl.tasks.base import Truth
 from distill_mtl.teachers.output import Target, Targets

@@ -23,9 +23,9 @@ from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.targets.plan import Places, Unit, megabytes, remove_left_overs
 from distill_mtl.targets.verify import Verifier, draw_rows
 from distill_mtl.targets.write import CacheWriter, refuse_full_disks, unfinished
+from distill_mtl.training.loop import StopRequest
 from distill_mtl.training.parts import Parts, build, known_names
 from distill_mtl.training.processes import reader_workers, start_accelerator
-from distill_mtl.training.stop import StopRequest
 from distill_mtl.training.target_providers import live_twin, plan_targets
 
 _log = logging.getLogger(__name__)

@@ -31,14 +31,18 @@ from distill_mtl.splits import Split
 from distill_mtl.students.folder import save_student
 from distill_mtl.students.format import SCORES
 from distill_mtl.targets.facts import Teachers
-from distill_mtl.training.environment import write_environment
-from distill_mtl.training.loop import Trainer
-from distill_mtl.training.manifest import describe_teachers, read_precisions, write_teachers
+from distill_mtl.training.checkpoint import Session
+from distill_mtl.training.loop import TrainingLoop
 from distill_mtl.training.parts import Parts, build, known_names
 from distill_mtl.training.processes import start_accelerator
-from distill_mtl.training.run_folder import RunFolder
-from distill_mtl.training.session import Session
-from distill_mtl.training.sitting import Sitting
+from distill_mtl.training.run_folder import (
+    RunFolder,
+    describe_teachers,
+    read_precisions,
+    write_environment,
+    write_teachers,
+)
+from distill_mtl.training.step import Trainer
 from distill_mtl.training.target_providers import settle_targets
 
 CALIBRATION_ROWS = 1024
@@ -138,7 +142,7 @@ def _train(
     if accelerator.is_main_process:
         folder.cut_metrics(session.step)
     examiner = Examiner(parts, session, console)
-    Sitting(parts, session, folder, console, score=examiner.mean_delta).run()
+    TrainingLoop(parts, session, folder, console, score=examiner.mean_delta).run()
     return session
 
 
@@ -244,7 +248,7 @@ def recorded_scores(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
 
 
 def _skipped_anywhere(parts: Parts, accelerator: Accelerator) -> dict[str, int]:
-    """Rows that this sitting could not decode, by source, over all processes."""
+    """Rows that could not be decoded since the last start, by source, over all processes."""
     mine = Counter(parts.sources.skipped)
     everyone = gather_object([mine]) if accelerator.num_processes > 1 else [mine]
     return {source: count for source, count in sum(everyone, Counter()).items() if count}

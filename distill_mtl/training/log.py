@@ -1,10 +1,26 @@
-"""metrics.jsonl: one line per logged step, always written, whatever else shows the run."""
+"""What a run logs: metrics.jsonl, one line per logged step, and trackers such as TensorBoard that show it live.
+
+metrics.jsonl is the record and always written. A tracker that fails along the way is left out with a warning, and
+the run goes on.
+"""
 
 import json
-from collections.abc import Mapping
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
+
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
+
+from distill_mtl.errors import UserError, brief
+from distill_mtl.recipe import Recipe
+from distill_mtl.training.run_folder import RunFolder
+
+PROJECT = "distill_mtl"
+"""What trackers for many runs file ours under."""
+_log = logging.getLogger(__name__)
 
 
 class MetricsLog:
@@ -33,9 +49,105 @@ class MetricsLog:
             self._file.close()
 
 
+class Trackers:
+    """The trackers of a recipe, from their start to their end. A context manager, for one process alone.
+
+    TensorBoard's files lie in the run folder and are written anew from metrics.jsonl whenever training begins or
+    goes on, so that they never hold a step twice. The others keep their logs where their own settings say.
+
+    Args:
+        recipe: names them under `training.trackers`, and is logged whole as the run's hyperparameters.
+        folder: of the run, its metrics cut to where training goes on.
+        enabled: False does nothing (every process but the first).
+
+    Raises:
+        UserError: a tracker could not be started.
+    """
+
+    def __init__(self, recipe: Recipe, folder: RunFolder, *, enabled: bool = True) -> None:
+        self._recipe, self._folder = recipe, folder
+        self._names = tuple(dict.fromkeys(recipe.training.trackers)) if enabled else ()
+        self._running: list[GeneralTracker] = []
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Show one line of metrics.jsonl: every number, under the names of its keys with `/` between them."""
+        self._each(lambda tracker: _show(tracker, line))
+
+    def __enter__(self) -> "Trackers":
+        try:
+            for name in self._names:
+                self._start(name)
+        except BaseException:
+            self._finish()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._finish()
+
+    def _start(self, name: str) -> None:
+        hyperparameters = dict(flat(self._recipe.model_dump(mode="json", by_alias=True)))
+        try:
+            tracker = self._make(name)
+            tracker.start()
+            self._running.append(tracker)
+            tracker.store_init_configuration(hyperparameters)
+        except Exception as error:
+            alone = UserError(
+                f"training.trackers: {name} could not be started: {brief(error)}. Mend it, or remove it from the list."
+            )
+            alone.everywhere = False  # the other processes have no trackers
+            raise alone from error
+        if name == "tensorboard" and self._folder.metrics.exists():
+            for line in self._folder.metrics.read_text().splitlines():
+                _show(tracker, json.loads(line))
+
+    def _make(self, name: str) -> GeneralTracker:
+        kind: type[GeneralTracker] = LOGGER_TYPE_TO_CLASS[name]
+        if name == "tensorboard":
+            shutil.rmtree(self._folder.tensorboard, ignore_errors=True)
+            return kind(self._folder.tensorboard.name, self._folder.path)
+        if kind.requires_logging_directory:
+            return kind(PROJECT, self._folder.path)
+        return kind(PROJECT)
+
+    def _finish(self) -> None:
+        self._each(lambda tracker: tracker.finish())
+        self._running = []
+
+    def _each(self, act: Callable[[GeneralTracker], None]) -> None:
+        for tracker in list(self._running):
+            try:
+                act(tracker)
+            except Exception as error:
+                self._running.remove(tracker)
+                _log.warning(
+                    "%s failed and is left out from now on: %s. metrics.jsonl goes on",
+                    tracker.name,
+                    brief(error),
+                )
+
+
+def flat(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """The plain values of nested mappings, each under its keys with `/` between them; a list as its JSON text."""
+    for key, entry in value.items():
+        here = f"{path}/{key}" if path else key
+        if isinstance(entry, Mapping):
+            yield from flat(entry, here)
+        else:
+            yield here, json.dumps(entry) if isinstance(entry, list) else entry
+
+
 def _rounded(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, Mapping):
         return {key: _rounded(entry) for key, entry in value.items()}
     return value
+
+
+def _show(tracker: GeneralTracker, line: Mapping[str, Any]) -> None:
+    values = {key: value for key, value in flat(line) if isinstance(value, int | float) and key != "step"}
+    tracker.log(values, step=line["step"])

@@ -1,215 +1,210 @@
-"""The loop: batch, targets, losses, one balanced step. What surrounds it (checks, folders, tables) is in run.py."""
+"""The training loop of a run: from where its session stands to the last step, or to a request to stop.
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+Around each step (`step.Trainer`) it agrees with the other processes on whether to go on, writes metrics and
+checkpoints, and shows where the run is. Ctrl-C and SIGTERM end it after a step, with a checkpoint.
+"""
+
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from types import FrameType, TracebackType
+from typing import Any
 
 import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
-from torch.optim import AdamW
+from rich.console import Console
 
-from distill_mtl.data.augmentation import jitter_colors
 from distill_mtl.data.batch import Batch
-from distill_mtl.distillation.counts import Counts, count_rows
-from distill_mtl.distillation.objective import Objective, Terms
-from distill_mtl.distillation.schedule import Schedule, Stage
-from distill_mtl.recipe import Recipe
-from distill_mtl.targets.combined import TargetProviders
-from distill_mtl.teachers.output import Targets
-from distill_mtl.training.asynchronous import Asynchronous
-from distill_mtl.training.optimizer import build_optimizer, rate_factor, set_rate
-from distill_mtl.training.processes import seed_step
+from distill_mtl.display import Display, losses_note
+from distill_mtl.errors import Stopped, StoppedElsewhere, UserError
+from distill_mtl.training.checkpoint import Session
+from distill_mtl.training.log import MetricsLog, Trackers
+from distill_mtl.training.parts import Parts
+from distill_mtl.training.processes import reader_workers
+from distill_mtl.training.run_folder import RunFolder
+from distill_mtl.training.step import StepReport
 
 
-@dataclass
-class StepReport:
-    """What one optimizer step did; its numbers stay on the device until `values` is asked.
-
-    Attributes:
-        counts: rows of the step.
-        terms: task -> term -> weighted value, this process's share of the mean over global rows.
-        weights: task -> weight that the rule chose in the last micro-batch.
-        rate: learning rate of the student.
-        used: task -> the terms that its lesson has.
-        gates: tasks with a gate.
-        gated: task -> masked rows of this process.
-    """
-
-    counts: Counts
-    rate: float
-    used: Mapping[str, Collection[str]]
-    gates: Collection[str] = ()
-    terms: dict[str, Terms] = field(default_factory=dict)
-    weights: dict[str, float] = field(default_factory=dict)
-    gated: dict[str, Tensor] = field(default_factory=dict)
-
-    def count_masked(self, targets: Targets) -> None:
-        """Count the masked rows of one micro-batch."""
-        for task, target in targets.items():
-            if target.masked is not None:
-                rows = target.masked.sum()
-                self.gated[task] = self.gated.get(task, torch.zeros_like(rows)) + rows
-
-    def add(self, terms: Mapping[str, Terms]) -> None:
-        """Add one micro-batch."""
-        for task, named in terms.items():
-            of_task = self.terms.setdefault(task, {})
-            for term, value in named.items():
-                of_task[term] = of_task.get(term, torch.zeros_like(value)) + value / self.counts.share
-
-    def values(self, accelerator: Accelerator) -> dict[str, dict[str, float]]:
-        """Per task of the step: total, its terms, the rule's weight, and the masked share of its rows with a target.
-
-        The same on every process.
-        """
-        present = sorted(frozenset(self.counts.labelled) - self.counts.absent)
-        rows = [
-            (task, term)
-            for task in present
-            for term, count in (
-                ("supervised", self.counts.labelled[task]),
-                ("soft_targets", self.counts.taught[task]),
-                ("hint", self.counts.taught[task]),
-            )
-            if count and term in self.used[task]
-        ]
-        if not rows:
-            return {}
-        gated = [task for task in present if task in self.gates and self.counts.taught[task]]
-        zero = torch.zeros((), device=accelerator.device)
-        local = torch.stack(
-            [self.terms.get(task, {}).get(term, zero).float() for task, term in rows]
-            + [self.gated.get(task, zero).float() / self.counts.taught[task] for task in gated]
-        )
-        summed = (
-            accelerator.reduce(local, "sum").tolist() if accelerator.num_processes > 1 else local.tolist()
-        )
-        values: dict[str, dict[str, float]] = {}
-        for (task, term), value in zip(rows, summed[: len(rows)], strict=True):
-            named = values.setdefault(task, {"total": 0.0})
-            named[term] = value
-            named["total"] += value
-        for task, share in zip(gated, summed[len(rows) :], strict=True):
-            values[task]["gated"] = share
-        for task, named in values.items():
-            if task in self.weights:
-                named["weight"] = self.weights[task]
-        return values
-
-
-class Trainer:
-    """Objective, optimizer and teachers on their device, and the step that joins them.
+class TrainingLoop:
+    """Trains a session to its end.
 
     Args:
-        accelerator: started for the recipe's precision and accumulation.
-        objective: student, adapters and rule.
-        providers: of targets, on the accelerator's device; never prepared.
-        recipe: says how to step.
-        schedule: the lessons of every step of the run.
-
-    Attributes:
-        asynchronous: gradients that wait for their part's step; None where all parts step together.
+        parts: of the run.
+        session: restored or fresh.
+        folder: where metrics and checkpoints go.
+        console: where progress is shown.
+        score: how good the student is now, on validation rows; what `select: best` maximises.
     """
 
     def __init__(
         self,
-        accelerator: Accelerator,
-        objective: Objective,
-        providers: TargetProviders,
-        recipe: Recipe,
+        parts: Parts,
+        session: Session,
+        folder: RunFolder,
+        console: Console,
         *,
-        schedule: Schedule,
+        score: Callable[[], float],
     ) -> None:
-        self.accelerator = accelerator
-        self.objective = objective
-        self.providers = providers
-        self.recipe, self.schedule = recipe, schedule
-        self.plain_optimizer: AdamW = build_optimizer(objective, recipe.optimizer)
-        self.module, self.optimizer = accelerator.prepare(objective, self.plain_optimizer)
-        thresholds = recipe.training.asynchronous
-        self.asynchronous = None if thresholds is None else Asynchronous(objective, thresholds)
-        self._stage: Stage | None = None
+        self.parts, self.session, self.folder, self.console = parts, session, folder, console
+        self.score = score
+        self.trainer, self.training = session.trainer, parts.recipe.training
+        self.accelerator = session.trainer.accelerator
+        self._began = time.monotonic() - session.seconds
+        self._logged_at, self._logged_step = time.monotonic(), session.step
 
-    def step(self, number: int, batches: Sequence[Batch]) -> StepReport:
-        """One optimizer step on this process's micro-batches of step `number`, counted from 0."""
-        section = self.recipe.optimizer
-        seed_step(self.recipe.seed, number, self.accelerator.process_index)
-        factor = rate_factor(number, self.schedule.steps, warmup=section.warmup, floor=section.min_lr)
-        set_rate(self.plain_optimizer, factor)
-        stage = self._begin(number)
-        taught = [self.providers.rows(batch, stage.taught) for batch in batches]
-        counts = count_rows(
-            batches,
-            taught,
-            stage.lessons,
-            world=self.accelerator.num_processes,
-            reduce=self._sum_over_processes,
-        )
-        report = StepReport(counts, section.lr * factor, self.objective.used_terms(), self.providers.gates)
-        self.objective.rule.measure_harm = self.measures_harm(number + 1)
-        for micro, (batch, rows) in enumerate(zip(batches, taught, strict=True)):
-            with self.accelerator.accumulate(self.module):
-                self._micro_step(micro, batch.to(self.accelerator.device), rows, counts, report)
-        return report
+    def run(self) -> None:
+        """Train; write metrics, checkpoints and, where asked, the best weights.
 
-    def measures_harm(self, done: int) -> bool:
-        """Whether the step that makes `done` steps in all is one that measures which tasks it hurts."""
-        every = self.recipe.balance.harm_every
-        return every is not None and done % every == 0
-
-    def _begin(self, number: int) -> Stage:
-        """What holds in step `number`: its stage, and self-teachers that have looked at the student."""
-        stage = self.schedule.at(number)
-        if stage is not self._stage:
-            self._stage = stage
-            self.objective.begin(stage)
-        self.providers.begin(number, self.objective.student)
-        return stage
-
-    def _micro_step(
-        self, micro: int, batch: Batch, rows: Mapping[str, Tensor], counts: Counts, report: StepReport
-    ) -> None:
-        targets = self.providers(batch, rows)
-        images = jitter_colors(batch.images, batch.color)
-        losses, shared, terms = self.module(images, batch, targets, counts, micro)
-        report.count_masked(targets)
-        if losses:
-            report.weights = self.objective.rule.backward(losses, shared, backward=self.accelerator.backward)
-            report.add(terms)
-        else:
-            self.accelerator.backward(self.objective.nothing())
-        if self.accelerator.sync_gradients:
-            self._finish_gradients(counts)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    def _finish_gradients(self, counts: Counts) -> None:
-        """Leave alone what has nothing to learn or does not train, hold back what is not due, then clip.
-
-        A zero gradient is not nothing: momentum and weight decay would still move the parameter.
+        Raises:
+            Stopped: a signal came; a checkpoint was written.
+            UserError: a row cannot be read, or a loss is not finite; where the weights are good, a
+                checkpoint was written.
         """
-        assert self._stage is not None
-        for parameter in (*self._silent(counts), *self.objective.untrained(self._stage)):
-            parameter.grad = None
-        if self.asynchronous is not None:
-            self.asynchronous.hold_back(counts)
-        if self.recipe.training.clip is not None:
-            self.accelerator.clip_grad_norm_(self.module.parameters(), self.recipe.training.clip)
+        session, stream = self.session, self._micro_batches()
+        self.trainer.module.train()
+        with (
+            StopRequest() as stop,
+            MetricsLog(self.folder.metrics, enabled=self.accelerator.is_main_process) as log,
+            Trackers(self.parts.recipe, self.folder, enabled=self.accelerator.is_main_process) as trackers,
+            Display(self.console, "training", self.parts.steps, done=session.step) as display,
+        ):
+            while session.step < self.parts.steps:
+                batches, error = self._read(stream)
+                self._agree_to_go_on(stop.requested, error)
+                report = self.trainer.step(session.step, batches)
+                session.after_step()
+                if self._due(self.training.log_every) or self.trainer.measures_harm(session.step):
+                    line = self._line(report)
+                    log.write(line)
+                    trackers.write(line)
+                    totals = {task: terms["total"] for task, terms in line["tasks"].items()}
+                    display.update(session.step, losses_note(totals, line["rows_per_second"]))
+                if self._due(self.training.checkpoint_every):
+                    self._refuse_broken(report)
+                    self._offer_best()
+                    self._save()
 
-    def _silent(self, counts: Counts) -> list[nn.Parameter]:
-        """Parameters that no row of the step has anything to say to."""
-        if not counts.total:
-            return list(self.objective.parameters())
-        silent: list[nn.Parameter] = []
-        for task, lesson in self.objective.lessons.items():
-            answers = counts.labelled[task] + counts.taught[task] * (lesson.weights.soft_targets > 0)
-            if not answers:
-                silent += self.objective.student.heads[task].parameters()
-            if not counts.taught[task] or not lesson.weights.hint:
-                silent += self.objective.adapter_parameters(task)
-        return silent
+    def _due(self, every: int) -> bool:
+        return self.session.step % every == 0 or self.session.step == self.parts.steps
 
-    def _sum_over_processes(self, table: Tensor) -> Tensor:
-        if self.accelerator.num_processes == 1:
-            return table
-        return self.accelerator.reduce(table.to(self.accelerator.device), "sum")
+    def _read(self, stream: Iterator[Batch]) -> tuple[list[Batch], UserError | None]:
+        """The micro-batches of the next step on this process, or what is wrong with one of their rows."""
+        try:
+            return list(islice(stream, self.training.accumulate)), None
+        except UserError as error:
+            return [], error
+
+    def _agree_to_go_on(self, stopping: bool, error: UserError | None) -> None:
+        """Stop on every process where one was asked to or cannot go on, after a common checkpoint."""
+        flags = torch.tensor([int(stopping), int(error is not None)], device=self.accelerator.device)
+        if self.accelerator.num_processes > 1:
+            flags = self.accelerator.reduce(flags, "sum")
+        any_stopping, any_error = flags.tolist()
+        if not (any_stopping or any_error):
+            return
+        self._save()
+        kept = (
+            f"Steps 1 to {self.session.step} of {self.parts.steps} are kept: mend it and go on with --resume."
+        )
+        if error is not None:
+            alone = type(error)(f"{error}\n{kept}")
+            alone.everywhere = any_error == self.accelerator.num_processes
+            raise alone
+        if any_error:
+            raise StoppedElsewhere(kept)
+        raise Stopped(
+            f"stopped after step {self.session.step} of {self.parts.steps}. Nothing is lost: --resume goes on from "
+            f"{self.folder.checkpoints}."
+        )
+
+    def _refuse_broken(self, report: StepReport) -> None:
+        """Never let weights that have become NaN replace good checkpoints.
+
+        Raises:
+            UserError: a loss of the step is not finite.
+        """
+        for task, terms in report.values(self.accelerator).items():
+            if not math.isfinite(terms["total"]):
+                raise UserError(
+                    f"the loss of {task} is {terms['total']} at step {self.session.step}; the last checkpoint in "
+                    f"{self.folder.checkpoints} is from before. Lower optimizer.lr, keep training.clip, or train in "
+                    "fp32, and start again with --overwrite."
+                )
+
+    def _offer_best(self) -> None:
+        if self.training.select == "best":
+            self.session.offer(self.score())
+
+    def _save(self) -> None:
+        self.session.seconds = time.monotonic() - self._began
+        self.session.save()
+
+    def _micro_batches(self) -> Iterator[Batch]:
+        """This process's micro-batches of all remaining steps."""
+        return iter(
+            self.parts.sources.stream(
+                micro_batches=self.training.accumulate,
+                rank=self.accelerator.process_index,
+                world=self.accelerator.num_processes,
+                start_step=self.session.step,
+                steps=self.parts.steps,
+                workers=reader_workers(self.training.workers, self.accelerator.device),
+            )
+        )
+
+    def _line(self, report: StepReport) -> dict[str, Any]:
+        """One line of metrics.jsonl, the same on every process.
+
+        Raises:
+            UserError: a loss is not finite.
+        """
+        self._refuse_broken(report)
+        now, step = time.monotonic(), self.session.step
+        speed = (step - self._logged_step) * self.training.batch_size / (now - self._logged_at)
+        self._logged_at, self._logged_step = now, step
+        diagnostics = self.parts.rule.diagnostics
+        return {
+            "step": step,
+            "seconds": now - self._began,
+            "rows_per_second": speed,
+            "lr": report.rate,
+            "tasks": report.values(self.accelerator),
+            "cosines": diagnostics.cosines,
+            "norm": diagnostics.norm,
+            **({} if diagnostics.harmed is None else {"harmed": diagnostics.harmed}),
+        }
+
+
+class StopRequest:
+    """Context manager that turns the first SIGINT or SIGTERM into `requested`; a second one acts at once."""
+
+    def __init__(self) -> None:
+        self._signalled = False
+        self._before: dict[int, object] = {}
+        # `accelerate launch` passes no signal on: a launcher that was stopped is seen by its absence.
+        self._launcher = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal came, or the launcher went."""
+        return self._signalled or (self._launcher is not None and os.getppid() != self._launcher)
+
+    def __enter__(self) -> "StopRequest":
+        # Handlers can only be set in the main thread; elsewhere (a notebook server) whoever runs it decides.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signalled = True
+        signal.signal(number, self._before[number])  # type: ignore[arg-type]

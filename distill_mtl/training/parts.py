@@ -18,7 +18,7 @@ from distill_mtl.balance.loss_rule import LossRule
 from distill_mtl.data import Sources, open_sources
 from distill_mtl.distillation.hints import Hint
 from distill_mtl.distillation.lesson import HintPair, Lesson
-from distill_mtl.distillation.schedule import Schedule
+from distill_mtl.distillation.stages import Schedule
 from distill_mtl.errors import RecipeError, UserError
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract

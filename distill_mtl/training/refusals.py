@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from accelerate.tracking import get_available_trackers
 
 from distill_mtl.data import Sources
-from distill_mtl.distillation.schedule import Schedule
+from distill_mtl.distillation.stages import Schedule
 from distill_mtl.errors import RecipeError
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.long_form import no_margin

@@ -1,15 +1,29 @@
-"""The folder of one run: who may write into it, and what must be equal before a run goes on."""
+"""The folder of one run: who may write into it, what must be equal before a run goes on, and its origin.
+
+teachers.json says what was really loaded, by file and hash, with each teacher's score in the check and its precision;
+environment.json has versions, processes, time and rule of the last start, which the report names.
+"""
 
 import difflib
 import json
+import platform
 import shutil
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from distill_mtl.errors import UserError
 from distill_mtl.files import write_text
+from distill_mtl.recipe import Recipe
 from distill_mtl.run_files import RunFiles
+from distill_mtl.targets.facts import Teachers
+from distill_mtl.training.target_providers import self_taught
+
+_PACKAGES = ("distill_mtl", "torch", "torchvision", "timm", "accelerate", "webdataset", "numpy")
 
 
 class RunFolder(RunFiles):
@@ -129,6 +143,58 @@ class RunFolder(RunFiles):
             write_text(self.metrics, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
 
 
+def describe_teachers(recipe: Recipe, teachers: Teachers) -> dict[str, dict[str, Any]]:
+    """Who teaches each task that has a teacher: its file, sha256, classes and input, or `self`."""
+    remembered = {task: {"self": section.student} for task, section in self_taught(recipe).items()}
+    return {task: card.describe() for task, card in teachers.cards.items()} | remembered
+
+
+def write_teachers(
+    path: Path,
+    described: Mapping[str, dict[str, Any]],
+    scores: Mapping[str, float | None],
+    precisions: Mapping[str, str],
+) -> None:
+    """Write what describes each teacher, its score in the check, and its targets' precision.
+
+    Args:
+        path: of the file.
+        described: by `describe_teachers`.
+        scores: task -> score; None where the check had no rows to measure it on.
+        precisions: task -> of its targets, for the tasks of `scores`.
+    """
+    entries = {task: dict(entry) for task, entry in described.items()}
+    for task, score in scores.items():
+        entries[task]["score"] = score
+        entries[task]["precision"] = precisions[task]
+    write_text(path, json.dumps(entries, indent=2) + "\n")
+
+
+def read_precisions(path: Path) -> dict[str, str]:
+    """The precision in which each teacher of a run makes its targets; nothing where the run wrote none."""
+    if not path.exists():
+        return {}
+    entries = json.loads(path.read_text(encoding="utf-8"))
+    return {task: entry["precision"] for task, entry in entries.items() if "precision" in entry}
+
+
+def write_environment(path: Path, *, processes: int, balance: str) -> None:
+    """Write it anew; a run that goes on elsewhere is of the later place.
+
+    Args:
+        path: of the file.
+        processes: that train together.
+        balance: which balancing rule was taken, and why.
+    """
+    entry: dict[str, Any] = {
+        "began": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processes": processes,
+        "balance": balance,
+        "versions": {"python": platform.python_version(), **_versions(_PACKAGES)},
+    }
+    write_text(path, json.dumps(entry, indent=2) + "\n")
+
+
 def _step_of(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
@@ -158,3 +224,13 @@ def _refuse_other(what: str, before: str, now: str) -> None:
         + "\n".join(f"  {line}" for line in changed)
         + "\nTo resume, use what it was started with; or start again with --overwrite, or elsewhere with --out."
     )
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "from a checkout that is not installed"
+    return found

@@ -5,8 +5,7 @@ from dataclasses import replace
 
 from distill_mtl.distillation.hints import Hint
 from distill_mtl.distillation.lesson import Lesson
-from distill_mtl.distillation.parts import named_parameters
-from distill_mtl.distillation.schedule import Schedule, Stage
+from distill_mtl.distillation.stages import Schedule, Stage, named_parameters
 from distill_mtl.errors import RecipeError, UserError
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import StageSection, StageWeights, TermWeights

@@ -24,9 +24,9 @@ from distill_mtl.errors import CacheError, UserError
 from distill_mtl.jobs.cache import write_cache
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.teacher import Teacher
-from distill_mtl.training.loop import Trainer
 from distill_mtl.training.parts import Parts
 from distill_mtl.training.processes import start_accelerator
+from distill_mtl.training.step import Trainer
 
 # Maps and pooled features, one layer as both, every row taught, crops and flips in two views of three.
 HINTS = (

@@ -16,7 +16,7 @@ from distill_mtl.balance import make_rule
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.lesson import Lesson
 from distill_mtl.distillation.objective import Objective
-from distill_mtl.distillation.schedule import Schedule
+from distill_mtl.distillation.stages import Schedule
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.students.folder import save_student
@@ -25,7 +25,7 @@ from distill_mtl.targets.combined import TargetProviders
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.targets.self_teacher import SelfTeacher
 from distill_mtl.teachers.load import load_teacher
-from distill_mtl.training.loop import Trainer
+from distill_mtl.training.step import Trainer
 
 TASKS = ("texture", "colour")
 CLASSES, ROWS, PHASE, PHASES = 4, 32, 30, 4

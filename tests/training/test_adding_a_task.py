@@ -16,9 +16,9 @@ from distill_mtl.errors import RecipeError, StudentError, UserError
 from distill_mtl.evaluation import Evaluation
 from distill_mtl.jobs.cache import write_cache
 from distill_mtl.networks.weights import read_weights
-from distill_mtl.training.loop import Trainer
 from distill_mtl.training.parts import Parts, build
 from distill_mtl.training.processes import start_accelerator
+from distill_mtl.training.step import Trainer
 
 QUIET = Console(quiet=True)
 

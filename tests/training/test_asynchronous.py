@@ -14,9 +14,9 @@ from distill_mtl.distillation.objective import Objective
 from distill_mtl.errors import RecipeError
 from distill_mtl.recipe.schema import AsynchronousSection
 from distill_mtl.training.asynchronous import Asynchronous
-from distill_mtl.training.loop import Trainer
 from distill_mtl.training.parts import build
 from distill_mtl.training.processes import start_accelerator
+from distill_mtl.training.step import Trainer
 
 KINDS = {"a": toys.classification(3), "b": toys.classification(2)}
 ROWS = [(8, 0), (8, 2), (0, 0), (4, 4), (1, 9), (0, 5), (12, 12), (3, 0)]

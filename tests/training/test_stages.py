@@ -6,9 +6,9 @@ import toy_world
 
 from distill_mtl import load_recipe
 from distill_mtl.distillation.objective import Objective
-from distill_mtl.training.loop import Trainer
 from distill_mtl.training.parts import build
 from distill_mtl.training.processes import start_accelerator
+from distill_mtl.training.step import Trainer
 
 State = dict[str, torch.Tensor]
 FITNETS = (

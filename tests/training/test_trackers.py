@@ -14,9 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from distill_mtl import distill, load_recipe
 from distill_mtl.errors import RecipeError, Stopped, UserError
-from distill_mtl.training import trackers
-from distill_mtl.training.loop import Trainer
+from distill_mtl.training import log as trackers
 from distill_mtl.training.parts import known_names
+from distill_mtl.training.step import Trainer
 
 QUIET = Console(quiet=True)
 ON = "training.trackers=[tensorboard]"

@@ -3,7 +3,7 @@ import toys
 from torch import nn
 
 from distill_mtl.distillation.hints import Hint
-from distill_mtl.distillation.parts import named_parameters, only_train
+from distill_mtl.distillation.stages import named_parameters, only_train
 from distill_mtl.errors import UserError
 from distill_mtl.students.student import Student
 

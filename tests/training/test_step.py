@@ -8,9 +8,9 @@ from distill_mtl import load_recipe
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.targets.combined import TargetProviders
-from distill_mtl.training.loop import Trainer
 from distill_mtl.training.parts import build
 from distill_mtl.training.processes import start_accelerator
+from distill_mtl.training.step import Trainer
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,215 @@
+"""One optimizer step: batch, targets, losses, balanced gradients. `loop.TrainingLoop` calls it step by step."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from distill_mtl.data.augmentation import jitter_colors
+from distill_mtl.data.batch import Batch
+from distill_mtl.distillation.counts import Counts, count_rows
+from distill_mtl.distillation.objective import Objective, Terms
+from distill_mtl.distillation.stages import Schedule, Stage
+from distill_mtl.recipe import Recipe
+from distill_mtl.targets.combined import TargetProviders
+from distill_mtl.teachers.output import Targets
+from distill_mtl.training.asynchronous import Asynchronous
+from distill_mtl.training.optimizer import build_optimizer, rate_factor, set_rate
+from distill_mtl.training.processes import seed_step
+
+
+@dataclass
+class StepReport:
+    """What one optimizer step did; its numbers stay on the device until `values` is asked.
+
+    Attributes:
+        counts: rows of the step.
+        terms: task -> term -> weighted value, this process's share of the mean over global rows.
+        weights: task -> weight that the rule chose in the last micro-batch.
+        rate: learning rate of the student.
+        used: task -> the terms that its lesson has.
+        gates: tasks with a gate.
+        gated: task -> masked rows of this process.
+    """
+
+    counts: Counts
+    rate: float
+    used: Mapping[str, Collection[str]]
+    gates: Collection[str] = ()
+    terms: dict[str, Terms] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    gated: dict[str, Tensor] = field(default_factory=dict)
+
+    def count_masked(self, targets: Targets) -> None:
+        """Count the masked rows of one micro-batch."""
+        for task, target in targets.items():
+            if target.masked is not None:
+                rows = target.masked.sum()
+                self.gated[task] = self.gated.get(task, torch.zeros_like(rows)) + rows
+
+    def add(self, terms: Mapping[str, Terms]) -> None:
+        """Add one micro-batch."""
+        for task, named in terms.items():
+            of_task = self.terms.setdefault(task, {})
+            for term, value in named.items():
+                of_task[term] = of_task.get(term, torch.zeros_like(value)) + value / self.counts.share
+
+    def values(self, accelerator: Accelerator) -> dict[str, dict[str, float]]:
+        """Per task of the step: total, its terms, the rule's weight, and the masked share of its rows with a target.
+
+        The same on every process.
+        """
+        present = sorted(frozenset(self.counts.labelled) - self.counts.absent)
+        rows = [
+            (task, term)
+            for task in present
+            for term, count in (
+                ("supervised", self.counts.labelled[task]),
+                ("soft_targets", self.counts.taught[task]),
+                ("hint", self.counts.taught[task]),
+            )
+            if count and term in self.used[task]
+        ]
+        if not rows:
+            return {}
+        gated = [task for task in present if task in self.gates and self.counts.taught[task]]
+        zero = torch.zeros((), device=accelerator.device)
+        local = torch.stack(
+            [self.terms.get(task, {}).get(term, zero).float() for task, term in rows]
+            + [self.gated.get(task, zero).float() / self.counts.taught[task] for task in gated]
+        )
+        summed = (
+            accelerator.reduce(local, "sum").tolist() if accelerator.num_processes > 1 else local.tolist()
+        )
+        values: dict[str, dict[str, float]] = {}
+        for (task, term), value in zip(rows, summed[: len(rows)], strict=True):
+            named = values.setdefault(task, {"total": 0.0})
+            named[term] = value
+            named["total"] += value
+        for task, share in zip(gated, summed[len(rows) :], strict=True):
+            values[task]["gated"] = share
+        for task, named in values.items():
+            if task in self.weights:
+                named["weight"] = self.weights[task]
+        return values
+
+
+class Trainer:
+    """Objective, optimizer and teachers on their device, and the step that joins them.
+
+    Args:
+        accelerator: started for the recipe's precision and accumulation.
+        objective: student, adapters and rule.
+        providers: of targets, on the accelerator's device; never prepared.
+        recipe: says how to step.
+        schedule: the lessons of every step of the run.
+
+    Attributes:
+        asynchronous: gradients that wait for their part's step; None where all parts step together.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        objective: Objective,
+        providers: TargetProviders,
+        recipe: Recipe,
+        *,
+        schedule: Schedule,
+    ) -> None:
+        self.accelerator = accelerator
+        self.objective = objective
+        self.providers = providers
+        self.recipe, self.schedule = recipe, schedule
+        self.plain_optimizer: AdamW = build_optimizer(objective, recipe.optimizer)
+        self.module, self.optimizer = accelerator.prepare(objective, self.plain_optimizer)
+        thresholds = recipe.training.asynchronous
+        self.asynchronous = None if thresholds is None else Asynchronous(objective, thresholds)
+        self._stage: Stage | None = None
+
+    def step(self, number: int, batches: Sequence[Batch]) -> StepReport:
+        """One optimizer step on this process's micro-batches of step `number`, counted from 0."""
+        section = self.recipe.optimizer
+        seed_step(self.recipe.seed, number, self.accelerator.process_index)
+        factor = rate_factor(number, self.schedule.steps, warmup=section.warmup, floor=section.min_lr)
+        set_rate(self.plain_optimizer, factor)
+        stage = self._begin(number)
+        taught = [self.providers.rows(batch, stage.taught) for batch in batches]
+        counts = count_rows(
+            batches,
+            taught,
+            stage.lessons,
+            world=self.accelerator.num_processes,
+            reduce=self._sum_over_processes,
+        )
+        report = StepReport(counts, section.lr * factor, self.objective.used_terms(), self.providers.gates)
+        self.objective.rule.measure_harm = self.measures_harm(number + 1)
+        for micro, (batch, rows) in enumerate(zip(batches, taught, strict=True)):
+            with self.accelerator.accumulate(self.module):
+                self._micro_step(micro, batch.to(self.accelerator.device), rows, counts, report)
+        return report
+
+    def measures_harm(self, done: int) -> bool:
+        """Whether the step that makes `done` steps in all is one that measures which tasks it hurts."""
+        every = self.recipe.balance.harm_every
+        return every is not None and done % every == 0
+
+    def _begin(self, number: int) -> Stage:
+        """What holds in step `number`: its stage, and self-teachers that have looked at the student."""
+        stage = self.schedule.at(number)
+        if stage is not self._stage:
+            self._stage = stage
+            self.objective.begin(stage)
+        self.providers.begin(number, self.objective.student)
+        return stage
+
+    def _micro_step(
+        self, micro: int, batch: Batch, rows: Mapping[str, Tensor], counts: Counts, report: StepReport
+    ) -> None:
+        targets = self.providers(batch, rows)
+        images = jitter_colors(batch.images, batch.color)
+        losses, shared, terms = self.module(images, batch, targets, counts, micro)
+        report.count_masked(targets)
+        if losses:
+            report.weights = self.objective.rule.backward(losses, shared, backward=self.accelerator.backward)
+            report.add(terms)
+        else:
+            self.accelerator.backward(self.objective.nothing())
+        if self.accelerator.sync_gradients:
+            self._finish_gradients(counts)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def _finish_gradients(self, counts: Counts) -> None:
+        """Leave alone what has nothing to learn or does not train, hold back what is not due, then clip.
+
+        A zero gradient is not nothing: momentum and weight decay would still move the parameter.
+        """
+        assert self._stage is not None
+        for parameter in (*self._silent(counts), *self.objective.untrained(self._stage)):
+            parameter.grad = None
+        if self.asynchronous is not None:
+            self.asynchronous.hold_back(counts)
+        if self.recipe.training.clip is not None:
+            self.accelerator.clip_grad_norm_(self.module.parameters(), self.recipe.training.clip)
+
+    def _silent(self, counts: Counts) -> list[nn.Parameter]:
+        """Parameters that no row of the step has anything to say to."""
+        if not counts.total:
+            return list(self.objective.parameters())
+        silent: list[nn.Parameter] = []
+        for task, lesson in self.objective.lessons.items():
+            answers = counts.labelled[task] + counts.taught[task] * (lesson.weights.soft_targets > 0)
+            if not answers:
+                silent += self.objective.student.heads[task].parameters()
+            if not counts.taught[task] or not lesson.weights.hint:
+                silent += self.objective.adapter_parameters(task)
+        return silent
+
+    def _sum_over_processes(self, table: Tensor) -> Tensor:
+        if self.accelerator.num_processes == 1:
+            return table
+        return self.accelerator.reduce(table.to(self.accelerator.device), "sum")
