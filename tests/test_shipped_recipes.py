@@ -9,7 +9,6 @@ from rich.console import Console
 from distill_mtl import distill
 from distill_mtl.jobs.check import check
 from distill_mtl.recipe import dump_recipe, load_recipe
-from distill_mtl.training.parts import known_names
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
@@ -21,7 +20,7 @@ SECOND, FIRST = ROOT / "recipes" / "add_a_task.yaml", ROOT / "recipes" / "left_a
 
 @pytest.mark.parametrize("recipe", OWN_DATA, ids=lambda path: path.name)
 def test_a_recipe_about_own_data_loads_and_says_how_to_write_it(recipe: Path) -> None:
-    loaded = load_recipe(recipe, known=known_names())
+    loaded = load_recipe(recipe)
     head = "".join(re.findall(r"^#(.*)", recipe.read_text(), re.M)).replace("\\", "")
     for source in loaded.data.values():
         for pattern in (source.shards, source.split.validation, source.split.test):
@@ -50,7 +49,7 @@ def test_a_task_can_be_added_to_what_the_first_recipe_leaves(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(ROOT)
-    first = load_recipe(FIRST, ["training.steps=2", "training.batch_size=16"], known=known_names())
+    first = load_recipe(FIRST, ["training.steps=2", "training.batch_size=16"])
     distill(first, out=tmp_path / "runs" / str(first.name), console=Console(quiet=True))
     assert (
         f"distill.py recipes/{FIRST.name}\n#   accelerate launch distill.py recipes/{SECOND.name}"

@@ -32,9 +32,8 @@ def distill_parser() -> argparse.ArgumentParser:
 def _distill(arguments: argparse.Namespace) -> int:
     from distill_mtl.jobs.distill import distill
     from distill_mtl.recipe import load_recipe
-    from distill_mtl.training.parts import known_names
 
     overrides = [*arguments.overrides, *(LABELS_ONLY if arguments.labels_only else [])]
-    recipe = load_recipe(arguments.recipe, overrides, known=known_names())
+    recipe = load_recipe(arguments.recipe, overrides)
     evaluation = distill(recipe, out=arguments.out, resume=arguments.resume, overwrite=arguments.overwrite)
     return 0 if evaluation.accepted else NOT_ACCEPTED

@@ -24,7 +24,7 @@ from distill_mtl.targets.plan import Places, Unit, megabytes, remove_left_overs
 from distill_mtl.targets.verify import Verifier, draw_rows
 from distill_mtl.targets.write import CacheWriter, refuse_full_disks, unfinished
 from distill_mtl.training.loop import StopRequest
-from distill_mtl.training.parts import Parts, build, known_names
+from distill_mtl.training.parts import Parts, build
 from distill_mtl.training.processes import reader_workers, start_accelerator
 from distill_mtl.training.target_providers import live_twin, plan_targets
 
@@ -121,7 +121,7 @@ class _Job:
 
 
 def _prepare(path: Path, overrides: Sequence[str]) -> _Job:
-    recipe = load_recipe(path, overrides, known=known_names())
+    recipe = load_recipe(path, overrides)
     _refuse_silent_teachers(recipe, path)
     accelerator = start_accelerator(recipe.training, shares_steps=False)
     parts = build(live_twin(recipe))

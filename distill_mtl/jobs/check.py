@@ -8,7 +8,7 @@ from rich.console import Console
 from distill_mtl.checks.before_training import run_check, try_one_batch
 from distill_mtl.display import output
 from distill_mtl.recipe import load_recipe
-from distill_mtl.training.parts import build, known_names
+from distill_mtl.training.parts import build
 from distill_mtl.training.processes import start_accelerator
 
 
@@ -18,7 +18,7 @@ def check(recipe: Path, overrides: Sequence[str] = ()) -> None:
     Raises:
         UserError: something is wrong.
     """
-    loaded = load_recipe(recipe, overrides, known=known_names())
+    loaded = load_recipe(recipe, overrides)
     accelerator = start_accelerator(loaded.training)
     console = output() if accelerator.is_main_process else Console(quiet=True)
     parts = build(loaded)

@@ -33,7 +33,7 @@ from distill_mtl.students.format import SCORES
 from distill_mtl.targets.facts import Teachers
 from distill_mtl.training.checkpoint import Session
 from distill_mtl.training.loop import TrainingLoop
-from distill_mtl.training.parts import Parts, build, known_names
+from distill_mtl.training.parts import Parts, build
 from distill_mtl.training.processes import start_accelerator
 from distill_mtl.training.run_folder import (
     RunFolder,
@@ -73,7 +73,7 @@ def distill(
         Stopped: Ctrl-C or SIGTERM arrived; a checkpoint was written.
     """
     if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe, known=known_names())
+        recipe = load_recipe(recipe)
     accelerator = start_accelerator(recipe.training)
     console = console or output()
     if not accelerator.is_main_process:

@@ -23,7 +23,7 @@ from distill_mtl.networks.weights import CARD
 from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.run_files import RunFiles
 from distill_mtl.students.folder import load_student
-from distill_mtl.training.parts import build_sources, build_teachers, known_names
+from distill_mtl.training.parts import build_sources, build_teachers
 from distill_mtl.training.processes import start_processes
 from distill_mtl.training.run_folder import RunFolder
 
@@ -65,7 +65,7 @@ def evaluate(
     """
     run = RunFolder(Path(folder))
     refuse_no_run(run)
-    recipe = load_recipe(run.recipe, known=known_names())
+    recipe = load_recipe(run.recipe)
     state, console = shared_console(console)
     judged = with_acceptance(recipe, acceptance, rule)
     teachers, kinds = build_teachers(recipe)

@@ -10,7 +10,6 @@ from rich.console import Console
 from distill_mtl.checks.recipe_draft import TeacherWithData, draft
 from distill_mtl.recipe import load_recipe
 from distill_mtl.recipe.yaml_writer import write_yaml
-from distill_mtl.training.parts import known_names
 
 HEAD = """\
 # Drafted by `distill-mtl init`. A comment beside each value says where it comes from.
@@ -48,7 +47,7 @@ def _refuse_what_does_not_load(text: str, overrides: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
         path.write_text(text, encoding="utf-8")
-        load_recipe(path, overrides, known=known_names())
+        load_recipe(path, overrides)
 
 
 def _question(pair: TeacherWithData) -> str:

@@ -38,7 +38,6 @@ from distill_mtl.students.timm_form import save_timm
 from distill_mtl.tasks.base import KINDS, TaskKind, build_kind
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.teachers.teacher import Teacher
-from distill_mtl.training.parts import known_names
 from distill_mtl.training.run_folder import RunFolder
 
 
@@ -188,7 +187,7 @@ def train_teacher(
     Raises:
         UserError: the recipe has several tasks or a teacher, or `to` is taken.
     """
-    loaded = load_recipe(recipe, overrides, known=known_names())
+    loaded = load_recipe(recipe, overrides)
     task = _only_task(loaded, recipe)
     run = RunFolder(out or Path("runs") / str(loaded.name))
     folder = to or run.path / "teacher"

@@ -1,12 +1,16 @@
-"""What other parts of the program know of the names in a recipe, for those who read one."""
+"""The names that a recipe may use and what follows from them, which only other parts of the program know."""
 
+import importlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+
+_PROVIDER = "distill_mtl.training.registered_names"
 
 
 @dataclass(frozen=True)
 class KnownNames:
-    """Handed to `load_recipe`, so that a mistake in a name is reported with its line.
+    """Names that stand in registries.
 
     Attributes:
         choices: names by dotted path with `*` for any name: {"tasks.*.kind": ["classification", ...]}. A name
@@ -23,4 +27,14 @@ class KnownNames:
 
 
 NOTHING = KnownNames(own_classes=None)
-"""For whoever reads a recipe without the rest of the program."""
+"""For whoever reads a part of a recipe in which there are no such names."""
+
+
+@cache
+def known_names() -> KnownNames:
+    """What the registries of this program know.
+
+    They are looked up by name when a recipe is loaded: they import torch, and stand above this folder.
+    """
+    known: KnownNames = importlib.import_module(_PROVIDER).registered_names()
+    return known

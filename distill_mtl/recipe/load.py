@@ -12,7 +12,7 @@ from pathlib import Path
 
 from distill_mtl.errors import RecipeError
 from distill_mtl.recipe.command_line import apply_overrides
-from distill_mtl.recipe.known_names import NOTHING, KnownNames
+from distill_mtl.recipe.known_names import KnownNames, known_names
 from distill_mtl.recipe.long_form import expand, fill_defaults
 from distill_mtl.recipe.mistakes import Mistake, recipe_error
 from distill_mtl.recipe.rules import check_rules
@@ -29,7 +29,9 @@ from distill_mtl.recipe.validation import validate
 from distill_mtl.recipe.yaml_reader import YamlDocument, YamlSyntaxError, read_document
 
 
-def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, known: KnownNames = NOTHING) -> Recipe:
+def load_recipe(
+    path: Path | str, overrides: Sequence[str] = (), *, known: KnownNames | None = None
+) -> Recipe:
     """Read a recipe, apply `--set` overrides, write out short forms and defaults, and check it all.
 
     Reads the one file and nothing else: teachers and shards need not exist. Paths in the result are
@@ -38,12 +40,13 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, known: Known
     Args:
         path: the YAML file.
         overrides: `key.path=value`, the value in YAML; the last one of a key wins.
-        known: what only other parts of the program know, so that a wrong name is reported with its line.
+        known: names that may stand in it; default: all that this program has, of kinds of task and the like.
 
     Raises:
         RecipeError: with every mistake of the file and the overrides, or because it cannot be read.
     """
     document = _read(Path(path))
+    known = known_names() if known is None else known
     apply_overrides(document, overrides)
     form = expand(document.value)
     fill_defaults(form, Path(path).stem, known)

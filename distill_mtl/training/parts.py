@@ -11,9 +11,8 @@ from functools import partial
 
 import torch
 from accelerate import PartialState
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-from distill_mtl.balance import Rule, make_rule, rule_names
+from distill_mtl.balance import Rule, make_rule
 from distill_mtl.balance.loss_rule import LossRule
 from distill_mtl.data import Sources, open_sources
 from distill_mtl.distillation.hints import Hint
@@ -23,7 +22,6 @@ from distill_mtl.errors import RecipeError, UserError
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe import Recipe
-from distill_mtl.recipe.known_names import KnownNames
 from distill_mtl.recipe.schema import TaskSection
 from distill_mtl.students.predecessor import Predecessor, find_predecessor
 from distill_mtl.students.student import Student, build_student
@@ -33,7 +31,7 @@ from distill_mtl.targets.facts import Teachers
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.targets.provider import TargetProvider
 from distill_mtl.targets.self_teacher import Context, SelfTeacher
-from distill_mtl.tasks.base import KINDS, TaskKind, admit_kind, build_kind
+from distill_mtl.tasks.base import TaskKind, admit_kind, build_kind
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.load import load_teacher
 from distill_mtl.teachers.teacher import Teacher
@@ -270,23 +268,6 @@ def _here() -> tuple[int, int]:
     """This process among those of this machine, and how many they are."""
     state = PartialState()
     return state.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
-
-
-def known_names() -> KnownNames:
-    """What only our registries know of a recipe's names, for `load_recipe`."""
-    kinds = {name: KINDS[name] for name in KINDS.names()}
-    return KnownNames(
-        choices={
-            "tasks.*.kind": [*kinds, ":"],
-            "balance.method": ["auto", *rule_names()],
-            "training.trackers.*": list(LOGGER_TYPE_TO_CLASS),
-        },
-        own_classes=[name for name, kind in kinds.items() if kind.own_classes is not None],
-        unit_metrics={
-            name: {*kind.unit_metrics, *((None,) if kind.metrics[0] in kind.unit_metrics else ())}
-            for name, kind in kinds.items()
-        },
-    )
 
 
 def choose_rule(

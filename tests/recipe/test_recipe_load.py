@@ -160,3 +160,19 @@ def test_a_file_that_cannot_be_read_is_a_recipe_error(tmp_path: Path) -> None:
     latin.write_bytes("student: é".encode("latin-1"))
     with pytest.raises(RecipeError, match="not UTF-8 text"):
         load_recipe(latin)
+
+
+@pytest.mark.parametrize(
+    ("override", "found"),
+    [
+        ("tasks.breed.kind=clasification", "clasification.*Did you mean 'classification'"),
+        ("balance=mgda_ubb", "mgda_ubb.*Did you mean 'mgda_ub'"),
+        ("training.trackers=[tensorbord]", "tensorbord.*Did you mean 'tensorboard'"),
+    ],
+)
+def test_who_loads_a_recipe_from_python_is_told_of_unknown_names(
+    ten_lines: str, tmp_path: Path, override: str, found: str
+) -> None:
+    (tmp_path / "pets.yaml").write_text(ten_lines)
+    with pytest.raises(RecipeError, match=f"{override.partition('=')[0]}.*\n.*{found}"):
+        load_recipe(tmp_path / "pets.yaml", [override])

@@ -15,7 +15,6 @@ from distill_mtl.data import Sources, open_sources
 from distill_mtl.data.reader import read_labels
 from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.tasks.base import TaskKind, build_kind
-from distill_mtl.training.parts import known_names
 
 ANIMALS = ("bird", "cat", "dog")
 
@@ -68,7 +67,7 @@ def picture_of(sample: dict[str, bytes]) -> np.ndarray:
 def load_lines(lines: str, path: Path) -> Recipe:
     """The lines of recipe that a command printed, with the one line that they do not give."""
     path.write_text(f"student: test_resnet\n{lines}", encoding="utf-8")
-    return load_recipe(path, known=known_names())
+    return load_recipe(path)
 
 
 def opened(recipe: Recipe, kinds: dict[str, TaskKind] | None = None) -> tuple[Sources, dict[str, TaskKind]]:

@@ -14,7 +14,6 @@ from distill_mtl import distill, evaluate
 from distill_mtl.errors import RecipeError, Stopped, UserError
 from distill_mtl.jobs import trained_baselines as baselines
 from distill_mtl.recipe import load_recipe
-from distill_mtl.training.parts import known_names
 from distill_mtl.training.run_folder import RunFolder
 
 QUIET = Console(quiet=True)
@@ -165,7 +164,7 @@ def test_a_model_without_a_task_in_common_is_refused(finished: Path) -> None:
 
 def test_single_tasks_begin_where_the_student_began_and_need_labels(tmp_path: Path) -> None:
     path = toy_world.build(tmp_path)
-    recipe = load_recipe(path, ["student.init=teacher:hue"], known=known_names())
+    recipe = load_recipe(path, ["student.init=teacher:hue"])
     assert baselines.single_task(recipe, "hue", 5).student.init == "teacher:hue"
     assert baselines.single_task(recipe, "shape", 5).student.init == str(tmp_path / "teachers" / "hue")
     bare = recipe.model_copy(update={"data": {"hue": recipe.data["hue"]}})

@@ -19,7 +19,7 @@ from distill_mtl.errors import RecipeError, StudentError, TeacherError, UserErro
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.tasks.base import KINDS, admit_kind, build_kind
 from distill_mtl.teachers.load import load_teacher
-from distill_mtl.training.parts import build, known_names
+from distill_mtl.training.parts import build
 
 KIND = "my_tasks:Angle"
 QUIET = Console(quiet=True)
@@ -67,7 +67,7 @@ def _forget() -> None:
 
 
 def test_the_example_of_the_guide_trains_and_its_student_is_loaded_again(folder: Path) -> None:
-    evaluation = distill(load_recipe("facing.yaml", known=known_names()), out=folder / "run", console=QUIET)
+    evaluation = distill(load_recipe("facing.yaml"), out=folder / "run", console=QUIET)
     result = evaluation.tasks["facing"]
     assert (result.kind, result.metric, result.higher_is_better) == (KIND, "mean_angle", False)
     assert 0 < result.student < 180
@@ -83,7 +83,7 @@ def test_the_example_of_the_guide_trains_and_its_student_is_loaded_again(folder:
 
 
 def test_a_student_of_an_own_kind_teaches_another(folder: Path) -> None:
-    distill(load_recipe("facing.yaml", known=known_names()), out=folder / "run", console=QUIET)
+    distill(load_recipe("facing.yaml"), out=folder / "run", console=QUIET)
     _forget()
     with pytest.raises(TeacherError, match=r"tasks\.facing\.teacher: .*is code"):
         load_teacher(TeacherSection(path=str(folder / "run/student")), task="facing", kind=KIND)
@@ -91,7 +91,7 @@ def test_a_student_of_an_own_kind_teaches_another(folder: Path) -> None:
         f"tasks.facing.teacher={{path: {folder}/run/student, expect: 180, precision: fp32}}",
         "training.teachers_on=all",
     ]
-    recipe = load_recipe("facing.yaml", overrides, known=known_names())
+    recipe = load_recipe("facing.yaml", overrides)
     evaluation = distill(recipe, out=folder / "again", console=QUIET)
     assert evaluation.tasks["facing"].teacher is not None
 
@@ -99,7 +99,7 @@ def test_a_student_of_an_own_kind_teaches_another(folder: Path) -> None:
 def test_a_recipe_drafted_for_such_a_teacher_lets_the_code_run(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    distill(load_recipe("facing.yaml", known=known_names()), out=folder / "run", console=QUIET)
+    distill(load_recipe("facing.yaml"), out=folder / "run", console=QUIET)
     with pytest.raises(SystemExit) as exit:
         main(["init", "--teacher", "run/student", "--data", "train.tar", "--trust"])
     assert exit.value.code == 0
@@ -126,20 +126,20 @@ def test_the_example_keeps_what_every_kind_must(folder: Path) -> None:
 def test_an_own_score_in_a_unit_needs_a_word_on_what_may_be_lost(folder: Path) -> None:
     code, recipe = (folder / "my_tasks.py").read_text(), (folder / "facing.yaml").read_text()
     (folder / "facing.yaml").write_text(recipe.replace("acceptance: 180\n", ""))
-    in_degrees = build(load_recipe("facing.yaml", known=known_names()))
+    in_degrees = build(load_recipe("facing.yaml"))
     assert in_degrees.recipe.acceptance.margin == {}  # which allows one
     _forget()
     (metrics,) = re.findall(r" +metrics = .*\n", code)
     in_a_unit = metrics + '    unit_metrics = frozenset({"mean_angle"})\n'
     (folder / "my_tasks.py").write_text(code.replace(metrics, in_a_unit))
-    build(load_recipe("facing.yaml", known=known_names()))  # nobody is compared with it
+    build(load_recipe("facing.yaml"))  # nobody is compared with it
     _forget()
     taught = "tasks.facing.teacher=self"
     with pytest.raises(
         RecipeError, match=r"tasks\.facing: mean_angle is measured in .*`acceptance: {facing: "
     ):
-        build(load_recipe("facing.yaml", [taught], known=known_names()))
-    said = load_recipe("facing.yaml", [taught, "acceptance={facing: 5}"], known=known_names())
+        build(load_recipe("facing.yaml", [taught]))
+    said = load_recipe("facing.yaml", [taught, "acceptance={facing: 5}"])
     assert build(said).recipe.acceptance.margin == {"facing": 5}
 
 
@@ -153,7 +153,7 @@ def test_workers_that_begin_anew_can_unpickle_it(folder: Path) -> None:
 def test_code_runs_only_where_the_recipe_says_so(folder: Path) -> None:
     (folder / "my_tasks.py").write_text("raise SystemExit('it ran')")
     with pytest.raises(RecipeError) as caught:
-        load_recipe("facing.yaml", ["tasks.facing.trust=false"], known=known_names())
+        load_recipe("facing.yaml", ["tasks.facing.trust=false"])
     said = str(caught.value)
     assert "facing.yaml, line 4, tasks.facing.kind:" in said
     assert '"my_tasks:Angle" is code of your own' in said
@@ -178,7 +178,7 @@ def test_code_runs_only_where_the_recipe_says_so(folder: Path) -> None:
 )
 def test_code_that_is_no_kind_of_task_is_one_clear_line(folder: Path, kind: str, code: str, why: str) -> None:
     (folder / "my_tasks.py").write_text(code)
-    recipe = load_recipe("facing.yaml", [f"tasks.facing.kind={kind!r}"], known=known_names())
+    recipe = load_recipe("facing.yaml", [f"tasks.facing.kind={kind!r}"])
     with pytest.raises(UserError, match=r"^tasks\.facing\.kind: .*" + why) as caught:
         distill(recipe, out=folder / "run", console=QUIET)
     assert "\n" not in str(caught.value)

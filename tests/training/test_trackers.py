@@ -15,7 +15,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from distill_mtl import distill, load_recipe
 from distill_mtl.errors import RecipeError, Stopped, UserError
 from distill_mtl.training import log as trackers
-from distill_mtl.training.parts import known_names
 from distill_mtl.training.step import Trainer
 
 QUIET = Console(quiet=True)
@@ -151,7 +150,7 @@ def test_an_unknown_tracker_is_refused_with_its_line(recipe: Path) -> None:
     with pytest.raises(
         RecipeError, match=r'training\.trackers\.0:\n  found "tensorbord", .* Did you mean \'tensorb'
     ):
-        load_recipe(recipe, ["training.trackers=[tensorbord]"], known=known_names())
+        load_recipe(recipe, ["training.trackers=[tensorbord]"])
 
 
 def test_a_tracker_that_cannot_start_stops_the_run_before_training(

@@ -19,7 +19,7 @@ from distill_mtl.jobs.cache import write_cache
 from distill_mtl.jobs.init import init
 from distill_mtl.jobs.teacher import check_teacher
 from distill_mtl.tasks.base import TaskKind, build_kind
-from distill_mtl.training.parts import build, known_names
+from distill_mtl.training.parts import build
 
 QUIET = Console(quiet=True)
 LOOKS = ("red", "green", "blue")
@@ -90,7 +90,7 @@ def _write(path: Path, generator: np.random.Generator, source: str) -> None:
 
 def test_a_student_learns_both_from_labels_and_teachers(recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    evaluation = distill(load_recipe(recipe, known=known_names()), out=out, console=QUIET)
+    evaluation = distill(load_recipe(recipe), out=out, console=QUIET)
     assert (evaluation.tasks["looks"].kind, evaluation.tasks["looks"].metric) == ("multilabel", "map")
     assert (evaluation.tasks["light"].kind, evaluation.tasks["light"].metric) == ("regression", "mae")
     for result in evaluation.tasks.values():
@@ -120,17 +120,15 @@ def test_a_cache_keeps_logits_of_attributes_in_half_and_values_whole(
             with safe_open(path, "pt") as sidecar:
                 types[task] = sidecar.get_tensor("logits").dtype
     assert types == {"looks": torch.float16, "light": torch.float32}
-    evaluation = distill(
-        load_recipe(recipe, overrides, known=known_names()), out=tmp_path / "run", console=QUIET
-    )
+    evaluation = distill(load_recipe(recipe, overrides), out=tmp_path / "run", console=QUIET)
     assert set(evaluation.tasks) == {"looks", "light"}
 
 
 def test_a_bound_by_labels_needs_teachers_on_labelled_rows(recipe: Path) -> None:
-    missing = load_recipe(recipe, ["training.teachers_on=missing"], known=known_names())
+    missing = load_recipe(recipe, ["training.teachers_on=missing"])
     with pytest.raises(RecipeError, match=r"tasks\.light\.options\.bounded .*`training\.teachers_on: all`"):
         build(missing)
-    assert build(load_recipe(recipe, known=known_names())).kinds["light"].asks_labels == ("bounded",)
+    assert build(load_recipe(recipe)).kinds["light"].asks_labels == ("bounded",)
 
 
 def test_the_student_may_remember_itself(recipe: Path, tmp_path: Path) -> None:
@@ -140,26 +138,26 @@ def test_the_student_may_remember_itself(recipe: Path, tmp_path: Path) -> None:
         "tasks.light.teacher=self",
         "tasks.light.classes=[mean, spread]",
     ]
-    loaded = load_recipe(recipe, overrides, known=known_names())
+    loaded = load_recipe(recipe, overrides)
     assert set(distill(loaded, out=tmp_path / "run", console=QUIET).tasks) == {"looks", "light"}
 
 
 @pytest.mark.parametrize("task", ["looks", "light"])
 def test_a_gate_needs_a_softmax(recipe: Path, tmp_path: Path, task: str) -> None:
-    loaded = load_recipe(recipe, [f"tasks.{task}.gate={{confidence: 0.5}}"], known=known_names())
+    loaded = load_recipe(recipe, [f"tasks.{task}.gate={{confidence: 0.5}}"])
     with pytest.raises(RecipeError, match=rf"tasks\.{task}\.gate: answers of kind \w+ are no softmax"):
         distill(loaded, out=tmp_path / "run", console=QUIET)
 
 
 def test_rows_are_not_counted_by_class(recipe: Path, tmp_path: Path) -> None:
-    loaded = load_recipe(recipe, ["data.looks.limit={per_class: 2}"], known=known_names())
+    loaded = load_recipe(recipe, ["data.looks.limit={per_class: 2}"])
     with pytest.raises(RecipeError, match=r"needs labels of exactly one task with a class per picture"):
         distill(loaded, out=tmp_path / "run", console=QUIET)
 
 
 def test_a_score_in_the_labels_unit_needs_a_word_on_what_may_be_lost(recipe: Path) -> None:
     with pytest.raises(RecipeError, match=r"mae of light is measured in the unit of its labels"):
-        load_recipe(recipe, ["acceptance={looks: 1}"], known=known_names())
+        load_recipe(recipe, ["acceptance={looks: 1}"])
 
 
 def test_teachers_are_inspected_checked_and_drafted(
@@ -184,11 +182,11 @@ def test_teachers_are_inspected_checked_and_drafted(
     drafted.write_text(capsys.readouterr().out)
     assert "attributes.json" in drafted.read_text()
     assert "values.json" in drafted.read_text()
-    tasks = load_recipe(drafted, known=known_names()).tasks
+    tasks = load_recipe(drafted).tasks
     assert (tasks["looks"].kind, tasks["light"].kind) == ("multilabel", "regression")
 
 
 def test_the_check_before_training_names_a_bad_teacher(recipe: Path, tmp_path: Path) -> None:
-    loaded = load_recipe(recipe, ["tasks.light.teacher.expect=0.5", "targets=live"], known=known_names())
+    loaded = load_recipe(recipe, ["tasks.light.teacher.expect=0.5", "targets=live"])
     with pytest.raises(TeacherError, match=r"tasks\.light\.teacher: .*expected 0\.50 in mae"):
         distill(loaded, out=tmp_path / "run", console=Console(file=io.StringIO()))
