@@ -1,7 +1,9 @@
+import gc
 import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -35,6 +37,22 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     if len(files) == 1 and next(iter(files)).endswith(".py"):
         return 0
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: a run's own `gc.collect()` need not look at it each time."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module")
+def short_runs() -> Iterator[None]:
+    """Runs of this module leave out what other tests look at (`short_runs.py`)."""
+    from short_runs import shorten
+
+    with pytest.MonkeyPatch.context() as patch:
+        shorten(patch.setattr)
+        yield
 
 
 @pytest.fixture(autouse=True)
