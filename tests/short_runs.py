@@ -1,4 +1,4 @@
-"""Runs without what other tests look at: charts are blank, networks timed in few passes, hints calibrated on few rows."""
+"""Runs without what other tests look at: blank charts, networks timed in few passes, hints calibrated on few rows."""
 
 from collections.abc import Callable
 from typing import Any, TextIO

@@ -1,13 +1,9 @@
-"""The toy world with two training shards a source, and its commands as a user's own processes run them."""
+"""The toy world with two training shards a source."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 import toy_world
 
 from distill_mtl import load_recipe
@@ -15,9 +11,7 @@ from distill_mtl.data.batch import Batch
 from distill_mtl.jobs.cache import write_cache
 from distill_mtl.training.parts import Parts, build
 
-ROOT = Path(__file__).parents[2]
 ROWS = 2 * 2 * toy_world.ROWS
-TWO = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
 VIEWS = ("targets.views=3", "tasks.hue.hints=[{form: map}]", "tasks.shape.hints=[{form: map}]")
 
 
@@ -53,28 +47,3 @@ def sidecars(folder: Path) -> list[Path]:
 
 def batches(built: Parts, steps: int) -> Iterator[Batch]:
     return (batch.to("cpu") for batch in built.sources.stream(steps=steps))
-
-
-def command(*arguments: str, launcher: tuple[str, ...] = ()) -> list[str]:
-    return [sys.executable, *launcher, str(Path(__file__).with_name("cache_toys.py")), *arguments]
-
-
-def environment() -> dict[str, str]:
-    return {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "ACCELERATE_USE_CPU": "true",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
-    }
-
-
-def run(*arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    torch.set_num_threads(1)
-    return subprocess.run(
-        command(*arguments, launcher=launcher),
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )

@@ -11,6 +11,7 @@ from collections import namedtuple
 from pathlib import Path
 
 import cache_world
+import children
 import numpy as np
 import pytest
 import toy_world
@@ -132,9 +133,9 @@ def test_killed_with_kill_9_it_goes_on_and_ends_the_same(tmp_path: Path) -> None
     recipe = cache_world.make(tmp_path / "world")
     options = [f"--set={change}" for change in (*cache_world.VIEWS, SLOW)]
     process = subprocess.Popen(
-        cache_world.command("cache", str(recipe), *options),
-        cwd=cache_world.ROOT,
-        env=cache_world.environment(),
+        children.command("cache", recipe, *options),
+        cwd=children.ROOT,
+        env=children.environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -189,7 +190,7 @@ def test_stopped_by_a_signal_it_says_how_to_go_on(tmp_path: Path, monkeypatch: p
 def test_two_processes_write_the_files_of_one(tmp_path: Path) -> None:
     recipe = cache_world.make(tmp_path / "world")
     options = [f"--set={change}" for change in cache_world.VIEWS]
-    done = cache_world.run("cache", str(recipe), *options, launcher=cache_world.TWO)
+    done = children.run("cache", recipe, *options, launcher=children.TWO)
     assert done.returncode == 0, done.stdout + done.stderr
     two = contents(recipe)
     assert len(two) == FILES
@@ -202,7 +203,7 @@ def test_two_processes_write_the_files_of_one(tmp_path: Path) -> None:
 def test_what_one_process_cannot_read_is_said_once_and_the_other_finishes(tmp_path: Path) -> None:
     recipe = cache_world.make(tmp_path / "world")
     toy_world.corrupt(recipe.parent / "hue-train-1.tar", 7, digits=3)
-    done = cache_world.run("cache", str(recipe), launcher=cache_world.TWO)
+    done = children.run("cache", recipe, launcher=children.TWO)
     assert done.returncode != 0
     assert done.stderr.count("row hue-train-1-007") == 1, done.stderr
     assert "work.wait" not in done.stderr, "no process is left waiting for another"

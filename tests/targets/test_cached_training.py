@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import cache_world
+import children
 import pytest
 import torch
 import toy_world
@@ -272,9 +273,9 @@ def test_auto_is_decided_when_a_run_begins_and_kept_when_it_goes_on(tmp_path: Pa
 def test_two_processes_equal_one(recipe: Path, tmp_path: Path) -> None:
     options = [f"--set={change}" for change in (*RUN, "targets.from=cached", "training.ema=null")]
     weights = []
-    for name, launcher in (("one", ()), ("two", cache_world.TWO)):
+    for name, launcher in (("one", ()), ("two", children.TWO)):
         out = tmp_path / name
-        done = cache_world.run("distill", str(recipe), "--out", str(out), *options, launcher=launcher)
+        done = children.run("distill", recipe, "--out", out, *options, launcher=launcher)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "targets: cached, 3 views per row" in done.stdout
         weights.append(load_file(out / "student" / "model.safetensors"))

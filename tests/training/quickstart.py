@@ -1,17 +1,18 @@
 """The quickstart's recipe, shortened, as a user's own process runs it."""
 
 import json
-import os
 import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import children
 from safetensors.torch import load_file
 from torch import Tensor
 
-ROOT = Path(__file__).parents[2]
 RECIPE = "recipes/multidigits.yaml"
+SHORT = (*children.TOYS, "distill")
+"""In place of `distill.py`, which times networks and draws charts at the end."""
 
 # BatchNorm's statistics are local to a process on the CPU; the smaller batch keeps these runs short. AdamW makes
 # a step of the whole rate out of a gradient that is zero but for rounding; the small rate keeps that small.
@@ -27,28 +28,25 @@ EXACT = (
 )
 
 
-def environment() -> dict[str, str]:
-    """Of a child process: one thread, on the CPU, data in the session's cache."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-
-
-def command(out: Path, *options: str, launcher: tuple[str, ...] = ()) -> list[str]:
+def command(
+    out: Path, *options: str, launcher: Sequence[str] = (), script: Sequence[str] = SHORT
+) -> list[str]:
     """The command that runs the quickstart into `out`."""
-    return [sys.executable, *launcher, "distill.py", RECIPE, "--out", str(out), *EXACT, *options]
+    return children.command(RECIPE, "--out", out, *EXACT, *options, launcher=launcher, script=script)
 
 
-def run(out: Path, *options: str, launcher: tuple[str, ...] = ()) -> str:
+def run(out: Path, *options: str, launcher: Sequence[str] = ()) -> str:
     """Run it to its end and give what it printed; a failing run fails the test with its output."""
-    done = subprocess.run(
-        command(out, *options, launcher=launcher),
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = tried(out, *options, launcher=launcher)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def tried(
+    out: Path, *options: str, launcher: Sequence[str] = (), script: Sequence[str] = SHORT
+) -> subprocess.CompletedProcess[str]:
+    """Run it, however it ends."""
+    return children.run(RECIPE, "--out", out, *EXACT, *options, launcher=launcher, script=script)
 
 
 def metrics(out: Path) -> list[dict[str, Any]]:

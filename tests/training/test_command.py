@@ -1,5 +1,4 @@
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,13 @@ from distill_mtl.training.processes import take_all_cores
 def test_a_student_below_its_acceptance_is_exit_status_3_and_still_saved(tmp_path: Path) -> None:
     """In bf16, which trains through Accelerate's autocast on the CPU too."""
     out = tmp_path / "run"
-    done = _run(out, "--set=training.steps=3", "--set=training.precision=bf16", "--set=acceptance=0")
+    done = quickstart.tried(
+        out,
+        "--set=training.steps=3",
+        "--set=training.precision=bf16",
+        "--set=acceptance=0",
+        script=["distill.py"],
+    )
     assert done.returncode == 3, done.stdout + done.stderr
     assert "not accepted" in done.stdout
     assert all(torch.isfinite(weight).all() for weight in quickstart.weights(out).values())
@@ -23,7 +28,7 @@ def test_labels_only_through_the_launcher_needs_no_other_change(tmp_path: Path) 
     out, cache = tmp_path / "run", tmp_path / "cache"
     launcher = ("-m", "accelerate.commands.launch", "--config_file", "accelerate.yaml")
     steps = ("--labels-only", "--set=training.steps=3", "--cache", str(cache))
-    done = _run(out, *steps, "--set=balance=mgda_ub", launcher=launcher)
+    done = quickstart.tried(out, *steps, "--set=balance=mgda_ub", launcher=launcher, script=["distill.py"])
     assert done.returncode == 0, done.stdout + done.stderr
     resolved = yaml.safe_load((out / "recipe.resolved.yaml").read_text())
     assert resolved["training"]["teachers_on"] == "none"
@@ -47,14 +52,3 @@ def test_a_single_process_under_the_launcher_takes_all_cores(monkeypatch: pytest
         )
     finally:
         torch.set_num_threads(before)
-
-
-def _run(out: Path, *options: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        quickstart.command(out, *options, launcher=launcher),
-        cwd=quickstart.ROOT,
-        env=quickstart.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )

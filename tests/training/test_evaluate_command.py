@@ -1,13 +1,11 @@
 """`distill-mtl evaluate` as a deployment calls it: processes, exit status, files."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import children
 import pytest
 import toy_world
 import toys
@@ -15,9 +13,6 @@ from rich.console import Console
 
 from distill_mtl import distill
 from distill_mtl.cli import main
-
-HERE = Path(__file__).parent
-TWO = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +38,7 @@ def test_the_status_is_0_for_an_accepted_student_and_3_for_one_that_is_not(
 def test_two_processes_find_what_one_finds(finished: Path, tmp_path: Path) -> None:
     files = [tmp_path / "one.json", tmp_path / "two.json"]
     assert _status(finished, "--json", files[0]) == 0
-    done = _launched(finished, "--json", files[1])
+    done = children.run("evaluate", finished, "--json", files[1], launcher=children.TWO)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("Student against teachers") == 1
     one, two = (json.loads(file.read_text()) for file in files)
@@ -187,17 +182,6 @@ def _status(*arguments: object) -> object:
     with pytest.raises(SystemExit) as exit:
         main(["evaluate", *map(str, arguments)])
     return exit.value.code
-
-
-def _launched(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """The command in two processes."""
-    return subprocess.run(
-        [sys.executable, *TWO, str(HERE / "evaluate_toy.py"), *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "COLUMNS": "400"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def _scores(results: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
-import subprocess
-import sys
 from pathlib import Path
 
+import children
 import pytest
 import quickstart
 import toy_world
@@ -9,7 +8,6 @@ from rich.console import Console
 
 from distill_mtl import distill, load_recipe
 
-TWO = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
 VOICES = (
     "tasks.hue.teacher={student: frozen, every: 2}",
     "tasks.hue.classes=3",
@@ -27,15 +25,8 @@ def test_two_processes_equal_one_with_every_voice_at_once(tmp_path: Path) -> Non
     recipe = toy_world.build(tmp_path)
     one, two = tmp_path / "one", tmp_path / "two"
     distill(load_recipe(recipe, VOICES), out=one, console=Console(quiet=True))
-    script = str(Path(__file__).with_name("toy_run.py"))
-    done = subprocess.run(
-        [sys.executable, *TWO, script, str(recipe), str(two), *VOICES],
-        cwd=quickstart.ROOT,
-        env=quickstart.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    options = [f"--set={change}" for change in VOICES]
+    done = children.run("distill", recipe, "--out", two, *options, launcher=children.TWO)
     assert done.returncode == 0, done.stdout + done.stderr
     for ours, theirs in zip(quickstart.metrics(one), quickstart.metrics(two), strict=True):
         for task, terms in ours["tasks"].items():

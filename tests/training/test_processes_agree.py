@@ -1,17 +1,17 @@
-import os
 import shutil
 from itertools import islice
 from pathlib import Path
 
+import children
 import pytest
 import quickstart
 import toy_world
 
 from distill_mtl import load_recipe
+from distill_mtl.data import built_in
 from distill_mtl.training.parts import build
 
 STEPS = "--set=training.steps=15"
-TWO = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_two_processes_equal_one_with_the_same_global_batch(one: Path, tmp_path: Path) -> None:
     two = tmp_path / "two"
-    quickstart.run(two, STEPS, launcher=TWO)
+    quickstart.run(two, STEPS, launcher=children.TWO)
     for ours, theirs in zip(quickstart.metrics(one), quickstart.metrics(two), strict=True):
         assert ours["cosines"] == pytest.approx(theirs["cosines"], abs=2e-3), ours["step"]
         assert ours["norm"] == pytest.approx(theirs["norm"], rel=2e-3), ours["step"]
@@ -34,24 +34,14 @@ def test_two_processes_equal_one_with_the_same_global_batch(one: Path, tmp_path:
 
 def test_a_row_that_one_process_cannot_read_stops_all_with_its_name_and_a_checkpoint(tmp_path: Path) -> None:
     shard = tmp_path / "left-train.tar"
-    made = next(iter((Path(os.environ["DISTILL_MTL_CACHE"])).rglob("left-train.tar")), None)
-    assert made is not None, "the quickstart's data has not been made by the tests before"
-    shutil.copy(made, shard)
+    shutil.copy(built_in.shard("multidigits:left-train", "data.left.shards"), shard)
     changes = [change.removeprefix("--set=") for change in (*quickstart.EXACT, "--set=training.steps=30")]
-    recipe = load_recipe(quickstart.ROOT / quickstart.RECIPE, [*changes, f"data.left.shards={shard}"])
+    recipe = load_recipe(children.ROOT / quickstart.RECIPE, [*changes, f"data.left.shards={shard}"])
     late = islice(build(recipe).sources.stream(start_step=24, steps=30), 4)
     key = next(key for batch in late for key in batch.keys if key.startswith("left/"))
     toy_world.corrupt(shard, int(key[-5:]), digits=5)
-    done = quickstart.subprocess.run(
-        quickstart.command(
-            tmp_path / "run", "--set=training.steps=30", f"--set=data.left.shards={shard}", launcher=TWO
-        ),
-        cwd=quickstart.ROOT,
-        env=quickstart.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    steps, shards = "--set=training.steps=30", f"--set=data.left.shards={shard}"
+    done = quickstart.tried(tmp_path / "run", steps, shards, launcher=children.TWO)
     assert done.returncode != 0
     name = key.rpartition("/")[2]
     assert done.stderr.count(f"row {name}, ") == 1, done.stderr
@@ -59,20 +49,16 @@ def test_a_row_that_one_process_cannot_read_stops_all_with_its_name_and_a_checkp
     assert list((tmp_path / "run" / "checkpoints").glob("step_*"))
 
 
-def test_launched_without_the_cpu_variable_two_processes_are_refused(tmp_path: Path) -> None:
+def test_launched_without_the_cpu_variable_two_processes_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """torchrun alone starts two processes that Accelerate takes for two first ones."""
-    environment = {
-        key: value for key, value in quickstart.environment().items() if key != "ACCELERATE_USE_CPU"
-    }
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0")
-    done = quickstart.subprocess.run(
-        quickstart.command(tmp_path / "run", STEPS, launcher=launcher),
-        cwd=quickstart.ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
+    with_it = children.environment()
+    monkeypatch.setattr(
+        children, "environment", lambda: {k: v for k, v in with_it.items() if k != "ACCELERATE_USE_CPU"}
     )
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0")
+    done = quickstart.tried(tmp_path / "run", STEPS, launcher=launcher)
     assert done.returncode != 0
     assert "the launcher started 2 processes on a machine without a GPU" in done.stderr
     assert not (tmp_path / "run").exists()

@@ -4,6 +4,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import children
 import pytest
 import quickstart
 import torch
@@ -53,14 +54,7 @@ def test_a_run_whose_process_group_is_signalled_saves_says_how_to_go_on_and_ends
 
 
 def test_resuming_with_another_recipe_is_refused_with_the_difference(uninterrupted: Path) -> None:
-    done = subprocess.run(
-        quickstart.command(uninterrupted, *STEPS, "--resume", "--set=seed=1"),
-        cwd=quickstart.ROOT,
-        env=quickstart.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = quickstart.tried(uninterrupted, *STEPS, "--resume", "--set=seed=1")
     assert done.returncode == 2
     assert "-seed: 0" in done.stderr
     assert "+seed: 1" in done.stderr
@@ -70,8 +64,8 @@ def test_resuming_with_another_recipe_is_refused_with_the_difference(uninterrupt
 def _start(out: Path, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         quickstart.command(out, *STEPS, *options),
-        cwd=quickstart.ROOT,
-        env=quickstart.environment(),
+        cwd=children.ROOT,
+        env=children.environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
