@@ -20,7 +20,7 @@ from step_cost import ROWS, SIZE, interleaved
 from distill_mtl.balance import make_rule
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.hints import Hint
-from distill_mtl.distillation.lesson import HintPair, Lesson
+from distill_mtl.distillation.loss_config import HintPair, LossConfig
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.distillation.stages import Schedule
 from distill_mtl.recipe.schema import Recipe, StudentSection, TeacherSection
@@ -79,8 +79,8 @@ def step_of(count: int, method: str, folder: Path | None) -> Callable[[], None]:
     hints = {
         task: [Hint(student.trunk.shapes[POOLED], teachers.cards[task].shapes[POOLED])] for task in teachers
     }
-    lessons = dict.fromkeys(tasks, Lesson(hints=[pair] if folder is not None else []))
-    objective = Objective(student, lessons, hints, make_rule(method, tasks))
+    loss_configs = dict.fromkeys(tasks, LossConfig(hints=[pair] if folder is not None else []))
+    objective = Objective(student, loss_configs, hints, make_rule(method, tasks))
     recipe = Recipe.model_validate(
         {
             "student": {"model": "resnet18"},
@@ -94,7 +94,7 @@ def step_of(count: int, method: str, folder: Path | None) -> Callable[[], None]:
         objective,
         TargetProviders(LiveTeachers(dict(teachers), "all")),
         recipe,
-        schedule=Schedule.constant(lessons, 1000),
+        schedule=Schedule.constant(loss_configs, 1000),
     )
     trainer.module.train()
     batch, numbers = labelled_batch(tasks), iter(range(1000))

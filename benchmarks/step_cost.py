@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from distill_mtl.balance import make_rule
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.hints import Hint
-from distill_mtl.distillation.lesson import HintPair, Lesson
+from distill_mtl.distillation.loss_config import HintPair, LossConfig
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.distillation.stages import Schedule
 from distill_mtl.recipe.schema import Recipe, StudentSection, TeacherSection
@@ -135,8 +135,8 @@ def our_step(batch: Batch, teachers: dict[str, Teacher], method: str) -> Callabl
         task: [Hint(student.trunk.shapes[pair.student], teacher.card.shapes[pair.teacher])]
         for task, teacher in teachers.items()
     }
-    lessons = dict.fromkeys(TASKS, Lesson(hints=[pair]))
-    objective = Objective(student, lessons, hints, make_rule(method, TASKS))
+    loss_configs = dict.fromkeys(TASKS, LossConfig(hints=[pair]))
+    objective = Objective(student, loss_configs, hints, make_rule(method, TASKS))
     recipe = Recipe.model_validate(
         {
             "student": {"model": "resnet18"},
@@ -150,7 +150,7 @@ def our_step(batch: Batch, teachers: dict[str, Teacher], method: str) -> Callabl
         objective,
         TargetProviders(LiveTeachers(teachers)),
         recipe,
-        schedule=Schedule.constant(lessons, 1000),
+        schedule=Schedule.constant(loss_configs, 1000),
     )
     trainer.module.train()
     numbers = iter(range(1000))

@@ -125,7 +125,7 @@ def write_world(folder: Path) -> Path:
 
 def step_of(parts: Parts) -> Callable[[], object]:
     """One whole step of a run, its batch read from the shards."""
-    objective = Objective(parts.student, parts.lessons, parts.hints, parts.rule)
+    objective = Objective(parts.student, parts.loss_configs, parts.hints, parts.rule)
     providers = parts.providers(parts.targets(), parts.student)
     trainer = Trainer(
         start_accelerator(parts.recipe.training), objective, providers, parts.recipe, schedule=parts.schedule
@@ -143,7 +143,7 @@ def step_of(parts: Parts) -> Callable[[], object]:
 def planned(parts: Parts) -> tuple[dict[str, AnswerCodec], list[Unit]]:
     """The cache of a recipe."""
     facts = {task: parts.teachers.facts(task) for task in parts.teachers}
-    return plan_targets(parts.recipe, parts.lessons, facts, parts.sources)
+    return plan_targets(parts.recipe, parts.loss_configs, facts, parts.sources)
 
 
 def write_and_forward(recipe: Path) -> tuple[float, float]:

@@ -51,7 +51,7 @@ def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[s
         show_teachers(console, examined, parts.kinds)
         refuse_bad_teachers(examined)
     for task in parts.recipe.tasks:
-        if parts.recipe.tasks[task].hints and task in parts.teachers and not parts.lessons[task].hints:
+        if parts.recipe.tasks[task].hints and task in parts.teachers and not parts.loss_configs[task].hints:
             console.print(
                 f"{task}: its teacher has no layer for hints, so it learns without them", highlight=False
             )
@@ -149,14 +149,14 @@ def try_one_batch(parts: Parts, device: torch.device, slices: int) -> None:
     """
     batch = next(iter(parts.sources.preview(micro_batches=slices, steps=1))).to(device)
     teachers = parts.targets().to(device)
-    original = Objective(parts.student, parts.lessons, parts.hints, parts.rule)
+    original = Objective(parts.student, parts.loss_configs, parts.hints, parts.rule)
     providers = parts.providers(teachers, parts.student)
     for stage in parts.schedule.stages:
         objective = copy.deepcopy(original).to(device)
         objective.begin(stage)
         objective.eval()
         rows = providers.rows(batch, stage.taught)
-        counts = count_rows([batch], [rows], stage.lessons)
+        counts = count_rows([batch], [rows], stage.loss_configs)
         images = jitter_colors(batch.images, batch.color)
         losses, shared, _ = objective(images, batch, providers(batch, rows), counts)
         if losses:

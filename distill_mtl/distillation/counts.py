@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distill_mtl.data.batch import Batch
-from distill_mtl.distillation.lesson import Lesson
+from distill_mtl.distillation.loss_config import LossConfig
 
 Reduce = Callable[[Tensor], Tensor]
 
@@ -46,7 +46,7 @@ class Counts:
 def count_rows(
     batches: Sequence[Batch],
     taught: Sequence[Mapping[str, Tensor]],
-    lessons: Mapping[str, Lesson],
+    loss_configs: Mapping[str, LossConfig],
     *,
     world: int = 1,
     reduce: Reduce = lambda table: table,
@@ -56,21 +56,21 @@ def count_rows(
     Args:
         batches: the micro-batches of the step on this process.
         taught: per micro-batch, task -> the rows that its teacher will be asked about.
-        lessons: every task of the recipe, in one order on all processes. A label or a teacher that a
-            lesson gives no weight counts for nothing: a task of nothing but such rows is absent.
+        loss_configs: every task of the recipe, in one order on all processes. A label or a teacher that a
+            loss config gives no weight counts for nothing: a task of nothing but such rows is absent.
         world: number of processes.
         reduce: sums an int64 tensor over the processes.
     """
-    tasks = list(lessons)
+    tasks = list(loss_configs)
     # A line per task and one for any task; columns: rows with a label, with a target, with one of them.
     table = torch.zeros(len(batches), len(tasks) + 1, 3, dtype=torch.int64)
     for m, (batch, asked) in enumerate(zip(batches, taught, strict=True)):
         speaks = torch.zeros(len(tasks), len(batch), dtype=torch.bool)
         for t, task in enumerate(tasks):
-            if lessons[task].uses_labels:
+            if loss_configs[task].uses_labels:
                 speaks[t] |= batch.labelled[task]
                 table[m, t, 0] = batch.labelled[task].sum()
-            if lessons[task].uses_teacher and task in asked:
+            if loss_configs[task].uses_teacher and task in asked:
                 speaks[t, asked[task]] = True
                 table[m, t, 1] = len(asked[task])
         table[m, :-1, 2] = speaks.sum(1)

@@ -14,7 +14,7 @@ from distill_mtl.balance import Rule, Shared
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.counts import Counts
 from distill_mtl.distillation.hints import Hint
-from distill_mtl.distillation.lesson import Lesson
+from distill_mtl.distillation.loss_config import LossConfig
 from distill_mtl.distillation.stages import Stage, only_train
 from distill_mtl.students.student import Student
 from distill_mtl.tasks.base import Truth
@@ -28,21 +28,21 @@ class Objective(nn.Module):
 
     Args:
         student: its trunk returns every feature that a head or a hint reads.
-        lessons: task -> how it is learned, until `begin` says otherwise.
-        hints: task -> its adapters, one per pair of the lesson.
+        loss_configs: task -> how it is learned, until `begin` says otherwise.
+        hints: task -> its adapters, one per pair of the loss_config.
         rule: the balancing rule, here so that its parameters and state are saved with the rest.
     """
 
     def __init__(
         self,
         student: Student,
-        lessons: Mapping[str, Lesson],
+        loss_configs: Mapping[str, LossConfig],
         hints: Mapping[str, Sequence[Hint]],
         rule: Rule,
     ) -> None:
         super().__init__()
         self.student = student
-        self.lessons = dict(lessons)
+        self.loss_configs = dict(loss_configs)
         self.adapters = nn.ModuleDict(
             {task: nn.ModuleList(of_task) for task, of_task in hints.items() if of_task}
         )
@@ -64,10 +64,10 @@ class Objective(nn.Module):
             The losses of the tasks that are present in this micro-batch on any process, each a scalar;
             the shared features that they were cut at; and the weighted terms behind each loss, detached.
         """
-        shared = Shared(self.student.trunk(images), list(self.lessons))
+        shared = Shared(self.student.trunk(images), list(self.loss_configs))
         losses: dict[str, Tensor] = {}
         terms: dict[str, Terms] = {}
-        for task in self.lessons:
+        for task in self.loss_configs:
             named = self._terms(task, shared[task], batch, targets.get(task), counts)
             if task in counts.present[micro]:
                 losses[task] = torch.stack([*named.values()]).sum() if named else images.new_zeros(())
@@ -79,7 +79,7 @@ class Objective(nn.Module):
 
     def begin(self, stage: Stage) -> None:
         """From now on learn as a stage says; what it does not train goes into evaluation mode."""
-        self.lessons = dict(stage.lessons)
+        self.loss_configs = dict(stage.loss_configs)
         self.train()
         if stage.trains is not None:
             only_train(self.student, stage.trains, "student.")
@@ -103,8 +103,8 @@ class Objective(nn.Module):
     def used_terms(self) -> dict[str, set[str]]:
         """Task -> the terms that its loss can have."""
         used = {}
-        for task, lesson in self.lessons.items():
-            weights = lesson.weights.model_dump()
+        for task, loss_config in self.loss_configs.items():
+            weights = loss_config.weights.model_dump()
             used[task] = {term for term, weight in weights.items() if weight > 0}
             if task not in self.adapters:
                 used[task] -= {"hint"}
@@ -118,31 +118,31 @@ class Objective(nn.Module):
         self, task: str, features: Mapping[str, Tensor], batch: Batch, target: Target | None, counts: Counts
     ) -> Terms:
         """The weighted terms that this process's rows have, each scaled to the global mean over rows."""
-        lesson, kind = self.lessons[task], self.student.kinds[task]
+        loss_config, kind = self.loss_configs[task], self.student.kinds[task]
         labelled = batch.labelled[task].nonzero().flatten().to(batch.images.device, non_blocking=True)
-        supervised = lesson.uses_labels and len(labelled) > 0
-        softly = target is not None and lesson.weights.soft_targets > 0
+        supervised = loss_config.uses_labels and len(labelled) > 0
+        softly = target is not None and loss_config.weights.soft_targets > 0
         terms: Terms = {}
         if supervised or softly:
             logits = self.student.heads[task](features)
         if supervised:
             loss = kind.supervised_loss(logits[labelled], batch.labels[task][labelled])
             terms["supervised"] = loss.sum() * (
-                lesson.weights.supervised * counts.share / counts.labelled[task]
+                loss_config.weights.supervised * counts.share / counts.labelled[task]
             )
-        if target is None or not lesson.uses_teacher:
+        if target is None or not loss_config.uses_teacher:
             return terms
         per_row = counts.share / counts.taught[task]
         if softly:
             student, teacher = logits[target.rows], target.output.logits
             truth: Truth | None = _truth(task, batch, target.rows)
-            if lesson.known is not None:  # of other classes the teacher says nothing, neither yes nor no
-                student, teacher, truth = student[:, lesson.known], teacher[:, lesson.known], None
-            loss = _masked(kind.soft_target_loss(student, teacher, lesson.temperature, truth), target)
-            terms["soft_targets"] = loss.sum() * (lesson.weights.soft_targets * per_row)
-        if lesson.weights.hint and task in self.adapters:
+            if loss_config.known is not None:  # of other classes the teacher says nothing, neither yes nor no
+                student, teacher, truth = student[:, loss_config.known], teacher[:, loss_config.known], None
+            loss = _masked(kind.soft_target_loss(student, teacher, loss_config.temperature, truth), target)
+            terms["soft_targets"] = loss.sum() * (loss_config.weights.soft_targets * per_row)
+        if loss_config.weights.hint and task in self.adapters:
             loss = _masked(self._hint_loss(task, features, target), target)
-            terms["hint"] = loss.sum() * (lesson.weights.hint * per_row)
+            terms["hint"] = loss.sum() * (loss_config.weights.hint * per_row)
         return terms
 
     def _hint_loss(self, task: str, features: Mapping[str, Tensor], target: Target) -> Tensor:
@@ -150,7 +150,7 @@ class Objective(nn.Module):
         adapters = cast(nn.ModuleList, self.adapters[task])
         losses = [
             hint(features[pair.student][target.rows], target.output.hidden[pair.teacher])
-            for pair, hint in zip(self.lessons[task].hints, adapters, strict=True)
+            for pair, hint in zip(self.loss_configs[task].hints, adapters, strict=True)
         ]
         return torch.stack(losses).mean(0)
 
@@ -160,7 +160,7 @@ class Objective(nn.Module):
         DistributedDataParallel waits for a gradient of every parameter on every process, also of a head
         that has no row here.
         """
-        parameters = [p for task in self.lessons for p in self.task_parameters(task) if p.requires_grad]
+        parameters = [p for task in self.loss_configs for p in self.task_parameters(task) if p.requires_grad]
         return torch.stack([p.sum() for p in parameters]).sum() * 0.0
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from distill_mtl.distillation.hints import Hint
-from distill_mtl.distillation.lesson import Lesson
+from distill_mtl.distillation.loss_config import LossConfig
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.students.student import Student
 from distill_mtl.students.trunk import Trunk
@@ -24,18 +24,18 @@ class Stage:
 
     Attributes:
         ends: the first step after it.
-        lessons: task -> how it is learned; the pairs of layers are the same in all stages.
+        loss_configs: task -> how it is learned; the pairs of layers are the same in all stages.
         trains: names of the parameters that train, as `Objective` has them; None: all.
     """
 
     ends: int
-    lessons: Mapping[str, Lesson]
+    loss_configs: Mapping[str, LossConfig]
     trains: frozenset[str] | None = None
 
     @property
     def taught(self) -> frozenset[str]:
         """The tasks whose loss uses a teacher's answer."""
-        return frozenset(task for task, lesson in self.lessons.items() if lesson.uses_teacher)
+        return frozenset(task for task, loss_config in self.loss_configs.items() if loss_config.uses_teacher)
 
 
 class Schedule:
@@ -50,9 +50,9 @@ class Schedule:
         self._ends = [stage.ends for stage in stages]
 
     @classmethod
-    def constant(cls, lessons: Mapping[str, Lesson], steps: int) -> "Schedule":
-        """The same lessons from the first step to the last."""
-        return cls([Stage(steps, lessons)])
+    def constant(cls, loss_configs: Mapping[str, LossConfig], steps: int) -> "Schedule":
+        """The same loss configs from the first step to the last."""
+        return cls([Stage(steps, loss_configs)])
 
     @property
     def steps(self) -> int:

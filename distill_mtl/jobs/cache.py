@@ -129,7 +129,7 @@ def _prepare(path: Path, overrides: Sequence[str]) -> _Job:
     for teacher in parts.teachers.values():
         teacher.to(accelerator.device)
     facts = {task: parts.teachers.facts(task) for task in parts.teachers}
-    codecs, units = plan_targets(parts.recipe, parts.lessons, facts, parts.sources)
+    codecs, units = plan_targets(parts.recipe, parts.loss_configs, facts, parts.sources)
     if not codecs:
         raise RecipeError(f"Recipe {path}: no task has a teacher whose answers change its loss.")
     return _Job(

@@ -126,7 +126,7 @@ def _train(
 ) -> Session:
     """Train from the last checkpoint, or from the beginning, to the last step."""
     teachers = parts.targets(precisions).to(accelerator.device)
-    objective = Objective(parts.student, parts.lessons, parts.hints, parts.rule).to(accelerator.device)
+    objective = Objective(parts.student, parts.loss_configs, parts.hints, parts.rule).to(accelerator.device)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
     providers = parts.providers(teachers, objective.student, accelerator.autocast)
@@ -137,7 +137,7 @@ def _train(
     else:
         samples = _calibration_rows(parts, accelerator)
         calibrate_hints(
-            (batch.to(accelerator.device) for batch in samples), teachers, parts.lessons, parts.hints
+            (batch.to(accelerator.device) for batch in samples), teachers, parts.loss_configs, parts.hints
         )
     if accelerator.is_main_process:
         folder.cut_metrics(session.step)

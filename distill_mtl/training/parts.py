@@ -16,7 +16,7 @@ from distill_mtl.balance import Rule, make_rule
 from distill_mtl.balance.loss_rule import LossRule
 from distill_mtl.data import Sources, open_sources
 from distill_mtl.distillation.hints import Hint
-from distill_mtl.distillation.lesson import HintPair, Lesson
+from distill_mtl.distillation.loss_config import HintPair, LossConfig
 from distill_mtl.distillation.stages import Schedule
 from distill_mtl.errors import RecipeError, UserError
 from distill_mtl.networks.features import FeatureShape
@@ -62,8 +62,8 @@ class Parts:
         teachers: task -> teacher, for the tasks that have one; the student itself as self-teacher is none.
         student: with every feature that heads and hints read.
         sources: the data sets, in the canonical size.
-        lessons: task -> how it is learned where no stage of the schedule says otherwise.
-        schedule: the lessons of every step.
+        loss_configs: task -> how it is learned where no stage of the schedule says otherwise.
+        schedule: the loss configs of every step.
         gates: task -> which of its teacher's rows are masked, where the recipe says.
         self_teachers: when each self-teacher looks at the student -> the tasks that it teaches.
         hints: task -> its adapters.
@@ -79,7 +79,7 @@ class Parts:
     teachers: Teachers
     student: Student
     sources: Sources
-    lessons: Mapping[str, Lesson]
+    loss_configs: Mapping[str, LossConfig]
     schedule: Schedule
     gates: Mapping[str, Gate]
     self_teachers: Mapping[SelfTeacherSchedule, list[str]]
@@ -158,14 +158,14 @@ def build(recipe: Recipe) -> Parts:
     inputs = [student.trunk.inputs, *(card.inputs for card in teachers.cards.values())]
     sources = build_sources(recipe, kinds, inputs)
     recipe, cached, taught = choose_targets(
-        recipe, lambda settled: _lessons(settled, student, teachers.cards), teachers, sources
+        recipe, lambda settled: _loss_configs(settled, student, teachers.cards), teachers, sources
     )
-    lessons = _lessons(recipe, student, teachers.cards)
-    hints = _hints(recipe, lessons, student, teachers.cards)
-    schedule = build_schedule(recipe, lessons, student, hints, _steps(recipe, sources))
+    loss_configs = _loss_configs(recipe, student, teachers.cards)
+    hints = _hints(recipe, loss_configs, student, teachers.cards)
+    schedule = build_schedule(recipe, loss_configs, student, hints, _steps(recipe, sources))
     refuse_untaught(recipe, schedule, sources)
     rule, balance = choose_rule(recipe, schedule, teachers, sources)
-    masks = gates(recipe, lessons, kinds)
+    masks = gates(recipe, loss_configs, kinds)
     self_teachers = plan_self_teachers(recipe, sources, schedule.steps)
     return Parts(
         recipe,
@@ -173,7 +173,7 @@ def build(recipe: Recipe) -> Parts:
         teachers,
         student,
         sources,
-        lessons,
+        loss_configs,
         schedule,
         masks,
         self_teachers,
@@ -288,7 +288,7 @@ def choose_rule(
         task
         for task in recipe.tasks
         if not all(
-            _covered(task, recipe, stage.lessons[task], task in teachers, sources)
+            _covered(task, recipe, stage.loss_configs[task], task in teachers, sources)
             for stage in schedule.stages
         )
     ]
@@ -345,31 +345,38 @@ def _steps(recipe: Recipe, sources: Sources) -> int:
     return max(1, round(float(training.epochs or 0) * sources.steps_per_epoch(training.batch_size)))
 
 
-def _covered(task: str, recipe: Recipe, lesson: Lesson, has_teacher: bool, sources: Sources) -> bool:
-    taught = has_teacher and lesson.uses_teacher and recipe.training.teachers_on != "none"
-    if taught and (recipe.training.teachers_on == "all" or lesson.uses_labels):
+def _covered(task: str, recipe: Recipe, loss_config: LossConfig, has_teacher: bool, sources: Sources) -> bool:
+    taught = has_teacher and loss_config.uses_teacher and recipe.training.teachers_on != "none"
+    if taught and (recipe.training.teachers_on == "all" or loss_config.uses_labels):
         return True
-    return lesson.uses_labels and sources.covered_by_labels(task)
+    return loss_config.uses_labels and sources.covered_by_labels(task)
 
 
-def _lessons(recipe: Recipe, student: Student, teachers: Mapping[str, TeacherCard]) -> dict[str, Lesson]:
-    return {task: _lesson(section, student, teachers.get(task)) for task, section in recipe.tasks.items()}
+def _loss_configs(
+    recipe: Recipe, student: Student, teachers: Mapping[str, TeacherCard]
+) -> dict[str, LossConfig]:
+    return {
+        task: _loss_config(section, student, teachers.get(task)) for task, section in recipe.tasks.items()
+    }
 
 
-def _lesson(section: TaskSection, student: Student, teacher: TeacherCard | None) -> Lesson:
+def _loss_config(section: TaskSection, student: Student, teacher: TeacherCard | None) -> LossConfig:
     if teacher is None:
-        return Lesson(section.weights, section.temperature)
+        return LossConfig(section.weights, section.temperature)
     named = [
         (hint.student or student.trunk.last, hint.teacher or teacher.last_map, hint.form == "pooled")
         for hint in section.hints
     ]
     # A network that gives nothing but its answer has no default layer to take a hint from.
     pairs = [HintPair(mine, theirs, pooled) for mine, theirs, pooled in named if theirs is not None]
-    return Lesson(section.weights, section.temperature, pairs, teacher.known)
+    return LossConfig(section.weights, section.temperature, pairs, teacher.known)
 
 
 def _hints(
-    recipe: Recipe, lessons: Mapping[str, Lesson], student: Student, teachers: Mapping[str, TeacherCard]
+    recipe: Recipe,
+    loss_configs: Mapping[str, LossConfig],
+    student: Student,
+    teachers: Mapping[str, TeacherCard],
 ) -> dict[str, list[Hint]]:
     """The adapters of every task with a teacher; their first weights follow from the seed."""
     if recipe.training.teachers_on == "none":
@@ -379,7 +386,7 @@ def _hints(
         return {
             task: [
                 Hint(student.trunk.shapes[pair.student], _seen_by_hint(teacher.shapes[pair.teacher], pair))
-                for pair in lessons[task].hints
+                for pair in loss_configs[task].hints
             ]
             for task, teacher in teachers.items()
         }

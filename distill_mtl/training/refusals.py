@@ -46,7 +46,7 @@ def refuse_unknown_drops(recipe: Recipe, kinds: Mapping[str, TaskKind]) -> None:
 def refuse_untaught(recipe: Recipe, schedule: Schedule, sources: Sources) -> None:
     """Refuse a task whose labels teach nothing and leave its teacher no row: its head would stay random."""
     for task in recipe.tasks:
-        labels_teach = any(stage.lessons[task].uses_labels for stage in schedule.stages)
+        labels_teach = any(stage.loss_configs[task].uses_labels for stage in schedule.stages)
         if labels_teach or recipe.training.teachers_on != "missing" or not sources.covered_by_labels(task):
             continue
         raise RecipeError(

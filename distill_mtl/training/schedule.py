@@ -1,10 +1,10 @@
-"""From a recipe's `schedule` to the lessons of every step, with everything that makes no sense refused."""
+"""From a recipe's `schedule` to the loss configs of every step, with everything that makes no sense refused."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from distill_mtl.distillation.hints import Hint
-from distill_mtl.distillation.lesson import Lesson
+from distill_mtl.distillation.loss_config import LossConfig
 from distill_mtl.distillation.stages import Schedule, Stage, named_parameters
 from distill_mtl.errors import RecipeError, UserError
 from distill_mtl.recipe import Recipe
@@ -15,13 +15,13 @@ Hints = Mapping[str, Sequence[Hint]]
 
 
 def build_schedule(
-    recipe: Recipe, lessons: Mapping[str, Lesson], student: Student, hints: Hints, steps: int
+    recipe: Recipe, loss_configs: Mapping[str, LossConfig], student: Student, hints: Hints, steps: int
 ) -> Schedule:
     """The stages of a run; a single one where the recipe has none.
 
     Args:
         recipe: as loaded.
-        lessons: task -> how it is learned where no stage says otherwise.
+        loss_configs: task -> how it is learned where no stage says otherwise.
         student: built.
         hints: task -> its adapters.
         steps: of the run.
@@ -33,13 +33,15 @@ def build_schedule(
     sections = recipe.schedule or [StageSection()]
     stages: list[Stage] = []
     for number, (section, ends) in enumerate(zip(sections, _ends(sections, steps), strict=True)):
-        in_stage = {task: _lesson(section, task, lesson) for task, lesson in lessons.items()}
+        in_stage = {
+            task: _loss_config(section, task, loss_config) for task, loss_config in loss_configs.items()
+        }
         trains = _trains(number, section, student, in_stage, hints)
         stage = Stage(ends, in_stage, trains)
         _refuse_idle(f"schedule.{number}", section, recipe, student, hints, stage)
         stages.append(stage)
-    for task in lessons:
-        if not any(_terms(recipe, hints, stage.lessons[task], task) for stage in stages):
+    for task in loss_configs:
+        if not any(_terms(recipe, hints, stage.loss_configs[task], task) for stage in stages):
             raise RecipeError(
                 f"tasks.{task}: nothing trains the task: none of the terms of its loss has both a weight and rows. "
                 "Look at `weights`, at `training.teachers_on` and at the `schedule`."
@@ -68,13 +70,13 @@ def _ends(sections: Sequence[StageSection], steps: int) -> list[int]:
     return ends
 
 
-def _lesson(section: StageSection, task: str, lesson: Lesson) -> Lesson:
+def _loss_config(section: StageSection, task: str, loss_config: LossConfig) -> LossConfig:
     """The task's word, then the stage's, then the stage's about the task."""
-    weights, temperature = _changed(lesson.weights, section.weights), section.temperature
+    weights, temperature = _changed(loss_config.weights, section.weights), section.temperature
     if task in section.tasks:
         weights = _changed(weights, section.tasks[task].weights)
         temperature = section.tasks[task].temperature or temperature
-    return replace(lesson, weights=weights, temperature=temperature or lesson.temperature)
+    return replace(loss_config, weights=weights, temperature=temperature or loss_config.temperature)
 
 
 def _changed(weights: TermWeights, stage: StageWeights) -> TermWeights:
@@ -82,15 +84,15 @@ def _changed(weights: TermWeights, stage: StageWeights) -> TermWeights:
 
 
 def _trains(
-    number: int, section: StageSection, student: Student, lessons: Mapping[str, Lesson], hints: Hints
+    number: int, section: StageSection, student: Student, loss_configs: Mapping[str, LossConfig], hints: Hints
 ) -> frozenset[str] | None:
     if section.train is None:
         return None
     guided = [
         pair.student
-        for task, lesson in lessons.items()
-        if hints.get(task) and lesson.weights.hint
-        for pair in lesson.hints
+        for task, loss_config in loss_configs.items()
+        if hints.get(task) and loss_config.weights.hint
+        for pair in loss_config.hints
     ]
     names: frozenset[str] = frozenset()
     for position, part in enumerate(section.train):
@@ -104,7 +106,9 @@ def _trains(
 def _refuse_idle(
     key: str, section: StageSection, recipe: Recipe, student: Student, hints: Hints, stage: Stage
 ) -> None:
-    terms = {task: _terms(recipe, hints, lesson, task) for task, lesson in stage.lessons.items()}
+    terms = {
+        task: _terms(recipe, hints, loss_config, task) for task, loss_config in stage.loss_configs.items()
+    }
     if not any(terms.values()):
         raise RecipeError(
             f"{key}: no task has anything to learn in this stage: no term of a loss has both a weight and rows. "
@@ -119,7 +123,7 @@ def _refuse_idle(
             reached |= named_parameters(student, hints, f"heads:{task}")
             reached |= named_parameters(student, hints, "trunk")
         if "hint" in of_task:
-            layers = [pair.student for pair in stage.lessons[task].hints]
+            layers = [pair.student for pair in stage.loss_configs[task].hints]
             reached |= named_parameters(student, {task: hints[task]}, "adapters")
             reached |= named_parameters(student, hints, "guided", layers)
     if not stage.trains & reached:
@@ -129,13 +133,13 @@ def _refuse_idle(
         )
 
 
-def _terms(recipe: Recipe, hints: Hints, lesson: Lesson, task: str) -> frozenset[str]:
+def _terms(recipe: Recipe, hints: Hints, loss_config: LossConfig, task: str) -> frozenset[str]:
     """The terms of the task's loss that rows can have."""
     labelled = any(task in source.labels for source in recipe.data.values())
     taught = recipe.tasks[task].teacher is not None and recipe.training.teachers_on != "none"
     possible = {
-        "supervised": labelled and lesson.weights.supervised > 0,
-        "soft_targets": taught and lesson.weights.soft_targets > 0,
-        "hint": taught and lesson.weights.hint > 0 and bool(hints.get(task)),
+        "supervised": labelled and loss_config.weights.supervised > 0,
+        "soft_targets": taught and loss_config.weights.soft_targets > 0,
+        "hint": taught and loss_config.weights.hint > 0 and bool(hints.get(task)),
     }
     return frozenset(term for term, is_possible in possible.items() if is_possible)

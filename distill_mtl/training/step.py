@@ -30,7 +30,7 @@ class StepReport:
         terms: task -> term -> weighted value, this process's share of the mean over global rows.
         weights: task -> weight that the rule chose in the last micro-batch.
         rate: learning rate of the student.
-        used: task -> the terms that its lesson has.
+        used: task -> the terms that its loss has.
         gates: tasks with a gate.
         gated: task -> masked rows of this process.
     """
@@ -105,7 +105,7 @@ class Trainer:
         objective: student, adapters and rule.
         providers: of targets, on the accelerator's device; never prepared.
         recipe: says how to step.
-        schedule: the lessons of every step of the run.
+        schedule: the loss configs of every step of the run.
 
     Attributes:
         asynchronous: gradients that wait for their part's step; None where all parts step together.
@@ -141,7 +141,7 @@ class Trainer:
         counts = count_rows(
             batches,
             taught,
-            stage.lessons,
+            stage.loss_configs,
             world=self.accelerator.num_processes,
             reduce=self._sum_over_processes,
         )
@@ -201,11 +201,11 @@ class Trainer:
         if not counts.total:
             return list(self.objective.parameters())
         silent: list[nn.Parameter] = []
-        for task, lesson in self.objective.lessons.items():
-            answers = counts.labelled[task] + counts.taught[task] * (lesson.weights.soft_targets > 0)
+        for task, loss_config in self.objective.loss_configs.items():
+            answers = counts.labelled[task] + counts.taught[task] * (loss_config.weights.soft_targets > 0)
             if not answers:
                 silent += self.objective.student.heads[task].parameters()
-            if not counts.taught[task] or not lesson.weights.hint:
+            if not counts.taught[task] or not loss_config.weights.hint:
                 silent += self.objective.adapter_parameters(task)
         return silent
 

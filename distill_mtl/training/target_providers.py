@@ -11,7 +11,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from distill_mtl.data import Sources
-from distill_mtl.distillation.lesson import Lesson
+from distill_mtl.distillation.loss_config import LossConfig
 from distill_mtl.errors import CacheError, RecipeError, StoppedElsewhere
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import TeacherSection
@@ -27,17 +27,17 @@ DECAY = 0.999
 FREEZES = 10
 """How often a self-teacher is frozen where the recipe does not say and the stream has no phases."""
 
-LessonsOf = Callable[[Recipe], Mapping[str, Lesson]]
+ConfigsOf = Callable[[Recipe], Mapping[str, LossConfig]]
 
 
 def choose_targets(
-    recipe: Recipe, lessons_of: LessonsOf, teachers: Teachers, sources: Sources
+    recipe: Recipe, configs_of: ConfigsOf, teachers: Teachers, sources: Sources
 ) -> tuple[Recipe, CachedTargets | None, str]:
     """Open the cache where the recipe asks for it, or says `auto` and there is one.
 
     Args:
         recipe: as loaded.
-        lessons_of: a settled recipe -> how each task is learned.
+        configs_of: a settled recipe -> how each task is learned.
         teachers: task -> teacher.
         sources: of the recipe; with a cache they replay its views from now on.
 
@@ -54,13 +54,15 @@ def choose_targets(
     if wanted == "live":
         return live, None, f"targets: live{_views(live.targets.view_count)}"
     settled = settle_targets(recipe, "cached")
-    lessons = lessons_of(settled)
-    asked = [task for task in teachers if _asks(recipe, lessons[task])]
+    loss_configs = configs_of(settled)
+    asked = [task for task in teachers if _asks(recipe, loss_configs[task])]
     if not asked:
         return live, None, "targets: none, no task asks a teacher"
     cached, problem = None, None
     if wanted == "cached" or _anything_cached(asked, sources):
-        cached, problem = _open(settled, lessons, {task: teachers.facts(task) for task in asked}, sources)
+        cached, problem = _open(
+            settled, loss_configs, {task: teachers.facts(task) for task in asked}, sources
+        )
     everywhere = _on_every_process(cached is not None)
     if cached is not None and all(everywhere):
         sources.see_under(StoredViews(cached.cache))
@@ -104,7 +106,10 @@ def live_twin(recipe: Recipe) -> Recipe:
 
 
 def plan_targets(
-    recipe: Recipe, lessons: Mapping[str, Lesson], facts: Mapping[str, TeacherFacts], sources: Sources
+    recipe: Recipe,
+    loss_configs: Mapping[str, LossConfig],
+    facts: Mapping[str, TeacherFacts],
+    sources: Sources,
 ) -> tuple[dict[str, AnswerCodec], list[Unit]]:
     """How each teacher's answers are kept, and every sidecar that the cache of a settled recipe has.
 
@@ -114,7 +119,7 @@ def plan_targets(
     codecs = {
         task: AnswerCodec(
             teacher,
-            _pooled(lessons[task]),
+            _pooled(loss_configs[task]),
             logits=logits_kept_in(KINDS[teacher.card.kind], targets.logits),
             features=targets.features,
             top_k=targets.top_k
@@ -122,7 +127,7 @@ def plan_targets(
             else None,
         )
         for task, teacher in facts.items()
-        if _asks(recipe, lessons[task])
+        if _asks(recipe, loss_configs[task])
     }
     views = targets.view_count or 1
     units = plan_cache(sources.opened, codecs, views=views, size=sources.size, seed=recipe.seed)
@@ -137,15 +142,15 @@ def logits_kept_in(kind: type[TaskKind], wanted: Numbers) -> Numbers:
     return "fp16" if wanted == "int8" and kind.dense and not kind.exclusive else wanted
 
 
-def _asks(recipe: Recipe, lesson: Lesson) -> bool:
-    """Whether the teacher may be asked at all; a stage of a schedule may use what the lesson itself does not."""
-    return lesson.uses_teacher or bool(recipe.schedule)
+def _asks(recipe: Recipe, loss_config: LossConfig) -> bool:
+    """Whether the teacher may be asked at all; a stage of a schedule may use what the task itself does not."""
+    return loss_config.uses_teacher or bool(recipe.schedule)
 
 
-def _pooled(lesson: Lesson) -> dict[str, bool]:
+def _pooled(loss_config: LossConfig) -> dict[str, bool]:
     """Layer of the teacher -> whether no hint needs its map."""
     pooled: dict[str, bool] = {}
-    for pair in lesson.hints:
+    for pair in loss_config.hints:
         pooled[pair.teacher] = pooled.get(pair.teacher, True) and pair.pooled
     return pooled
 
@@ -158,9 +163,12 @@ def _anything_cached(tasks: Iterable[str], sources: Sources) -> bool:
 
 
 def _open(
-    recipe: Recipe, lessons: Mapping[str, Lesson], facts: Mapping[str, TeacherFacts], sources: Sources
+    recipe: Recipe,
+    loss_configs: Mapping[str, LossConfig],
+    facts: Mapping[str, TeacherFacts],
+    sources: Sources,
 ) -> tuple[CachedTargets | None, CacheError | None]:
-    codecs, units = plan_targets(recipe, lessons, facts, sources)
+    codecs, units = plan_targets(recipe, loss_configs, facts, sources)
     try:
         cache = OpenCache(units, sources.opened, Places())
     except CacheError as error:
@@ -258,7 +266,9 @@ def plan_self_teachers(recipe: Recipe, sources: Sources, steps: int) -> dict[Sel
     return found
 
 
-def gates(recipe: Recipe, lessons: Mapping[str, Lesson], kinds: Mapping[str, TaskKind]) -> dict[str, Gate]:
+def gates(
+    recipe: Recipe, loss_configs: Mapping[str, LossConfig], kinds: Mapping[str, TaskKind]
+) -> dict[str, Gate]:
     """task -> which of its teacher's rows are masked, where the recipe says.
 
     Raises:
@@ -273,7 +283,7 @@ def gates(recipe: Recipe, lessons: Mapping[str, Lesson], kinds: Mapping[str, Tas
                 f"tasks.{task}.gate: kind {kinds[task].name} has no softmax over classes, so its answers have no "
                 "entropy and no confidence. Remove `gate`."
             )
-        known = lessons[task].known
+        known = loss_configs[task].known
         if section.gate.entropy is not None:
             found[task] = Gate("entropy", section.gate.entropy, known)
         elif section.gate.confidence is not None:

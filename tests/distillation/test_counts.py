@@ -2,7 +2,7 @@ import torch
 
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.counts import count_rows
-from distill_mtl.distillation.lesson import Lesson
+from distill_mtl.distillation.loss_config import LossConfig
 from distill_mtl.recipe.schema import TermWeights
 
 
@@ -11,7 +11,7 @@ def test_rows_are_counted_over_micro_batches_and_processes() -> None:
     here = count_rows(
         [first, second],
         [{"b": torch.arange(3)}, {"b": torch.arange(2)}],
-        {"a": Lesson(), "b": Lesson()},
+        {"a": LossConfig(), "b": LossConfig()},
         world=2,
         reduce=lambda table: table * 2,  # the other process has the same rows
     )
@@ -28,13 +28,13 @@ def test_a_task_present_on_another_process_alone_is_present() -> None:
         other[0, 0, 0] = 5
         return table + other
 
-    counts = count_rows([_batch([0, 0])], [{}], {"a": Lesson()}, world=2, reduce=with_the_other)
+    counts = count_rows([_batch([0, 0])], [{}], {"a": LossConfig()}, world=2, reduce=with_the_other)
     assert counts.present == [{"a"}]
 
 
 def test_labels_without_weight_do_not_make_a_task_present() -> None:
-    lesson = Lesson(TermWeights(supervised=0))
-    counts = count_rows([_batch([1, 1])], [{}], {"a": lesson})
+    loss_config = LossConfig(TermWeights(supervised=0))
+    counts = count_rows([_batch([1, 1])], [{}], {"a": loss_config})
     assert counts.absent == {"a"}
 
 

@@ -8,7 +8,7 @@ from distill_mtl.balance import make_rule
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.counts import count_rows
 from distill_mtl.distillation.hints import Hint
-from distill_mtl.distillation.lesson import HintPair, Lesson
+from distill_mtl.distillation.loss_config import HintPair, LossConfig
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.teachers.output import Target, TeacherOutput
 
@@ -33,8 +33,10 @@ def test_a_masked_row_teaches_nothing_and_still_counts() -> None:
 def _one_task() -> tuple[Objective, Batch, Target]:
     student = toys.toy_student({"a": toys.classification(3)})
     shape = student.trunk.shapes["second"]
-    lesson = Lesson(hints=[HintPair("second", "second")])
-    objective = Objective(student, {"a": lesson}, {"a": [Hint(shape, shape)]}, make_rule("uniform", ["a"]))
+    loss_config = LossConfig(hints=[HintPair("second", "second")])
+    objective = Objective(
+        student, {"a": loss_config}, {"a": [Hint(shape, shape)]}, make_rule("uniform", ["a"])
+    )
     images = torch.rand(4, 3, toys.SIZE, toys.SIZE)
     batch = Batch(
         images, {"a": torch.zeros(4).long()}, {"a": torch.zeros(4).bool()}, [""] * 4, torch.zeros(4).long()
@@ -47,7 +49,7 @@ def _run(
     objective: Objective, batch: Batch, target: Target
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     objective.zero_grad()
-    counts = count_rows([batch], [{"a": target.rows}], objective.lessons)
+    counts = count_rows([batch], [{"a": target.rows}], objective.loss_configs)
     losses, shared, terms = objective(batch.images, batch, {"a": target}, counts)
     objective.rule.backward(losses, shared)
     return {n: p.grad.clone() for n, p in objective.named_parameters() if p.grad is not None}, terms["a"]

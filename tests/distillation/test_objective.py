@@ -9,7 +9,7 @@ from distill_mtl.balance import make_rule
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.counts import count_rows
 from distill_mtl.distillation.hints import Hint
-from distill_mtl.distillation.lesson import HintPair, Lesson
+from distill_mtl.distillation.loss_config import HintPair, LossConfig
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.recipe.schema import TeacherSection, TermWeights
 from distill_mtl.targets.live import LiveTeachers
@@ -20,7 +20,9 @@ ROWS = 12
 
 
 def test_one_teacher_through_the_general_path_is_plain_distillation(tmp_path: Path) -> None:
-    objective, teachers = _merge(tmp_path, {"a": toys.classification(4)}, lesson=Lesson(temperature=3.0))
+    objective, teachers = _merge(
+        tmp_path, {"a": toys.classification(4)}, loss_config=LossConfig(temperature=3.0)
+    )
     batch = _batch({"a": [0] * ROWS})
     losses = _losses(objective, teachers, batch)
     logits = objective.student(batch.images)["a"]
@@ -87,14 +89,14 @@ def test_a_task_without_rows_is_absent_and_changes_nothing_else(tmp_path: Path) 
 
 def test_a_label_without_weight_leaves_its_rows_silent(tmp_path: Path) -> None:
     kinds = {"a": toys.classification(4)}
-    objective, teachers = _merge(tmp_path, kinds, lesson=Lesson(TermWeights(supervised=0)))
+    objective, teachers = _merge(tmp_path, kinds, loss_config=LossConfig(TermWeights(supervised=0)))
     assert _losses(objective, teachers, _batch({"a": [1] * ROWS})) == {}
 
 
 def test_a_teacher_says_nothing_about_classes_it_does_not_know(tmp_path: Path) -> None:
     """The student's logit of an unknown class gets no gradient, and the known ones are compared among themselves."""
     kinds = {"a": toys.classification(4)}
-    objective, teachers = _merge(tmp_path, kinds, lesson=Lesson(known=(0, 2, 3)))
+    objective, teachers = _merge(tmp_path, kinds, loss_config=LossConfig(known=(0, 2, 3)))
     batch = _batch({"a": [0] * ROWS})
     _gradients(objective, teachers, [batch])
     bias = objective.student.heads["a"].get_parameter("linear.bias")
@@ -125,7 +127,7 @@ def test_teachers_are_bit_identical_after_training_steps(tmp_path: Path) -> None
 
 
 def _merge(
-    folder: Path, kinds: dict[str, TaskKind], lesson: Lesson | None = None, hints: bool = False
+    folder: Path, kinds: dict[str, TaskKind], loss_config: LossConfig | None = None, hints: bool = False
 ) -> tuple[Objective, LiveTeachers]:
     """A toy student under toy teachers of every task."""
     student = toys.toy_student(kinds)
@@ -134,13 +136,13 @@ def _merge(
         toys.toy_teacher_folder(folder / task, task, kind, seed=index + 1)
         teachers[task] = load_teacher(TeacherSection(path=str(folder / task)), task=task, layers=[None])
     pair = HintPair("second", "second")
-    lesson = lesson or Lesson(hints=[pair] if hints else [])
+    loss_config = loss_config or LossConfig(hints=[pair] if hints else [])
     adapters = {
         task: [Hint(student.trunk.shapes["second"], teacher.card.shapes["second"])] if hints else []
         for task, teacher in teachers.items()
     }
     rule = make_rule("uniform", list(kinds))
-    return Objective(student, dict.fromkeys(kinds, lesson), adapters, rule), LiveTeachers(teachers)
+    return Objective(student, dict.fromkeys(kinds, loss_config), adapters, rule), LiveTeachers(teachers)
 
 
 def _batch(labelled: dict[str, list[int]], dense: list[str] | None = None) -> Batch:
@@ -169,7 +171,7 @@ def _rows(batch: Batch, rows: slice) -> Batch:
 
 
 def _run(objective: Objective, teachers: LiveTeachers, batch: Batch):
-    counts = count_rows([batch], [teachers.rows(batch)], objective.lessons)
+    counts = count_rows([batch], [teachers.rows(batch)], objective.loss_configs)
     return objective(batch.images, batch, teachers(batch), counts)
 
 
@@ -181,7 +183,7 @@ def _losses(objective: Objective, teachers: LiveTeachers, batch: Batch) -> dict[
 def _gradients(objective: Objective, teachers: LiveTeachers, batches: list[Batch]) -> dict[str, torch.Tensor]:
     """Gradients of a step over micro-batches, averaged over them as Accelerate does."""
     objective.zero_grad()
-    counts = count_rows(batches, [teachers.rows(batch) for batch in batches], objective.lessons)
+    counts = count_rows(batches, [teachers.rows(batch) for batch in batches], objective.loss_configs)
     for micro, batch in enumerate(batches):
         losses, shared, _ = objective(batch.images, batch, teachers(batch), counts, micro)
         objective.rule.backward(losses, shared, backward=lambda loss: (loss / len(batches)).backward())

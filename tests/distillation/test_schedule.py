@@ -17,7 +17,7 @@ def test_without_a_schedule_a_run_is_one_stage(recipe: Path) -> None:
     (stage,) = _build(recipe).schedule.stages
     assert stage.ends == 6
     assert stage.trains is None
-    assert stage.lessons["hue"].temperature == 4.0
+    assert stage.loss_configs["hue"].temperature == 4.0
 
 
 def test_stages_end_at_shares_and_steps_and_change_what_they_name(recipe: Path) -> None:
@@ -38,10 +38,10 @@ def test_stages_end_at_shares_and_steps_and_change_what_they_name(recipe: Path) 
         2,
         2,
     ]
-    first, second, third = (stage.lessons for stage in schedule.stages)
-    assert [lessons["hue"].weights.supervised for lessons in (first, second, third)] == [0, 1, 1]
-    assert [lessons["hue"].weights.hint for lessons in (first, second, third)] == [5, 3, 5]
-    assert [lessons["hue"].temperature for lessons in (first, second, third)] == [2, 8, 4]
+    first, second, third = (stage.loss_configs for stage in schedule.stages)
+    assert [loss_configs["hue"].weights.supervised for loss_configs in (first, second, third)] == [0, 1, 1]
+    assert [loss_configs["hue"].weights.hint for loss_configs in (first, second, third)] == [5, 3, 5]
+    assert [loss_configs["hue"].temperature for loss_configs in (first, second, third)] == [2, 8, 4]
     assert second["shape"].weights.hint == 0
     assert second["shape"].temperature == 4
 
@@ -56,7 +56,7 @@ def test_fitnets_is_hints_up_to_the_guided_layer_and_then_everything(recipe: Pat
         "adapters.hue.0.adapter",
         "adapters.shape.0.adapter",
     }
-    weights = first.lessons["hue"].weights
+    weights = first.loss_configs["hue"].weights
     assert (weights.supervised, weights.soft_targets, weights.hint) == (0, 0, 0.1)
     assert second.trains is None
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from distill_mtl.balance import make_rule
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.counts import count_rows
-from distill_mtl.distillation.lesson import Lesson
+from distill_mtl.distillation.loss_config import LossConfig
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.targets.live import LiveTeachers
@@ -34,8 +34,8 @@ def merged(folder: Path, known: tuple[int, ...] | None = None) -> tuple[Objectiv
     for number, (task, kind) in enumerate(kinds().items()):
         toys.toy_teacher_folder(folder / task, task, kind, seed=number + 1)
         teachers[task] = load_teacher(TeacherSection(path=str(folder / task)), task=task)
-    lessons = {"looks": Lesson(known=known), "light": Lesson()}
-    objective = Objective(student, lessons, {}, make_rule("uniform", list(lessons)))
+    loss_configs = {"looks": LossConfig(known=known), "light": LossConfig()}
+    objective = Objective(student, loss_configs, {}, make_rule("uniform", list(loss_configs)))
     return objective, LiveTeachers(teachers, "all")
 
 
@@ -71,7 +71,7 @@ def rows(whole: Batch, part: slice) -> Batch:
 def gradients(objective: Objective, teachers: LiveTeachers, batches: list[Batch]) -> dict[str, Tensor]:
     """Of a step over micro-batches, averaged over them as Accelerate does."""
     objective.zero_grad()
-    counts = count_rows(batches, [teachers.rows(each) for each in batches], objective.lessons)
+    counts = count_rows(batches, [teachers.rows(each) for each in batches], objective.loss_configs)
     for micro, each in enumerate(batches):
         losses, shared, _ = objective(each.images, each, teachers(each), counts, micro)
         objective.rule.backward(losses, shared, backward=lambda loss: (loss / len(batches)).backward())

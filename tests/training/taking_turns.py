@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distill_mtl.balance import make_rule
 from distill_mtl.data.batch import Batch
-from distill_mtl.distillation.lesson import Lesson
+from distill_mtl.distillation.loss_config import LossConfig
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.distillation.stages import Schedule
 from distill_mtl.recipe import Recipe
@@ -84,7 +84,7 @@ def _student(tasks: Sequence[str], *, width: int, seed: int) -> Student:
 
 def _trainer(student: Student, providers: TargetProviders, *, steps: int) -> Trainer:
     tasks = list(student.kinds)
-    lessons = dict.fromkeys(tasks, Lesson(temperature=1.0))
+    loss_configs = dict.fromkeys(tasks, LossConfig(temperature=1.0))
     recipe = Recipe.model_validate(
         {
             "student": {"model": "toy:net"},
@@ -94,8 +94,10 @@ def _trainer(student: Student, providers: TargetProviders, *, steps: int) -> Tra
             "optimizer": {"lr": 0.02, "warmup": 0, "min_lr": 1.0},
         }
     )
-    objective = Objective(student, lessons, {}, make_rule("uniform", tasks))
-    return Trainer(Accelerator(), objective, providers, recipe, schedule=Schedule.constant(lessons, steps))
+    objective = Objective(student, loss_configs, {}, make_rule("uniform", tasks))
+    return Trainer(
+        Accelerator(), objective, providers, recipe, schedule=Schedule.constant(loss_configs, steps)
+    )
 
 
 @torch.no_grad()

@@ -132,7 +132,7 @@ def test_the_old_student_runs_once_for_all_its_tasks(folder: Path) -> None:
     built.teachers["hue"].network.trunk.register_forward_hook(lambda *_: passes.append(1))
     batch = next(iter(built.sources.preview(micro_batches=1, steps=1))).to(torch.device("cpu"))
     providers = built.providers(built.targets(), built.student)
-    targets = providers(batch, providers.rows(batch, built.lessons))
+    targets = providers(batch, providers.rows(batch, built.loss_configs))
     assert set(targets) == {"hue", "tone"}
     assert len(passes) == 1
 
@@ -168,7 +168,7 @@ def test_training_moves_nothing_in_the_old_student(folder: Path) -> None:
     old = read_weights(folder / "first" / "student")
     trainer = Trainer(
         start_accelerator(recipe.training),
-        Objective(built.student, built.lessons, built.hints, built.rule),
+        Objective(built.student, built.loss_configs, built.hints, built.rule),
         built.providers(built.targets(), built.student),
         recipe,
         schedule=built.schedule,

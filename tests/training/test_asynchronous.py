@@ -9,7 +9,7 @@ from distill_mtl import load_recipe
 from distill_mtl.balance import make_rule
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.counts import Counts
-from distill_mtl.distillation.lesson import Lesson
+from distill_mtl.distillation.loss_config import LossConfig
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.errors import RecipeError
 from distill_mtl.recipe.schema import AsynchronousSection
@@ -30,7 +30,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_parts_step_exactly_when_their_own_counts_say() -> None:
     objective = Objective(
-        toys.toy_student(KINDS), dict.fromkeys(KINDS, Lesson()), {}, make_rule("uniform", [])
+        toys.toy_student(KINDS), dict.fromkeys(KINDS, LossConfig()), {}, make_rule("uniform", [])
     )
     subject = Asynchronous(objective, AsynchronousSection(trunk=20, heads={"a": 10, "b": 6}))
     stepped = []
@@ -53,7 +53,7 @@ def test_parts_step_exactly_when_their_own_counts_say() -> None:
 
 def test_a_part_steps_with_the_mean_over_the_rows_that_it_waited_for() -> None:
     objective = Objective(
-        toys.toy_student(KINDS), dict.fromkeys(KINDS, Lesson()), {}, make_rule("uniform", [])
+        toys.toy_student(KINDS), dict.fromkeys(KINDS, LossConfig()), {}, make_rule("uniform", [])
     )
     subject = Asynchronous(objective, AsynchronousSection(trunk=16, heads=99))
     parameter = objective.student.trunk.model.first[0].weight
@@ -129,7 +129,7 @@ def _any(changed: set[str], part: str) -> bool:
 
 def _trainer(recipe: Path, *overrides: str) -> tuple[Trainer, Batch]:
     parts = build(load_recipe(recipe, overrides))
-    objective = Objective(parts.student, parts.lessons, parts.hints, parts.rule)
+    objective = Objective(parts.student, parts.loss_configs, parts.hints, parts.rule)
     providers = parts.providers(parts.targets(), parts.student)
     trainer = Trainer(
         start_accelerator(parts.recipe.training), objective, providers, parts.recipe, schedule=parts.schedule

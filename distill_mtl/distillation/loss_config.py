@@ -16,7 +16,7 @@ class HintPair:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class LossConfig:
     """How one task is learned.
 
     Attributes:
