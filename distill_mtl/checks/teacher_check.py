@@ -30,7 +30,7 @@ from distill_mtl.checks.teacher_score import (
 )
 from distill_mtl.data import Sources
 from distill_mtl.errors import TeacherError
-from distill_mtl.evaluation.known import asked_about
+from distill_mtl.evaluation.row_statistics import within_known
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.splits import Split
@@ -126,7 +126,7 @@ def measure_teacher(
 
 def _with_known_labels(teacher: Teacher, kind: TaskKind, task: str, rows: LabelledRows) -> LabelledRows:
     """The same rows, with labels of the classes that the teacher knows."""
-    return lambda limit: (asked_about(batch, kind, task, teacher.known) for batch in rows(limit))
+    return lambda limit: (within_known(batch, kind, task, teacher.known) for batch in rows(limit))
 
 
 def _find_problem(

@@ -10,9 +10,9 @@ from distill_mtl.commands.arguments import NOT_ACCEPTED, add_cache, classes
 from distill_mtl.errors import UserError
 
 if TYPE_CHECKING:
-    from distill_mtl.evaluation.verdict import Rule
+    from distill_mtl.evaluation.verdict import AcceptanceRule
 
-_RULES: tuple["Rule", ...] = ("interval", "point")
+_RULES: tuple["AcceptanceRule", ...] = ("interval", "point")
 
 
 def add_evaluate(commands: Any) -> None:
@@ -150,7 +150,7 @@ def _versus(arguments: argparse.Namespace) -> int:
     return 0 if all(evaluation.accepted for evaluation in found.values()) else NOT_ACCEPTED
 
 
-def _acceptance(texts: Sequence[str]) -> tuple[float | dict[str, float] | None, "Rule | None"]:
+def _acceptance(texts: Sequence[str]) -> tuple[float | dict[str, float] | None, "AcceptanceRule | None"]:
     """`2`, `breed=2 part=1`, `point`, or `point 2`: the margins and the rule, None for what was not said."""
     rules = [rule for rule in _RULES if rule in texts]
     if len(rules) > 1:

@@ -1,8 +1,19 @@
-"""The comparison of one student with its teachers: scores, intervals, cost, and the pages that show them."""
+"""The comparison of one student with its teachers: scores, intervals, verdict and cost, as one result."""
 
-from distill_mtl.evaluation.results import Cost, Evaluation, TaskResult
-from distill_mtl.evaluation.run import evaluate
+from distill_mtl.evaluation.comparison import compare_networks
+from distill_mtl.evaluation.evaluation_set import EvaluationSet, Processes
+from distill_mtl.evaluation.result import Acceptance, Cost, Costs, Evaluation, TaskResult
 from distill_mtl.evaluation.selection import delta_on, references
-from distill_mtl.evaluation.view import Processes, View
 
-__all__ = ["Cost", "Evaluation", "Processes", "TaskResult", "View", "delta_on", "evaluate", "references"]
+__all__ = [
+    "Acceptance",
+    "Cost",
+    "Costs",
+    "Evaluation",
+    "EvaluationSet",
+    "Processes",
+    "TaskResult",
+    "compare_networks",
+    "delta_on",
+    "references",
+]

@@ -1,38 +1,86 @@
-"""What networks cost: parameters, FLOPs, bytes, latency, rows per second, memory; and heads. Called by `evaluate`.
+"""What networks cost: parameters, FLOPs, bytes, latency, rows per second, memory; and a student beside its teachers.
 
 Networks that are to be compared are timed in turns, round by round, so that a machine that is busy for a while
 is busy for all of them. One batch size serves all: the smallest at which, taken together, they have stopped to
-gain from larger ones.
+gain from larger ones. `compare_networks` calls `compare_costs`.
 """
 
 import gc
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import reduce
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from distill_mtl.evaluation.memory import peak_memory
-from distill_mtl.evaluation.results import Cost, HeadCost
+from distill_mtl.evaluation.memory import machine, peak_memory
+from distill_mtl.evaluation.result import Cost, Costs, HeadCost
 from distill_mtl.networks.modes import evaluating
+from distill_mtl.teachers.joined import JoinedTeachers
+from distill_mtl.teachers.teacher import Teacher
 
 Note = Callable[[str], None]
 """Told what is being measured, for whoever waits."""
 
 MOST_ROWS = 4096
 """Largest batch that is tried on a GPU, whose memory ends in an error and not in the process's."""
+_ATTENTION_KERNELS = (
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_fused_attention_overrideable",
+)
 _WARM_RUNS = 3
 _TIMED_RUNS, _TIMED_SECONDS = 30, 1.0
 _SEARCH_RUNS, _SEARCH_SECONDS = 8, 0.2
 _LONGEST_PASS = 1.0  # seconds that a pass may take before batches stop growing
 _GAIN = 1.05
 _PATIENCE = 2  # doublings without a gain: one alone may have met a busy moment
+_RESTLESS = 1.5  # times that a median pass may take what the fastest one does
+_BUSY = ", busy with other work: measure again when it is quiet"
+
+
+def compare_costs(
+    student: nn.Module,
+    teachers: Mapping[str, nn.Module | None],
+    size: tuple[int, int],
+    device: torch.device | str,
+    *,
+    batch_size: int,
+    note: Note = lambda text: None,
+) -> Costs:
+    """What a student costs beside the teachers that it replaces, measured in turns.
+
+    Teachers together are a sum (`Cost.__add__`) over what has to run for all tasks: one that teaches two tasks
+    counts once, and so does a trunk that several share.
+
+    Args:
+        student, teachers: on the device; absent or None: a task without a teacher.
+        size: height and width of the images.
+        device: where the networks are.
+        batch_size: of the comparison, which has shown that such batches fit.
+        note: told what is being measured.
+    """
+    present = {task: teacher for task, teacher in teachers.items() if teacher is not None}
+    runs = _runs(present)
+    distinct = list({id(network): network for network in (*runs, *present.values())}.values())
+    measured = costs_of([student, *distinct], size, device, known=batch_size, note=note)
+    mine, *theirs = measured.costs
+    cost = {id(network): found for network, found in zip(distinct, theirs, strict=True)}
+    return Costs(
+        student=mine,
+        teachers=reduce(Cost.__add__, [cost[id(run)] for run in runs]) if runs else None,
+        each={task: cost[id(teacher)] for task, teacher in present.items()},
+        heads=head_costs(student, size, mine, device),
+        machine=machine(device) + (_BUSY if measured.unrest > _RESTLESS else ""),
+    )
 
 
 class Measured(NamedTuple):
@@ -63,10 +111,11 @@ def costs_of(
 ) -> Measured:
     """Cost of each network on images [B, 3, height, width] in [0, 1], its own preprocessing included.
 
-    FLOPs are those of convolutions, matrix products and attention, as torch's counter has them; a network
-    that another runtime runs has none that it could see. What such a network says of its `parameter_count` is
-    believed. Latency is the median of up to 30 passes of one image within about a second; rows per second follow
-    from the median pass of a batch that saturates; memory is the peak of a pass of that batch (`peak_memory`).
+    FLOPs are those of convolutions, matrix products and attention, as torch's counter has them, the same in every
+    version of torch; a network that another runtime runs has none that it could see. What such a network says of its
+    `parameter_count` is believed. Latency is the median of up to 30 passes of one image within about a second; rows per
+    second follow from the median pass of a batch that saturates; memory is the peak of a pass of that batch
+    (`peak_memory`).
 
     Args:
         networks: on the device; they take turns.
@@ -82,7 +131,7 @@ def costs_of(
 
 
 def head_costs(
-    student: nn.Module, size: tuple[int, int], device: torch.device | str = "cpu"
+    student: nn.Module, size: tuple[int, int], whole: Cost, device: torch.device | str = "cpu"
 ) -> dict[str, HeadCost]:
     """By task, what each head takes of a student's parameters and FLOPs for one image.
 
@@ -90,6 +139,7 @@ def head_costs(
         student: a `Student`, or a module that holds one, such as a loaded folder. Any other has no heads that
             could be found.
         size: height and width of the image.
+        whole: cost of the student.
         device: where the student is.
     """
     found = [
@@ -101,16 +151,49 @@ def head_costs(
         return {}
     place, heads = found[0]
     image = _images(1, size, torch.device(device))
-    with torch.no_grad(), evaluating(student), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), evaluating(student), _flop_counter() as counter:
         student(image)
     counts = counter.get_flop_counts()
     return {
-        task: HeadCost(
+        task: HeadCost.of(
             sum(parameter.numel() for parameter in head.parameters()),
             sum(counts.get(f"{type(student).__name__}.{place}.{task}", {}).values()),
+            whole,
         )
         for task, head in heads.items()
     }
+
+
+@contextmanager
+def _flop_counter() -> Iterator[FlopCounterMode]:
+    """Torch's counter with our own count of attention: which of its kernels the counter knows depends on the version.
+
+    The fused layers of nn.MultiheadAttention and nn.TransformerEncoder, which no version counts, are left out of use
+    meanwhile, so that their parts are counted.
+    """
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with FlopCounterMode(
+            display=False, custom_mapping=dict.fromkeys(_kernels(), _attention_flops)
+        ) as counter:
+            yield counter
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def _kernels() -> list[Any]:
+    """What `scaled_dot_product_attention` becomes on any device, of those that this version of torch has."""
+    aten = torch.ops.aten
+    return [getattr(aten, name) for name in _ATTENTION_KERNELS if hasattr(aten, name)]
+
+
+def _attention_flops(
+    query: Sequence[int], key: Sequence[int], value: Sequence[int], *rest: Any, **options: Any
+) -> int:
+    """Of shapes [B, H, N, D]: query x key, and the weights x value. A mask does not make it less."""
+    *batch, length, width = query
+    return 2 * math.prod(batch) * length * key[-2] * (width + value[-1])
 
 
 def _costs(
@@ -120,7 +203,7 @@ def _costs(
     image = _images(1, size, device)
     flops = []
     for network in networks:
-        with FlopCounterMode(display=False) as counter:
+        with _flop_counter() as counter:
             network(image)
         flops.append(counter.get_total_flops() or None)
     for network in networks:
@@ -220,3 +303,17 @@ def _wait(images: Tensor) -> None:
     """Until an accelerator has finished: its calls return before their work is done."""
     if images.device.type != "cpu":
         torch.accelerator.synchronize(images.device)
+
+
+def _runs(teachers: Mapping[str, nn.Module]) -> list[nn.Module]:
+    """The networks that have to run for all tasks; those that share a trunk as one."""
+    groups: dict[int, dict[int, nn.Module]] = {}
+    for teacher in teachers.values():
+        trunk = teacher.network.trunk if isinstance(teacher, Teacher) else teacher
+        groups.setdefault(id(trunk), {})[id(teacher)] = teacher
+    runs: list[nn.Module] = []
+    for group in groups.values():
+        members = list(group.values())
+        sharing = {str(place): member for place, member in enumerate(members) if isinstance(member, Teacher)}
+        runs.append(members[0] if len(members) == 1 else JoinedTeachers(sharing))
+    return runs

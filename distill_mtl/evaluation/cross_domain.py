@@ -3,25 +3,20 @@
 A student learns each task on all data sets, with its teacher's word where a label lacks. One that answers a task
 well on the data set of its labels and otherwise elsewhere has learned to tell data sets apart. Its own test rows
 cannot show that; the images of the others can. A teacher may be lost there too, so that what is low is judged
-beside the agreement at home. Called by `evaluate`.
+beside the agreement at home. Called by `compare_networks`.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from distill_mtl.evaluation.known import known_to
-from distill_mtl.evaluation.rows import Student, Teacher, examined, logits_in
-from distill_mtl.evaluation.view import View
+from distill_mtl.evaluation.evaluation_set import EvaluationSet
+from distill_mtl.evaluation.result import CrossDomainAgreement
+from distill_mtl.evaluation.row_statistics import Student, Teacher, examined, known_classes, logits_in
 from distill_mtl.tasks.base import TaskKind
-
-if TYPE_CHECKING:
-    from distill_mtl.evaluation.results import Evaluation
 
 MOST_ROWS = 512
 """Images of a source that are looked at."""
@@ -29,43 +24,30 @@ NOTABLE = 0.1
 """Agreement may be this much lower than at home without a word."""
 
 
-@dataclass(frozen=True)
-class Abroad:
-    """Student and teacher of one task on the images of a source that has no labels of it.
-
-    Attributes:
-        rows: images that were looked at.
-        agreement: how often they decide alike, in [0, 1]; None without images.
-    """
-
-    rows: int
-    agreement: float | None
-
-
 def cross_domain(
     student: Student,
     teachers: Mapping[str, Teacher | None],
     kinds: Mapping[str, TaskKind],
-    view: View,
+    evaluation_set: EvaluationSet,
     *,
     tick: Callable[[int], None] = lambda rows: None,
-) -> dict[str, dict[str, Abroad]]:
+) -> dict[str, dict[str, CrossDomainAgreement]]:
     """Every head on every other source's images; the same on every process.
 
     Args:
-        student, teachers: on the view's device; a task without a teacher has nobody to agree with.
+        student, teachers: on the device of the set; a task without a teacher has nobody to agree with.
         kinds: the tasks.
-        view: its sources and set, usually the test set; at most `MOST_ROWS` rows of each source, spread evenly.
+        evaluation_set: usually the test set; at most `MOST_ROWS` rows of each of its sources, spread evenly.
         tick: told how many rows were looked at after every batch.
 
     Returns:
         task -> source -> agreement; a task whose labels every source has gets an empty mapping.
     """
-    found: dict[str, dict[str, Abroad]] = {task: {} for task in kinds}
-    for source, tasks in foreign(teachers, kinds, view).items():
+    found: dict[str, dict[str, CrossDomainAgreement]] = {task: {} for task in kinds}
+    for source, tasks in foreign(teachers, kinds, evaluation_set).items():
         agreements: dict[str, list[tuple[str, float]]] = defaultdict(list)
         with torch.no_grad(), examined(student):
-            for batch in view.pictures(source, MOST_ROWS):
+            for batch in evaluation_set.pictures(source, MOST_ROWS):
                 answers = student(batch.images)
                 for task in tasks:
                     alike = _alike(kinds[task], logits_in(answers[task]), teachers[task], batch.images)
@@ -73,20 +55,20 @@ def cross_domain(
                 tick(len(batch))
         for task in tasks:
             # In the order of the keys, so that sums round alike however many processes there are.
-            joined = sorted(view.processes.join(agreements[task]))
+            joined = sorted(evaluation_set.processes.join(agreements[task]))
             total = sum(agreement for _, agreement in joined)
-            found[task][source] = Abroad(len(joined), total / len(joined) if joined else None)
+            found[task][source] = CrossDomainAgreement(len(joined), total / len(joined) if joined else None)
     return found
 
 
 def foreign(
-    teachers: Mapping[str, Teacher | None], kinds: Mapping[str, TaskKind], view: View
+    teachers: Mapping[str, Teacher | None], kinds: Mapping[str, TaskKind], evaluation_set: EvaluationSet
 ) -> dict[str, list[str]]:
     """The sources that lack labels of some task with a teacher, and these tasks."""
     sources: dict[str, list[str]] = {}
     for task in kinds:
         if teachers.get(task) is not None:
-            for source in view.sources.unlabelled(task):
+            for source in evaluation_set.sources.unlabelled(task):
                 sources.setdefault(source, []).append(task)
     return sources
 
@@ -107,23 +89,9 @@ def notable(home: float | None, agreement: float | None, rows: int) -> bool:
     return home - agreement > max(NOTABLE, 1 / math.sqrt(rows))
 
 
-def notes(evaluation: "Evaluation") -> Iterator[str]:
-    """A line for each source on which a student agrees with its teacher notably less than at home."""
-    for task, sources in evaluation.cross_domain.items():
-        home = evaluation.tasks[task].agreement
-        for source, abroad in sources.items():
-            if notable(home, abroad.agreement, abroad.rows):
-                assert home is not None
-                assert abroad.agreement is not None
-                yield (
-                    f"{task} agrees with its teacher on {100 * abroad.agreement:.1f} % of {abroad.rows:,} images of "
-                    f"'{source}', at home on {100 * home:.1f} %: does the student answer otherwise there?"
-                )
-
-
 def _alike(kind: TaskKind, logits: Tensor, teacher: Teacher | None, images: Tensor) -> Tensor:
     """float64 [R]: agreement on the classes that the teacher knows, as in the comparison at home."""
     assert teacher is not None
-    known = known_to(teacher)
+    known = known_classes(teacher)
     compared = slice(None) if known is None or kind.exclusive else list(known)
     return kind.agreement(logits[:, compared], teacher(images).logits[:, compared])

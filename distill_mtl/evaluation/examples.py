@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from distill_mtl.evaluation.rows import Student, Teacher, examined, logits_in
-from distill_mtl.evaluation.view import Processes, View
+from distill_mtl.evaluation.evaluation_set import EvaluationSet, Processes
+from distill_mtl.evaluation.row_statistics import Student, Teacher, examined, logits_in
 from distill_mtl.tasks.base import Shown, TaskKind
 
 
@@ -34,7 +34,7 @@ def examples(
     student: Student,
     teachers: Mapping[str, Teacher | None],
     kinds: Mapping[str, TaskKind],
-    view: View,
+    evaluation_set: EvaluationSet,
     *,
     count: int = 3,
 ) -> dict[str, list[Example]]:
@@ -44,10 +44,10 @@ def examples(
         student: put into eval mode meanwhile, if it is a module.
         teachers: by task; absent or None: nobody is shown.
         kinds: the tasks.
-        view: the rows.
+        evaluation_set: the rows.
         count: of rows for each task.
     """
-    mine = replace(view, limit=count, processes=Processes())
+    mine = replace(evaluation_set, limit=count, processes=Processes())
     with examined(student):
         return {task: _of_task(task, kind, student, teachers.get(task), mine) for task, kind in kinds.items()}
 
@@ -58,30 +58,30 @@ def examples_of(
     student: Student,
     teachers: Mapping[str, Teacher | None],
     kinds: Mapping[str, TaskKind],
-    view: View,
+    evaluation_set: EvaluationSet,
 ) -> dict[str, list[Example]]:
     """The rows with these keys, in this order; for one process alone.
 
     Args:
         keys: by task; a key that no row has is left out, and so is a task without any.
-        student, teachers, kinds, view: as `examples` takes them.
+        student, teachers, kinds, evaluation_set: as `examples` takes them.
     """
     found = {}
     with examined(student):
         for task, wanted in keys.items():
             if not wanted:
                 continue
-            mine = replace(view, only=frozenset(wanted), processes=Processes())
+            mine = replace(evaluation_set, only=frozenset(wanted), processes=Processes())
             rows = _of_task(task, kinds[task], student, teachers.get(task), mine)
             found[task] = sorted(rows, key=lambda example: wanted.index(example.key))
     return found
 
 
 def _of_task(
-    task: str, kind: TaskKind, student: Student, teacher: Teacher | None, view: View
+    task: str, kind: TaskKind, student: Student, teacher: Teacher | None, evaluation_set: EvaluationSet
 ) -> list[Example]:
     found = []
-    for batch in view.batches(task):
+    for batch in evaluation_set.batches(task):
         pixels = (batch.images * 255).round().to(torch.uint8).cpu()
         answers = logits_in(student(batch.images)[task]).cpu()
         taught = None if teacher is None else teacher(batch.images).logits.cpu()

@@ -5,34 +5,15 @@ That is another question than whether a loss is within a margin, and it decides 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from scipy.stats import binomtest, chi2
 from torch import Tensor
 
 from distill_mtl.evaluation.bootstrap import group_totals
+from distill_mtl.evaluation.result import McNemar
 
-Test = Literal["exact", "clustered"]
 _FEW_GROUPS = 16
-
-
-@dataclass(frozen=True)
-class McNemar:
-    """Rows that one of two networks alone gets right.
-
-    Attributes:
-        student_only: rows right by the student alone.
-        teacher_only: rows right by the teacher alone.
-        p: of so uneven a split, or a more uneven one, if both are equally accurate; both sides.
-        test: which one gave it: `exact` for rows that are independent, `clustered` for rows that form groups.
-    """
-
-    student_only: int
-    teacher_only: int
-    p: float
-    test: Test
 
 
 def mcnemar(student: Tensor, teacher: Tensor, groups: Sequence[str]) -> McNemar:

@@ -5,9 +5,15 @@ from dataclasses import dataclass
 
 import torch
 
-from distill_mtl.evaluation.known import Known, known_to
-from distill_mtl.evaluation.rows import Student, Teacher, collect, no_row
-from distill_mtl.evaluation.view import View
+from distill_mtl.evaluation.evaluation_set import EvaluationSet
+from distill_mtl.evaluation.row_statistics import (
+    KnownClasses,
+    Student,
+    Teacher,
+    collect,
+    known_classes,
+    no_row,
+)
 from distill_mtl.tasks.base import TaskKind
 
 
@@ -22,25 +28,25 @@ class Reference:
     """
 
     score: float
-    known: Known = None
+    known: KnownClasses = None
 
 
 def references(
-    teachers: Mapping[str, Teacher | None], kinds: Mapping[str, TaskKind], view: View
+    teachers: Mapping[str, Teacher | None], kinds: Mapping[str, TaskKind], evaluation_set: EvaluationSet
 ) -> dict[str, Reference]:
     """Of every task, measured on its own labelled rows.
 
     Raises:
         ShardError: a task has no labelled row in this split.
     """
-    return {task: _reference(task, kind, teachers.get(task), view) for task, kind in kinds.items()}
+    return {task: _reference(task, kind, teachers.get(task), evaluation_set) for task, kind in kinds.items()}
 
 
 def delta_on(
     student: Student,
     against: Mapping[str, Reference],
     kinds: Mapping[str, TaskKind],
-    view: View,
+    evaluation_set: EvaluationSet,
 ) -> dict[str, float]:
     """By how much the student is better than each reference, positive for better in either direction.
 
@@ -52,30 +58,32 @@ def delta_on(
         student: put into eval mode while it is measured, if it is a module.
         against: by task, from the same rows.
         kinds: the tasks.
-        view: the rows, usually of the validation set.
+        evaluation_set: the rows, usually of the validation set.
     """
     deltas = {}
     for task, kind in kinds.items():
         reference = against[task]
         sign = 1 if kind.higher_is_better else -1
-        delta = sign * (_score(task, kind, student, reference.known, view) - reference.score)
+        delta = sign * (_score(task, kind, student, reference.known, evaluation_set) - reference.score)
         in_percent = not kind.in_points and reference.score != 0
         deltas[task] = 100 * delta / abs(reference.score) if in_percent else delta
     return deltas
 
 
-def _reference(task: str, kind: TaskKind, teacher: Teacher | None, view: View) -> Reference:
+def _reference(
+    task: str, kind: TaskKind, teacher: Teacher | None, evaluation_set: EvaluationSet
+) -> Reference:
     if teacher is not None:
-        known = known_to(teacher)
-        return Reference(_score(task, kind, _as_student(task, teacher), known, view), known)
-    return Reference(0.0 if kind.in_points else _constant(task, kind, view))
+        known = known_classes(teacher)
+        return Reference(_score(task, kind, _as_student(task, teacher), known, evaluation_set), known)
+    return Reference(0.0 if kind.in_points else _constant(task, kind, evaluation_set))
 
 
-def _constant(task: str, kind: TaskKind, view: View) -> float:
-    counts = [kind.label_counts(batch.labels[task]) for batch in view.batches(task)]
-    counts = view.processes.join(counts)
+def _constant(task: str, kind: TaskKind, evaluation_set: EvaluationSet) -> float:
+    counts = [kind.label_counts(batch.labels[task]) for batch in evaluation_set.batches(task)]
+    counts = evaluation_set.processes.join(counts)
     if not counts:
-        raise no_row(task, view)
+        raise no_row(task, evaluation_set)
     return kind.constant_score(torch.stack(counts).sum(0))
 
 
@@ -84,6 +92,8 @@ def _as_student(task: str, teacher: Teacher) -> Student:
     return lambda images: {task: teacher(images).logits}
 
 
-def _score(task: str, kind: TaskKind, student: Student, known: Known, view: View) -> float:
-    rows = collect(task, kind, student, None, view, known=known)
+def _score(
+    task: str, kind: TaskKind, student: Student, known: KnownClasses, evaluation_set: EvaluationSet
+) -> float:
+    rows = collect(task, kind, student, None, evaluation_set, known=known)
     return float(kind.score(rows.student))

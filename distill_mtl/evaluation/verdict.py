@@ -2,20 +2,17 @@
 
 A test of non-inferiority (Piaggio et al. 2012, "Reporting of Noninferiority and Equivalence Randomized Trials", JAMA
 308(24), figure 1): not that no difference was found, but that one beyond the margin is excluded. `Evaluation` calls
-this, table and report show it.
+this.
 """
 
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from distill_mtl.evaluation.bootstrap import LEVEL, rows_to_exclude, unseen_difference
 
-if TYPE_CHECKING:
-    from distill_mtl.evaluation.results import TaskResult
-
-Rule = Literal["interval", "point"]
+AcceptanceRule = Literal["interval", "point"]
 Decision = Literal["non-inferior", "inferior", "undecided"]
 
 POWER = 0.9
@@ -35,38 +32,36 @@ class Verdict:
         decision: `non-inferior`, `inferior` or `undecided`.
         rows_to_decide: about how many more rows would end `undecided`: with them nine sets in ten (`POWER`) decide,
             if the true difference is the one measured. None: it is decided, or no number of rows is known to help.
-        reason: of `undecided` without that number, in a few words.
     """
 
     decision: Decision
     rows_to_decide: int | None = None
-    reason: str = ""
 
 
-def judge(result: "TaskResult", margin: float, rule: Rule) -> Verdict | None:
-    """The verdict on a task; None for one without a teacher.
+def judge(
+    delta: float, ci95: tuple[float, float] | None, rows: int, margin: float, rule: AcceptanceRule
+) -> Verdict:
+    """The verdict on a task.
 
     Args:
-        result: the measured difference, positive where the student is better, and its interval.
+        delta: the measured difference, positive where the student is better.
+        ci95: its interval; None where all rows form one group, which leaves `interval` undecided.
+        rows: that were measured.
         margin: largest loss that is allowed, in the score's unit; 0 or more.
         rule: `interval`: `non-inferior` when its lower end is above -margin, `inferior` when its upper end is below,
             else `undecided`. `point`: the measured difference alone, `non-inferior` from -margin on.
     """
-    if result.delta is None:
-        return None
     if rule == "point":
-        return Verdict("non-inferior" if result.delta >= -margin - _ROUNDING else "inferior")
-    if result.ci95 is None:
-        return Verdict("undecided", reason="all its rows are of one group")
-    low, high = result.ci95
+        return Verdict("non-inferior" if delta >= -margin - _ROUNDING else "inferior")
+    if ci95 is None:
+        return Verdict("undecided")
+    low, high = ci95
     if low > -margin + _ROUNDING:
         return Verdict("non-inferior")
     if high < -margin - _ROUNDING:
         return Verdict("inferior")
-    more = _more_rows(result.delta, (low, high), margin, result.rows)
-    if more is None:
-        return Verdict("undecided", reason="it lies on the margin")
-    return Verdict("undecided", max(1, math.ceil(more)))
+    more = _more_rows(delta, ci95, margin, rows)
+    return Verdict("undecided", None if more is None else max(1, math.ceil(more)))
 
 
 def _more_rows(delta: float, ci95: tuple[float, float], margin: float, rows: int) -> float | None:

@@ -8,9 +8,10 @@ from typing import Any
 from huggingface_hub import ModelCard
 
 from distill_mtl.errors import ExportError, brief
-from distill_mtl.evaluation.card import model_card
+from distill_mtl.evaluation import Evaluation
 from distill_mtl.export.format import Order
 from distill_mtl.networks.weights import CARD
+from distill_mtl.report.model_card import model_card
 
 PLACE = "path/to/this/folder"
 """What the run's card says for the folder in its example."""
@@ -72,10 +73,11 @@ def _teachers(order: Order) -> dict[str, str]:
 
 def _scores(order: Order) -> str:
     """A table of the run's results.json, of the tasks that are exported; empty where there is none."""
-    results = _json(order.trained.home / "results.json").get("tasks", {})
+    path = order.trained.home / "results.json"
+    results = Evaluation.read(path).tasks if path.is_file() else {}
     rows = [
-        f"| {task} | {result['metric']} | {result['rows']:,} | {_number(result['teacher'])} | "
-        f"{_number(result['student'])} | {_number(result['delta'])} |"
+        f"| {task} | {result.metric} | {result.rows:,} | {_number(result.teacher)} | "
+        f"{_number(result.student)} | {_number(result.delta)} |"
         for task, result in results.items()
         if task in order.tasks
     ]

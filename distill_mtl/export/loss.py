@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from distill_mtl.display import Display
-from distill_mtl.evaluation import Evaluation, View, evaluate
+from distill_mtl.evaluation import Evaluation, EvaluationSet, compare_networks
 from distill_mtl.export.deployable import Deployable
 from distill_mtl.export.format import Order
 from distill_mtl.export.rows import RealRows
@@ -47,14 +47,14 @@ def compare_files(
 ) -> Evaluation:
     """The int8 file in the student's column, the fp32 one in the teachers', on the test rows of the run's recipe."""
     size = module.trunk.inputs.size
-    view = View(rows.sources(size), "test", batch_size=recipe.evaluation.batch_size)
-    total = sum(view.rows(task) for task in module.kinds)
+    evaluation_set = EvaluationSet(rows.sources(size), "test", batch_size=recipe.evaluation.batch_size)
+    total = sum(evaluation_set.rows(task) for task in module.kinds)
     with Display(order.console, "int8 against fp32", total, unit="row") as display:
-        found = evaluate(
+        found = compare_networks(
             int8,
             {task: _Task(fp32, task) for task in module.kinds},
             module.kinds,
-            view,
+            evaluation_set,
             size=size,
             acceptance=recipe.acceptance.margin,
             rule=recipe.acceptance.rule,
@@ -63,11 +63,11 @@ def compare_files(
             progress=lambda done, total: display.update(done),
         )
     # All tasks of a file are answered in one pass, so a task's teacher costs as much as all of them.
-    whole = next(iter(found.each_cost.values()))
-    return replace(
-        found,
-        student_cost=replace(found.student_cost, bytes=int8.size),
-        teachers_cost=replace(whole, bytes=fp32.size),
-        each_cost={},
-        names=("int8", "fp32"),
+    whole = next(iter(found.cost.each.values()))
+    cost = replace(
+        found.cost,
+        student=replace(found.cost.student, bytes=int8.size),
+        teachers=replace(whole, bytes=fp32.size),
+        each={},
     )
+    return found.changed(cost=cost, student="int8", against="fp32")

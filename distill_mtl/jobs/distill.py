@@ -6,7 +6,6 @@ The end of a run: which weights are the student, how it compares, and the folder
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,12 @@ from distill_mtl.data.batch import Batch
 from distill_mtl.display import output
 from distill_mtl.distillation.calibrate import calibrate_hints
 from distill_mtl.distillation.objective import Objective
-from distill_mtl.evaluation import Evaluation, View, delta_on, references
-from distill_mtl.evaluation.baselines import baselines_in
+from distill_mtl.evaluation import Evaluation, EvaluationSet, delta_on, references
+from distill_mtl.evaluation.comparison import compare_with_progress, evaluation_set_of
 from distill_mtl.evaluation.selection import Reference
-from distill_mtl.jobs.run_artefacts import card_of, compare_with_bar, view_of, write_evidence
+from distill_mtl.jobs.run_artefacts import card_of, earlier_result, write_run_artefacts
 from distill_mtl.recipe import Recipe, dump_recipe, load_recipe
+from distill_mtl.report.console import console_table
 from distill_mtl.splits import Split
 from distill_mtl.students.folder import save_student
 from distill_mtl.students.format import SCORES
@@ -169,27 +169,27 @@ class Examiner:
         """Mean over tasks of the student's lead on the validation rows (`delta_on`); what `select: best`
         maximises."""
         self.session.synchronise()
-        deltas = delta_on(self.session.student, self._references, self.parts.kinds, self._view("validation"))
+        deltas = delta_on(self.session.student, self._references, self.parts.kinds, self._set("validation"))
         return sum(deltas.values()) / len(deltas)
 
     def compare(self) -> Evaluation:
         """The comparison on the test rows."""
         self.session.synchronise()
         parts = self.parts
-        found = compare_with_bar(
+        found = compare_with_progress(
             self.session.student,
             self._teachers,
             parts.kinds,
-            self._view("test"),
+            self._set("test"),
             parts.recipe,
             self.console,
         )
-        return replace(found, steps=self.session.step, seconds=self.session.seconds)
+        return found.changed(steps=self.session.step, seconds=self.session.seconds)
 
-    def write_evidence(self, evaluation: Evaluation, folder: RunFolder) -> Path:
+    def write_run_artefacts(self, evaluation: Evaluation, folder: RunFolder) -> Path:
         """Of the comparison on the test rows; for one process alone. The report's place."""
-        asked = self.session.student, self._teachers, self.parts.kinds, self._view("test")
-        return write_evidence(folder, evaluation, *asked)
+        asked = self.session.student, self._teachers, self.parts.kinds, self._set("test")
+        return write_run_artefacts(folder, evaluation, *asked)
 
     @cached_property
     def _teachers(self) -> Teachers:
@@ -200,10 +200,10 @@ class Examiner:
 
     @cached_property
     def _references(self) -> dict[str, Reference]:
-        return references(self._teachers, self.parts.kinds, self._view("validation"))
+        return references(self._teachers, self.parts.kinds, self._set("validation"))
 
-    def _view(self, split: Split) -> View:
-        return view_of(self.parts.sources, split, self.parts.recipe)
+    def _set(self, split: Split) -> EvaluationSet:
+        return evaluation_set_of(self.parts.sources, split, self.parts.recipe)
 
 
 def finish(parts: Parts, session: Session, folder: RunFolder, console: Console) -> Evaluation:
@@ -217,13 +217,15 @@ def finish(parts: Parts, session: Session, folder: RunFolder, console: Console) 
     if accelerator.is_main_process:
         save_student(session.student, folder.student, card=_card(parts, folder, None), extra=_extra(parts))
     examiner = Examiner(parts, session, console)
-    evaluation = replace(examiner.compare(), baselines=baselines_in(folder.recorded()))
+    evaluation = examiner.compare()
+    if (earlier := earlier_result(folder.results, console)) is not None:
+        evaluation = evaluation.changed(baselines=earlier.baselines)
     skipped = _skipped_anywhere(parts, accelerator)
     if accelerator.is_main_process:
         extra = _extra(parts) | {SCORES: recorded_scores(evaluation)}
         save_student(session.student, folder.student, card=_card(parts, folder, evaluation), extra=extra)
-        report = examiner.write_evidence(evaluation, folder)
-        console.print(evaluation.table())
+        report = examiner.write_run_artefacts(evaluation, folder)
+        console.print(console_table(evaluation))
         for source, count in skipped.items():
             console.print(
                 f"[yellow]{count} corrupt rows of data.{source} were replaced by their next row[/yellow]"

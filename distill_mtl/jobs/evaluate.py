@@ -5,7 +5,6 @@ What to tell who gave `evaluate` something else than the folder of a finished ru
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from accelerate import PartialState
@@ -14,13 +13,14 @@ from rich.console import Console
 from distill_mtl.display import output
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.evaluation import Evaluation
-from distill_mtl.evaluation.baselines import baselines_in
-from distill_mtl.evaluation.verdict import Rule
+from distill_mtl.evaluation.comparison import compare_with_progress, evaluation_set_of
+from distill_mtl.evaluation.verdict import AcceptanceRule
 from distill_mtl.files import write_text
-from distill_mtl.jobs.run_artefacts import card_of, compare_with_bar, view_of, write_evidence
+from distill_mtl.jobs.run_artefacts import card_of, earlier_result, write_run_artefacts
 from distill_mtl.jobs.trained_baselines import measure_baselines, open_baselines, train_baselines
 from distill_mtl.networks.weights import CARD
 from distill_mtl.recipe import Recipe, load_recipe
+from distill_mtl.report.console import console_table
 from distill_mtl.run_files import RunFiles
 from distill_mtl.students.folder import load_student
 from distill_mtl.training.parts import build_sources, build_teachers
@@ -36,7 +36,7 @@ def evaluate(
     *,
     baselines: Sequence[str] = (),
     acceptance: Margins = None,
-    rule: Rule | None = None,
+    rule: AcceptanceRule | None = None,
     write: bool = False,
     to: Path | None = None,
     trust: bool = False,
@@ -70,26 +70,29 @@ def evaluate(
     judged = with_acceptance(recipe, acceptance, rule)
     teachers, kinds = build_teachers(recipe)
     opened = open_baselines(baselines, kinds, trust=trust)
-    train_baselines(run, recipe, baselines, console)
+    earlier = earlier_result(run.results, console)
+    train_baselines(run, recipe, baselines, earlier, console)
     student = load_student(run.student, trust=any(section.trust for section in recipe.tasks.values()))
     sources = build_sources(
         judged, kinds, [student.student.trunk.inputs, *(card.inputs for card in teachers.cards.values())]
     )
     for network in (student, *teachers.values()):
         network.to(state.device)
-    view = view_of(sources, "test", judged)
-    found = compare_with_bar(student, teachers, kinds, view, judged, console)
-    measured = measure_baselines(run, baselines, opened, teachers, kinds, view, judged, console)
-    steps, seconds = run.length()
-    found = replace(found, baselines=baselines_in(run.recorded()) | measured, steps=steps, seconds=seconds)
+    evaluation_set = evaluation_set_of(sources, "test", judged)
+    found = compare_with_progress(student, teachers, kinds, evaluation_set, judged, console)
+    measured = measure_baselines(run, baselines, opened, teachers, kinds, evaluation_set, judged, console)
+    if earlier is not None:
+        measured = earlier.baselines | measured
+        found = found.changed(steps=earlier.steps, seconds=earlier.seconds)
+    found = found.changed(baselines=measured)
     if state.is_main_process:
         if write or baselines:
-            write_evidence(run, found, student, teachers, kinds, view)
+            write_run_artefacts(run, found, student, teachers, kinds, evaluation_set)
             card = card_of(run, judged, student.student.trunk, kinds, teachers.cards, found)
             write_text(run.student / CARD, card)
         if to is not None:
             found.write(to)
-        console.print(found.table())
+        console.print(console_table(found))
     state.wait_for_everyone()
     return found
 
@@ -100,7 +103,7 @@ def shared_console(console: Console | None) -> tuple[PartialState, Console]:
     return state, (console or output()) if state.is_main_process else Console(quiet=True)
 
 
-def with_acceptance(recipe: Recipe, acceptance: Margins, rule: Rule | None) -> Recipe:
+def with_acceptance(recipe: Recipe, acceptance: Margins, rule: AcceptanceRule | None) -> Recipe:
     """The recipe with other margins, or another rule; None: its own.
 
     Raises:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ from distill_mtl.data import Sources, open_sources
 from distill_mtl.data.shard_sets import as_patterns, find_sets
 from distill_mtl.errors import UserError
 from distill_mtl.evaluation import Evaluation
-from distill_mtl.evaluation.verdict import Rule
+from distill_mtl.evaluation.comparison import compare_with_progress, evaluation_set_of
+from distill_mtl.evaluation.verdict import AcceptanceRule
 from distill_mtl.files import write_text
 from distill_mtl.jobs.evaluate import Margins, shared_console, with_acceptance
-from distill_mtl.jobs.run_artefacts import compare_with_bar, view_of
 from distill_mtl.jobs.teacher import kind_of
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.command_line import task_name
@@ -28,6 +28,7 @@ from distill_mtl.recipe.schema import (
     StudentSection,
     TaskSection,
 )
+from distill_mtl.report.console import console_table
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.training.contender import Asked, Contender, open_contender, tasks_of
 
@@ -58,7 +59,7 @@ def versus(
     *,
     about: About = About(),
     acceptance: Margins = None,
-    rule: Rule | None = None,
+    rule: AcceptanceRule | None = None,
     trust: bool = False,
     to: Path | None = None,
     console: Console | None = None,
@@ -94,15 +95,15 @@ def versus(
     asked = {task: Asked.as_by(kind, mine.teachers[task].card.options) for task, kind in kinds.items()}
     others = [open_contender(place, asked, trust=trust) for place in against]
     recipe = with_acceptance(_recipe(kinds, places, about.member, acceptance), acceptance, rule)
-    view = view_of(_sources(recipe, kinds, [mine, *others]), None, recipe)
+    evaluation_set = evaluation_set_of(_sources(recipe, kinds, [mine, *others]), None, recipe)
     network = mine.network.to(state.device)
     found: dict[str, Evaluation] = {}
     for other in others:
         for teacher in other.teachers.values():
             teacher.to(state.device)
-        compared = compare_with_bar(network, other.teachers, kinds, view, recipe, console)
-        found[other.place] = replace(compared, names=(student, other.place))
-        console.print(found[other.place].table())
+        compared = compare_with_progress(network, other.teachers, kinds, evaluation_set, recipe, console)
+        found[other.place] = compared.changed(student=student, against=other.place)
+        console.print(console_table(found[other.place]))
         if other is not others[-1]:
             console.print()
     if to is not None and state.is_main_process:
@@ -179,5 +180,5 @@ def _sources(recipe: Recipe, kinds: Mapping[str, TaskKind], contenders: Sequence
 
 
 def _write(to: Path, found: Mapping[str, Evaluation]) -> None:
-    results: list[dict[str, Any]] = [evaluation.to_dict() for evaluation in found.values()]
+    results: list[dict[str, Any]] = [evaluation.model_dump(mode="json") for evaluation in found.values()]
     write_text(to, json.dumps(results[0] if len(results) == 1 else results, indent=2, allow_nan=False) + "\n")

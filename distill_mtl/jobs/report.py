@@ -8,7 +8,7 @@ from distill_mtl.files import refuse_folder, write_text
 from distill_mtl.report.markdown import markdown
 from distill_mtl.report.one import report_of
 from distill_mtl.report.page import page
-from distill_mtl.report.run import read_run
+from distill_mtl.report.run_record import read_run
 from distill_mtl.report.several import comparison_of
 
 

@@ -11,10 +11,10 @@ from rich.console import Console
 from torch import nn
 
 from distill_mtl.errors import RecipeError, Stopped, UserError, nearest
-from distill_mtl.evaluation import TaskResult, View
-from distill_mtl.evaluation.baselines import Baseline
+from distill_mtl.evaluation import Evaluation, EvaluationSet, TaskResult
+from distill_mtl.evaluation.comparison import scores_with_progress
+from distill_mtl.evaluation.result import Baseline
 from distill_mtl.jobs.distill import distill
-from distill_mtl.jobs.run_artefacts import scores_with_bar
 from distill_mtl.recipe import Recipe, dump_recipe
 from distill_mtl.recipe.schema import BalanceSection
 from distill_mtl.students.folder import load_student
@@ -31,20 +31,23 @@ _LABELS_ONLY_FOLDER = "labels-only"
 _TEACHER = "teacher:"
 
 
-def train_baselines(run: RunFolder, recipe: Recipe, wanted: Sequence[str], console: Console) -> None:
+def train_baselines(
+    run: RunFolder, recipe: Recipe, wanted: Sequence[str], earlier: Evaluation | None, console: Console
+) -> None:
     """Train what is wanted and not there; what was stopped goes on from its last checkpoint.
 
     Args:
         run: the finished run.
         recipe: its resolved recipe.
         wanted: of `TRAINED`, and places of models, which need no training.
+        earlier: result of the run, which says how long it trained; None: not known.
         console: where to say what will be trained.
 
     Raises:
         UserError: a task without labels, or a baseline of another recipe in the folder.
         Stopped: Ctrl-C or SIGTERM arrived.
     """
-    steps, seconds = run.length()
+    steps, seconds = (None, None) if earlier is None else (earlier.steps, earlier.seconds)
     recipes: dict[str, Recipe] = {}
     if LABELS_ONLY in wanted:
         recipes[_LABELS_ONLY_FOLDER] = labels_only(recipe)
@@ -109,7 +112,7 @@ def measure_baselines(
     opened: Mapping[str, Contender],
     teachers: Mapping[str, nn.Module],
     kinds: Mapping[str, TaskKind],
-    view: View,
+    evaluation_set: EvaluationSet,
     recipe: Recipe,
     console: Console,
 ) -> dict[str, Baseline]:
@@ -119,14 +122,16 @@ def measure_baselines(
         run: the finished run, whose baselines are trained.
         wanted: as in `train_baselines`.
         opened: the models among them, by place.
-        teachers, kinds, view, recipe, console: as in `compare_with_bar`.
+        teachers, kinds, evaluation_set, recipe, console: as in `compare_with_progress`.
     """
     own = any(section.trust for section in recipe.tasks.values())
     found: dict[str, Baseline] = {}
 
     def scores(network: nn.Module, tasks: Sequence[str]) -> dict[str, TaskResult]:
         asked = {task: kinds[task] for task in tasks}
-        return scores_with_bar(name, network.to(view.device), teachers, asked, view, recipe, console)
+        return scores_with_progress(
+            name, network.to(evaluation_set.device), teachers, asked, evaluation_set, recipe, console
+        )
 
     for name in wanted:
         if name == LABELS_ONLY:

@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 
+from distill_mtl.evaluation.result import Cost, Costs, Evaluation
 from distill_mtl.report import words
-from distill_mtl.report.bars import Bar, BarGroup, bars
 from distill_mtl.report.blocks import Block, Cell, Chart, Charts, Folded, Section, Table, Text
-from distill_mtl.report.colors import STUDENT, TEACHER
-from distill_mtl.report.results import Costs, NetworkCost, Results
+from distill_mtl.report.charts import STUDENT, TEACHER, Bar, BarGroup, bars
 
 _MANY_HEADS = 12
 
 
-def cost_section(results: Results) -> Section:
+def cost_section(results: Evaluation) -> Section:
     """Bars of student and teachers, the figures, and the heads' share."""
     cost = results.cost
     blocks: list[Block] = []
@@ -25,7 +24,7 @@ def cost_section(results: Results) -> Section:
     return Section("cost", "What it saves" if cost.teachers is not None else "What it costs", blocks)
 
 
-def cost_bars(name: str, networks: Sequence[tuple[str, NetworkCost, str]], *, measured: bool = True) -> str:
+def cost_bars(name: str, networks: Sequence[tuple[str, Cost, str]], *, measured: bool = True) -> str:
     """SVG of (name, cost, colour) by quantity; of two networks the ratio stands beside each heading.
 
     Args:
@@ -67,7 +66,7 @@ Quantities = list[tuple[str, list[tuple[float | None, str]]]]
 """What it is, and a number and its text for every network."""
 
 
-def _counted(costs: Sequence[NetworkCost]) -> Quantities:
+def _counted(costs: Sequence[Cost]) -> Quantities:
     """The same on every machine and at every hour."""
     return [
         ("parameters", [(cost.parameters, words.short(cost.parameters)) for cost in costs]),
@@ -76,7 +75,7 @@ def _counted(costs: Sequence[NetworkCost]) -> Quantities:
     ]
 
 
-def _measured(costs: Sequence[NetworkCost], at: str = "") -> Quantities:
+def _measured(costs: Sequence[Cost], at: str = "") -> Quantities:
     return [
         ("latency of one image", [(cost.latency_ms, f"{cost.latency_ms:.2f} ms") for cost in costs]),
         (
@@ -87,7 +86,7 @@ def _measured(costs: Sequence[NetworkCost], at: str = "") -> Quantities:
     ]
 
 
-def _at(costs: Sequence[NetworkCost]) -> str:
+def _at(costs: Sequence[Cost]) -> str:
     batch = next((cost.batch for cost in costs if cost.batch is not None), None)
     return "" if batch is None else f" at batch {batch:,}"
 
@@ -108,14 +107,14 @@ def _table(cost: Costs) -> Table:
         if any(row[place].words != words.NONE for row in rows) or not place
     ]
     return Table(
-        "Cost",
+        Cost,
         [_COLUMNS[place] for place in kept],
         [[row[place] for place in kept] for row in rows],
         frozenset({"network"}),
     )
 
 
-def _row(name: str, cost: NetworkCost) -> list[Cell]:
+def _row(name: str, cost: Cost) -> list[Cell]:
     speed = words.NONE if cost.rows_per_second is None else words.short(cost.rows_per_second)
     return [
         Cell(name),

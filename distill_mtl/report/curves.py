@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from distill_mtl.report.blocks import Block, Chart, Charts, Section, Text
-from distill_mtl.report.colors import DASHES, INK, SERIES, Dashes
-from distill_mtl.report.lines import Line, lines, told_apart
-from distill_mtl.report.metrics import Curve, Metrics
+from distill_mtl.report.charts import DASHES, INK, SERIES, Dashes, Line, lines, told_apart
+from distill_mtl.report.run_record import Curve, Metrics
 
 _TERMS: dict[str, tuple[str, Dashes]] = {
     "supervised": (SERIES[1], "-"),

@@ -3,25 +3,25 @@
 import math
 from collections.abc import Mapping
 
+from distill_mtl.evaluation.result import Evaluation, TaskResult
 from distill_mtl.report import words
 from distill_mtl.report.blocks import Figure, Tone
-from distill_mtl.report.results import Results, TaskScore
-from distill_mtl.report.run import Run
+from distill_mtl.report.run_record import Run
 
 _ROUNDING = 1e-9
 
 
-def judged(results: Results) -> dict[str, TaskScore]:
+def judged(results: Evaluation) -> dict[str, TaskResult]:
     """The tasks that have a teacher."""
     return {task: score for task, score in results.tasks.items() if score.delta is not None}
 
 
-def by_interval(results: Results) -> bool:
+def by_interval(results: Evaluation) -> bool:
     """Whether the interval decides, and not the difference alone."""
     return results.acceptance.rule == "interval"
 
 
-def outcome(score: TaskScore, *, interval: bool) -> Tone:
+def outcome(score: TaskResult, *, interval: bool) -> Tone:
     """good: as good as its teacher within the margin; bad: not; unsure: nobody can say yet."""
     if score.delta is None:
         return ""
@@ -80,7 +80,7 @@ def advice(run: Run) -> list[str]:
     return found
 
 
-def figures(results: Results | None) -> list[Figure]:
+def figures(results: Evaluation | None) -> list[Figure]:
     """What the student takes of what its teachers take."""
     if results is None or results.cost.teachers is None:
         return []
@@ -102,7 +102,7 @@ def _unfinished(run: Run) -> str:
     return f"Not finished: step {run.metrics.last_step:,}{of}, nothing is compared yet."
 
 
-def _as_good(scores: Mapping[str, TaskScore]) -> str:
+def _as_good(scores: Mapping[str, TaskResult]) -> str:
     margins = {words.margin(score) for score in scores.values()}
     within = f"margin {margins.pop()}" if len(margins) == 1 else "each within its margin"
     if len(scores) == 1:
@@ -111,7 +111,7 @@ def _as_good(scores: Mapping[str, TaskScore]) -> str:
     return f"as good in {both} tasks ({within})"
 
 
-def _saved(results: Results) -> str:
+def _saved(results: Evaluation) -> str:
     if results.cost.teachers is None:
         return ""
     mine, theirs = results.cost.student, results.cost.teachers
@@ -122,7 +122,7 @@ def _saved(results: Results) -> str:
     return f", at {parameters} the parameters and {latency} the latency"
 
 
-def _behind(scores: Mapping[str, TaskScore], tasks: list[str]) -> str:
+def _behind(scores: Mapping[str, TaskResult], tasks: list[str]) -> str:
     """The worst ones by name: so many margins behind their teachers."""
     worst = sorted(tasks, key=lambda task: (scores[task].delta or 0.0) / (scores[task].margin or 1.0))[:3]
     named = [f"{_distance(scores[task])} in {task}" for task in worst]
@@ -133,12 +133,12 @@ def _behind(scores: Mapping[str, TaskScore], tasks: list[str]) -> str:
     return f"the student falls behind {teacher} by {words.listed(named)}"
 
 
-def _distance(score: TaskScore) -> str:
+def _distance(score: TaskResult) -> str:
     size = words.difference(score.delta, score).lstrip("−")
     return f"{size} points" if score.in_points else f"{size} of {score.metric}"
 
 
-def _rest(scores: Mapping[str, TaskScore], behind: list[str], open_: list[str]) -> str:
+def _rest(scores: Mapping[str, TaskResult], behind: list[str], open_: list[str]) -> str:
     kept = len(scores) - len(behind) - len(open_)
     parts = []
     if kept:
@@ -148,13 +148,13 @@ def _rest(scores: Mapping[str, TaskScore], behind: list[str], open_: list[str]) 
     return f"; {', '.join(parts)}" if parts else ""
 
 
-def _more_rows(score: TaskScore) -> str:
+def _more_rows(score: TaskResult) -> str:
     if score.rows_to_decide is None:
         return "more labelled test rows would decide, or `acceptance: point` for a small test set."
     return f"about {words.about(score.rows_to_decide)} more labelled test rows would decide."
 
 
-def _sufficient(score: TaskScore, *, interval: bool) -> str:
+def _sufficient(score: TaskResult, *, interval: bool) -> str:
     """The margin with which the task would have been accepted, rounded up."""
     assert score.delta is not None
     needed = -(score.ci95[0] if interval and score.ci95 is not None else score.delta)

@@ -7,7 +7,7 @@ from distill_mtl.report.curves import balance_section, losses_section
 from distill_mtl.report.headline import advice, figures, headline
 from distill_mtl.report.origin import manifest_section, recipe_section, repeat_section
 from distill_mtl.report.rows import disagreements_section, maps_section
-from distill_mtl.report.run import Run
+from distill_mtl.report.run_record import Run
 from distill_mtl.report.scores import (
     baselines_section,
     classes_section,

@@ -5,7 +5,7 @@ from typing import Any
 
 from distill_mtl.report import words
 from distill_mtl.report.blocks import Block, Cell, Code, Folded, Section, Table, Text
-from distill_mtl.report.run import Run
+from distill_mtl.report.run_record import Run
 
 _DIGEST = 12
 

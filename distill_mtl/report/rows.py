@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from distill_mtl.evaluation.result import Disagreement, Evaluation
 from distill_mtl.report import words
 from distill_mtl.report.blocks import (
     Block,
@@ -15,13 +16,12 @@ from distill_mtl.report.blocks import (
     Text,
 )
 from distill_mtl.report.pictures import ColorLegend, Gallery, PictureRow
-from distill_mtl.report.results import Disagreement, Results
 
 _SMALL = 128
 """Pixels of a picture below which each is shown as a square."""
 
 
-def disagreements_section(results: Results, gallery: Gallery | None) -> Section | None:
+def disagreements_section(results: Evaluation, gallery: Gallery | None) -> Section | None:
     """The hardest rows by key, as pictures where the run kept some."""
     shown = {} if gallery is None else gallery.index.disagreements
     blocks: list[Block] = []

@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from distill_mtl.evaluation.cross_domain import notable
+from distill_mtl.evaluation.result import CalibrationError, Evaluation, TaskResult
 from distill_mtl.report import words
 from distill_mtl.report.blocks import Block, Cell, Chart, Charts, Folded, Section, Table, Text
-from distill_mtl.report.dumbbells import dumbbells
-from distill_mtl.report.forest import Lead, forest
+from distill_mtl.report.charts import Lead, dumbbells, forest
 from distill_mtl.report.headline import by_interval, judged, outcome
-from distill_mtl.report.results import CalibrationError, Results, TaskScore
 
 _WORST = 10
 _SIGNS: dict[str, str] = {
@@ -20,7 +19,7 @@ _SIGNS: dict[str, str] = {
 _POINT_SIGNS = {"good": "✓ kept", "bad": "✗ lost", "unsure": words.NONE, "": words.NONE}
 
 
-def tasks_section(results: Results) -> Section:
+def tasks_section(results: Evaluation) -> Section:
     """The table that everything else explains."""
     scores = judged(results)
     columns = ["task", "teacher", "student", "delta", "verdict", "95 % interval", "agree"]
@@ -41,14 +40,14 @@ def tasks_section(results: Results) -> Section:
     return Section("tasks", "Tasks" if not scores else "Task by task", blocks)
 
 
-def verdict_sign(score: TaskScore, results: Results) -> Cell:
+def verdict_sign(score: TaskResult, results: Evaluation) -> Cell:
     """The verdict of a task, in words, a sign and a colour."""
     interval = by_interval(results)
     tone = outcome(score, interval=interval)
     return Cell((_SIGNS if interval else _POINT_SIGNS)[tone], tone)
 
 
-def leads_by_unit(tasks: Mapping[str, TaskScore]) -> dict[str, list[str]]:
+def leads_by_unit(tasks: Mapping[str, TaskResult]) -> dict[str, list[str]]:
     """Unit -> the tasks that share its axis: points or degrees together, every other unit alone."""
     units: dict[str, list[str]] = {}
     for task, score in tasks.items():
@@ -57,7 +56,7 @@ def leads_by_unit(tasks: Mapping[str, TaskScore]) -> dict[str, list[str]]:
     return units
 
 
-def deltas_section(results: Results) -> Section | None:
+def deltas_section(results: Evaluation) -> Section | None:
     """Forest plots."""
     scores = judged(results)
     if not scores:
@@ -78,7 +77,7 @@ def deltas_section(results: Results) -> Section | None:
     return Section("deltas", "What each task won or lost", [Charts(charts, wide=True), note])
 
 
-def classes_section(results: Results) -> Section | None:
+def classes_section(results: Evaluation) -> Section | None:
     """Per-class deltas, worst first."""
     charts, folded = [], []
     for number, (task, score) in enumerate(results.tasks.items()):
@@ -131,7 +130,7 @@ def classes_section(results: Results) -> Section | None:
 
 
 def cross_domain_section(
-    results: Results, own_sources: Mapping[str, set[str]], order: Sequence[str]
+    results: Evaluation, own_sources: Mapping[str, set[str]], order: Sequence[str]
 ) -> Section | None:
     """Agreement of every head with its teacher on every data set's images.
 
@@ -173,7 +172,7 @@ def cross_domain_section(
     )
 
 
-def baselines_section(results: Results) -> Section | None:
+def baselines_section(results: Evaluation) -> Section | None:
     """Student and baselines, each against the teacher."""
     if not results.baselines:
         return None
@@ -213,12 +212,12 @@ def baselines_section(results: Results) -> Section | None:
     )
 
 
-def _lead(task: str, score: TaskScore) -> Lead:
+def _lead(task: str, score: TaskResult) -> Lead:
     assert score.delta is not None
     return Lead(task, score.delta, score.ci95, score.margin, words.difference(score.delta, score))
 
 
-def _cells(task: str, score: TaskScore, results: Results) -> dict[str, Cell]:
+def _cells(task: str, score: TaskResult, results: Evaluation) -> dict[str, Cell]:
     sign = verdict_sign(score, results)
     ece = score.ece
     return {
@@ -239,7 +238,7 @@ def _calibration(ece: CalibrationError) -> str:
     return f"{ece.student:.1f}" if ece.teacher is None else f"{ece.teacher:.1f} → {ece.student:.1f}"
 
 
-def _how_to_read(results: Results, *, with_ece: bool) -> str:
+def _how_to_read(results: Evaluation, *, with_ece: bool) -> str:
     scores = judged(results)
     if not scores:
         return f"Measured on {results.split} rows."
@@ -256,7 +255,7 @@ def _how_to_read(results: Results, *, with_ece: bool) -> str:
     )
 
 
-def _mcnemar(results: Results) -> str:
+def _mcnemar(results: Evaluation) -> str:
     found = [
         f"{task}: {score.mcnemar.student_only:,} rows right by the student alone, {score.mcnemar.teacher_only:,} by "
         f"the teacher alone, p = {score.mcnemar.p:.2g}{', by groups' if score.mcnemar.test == 'clustered' else ''}"
@@ -266,5 +265,5 @@ def _mcnemar(results: Results) -> str:
     return f"McNemar's test. {'; '.join(found)}." if found else ""
 
 
-def _class_unit(score: TaskScore) -> str:
+def _class_unit(score: TaskResult) -> str:
     return "points" if score.in_points else score.metric

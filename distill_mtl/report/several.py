@@ -3,15 +3,13 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from distill_mtl.evaluation.result import Evaluation, TaskResult
 from distill_mtl.report import words
 from distill_mtl.report.blocks import Block, Cell, Chart, Charts, Code, Folded, Report, Section, Table, Text
-from distill_mtl.report.colors import TEACHER, series
+from distill_mtl.report.charts import TEACHER, Lead, Line, forest, lines, series
 from distill_mtl.report.costs import cost_bars, ratios
-from distill_mtl.report.forest import Lead, forest
 from distill_mtl.report.headline import by_interval, judged, outcome
-from distill_mtl.report.lines import Line, lines
-from distill_mtl.report.results import Results, TaskScore
-from distill_mtl.report.run import Run
+from distill_mtl.report.run_record import Run
 from distill_mtl.report.scores import leads_by_unit, verdict_sign
 
 _LONG = 60
@@ -39,7 +37,7 @@ def comparison_of(runs: Sequence[Run]) -> Report:
     )
 
 
-def _finished(runs: Sequence[Run]) -> list[tuple[int, Run, Results]]:
+def _finished(runs: Sequence[Run]) -> list[tuple[int, Run, Evaluation]]:
     """Number, run and results of those that have results."""
     return [(number, run, run.results) for number, run in enumerate(runs) if run.results is not None]
 
@@ -78,7 +76,7 @@ def _tasks(runs: Sequence[Run]) -> Section | None:
     return Section("tasks", "Task by task", blocks)
 
 
-def _outcome(task: str, results: Results) -> Cell:
+def _outcome(task: str, results: Evaluation) -> Cell:
     if (score := results.tasks.get(task)) is None:
         return Cell(words.NONE, "quiet")
     sign = verdict_sign(score, results)
@@ -111,7 +109,7 @@ def _details(runs: Sequence[Run]) -> Folded:
 
 
 def _deltas(runs: Sequence[Run]) -> Section | None:
-    scores: dict[str, TaskScore] = {}
+    scores: dict[str, TaskResult] = {}
     for _, _, results in _finished(runs):
         scores |= {task: score for task, score in judged(results).items() if task not in scores}
     if not scores:

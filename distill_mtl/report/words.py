@@ -3,19 +3,19 @@
 import math
 from collections.abc import Sequence
 
-from distill_mtl.report.results import TaskScore
+from distill_mtl.evaluation.result import TaskResult
 
 NONE = "–"
 _BRIEF = 20
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
-def score(value: float | None, task: TaskScore) -> str:
+def score(value: float | None, task: TaskResult) -> str:
     """A score of the task: to a hundredth of a point, or of a unit to four digits of the student's score."""
     return NONE if value is None else f"{value:.{_places(task)}f}"
 
 
-def difference(value: float | None, task: TaskScore) -> str:
+def difference(value: float | None, task: TaskResult) -> str:
     """A signed difference of two scores."""
     if value is None:
         return NONE
@@ -23,7 +23,7 @@ def difference(value: float | None, task: TaskScore) -> str:
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
 
 
-def interval(ends: tuple[float, float] | None, task: TaskScore) -> str:
+def interval(ends: tuple[float, float] | None, task: TaskResult) -> str:
     """Both ends, signed."""
     return NONE if ends is None else " … ".join(difference(end, task) for end in ends)
 
@@ -48,7 +48,7 @@ def ratio(mine: float | None, theirs: float | None) -> str:
     return f"{_three(mine / theirs)}×" if mine is not None and theirs else NONE
 
 
-def margin(task: TaskScore) -> str:
+def margin(task: TaskResult) -> str:
     """1 point; 0.2 where the labels have a unit of their own."""
     return points(task.margin) if task.in_points else f"{task.margin:g}"
 
@@ -88,12 +88,12 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d} h" if hours else f"{minutes}:{rest:02d} min"
 
 
-def metric(task: TaskScore) -> str:
+def metric(task: TaskResult) -> str:
     """Its name, with an arrow where less is better."""
     return task.metric if task.higher_is_better else f"{task.metric} ↓"
 
 
-def _places(task: TaskScore) -> int:
+def _places(task: TaskResult) -> int:
     if task.in_points or not task.student:
         return 2
     return max(0, 3 - math.floor(math.log10(abs(task.student))))

@@ -37,30 +37,6 @@ class RunFolder(RunFiles):
         """The run folder of one of this run's baselines."""
         return RunFolder(self.baselines / name)
 
-    def recorded(self) -> dict[str, Any]:
-        """Content of results.json; empty where there is none.
-
-        Raises:
-            UserError: it holds something else.
-        """
-        if not self.results.exists():
-            return {}
-        try:
-            found = json.loads(self.results.read_text())
-            if not isinstance(found, dict):
-                raise ValueError(f"it is a {type(found).__name__}")
-        except ValueError as error:
-            raise UserError(
-                f"{self.results} is no JSON object: {error}. Delete it; `distill-mtl evaluate {self.path} --write` "
-                "writes it again."
-            ) from error
-        return found
-
-    def length(self) -> tuple[int | None, float | None]:
-        """Steps and seconds of a finished run, as its results say; None for what they do not."""
-        results = self.recorded()
-        return results.get("steps"), results.get("seconds")
-
     def refuse(self, recipe: str, *, resume: bool, overwrite: bool) -> None:
         """Refuse a run of `recipe` (its resolved text) that would lose or mix something. Writes nothing.
 

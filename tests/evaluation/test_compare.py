@@ -6,16 +6,32 @@ from typing import Any
 
 import pytest
 import torch
-from evaluation_world import CLASSES, ListedRows, ToyStudent, ToyTeacher, as_processes, make_rows
+from evaluation_world import (
+    CLASSES,
+    ListedRows,
+    ToyStudent,
+    ToyTeacher,
+    as_processes,
+    make_rows,
+    with_acceptance,
+)
 from torch import Tensor, nn
 
 from distill_mtl.checks.teacher_score import measure_score
 from distill_mtl.data.batch import Batch
 from distill_mtl.errors import ShardError, UserError
-from distill_mtl.evaluation import Evaluation, Processes, TaskResult, View, delta_on, evaluate, references
-from distill_mtl.evaluation.compare import compare
-from distill_mtl.evaluation.known import asked_about
+from distill_mtl.evaluation import (
+    Evaluation,
+    EvaluationSet,
+    Processes,
+    TaskResult,
+    compare_networks,
+    delta_on,
+    references,
+)
+from distill_mtl.evaluation.row_statistics import within_known
 from distill_mtl.evaluation.selection import Reference
+from distill_mtl.evaluation.task_comparison import compare_tasks
 from distill_mtl.tasks.base import TaskKind, build_kind
 from distill_mtl.tasks.classification import Classification
 from distill_mtl.teachers.label_map import UNKNOWN
@@ -28,7 +44,7 @@ Kinds = dict[str, TaskKind]
 def run(
     student: Any, teachers: Teachers, kinds: Kinds, sources: ListedRows, **view: Any
 ) -> dict[str, TaskResult]:
-    return compare(student, teachers, kinds, View(sources, "test", **view), resamples=300)
+    return compare_tasks(student, teachers, kinds, EvaluationSet(sources, "test", **view), resamples=300)
 
 
 def test_scores_delta_and_agreement_by_hand(
@@ -92,12 +108,12 @@ def test_every_process_reports_the_cost_that_the_first_one_measured(
     student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
 ) -> None:
     def work(processes: Processes) -> Evaluation:
-        view = View(sources, "test", processes=processes)
-        return evaluate(deepcopy(student), teachers, kinds, view, size=(8, 8), resamples=100)
+        view = EvaluationSet(sources, "test", processes=processes)
+        return compare_networks(deepcopy(student), teachers, kinds, view, size=(8, 8), resamples=100)
 
     first, second = as_processes(2, work)
     assert first == second
-    assert first.student_cost.flops > 0
+    assert first.cost.student.flops > 0
 
 
 def test_a_student_equal_to_its_teacher_is_as_certain_as_its_rows_are_many(
@@ -164,8 +180,8 @@ def test_progress_counts_to_the_number_of_rows(
     student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
 ) -> None:
     seen: list[tuple[int, int]] = []
-    view = View(sources, "test", batch_size=16, limit=50)
-    compare(
+    view = EvaluationSet(sources, "test", batch_size=16, limit=50)
+    compare_tasks(
         student, teachers, kinds, view, resamples=100, progress=lambda done, total: seen.append((done, total))
     )
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
@@ -183,12 +199,12 @@ def test_a_set_without_labelled_rows_is_refused_with_the_mend(
 def test_deltas_on_validation_need_the_teachers_once(
     student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
 ) -> None:
-    view = View(sources, "validation", batch_size=10)
+    view = EvaluationSet(sources, "validation", batch_size=10)
     scores = references(teachers | {"part": None}, kinds, view)
     calls = teachers["word"].calls
     deltas = delta_on(student, scores, kinds, view)
     assert teachers["word"].calls == calls
-    full = compare(student, teachers, kinds, view, resamples=100)
+    full = compare_tasks(student, teachers, kinds, view, resamples=100)
     assert deltas["word"] == pytest.approx(full["word"].delta)
     assert deltas["part"] == full["part"].student
     worse = delta_on(student, scores, kinds | {"word": ErrorRate(("a", "b", "c"))}, view)
@@ -198,25 +214,26 @@ def test_deltas_on_validation_need_the_teachers_once(
 def test_evaluate_joins_scores_cost_and_verdict(
     student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
 ) -> None:
-    view = View(sources, "test")
-    evaluation = evaluate(student, teachers, kinds, view, size=(8, 8), resamples=300)
-    assert evaluation.tasks == run(student, teachers, kinds, sources)
-    assert evaluation.student_cost.parameters == 18
-    assert evaluation.teachers_cost is not None
-    assert evaluation.teachers_cost.parameters == 18
-    assert {task: head.parameters for task, head in evaluation.heads.items()} == {"word": 9, "part": 9}
-    flops = [head.flops for head in evaluation.heads.values()]
+    view = EvaluationSet(sources, "test")
+    evaluation = compare_networks(student, teachers, kinds, view, size=(8, 8), resamples=300)
+    measured = run(student, teachers, kinds, sources)
+    assert evaluation.tasks == {task: each.judged(1.0, "interval") for task, each in measured.items()}
+    assert evaluation.cost.student.parameters == 18
+    assert evaluation.cost.teachers is not None
+    assert evaluation.cost.teachers.parameters == 18
+    assert {task: head.parameters for task, head in evaluation.cost.heads.items()} == {"word": 9, "part": 9}
+    flops = [head.flops for head in evaluation.cost.heads.values()]
     assert flops == [2 * 9 * 64] * 2
-    assert sum(flops) == evaluation.student_cost.flops  # this student has no trunk
-    assert evaluation.hashed == {"part"}
-    assert evaluation.rule == "interval"
+    assert sum(flops) == evaluation.cost.student.flops  # this student has no trunk
+    assert evaluation.hashed == ("part",)
+    assert evaluation.acceptance.rule == "interval"
     lowest = min(result.ci95[0] for result in evaluation.tasks.values())
-    assert replace(evaluation, acceptance=dict.fromkeys(kinds, 0.01 - lowest)).accepted
-    assert not replace(evaluation, acceptance=dict.fromkeys(kinds, -lowest - 0.01)).accepted
-    evaluation = replace(evaluation, rule="point")
+    assert with_acceptance(evaluation, margin=dict.fromkeys(kinds, 0.01 - lowest)).accepted
+    assert not with_acceptance(evaluation, margin=dict.fromkeys(kinds, -lowest - 0.01)).accepted
+    evaluation = with_acceptance(evaluation, rule="point")
     worst = min(result.delta for result in evaluation.tasks.values())
-    assert replace(evaluation, acceptance=dict.fromkeys(kinds, -worst)).accepted
-    assert not replace(evaluation, acceptance=dict.fromkeys(kinds, -worst - 0.01)).accepted
+    assert with_acceptance(evaluation, margin=dict.fromkeys(kinds, -worst)).accepted
+    assert not with_acceptance(evaluation, margin=dict.fromkeys(kinds, -worst - 0.01)).accepted
 
 
 def test_one_teacher_of_two_tasks_costs_once(student: ToyStudent, kinds: Kinds, sources: ListedRows) -> None:
@@ -224,20 +241,27 @@ def test_one_teacher_of_two_tasks_costs_once(student: ToyStudent, kinds: Kinds, 
     only = {"part": kinds["part"], "again": kinds["part"]}
     sources.rows["again", "test"] = make_rows("again", 4, dense=True)
     student.heads["again"] = ToyTeacher(dense=True, seed=6)
-    evaluation = evaluate(
-        student, {"part": both, "again": both}, only, View(sources, "test"), size=(8, 8), resamples=100
+    evaluation = compare_networks(
+        student,
+        {"part": both, "again": both},
+        only,
+        EvaluationSet(sources, "test"),
+        size=(8, 8),
+        resamples=100,
     )
-    assert evaluation.teachers_cost is not None
-    assert evaluation.teachers_cost.parameters == 9
+    assert evaluation.cost.teachers is not None
+    assert evaluation.cost.teachers.parameters == 9
 
 
 def test_without_teachers_there_is_nothing_to_judge(
     student: ToyStudent, kinds: Kinds, sources: ListedRows
 ) -> None:
-    evaluation = evaluate(student, {}, kinds, View(sources, "test"), size=(8, 8), resamples=100)
+    evaluation = compare_networks(
+        student, {}, kinds, EvaluationSet(sources, "test"), size=(8, 8), resamples=100
+    )
     assert evaluation.accepted
-    assert evaluation.teachers_cost is None
-    assert evaluation.to_dict()["cost"]["teachers"] is None
+    assert evaluation.cost.teachers is None
+    assert evaluation.model_dump(mode="json")["cost"]["teachers"] is None
 
 
 class KnowsTwo(ToyTeacher):
@@ -266,9 +290,9 @@ def test_a_teacher_is_compared_on_the_attributes_that_it_knows(metric: str) -> N
     def student(images: Tensor) -> dict[str, Tensor]:  # wrong about the second and the third
         return {"looks": answers(images) * torch.tensor([1.0, -1.0, -1.0])}
 
-    view = View(ListedRows({("looks", "test"): rows}), "test")
+    view = EvaluationSet(ListedRows({("looks", "test"): rows}), "test")
     teacher = KnowsTwo(dense=False, seed=0)
-    result = compare(student, {"looks": teacher}, {"looks": kind}, view, resamples=100)["looks"]
+    result = compare_tasks(student, {"looks": teacher}, {"looks": kind}, view, resamples=100)["looks"]
     assert result.teacher == kind.perfect
     assert result.agreement == pytest.approx(0.5)
     assert result.rows == 39
@@ -276,7 +300,7 @@ def test_a_teacher_is_compared_on_the_attributes_that_it_knows(metric: str) -> N
         assert result.student == pytest.approx(50)
     rows.labels["looks"][:, :2] = -1
     with pytest.raises(ShardError, match=r"no row in the test set with a label of a class .* \(a, b\)"):
-        compare(student, {"looks": teacher}, {"looks": kind}, view, resamples=100)
+        compare_tasks(student, {"looks": teacher}, {"looks": kind}, view, resamples=100)
 
 
 def test_the_check_measures_a_teacher_by_the_attributes_that_it_knows() -> None:
@@ -284,14 +308,14 @@ def test_the_check_measures_a_teacher_by_the_attributes_that_it_knows() -> None:
     teacher = KnowsTwo(dense=False, seed=0)
     seen = ListedRows({("looks", "test"): rows}).labelled("looks", "test", 16)
     pictures = [replace(batch, images=batch.images.float() / 255) for batch in seen]
-    asked = [asked_about(batch, kind, "looks", teacher.known) for batch in pictures]
+    asked = [within_known(batch, kind, "looks", teacher.known) for batch in pictures]
     scores = [
         measure_score(lambda images: teacher(images).logits, kind, "looks", each)
         for each in (pictures, asked)
     ]
     assert scores[0].score > 10
     assert scores[1].score == 0
-    silent = [asked_about(batch, kind, "looks", ()) for batch in pictures]
+    silent = [within_known(batch, kind, "looks", ()) for batch in pictures]
     assert measure_score(lambda images: teacher(images).logits, kind, "looks", silent) is None
 
 
@@ -305,7 +329,7 @@ def test_a_delta_in_a_unit_counts_in_percent_whatever_the_unit(taught: bool) -> 
     deltas = []
     for unit in (1.0, 1000.0):
         kind = build_kind("regression", CLASSES, "mae", scale=unit)
-        view = View(ListedRows({("light", "validation"): values(40, unit)}), "validation")
+        view = EvaluationSet(ListedRows({("light", "validation"): values(40, unit)}), "validation")
 
         def off(images: Tensor, by: float, unit: float = unit) -> Tensor:
             return unit * (answers(images) + by)
@@ -324,14 +348,14 @@ def test_a_delta_in_a_unit_counts_in_percent_whatever_the_unit(taught: bool) -> 
 
 def test_a_reference_without_error_has_no_percent() -> None:
     kind, rows = build_kind("regression", CLASSES, "mae"), values(20, 1.0)
-    view = View(ListedRows({("light", "validation"): rows}), "validation")
+    view = EvaluationSet(ListedRows({("light", "validation"): rows}), "validation")
     student = lambda images: {"light": answers(images) + 0.5}  # noqa: E731
     assert delta_on(student, {"light": Reference(0.0)}, {"light": kind}, view)["light"] == pytest.approx(-0.5)
 
 
 def test_along_the_way_too_both_are_scored_on_what_the_teacher_knows() -> None:
     kind = build_kind("multilabel", CLASSES, "error")
-    view = View(ListedRows({("looks", "validation"): attributes(40)}), "validation")
+    view = EvaluationSet(ListedRows({("looks", "validation"): attributes(40)}), "validation")
     against = references({"looks": KnowsTwo(dense=False, seed=0)}, {"looks": kind}, view)
     assert against == {"looks": Reference(0.0, (0, 1))}
     student = lambda images: {"looks": answers(images) * torch.tensor([1.0, 1.0, -1.0])}  # noqa: E731

@@ -8,10 +8,9 @@ import toys
 from torch import Tensor, nn
 
 from distill_mtl.evaluation import cost as costs
-from distill_mtl.evaluation.cost import cost_of, costs_of, head_costs
-from distill_mtl.evaluation.expense import expense_of
+from distill_mtl.evaluation.cost import compare_costs, cost_of, costs_of, head_costs
 from distill_mtl.evaluation.memory import peak_memory
-from distill_mtl.evaluation.results import Cost
+from distill_mtl.evaluation.result import Cost
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.students.folder import DeployedStudent, save_student
 from distill_mtl.teachers.load import load_teacher
@@ -68,6 +67,31 @@ def test_attention_is_counted() -> None:
     assert cost_of(Tokens(), (16, 16)).flops == patches + products
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 16, 8), (3, 4, 16, 8), (2, 4, 5, 32)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_takes_two_products_of_its_tokens_whatever_kernel_computes_it(
+    shape: tuple[int, int, int, int], masked: bool
+) -> None:
+    """2 * B*H*N*N*D for query x key, as much for the weights x value; a mask saves nothing."""
+    batch, heads, tokens, width = shape
+    query = torch.rand(shape)
+    mask = torch.ones(tokens, tokens, dtype=torch.bool) if masked else None
+    with torch.no_grad(), costs._flop_counter() as counter:
+        nn.functional.scaled_dot_product_attention(query, query, query, attn_mask=mask)
+    assert counter.get_total_flops() == 2 * (2 * batch * heads * tokens * tokens * width)
+
+
+def test_torch_s_own_attention_layers_are_counted_like_their_parts() -> None:
+    """In evaluation mode they have a fused form, which torch's counter takes for nothing."""
+    tokens, width, hidden = 16, 8, 32
+    layer = nn.TransformerEncoderLayer(width, 2, hidden, batch_first=True).eval()
+    attention = 2 * tokens * width * (3 * width + width) + 2 * (2 * tokens * tokens * width)
+    with torch.no_grad(), costs._flop_counter() as counter:
+        layer(torch.rand(1, tokens, width))
+    assert counter.get_total_flops() == attention + 2 * (2 * tokens * width * hidden)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 def test_what_another_runtime_runs_is_not_counted_as_nothing() -> None:
     """Its parameters are what it says; FLOPs that nobody counts are unknown, and so are sums with them."""
 
@@ -91,7 +115,8 @@ def test_what_a_head_takes_is_counted_by_hand(deployed: bool) -> None:
     """The toy student at 8 px: a linear layer from 12 to 3, and a decoder over 4 x 4 and 2 x 2 pixels."""
     student = toys.toy_student({"hue": toys.classification(3), "shape": toys.segmentation(2)})
     network = DeployedStudent(student) if deployed else student
-    heads = head_costs(network, (8, 8))
+    whole = cost_of(network, (8, 8))
+    heads = head_costs(network, (8, 8), whole)
     assert list(heads) == ["hue", "shape"]
     assert (heads["hue"].parameters, heads["hue"].flops) == (3 * 13, 2 * 3 * 12)
     fine, coarse = 2 * 16 * 24, 2 * 4 * 24
@@ -99,11 +124,11 @@ def test_what_a_head_takes_is_counted_by_hand(deployed: bool) -> None:
     assert heads["shape"].flops == laterals + fine * 24 * 9 + fine * 2
     assert heads["shape"].parameters == sum(p.numel() for p in student.heads["shape"].parameters())
     trunk = 2 * 16 * 6 * 27 + 2 * 4 * 12 * 6 * 9
-    assert cost_of(network, (8, 8)).flops == trunk + sum(head.flops for head in heads.values())
+    assert whole.flops == trunk + sum(head.flops for head in heads.values())
 
 
 def test_a_network_without_heads_by_name_has_none() -> None:
-    assert head_costs(Tied(), (8, 8)) == {}
+    assert head_costs(Tied(), (8, 8), cost_of(Tied(), (8, 8))) == {}
 
 
 LINUX = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux' high-water mark")
@@ -226,9 +251,9 @@ def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
     network = Waits(clock, 0.001, [], "it")
     assert costs_of([network], (4, 4)).unrest == pytest.approx(3.5)
-    assert "busy with other work" in expense_of(network, {}, (4, 4), "cpu", batch_size=8).machine
+    assert "busy with other work" in compare_costs(network, {}, (4, 4), "cpu", batch_size=8).machine
     quiet = Staged(clock, 0.001, [], "it")
-    assert "busy" not in expense_of(quiet, {}, (4, 4), "cpu", batch_size=8).machine
+    assert "busy" not in compare_costs(quiet, {}, (4, 4), "cpu", batch_size=8).machine
 
 
 def test_batches_stop_at_what_is_known_to_fit_and_at_long_passes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +289,7 @@ def test_a_trunk_that_two_teachers_share_is_paid_once_and_each_alone_in_full(tmp
     section = TeacherSection(path=str(tmp_path / "both"))
     teachers = {task: load_teacher(section, task=task) for task in ("hue", "shape")}
     share_trunks(teachers.values())
-    spent = expense_of(student, teachers, (8, 8), "cpu", batch_size=4)
+    spent = compare_costs(student, teachers, (8, 8), "cpu", batch_size=4)
     assert spent.teachers is not None
     assert spent.teachers.parameters == spent.student.parameters
     assert spent.teachers.flops == spent.student.flops

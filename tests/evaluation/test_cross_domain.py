@@ -2,7 +2,6 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
-from dataclasses import replace
 from threading import Barrier
 from typing import Any
 
@@ -11,8 +10,10 @@ import torch
 from evaluation_world import ListedRows, ToyStudent
 from torch import Tensor, nn
 
-from distill_mtl.evaluation import View, cross_domain, evaluate
-from distill_mtl.evaluation.view import Processes
+from distill_mtl.evaluation import EvaluationSet, compare_networks, cross_domain
+from distill_mtl.evaluation.evaluation_set import Processes
+from distill_mtl.evaluation.result import CrossDomainAgreement
+from distill_mtl.report.console import markdown_table
 from distill_mtl.tasks.base import TaskKind
 
 Kinds = dict[str, TaskKind]
@@ -43,15 +44,17 @@ def test_a_student_that_switches_mode_is_found_and_named(
 ) -> None:
     mark(sources, "part", 7)
     student = SwitchesMode(teachers, tell=7)
-    evaluation = evaluate(student, teachers, kinds, View(sources, "test"), size=(8, 8), resamples=100)
+    evaluation = compare_networks(
+        student, teachers, kinds, EvaluationSet(sources, "test"), size=(8, 8), resamples=100
+    )
     assert evaluation.tasks["word"].agreement == 1
     assert evaluation.cross_domain["word"]["part"].rows == 40
     assert evaluation.cross_domain["word"]["part"].agreement == pytest.approx(0, abs=0.2)
     assert evaluation.cross_domain["part"]["word"].agreement == 1
     assert "word agrees with its teacher on 0.0 % of 40 images of 'part', at home on 100.0 %" in (
-        evaluation.markdown()
+        markdown_table(evaluation)
     )
-    written = evaluation.to_dict()["cross_domain"]
+    written = evaluation.model_dump(mode="json")["cross_domain"]
     assert written["part"] == {"word": {"rows": 90, "agreement": 1.0}}
 
 
@@ -59,29 +62,36 @@ def test_a_student_that_is_alike_everywhere_gets_no_word(
     teachers: Teachers, kinds: Kinds, sources: ListedRows
 ) -> None:
     student = SwitchesMode(teachers, tell=300)
-    evaluation = evaluate(student, teachers, kinds, View(sources, "test"), size=(8, 8), resamples=100)
+    evaluation = compare_networks(
+        student, teachers, kinds, EvaluationSet(sources, "test"), size=(8, 8), resamples=100
+    )
     assert evaluation.cross_domain["word"]["part"].agreement == 1
-    assert "images of" not in evaluation.markdown()
+    assert "images of" not in markdown_table(evaluation)
 
 
 def test_what_few_rows_could_be_by_chance_is_not_notable(
     teachers: Teachers, kinds: Kinds, sources: ListedRows
 ) -> None:
-    evaluation = evaluate(
-        SwitchesMode(teachers, tell=300), teachers, kinds, View(sources, "test"), size=(8, 8), resamples=100
+    evaluation = compare_networks(
+        SwitchesMode(teachers, tell=300),
+        teachers,
+        kinds,
+        EvaluationSet(sources, "test"),
+        size=(8, 8),
+        resamples=100,
     )
     for rows, agreement, told in ((16, 0.80, False), (16, 0.70, True), (512, 0.92, False), (512, 0.88, True)):
-        abroad = {"word": {"part": cross_domain.Abroad(rows, agreement)}}
-        assert bool(list(cross_domain.notes(replace(evaluation, cross_domain=abroad)))) == told, (
-            rows,
-            agreement,
-        )
+        elsewhere = {"word": {"part": CrossDomainAgreement(rows, agreement)}}
+        text = markdown_table(evaluation.changed(cross_domain=elsewhere))
+        assert ("images of 'part'" in text) == told, (rows, agreement)
 
 
 def test_only_tasks_with_a_teacher_have_somebody_to_agree_with(
     student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
 ) -> None:
-    found = cross_domain.cross_domain(student, teachers | {"part": None}, kinds, View(sources, "test"))
+    found = cross_domain.cross_domain(
+        student, teachers | {"part": None}, kinds, EvaluationSet(sources, "test")
+    )
     assert list(found["word"]) == ["part"]
     assert found["part"] == {}
 
@@ -94,14 +104,14 @@ def test_rows_are_capped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cross_domain, "MOST_ROWS", 12)
-    found = cross_domain.cross_domain(student, teachers, kinds, View(sources, "test"))
+    found = cross_domain.cross_domain(student, teachers, kinds, EvaluationSet(sources, "test"))
     assert {abroad.rows for sources in found.values() for abroad in sources.values()} == {12}
 
 
 def test_several_processes_find_the_very_same(
     student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
 ) -> None:
-    alone = cross_domain.cross_domain(student, teachers, kinds, View(sources, "test", batch_size=7))
+    alone = cross_domain.cross_domain(student, teachers, kinds, EvaluationSet(sources, "test", batch_size=7))
     assert 0 < (alone["part"]["word"].agreement or 0) < 1
     shelf: list[list[Any]] = [[], [], []]
     meeting = Barrier(3)
@@ -114,7 +124,7 @@ def test_several_processes_find_the_very_same(
             meeting.wait()
             return joined
 
-        view = View(sources, "test", batch_size=5, processes=Processes(rank, 3, gather))
+        view = EvaluationSet(sources, "test", batch_size=5, processes=Processes(rank, 3, gather))
         return cross_domain.cross_domain(deepcopy(student), deepcopy(teachers), kinds, view)
 
     with ThreadPoolExecutor(3) as pool:

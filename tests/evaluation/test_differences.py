@@ -12,11 +12,12 @@ from scipy.stats import binom
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from distill_mtl.evaluation import Evaluation, Processes, TaskResult, View, evaluate
-from distill_mtl.evaluation.compare import compare
-from distill_mtl.evaluation.details import details_table
-from distill_mtl.evaluation.differences import MOST_DISAGREEMENTS, ClassDelta, worst_classes
-from distill_mtl.evaluation.mcnemar import McNemar, mcnemar
+from distill_mtl.evaluation import EvaluationSet, Processes, TaskResult, compare_networks
+from distill_mtl.evaluation.mcnemar import mcnemar
+from distill_mtl.evaluation.result import ClassDelta, McNemar
+from distill_mtl.evaluation.task_comparison import MOST_DISAGREEMENTS, compare_tasks, worst_classes
+from distill_mtl.report.console import markdown_table
+from distill_mtl.report.details import details_table
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.output import TeacherOutput
 
@@ -28,7 +29,9 @@ Kinds = dict[str, TaskKind]
 def results(
     student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
 ) -> dict[str, TaskResult]:
-    return compare(student, teachers, kinds, View(sources, "test", batch_size=16), resamples=100)
+    return compare_tasks(
+        student, teachers, kinds, EvaluationSet(sources, "test", batch_size=16), resamples=100
+    )
 
 
 def test_the_hardest_rows_are_those_where_the_student_loses_most(
@@ -76,7 +79,7 @@ def test_of_rows_that_lose_alike_those_come_first_where_the_student_is_surest(
 def test_a_student_as_good_on_every_row_has_no_disagreement(
     student: ToyStudent, kinds: Kinds, sources: ListedRows
 ) -> None:
-    found = compare(student, dict(student.heads), kinds, View(sources, "test"), resamples=100)
+    found = compare_tasks(student, dict(student.heads), kinds, EvaluationSet(sources, "test"), resamples=100)
     assert all(result.disagreements == () for result in found.values())
     assert all(each.delta == 0 for result in found.values() for each in result.classes)
 
@@ -89,8 +92,8 @@ def test_long_words_are_cut(kinds: Kinds) -> None:
     sources = ListedRows({("word", "test"): make_rows("word", 30, dense=False)})
     wrong = lambda images: {"word": -images.mean((2, 3))}  # noqa: E731
     teacher = lambda images: TeacherOutput(images.mean((2, 3)), {})  # noqa: E731
-    view = View(sources, "test")
-    found = compare(wrong, {"word": teacher}, {"word": Wordy(CLASSES)}, view, resamples=100)["word"]
+    view = EvaluationSet(sources, "test")
+    found = compare_tasks(wrong, {"word": teacher}, {"word": Wordy(CLASSES)}, view, resamples=100)["word"]
     assert {len(each.teacher) for each in found.disagreements} == {80}
 
 
@@ -99,9 +102,11 @@ def test_several_processes_write_the_results_of_one(
     student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows, world: int
 ) -> None:
     def work(processes: Processes) -> str:
-        view = View(sources, "test", batch_size=8, processes=processes)
-        found = evaluate(deepcopy(student), deepcopy(teachers), kinds, view, size=(8, 8), resamples=100)
-        return json.dumps(found.to_dict() | {"cost": None})
+        view = EvaluationSet(sources, "test", batch_size=8, processes=processes)
+        found = compare_networks(
+            deepcopy(student), deepcopy(teachers), kinds, view, size=(8, 8), resamples=100
+        )
+        return json.dumps(found.model_dump(mode="json") | {"cost": None})
 
     alone = work(Processes())
     assert '"disagreements": [{"key"' in alone
@@ -119,7 +124,7 @@ def test_calibration_of_both_networks_is_reported(results: dict[str, TaskResult]
 def test_without_a_teacher_the_student_s_own_figures_stand(
     student: ToyStudent, kinds: Kinds, sources: ListedRows
 ) -> None:
-    found = compare(student, {}, kinds, View(sources, "test"), resamples=100)["word"]
+    found = compare_tasks(student, {}, kinds, EvaluationSet(sources, "test"), resamples=100)["word"]
     assert found.ece is not None
     assert found.ece.teacher is None
     assert found.disagreements == ()
@@ -142,8 +147,8 @@ def test_mcnemar_counts_rows_that_one_network_alone_gets_right(
     assert results["part"].mcnemar is None  # an image is not right or wrong
     rows = make_rows("word", 90, dense=False, seed=1)
     alone = {"word": kinds["word"]}
-    view = View(ListedRows({("word", "test"): rows}), "test")
-    found = compare(student, teachers, alone, view, resamples=100)["word"]
+    view = EvaluationSet(ListedRows({("word", "test"): rows}), "test")
+    found = compare_tasks(student, teachers, alone, view, resamples=100)["word"]
     test = found.mcnemar
     assert test is not None
     assert test.test == "exact"
@@ -213,26 +218,30 @@ def test_classes_are_named_when_they_lose_much_more_than_their_task(
 def test_the_worst_classes_stand_below_the_table(
     student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
 ) -> None:
-    found = evaluate(student, teachers, kinds, View(sources, "test"), size=(8, 8), resamples=100)
+    found = compare_networks(
+        student, teachers, kinds, EvaluationSet(sources, "test"), size=(8, 8), resamples=100
+    )
     tasks = {
         "word": replace(found.tasks["word"], delta=0.1, classes=classes(0.5, -4.2, -2.1)),
         "part": replace(found.tasks["part"], delta=0.1, classes=classes(0.5, 0.2)),
     }
-    told: Evaluation = replace(found, tasks=tasks, cross_domain={})
-    assert "worst: word/b −4.20, word/c −2.10" in told.markdown()
-    assert "worst" not in replace(told, tasks={"part": tasks["part"]}).markdown()
+    told = found.changed(tasks=tasks, cross_domain={})
+    assert "worst: word/b −4.20, word/c −2.10" in markdown_table(told)
+    assert "worst" not in markdown_table(told.changed(tasks={"part": tasks["part"]}))
 
 
 def test_the_card_s_second_table_holds_calibration_and_the_test(
     student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
 ) -> None:
-    found = evaluate(student, teachers, kinds, View(sources, "test"), size=(8, 8), resamples=100)
+    found = compare_networks(
+        student, teachers, kinds, EvaluationSet(sources, "test"), size=(8, 8), resamples=100
+    )
     part = found.tasks["part"]
     line = f"| part | {part.ece.teacher:.2f} | {part.ece.student:.2f} | – | – | – |"
     assert line in details_table(found)
-    tested = replace(found, tasks={"part": replace(part, ece=None, mcnemar=counted(3, 9))})
+    tested = found.changed(tasks={"part": replace(part, ece=None, mcnemar=counted(3, 9))})
     assert "| part | – | – | 9 | 3 | 0.15 |" in details_table(tested)
-    bare = replace(found, tasks={"part": replace(part, ece=None)})
+    bare = found.changed(tasks={"part": replace(part, ece=None)})
     assert details_table(bare) == ""
     grouped = replace(part, ece=None, mcnemar=McNemar(3, 9, 0.15, "clustered"))
-    assert "| 9 | 3 | 0.15 (groups) |" in details_table(replace(found, tasks={"part": grouped}))
+    assert "| 9 | 3 | 0.15 (groups) |" in details_table(found.changed(tasks={"part": grouped}))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distill_mtl.evaluation.bootstrap import draw_counts, paired_interval, percentiles
 from distill_mtl.evaluation.mcnemar import mcnemar
-from distill_mtl.evaluation.results import TaskResult
+from distill_mtl.evaluation.result import TaskResult
 from distill_mtl.evaluation.verdict import Verdict, judge
 from distill_mtl.tasks.base import build_kind
 
@@ -146,9 +146,8 @@ def outcome(student_only: int, teacher_only: int, rows: int, draws: np.random.Ge
 
 
 def verdict(result: TaskResult) -> Verdict:
-    found = judge(result, 1.0, "interval")
-    assert found is not None
-    return found
+    assert result.delta is not None
+    return judge(result.delta, result.ci95, result.rows, 1.0, "interval")
 
 
 def test_a_loss_of_twice_the_margin_is_found_in_twenty_thousand_rows() -> None:

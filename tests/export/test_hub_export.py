@@ -12,12 +12,13 @@ import pytest
 import torch
 from export_toys import toy_run
 from huggingface_hub import ModelCard, constants
+from result_toys import evaluation_of, task_result
 from rich.console import Console
 
 from distill_mtl import load_student
 from distill_mtl.errors import ExportError, StudentError
-from distill_mtl.evaluation.card import model_card
 from distill_mtl.jobs.export import export
+from distill_mtl.report.model_card import model_card
 
 QUIET = Console(quiet=True)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -138,10 +139,8 @@ def test_a_licence_that_nobody_named_is_called_unknown(run: Path) -> None:
 
 
 def test_some_tasks_alone_get_a_card_of_their_own(run: Path) -> None:
-    scores = {"metric": "accuracy", "rows": 40, "teacher": 90.0, "student": 91.5, "delta": 1.5}
-    (run / "results.json").write_text(
-        json.dumps({"tasks": {"hue": scores, "shape": scores | {"student": 7.0}}})
-    )
+    scores = task_result(1.5, teacher=90.0, rows=40)
+    evaluation_of({"hue": scores, "shape": scores}).write(run / "results.json")
     teachers = {"hue": {"file": "/home/me/teachers/hues/model.safetensors", "sha256": "ab" * 32}}
     (run / "teachers.json").write_text(json.dumps(teachers))
     folder = export(run, "hub", tasks=["hue"], console=QUIET)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from distill_mtl.evaluation.examples import Example
+from distill_mtl.evaluation.result import FORMAT, VERSION
 from distill_mtl.report.pictures import write_gallery
 from distill_mtl.tasks.base import Legend, Shown
 
@@ -86,6 +87,8 @@ def results(tasks: dict[str, dict[str, Any]] | None = None, **changes: Any) -> d
     double = {key: 2 * value for key, value in cost().items() if key not in ("batch", "rows_per_second")}
     share = {"parameters": 1000, "flops": 2000, "parameters_share": 0.0025, "flops_share": 0.0002}
     return {
+        "format": FORMAT,
+        "version": VERSION,
         "tasks": tasks,
         "cost": {
             "student": cost(),
@@ -106,6 +109,7 @@ def results(tasks: dict[str, dict[str, Any]] | None = None, **changes: Any) -> d
             "rule": "interval",
             "margin": {name: entry["margin"] for name, entry in tasks.items()},
         },
+        "hashed": [],
         "accepted": True,
         "steps": STEPS,
         "seconds": 75.0,

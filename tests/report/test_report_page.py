@@ -11,7 +11,7 @@ import report_world
 from distill_mtl.errors import UserError
 from distill_mtl.jobs.report import write_comparison, write_report
 from distill_mtl.report.headline import advice, headline
-from distill_mtl.report.run import Run, read_run
+from distill_mtl.report.run_record import Run, read_run
 
 
 class _Tags(HTMLParser):
@@ -76,12 +76,14 @@ def test_the_verdict_is_one_sentence_of_plain_words(tmp_path: Path) -> None:
 
 
 def test_an_undecided_task_is_named_with_the_rows_that_would_decide(tmp_path: Path) -> None:
-    open_ = report_world.task(verdict="undecided", rows_to_decide=1200, ci95=[-1.4, 0.4])
+    open_ = report_world.task(ci95=[-1.4, 0.4])
     run = _run(tmp_path, left=report_world.task(), right=open_)
     sentence, tone = headline(run)
     assert tone == "unsure"
     assert "cannot tell for right" in sentence
-    assert advice(run) == ["right: about 1,200 more labelled test rows would decide."]
+    assert run.results is not None
+    assert run.results.tasks["right"].rows_to_decide == 3932
+    assert advice(run) == ["right: about 4,000 more labelled test rows would decide."]
 
 
 def test_an_inferior_task_is_named_with_the_margin_that_would_do(tmp_path: Path) -> None:
@@ -254,8 +256,8 @@ def test_equal_names_of_runs_are_told_apart_by_their_folders(tmp_path: Path) -> 
     ("spoil", "message"),
     [
         (lambda folder: (folder / "recipe.resolved.yaml").unlink(), "holds no run"),
-        (lambda folder: (folder / "results.json").write_text("{"), "is no JSON"),
-        (lambda folder: (folder / "results.json").write_text('{"tasks": {}}'), "another version"),
+        (lambda folder: (folder / "results.json").write_text("{"), "is not JSON"),
+        (lambda folder: (folder / "results.json").write_text('{"tasks": {}}'), "no such format"),
     ],
 )
 def test_a_folder_that_is_no_run_is_refused_in_one_line(tmp_path: Path, spoil: object, message: str) -> None:
@@ -279,7 +281,7 @@ def test_a_page_that_cannot_be_written_is_a_message(tmp_path: Path) -> None:
 
 
 def test_the_style_sheet_has_a_variable_for_every_colour_of_a_chart() -> None:
-    from distill_mtl.report import colors
+    from distill_mtl.report import charts as colors
 
     style = (Path(colors.__file__).parent / "templates" / "style.css").read_text()
     for scheme in style.split(":root {")[1:]:

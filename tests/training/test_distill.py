@@ -9,7 +9,7 @@ from rich.console import Console
 
 from distill_mtl import distill, evaluate, load_recipe, load_student
 from distill_mtl.errors import UserError
-from distill_mtl.evaluation import Evaluation, View, delta_on, references
+from distill_mtl.evaluation import Evaluation, EvaluationSet, delta_on, references
 from distill_mtl.training.parts import build
 
 QUIET = Console(quiet=True)
@@ -55,9 +55,10 @@ def test_a_run_leaves_the_folder_that_other_tools_read(finished: tuple[Path, Eva
 def test_results_have_the_promised_form(finished: tuple[Path, Evaluation]) -> None:
     out, evaluation = finished
     results = json.loads((out / "results.json").read_text())
-    assert results == evaluation.to_dict() | {"tasks": json.loads(json.dumps(evaluation.to_dict()["tasks"]))}
+    assert results == json.loads(evaluation.model_dump_json())
     assert set(results) == {
-        *("tasks", "cost", "cross_domain", "baselines", "split", "acceptance", "accepted", "steps", "seconds")
+        *("format", "version", "tasks", "cost", "cross_domain", "baselines", "split", "hashed"),
+        *("acceptance", "accepted", "steps", "seconds"),
     }
     assert set(results["tasks"]["hue"]) == {
         *("kind", "metric", "higher_is_better", "rows", "teacher", "student", "delta", "ci95", "agreement"),
@@ -235,7 +236,7 @@ def test_select_best_takes_the_checkpoint_with_the_highest_mean_delta(recipe: Pa
     distill(load_recipe(recipe, [*every_step, "training.select=best"]), out=tmp_path / "best", console=QUIET)
     distill(load_recipe(recipe, every_step), out=tmp_path / "last", console=QUIET)
     parts = build(load_recipe(recipe, every_step))
-    view = View(parts.sources, "validation")
+    view = EvaluationSet(parts.sources, "validation")
     scores = references(parts.teachers, parts.kinds, view)
     students, deltas = [], []
     for path in sorted((tmp_path / "last" / "checkpoints").iterdir()):

@@ -45,12 +45,3 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     folder.metrics.write_text('{"step": 10}\n{"step": 20}\n{"step": 30}\n{"ste')
     folder.cut_metrics(20)
     assert folder.metrics.read_text() == '{"step": 10}\n{"step": 20}\n'
-
-
-def test_results_that_are_no_json_are_told(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    assert (folder.recorded(), folder.length()) == ({}, (None, None))
-    for broken in ("{", "[]"):
-        folder.results.write_text(broken)
-        with pytest.raises(UserError, match=r"results.json is no JSON object: .* Delete it"):
-            folder.length()

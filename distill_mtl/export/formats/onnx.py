@@ -17,6 +17,7 @@ from distill_mtl.export.note import NOTE
 from distill_mtl.export.parity import check_parity
 from distill_mtl.export.rows import RealRows
 from distill_mtl.networks.runtimes.onnx_file import package
+from distill_mtl.report.console import console_table
 
 LARGEST = 2**31 - 2**24
 """Bytes of weights that fit into one file, whose format ends at 2 GiB; the rest is for the graph."""
@@ -81,7 +82,7 @@ class Onnx(GraphFormat):
         evaluation = compare_files(
             order, rows, recipe, module, Served(int8, module, file.stat().st_size), fp32
         )
-        order.console.print(evaluation.table())
+        order.console.print(console_table(evaluation))
         evaluation.write(file.with_name(f"{file.name}.results.json"))
 
     def open(self, path: Path) -> Run:

@@ -1,15 +1,13 @@
 """Scores and differences as text, for tables and sentences."""
 
 import math
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from distill_mtl.evaluation.results import TaskResult
+from distill_mtl.evaluation.result import TaskResult
 
 NONE = "–"
 
 
-def rounded(value: float, result: "TaskResult", sign: str = "") -> str:
+def rounded(value: float, result: TaskResult, sign: str = "") -> str:
     """To a hundredth of a point; of a unit, in which a hundredth may be everything or nothing, to four digits of
     the student's score."""
     places = 2
@@ -18,7 +16,7 @@ def rounded(value: float, result: "TaskResult", sign: str = "") -> str:
     return f"{value:{sign}.{places}f}"
 
 
-def signed(value: float | None, result: "TaskResult") -> str:
+def signed(value: float | None, result: TaskResult) -> str:
     """A difference in the digits of its task's score."""
     if value is None:
         return NONE

@@ -3,20 +3,18 @@
 `Evaluation.table` and `Evaluation.markdown` call this; the model card holds the Markdown form.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from distill_mtl.evaluation.cross_domain import notes as cross_domain_notes
-from distill_mtl.evaluation.details import worst_line
-from distill_mtl.evaluation.figures import NONE, rounded, signed
-from distill_mtl.evaluation.sentence import verdict_line
-
-if TYPE_CHECKING:
-    from distill_mtl.evaluation.results import Cost, Evaluation, HeadCost, TaskResult
+from distill_mtl.evaluation.cross_domain import notable
+from distill_mtl.evaluation.result import Cost, Evaluation, HeadCost, TaskResult
+from distill_mtl.report.details import worst_line
+from distill_mtl.report.figures import NONE, rounded, signed
+from distill_mtl.report.sentence import verdict_line
 
 _INTERVAL = "95 % interval"
 _TASK_COLUMNS = ("task", "metric", "rows", "teacher", "student", "delta", _INTERVAL, "agree", "")
@@ -31,7 +29,7 @@ _COLORS = {"✓": "green", "✗": "red", "?": "yellow", "–": "dim"}
 _MARKS = {"non-inferior": "✓", "inferior": "✗", "undecided": "?"}
 
 
-def console_table(evaluation: "Evaluation") -> RenderableType:
+def console_table(evaluation: Evaluation) -> RenderableType:
     """Scores, cost, verdict and notes, one under the other, for a rich console of 80 columns or more."""
     columns = _shown_columns(evaluation)
     styled = [row for task in evaluation.tasks for row in _styled_rows(evaluation, task)]
@@ -44,12 +42,12 @@ def console_table(evaluation: "Evaluation") -> RenderableType:
     verdict = Text(said, f"bold {_COLORS[said[0]]}")
     notes = [Text(note, "dim") for note in _notes(evaluation)]
     taken: list[RenderableType] = []
-    if evaluation.heads:
+    if evaluation.cost.heads:
         taken = [_frame(_HEAD_COLUMNS, [[Text(cell) for cell in row] for row in _head_rows(evaluation)]), ""]
     return Group(Text(_title(evaluation), "bold"), "", scores, "", costs, "", *taken, verdict, *notes)
 
 
-def markdown_table(evaluation: "Evaluation") -> str:
+def markdown_table(evaluation: Evaluation) -> str:
     """The same figures as Markdown tables with the verdict and the notes beneath."""
     columns = _shown_columns(evaluation)
     cells = [
@@ -61,7 +59,7 @@ def markdown_table(evaluation: "Evaluation") -> str:
     parts = [
         _markdown(columns, scores),
         _markdown(_COST_COLUMNS, _cost_rows(evaluation)),
-        *([_markdown(_HEAD_COLUMNS, _head_rows(evaluation))] if evaluation.heads else []),
+        *([_markdown(_HEAD_COLUMNS, _head_rows(evaluation))] if evaluation.cost.heads else []),
         f"**{verdict_line(evaluation)}**",
         *(note.replace("*", "\\*") for note in _notes(evaluation)),
     ]
@@ -69,9 +67,9 @@ def markdown_table(evaluation: "Evaluation") -> str:
 
 
 # ---- figures as text, shared by both forms --------------------------------------------------------
-def _task_cells(evaluation: "Evaluation", task: str) -> tuple[str, ...]:
+def _task_cells(evaluation: Evaluation, task: str) -> tuple[str, ...]:
     result = evaluation.tasks[task]
-    verdict = evaluation.verdict(task)
+    verdict = evaluation.tasks[task].verdict
     return (
         task + (" *" if task in _possibly_seen(evaluation) else ""),
         result.metric if result.higher_is_better else f"{result.metric} ↓",
@@ -81,11 +79,11 @@ def _task_cells(evaluation: "Evaluation", task: str) -> tuple[str, ...]:
         signed(result.delta, result),
         NONE if result.ci95 is None else " … ".join(signed(end, result) for end in result.ci95),
         NONE if result.agreement is None else f"{100 * result.agreement:.1f} %",
-        NONE if verdict is None else _MARKS[verdict.decision],
+        NONE if verdict is None else _MARKS[verdict],
     )
 
 
-def _baseline_rows(evaluation: "Evaluation", task: str) -> list[tuple[str, ...]]:
+def _baseline_rows(evaluation: Evaluation, task: str) -> list[tuple[str, ...]]:
     """Under a task, every baseline in the student's column."""
     result = evaluation.tasks[task]
     return [
@@ -108,8 +106,8 @@ def _fitting(name: str) -> str:
     return shown if len(shown) <= _LONGEST_NAME else "…" + shown[-_LONGEST_NAME + 1 :]
 
 
-def _cost_rows(evaluation: "Evaluation") -> list[tuple[str, ...]]:
-    student, teachers = evaluation.student_cost, evaluation.teachers_cost
+def _cost_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
+    student, teachers = evaluation.cost.student, evaluation.cost.teachers
     rows = [_cost_cells("student", student)]
     if teachers is not None:
         count = sum(result.teacher is not None for result in evaluation.tasks.values())
@@ -128,7 +126,7 @@ def _cost_rows(evaluation: "Evaluation") -> list[tuple[str, ...]]:
     return rows
 
 
-def _cost_cells(name: str, cost: "Cost") -> tuple[str, ...]:
+def _cost_cells(name: str, cost: Cost) -> tuple[str, ...]:
     return (
         name,
         f"{cost.parameters:,}" if cost.parameters is not None else _UNKNOWN,
@@ -140,9 +138,9 @@ def _cost_cells(name: str, cost: "Cost") -> tuple[str, ...]:
     )
 
 
-def _head_rows(evaluation: "Evaluation") -> list[tuple[str, ...]]:
+def _head_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
     """Every head, or of many the largest few; and all of them together."""
-    heads = evaluation.heads
+    heads = evaluation.cost.heads
     shown = list(heads)
     if len(heads) > _MANY_HEADS:
         shown = sorted(heads, key=lambda task: -heads[task].parameters)[:_SHOWN_HEADS]
@@ -152,8 +150,8 @@ def _head_rows(evaluation: "Evaluation") -> list[tuple[str, ...]]:
     return rows
 
 
-def _head_cells(evaluation: "Evaluation", name: str, heads: list["HeadCost"]) -> tuple[str, ...]:
-    whole = evaluation.student_cost
+def _head_cells(evaluation: Evaluation, name: str, heads: list[HeadCost]) -> tuple[str, ...]:
+    whole = evaluation.cost.student
     parameters = sum(head.parameters for head in heads)
     flops = sum(head.flops for head in heads)
     return (
@@ -165,25 +163,25 @@ def _head_cells(evaluation: "Evaluation", name: str, heads: list["HeadCost"]) ->
     )
 
 
-def _has_teachers(evaluation: "Evaluation") -> bool:
+def _has_teachers(evaluation: Evaluation) -> bool:
     return any(result.teacher is not None for result in evaluation.tasks.values())
 
 
-def _shown_columns(evaluation: "Evaluation") -> tuple[str, ...]:
+def _shown_columns(evaluation: Evaluation) -> tuple[str, ...]:
     """All, or without a teacher the score alone: there is nothing to compare."""
     return _TASK_COLUMNS if _has_teachers(evaluation) else _SCORE_COLUMNS
 
 
-def _title(evaluation: "Evaluation") -> str:
+def _title(evaluation: Evaluation) -> str:
     rows = f"{evaluation.split} rows" if evaluation.split is not None else "all rows"
     if not _has_teachers(evaluation):
         return f"Scores on {rows}"
-    if evaluation.names is not None:
-        return f"{evaluation.names[0]} (student) against {evaluation.names[1]} (teacher), {rows}"
+    if evaluation.student is not None:
+        return f"{evaluation.student} (student) against {evaluation.against} (teacher), {rows}"
     return f"Student against teachers, {rows}"
 
 
-def _notes(evaluation: "Evaluation") -> list[str]:
+def _notes(evaluation: Evaluation) -> list[str]:
     notes = [worst] if (worst := worst_line(evaluation)) else []
     if _possibly_seen(evaluation):
         notes.append(
@@ -191,19 +189,33 @@ def _notes(evaluation: "Evaluation") -> list[str]:
         )
     if any(result.ci95 is None and result.delta is not None for result in evaluation.tasks.values()):
         notes.append("No interval where all rows belong to one group: there is nothing to resample.")
-    if evaluation.student_cost.rows_per_second is not None:
-        batch = evaluation.student_cost.batch
+    if evaluation.cost.student.rows_per_second is not None:
+        batch = evaluation.cost.student.batch
         notes.append(
-            f"Latency of one image, rows/s and memory of batches of {batch}; on {evaluation.machine}."
+            f"Latency of one image, rows/s and memory of batches of {batch}; on {evaluation.cost.machine}."
         )
     return [*notes, *cross_domain_notes(evaluation)]
 
 
-def _possibly_seen(evaluation: "Evaluation") -> set[str]:
+def cross_domain_notes(evaluation: Evaluation) -> Iterator[str]:
+    """A line for each source on which a student agrees with its teacher notably less than at home."""
+    for task, sources in evaluation.cross_domain.items():
+        home = evaluation.tasks[task].agreement
+        for source, found in sources.items():
+            if notable(home, found.agreement, found.rows):
+                assert home is not None
+                assert found.agreement is not None
+                yield (
+                    f"{task} agrees with its teacher on {100 * found.agreement:.1f} % of {found.rows:,} images of "
+                    f"'{source}', at home on {100 * home:.1f} %: does the student answer otherwise there?"
+                )
+
+
+def _possibly_seen(evaluation: Evaluation) -> set[str]:
     return {task for task in evaluation.hashed if evaluation.tasks[task].teacher is not None}
 
 
-def _styled_rows(evaluation: "Evaluation", task: str) -> list[dict[str, Text]]:
+def _styled_rows(evaluation: Evaluation, task: str) -> list[dict[str, Text]]:
     """The student's row, and under it the baselines'."""
     others = [
         {column: Text(cell, "dim") for column, cell in zip(_TASK_COLUMNS, cells, strict=True)}
@@ -212,7 +224,7 @@ def _styled_rows(evaluation: "Evaluation", task: str) -> list[dict[str, Text]]:
     return [_styled_cells(evaluation, task), *others]
 
 
-def _styled_cells(evaluation: "Evaluation", task: str) -> dict[str, Text]:
+def _styled_cells(evaluation: Evaluation, task: str) -> dict[str, Text]:
     judged = _delta_style(evaluation, task)
     styles = {
         "task": "bold",
@@ -226,18 +238,18 @@ def _styled_cells(evaluation: "Evaluation", task: str) -> dict[str, Text]:
     return {column: Text(cell, styles.get(column, "")) for column, cell in cells}
 
 
-def _delta_style(evaluation: "Evaluation", task: str) -> str:
+def _delta_style(evaluation: Evaluation, task: str) -> str:
     """Red where inferior, bold yellow where undecided; else green for a gain, yellow for a loss."""
     delta = evaluation.tasks[task].delta
-    verdict = evaluation.verdict(task)
+    verdict = evaluation.tasks[task].verdict
     if delta is None or verdict is None:
         return "dim"
-    if verdict.decision != "non-inferior":
-        return "bold red" if verdict.decision == "inferior" else "bold yellow"
+    if verdict != "non-inferior":
+        return "bold red" if verdict == "inferior" else "bold yellow"
     return "green" if delta >= 0 else "yellow"
 
 
-def _number(value: float | None, result: "TaskResult") -> str:
+def _number(value: float | None, result: TaskResult) -> str:
     return NONE if value is None else rounded(value, result)
 
 

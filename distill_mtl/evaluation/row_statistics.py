@@ -1,12 +1,14 @@
 """What one or two networks answer on every row of a task, as statistics that add up.
 
-Both networks see the very same batches, and every number is kept by row, so that no result depends on
-the batch size or on how rows were split over processes.
+Both networks see the very same batches, and every number is kept by row, so that no result depends on the batch size
+or on how rows were split over processes. A teacher that knows some of the classes only has no say in the others: its
+logits there (`teachers.label_map.UNKNOWN`) are no answers, so neither it nor the student beside it is scored on them,
+in the check, along the way and in the comparison.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,11 +16,13 @@ from torch import Tensor, nn
 
 from distill_mtl.data.batch import Batch
 from distill_mtl.errors import ShardError, UserError
-from distill_mtl.evaluation.known import Known, asked_about, still_labelled
-from distill_mtl.evaluation.view import View
+from distill_mtl.evaluation.evaluation_set import EvaluationSet
 from distill_mtl.networks.modes import evaluating
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.output import TeacherOutput
+
+KnownClasses = tuple[int, ...] | None
+"""Positions of the classes that a teacher knows; None: all of them."""
 
 Student = Callable[[Tensor], Mapping[str, Any]]
 """Images -> logits by task, or, as an exported student answers, a dict with `logits` by task."""
@@ -44,7 +48,7 @@ class RowStatistics:
     agreement: Tensor | None
 
 
-Onlooker = Callable[[Batch, Tensor, Tensor | None, RowStatistics], None]
+RowObserver = Callable[[Batch, Tensor, Tensor | None, RowStatistics], None]
 """Told of a batch, the student's logits, the teacher's, and what was counted."""
 
 
@@ -53,21 +57,21 @@ def collect(
     kind: TaskKind,
     student: Student,
     teacher: Teacher | None,
-    view: View,
+    evaluation_set: EvaluationSet,
     tick: Callable[[int], None] = lambda rows: None,
     *,
-    known: Known = None,
-    watch: Onlooker | None = None,
+    known: KnownClasses = None,
+    observe: RowObserver | None = None,
 ) -> RowStatistics:
     """Run both networks over the task's rows; all processes' rows together, in the order of their keys.
 
     Args:
         task, kind: what is measured.
-        student, teacher: on the view's device.
-        view: the rows.
+        student, teacher: on the device of the set.
+        evaluation_set: the rows.
         tick: told how many rows were looked at after every batch.
         known: the classes that the teacher knows, if not all: both are scored on those alone.
-        watch: told of every batch, its answers and its statistics.
+        observe: told of every batch, its answers and its statistics.
 
     Raises:
         ShardError: there is no row.
@@ -77,10 +81,10 @@ def collect(
     # Where classes exclude each other, never to say one of them is an answer like any other.
     compared = slice(None) if known is None or kind.exclusive else list(known)
     with torch.no_grad(), examined(student):
-        for batch in view.batches(task):
+        for batch in evaluation_set.batches(task):
             tick(len(batch))
             if known is not None:
-                batch = still_labelled(asked_about(batch, kind, task, known), kind, task)
+                batch = still_labelled(within_known(batch, kind, task, known), kind, task)
             if not len(batch):
                 continue
             labels = batch.labels[task]
@@ -99,11 +103,15 @@ def collect(
                 else kind.agreement(logits[:, compared], target[:, compared]),
             )
             parts.append(part)
-            if watch is not None:
-                watch(batch, logits, target, part)
-    parts = view.processes.join(parts)
+            if observe is not None:
+                observe(batch, logits, target, part)
+    parts = evaluation_set.processes.join(parts)
     if not parts:
-        raise no_row(task, view) if known is None else _no_known_row(task, kind, view, known)
+        raise (
+            no_row(task, evaluation_set)
+            if known is None
+            else _no_known_row(task, kind, evaluation_set, known)
+        )
     return _merge(parts)
 
 
@@ -120,17 +128,19 @@ def _refuse_nan(who: str, task: str, logits: Tensor, keys: Sequence[str]) -> Non
         raise error
 
 
-def no_row(task: str, view: View) -> ShardError:
+def no_row(task: str, evaluation_set: EvaluationSet) -> ShardError:
     """The error of a task that cannot be measured."""
     return ShardError(
-        f"task '{task}' has no labelled row in the {view.split} set, so nothing can be measured. Name "
-        f"shards with labels under data.SOURCE.split.{view.split}, or leave it out: a share is split off."
+        f"task '{task}' has no labelled row in the {evaluation_set.split} set, so nothing can be measured. Name "
+        f"shards with labels under data.SOURCE.split.{evaluation_set.split}, or leave it out: a share is split off."
     )
 
 
-def _no_known_row(task: str, kind: TaskKind, view: View, known: Sequence[int]) -> ShardError:
+def _no_known_row(
+    task: str, kind: TaskKind, evaluation_set: EvaluationSet, known: Sequence[int]
+) -> ShardError:
     return ShardError(
-        f"task '{task}' has no row in the {view.split} set with a label of a class that its teacher knows "
+        f"task '{task}' has no row in the {evaluation_set.split} set with a label of a class that its teacher knows "
         f"({', '.join(kind.classes[place] for place in known)}), so the two cannot be compared."
     )
 
@@ -162,3 +172,22 @@ def _merge(parts: Sequence[RowStatistics]) -> RowStatistics:
         teacher=join([part.teacher for part in parts]),
         agreement=join([part.agreement for part in parts]),
     )
+
+
+def known_classes(teacher: object) -> KnownClasses:
+    """The classes that a network knows, where it says so."""
+    known: KnownClasses = getattr(teacher, "known", None)
+    return known
+
+
+def within_known(batch: Batch, kind: TaskKind, task: str, known: KnownClasses) -> Batch:
+    """The batch with labels of the classes in `known` alone, where the kind can tell them apart."""
+    if known is None:
+        return batch
+    return replace(batch, labels={**batch.labels, task: kind.within(batch.labels[task], known)})
+
+
+def still_labelled(batch: Batch, kind: TaskKind, task: str) -> Batch:
+    """The rows of a batch whose label says something."""
+    keep = [row for row, label in enumerate(batch.labels[task]) if kind.has_label(label)]
+    return batch.only(torch.tensor(keep, dtype=torch.long))

@@ -62,7 +62,7 @@ class Processes:
 
 
 @dataclass(frozen=True)
-class View:
+class EvaluationSet:
     """Which rows are looked at, and how.
 
     Attributes:

@@ -1,69 +1,142 @@
-"""Where a student differs from its teacher: class by class, and the rows on which it is worse.
+"""Student against teacher on each task's own labelled rows: scores, interval, classes, and the hardest rows.
 
-`compare` makes these, table and report show them. Rows are looked at batch by batch, and only the dozen that may be
-shown are kept, so that memory does not grow with the set.
+Rows are looked at batch by batch, and only the dozen that may be shown are kept, so that memory does not grow with the
+set. Called by `compare_networks`, and for baselines.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from distill_mtl.data.batch import Batch
-from distill_mtl.evaluation.rows import RowStatistics
-from distill_mtl.evaluation.view import Processes
+from distill_mtl.evaluation.bootstrap import paired_interval, unseen_difference
+from distill_mtl.evaluation.evaluation_set import EvaluationSet, Processes
+from distill_mtl.evaluation.mcnemar import mcnemar
+from distill_mtl.evaluation.result import CalibrationError, ClassDelta, Disagreement, McNemar, TaskResult
+from distill_mtl.evaluation.row_statistics import RowStatistics, Student, Teacher, collect, known_classes
 from distill_mtl.tasks.base import Shown, TaskKind
 from distill_mtl.tasks.metrics import calibration_error
+
+Progress = Callable[[int, int], None]
+"""Told how many rows are done, of how many, over all processes."""
+
 
 MOST_DISAGREEMENTS = 12
 _MOST_WORST = 3
 _LONGEST = 80  # characters of a label or an answer in words
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """Expected calibration errors, in points."""
+def compare_tasks(
+    student: Student,
+    teachers: Mapping[str, Teacher | None],
+    kinds: Mapping[str, TaskKind],
+    evaluation_set: EvaluationSet,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, TaskResult]:
+    """One result per task of `kinds`, the same on every process.
 
-    student: float
-    teacher: float | None
+    Args:
+        student: put into eval mode while it is measured, if it is a module.
+        teachers: by task; a task that is absent or None is scored without a comparison.
+        kinds: the tasks.
+        evaluation_set: the rows.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+        progress: told after every batch.
 
-
-@dataclass(frozen=True)
-class ClassDelta:
-    """One class's scores.
-
-    Attributes:
-        name: of the class.
-        teacher: its score; None without a teacher.
-        student: its score.
-        delta: positive where the student is better; None without a teacher.
+    Raises:
+        ShardError: a task has no labelled row in this split.
     """
+    tick = _ticker(progress, sum(evaluation_set.rows(task) for task in kinds), evaluation_set.processes.world)
+    results = {}
+    for task, kind in kinds.items():
+        teacher = teachers.get(task)
+        collector = DifferenceCollector(task, kind)
+        rows = collect(
+            task,
+            kind,
+            student,
+            teacher,
+            evaluation_set,
+            tick,
+            known=known_classes(teacher),
+            observe=collector.add,
+        )
+        calibration, disagreements = collector.joined(evaluation_set.processes)
+        results[task] = replace(
+            summarise(kind, rows, resamples=resamples, seed=seed),
+            ece=calibration,
+            disagreements=disagreements,
+        )
+    return results
 
-    name: str
-    teacher: float | None
-    student: float
-    delta: float | None
+
+def summarise(kind: TaskKind, rows: RowStatistics, *, resamples: int, seed: int) -> TaskResult:
+    """All that follows from the statistics of all rows: scores, signed difference, its interval, agreement, classes."""
+    scored = TaskResult(
+        kind=kind.name,
+        metric=kind.metric,
+        higher_is_better=kind.higher_is_better,
+        in_points=kind.in_points,
+        rows=len(rows.keys),
+        groups=len(set(rows.groups)),
+        student=float(kind.score(rows.student)),
+        classes=class_deltas(kind, rows),
+    )
+    if rows.teacher is None or rows.agreement is None:
+        return scored
+    sign = 1 if kind.higher_is_better else -1
+    teacher = float(kind.score(rows.teacher))
+    return replace(
+        scored,
+        teacher=teacher,
+        delta=sign * (scored.student - teacher),
+        ci95=_interval(kind, rows, sign, resamples=resamples, seed=seed),
+        agreement=float(rows.agreement.mean()),
+        mcnemar=_mcnemar(kind, rows),
+    )
 
 
-@dataclass(frozen=True)
-class Disagreement:
-    """A row on which the student is worse than its teacher.
+def _mcnemar(kind: TaskKind, rows: RowStatistics) -> McNemar | None:
+    """Where the score is a share of right rows."""
+    student = kind.right_rows(rows.student)
+    teacher = None if rows.teacher is None else kind.right_rows(rows.teacher)
+    return None if student is None or teacher is None else mcnemar(student, teacher, rows.groups)
 
-    Attributes:
-        key: source/shard/key of the row.
-        teacher: what the teacher answers, in a few words; None where words do not say it.
-        student: what the student answers.
-        label: what is right.
-        loss: by how much the student's score on this row alone is worse than the teacher's, in the score's unit.
-    """
 
-    key: str
-    teacher: str | None
-    student: str | None
-    label: str | None
-    loss: float
+def _interval(
+    kind: TaskKind, rows: RowStatistics, sign: int, *, resamples: int, seed: int
+) -> tuple[float, float] | None:
+    found = paired_interval(
+        rows.groups,
+        rows.student,
+        rows.teacher,
+        lambda statistics, weights: sign * kind.score(statistics, weights),
+        additive=kind.additive,
+        resamples=resamples,
+        seed=seed,
+    )
+    return unseen_difference(len(rows.groups)) if found == (0.0, 0.0) and kind.in_points else found
+
+
+def _ticker(progress: Progress | None, total: int, world: int) -> Callable[[int], None]:
+    """Counts the rows of a process and tells `progress` about those of all of them."""
+    done = 0
+
+    def tick(rows: int) -> None:
+        nonlocal done
+        done = min(done + rows * world, total)
+        if progress is not None:
+            progress(done, total)
+
+    return tick
 
 
 class _Rank(NamedTuple):
@@ -81,7 +154,7 @@ class _Rank(NamedTuple):
     key: str
 
 
-class Watch:
+class DifferenceCollector:
     """Looks at rows while both networks answer, for what their statistics do not say."""
 
     def __init__(self, task: str, kind: TaskKind) -> None:
@@ -90,7 +163,7 @@ class Watch:
         self._counts: list[Tensor | None] = [None, None]
         self._hardest: list[tuple[_Rank, Disagreement]] = []
 
-    def see(self, batch: Batch, logits: Tensor, target: Tensor | None, found: RowStatistics) -> None:
+    def add(self, batch: Batch, logits: Tensor, target: Tensor | None, found: RowStatistics) -> None:
         """One batch: what the student answers, what its teacher does, and the statistics of both."""
         labels = batch.labels[self._task]
         for place, answers in enumerate((logits, target)):
@@ -112,7 +185,7 @@ class Watch:
             if len(self._hardest) < MOST_DISAGREEMENTS or rank < self._hardest[-1][0]:
                 self._keep(rank, self._described(batch, row, logits, target, -rank.loss))
 
-    def joined(self, processes: Processes) -> tuple[Calibration | None, tuple[Disagreement, ...]]:
+    def joined(self, processes: Processes) -> tuple[CalibrationError | None, tuple[Disagreement, ...]]:
         """What all processes saw together, the same on each of them."""
         seen = processes.join([(self._counts, self._hardest)])
         student, teacher = None, None
@@ -121,7 +194,7 @@ class Watch:
         hardest = sorted((each for _, some in seen for each in some), key=_rank)[:MOST_DISAGREEMENTS]
         calibration = None
         if student is not None:
-            calibration = Calibration(
+            calibration = CalibrationError(
                 calibration_error(student), None if teacher is None else calibration_error(teacher)
             )
         return calibration, tuple(found for _, found in hardest)

@@ -8,9 +8,9 @@ from evaluation_world import ListedRows, ToyStudent
 from PIL import Image
 from torch import nn
 
-from distill_mtl.evaluation import Processes, View
+from distill_mtl.evaluation import EvaluationSet, Processes
 from distill_mtl.evaluation.examples import examples, examples_of
-from distill_mtl.evaluation.sheet import picture_sheet
+from distill_mtl.report.sample_grid import picture_sheet
 from distill_mtl.tasks.base import TaskKind
 
 Kinds = Mapping[str, TaskKind]
@@ -20,7 +20,7 @@ Teachers = Mapping[str, nn.Module | None]
 def test_every_task_shows_image_label_teacher_and_student(
     student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
 ) -> None:
-    found = examples(student, teachers, kinds, View(sources, "test"), count=2)
+    found = examples(student, teachers, kinds, EvaluationSet(sources, "test"), count=2)
     assert {task: len(rows) for task, rows in found.items()} == {"word": 2, "part": 2}
     word = found["word"][0]
     rows = sources.rows["word", "test"]
@@ -36,9 +36,13 @@ def test_every_task_shows_image_label_teacher_and_student(
 def test_one_process_shows_all_rows_whatever_the_number_of_processes(
     student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
 ) -> None:
-    alone = examples(student, teachers, kinds, View(sources, "test"), count=3)
+    alone = examples(student, teachers, kinds, EvaluationSet(sources, "test"), count=3)
     first = examples(
-        student, teachers, kinds, View(sources, "test", processes=Processes(rank=0, world=2)), count=3
+        student,
+        teachers,
+        kinds,
+        EvaluationSet(sources, "test", processes=Processes(rank=0, world=2)),
+        count=3,
     )
     assert [row.key for row in first["word"]] == [row.key for row in alone["word"]]
 
@@ -46,7 +50,7 @@ def test_one_process_shows_all_rows_whatever_the_number_of_processes(
 def test_a_line_for_each_task_and_no_column_for_a_missing_teacher(
     student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
 ) -> None:
-    view = View(sources, "test")
+    view = EvaluationSet(sources, "test")
     both = picture_sheet(examples(student, teachers, kinds, view))
     one = picture_sheet(examples(student, teachers, {"part": kinds["part"]}, view))
     untaught = picture_sheet(examples(student, {}, {"part": kinds["part"]}, view))
@@ -58,7 +62,7 @@ def test_a_line_for_each_task_and_no_column_for_a_missing_teacher(
 def test_the_pixels_of_a_label_are_on_the_sheet(
     student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
 ) -> None:
-    found = examples(student, teachers, {"part": kinds["part"]}, View(sources, "test"), count=1)
+    found = examples(student, teachers, {"part": kinds["part"]}, EvaluationSet(sources, "test"), count=1)
     label = found["part"][0].label.picture
     assert label is not None
     enlarged = np.asarray(
@@ -74,14 +78,14 @@ def test_rows_asked_for_by_key_come_in_that_order(
 ) -> None:
     keys = sources.rows["word", "test"].keys
     asked = [keys[4], keys[1], "no/such/row"]
-    found = examples_of({"word": asked, "part": []}, student, teachers, kinds, View(sources, "test"))
+    found = examples_of({"word": asked, "part": []}, student, teachers, kinds, EvaluationSet(sources, "test"))
     assert {task: [row.key for row in rows] for task, rows in found.items()} == {"word": asked[:2]}
 
 
 def test_a_legend_stands_beside_the_name_of_its_task(
     student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
 ) -> None:
-    found = examples(student, teachers, {"part": kinds["part"]}, View(sources, "test"), count=2)
+    found = examples(student, teachers, {"part": kinds["part"]}, EvaluationSet(sources, "test"), count=2)
     legend = kinds["part"].legend()
     assert set(kinds["part"].classes) < set(legend.colors)
     plain, explained = (np.asarray(picture_sheet(found, each)) for each in (None, {"part": legend}))

@@ -1,17 +1,13 @@
 """Beside the scores: confidence, and which rows one network alone gets right. For the model card, in Markdown."""
 
-from typing import TYPE_CHECKING
-
-from distill_mtl.evaluation.differences import worst_classes
-from distill_mtl.evaluation.figures import NONE, signed
-
-if TYPE_CHECKING:
-    from distill_mtl.evaluation.results import Evaluation, TaskResult
+from distill_mtl.evaluation.result import Evaluation, TaskResult
+from distill_mtl.evaluation.task_comparison import worst_classes
+from distill_mtl.report.figures import NONE, signed
 
 _COLUMNS = ("task", "ECE teacher", "ECE student", "only teacher right", "only student right", "McNemar p")
 
 
-def details_table(evaluation: "Evaluation") -> str:
+def details_table(evaluation: Evaluation) -> str:
     """Of the tasks that have something to say here; nothing where none has."""
     rows = [
         _cells(task, result)
@@ -24,18 +20,18 @@ def details_table(evaluation: "Evaluation") -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (_COLUMNS, rule, *rows))
 
 
-def worst_line(evaluation: "Evaluation") -> str:
+def worst_line(evaluation: Evaluation) -> str:
     """The classes that lose much more than their task, or nothing: `worst: part/door −4.20, part/wheel −2.13`."""
     named = []
     for task, result in evaluation.tasks.items():
         if result.classes is None or result.delta is None:
             continue
-        worst = worst_classes(result.classes, result.delta, evaluation.acceptance[task])
+        worst = worst_classes(result.classes, result.delta, result.margin)
         named += [f"{task}/{each.name} {signed(each.delta, result)}" for each in worst]
     return f"worst: {', '.join(named)}" if named else ""
 
 
-def _cells(task: str, result: "TaskResult") -> tuple[str, ...]:
+def _cells(task: str, result: TaskResult) -> tuple[str, ...]:
     ece, test = result.ece, result.mcnemar
     return (
         task,

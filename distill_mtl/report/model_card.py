@@ -1,15 +1,13 @@
 """The README.md of a student's folder: what the network does, how good it is, how to load it."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import yaml
 
-from distill_mtl.evaluation.details import details_table
+from distill_mtl.evaluation.result import Evaluation
+from distill_mtl.report.console import markdown_table
+from distill_mtl.report.details import details_table
 from distill_mtl.tasks.base import TaskKind
-
-if TYPE_CHECKING:
-    from distill_mtl.evaluation.results import Evaluation
 
 _SHOWN_CLASSES = 20
 _DETAILS = (
@@ -25,7 +23,7 @@ def model_card(
     size: tuple[int, int],
     kinds: Mapping[str, TaskKind],
     teachers: Mapping[str, str] | None = None,
-    evaluation: "Evaluation | None" = None,
+    evaluation: Evaluation | None = None,
     recipe_digest: str | None = None,
 ) -> str:
     """A model card in Markdown with the front matter that model hubs read.
@@ -91,7 +89,7 @@ def _classes(kind: TaskKind) -> str:
     return f"{len(kind.classes)}: {names}" + (f", and {hidden} more in config.json" if hidden > 0 else "")
 
 
-def _results(evaluation: "Evaluation") -> str:
+def _results(evaluation: Evaluation) -> str:
     details = details_table(evaluation)
     return (
         f"Measured on each task's own labelled {evaluation.split} rows, scores in points of 100, degrees, or "
@@ -100,7 +98,7 @@ def _results(evaluation: "Evaluation") -> str:
         "`agree` is how often student and teacher decide alike. ✓ is non-inferior (the interval stays within the "
         "margin), ✗ inferior, ? undecided. A multiplication and an addition count as "
         "two FLOPs; `share` is a head's part of the student's.\n\n"
-        + evaluation.markdown().rstrip()
+        + markdown_table(evaluation).rstrip()
         + (f"\n\n{_DETAILS}\n\n{details}" if details else "")
     )
 

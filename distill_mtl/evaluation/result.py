@@ -1,0 +1,415 @@
+"""The result of a comparison as one type: what was measured, what it decides, and its file, results.json.
+
+Everything that shows a result (console, model card, report, hub card) is made from an `Evaluation` and from nothing
+else. Verdicts and acceptance are computed here alone, when an `Evaluation` is made, from its numbers and its margins.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    computed_field,
+    model_serializer,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
+
+from distill_mtl.errors import UserError
+from distill_mtl.evaluation.verdict import AcceptanceRule, Decision, judge
+from distill_mtl.files import write_text
+
+FORMAT, VERSION = "distill_mtl results", 1
+"""What a results.json says of itself. The version goes up with every change that an older reader cannot take."""
+McNemarTest = Literal["exact", "clustered"]
+BaselineKind = Literal["labels_only", "single_task", "model"]
+_PART = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True, config=_PART)
+class McNemar:
+    """Rows that one of two networks alone gets right.
+
+    Attributes:
+        student_only: rows right by the student alone.
+        teacher_only: rows right by the teacher alone.
+        p: of so uneven a split, or a more uneven one, if both are equally accurate; both sides.
+        test: which one gave it: `exact` for rows that are independent, `clustered` for rows that form groups.
+    """
+
+    student_only: int
+    teacher_only: int
+    p: float
+    test: McNemarTest
+
+
+@dataclass(frozen=True, config=_PART)
+class CalibrationError:
+    """Expected calibration errors, in points."""
+
+    student: float
+    teacher: float | None
+
+
+@dataclass(frozen=True, config=_PART)
+class ClassDelta:
+    """One class's scores.
+
+    Attributes:
+        name: of the class.
+        teacher: its score; None without a teacher.
+        student: its score.
+        delta: positive where the student is better; None without a teacher.
+    """
+
+    name: str
+    teacher: float | None
+    student: float
+    delta: float | None
+
+
+@dataclass(frozen=True, config=_PART)
+class Disagreement:
+    """A row on which the student is worse than its teacher.
+
+    Attributes:
+        key: source/shard/key of the row.
+        teacher: what the teacher answers, in a few words; None where words do not say it.
+        student: what the student answers.
+        label: what is right.
+        loss: by how much the student's score on this row alone is worse than the teacher's, in the score's unit.
+    """
+
+    key: str
+    teacher: str | None
+    student: str | None
+    label: str | None
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True, config=_PART)
+class TaskResult:
+    """One task, measured on its own labelled rows. Without a teacher, what compares is None.
+
+    Attributes:
+        kind: of the task.
+        metric: name of the score.
+        higher_is_better: its direction.
+        rows: how many rows were measured.
+        groups: how many independent groups they form.
+        teacher: score of the teacher, in points or in the labels' unit.
+        student: score of the student.
+        delta: difference in the same, positive where the student is better whatever the direction.
+        ci95: 95 % interval of delta; None too where a single group of rows leaves nothing to resample.
+        agreement: how often student and teacher decide alike, in [0, 1].
+        in_points: whether the score is in points (or degrees), not in a unit of the labels.
+        mcnemar: the test of whether accuracies differ; None for other scores.
+        ece: calibration error of student and teacher; None where answers carry no confidence.
+        classes: scores of each class in the classes' order; None where the score has none.
+        disagreements: rows on which the student is worse than its teacher, hardest first.
+        margin: the largest loss allowed, in the score's unit. It and the verdict are set by the `Evaluation`.
+        verdict: what is decided; None without a teacher, and before it is judged.
+        rows_to_decide: about how many more rows would end `undecided`; None: it is decided, or no number of rows
+            is known to help.
+    """
+
+    kind: str
+    metric: str
+    higher_is_better: bool
+    rows: int
+    groups: int
+    teacher: float | None = None
+    student: float
+    delta: float | None = None
+    ci95: tuple[float, float] | None = None
+    agreement: float | None = None
+    in_points: bool = True
+    mcnemar: McNemar | None = None
+    ece: CalibrationError | None = None
+    classes: tuple[ClassDelta, ...] | None = None
+    disagreements: tuple[Disagreement, ...] = ()
+    margin: float = 0.0
+    verdict: Decision | None = None
+    rows_to_decide: int | None = None
+
+    def judged(self, margin: float, rule: AcceptanceRule) -> "TaskResult":
+        """The same with a margin and what it decides."""
+        if self.delta is None:
+            return replace(self, margin=margin, verdict=None, rows_to_decide=None)
+        found = judge(self.delta, self.ci95, self.rows, margin, rule)
+        return replace(self, margin=margin, verdict=found.decision, rows_to_decide=found.rows_to_decide)
+
+
+@dataclass(frozen=True, config=_PART)
+class Cost:
+    """What one image costs a network, or several together.
+
+    Attributes:
+        parameters: numbers that were learned; None: not known of a network that comes as a program.
+        flops: of one forward pass; a multiplication and an addition count as two. None: another runtime than
+            torch runs it, and nobody counts.
+        bytes: of the weights in float32, as a file of them takes; None: not known.
+        latency_ms: median time of one forward pass of one image.
+        batch: rows of a batch that saturates, for what follows.
+        rows_per_second: of such batches; None: not measured.
+        peak_memory: bytes of the weights and of the most that a pass of such a batch takes beside them, the batch
+            left out; None: it cannot be had here.
+    """
+
+    parameters: int | None
+    flops: int | None
+    bytes: int | None
+    latency_ms: float
+    batch: int = 1
+    rows_per_second: float | None = None
+    peak_memory: int | None = None
+
+    def __add__(self, other: "Cost") -> "Cost":
+        """Of both on every row, one after the other: all weights stay in memory, working memory is used again."""
+        mine, theirs = self._working, other._working
+        stored = _sum(self.bytes, other.bytes)
+        rate = None
+        if self.rows_per_second and other.rows_per_second:
+            rate = 1 / (1 / self.rows_per_second + 1 / other.rows_per_second)
+        return Cost(
+            _sum(self.parameters, other.parameters),
+            _sum(self.flops, other.flops),
+            _sum(self.bytes, other.bytes),
+            self.latency_ms + other.latency_ms,
+            max(self.batch, other.batch),
+            rate,
+            None if mine is None or theirs is None or stored is None else stored + max(mine, theirs),
+        )
+
+    @property
+    def _working(self) -> int | None:
+        """Bytes beside the weights."""
+        if self.peak_memory is None or self.bytes is None:
+            return None
+        return max(0, self.peak_memory - self.bytes)
+
+
+@dataclass(frozen=True, config=_PART)
+class HeadCost:
+    """What one task's head takes of its student, or all heads together.
+
+    Attributes:
+        parameters: of the head alone.
+        flops: of its part of a forward pass of one image, its trunk's left out.
+        parameters_share, flops_share: of the whole student's, in [0, 1]; None where that is not known.
+    """
+
+    parameters: int
+    flops: int
+    parameters_share: float | None
+    flops_share: float | None
+
+    @classmethod
+    def of(cls, parameters: int, flops: int, student: Cost) -> "HeadCost":
+        """With its shares of the student's cost."""
+        return cls(
+            parameters,
+            flops,
+            parameters / student.parameters if student.parameters else None,
+            flops / student.flops if student.flops else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, config=_PART)
+class Costs:
+    """What a student costs beside the teachers that it replaces, measured on one machine in one go.
+
+    Attributes:
+        student: the whole.
+        teachers: all together, one after the other; None where there is none.
+        each: by task, its teacher alone.
+        heads: by task, what its head takes of the student; empty where the student does not show its heads.
+        machine: in words, also that it was busy; None: not known.
+    """
+
+    student: Cost
+    teachers: Cost | None
+    each: dict[str, Cost] = Field(default_factory=dict)
+    heads: dict[str, HeadCost] = Field(default_factory=dict)
+    machine: str | None = None
+
+
+@dataclass(frozen=True, config=_PART)
+class CrossDomainAgreement:
+    """Student and teacher of one task on the images of a source that has no labels of it.
+
+    Attributes:
+        rows: images that were looked at.
+        agreement: how often they decide alike, in [0, 1]; None without images.
+    """
+
+    rows: int
+    agreement: float | None
+
+
+@dataclass(frozen=True, config=_PART)
+class BaselineScore:
+    """One task of a baseline.
+
+    Attributes:
+        score: in the metric of the task's result.
+        delta: baseline minus teacher, positive where the baseline is better; None without a teacher.
+        ci95: its 95 % interval.
+    """
+
+    score: float
+    delta: float | None
+    ci95: tuple[float, float] | None
+
+
+@dataclass(frozen=True, config=_PART)
+class Baseline:
+    """One network, or several, in the student's place.
+
+    Attributes:
+        kind: labels_only: one student trained on labels alone; single_task: a network for each task, of the same
+            trunk; model: any other that was named.
+        tasks: scores by task; a model may lack some.
+    """
+
+    kind: BaselineKind
+    tasks: dict[str, BaselineScore]
+
+    @classmethod
+    def of(cls, kind: BaselineKind, results: Mapping[str, TaskResult]) -> "Baseline":
+        """From a comparison of the baseline with the teachers."""
+        return cls(
+            kind,
+            {task: BaselineScore(found.student, found.delta, found.ci95) for task, found in results.items()},
+        )
+
+
+@dataclass(frozen=True, config=_PART)
+class Acceptance:
+    """How a student is accepted.
+
+    Attributes:
+        rule: whether the interval or the measured difference alone is held against the margin.
+        margin: by task, the largest loss allowed, in points or in the unit of its labels.
+    """
+
+    rule: AcceptanceRule
+    margin: dict[str, float]
+
+
+class Evaluation(BaseModel):
+    """One student against its teachers: scores, cost, verdict. `write` makes a results.json of it, `read` reads one.
+
+    Attributes:
+        format, version: of the file.
+        tasks: results by task, each with its verdict.
+        cost: of student and teachers.
+        cross_domain: task -> source that has no labels of it -> how student and teacher agree on its images.
+        baselines: by name, other networks on the same rows.
+        split: the set that was measured; None: all rows of the data.
+        hashed: tasks whose rows were split off by a hash of their key; their teachers may have seen these rows.
+        acceptance: rule and margins.
+        steps: optimizer steps of the run, where the evaluation ends one.
+        seconds: training time of the run.
+        student, against: what stood in the student's and in the teachers' place, where they were named one by one.
+    """
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, ser_json_inf_nan="constants")
+
+    format: Literal["distill_mtl results"] = FORMAT
+    version: Literal[1] = VERSION
+    tasks: dict[str, TaskResult]
+    cost: Costs
+    cross_domain: dict[str, dict[str, CrossDomainAgreement]] = Field(default_factory=dict)
+    baselines: dict[str, Baseline] = Field(default_factory=dict)
+    split: str | None = "test"
+    hashed: tuple[str, ...] = ()
+    acceptance: Acceptance
+    steps: int | None = None
+    seconds: float | None = None
+    student: str | None = None
+    against: str | None = None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def accepted(self) -> bool:
+        """Whether every task that has a teacher is non-inferior to it."""
+        return all(result.verdict in (None, "non-inferior") for result in self.tasks.values())
+
+    @property
+    def compared(self) -> dict[str, TaskResult]:
+        """The tasks that have a teacher."""
+        return {task: result for task, result in self.tasks.items() if result.delta is not None}
+
+    @classmethod
+    def read(cls, path: Path) -> "Evaluation":
+        """From a results.json.
+
+        Raises:
+            UserError: it is not one of this version; says which command measures again.
+        """
+        again = f"Measure again: distill-mtl evaluate {path.parent} --write"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path} is not JSON ({error}). {again}") from None
+        found = content if isinstance(content, dict) else {}
+        if (found.get("format"), found.get("version")) != (FORMAT, VERSION):
+            said = f"version {found.get('version')}" if found.get("format") == FORMAT else "no such format"
+            raise UserError(
+                f"{path} is not in the format '{FORMAT}', version {VERSION}: it names {said}. {again}"
+            )
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UserError(f"{path}, {'.'.join(map(str, first['loc']))}: {first['msg']}. {again}") from None
+
+    def changed(self, **fields: Any) -> "Evaluation":
+        """The same with other values of some fields, checked and judged again."""
+        return Evaluation(**(dict(self) | fields))
+
+    def write(self, path: Path) -> None:
+        """Write results.json, complete or not at all.
+
+        Raises:
+            ValueError: a number is not finite, which JSON cannot say.
+        """
+        write_text(path, json.dumps(self.model_dump(mode="json"), indent=2, allow_nan=False) + "\n")
+
+    @model_validator(mode="after")
+    def _judge(self) -> "Evaluation":
+        """Set every task's verdict, so that none can differ from the numbers and the margin beside it."""
+        rule, margin = self.acceptance.rule, self.acceptance.margin
+        judged = {task: result.judged(margin[task], rule) for task, result in self.tasks.items()}
+        object.__setattr__(self, "tasks", judged)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_names(self, content: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """`student` and `against` are keys of a file that compares two named models, and of no other."""
+        written: dict[str, Any] = content(self)
+        return {
+            key: value
+            for key, value in written.items()
+            if value is not None or key not in ("student", "against")
+        }
+
+
+def margins_by_task(acceptance: float | Mapping[str, float], tasks: Mapping[str, Any]) -> dict[str, float]:
+    """The recipe's `acceptance` by task: one number for all, or by name with 1 point for the rest."""
+    if isinstance(acceptance, Mapping):
+        return {task: float(acceptance.get(task, 1.0)) for task in tasks}
+    return {task: float(acceptance) for task in tasks}
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    """Not known where a part is not."""
+    return None if one is None or other is None else one + other
