@@ -277,7 +277,7 @@ def test_a_run_is_not_compared_with_itself(tmp_path: Path) -> None:
 def test_a_page_that_cannot_be_written_is_a_message(tmp_path: Path) -> None:
     folder = report_world.write_run(tmp_path / "run")
     with pytest.raises(UserError, match="--to"):
-        write_report(folder, to=tmp_path / "missing" / "page.html")
+        write_report(folder, to=folder / "metrics.jsonl" / "page.html")
 
 
 def test_the_style_sheet_has_a_variable_for_every_colour_of_a_chart() -> None:
