@@ -31,10 +31,10 @@ from distill_mtl.export.formats.onnx import Onnx
 from distill_mtl.export.graph import GraphFormat
 from distill_mtl.jobs.export import export
 from distill_mtl.recipe import load_recipe
-from distill_mtl.students.folder import load_student
 from distill_mtl.students.student import Student
+from distill_mtl.students.student_folder import load_student
 from distill_mtl.tasks.base import TaskKind
-from distill_mtl.teachers.sharing import by_trunk
+from distill_mtl.teachers.shared_trunks import by_trunk
 from distill_mtl.teachers.teacher import Teacher
 from distill_mtl.training.parts import build_sources, build_teachers
 from distill_mtl.training.run_folder import RunFolder

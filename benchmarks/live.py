@@ -17,13 +17,12 @@ from step_cost import interleaved, saved_teacher
 
 from distill_mtl.data.batch import Batch
 from distill_mtl.recipe.schema import TeacherSection
-from distill_mtl.students.folder import save_student
-from distill_mtl.students.student import Student
-from distill_mtl.students.trunk import FAMILIES
+from distill_mtl.students.student import FAMILIES, Student
+from distill_mtl.students.student_folder import save_student
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.tasks.base import build_kind
-from distill_mtl.teachers.load import load_teacher
-from distill_mtl.teachers.sharing import share_trunks
+from distill_mtl.teachers.load_teacher import load_teacher
+from distill_mtl.teachers.shared_trunks import share_trunks
 from distill_mtl.teachers.teacher import Teacher
 
 ROWS, SIZE, TASKS = 48, 64, ("a", "b", "c")

@@ -30,11 +30,11 @@ from distill_mtl.distillation.loss_config import HintPair, LossConfig
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.distillation.stages import Schedule
 from distill_mtl.recipe.schema import Recipe, StudentSection, TeacherSection
-from distill_mtl.students.student import build_student
+from distill_mtl.students.initial_weights import build_student
 from distill_mtl.targets.combined import TargetProviders
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.tasks.base import build_kind
-from distill_mtl.teachers.load import load_teacher
+from distill_mtl.teachers.load_teacher import load_teacher
 from distill_mtl.teachers.teacher import Teacher
 from distill_mtl.training.processes import start_accelerator
 from distill_mtl.training.step import Trainer

@@ -16,7 +16,7 @@ _WHERE = {
     "distill": "distill_mtl.jobs.distill",
     "evaluate": "distill_mtl.jobs.evaluate",
     "load_recipe": "distill_mtl.recipe",
-    "load_student": "distill_mtl.students.folder",
+    "load_student": "distill_mtl.students.student_folder",
 }
 
 __all__ = ["Evaluation", "Recipe", "__version__", "distill", "evaluate", "load_recipe", "load_student"]

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from distill_mtl.networks.inputs import InputContract
-from distill_mtl.students.folder import save_student
-from distill_mtl.students.student import Student
-from distill_mtl.students.trunk import FAMILIES, Trunk
+from distill_mtl.students.student import FAMILIES, Student, Trunk
+from distill_mtl.students.student_folder import save_student
 from distill_mtl.tasks.base import TaskKind, build_kind
 
 SIZE = 8

@@ -12,13 +12,13 @@ from rich.text import Text
 from distill_mtl.checks.recipe_draft import classes_in_words, teacher_lines
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
-from distill_mtl.networks.task_network import TeacherNetwork
+from distill_mtl.networks.task_network import TaskNetwork
 from distill_mtl.recipe.command_line import read_teacher
 from distill_mtl.recipe.load import absolute_teacher
 from distill_mtl.recipe.schema import TaskSection, TeacherSection
 from distill_mtl.recipe.yaml_writer import write_yaml
 from distill_mtl.tasks.base import is_own
-from distill_mtl.teachers.load import load_teacher
+from distill_mtl.teachers.load_teacher import load_teacher
 from distill_mtl.teachers.teacher import Teacher
 
 _LAYERS_SHOWN = 24
@@ -105,7 +105,7 @@ def _output(teacher: Teacher, section: TeacherSection) -> Iterator[ContractRow]:
     yield "classes", classes_in_words(card), named if section.classes is None else _GIVEN
 
 
-def _shaped(network: TeacherNetwork, output: str) -> str:
+def _shaped(network: TaskNetwork, output: str) -> str:
     return f"{output} [{', '.join(['B', *map(str, network.outputs[output])])}]"
 
 

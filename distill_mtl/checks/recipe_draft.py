@@ -25,7 +25,7 @@ from distill_mtl.recipe.yaml_writer import Noted
 from distill_mtl.splits import SPLITS, Split
 from distill_mtl.tasks.base import admit_kind, build_kind, is_own
 from distill_mtl.teachers.card import TeacherCard
-from distill_mtl.teachers.load import load_teacher
+from distill_mtl.teachers.load_teacher import load_teacher
 from distill_mtl.teachers.teacher import Teacher
 
 STUDENT = "resnet18"

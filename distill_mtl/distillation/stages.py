@@ -14,8 +14,7 @@ from torch import nn
 from distill_mtl.distillation.hints import Hint
 from distill_mtl.distillation.loss_config import LossConfig
 from distill_mtl.errors import UserError, nearest
-from distill_mtl.students.student import Student
-from distill_mtl.students.trunk import Trunk
+from distill_mtl.students.student import Student, Trunk
 
 
 @dataclass(frozen=True)

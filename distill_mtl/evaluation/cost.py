@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from distill_mtl.evaluation.memory import machine, peak_memory
 from distill_mtl.evaluation.result import Cost, Costs, HeadCost
 from distill_mtl.networks.modes import evaluating
-from distill_mtl.teachers.joined import JoinedTeachers
+from distill_mtl.teachers.shared_trunks import JoinedTeachers
 from distill_mtl.teachers.teacher import Teacher
 
 Note = Callable[[str], None]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from distill_mtl.errors import ExportError, nearest
 from distill_mtl.networks.weights import CONFIG, read_config
-from distill_mtl.students.folder import DeployedStudent, load_student
 from distill_mtl.students.student import Student
+from distill_mtl.students.student_folder import DeployedStudent, load_student
 from distill_mtl.training.run_folder import RunFolder
 
 

@@ -28,8 +28,7 @@ from distill_mtl.jobs.run_artefacts import card_of, earlier_result, write_run_ar
 from distill_mtl.recipe import Recipe, dump_recipe, load_recipe
 from distill_mtl.report.console import console_table
 from distill_mtl.splits import Split
-from distill_mtl.students.folder import save_student
-from distill_mtl.students.format import SCORES
+from distill_mtl.students.student_folder import SCORES, save_student
 from distill_mtl.targets.facts import Teachers
 from distill_mtl.training.checkpoint import Session
 from distill_mtl.training.loop import TrainingLoop

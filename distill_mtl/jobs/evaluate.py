@@ -22,7 +22,7 @@ from distill_mtl.networks.weights import CARD
 from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.report.console import console_table
 from distill_mtl.run_files import RunFiles
-from distill_mtl.students.folder import load_student
+from distill_mtl.students.student_folder import load_student
 from distill_mtl.training.parts import build_sources, build_teachers
 from distill_mtl.training.processes import start_processes
 from distill_mtl.training.run_folder import RunFolder

@@ -17,9 +17,9 @@ from distill_mtl.evaluation.comparison import compare_with_progress, evaluation_
 from distill_mtl.evaluation.verdict import AcceptanceRule
 from distill_mtl.files import write_text
 from distill_mtl.jobs.evaluate import Margins, shared_console, with_acceptance
-from distill_mtl.jobs.teacher import kind_of
+from distill_mtl.networks.network import Network
+from distill_mtl.networks.opening import open_network
 from distill_mtl.recipe import Recipe
-from distill_mtl.recipe.command_line import task_name
 from distill_mtl.recipe.long_form import MARGIN
 from distill_mtl.recipe.schema import (
     AcceptanceSection,
@@ -30,7 +30,9 @@ from distill_mtl.recipe.schema import (
 )
 from distill_mtl.report.console import console_table
 from distill_mtl.tasks.base import TaskKind
-from distill_mtl.training.contender import Asked, Contender, open_contender, tasks_of
+from distill_mtl.teachers.load_teacher import Asked, kind_of, teachers_of
+from distill_mtl.teachers.shared_trunks import JoinedTeachers
+from distill_mtl.teachers.teacher import Teacher
 
 _NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)=(.+)", re.DOTALL)
 
@@ -84,27 +86,28 @@ def versus(
         UserError: a model cannot be loaded or answers other tasks, shards cannot be read, or no task was named.
     """
     state, console = shared_console(console)
-    places = _places(data, student, about.task)
+    opened = open_network(student, trust=trust)
+    places = _places(data, student, opened, about.task)
     if len(places) > 1 and (about.kind, about.classes, about.member) != (None, None, None):
         raise UserError(
             f"--kind, --classes and --member say something of one task, and --data has {', '.join(places)}. Compare "
             "these one by one."
         )
-    mine = open_contender(student, {task: Asked(about.kind, about.classes) for task in places}, trust=trust)
-    kinds = {task: kind_of(teacher) for task, teacher in mine.teachers.items()}
-    asked = {task: Asked.as_by(kind, mine.teachers[task].card.options) for task, kind in kinds.items()}
-    others = [open_contender(place, asked, trust=trust) for place in against]
+    mine = teachers_of(opened, {task: Asked(about.kind, about.classes) for task in places})
+    kinds = {task: kind_of(teacher) for task, teacher in mine.items()}
+    asked = {task: Asked.as_by(kind, mine[task].card.options) for task, kind in kinds.items()}
+    others = {place: teachers_of(open_network(place, trust=trust), asked) for place in against}
     recipe = with_acceptance(_recipe(kinds, places, about.member, acceptance), acceptance, rule)
-    evaluation_set = evaluation_set_of(_sources(recipe, kinds, [mine, *others]), None, recipe)
-    network = mine.network.to(state.device)
+    evaluation_set = evaluation_set_of(_sources(recipe, kinds, [mine, *others.values()]), None, recipe)
+    network = JoinedTeachers(mine).to(state.device)
     found: dict[str, Evaluation] = {}
-    for other in others:
-        for teacher in other.teachers.values():
+    for place, teachers in others.items():
+        for teacher in teachers.values():
             teacher.to(state.device)
-        compared = compare_with_progress(network, other.teachers, kinds, evaluation_set, recipe, console)
-        found[other.place] = compared.changed(student=student, against=other.place)
-        console.print(console_table(found[other.place]))
-        if other is not others[-1]:
+        compared = compare_with_progress(network, teachers, kinds, evaluation_set, recipe, console)
+        found[place] = compared.changed(student=student, against=place)
+        console.print(console_table(found[place]))
+        if place != against[-1]:
             console.print()
     if to is not None and state.is_main_process:
         _write(to, found)
@@ -112,7 +115,7 @@ def versus(
     return found
 
 
-def _places(data: Sequence[str], student: str, task: str | None) -> dict[str, list[str]]:
+def _places(data: Sequence[str], student: str, opened: Network, task: str | None) -> dict[str, list[str]]:
     """task -> places of its data."""
     places: dict[str, list[str]] = {}
     unnamed = [place for place in data if _NAMED.fullmatch(place) is None or Path(place).exists()]
@@ -127,16 +130,14 @@ def _places(data: Sequence[str], student: str, task: str | None) -> dict[str, li
         )
     if places and task is not None and list(places) != [task]:
         raise UserError(f"--task {task}, and --data names {', '.join(places)}. Leave --task out.")
-    return places or {_only_task(student, task): unnamed}
+    return places or {_only_task(student, opened, task): unnamed}
 
 
-def _only_task(student: str, task: str | None) -> str:
+def _only_task(student: str, opened: Network, task: str | None) -> str:
     """The task of data that do not name theirs."""
-    known = tasks_of(student)
+    known = list(opened.tasks)
     if task is not None:
         return task
-    if known is None:
-        return task_name(student)
     if len(known) > 1:
         raise UserError(
             f"--data: {student} answers {', '.join(known)}. Say whose labels these are, with --task {known[0]}, or for "
@@ -172,9 +173,11 @@ def _recipe(
     )
 
 
-def _sources(recipe: Recipe, kinds: Mapping[str, TaskKind], contenders: Sequence[Contender]) -> Sources:
+def _sources(
+    recipe: Recipe, kinds: Mapping[str, TaskKind], networks: Sequence[Mapping[str, Teacher]]
+) -> Sources:
     """The rows in the largest size that a network wants."""
-    sizes = [teacher.card.inputs.size for each in contenders for teacher in each.teachers.values()]
+    sizes = [teacher.card.inputs.size for each in networks for teacher in each.values()]
     heights, widths = zip(*sizes, strict=True)
     return open_sources(recipe, kinds, (max(heights), max(widths)), every_set=False)
 

@@ -2,30 +2,25 @@
 
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
 from rich.console import Console
 
 from distill_mtl.display import Display, output
-from distill_mtl.errors import StudentError, UserError, brief
+from distill_mtl.errors import UserError, brief
 from distill_mtl.files import atomic_file, refuse_folder
-from distill_mtl.networks.hub_repository import PREFIXES, fetch_folder
 from distill_mtl.networks.modes import usable_device
-from distill_mtl.networks.weights import CONFIG, network_folder, read_config
-from distill_mtl.prediction.file import open_file
-from distill_mtl.prediction.network import Network, Resize, StudentNetwork, chosen_tasks
+from distill_mtl.networks.network import Resize
+from distill_mtl.networks.opening import open_network
 from distill_mtl.prediction.outputs import AnswerTable, JsonLines, Masks, Output, Overlays
 from distill_mtl.prediction.pictures import MEMBERS, Found, find_pictures
-from distill_mtl.prediction.predict import Unread, predictions
-from distill_mtl.students.folder import read_student
-from distill_mtl.students.format import FORMAT
-from distill_mtl.teachers.run_file import PROGRAMS
+from distill_mtl.prediction.predict import Unread, answered_kinds, predictions
+from distill_mtl.tasks.base import TaskKind
 
 _NAMED = 20  # pictures at the end
 
@@ -63,7 +58,7 @@ def predict(place: str, images: Sequence[str], options: Options) -> int:
     """Write the answers about all pictures that can be read.
 
     Args:
-        place: run folder, student folder, `hf_hub:owner/name`, or exported file.
+        place: of the network, as `open_network` takes it.
         images: as `find_pictures` takes them.
         options: of the command line.
 
@@ -75,13 +70,18 @@ def predict(place: str, images: Sequence[str], options: Options) -> int:
     """
     if options.json is not None:
         refuse_folder(options.json, "--json")
-    network = open_network(place, options.only, _device(options.device), trust=options.trust)
+    device = _device(options.device)
+    network = open_network(place, trust=options.trust)
+    kinds = answered_kinds(network, options.only)
+    network.to(device)
     found, errors = find_pictures(images, options.members), Console(stderr=True, highlight=False)
     unread, cropped = list[Unread](), 0
     with ExitStack() as files:
-        outputs = _outputs(network, found, options, files)
+        outputs = _outputs(kinds, found, options, files)
         bar = files.enter_context(Display(errors, "prediction", len(found.pictures), unit="image"))
-        answers = predictions(network, found.pictures, batch_size=options.batch_size, resize=options.resize)
+        answers = predictions(
+            network, kinds, found.pictures, batch_size=options.batch_size, resize=options.resize
+        )
         for done, answer in enumerate(answers, start=1):
             if isinstance(answer, Unread):
                 unread.append(answer)
@@ -97,37 +97,9 @@ def predict(place: str, images: Sequence[str], options: Options) -> int:
     return len(unread)
 
 
-def open_network(place: str, only: Sequence[str] | None, device: torch.device, *, trust: bool) -> Network:
-    """The network that a command names.
-
-    Raises:
-        UserError: it cannot be opened or used on the device, or lacks a task that was asked for.
-    """
-    path = fetch_folder(place.partition(":")[2]) if place.startswith(PREFIXES) else Path(place)
-    if path.is_file() or path.suffix in PROGRAMS:
-        return open_file(path, only, device, trust=trust)
-    folder = network_folder(path)
-    config = read_config(folder)
-    if config.get("format") != FORMAT:
-        raise StudentError(
-            f"{folder} is no student's folder (its {CONFIG} has no `format: {FORMAT}`). Name a run folder, its student "
-            "folder, or a file that `distill-mtl export` wrote."
-        )
-    student = read_student(folder, config, trust=trust).eval()
-    return StudentNetwork(
-        student, chosen_tasks(list(student.kinds), only, str(folder)), _resize(config), device
-    )
-
-
-def _resize(config: dict[str, Any]) -> Resize:
-    """What evaluation showed of a picture, as a run notes it; earlier students do not say."""
-    said = config.get("extra", {}).get("resize", "squash")
-    return said if said in ("crop", "pad") else "squash"
-
-
-def _outputs(network: Network, found: Found, options: Options, files: ExitStack) -> list[Output]:
+def _outputs(kinds: Mapping[str, TaskKind], found: Found, options: Options, files: ExitStack) -> list[Output]:
     """What was asked for; else a table on a terminal, and JSON lines in a pipe or a file."""
-    kinds, chosen = network.kinds, list[Output]()
+    chosen = list[Output]()
     if options.masks is not None:
         chosen.append(Masks(options.masks, kinds, found.pictures))
     if options.overlays is not None:

@@ -19,7 +19,7 @@ from distill_mtl.recipe import Recipe
 from distill_mtl.report.model_card import model_card
 from distill_mtl.report.pictures import write_gallery
 from distill_mtl.report.sample_grid import picture_sheet
-from distill_mtl.students.trunk import Trunk
+from distill_mtl.students.student import Trunk
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.training.run_folder import RunFolder

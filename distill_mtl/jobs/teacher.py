@@ -33,10 +33,10 @@ from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.recipe.command_line import read_teacher
 from distill_mtl.recipe.load import absolute_teacher
 from distill_mtl.recipe.schema import LabelSection, SourceSection, StudentSection, TaskSection, TeacherSection
-from distill_mtl.students.folder import load_student, save_student
+from distill_mtl.students.student_folder import load_student, save_student
 from distill_mtl.students.timm_form import save_timm
-from distill_mtl.tasks.base import KINDS, TaskKind, build_kind
-from distill_mtl.teachers.load import load_teacher
+from distill_mtl.tasks.base import TaskKind
+from distill_mtl.teachers.load_teacher import kind_of, load_teacher
 from distill_mtl.teachers.teacher import Teacher
 from distill_mtl.training.run_folder import RunFolder
 
@@ -74,14 +74,6 @@ def check_teacher(
     _show(examined, measured_as, data)
     if examined.problem is not None:
         raise TeacherError(examined.problem)
-
-
-def kind_of(teacher: Teacher) -> TaskKind:
-    """The kind of task, with the metric that the teacher's folder records."""
-    card = teacher.card
-    recorded = card.score.metric if card.score is not None else None
-    metrics = KINDS[card.kind].told(card.options).metrics
-    return build_kind(card.kind, card.classes, recorded if recorded in metrics else None, **card.options)
 
 
 def _sources(

@@ -15,12 +15,15 @@ from distill_mtl.evaluation import Evaluation, EvaluationSet, TaskResult
 from distill_mtl.evaluation.comparison import scores_with_progress
 from distill_mtl.evaluation.result import Baseline
 from distill_mtl.jobs.distill import distill
+from distill_mtl.networks.network import Network
+from distill_mtl.networks.opening import exists, find_network, open_network
 from distill_mtl.recipe import Recipe, dump_recipe
 from distill_mtl.recipe.schema import BalanceSection
-from distill_mtl.students.folder import load_student
+from distill_mtl.students.student_folder import load_student
 from distill_mtl.tasks.base import TaskKind
-from distill_mtl.teachers.origin import find_origin
-from distill_mtl.training.contender import Asked, Contender, exists, open_contender, tasks_of
+from distill_mtl.teachers.load_teacher import Asked, teachers_of
+from distill_mtl.teachers.shared_trunks import JoinedTeachers
+from distill_mtl.teachers.teacher import Teacher
 from distill_mtl.training.run_folder import RunFolder
 from distill_mtl.training.target_providers import settle_targets
 
@@ -76,7 +79,7 @@ def train_baselines(
 
 def open_baselines(
     wanted: Sequence[str], kinds: Mapping[str, TaskKind], *, trust: bool = False
-) -> dict[str, Contender]:
+) -> dict[str, dict[str, Teacher]]:
     """The models among the baselines, opened for the tasks that they share with the run.
 
     Done before anything is trained or measured, so that a slip of the pen costs no evaluation.
@@ -99,17 +102,18 @@ def open_baselines(
                 f"{nearest(place, [*TRAINED, *there])}"
             )
     return {
-        place: open_contender(
-            place, {task: Asked.as_by(kinds[task]) for task in _in_common(place, kinds)}, trust=trust
+        place: teachers_of(
+            network, {task: Asked.as_by(kinds[task]) for task in _in_common(place, network, kinds)}
         )
         for place in places
+        for network in [open_network(place, trust=trust)]
     }
 
 
 def measure_baselines(
     run: RunFolder,
     wanted: Sequence[str],
-    opened: Mapping[str, Contender],
+    opened: Mapping[str, Mapping[str, Teacher]],
     teachers: Mapping[str, nn.Module],
     kinds: Mapping[str, TaskKind],
     evaluation_set: EvaluationSet,
@@ -143,7 +147,7 @@ def measure_baselines(
                 results |= scores(load_student(run.baseline(task).student, trust=own), [task])
             found[name] = Baseline.of("single_task", results)
         else:
-            found[name] = Baseline.of("model", scores(opened[name].network, list(opened[name].teachers)))
+            found[name] = Baseline.of("model", scores(JoinedTeachers(opened[name]), list(opened[name])))
     return found
 
 
@@ -216,7 +220,7 @@ def _init(recipe: Recipe, task: str) -> str:
         return init
     section = recipe.tasks[owner].teacher
     assert section is not None, "the recipe was checked"
-    return str(find_origin(section, owner).place)
+    return str(find_network(section).place)
 
 
 def _is_itself(recipe: Recipe, task: str) -> bool:
@@ -241,10 +245,10 @@ def _finished(folder: RunFolder, recipe: Recipe) -> bool:
     return folder.results.exists()
 
 
-def _in_common(place: str, kinds: Mapping[str, TaskKind]) -> list[str]:
+def _in_common(place: str, network: Network, kinds: Mapping[str, TaskKind]) -> list[str]:
     """The run's tasks that a model answers; one that does not name its tasks answers the only one."""
-    tasks = tasks_of(place)
-    if tasks is None:
+    tasks = list(network.tasks)
+    if not network.names_tasks:
         tasks = list(kinds) if len(kinds) == 1 else []
     shared = [task for task in kinds if task in tasks]
     if not shared:

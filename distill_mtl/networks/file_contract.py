@@ -1,14 +1,12 @@
 """The input contract of a teacher: what its files say, overruled by what the recipe says."""
 
 import json
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from distill_mtl.errors import UserError, nearest
+from distill_mtl.errors import UserError
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.networks.runtime import Declared
 from distill_mtl.recipe.schema import InputSection
@@ -42,6 +40,8 @@ def contract_of(
     """
     note, said = read_note(declared), _said(section)
     told = {**_declared(declared), **note.get("inputs", {})}
+    if told.get("batch") is None and declared.batch is not None:
+        told["batch"] = declared.batch  # fixed after the note was written
     entry = {**told, **said}
     if "inputs" in note:
         return _checked(entry), tuple(told), ()
@@ -73,34 +73,6 @@ def read_note(declared: Declared) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"the note '{NOTE}' in the file is no JSON object: {error}.") from error
     return note
-
-
-def answered_task(note: Mapping[str, Any], asked: str | None, default: str, place: Path) -> str | None:
-    """Which of the tasks that a file answers is meant; None where it names none.
-
-    Args:
-        note: from `read_note`.
-        asked: the task that was asked for by name.
-        default: that it is to teach; the only one of the file needs no such name.
-        place: of the file, for the message.
-
-    Raises:
-        UserError: the file answers no such task.
-    """
-    tasks = list(note.get("tasks", ()))
-    if not tasks:
-        if asked is not None:
-            raise UserError(
-                f"{place} names no tasks, so there is no '{asked}' in it. Choose an output: `output: {{name: ...}}`."
-            )
-        return None
-    wanted = asked or (default if default in tasks or len(tasks) > 1 else tasks[0])
-    if wanted not in tasks:
-        raise UserError(
-            f"{place} answers no task '{wanted}'.{nearest(wanted, tasks)} Its tasks: {', '.join(tasks)}. Choose one "
-            "with `teacher: {path: ..., task: NAME}` (on the command line: --task NAME)."
-        )
-    return wanted
 
 
 def _declared(declared: Declared) -> dict[str, Any]:

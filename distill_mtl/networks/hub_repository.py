@@ -10,9 +10,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from distill_mtl.errors import UserError, nearest
-from distill_mtl.networks.weights import CONFIG, SCORE, WEIGHTS
-
-PREFIXES = ("hf_hub:", "hf-hub:")
+from distill_mtl.networks.weights import CONFIG, HUB, SCORE, WEIGHTS
 
 
 def timm_repository(name: str) -> str:
@@ -21,7 +19,7 @@ def timm_repository(name: str) -> str:
     Raises:
         UserError: timm has no such network, or no weights of it on the hub.
     """
-    if name.startswith(PREFIXES):
+    if name.startswith(HUB):
         return name.partition(":")[2]
     known = timm.list_pretrained()
     cfg = timm.get_pretrained_cfg(name) if name.split(".")[0] in timm.list_models() else None

@@ -1,6 +1,6 @@
 """A trained network as its own file format runs it: one tensor in, named tensors out.
 
-A runtime knows nothing of pixels in [0, 1], of classes or of tasks; `RunNetwork` puts the input and output
+A runtime knows nothing of pixels in [0, 1], of classes or of tasks; `RuntimeNetwork` puts the input and output
 contracts around it. One file per format: ONNX, torch.export, TorchScript, a user's own module.
 
 What the shape of a network's input says, for the formats that write it down.
@@ -17,12 +17,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from distill_mtl.errors import UserError, brief
+from distill_mtl.registry import Registry
+
+RUNTIMES: Registry[type["Runtime"]] = Registry("file of a network", "distill_mtl.networks.runtimes")
+"""By the ending of the file; each is made from its path alone."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +55,32 @@ class Runtime(nn.Module, ABC):
     """A loaded network. A module, so that `to(device)` and `eval()` reach what lies inside.
 
     Attributes:
+        words: what it reads, for people ("an ONNX file").
+        is_program: what it reads is code, which runs when it is opened.
         files: every file that it was read from, weights first.
         declared: what they say about the input.
         outputs: names of what it returns, in its own order. Where only a forward pass tells (TorchScript, a
             user's module) there are none before the first one; `probe` is that one.
-        tapped: what `RunNetwork` tapped last, for whoever must put it back.
+        tapped: what `RuntimeNetwork` tapped last, for whoever must put it back.
     """
+
+    words: ClassVar[str]
+    is_program: ClassVar[bool]
 
     files: tuple[Path, ...]
     declared: Declared
     outputs: tuple[str, ...]
     tapped: tuple[str, ...] = ()
+
+    @classmethod
+    def also_reads(cls, path: Path) -> bool:
+        """Whether a file with another ending than the one that is registered is of this format."""
+        return False
+
+    @classmethod
+    def files_of(cls, path: Path) -> tuple[Path, ...]:
+        """Every file that decides the answers of the one at `path`, which is the first."""
+        return (path,)
 
     @property
     def parameter_count(self) -> int | None:
@@ -96,7 +115,7 @@ class Runtime(nn.Module, ABC):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """[B, ...] in the dtype and layout that the network wants -> `outputs` and taps by name, raw.
 
-        B is `declared.batch` where that is given; `RunNetwork` cuts and fills batches.
+        B is `declared.batch` where that is given; `RuntimeNetwork` cuts and fills batches.
         """
 
     @torch.no_grad()

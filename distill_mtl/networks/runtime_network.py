@@ -12,7 +12,7 @@ from distill_mtl.networks.backbone import LOGITS
 from distill_mtl.networks.features import FeatureShape, Layout, find_layout, fits
 from distill_mtl.networks.inputs import InputContract, Preprocess
 from distill_mtl.networks.runtime import Runtime
-from distill_mtl.networks.task_network import AnswerKind, TeacherNetwork
+from distill_mtl.networks.task_network import AnswerKind, TaskNetwork
 from distill_mtl.recipe.schema import OutputSection
 
 _PREFIXES = (0, 1, 2, 5)  # class and distillation tokens, registers
@@ -20,7 +20,7 @@ _LAST = 60  # names from the end among which the last map is looked for
 _SHOWN = 20  # names in a message
 
 
-class RunNetwork(TeacherNetwork):
+class RuntimeNetwork(TaskNetwork):
     """Images in [0, 1] -> what a runtime makes of them, read in the one layout of the program.
 
     Args:
@@ -129,7 +129,7 @@ class RunNetwork(TeacherNetwork):
             found = next(features, None)
         return () if found is None else (found,)
 
-    def reading(self, inputs: InputContract) -> "RunNetwork":
+    def reading(self, inputs: InputContract) -> "RuntimeNetwork":
         # No new trial: other statistics of colours change neither names nor shapes.
         twin = copy.copy(self)
         twin._modules = {**self._modules, "preprocess": Preprocess(inputs).to(self.preprocess.mean.device)}
@@ -140,27 +140,27 @@ class RunNetwork(TeacherNetwork):
     def trunk(self) -> nn.Module:
         return self.runtime
 
-    def join(self, other: TeacherNetwork) -> None:
-        assert isinstance(other, RunNetwork)
+    def join(self, other: TaskNetwork) -> None:
+        assert isinstance(other, RuntimeNetwork)
         self.runtime = other.runtime
         self._tap((*self.runtime.tapped, *self._layers))
 
-    def run(self, images: Tensor) -> dict[str, Tensor]:
-        return self._run(self.preprocess(images))
+    def pixels(self, images: Tensor) -> Tensor:
+        return self.preprocess(images)
+
+    def run_pixels(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Any number of rows through a network that may take but one number of them."""
+        fixed = self.inputs.batch
+        if fixed is None:
+            return self.runtime(pixels)
+        missing = -len(pixels) % fixed
+        filled = torch.cat([pixels, pixels[-1:].expand(missing, *pixels.shape[1:])]) if missing else pixels
+        parts = [self.runtime(part) for part in filled.split(fixed)]
+        return {name: torch.cat([part[name] for part in parts])[: len(pixels)] for name in parts[0]}
 
     def read(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         answer = self._logits_of(self._layouts[LOGITS](_squeezed(features[self.answer])).float())
         return {LOGITS: answer} | {name: self._layouts[name](features[name]) for name in self._layers}
-
-    def _run(self, images: Tensor) -> dict[str, Tensor]:
-        """Any number of rows through a network that may take but one number of them."""
-        fixed = self.inputs.batch
-        if fixed is None:
-            return self.runtime(images)
-        missing = -len(images) % fixed
-        filled = torch.cat([images, images[-1:].expand(missing, *images.shape[1:])]) if missing else images
-        parts = [self.runtime(part) for part in filled.split(fixed)]
-        return {name: torch.cat([part[name] for part in parts])[: len(images)] for name in parts[0]}
 
     @torch.no_grad()
     def _trial(self, layers: Sequence[str]) -> dict[str, Tensor]:

@@ -1,11 +1,12 @@
-"""What every teacher's network offers, whatever it was read from: images in, named features and logits out."""
+"""One task of a trained network, whatever it was read from: images in, named features and logits out.
+
+`Network.head` makes it; teachers ask it.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,6 @@ from distill_mtl.networks.backbone import LOGITS, POOLED, Backbone
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.networks.modes import evaluating
-from distill_mtl.networks.weights import RecordedScore
 
 
 class AnswerKind(Protocol):
@@ -27,10 +27,10 @@ class AnswerKind(Protocol):
         """Logits that mean the same as the probabilities [R, C, ...]. Raises UserError: this kind has none."""
 
 
-class TeacherNetwork(nn.Module, ABC):
+class TaskNetwork(nn.Module, ABC):
     """Images [R, 3, H, W] in [0, 1] of any size -> features by name, `logits` among them.
 
-    A pass has two halves, so that several teachers of one file can share the first: `run`, then `read`.
+    A pass has two halves, so that the tasks of one file can share the first: `run`, then `read`.
 
     Attributes:
         last_map: name of the default hint layer; None where the network gives nothing but its answer.
@@ -97,7 +97,7 @@ class TeacherNetwork(nn.Module, ABC):
         """Names of the features that the answer is made from; none where the network does not give them."""
 
     @abstractmethod
-    def reading(self, inputs: InputContract) -> "TeacherNetwork":
+    def reading(self, inputs: InputContract) -> "TaskNetwork":
         """The same network, weights shared, behind another input contract; it gives its logits alone."""
 
     @property
@@ -106,7 +106,7 @@ class TeacherNetwork(nn.Module, ABC):
         """What `run` runs; networks that share it are one file seen from several tasks."""
 
     @abstractmethod
-    def join(self, other: "TeacherNetwork") -> None:
+    def join(self, other: "TaskNetwork") -> None:
         """Use the other's trunk from now on, which then gives what both read.
 
         Args:
@@ -114,8 +114,16 @@ class TeacherNetwork(nn.Module, ABC):
         """
 
     @abstractmethod
-    def run(self, images: Tensor) -> dict[str, Tensor]:
+    def pixels(self, images: Tensor) -> Tensor:
+        """Images [R, 3, H, W] in [0, 1] as the trunk takes them."""
+
+    @abstractmethod
+    def run_pixels(self, pixels: Tensor) -> dict[str, Tensor]:
         """The trunk's pass: everything that is read from it, by name, first dimension R."""
+
+    def run(self, images: Tensor) -> dict[str, Tensor]:
+        """The trunk's pass, from images [R, 3, H, W] in [0, 1] of any size."""
+        return self.run_pixels(self.pixels(images))
 
     @abstractmethod
     def read(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -126,7 +134,7 @@ class TeacherNetwork(nn.Module, ABC):
         return self.read(self.run(images))
 
 
-class BackboneNetwork(TeacherNetwork):
+class BackboneNetwork(TaskNetwork):
     """A network by timm's conventions, or a trunk of ours, with one head.
 
     Args:
@@ -201,7 +209,7 @@ class BackboneNetwork(TeacherNetwork):
     def trunk(self) -> nn.Module:
         return self.backbone
 
-    def join(self, other: TeacherNetwork) -> None:
+    def join(self, other: TaskNetwork) -> None:
         assert isinstance(other, BackboneNetwork)
         self.backbone = other.backbone
         self.backbone.tap((*other.backbone.returns, *self.needs, *self._layers))
@@ -209,54 +217,11 @@ class BackboneNetwork(TeacherNetwork):
     def run(self, images: Tensor) -> dict[str, Tensor]:
         return self.backbone(images)
 
+    def pixels(self, images: Tensor) -> Tensor:
+        return self.backbone.preprocess(images)
+
+    def run_pixels(self, pixels: Tensor) -> dict[str, Tensor]:
+        return self.backbone.read(pixels)
+
     def read(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {LOGITS: self.head(features)} | {layer: features[layer] for layer in self._layers}
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A trained network, and what its files say about the task that it was trained for.
-
-    Attributes:
-        network: loaded, on the CPU.
-        classes: their names in the order of the logits; None where the files do not name them.
-        kind: of the task; None where the files do not say it.
-        options: of the kind, those that decide what the outputs stand for.
-        form: what it was read from, in words ("an ONNX file").
-        told: keys of the input contract that the files say.
-        assumed: keys of the input contract that neither the files nor the recipe say, and that matter.
-        trunk: what `student` would say in a recipe to get the same trunk; None where it is not known.
-        score: what its files record about its quality, if anything.
-    """
-
-    network: TeacherNetwork
-    classes: tuple[str, ...] | None
-    kind: str | None
-    form: str
-    told: tuple[str, ...] = ()
-    assumed: tuple[str, ...] = ()
-    trunk: Mapping[str, Any] | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    score: RecordedScore | None = None
-
-
-class Origin(ABC):
-    """Where a teacher comes from: files that can be hashed without opening them, and how they are opened.
-
-    Attributes:
-        place: the folder or file that the recipe names.
-        files: what decides the answers, weights first.
-        program: what of it is code that would run ("a TorchScript archive"); None where it is data alone.
-    """
-
-    place: Path
-    files: tuple[Path, ...]
-    program: str | None = None
-
-    @abstractmethod
-    def open(self) -> Opened:
-        """Load the network.
-
-        Raises:
-            UserError: it is broken, incomplete, or does not fit its description.
-        """

@@ -1,14 +1,7 @@
-"""The forms in which a trained network may lie in a folder.
-
-timm's own form is read by `timm_folder`. Other forms say `format` in their config.json and register a
-`FolderForm` under that name. A student folder does so from students/, so that teachers/ needs no knowledge
-of students: whatever can be opened to a `TeacherNetwork` can teach.
-
-A classifier in timm's local-dir form: config.json and model.safetensors, as `timm.models.save_for_hf`
+"""A classifier in timm's local-dir form: config.json and model.safetensors, as `timm.models.save_for_hf`
 writes them and as `timm.create_model("local-dir:FOLDER", pretrained=True)` reads them.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from operator import itemgetter
 from pathlib import Path
@@ -19,36 +12,13 @@ import timm
 from distill_mtl.errors import UserError
 from distill_mtl.networks.backbone import LOGITS, Backbone
 from distill_mtl.networks.inputs import InputContract
-from distill_mtl.networks.task_network import BackboneNetwork, Opened
+from distill_mtl.networks.network import Network, NetworkFiles, TaskOutput
+from distill_mtl.networks.task_network import BackboneNetwork
 from distill_mtl.networks.weights import CONFIG, load_exactly, read_weights
-from distill_mtl.registry import Registry
-
-FORMS: Registry[type["FolderForm"]] = Registry("form of a teacher's folder", "distill_mtl.students")
+from distill_mtl.recipe.command_line import task_name
 
 
-class FolderForm(ABC):
-    """One form of folder, registered under the `format` that its config.json says."""
-
-    @classmethod
-    @abstractmethod
-    def open(
-        cls, folder: Path, config: Mapping[str, Any], task: str | None, default: str, *, trust: bool
-    ) -> Opened:
-        """Read the network.
-
-        Args:
-            folder: where it lies.
-            config: its config.json.
-            task: which of its heads was asked for by name; None: the one called `default`, or the only one.
-            default: the task that it is to teach.
-            trust: whether code that the folder names may run.
-
-        Raises:
-            UserError: the folder is incomplete, or lacks that head.
-        """
-
-
-def open_timm_folder(folder: Path, config: Mapping[str, Any]) -> Opened:
+def open_timm_folder(source: NetworkFiles, config: Mapping[str, Any]) -> Network:
     """Read the classifier; every weight in the file is loaded and every weight of the network comes from it.
 
     timm alone builds the network. The weights are loaded here, because timm leaves the head random when
@@ -57,6 +27,7 @@ def open_timm_folder(folder: Path, config: Mapping[str, Any]) -> Opened:
     Raises:
         UserError: the folder is incomplete, or weights and architecture differ.
     """
+    folder = source.place
     state = read_weights(folder)
     try:
         model: Any = timm.create_model(f"local-dir:{folder}", pretrained=False)
@@ -71,14 +42,15 @@ def open_timm_folder(folder: Path, config: Mapping[str, Any]) -> Opened:
             f"{model.num_classes}. Correct num_classes."
         )
     names = _class_names(config, folder, model.num_classes)
-    backbone = Backbone(model, InputContract.from_timm(_input(model)))
-    return Opened(
-        BackboneNetwork(backbone, itemgetter(LOGITS), (LOGITS,), width=model.num_classes, dense=False),
-        names,
-        None,
-        form="timm's local-dir folder",
+    backbone, width = Backbone(model, InputContract.from_timm(_input(model))), model.num_classes
+    return Network(
+        source,
+        backbone.inputs,
+        {task_name(str(folder)): TaskOutput("timm's local-dir folder", classes=names)},
+        lambda task: BackboneNetwork(backbone, itemgetter(LOGITS), (LOGITS,), width=width, dense=False),
+        names_tasks=False,
         # Of the rest, timm's form can say nothing but this: [0, 1] RGB, channels first, any batch.
-        told=tuple(key for key in InputContract.__dataclass_fields__ if key not in ("resize", "crop")),
+        told=(key for key in InputContract.__dataclass_fields__ if key not in ("resize", "crop")),
         trunk={"model": config["architecture"], "args": _trunk_arguments(config)},
     )
 

@@ -26,6 +26,8 @@ from distill_mtl.files import atomic_folder
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
+HUB = ("hf_hub:", "hf-hub:")
+"""How the name of a repository on the Hugging Face hub begins."""
 STUDENT = "student"
 """Where the folder of a run holds its student."""
 

@@ -12,8 +12,10 @@ from torch import Tensor
 from distill_mtl.data.decode import read_image
 from distill_mtl.errors import UserError, brief
 from distill_mtl.geometry.views import Size, View, plain_view
-from distill_mtl.prediction.network import Network, Resize
+from distill_mtl.networks.network import Network, Resize
 from distill_mtl.prediction.pictures import Picture
+from distill_mtl.tasks.base import TaskKind, build_kind
+from distill_mtl.teachers.load_teacher import kind_of, teacher_of
 
 _READERS = 4
 
@@ -63,13 +65,37 @@ class Unread:
     reason: str
 
 
+def answered_kinds(network: Network, only: Sequence[str] | None = None) -> dict[str, TaskKind]:
+    """The kinds of the tasks that a network answers.
+
+    Args:
+        network: on the CPU.
+        only: these tasks; None: all.
+
+    Raises:
+        UserError: it has no such task, or a kind of the user's own is not trusted or not found.
+    """
+    kinds = {}
+    for task in network.only(only):
+        kind = kind_of(teacher_of(network, task))
+        described = network.tasks[task].described
+        kinds[task] = build_kind(**described) if described else kind
+    return kinds
+
+
 def predictions(
-    network: Network, pictures: Sequence[Picture], *, batch_size: int = 16, resize: Resize | None = None
+    network: Network,
+    kinds: Mapping[str, TaskKind],
+    pictures: Sequence[Picture],
+    *,
+    batch_size: int = 16,
+    resize: Resize | None = None,
 ) -> Iterator[Prediction | Unread]:
     """One answer per picture, in their order. No answer depends on the batch size, but for rounding.
 
     Args:
         network: on its device.
+        kinds: from `answered_kinds`.
         pictures: to be read.
         batch_size: pictures that run together.
         resize: what the network sees of a picture; None: as in its evaluation.
@@ -77,11 +103,11 @@ def predictions(
     named = iter(pictures)
     for read in _read_ahead(pictures, batch_size):
         images = [image for image in read if isinstance(image, Tensor)]
-        views = [_view(image, network.shape, resize or network.resize) for image in images]
+        views = [_view(image, network.inputs.size, resize or network.resize) for image in images]
         shown = [
             view.image(image, (view.height, view.width)) for view, image in zip(views, images, strict=True)
         ]
-        answered = zip(_answered(network, shown, views, images), views, shown, strict=True)
+        answered = zip(_answered(network, kinds, shown, views, images), views, shown, strict=True)
         for image in read:
             picture = next(named)
             if isinstance(image, str):
@@ -97,20 +123,24 @@ Answered = tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]
 
 @torch.no_grad()
 def _answered(
-    network: Network, shown: Sequence[Tensor], views: Sequence[View], images: Sequence[Tensor]
+    network: Network,
+    kinds: Mapping[str, TaskKind],
+    shown: Sequence[Tensor],
+    views: Sequence[View],
+    images: Sequence[Tensor],
 ) -> list[Answered]:
     """Logits and decoded answers of each image."""
     if not shown:
         return []
-    logits = network.logits(shown)
+    logits = network.logits(shown, kinds)
     found: list[Answered] = []
     for row, (view, image) in enumerate(zip(views, images, strict=True)):
         decoded = {}
-        for task, kind in network.kinds.items():
+        for task, kind in kinds.items():
             answers = kind.decode(logits[task][row][None], (view.height, view.width))
             whole = (image.shape[1], image.shape[2])
             decoded[task] = kind.placed({name: each[0].cpu() for name, each in answers.items()}, view, whole)
-        found.append(({task: logits[task][row].cpu() for task in network.kinds}, decoded))
+        found.append(({task: logits[task][row].cpu() for task in kinds}, decoded))
     return found
 
 

@@ -1,18 +1,103 @@
-"""The student: one trunk, one head per task. `build_student` makes it from a recipe."""
+"""The part of a student that all tasks share, and the registry of its families.
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+A recipe's `student.model` is a name of the default family, timm, or `FAMILY:NAME`. A new family is one
+file in `families/`: build a module that follows the three conventions of `Backbone`, and say how.
+
+The student: one trunk, one head per task. `build_student` makes it from a recipe.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from distill_mtl.errors import StudentError, UserError
+from distill_mtl.networks.backbone import Backbone
 from distill_mtl.networks.inputs import InputContract
-from distill_mtl.recipe.schema import StudentSection
-from distill_mtl.students.initial import load_initial
-from distill_mtl.students.initial_heads import FirstHead, load_initial_head
-from distill_mtl.students.trunk import FAMILIES, Trunk, split_family
+from distill_mtl.networks.modes import evaluating
+from distill_mtl.registry import Registry
 from distill_mtl.tasks.base import TaskKind
+
+FAMILIES: Registry[type["Trunk"]] = Registry("student family", "distill_mtl.students.families")
+DEFAULT_FAMILY = "timm"
+
+
+class Trunk(Backbone, ABC):
+    """Images in [0, 1] -> the shared features that heads and hints read, by name.
+
+    Args:
+        model: the network, without a classifier.
+        inputs: what it is trained on.
+        name: of the architecture, within the family.
+        args: plain values with which `build` makes the same network again.
+
+    Attributes:
+        family: name that a recipe uses.
+    """
+
+    family: ClassVar[str]
+
+    def __init__(self, model: nn.Module, inputs: InputContract, name: str, args: Mapping[str, Any]) -> None:
+        super().__init__(model, inputs)
+        self.name, self.args = name, dict(args)
+
+    @classmethod
+    @abstractmethod
+    def create(
+        cls, name: str, args: Mapping[str, Any], size: tuple[int, int] | None, *, pretrained: bool
+    ) -> "Trunk":
+        """The trunk that a recipe asks for; `size` None: the one the architecture was made for.
+
+        Raises:
+            StudentError: no such architecture or arguments, or no pretrained weights within reach.
+        """
+
+    @classmethod
+    @abstractmethod
+    def build(cls, name: str, args: Mapping[str, Any]) -> nn.Module:
+        """The bare network with random weights, from what `describe` keeps."""
+
+    @classmethod
+    def restore(cls, entry: Mapping[str, Any]) -> "Trunk":
+        """The trunk that `describe` described, with random weights."""
+        inputs = InputContract.from_dict(entry["inputs"])
+        return cls(cls.build(entry["model"], entry["args"]), inputs, entry["model"], entry["args"])
+
+    def describe(self) -> dict[str, Any]:
+        """What a student's config.json keeps."""
+        return {"family": self.family, "model": self.name, "args": self.args, "inputs": self.inputs.to_dict()}
+
+    @torch.enable_grad()
+    def parameters_behind(self, layers: Iterable[str]) -> frozenset[str]:
+        """Names of the trainable parameters that the layers' outputs depend on, by a pass of a black image.
+
+        Raises:
+            UserError: there is no such layer, or its output cannot be read.
+        """
+        wanted = list(layers)
+        trainable = {name: value for name, value in self.named_parameters() if value.requires_grad}
+        if not wanted or not trainable:
+            return frozenset()
+        before = self.returns
+        try:
+            self.tap((*before, *wanted))
+            with evaluating(self):
+                features = self(torch.zeros(1, 3, *self.inputs.size, device=self.preprocess.mean.device))
+        finally:
+            self.tap(before)
+        total = torch.stack([features[layer].float().sum() for layer in wanted]).sum()
+        gradients = torch.autograd.grad(total, list(trainable.values()), allow_unused=True)
+        return frozenset(
+            name for name, gradient in zip(trainable, gradients, strict=True) if gradient is not None
+        )
+
+
+def split_family(model: str) -> tuple[str, str]:
+    """Family and name in a recipe's `student.model`."""
+    family, colon, name = model.partition(":")
+    return (family, name) if colon else (DEFAULT_FAMILY, model)
 
 
 class Student(nn.Module):
@@ -55,62 +140,3 @@ class Student(nn.Module):
         """Logits of every task, as its head gives them."""
         features = self.trunk(images)
         return {task: head(features) for task, head in self.heads.items()}
-
-
-def build_student(
-    section: StudentSection,
-    kinds: Mapping[str, TaskKind],
-    hint_layers: Sequence[str | None] = (),
-    *,
-    seed: int,
-    teacher_folders: Mapping[str, Path] | None = None,
-    teacher_inputs: Mapping[str, InputContract] | None = None,
-    first_heads: Mapping[str, FirstHead] | None = None,
-) -> Student:
-    """The student of a recipe, with its first weights. The global random state is left as it was.
-
-    Args:
-        section: what the recipe says, with the architecture.
-        kinds: task -> its kind.
-        hint_layers: further features that training reads; None stands for the trunk's last stage.
-        seed: of the random weights.
-        teacher_folders, teacher_inputs: task -> its teacher's folder and input, for `init: teacher:TASK`.
-        first_heads: task -> the trained head that its own begins with; without one it is random.
-
-    Raises:
-        StudentError: the trunk cannot be built as asked, or its first weights cannot be had.
-    """
-    if section.model is None:
-        raise StudentError(
-            f"student.init: {section.init} is no student's folder, which would say its architecture. Add "
-            "`model` beside it, or correct the path."
-        )
-    family, name = split_family(section.model)
-    size = section.input_size
-    size = (size, size) if isinstance(size, int) else size
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            trunk = FAMILIES[family].create(name, section.args, size, pretrained=section.init == "pretrained")
-            load_initial(trunk, section.init, teacher_folders or {}, teacher_inputs or {})
-            student = Student(trunk, kinds)
-            for task, source in (first_heads or {}).items():
-                load_initial_head(student.heads[task], kinds[task], task, source)
-            student.tap([layer or trunk.last for layer in hint_layers])
-        except StudentError:
-            raise
-        except UserError as error:
-            raise StudentError(f"student: {error}") from error
-        _freeze_unread(student)
-    return student
-
-
-def _freeze_unread(student: Student) -> None:
-    """Take the parameters that no feature depends on out of training.
-
-    A final norm behind the last tapped block, for instance. They would never get a gradient, and
-    DistributedDataParallel would wait for it.
-    """
-    read = student.trunk.parameters_behind(student.trunk.returns)
-    for name, parameter in student.trunk.named_parameters():
-        parameter.requires_grad_(name in read)

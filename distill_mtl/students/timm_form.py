@@ -13,8 +13,7 @@ from distill_mtl.networks.backbone import POOLED
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.networks.modes import evaluating
 from distill_mtl.networks.weights import load_exactly, write_network
-from distill_mtl.students.student import Student
-from distill_mtl.students.trunk import DEFAULT_FAMILY, Trunk
+from distill_mtl.students.student import DEFAULT_FAMILY, Student, Trunk
 
 # What describes an architecture in timm's pretrained_cfg; where its first weights came from does not.
 _KEPT = ("fixed_input_size", "pool_size", "first_conv", "classifier")

@@ -20,6 +20,7 @@ from distill_mtl.data.shard_files import find_shards
 from distill_mtl.data.source import Source
 from distill_mtl.errors import CacheError, UserError
 from distill_mtl.geometry.views import Size, View
+from distill_mtl.networks.opening import find_network
 from distill_mtl.networks.weights import read_score, sha256
 from distill_mtl.recipe.schema import Recipe, TaskSection
 from distill_mtl.targets.encoding import AnswerCodec
@@ -28,8 +29,7 @@ from distill_mtl.targets.plan import BOXES, FLIPS, TEACHER, Places, Unit, Wanted
 from distill_mtl.targets.provider import Rows, TargetProvider
 from distill_mtl.targets.sidecar import Sidecar, hash_of
 from distill_mtl.tasks.base import shaping_options
-from distill_mtl.teachers.fingerprint import teacher_fingerprint
-from distill_mtl.teachers.origin import find_origin
+from distill_mtl.teachers.load_teacher import teacher_fingerprint
 from distill_mtl.teachers.output import TeacherOutput
 
 _SHOWN = 3
@@ -283,7 +283,7 @@ def _facts(section: TaskSection, task: str, shards: Iterable[Path]) -> TeacherFa
     kept = [path for shard in shards for path in places.all(shard, task)]
     if not kept:
         return None  # before large files are hashed
-    origin = find_origin(section.teacher, task)
+    origin = find_network(section.teacher)
     layers = [hint.teacher for hint in section.hints]
     options = shaping_options(section.kind, section.options)
     now = teacher_fingerprint(section.teacher, origin, layers, section.classes, section.kind, options)

@@ -15,7 +15,7 @@ import torch
 
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.teachers.card import TeacherCard
-from distill_mtl.teachers.sharing import share_trunks
+from distill_mtl.teachers.shared_trunks import share_trunks
 from distill_mtl.teachers.teacher import Teacher
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from distill_mtl.networks.backbone import LOGITS
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.networks.modes import freeze
-from distill_mtl.networks.task_network import TeacherNetwork
+from distill_mtl.networks.task_network import TaskNetwork
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.output import TeacherOutput
 
@@ -28,9 +28,9 @@ class Teacher(nn.Module):
         home: the device that it stays on; None: it goes where it is sent.
     """
 
-    network: TeacherNetwork
+    network: TaskNetwork
 
-    def __init__(self, network: TeacherNetwork, card: TeacherCard, home: torch.device | None = None) -> None:
+    def __init__(self, network: TaskNetwork, card: TeacherCard, home: torch.device | None = None) -> None:
         super().__init__()
         self.network, self.card, self.home = network, card, home
         freeze(self)

@@ -5,8 +5,7 @@ from typing import Any
 
 from distill_mtl.errors import StudentError, UserError
 from distill_mtl.recipe import Recipe
-from distill_mtl.students.initial_heads import ANEW, FirstHead
-from distill_mtl.students.predecessor import Predecessor
+from distill_mtl.students.initial_weights import ANEW, FirstHead, Predecessor
 from distill_mtl.tasks.base import TaskKind, named_classes
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.label_map import match_classes

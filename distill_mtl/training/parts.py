@@ -23,8 +23,8 @@ from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import TaskSection
-from distill_mtl.students.predecessor import Predecessor, find_predecessor
-from distill_mtl.students.student import Student, build_student
+from distill_mtl.students.initial_weights import Predecessor, build_student, find_predecessor
+from distill_mtl.students.student import Student
 from distill_mtl.targets.cached import CachedTargets, cached_facts
 from distill_mtl.targets.combined import Gate, TargetProviders
 from distill_mtl.targets.facts import Teachers
@@ -33,7 +33,7 @@ from distill_mtl.targets.provider import TargetProvider
 from distill_mtl.targets.self_teacher import Context, SelfTeacher
 from distill_mtl.tasks.base import TaskKind, admit_kind, build_kind
 from distill_mtl.teachers.card import TeacherCard
-from distill_mtl.teachers.load import load_teacher
+from distill_mtl.teachers.load_teacher import load_teacher
 from distill_mtl.teachers.teacher import Teacher
 from distill_mtl.training.beginning import beginning, first_heads
 from distill_mtl.training.refusals import (

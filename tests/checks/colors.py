@@ -21,7 +21,7 @@ from distill_mtl.checks.before_training import run_check
 from distill_mtl.networks.inputs import InputContract, Preprocess
 from distill_mtl.networks.weights import RecordedScore, write_score
 from distill_mtl.recipe import load_recipe
-from distill_mtl.students.folder import save_student
+from distill_mtl.students.student_folder import save_student
 from distill_mtl.training.parts import Parts, build
 
 # Each channel, in its place and at its brightness, tells something.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from distill_mtl.checks.before_training import run_check
 from distill_mtl.errors import TeacherError
 from distill_mtl.networks.inputs import InputContract
-from distill_mtl.students.folder import load_student, save_student
+from distill_mtl.students.student_folder import load_student, save_student
 
 
 def head(change: Callable[[Tensor], Tensor]) -> colors.Plant:

@@ -11,7 +11,7 @@ from distill_mtl.checks import precision
 from distill_mtl.checks.precision import choose_precision
 from distill_mtl.data.batch import Batch
 from distill_mtl.recipe.schema import TeacherSection
-from distill_mtl.teachers.load import load_teacher
+from distill_mtl.teachers.load_teacher import load_teacher
 from distill_mtl.teachers.teacher import Teacher
 
 KIND = toys.classification(3)

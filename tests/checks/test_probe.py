@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from distill_mtl.checks.probe import probe
 from distill_mtl.data.batch import Batch
 from distill_mtl.recipe.schema import TeacherSection
-from distill_mtl.students.folder import save_student
-from distill_mtl.teachers.load import load_teacher
+from distill_mtl.students.student_folder import save_student
+from distill_mtl.teachers.load_teacher import load_teacher
 from distill_mtl.teachers.teacher import Teacher
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from distill_mtl.errors import TeacherError
-from distill_mtl.students.folder import load_student, save_student
+from distill_mtl.students.student_folder import load_student, save_student
 
 
 def test_a_healthy_teacher_passes(world: Path) -> None:

@@ -14,7 +14,7 @@ from distill_mtl.distillation.objective import Objective
 from distill_mtl.recipe.schema import TeacherSection, TermWeights
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.tasks.base import TaskKind
-from distill_mtl.teachers.load import load_teacher
+from distill_mtl.teachers.load_teacher import load_teacher
 
 ROWS = 12
 

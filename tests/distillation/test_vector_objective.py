@@ -16,7 +16,7 @@ from distill_mtl.distillation.objective import Objective
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.tasks.base import TaskKind, build_kind
-from distill_mtl.teachers.load import load_teacher
+from distill_mtl.teachers.load_teacher import load_teacher
 
 ROWS = 8
 LABELLED = torch.tensor([1, 1, 0, 1, 0, 0, 1, 0]).bool()

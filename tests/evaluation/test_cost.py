@@ -12,9 +12,9 @@ from distill_mtl.evaluation.cost import compare_costs, cost_of, costs_of, head_c
 from distill_mtl.evaluation.memory import peak_memory
 from distill_mtl.evaluation.result import Cost
 from distill_mtl.recipe.schema import TeacherSection
-from distill_mtl.students.folder import DeployedStudent, save_student
-from distill_mtl.teachers.load import load_teacher
-from distill_mtl.teachers.sharing import share_trunks
+from distill_mtl.students.student_folder import DeployedStudent, save_student
+from distill_mtl.teachers.load_teacher import load_teacher
+from distill_mtl.teachers.shared_trunks import share_trunks
 
 
 class Tied(nn.Module):

@@ -13,9 +13,8 @@ import toys
 from torch import Tensor
 
 from distill_mtl.recipe import dump_recipe, load_recipe
-from distill_mtl.students.folder import save_student
-from distill_mtl.students.student import Student
-from distill_mtl.students.trunk import FAMILIES
+from distill_mtl.students.student import FAMILIES, Student
+from distill_mtl.students.student_folder import save_student
 from distill_mtl.tasks.base import TaskKind, build_kind
 
 ALONE = """

@@ -15,7 +15,7 @@ from distill_mtl.cli import main
 from distill_mtl.errors import ExportError, UserError
 from distill_mtl.export.formats.torchscript import TorchScript
 from distill_mtl.jobs.export import export
-from distill_mtl.students.folder import save_student
+from distill_mtl.students.student_folder import save_student
 
 QUIET = Console(quiet=True)
 

@@ -41,7 +41,7 @@ def test_a_snippet_serves_with_the_students_numbers(tmp_path: Path, world: Path,
 def test_the_outputs_are_the_pages(tmp_path: Path) -> None:
     kinds = every_kind()
     made = student(kinds=kinds)
-    from distill_mtl.students.folder import save_student
+    from distill_mtl.students.student_folder import save_student
 
     save_student(made, tmp_path / "s")
     answers = load_student(tmp_path / "s")(torch.rand(2, 3, 9, 9))

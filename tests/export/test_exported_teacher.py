@@ -13,10 +13,11 @@ from distill_mtl import load_student
 from distill_mtl.errors import TeacherError, UserError
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.file_contract import NOTE
+from distill_mtl.networks.opening import open_network
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.tasks.base import KINDS
-from distill_mtl.teachers.load import load_teacher
-from distill_mtl.training.contender import Asked, open_contender, tasks_of
+from distill_mtl.teachers.load_teacher import Asked, load_teacher, teachers_of
+from distill_mtl.teachers.shared_trunks import JoinedTeachers
 
 Exported = Callable[..., Path]
 
@@ -50,7 +51,7 @@ def test_a_task_is_chosen_by_its_name(exported: Exported) -> None:
     file = str(exported("onnx"))
     teacher = load_teacher(TeacherSection(path=file, task="shape"), task="road")
     assert teacher.card.kind == "segmentation"
-    with pytest.raises(TeacherError, match="answers no task 'road'. Its tasks: hue, shape. Choose one"):
+    with pytest.raises(TeacherError, match="has no task 'road'. Its tasks: hue, shape. Choose one"):
         load_teacher(TeacherSection(path=file), task="road")
 
 
@@ -61,16 +62,17 @@ def test_the_only_task_needs_no_name(exported: Exported) -> None:
 
 def test_a_file_is_compared_by_the_names_of_its_tasks(exported: Exported) -> None:
     both = exported("onnx")
-    assert tasks_of(str(both)) == ["hue", "shape"]
-    found = open_contender(str(both), {"hue": Asked(), "shape": Asked()})
+    network = open_network(both)
+    assert list(network.tasks) == ["hue", "shape"]
+    found = JoinedTeachers(teachers_of(network, {"hue": Asked(), "shape": Asked()}))
     batch = torch.rand(2, 3, 8, 8)
-    mine, theirs = found.network(batch), load_student(both.parent / "student")(batch)
+    mine, theirs = found(batch), load_student(both.parent / "student")(batch)
     for task in ("hue", "shape"):
         assert torch.allclose(mine[task], theirs[task]["logits"], atol=1e-4)
     with pytest.raises(UserError, match=r"has no task 'heu'. Did you mean 'hue'\?"):
-        open_contender(str(both), {"heu": Asked()})
+        teachers_of(network, {"heu": Asked()})
     alone = str(exported("onnx", tasks=["shape"]))
-    assert open_contender(alone, {"road": Asked()}).teachers["road"].card.kind == "segmentation"
+    assert teachers_of(open_network(alone), {"road": Asked()})["road"].card.kind == "segmentation"
 
 
 def test_the_other_tasks_answers_are_no_hints(exported: Exported) -> None:

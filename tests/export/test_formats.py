@@ -13,7 +13,7 @@ from distill_mtl.errors import ExportError
 from distill_mtl.export.deployable import Pixels
 from distill_mtl.jobs.export import export
 from distill_mtl.networks.inputs import InputContract, Preprocess
-from distill_mtl.students.folder import save_student
+from distill_mtl.students.student_folder import save_student
 
 FORMATS = ("onnx", "pt2", "torchscript")
 QUIET = Console(quiet=True)

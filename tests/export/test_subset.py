@@ -14,7 +14,7 @@ from distill_mtl.errors import ExportError
 from distill_mtl.export.trained import only
 from distill_mtl.jobs.export import export
 from distill_mtl.networks.cut import cut
-from distill_mtl.students.folder import DeployedStudent
+from distill_mtl.students.student_folder import DeployedStudent
 from distill_mtl.tasks.base import KINDS, admit_kind, build_kind
 
 QUIET = Console(quiet=True)

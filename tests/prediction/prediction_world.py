@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from toys import toy_student
 
-from distill_mtl.students.folder import save_student
+from distill_mtl.students.student_folder import save_student
 from distill_mtl.tasks.base import build_kind
 
 KINDS = {

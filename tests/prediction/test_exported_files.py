@@ -12,13 +12,12 @@ from distill_mtl.errors import UserError
 from distill_mtl.export.deployable import Deployable, Pixels
 from distill_mtl.export.format import FORMATS
 from distill_mtl.export.note import describe
-from distill_mtl.jobs.predict import open_network
 from distill_mtl.networks.file_contract import NOTE
+from distill_mtl.networks.opening import open_network
 from distill_mtl.prediction.pictures import find_pictures
-from distill_mtl.prediction.predict import Prediction, predictions
-from distill_mtl.students.folder import load_student
+from distill_mtl.prediction.predict import Prediction, answered_kinds, predictions
+from distill_mtl.students.student_folder import load_student
 
-CPU = torch.device("cpu")
 SIZES = [(12, 20), (8, 8), (12, 20), (30, 9), (12, 20)]
 
 
@@ -54,8 +53,10 @@ def noted(file: Path, to: Path, **note: object) -> Path:
 
 
 def answers(place: Path, pictures: list[str], only: list[str] | None = None) -> list[Prediction]:
-    network = open_network(str(place), only, CPU, trust=True)
-    found = list(predictions(network, find_pictures(pictures).pictures, batch_size=4))
+    network = open_network(place, trust=True)
+    found = list(
+        predictions(network, answered_kinds(network, only), find_pictures(pictures).pictures, batch_size=4)
+    )
     assert all(isinstance(each, Prediction) for each in found)
     return found
 
@@ -109,5 +110,5 @@ def test_a_note_that_does_not_fit_is_a_clear_mistake(
     folder: Path, tmp_path: Path, pictures: list[str], note: dict[str, object]
 ) -> None:
     path = noted(written(folder, "onnx", "normalised"), tmp_path / "other.onnx", **note)
-    with pytest.raises(UserError, match="gives no output 'absent'|cannot be understood"):
+    with pytest.raises(UserError, match="absent|input contract"):
         answers(path, pictures)

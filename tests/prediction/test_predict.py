@@ -8,12 +8,12 @@ from torch import Tensor
 
 from distill_mtl import load_student
 from distill_mtl.data.decode import read_image
-from distill_mtl.jobs.predict import open_network
-from distill_mtl.prediction.network import Network
+from distill_mtl.networks.network import Network
+from distill_mtl.networks.opening import open_network
 from distill_mtl.prediction.pictures import find_pictures
-from distill_mtl.prediction.predict import Prediction, Unread, predictions
+from distill_mtl.prediction.predict import Prediction, Unread, answered_kinds, predictions
+from distill_mtl.tasks.base import TaskKind
 
-CPU = torch.device("cpu")
 SIZES = [(12, 20), (8, 8), (30, 9), (12, 20), (5, 40)]
 
 
@@ -31,12 +31,13 @@ def folder(tmp_path: Path) -> Path:
     return student_folder(tmp_path / "student")
 
 
-def network(folder: Path, only: list[str] | None = None) -> Network:
-    return open_network(str(folder), only, CPU, trust=False)
+def network(folder: Path, only: list[str] | None = None) -> tuple[Network, dict[str, TaskKind]]:
+    opened = open_network(folder)
+    return opened, answered_kinds(opened, only)
 
 
 def answers(folder: Path, pictures: list[str], **how: object) -> list[Prediction]:
-    found = list(predictions(network(folder), find_pictures(pictures).pictures, **how))
+    found = list(predictions(*network(folder), find_pictures(pictures).pictures, **how))
     assert all(isinstance(each, Prediction) for each in found)
     return found
 
@@ -69,8 +70,7 @@ def test_answers_differ_between_pictures(folder: Path, pictures: list[str]) -> N
 
 
 def test_only_some_tasks_run(folder: Path, pictures: list[str]) -> None:
-    chosen = network(folder, ["far", "breed"])
-    [one] = predictions(chosen, find_pictures(pictures[:1]).pictures)
+    [one] = predictions(*network(folder, ["far", "breed"]), find_pictures(pictures[:1]).pictures)
     assert isinstance(one, Prediction)
     assert list(one.decoded) == ["breed", "far"]
 
@@ -112,7 +112,7 @@ def test_what_cannot_be_read_keeps_its_place_and_costs_the_others_nothing(
     empty = tmp_path / "empty.jpg"
     empty.write_bytes(b"")
     named = [pictures[0], str(cut), pictures[1], str(empty)]
-    found = list(predictions(network(folder), find_pictures(named).pictures, batch_size=3))
+    found = list(predictions(*network(folder), find_pictures(named).pictures, batch_size=3))
     assert [type(each) for each in found] == [Prediction, Unread, Prediction, Unread]
     assert [each.key for each in found] == ["0.png", "cut.png", "1.png", "empty.jpg"]
     alone = answers(folder, pictures[:2])
@@ -124,7 +124,7 @@ def test_what_cannot_be_read_keeps_its_place_and_costs_the_others_nothing(
 def test_a_batch_of_unreadable_pictures_alone_is_no_error(folder: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG nothing")
-    [one] = predictions(network(folder), find_pictures([str(broken)]).pictures)
+    [one] = predictions(*network(folder), find_pictures([str(broken)]).pictures)
     assert isinstance(one, Unread)
     assert "cannot be decoded" in one.reason
 

@@ -3,7 +3,8 @@
 from typing import Any
 
 from distill_mtl.recipe.schema import StudentSection
-from distill_mtl.students.student import Student, build_student
+from distill_mtl.students.initial_weights import build_student
+from distill_mtl.students.student import Student
 from distill_mtl.tasks.base import TaskKind, build_kind
 
 

@@ -10,8 +10,9 @@ from distill_mtl.errors import StudentError
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.networks.weights import read_config, write_network
 from distill_mtl.recipe.schema import StudentSection
-from distill_mtl.students.folder import save_student
-from distill_mtl.students.student import Student, build_student
+from distill_mtl.students.initial_weights import build_student
+from distill_mtl.students.student import Student
+from distill_mtl.students.student_folder import save_student
 from distill_mtl.students.timm_form import save_timm
 
 

@@ -10,13 +10,13 @@ from torch import nn
 from distill_mtl.errors import StudentError
 from distill_mtl.networks.weights import read_config, read_weights, write_network
 from distill_mtl.recipe.schema import StudentSection, TeacherSection
-from distill_mtl.students.folder import save_student
-from distill_mtl.students.initial_heads import FirstHead
-from distill_mtl.students.student import Student, build_student
+from distill_mtl.students.initial_weights import FirstHead, build_student
+from distill_mtl.students.student import Student
+from distill_mtl.students.student_folder import save_student
 from distill_mtl.students.timm_form import save_timm
 from distill_mtl.tasks.base import TaskKind, build_kind
 from distill_mtl.teachers.label_map import LabelMap, match_classes
-from distill_mtl.teachers.load import load_teacher
+from distill_mtl.teachers.load_teacher import load_teacher
 
 ABC = ("a", "b", "c")
 
@@ -54,7 +54,7 @@ def test_the_head_may_have_another_name(tmp_path: Path) -> None:
     save_student(source, tmp_path / "s")
     begun = begin({"part": FirstHead(tmp_path / "s", "other", straight(("ground", "thing")))})
     assert equal(begun.heads["part"], source.heads["other"])
-    with pytest.raises(StudentError, match=r"tasks\.part\.head\.init: .* has no head 'part'"):
+    with pytest.raises(StudentError, match=r"tasks\.part\.head\.init: .* has no task 'part'"):
         begin({"part": FirstHead(tmp_path / "s", None, straight(("ground", "thing")))})
 
 

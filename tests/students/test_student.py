@@ -7,7 +7,8 @@ from torch import nn
 
 from distill_mtl.errors import StudentError
 from distill_mtl.recipe.schema import StudentSection
-from distill_mtl.students.student import Student, build_student
+from distill_mtl.students.initial_weights import build_student
+from distill_mtl.students.student import Student
 from distill_mtl.tasks.base import build_kind
 
 

@@ -8,7 +8,7 @@ import torch
 from student_toys import student
 
 from distill_mtl.errors import StudentError
-from distill_mtl.students.folder import load_student, save_student
+from distill_mtl.students.student_folder import load_student, save_student
 
 
 @pytest.mark.parametrize("model", ["test_resnet", "test_vit", "test_mambaout"])
@@ -56,7 +56,7 @@ def test_the_folder_holds_three_files_and_no_pickle(tmp_path: Path) -> None:
 def test_loading_needs_neither_teachers_nor_training_code(tmp_path: Path) -> None:
     save_student(student(), tmp_path / "s")
     code = (
-        "import sys; from distill_mtl.students.folder import load_student; load_student(sys.argv[1]);"
+        "import sys; from distill_mtl.students.student_folder import load_student; load_student(sys.argv[1]);"
         "found = [m for m in sys.modules if m.startswith(('distill_mtl.teachers', 'distill_mtl.distillation',"
         "'distill_mtl.training', 'distill_mtl.balance', 'distill_mtl.data'))]; sys.exit(str(found) if found else 0)"
     )

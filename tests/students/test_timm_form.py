@@ -11,7 +11,7 @@ from distill_mtl.networks.inputs import InputContract, Preprocess
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.students.timm_form import save_timm
 from distill_mtl.tasks.base import build_kind
-from distill_mtl.teachers.load import load_teacher
+from distill_mtl.teachers.load_teacher import load_teacher
 
 
 @pytest.mark.parametrize(

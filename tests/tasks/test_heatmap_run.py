@@ -19,9 +19,9 @@ from distill_mtl.errors import ShardError, TeacherError
 from distill_mtl.jobs.cache import write_cache
 from distill_mtl.jobs.teacher import check_teacher
 from distill_mtl.recipe.schema import TeacherSection
-from distill_mtl.students.folder import save_student
+from distill_mtl.students.student_folder import save_student
 from distill_mtl.tasks.base import TaskKind, build_kind
-from distill_mtl.teachers.load import load_teacher
+from distill_mtl.teachers.load_teacher import load_teacher
 from distill_mtl.training.parts import build
 
 SIDE = 32

@@ -11,7 +11,7 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 
 from distill_mtl.errors import UserError
 from distill_mtl.networks.features import FeatureShape
-from distill_mtl.students.trunk import FAMILIES
+from distill_mtl.students.student import FAMILIES
 from distill_mtl.tasks.base import HeadShape
 from distill_mtl.tasks.heads import PyramidDecoder, pyramid_levels
 from distill_mtl.tasks.segmentation import Segmentation, soft_dice_loss

@@ -19,7 +19,7 @@ from distill_mtl.jobs.cache import write_cache
 from distill_mtl.jobs.teacher import train_teacher
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.tasks.base import build_kind
-from distill_mtl.teachers.load import load_teacher
+from distill_mtl.teachers.load_teacher import load_teacher
 
 QUIET = Console(quiet=True)
 RECIPE = """

@@ -2,16 +2,16 @@ from pathlib import Path
 
 from teacher_folders import edit_config, timm_folder
 
+from distill_mtl.networks.opening import find_network
 from distill_mtl.recipe.schema import InputSection, TeacherSection
-from distill_mtl.teachers.fingerprint import teacher_fingerprint
-from distill_mtl.teachers.origin import find_origin
+from distill_mtl.teachers.load_teacher import teacher_fingerprint
 
 
 def fingerprint(
     folder: Path, layers: tuple[str | None, ...] = (None,), classes: int | None = None, **section: object
 ) -> str:
     chosen = TeacherSection(path=str(folder), **section)
-    return teacher_fingerprint(chosen, find_origin(chosen, "breed"), layers, classes, "classification", {})
+    return teacher_fingerprint(chosen, find_network(chosen), layers, classes, "classification", {})
 
 
 def test_the_fingerprint_follows_everything_that_changes_an_answer(tmp_path: Path) -> None:

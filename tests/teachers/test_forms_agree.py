@@ -18,8 +18,8 @@ from distill_mtl.networks.weights import sha256
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.tasks.losses import soft_divergence
-from distill_mtl.teachers.load import load_teacher
-from distill_mtl.teachers.sharing import share_trunks
+from distill_mtl.teachers.load_teacher import load_teacher
+from distill_mtl.teachers.shared_trunks import share_trunks
 from distill_mtl.teachers.teacher import Teacher
 
 FORMS = ("module", "pt2", "pt2 of one batch size", "ts", "onnx")

@@ -8,7 +8,7 @@ from teacher_folders import timm_folder
 from distill_mtl.errors import TeacherError
 from distill_mtl.networks.hub_repository import timm_repository
 from distill_mtl.recipe.schema import TeacherSection
-from distill_mtl.teachers.load import load_teacher
+from distill_mtl.teachers.load_teacher import load_teacher
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -7,10 +7,10 @@ import toys
 from distill_mtl.data.batch import Batch
 from distill_mtl.errors import TeacherError
 from distill_mtl.recipe.schema import TeacherSection
-from distill_mtl.students.folder import save_student
+from distill_mtl.students.student_folder import save_student
 from distill_mtl.targets.live import LiveTeachers
-from distill_mtl.teachers.load import load_teacher
-from distill_mtl.teachers.sharing import share_trunks
+from distill_mtl.teachers.load_teacher import load_teacher
+from distill_mtl.teachers.shared_trunks import share_trunks
 from distill_mtl.teachers.teacher import Teacher
 
 KINDS = {"hue": toys.classification(3), "part": toys.segmentation(2)}

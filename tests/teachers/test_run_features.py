@@ -11,7 +11,7 @@ from distill_mtl.networks.backbone import LOGITS
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.networks.runtime import Declared, Runtime
-from distill_mtl.networks.runtime_network import RunNetwork
+from distill_mtl.networks.runtime_network import RuntimeNetwork
 from distill_mtl.recipe.schema import OutputSection
 from distill_mtl.tasks.base import KINDS
 
@@ -45,7 +45,7 @@ class Steps(Runtime):
         return {name: results[name] for name in (*self.outputs, *self.taps)}
 
 
-def network(dense: bool = False) -> RunNetwork:
+def network(dense: bool = False) -> RuntimeNetwork:
     torch.manual_seed(0)
     steps: dict[str, nn.Module] = {
         "conv": nn.Conv2d(3, 8, 3, 2, 1),
@@ -54,7 +54,7 @@ def network(dense: bool = False) -> RunNetwork:
     }
     if dense:
         steps |= {"logits": nn.Conv2d(12, 4, 1), "up": nn.Upsample(scale_factor=2)}
-        return RunNetwork(
+        return RuntimeNetwork(
             Steps(steps, ["up"]), InputContract((8, 8), (0.5,) * 3, (0.5,) * 3), OutputSection()
         )
     steps |= {
@@ -63,7 +63,9 @@ def network(dense: bool = False) -> RunNetwork:
         "logits": nn.Linear(12, 4),
         "soft": nn.Softmax(1),
     }
-    return RunNetwork(Steps(steps, ["soft"]), InputContract((8, 8), (0.5,) * 3, (0.5,) * 3), OutputSection())
+    return RuntimeNetwork(
+        Steps(steps, ["soft"]), InputContract((8, 8), (0.5,) * 3, (0.5,) * 3), OutputSection()
+    )
 
 
 def test_every_layer_that_can_be_read_is_listed_with_its_shape_and_the_others_left_out() -> None:
@@ -108,7 +110,7 @@ def test_a_wrong_name_is_answered_with_the_layers() -> None:
 
 def test_a_network_that_gives_nothing_but_its_answer_has_no_layers() -> None:
     steps = {"logits": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))}
-    subject = RunNetwork(
+    subject = RuntimeNetwork(
         Steps(steps, ["logits"]), InputContract((8, 8), (0.5,) * 3, (0.5,) * 3), OutputSection()
     )
     assert subject.features() == {}

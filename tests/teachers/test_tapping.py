@@ -7,9 +7,9 @@ import toys
 
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe.schema import TeacherSection
-from distill_mtl.students.folder import save_student
-from distill_mtl.teachers.load import load_teacher
-from distill_mtl.teachers.sharing import share_trunks
+from distill_mtl.students.student_folder import save_student
+from distill_mtl.teachers.load_teacher import load_teacher
+from distill_mtl.teachers.shared_trunks import share_trunks
 from distill_mtl.teachers.teacher import Teacher
 
 

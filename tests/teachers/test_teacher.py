@@ -11,7 +11,7 @@ from torch import nn
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.networks.weights import RecordedScore, write_score
 from distill_mtl.recipe.schema import TeacherSection
-from distill_mtl.teachers.load import load_teacher
+from distill_mtl.teachers.load_teacher import load_teacher
 from distill_mtl.teachers.teacher import Teacher
 
 

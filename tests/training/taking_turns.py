@@ -19,12 +19,12 @@ from distill_mtl.distillation.objective import Objective
 from distill_mtl.distillation.stages import Schedule
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import TeacherSection
-from distill_mtl.students.folder import save_student
 from distill_mtl.students.student import Student
+from distill_mtl.students.student_folder import save_student
 from distill_mtl.targets.combined import TargetProviders
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.targets.self_teacher import SelfTeacher
-from distill_mtl.teachers.load import load_teacher
+from distill_mtl.teachers.load_teacher import load_teacher
 from distill_mtl.training.step import Trainer
 
 TASKS = ("texture", "colour")

@@ -239,7 +239,7 @@ def test_a_head_for_other_classes_is_refused_with_the_way_on(folder: Path) -> No
 
 
 def test_a_task_that_the_old_student_does_not_know_is_refused(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"first/student has no head 'shape'\..* Heads: hue, tone"):
+    with pytest.raises(UserError, match=r"first/student has no task 'shape'.*hue, tone"):
         parts(folder, f"tasks.shape.teacher={folder}/first")
 
 

@@ -18,7 +18,7 @@ from distill_mtl.cli import main
 from distill_mtl.errors import RecipeError, StudentError, TeacherError, UserError
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.tasks.base import KINDS, admit_kind, build_kind
-from distill_mtl.teachers.load import load_teacher
+from distill_mtl.teachers.load_teacher import load_teacher
 from distill_mtl.training.parts import build
 
 KIND = "my_tasks:Angle"

@@ -6,8 +6,8 @@ import toy_world
 
 from distill_mtl.jobs.teacher import train_teacher
 from distill_mtl.recipe.schema import TeacherSection
-from distill_mtl.students.folder import load_student
-from distill_mtl.teachers.load import load_teacher
+from distill_mtl.students.student_folder import load_student
+from distill_mtl.teachers.load_teacher import load_teacher
 
 RECIPE = """
 student: {model: "toy:net", init: random}

@@ -10,7 +10,7 @@ from distill_mtl.export.aside import export_folder
 from distill_mtl.export.format import FORMATS, Format, Order
 from distill_mtl.export.hub_card import UNKNOWN, hub_card
 from distill_mtl.networks.weights import read_config
-from distill_mtl.students.folder import load_student, save_student
+from distill_mtl.students.student_folder import load_student, save_student
 
 
 @FORMATS.register("hub")

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from distill_mtl.errors import UserError, brief, nearest
 from distill_mtl.networks.modes import freeze
-from distill_mtl.networks.runtime import Runtime, declared, not_one_input, saved_while_training
+from distill_mtl.networks.runtime import RUNTIMES, Runtime, declared, not_one_input, saved_while_training
 
 _CUDA = "CUDAExecutionProvider"
 
 
+@RUNTIMES.register(".onnx")
 class OnnxRuntime(Runtime):
     """Names are those of the graph's tensors, as Netron shows them on the arrows between its nodes.
 
@@ -35,6 +36,9 @@ class OnnxRuntime(Runtime):
         UserError: onnx or onnxruntime is not installed, no such file, a broken one, one that takes
             something else than one batch of images, or one that was exported in training mode.
     """
+
+    words = "an ONNX file"
+    is_program = False
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -54,6 +58,10 @@ class OnnxRuntime(Runtime):
         self._device = torch.device("cpu")
         self._session: Any = None
         freeze(self)
+
+    @classmethod
+    def files_of(cls, path: Path) -> tuple[Path, ...]:
+        return (path, *external_files(read_graph(path), path))
 
     @property
     def parameter_count(self) -> int | None:

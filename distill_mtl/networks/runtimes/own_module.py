@@ -37,6 +37,9 @@ class ModuleRuntime(Runtime):
         UserError: there is no such callable, it fails or returns no network, or the weights do not fit.
     """
 
+    words = "your own code"
+    is_program = True
+
     def __init__(self, spec: str, args: Mapping[str, Any], weights: Path) -> None:
         super().__init__()
         self.network, source = _build(spec, args)

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from distill_mtl.errors import UserError, brief, nearest
 from distill_mtl.networks.modes import freeze
 from distill_mtl.networks.runtime import (
+    RUNTIMES,
     Runtime,
     declared,
     not_one_input,
@@ -24,6 +25,7 @@ from distill_mtl.networks.runtime import (
 _COPY = "distill_mtl_copy"
 
 
+@RUNTIMES.register(".pt2")
 class ExportedRuntime(Runtime):
     """Opening the file may run code in it (it can hold pickles): only for files whose origin you trust.
 
@@ -37,6 +39,9 @@ class ExportedRuntime(Runtime):
         UserError: no such file, no exported program, one that takes something else than one batch of
             images, or one that was exported in training mode.
     """
+
+    words = "a torch.export program"
+    is_program = True
 
     network: fx.GraphModule
 

@@ -4,6 +4,7 @@ The format is a program with weights inside: it gives what it returns and nothin
 """
 
 import warnings
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,16 @@ from torch import Tensor
 
 from distill_mtl.errors import UserError, brief
 from distill_mtl.networks.modes import freeze
-from distill_mtl.networks.runtime import Declared, Runtime, named, read_extra_files, saved_while_training
+from distill_mtl.networks.runtime import (
+    RUNTIMES,
+    Declared,
+    Runtime,
+    named,
+    read_extra_files,
+    saved_while_training,
+)
+
+_OTHER_ENDINGS = (".pt", ".pth", ".torchscript", ".jit")
 
 _SWITCHES = {
     "aten::batch_norm": 5,
@@ -25,6 +35,7 @@ _SWITCHES = {
 """Operations that train or evaluate, and which of their arguments says so."""
 
 
+@RUNTIMES.register(".ts")
 class TorchScriptRuntime(Runtime):
     """Opening the file and running it runs the program in it: only for files whose origin you trust.
 
@@ -35,6 +46,9 @@ class TorchScriptRuntime(Runtime):
         UserError: no such file, no TorchScript, or a trace that was recorded in training mode.
     """
 
+    words = "TorchScript"
+    is_program = True
+
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.declared = Declared(notes=read_extra_files(path))
@@ -43,6 +57,10 @@ class TorchScriptRuntime(Runtime):
         self.network = _load(path, self._device)
         freeze(self)
         _refuse_training(self.network, path)
+
+    @classmethod
+    def also_reads(cls, path: Path) -> bool:
+        return path.suffix.lower() in _OTHER_ENDINGS and _holds_code(path)
 
     def names(self) -> list[str]:
         return list(self.outputs)
@@ -67,6 +85,14 @@ class TorchScriptRuntime(Runtime):
         if device != self._device:
             self.network, self._device = _load(self.files[0], device), device
             freeze(self)
+
+
+def _holds_code(path: Path) -> bool:
+    """TorchScript often ends in .pt, as pickles do; only the former holds code beside its tensors."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
 
 
 def _load(path: Path, device: torch.device) -> Any:

@@ -10,7 +10,7 @@ from torch import nn
 from distill_mtl.errors import StudentError, nearest
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.students.pretrained import pretrained_model
-from distill_mtl.students.trunk import FAMILIES, Trunk
+from distill_mtl.students.student import FAMILIES, Trunk
 
 # What `create_model` takes besides the architecture's own arguments; each would undo what we decide.
 _OURS = (

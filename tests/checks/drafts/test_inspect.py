@@ -10,7 +10,7 @@ import yaml
 
 from distill_mtl.cli import main
 from distill_mtl.recipe.schema import TeacherSection
-from distill_mtl.teachers.load import load_teacher
+from distill_mtl.teachers.load_teacher import load_teacher
 
 
 def inspect(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -10,7 +10,7 @@ from torch import nn
 
 from distill_mtl.errors import TeacherError
 from distill_mtl.recipe.schema import InputSection, OutputSection, TeacherSection
-from distill_mtl.teachers.load import load_teacher
+from distill_mtl.teachers.load_teacher import load_teacher
 from distill_mtl.teachers.teacher import Teacher
 
 NAMES = ["hat", "beard", "smile", "glasses"]

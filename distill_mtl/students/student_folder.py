@@ -1,6 +1,13 @@
 """A student's folder, `runs/NAME/student`: config.json, model.safetensors and a model card.
 
 `load_student` is what users of a student call. It needs no teacher, no adapter and no training code.
+
+What a student's config.json is called, what it records, and which of the heads answers for a task.
+
+A student's folder as a teacher: one of its heads answers for one task.
+
+Registered with the teachers' forms, so that a folder that distill_mtl wrote can be named wherever a recipe
+names a teacher (dense teachers have no other form).
 """
 
 from collections.abc import Mapping
@@ -10,10 +17,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from distill_mtl.errors import StudentError, UserError
-from distill_mtl.networks.weights import load_exactly, read_config, read_weights, write_network
-from distill_mtl.students.format import FORMAT
-from distill_mtl.students.student import Student
-from distill_mtl.students.trunk import FAMILIES
+from distill_mtl.networks.network import Network, NetworkFiles, TaskOutput
+from distill_mtl.networks.opening import FORMS, FolderForm
+from distill_mtl.networks.task_network import BackboneNetwork
+from distill_mtl.networks.weights import (
+    HUB,
+    RecordedScore,
+    load_exactly,
+    read_config,
+    read_weights,
+    write_network,
+)
+from distill_mtl.students.student import DEFAULT_FAMILY, FAMILIES, Student, Trunk
 from distill_mtl.tasks.base import TaskKind, admit_kind, build_kind
 
 VERSION = 1
@@ -70,7 +85,7 @@ def load_student(folder: Path | str, *, trust: bool = False) -> DeployedStudent:
 
 def _local(place: Path | str) -> Path:
     """The folder on this machine."""
-    if not str(place).startswith(("hf_hub:", "hf-hub:")):
+    if not str(place).startswith(HUB):
         return Path(place)
     from distill_mtl.networks.hub_repository import (
         fetch_folder,  # with its client, which no local folder needs
@@ -155,3 +170,55 @@ def _card(student: Student, folder: Path) -> str:
         "```python\nfrom distill_mtl import load_student\n\n"
         'answers = load_student("FOLDER")(images)  # [B, 3, H, W] in [0, 1]\n```\n'
     )
+
+
+FORMAT = "distill_mtl.student"
+SCORES = "scores"
+"""Under `extra` of the config: task -> metric, score and rows, as the run that left the student found them."""
+
+
+@FORMS.register(FORMAT)
+class StudentForm(FolderForm):
+    """`runs/NAME/student`."""
+
+    @classmethod
+    def open(cls, source: NetworkFiles, config: Mapping[str, Any]) -> Network:
+        student = read_student(source.place, config, trust=source.section.trust).eval()
+
+        def view(task: str) -> BackboneNetwork:
+            kind = student.kinds[task]
+            needs, head = kind.needs(student.trunk.shapes), student.heads[task]
+            return BackboneNetwork(student.trunk, head, needs, width=kind.outputs, dense=kind.dense)
+
+        return Network(
+            source,
+            student.trunk.inputs,
+            {
+                task: TaskOutput.of_entry(
+                    f"head '{task}' of a student folder",
+                    kind.describe(),
+                    _recorded(source.place, config, task),
+                )
+                for task, kind in student.kinds.items()
+            },
+            view,
+            told=config["trunk"]["inputs"],
+            trunk={"model": _as_student(student.trunk), "args": student.trunk.args},
+            resize=config.get("extra", {}).get("resize"),
+        )
+
+
+def _recorded(folder: Path, config: Mapping[str, Any], task: str) -> RecordedScore | None:
+    """What the run that left the student found it to score."""
+    entry = config.get("extra", {}).get(SCORES, {}).get(task)
+    try:
+        return None if entry is None else RecordedScore(**{**entry, "score": float(entry["score"])})
+    except (TypeError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{folder}: the score of '{task}' in config.json makes no sense: {error!r}."
+        ) from error
+
+
+def _as_student(trunk: Trunk) -> str:
+    """What `student.model` would say for this trunk."""
+    return trunk.name if trunk.family == DEFAULT_FAMILY else f"{trunk.family}:{trunk.name}"

@@ -1,0 +1,226 @@
+"""`open_network`: the one way to open a trained network, whatever form it was saved in.
+
+A folder (timm's local-dir form, or a form that registers with `FORMS`), the folder of a run, a repository of the
+Hugging Face hub, a file that a runtime reads, or the user's own code. Teachers, the comparison of models, `predict`,
+`inspect` and the parity check of an export all come here.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distill_mtl.errors import UserError, brief
+from distill_mtl.networks.file_contract import contract_of, overridden, read_note
+from distill_mtl.networks.network import Network, NetworkFiles, TaskOutput
+from distill_mtl.networks.runtime import RUNTIMES, Runtime
+from distill_mtl.networks.runtime_network import RuntimeNetwork
+from distill_mtl.networks.task_network import TaskNetwork
+from distill_mtl.networks.weights import CONFIG, HUB, WEIGHTS, network_folder, read_config, sha256
+from distill_mtl.recipe.command_line import read_teacher, task_name
+from distill_mtl.recipe.load import absolute_teacher
+from distill_mtl.recipe.schema import InputSection, OutputSection, TeacherSection
+from distill_mtl.registry import Registry
+
+
+class FolderForm(ABC):
+    """A form in which a network lies in a folder, registered under the `format` that its config.json says."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, source: NetworkFiles, config: Mapping[str, Any]) -> Network:
+        """Read the network.
+
+        Args:
+            source: its files; `place` is the folder, `section.trust` lets code run that the folder names.
+            config: its config.json.
+
+        Raises:
+            UserError: the folder is incomplete.
+        """
+
+
+FORMS: Registry[type[FolderForm]] = Registry("form of a network's folder", "distill_mtl.students")
+"""A student's folder registers from students/, so that nothing here knows students."""
+
+
+def open_network(where: str | Path | TeacherSection, *, trust: bool = False) -> Network:
+    """Open a trained network, on the CPU, in evaluation mode.
+
+    Args:
+        where: the folder of a run, of a student or of a timm network, `hf_hub:owner/name`, a .onnx, .pt2 or .ts
+            file; or all that a recipe can say of a teacher, as its section or as YAML:
+            `{module: models:net, weights: net.safetensors, input: {size: 64}}`.
+        trust: let it run code: .pt2, .ts, `module`, and kinds of task of the user's own.
+
+    Raises:
+        UserError: it is not there, cannot be opened, or is a program that is not trusted.
+    """
+    return find_network(as_section(where, trust=trust)).open()
+
+
+def as_section(where: str | Path | TeacherSection, *, trust: bool = False) -> TeacherSection:
+    """What `open_network` takes, as the section of a recipe; paths on the command line become absolute.
+
+    Raises:
+        UserError: it is no YAML, or names keys that no teacher has.
+    """
+    if isinstance(where, TeacherSection):
+        return where
+    values: Any = {"path": str(where)}
+    if str(where).startswith("{"):
+        try:
+            values = yaml.safe_load(str(where))
+        except yaml.YAMLError as error:
+            raise UserError(f"{where} cannot be read as YAML: {brief(error)}.") from error
+    values |= {"trust": True} if trust else {}
+    return absolute_teacher(read_teacher(values, (), "network"))
+
+
+def exists(where: str) -> bool:
+    """Whether a folder or file of that name is on this machine; what lies elsewhere, only opening it tells."""
+    return where.startswith((*HUB, "{")) or Path(where).exists()
+
+
+def find_network(section: TeacherSection) -> NetworkFiles:
+    """Where a network lies. It is not opened, but fetched where it lies on the hub.
+
+    Raises:
+        UserError: it is not there, is a program that is not trusted, or is not the pinned file.
+    """
+    source = _find(section)
+    if source.program is not None and not section.trust:
+        raise UserError(
+            f"{section.module or source.place} is {source.program}: code, which can do whatever you can do on this "
+            "machine. If you trust where it comes from, say so with `trust: true` (on the command line: --trust). "
+            "Folders with safetensors and .onnx files are data alone and need no trust."
+        )
+    if section.sha256 is not None and not source.files[0].is_file():
+        raise UserError(f"{source.files[0]} does not exist.")
+    if section.sha256 is not None and (found := sha256(source.files[0])) != section.sha256:
+        raise UserError(
+            f"{source.files[0]} is not the file that the recipe pins: its sha256 is {found}, expected "
+            f"{section.sha256}. Fetch the right file, or correct `sha256`."
+        )
+    return source
+
+
+def _find(section: TeacherSection) -> NetworkFiles:
+    if section.module is not None:
+        return _own_module(section)
+    if section.timm is not None:
+        from distill_mtl.networks.hub_repository import fetch_folder, timm_repository
+
+        return _folder(section, fetch_folder(timm_repository(section.timm)))
+    if section.path is None:
+        raise UserError("names no network. Add `path`, `timm` or `module`.")
+    if section.path.startswith(HUB):
+        from distill_mtl.networks.hub_repository import fetch_folder
+
+        return _folder(section, fetch_folder(section.path.partition(":")[2]))
+    path = Path(section.path)
+    if path.is_dir() or not path.suffix:
+        return _folder(section, network_folder(path))
+    return _file(section, path)
+
+
+def _folder(section: TeacherSection, folder: Path) -> NetworkFiles:
+    return NetworkFiles(section, folder, (folder / WEIGHTS, folder / CONFIG), None, _open_folder)
+
+
+def _open_folder(source: NetworkFiles) -> Network:
+    section, config = source.section, read_config(source.place)
+    if section.output != OutputSection():
+        raise UserError(
+            f"{source.place} is a folder, whose network gives logits. Remove `output`, which is for files."
+        )
+    if "format" in config:
+        network = FORMS[config["format"]].open(source, config)
+    elif "architecture" in config:
+        from distill_mtl.networks.timm_folder import open_timm_folder
+
+        network = open_timm_folder(source, config)
+    else:
+        raise UserError(
+            f"{source.place / CONFIG} is neither timm's (no `architecture`) nor a student's of ours (no `format`). "
+            "Save the network with timm.models.save_for_hf(model, FOLDER, safe_serialization=True)."
+        )
+    inputs = overridden(network.inputs, section.input)
+    return network if inputs == network.inputs else network.reading(inputs)
+
+
+def _file(section: TeacherSection, path: Path) -> NetworkFiles:
+    """The file of a runtime.
+
+    Raises:
+        UserError: no such file, or one of another form.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist.")
+    for ending in RUNTIMES.names():
+        runtime = RUNTIMES[ending]
+        if path.suffix.lower() == ending or runtime.also_reads(path):
+            program = runtime.words if runtime.is_program else None
+            opener = partial(_open_runtime, load=partial(runtime, path), words=runtime.words)
+            return NetworkFiles(section, path, runtime.files_of(path), program, opener)
+    code = "`teacher: {module: 'package.module:callable', weights: ..., trust: true}`."
+    if path.suffix.lower() == ".safetensors":
+        raise UserError(
+            f"{path} holds weights without their network. Name the folder with its config.json (timm's local-dir "
+            f"form), or the code: {code}"
+        )
+    raise UserError(
+        f"{path} is no form of network that is known: a folder, or a file that ends in "
+        f"{', '.join(RUNTIMES.names())}. A state dict needs its code: {code}"
+    )
+
+
+def _own_module(section: TeacherSection) -> NetworkFiles:
+    """A network in the user's own code."""
+    from distill_mtl.networks.runtimes.own_module import ModuleRuntime, module_files
+
+    spec, weights = str(section.module), Path(str(section.weights))
+    if not weights.is_file():
+        raise UserError(f"{weights} does not exist. `weights` names the state dict of `module`.")
+    files = (weights, *(module_files(spec) if section.trust else ()))
+    load = partial(ModuleRuntime, spec, section.args, weights)
+    words = ModuleRuntime.words
+    return NetworkFiles(section, weights, files, words, partial(_open_runtime, load=load, words=words))
+
+
+def _open_runtime(source: NetworkFiles, *, load: Callable[[], Runtime], words: str) -> Network:
+    """A network behind a runtime; the note of `distill-mtl export` says its tasks, where it has one."""
+    runtime, section = load(), source.section
+    note = read_note(runtime.declared)
+    inputs, told, assumed = contract_of(runtime.declared, section.input)
+    described = note.get("tasks") or {}
+    try:
+        tasks = {
+            task: TaskOutput.of_entry(f"'{task}' of {words}", entry) for task, entry in described.items()
+        }
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{source.place}: the `tasks` of its note cannot be understood: {error!r}."
+        ) from error
+    classes = tuple(map(str, note.get("classes") or ())) or None
+    output = section.output
+
+    def view(task: str) -> TaskNetwork:
+        said = {"name": task if output.name is None else output.name, "gives": output.gives or "logits"}
+        chosen = output.model_copy(update=said) if task in described else output
+        return RuntimeNetwork(runtime, inputs, chosen, answers=note.get("outputs", ()))
+
+    return Network(
+        source,
+        inputs,
+        tasks or {task_name(str(source.place)): TaskOutput(words, note.get("kind"), classes)},
+        view,
+        names_tasks=bool(tasks),
+        told=told,
+        assumed=assumed,
+        resize=note.get("resize"),
+        any_size=bool(note.get("preprocess")) and section.input == InputSection(),
+    )

@@ -1,0 +1,379 @@
+"""The first weights of a trunk, taken from a network that was trained before.
+
+The first weights of a head, taken from a trained one: of the student that the run begins with (`student.init`),
+or of the task's teacher (`tasks.NAME.head.init: teacher`).
+
+They are read from the folder, so that a run with cached targets need not open a teacher's network.
+
+The student that a student begins as: `student.init` names its folder, or that of the run that left it.
+
+Its architecture and size are the defaults of the new one's, and its heads are those that the tasks of the same
+names begin with.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from distill_mtl.errors import StudentError, UserError
+from distill_mtl.networks.inputs import InputContract, Preprocess
+from distill_mtl.networks.network import chosen_task
+from distill_mtl.networks.weights import CONFIG, load_exactly, network_folder, read_config, read_weights
+from distill_mtl.recipe.schema import INITS, StudentSection, TaskSection
+from distill_mtl.students.student import DEFAULT_FAMILY, FAMILIES, Student, Trunk, split_family
+from distill_mtl.students.student_folder import FORMAT
+from distill_mtl.tasks.base import TaskKind
+
+if TYPE_CHECKING:
+    from distill_mtl.teachers.label_map import LabelMap
+
+
+_TEACHER = "teacher:"
+_TRUNK = "trunk.model."
+_HEADS = "heads."
+
+
+def load_initial(
+    trunk: Trunk,
+    init: str,
+    teacher_folders: Mapping[str, Path],
+    teacher_inputs: Mapping[str, InputContract],
+) -> None:
+    """Fill a trunk's weights as `student.init` says.
+
+    From a folder the normalisation is taken along, because the weights expect it; the size is not.
+
+    Args:
+        trunk: freshly created; `pretrained` and `random` are already done.
+        init: `pretrained`, `random`, `teacher:TASK`, or a folder or .safetensors file with the weights of a
+            timm network or of a student, or the folder of the run that left a student.
+        teacher_folders: task -> its teacher's folder, or file of weights.
+        teacher_inputs: task -> what its teacher wants to see, as the recipe may have corrected it; where it is
+            not named, the folder's word is taken.
+
+    Raises:
+        StudentError: there is no such teacher or file, or its architecture is another one.
+    """
+    if init in ("pretrained", "random"):
+        return
+    path, inputs = Path(init), None
+    if init.startswith(_TEACHER):
+        task = init.removeprefix(_TEACHER)
+        if task not in teacher_folders:
+            known = ", ".join(f"{_TEACHER}{name}" for name in teacher_folders) or "none"
+            raise StudentError(
+                f"student.init: no task '{task}' with a teacher. Teachers to begin with: {known}."
+            )
+        path, inputs = Path(teacher_folders[task]), teacher_inputs.get(task)
+    if not path.exists():
+        raise StudentError(
+            f"student.init: '{init}' is neither pretrained, random nor {_TEACHER}TASK, and there is no such "
+            "folder or file."
+        )
+    path = network_folder(path)
+    try:
+        load_exactly(trunk.model, _trunk_weights(read_weights(path), trunk), str(path))
+        if inputs is None and path.is_dir():
+            inputs = _contract(path)
+        if inputs is not None:
+            trunk.preprocess = Preprocess(_of_a_student(inputs, trunk))
+    except UserError as error:
+        raise StudentError(
+            f"student.init: {error}\nThe student is {trunk.name} {trunk.args}; it can only begin with the "
+            "weights of the same architecture and arguments."
+        ) from error
+
+
+def _trunk_weights(state: Mapping[str, Tensor], trunk: Trunk) -> dict[str, Tensor]:
+    """The tensors of a trunk in a state dict of a student, of a timm classifier, or of a bare trunk."""
+    if any(key.startswith(_TRUNK) for key in state):
+        return {key.removeprefix(_TRUNK): value for key, value in state.items() if not key.startswith(_HEADS)}
+    classifier = getattr(trunk.model, "pretrained_cfg", {}).get("classifier") or ()
+    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    ends = tuple(f"{name}.{part}" for name in names for part in ("weight", "bias"))
+    return {key: value for key, value in state.items() if key not in ends}
+
+
+def _of_a_student(inputs: InputContract, trunk: Trunk) -> InputContract:
+    """What the weights expect of colours and numbers, at the trunk's own size and in torch's own form."""
+    return replace(
+        inputs,
+        size=trunk.inputs.size,
+        resize="squash",
+        crop=1.0,
+        layout="nchw",
+        dtype="float32",
+        batch=None,
+    )
+
+
+def _contract(folder: Path) -> InputContract:
+    """The input contract in a network's folder, of either form."""
+    config = read_config(folder)
+    if "trunk" in config:
+        return InputContract.from_dict(config["trunk"]["inputs"])
+    return InputContract.from_timm(config.get("pretrained_cfg", config))
+
+
+ANEW = "Write `head: {init: random}` to let the task begin anew."
+
+
+@dataclass(frozen=True)
+class FirstHead:
+    """Where a task's head begins.
+
+    Attributes:
+        place: the teacher's folder, or file; or the old student's folder.
+        asked: which of its heads the recipe names; None: the one of the task's name, or the only one.
+        labels: how its outputs stand for the task's classes.
+        inherited: it is the old student's, which nobody asked for by name.
+    """
+
+    place: Path
+    asked: str | None
+    labels: "LabelMap"
+    inherited: bool = False
+
+
+def load_initial_head(head: nn.Module, kind: TaskKind, task: str, source: FirstHead) -> None:
+    """Fill a head's weights with those of a trained one, its outputs in the order of the task's classes.
+
+    What stands for a class that the trained one does not know keeps its random weights.
+
+    Args:
+        head: freshly created.
+        kind: of the task.
+        task: its name in the recipe.
+        source: whose head.
+
+    Raises:
+        StudentError: the teacher is no folder of ours or of timm's, or its head is another one, or computes with
+            other options.
+    """
+    try:
+        state = _head_weights(head, kind, task, source)
+        _order_outputs(state, head, source.labels)
+        load_exactly(
+            head, state, f"the {'student' if source.inherited else 'teacher'}'s head in {source.place}"
+        )
+    except UserError as error:
+        if source.inherited:
+            raise StudentError(f"tasks.{task}.head: {error}\n{ANEW}") from error
+        raise StudentError(
+            f"tasks.{task}.head.init: {error}\nBegin with the teacher's head where it reads the same features: the "
+            "student has the teacher's trunk, and `head` the teacher's width and depth. Otherwise use "
+            "`init: random`."
+        ) from error
+
+
+def _head_weights(head: nn.Module, kind: TaskKind, task: str, source: FirstHead) -> dict[str, Tensor]:
+    """The tensors of the teacher's head, by the names they have in ours."""
+    place = source.place
+    if not place.is_dir():
+        raise UserError(f"{place} is a whole network in one file, which does not say which part is its head.")
+    config, state = read_config(place), read_weights(place)
+    if config.get("format") == FORMAT:
+        named = chosen_task(place, list(config["tasks"]), source.asked, task)
+        _refuse_other_options(kind, config["tasks"][named], place)
+        prefix = f"heads.{named}."
+        return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    name, answer = _classifier(config), _answer(head)
+    if not isinstance(name, str) or answer is None:
+        raise UserError(f"{place} has no single linear classifier that could stand for this head.")
+    parts = {part: state.get(f"{name}.{part}") for part in ("weight", "bias")}
+    return {f"{answer}.{part}": value for part, value in parts.items() if value is not None}
+
+
+def _refuse_other_options(kind: TaskKind, entry: Mapping[str, Any], place: Path) -> None:
+    mine = kind.describe()
+    for option in kind.head_options:
+        if entry.get(option) != mine[option]:
+            raise UserError(
+                f"the head in {place} was trained with `{option}: {entry.get(option)}`, the task has {mine[option]}, "
+                f"under which its weights would mean something else. Write the same under `options`."
+            )
+
+
+def _classifier(config: Mapping[str, Any]) -> Any:
+    """Dotted name of the classifier of a network in timm's form; several for a network with several."""
+    said = config.get("pretrained_cfg", {}).get("classifier")
+    if said is None and timm.is_model(config.get("architecture", "")):
+        known = timm.models.get_pretrained_cfg(config["architecture"])
+        said = known.classifier if known is not None else None
+    return said
+
+
+def _answer(head: nn.Module) -> str | None:
+    """Dotted name of the layer that gives the logits, where the head says which it is."""
+    answer = getattr(head, "answer", None)
+    return next((name for name, module in head.named_modules() if module is answer), None)
+
+
+def _order_outputs(state: dict[str, Tensor], head: nn.Module, labels: "LabelMap") -> None:
+    """Put what stands for the teacher's outputs where the task has their classes."""
+    if labels.known is None and labels.outputs == tuple(range(labels.width)):
+        return
+    answer, own = _answer(head), head.state_dict()
+    if answer is None:
+        raise UserError(
+            "the teacher's classes are other ones, or in another order, and its head cannot be reordered."
+        )
+    taken = [*labels.outputs, *range(labels.width, labels.width + labels.rest)]
+    count = len(labels.classes)
+    places = [*(labels.known or range(count)), *range(count, count + labels.rest)]
+    for key in (f"{answer}.weight", f"{answer}.bias"):
+        mine = own.get(key)
+        if mine is not None and key in state and state[key].shape[1:] == mine.shape[1:]:
+            index = torch.tensor(places, device=mine.device)
+            state[key] = mine.index_copy(0, index, state[key][taken].to(mine.dtype))
+
+
+_FIXED = "img_size"  # timm's word for the size that position tables are made for
+
+
+@dataclass(frozen=True)
+class Predecessor:
+    """What the config of the folder says.
+
+    Attributes:
+        folder: where it lies.
+        model: what `student.model` would say for its trunk.
+        args: of the architecture.
+        size: height and width of its images.
+        tasks: name -> what describes the kind of each task that it has a head for.
+    """
+
+    folder: Path
+    model: str
+    args: Mapping[str, Any]
+    size: tuple[int, int]
+    tasks: Mapping[str, Mapping[str, Any]]
+
+    def settle(self, section: StudentSection) -> StudentSection:
+        """The section with this student's architecture and size where it names none.
+
+        Raises:
+            StudentError: it names another architecture.
+        """
+        model = section.model or self.model
+        if _architecture(model) != _architecture(self.model):
+            raise StudentError(
+                f"student.init: {self.folder} holds a {self.model}, and student.model says {model}. Remove `model`, or "
+                "begin with something else (`init: random`) and let the old student teach."
+            )
+        size = section.input_size or self.size
+        height_width = (size, size) if isinstance(size, int) else size
+        args = section.args or {
+            key: value for key, value in self.args.items() if key != _FIXED or height_width == self.size
+        }
+        return section.model_copy(update={"model": model, "input_size": size, "args": dict(args)})
+
+    def head_of(self, task: str, section: TaskSection) -> str | None:
+        """The head that the task's begins with, unless the recipe says otherwise; None: it begins anew.
+
+        It is the one that teaches the task, where this student does, else the one of the task's name.
+        """
+        if section.head.init is not None:
+            return None
+        teacher = section.teacher
+        if teacher is not None and teacher.path and network_folder(Path(teacher.path)) == self.folder:
+            return chosen_task(self.folder, list(self.tasks), teacher.task, task)
+        return task if task in self.tasks else None
+
+
+def _architecture(model: str) -> tuple[str, str]:
+    """Family and name, without the tag of pretrained weights."""
+    family, name = split_family(model)
+    return family, name.partition(".")[0]
+
+
+def find_predecessor(init: str) -> Predecessor | None:
+    """The student whose folder `student.init` names; None where it names something else, or nothing that is there.
+
+    Raises:
+        StudentError: its config cannot be understood.
+    """
+    if init in INITS or init.startswith("teacher:"):
+        return None
+    folder = network_folder(Path(init))
+    if not (folder / CONFIG).is_file():
+        return None
+    try:
+        config = read_config(folder)
+        if config.get("format") != FORMAT:
+            return None
+        trunk = config["trunk"]
+        family, model = trunk["family"], trunk["model"]
+        return Predecessor(
+            folder=folder,
+            model=model if family == DEFAULT_FAMILY else f"{family}:{model}",
+            args=trunk["args"],
+            size=InputContract.from_dict(trunk["inputs"]).size,
+            tasks=dict(config["tasks"]),
+        )
+    except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StudentError(f"student.init: {folder / CONFIG} cannot be understood: {error!r}.") from error
+
+
+def build_student(
+    section: StudentSection,
+    kinds: Mapping[str, TaskKind],
+    hint_layers: Sequence[str | None] = (),
+    *,
+    seed: int,
+    teacher_folders: Mapping[str, Path] | None = None,
+    teacher_inputs: Mapping[str, InputContract] | None = None,
+    first_heads: Mapping[str, FirstHead] | None = None,
+) -> Student:
+    """The student of a recipe, with its first weights. The global random state is left as it was.
+
+    Args:
+        section: what the recipe says, with the architecture.
+        kinds: task -> its kind.
+        hint_layers: further features that training reads; None stands for the trunk's last stage.
+        seed: of the random weights.
+        teacher_folders, teacher_inputs: task -> its teacher's folder and input, for `init: teacher:TASK`.
+        first_heads: task -> the trained head that its own begins with; without one it is random.
+
+    Raises:
+        StudentError: the trunk cannot be built as asked, or its first weights cannot be had.
+    """
+    if section.model is None:
+        raise StudentError(
+            f"student.init: {section.init} is no student's folder, which would say its architecture. Add "
+            "`model` beside it, or correct the path."
+        )
+    family, name = split_family(section.model)
+    size = section.input_size
+    size = (size, size) if isinstance(size, int) else size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            trunk = FAMILIES[family].create(name, section.args, size, pretrained=section.init == "pretrained")
+            load_initial(trunk, section.init, teacher_folders or {}, teacher_inputs or {})
+            student = Student(trunk, kinds)
+            for task, source in (first_heads or {}).items():
+                load_initial_head(student.heads[task], kinds[task], task, source)
+            student.tap([layer or trunk.last for layer in hint_layers])
+        except StudentError:
+            raise
+        except UserError as error:
+            raise StudentError(f"student: {error}") from error
+        _freeze_unread(student)
+    return student
+
+
+def _freeze_unread(student: Student) -> None:
+    """Take the parameters that no feature depends on out of training.
+
+    A final norm behind the last tapped block, for instance. They would never get a gradient, and
+    DistributedDataParallel would wait for it.
+    """
+    read = student.trunk.parameters_behind(student.trunk.returns)
+    for name, parameter in student.trunk.named_parameters():
+        parameter.requires_grad_(name in read)

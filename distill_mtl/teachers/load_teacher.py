@@ -1,0 +1,281 @@
+"""A trained network as a teacher: it is opened, and what it answers is compared with what its task wants.
+
+`load_teacher` is for a recipe's `teacher`, `teachers_of` for a network that stands beside a student in a comparison.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from distill_mtl.errors import TeacherError, UserError
+from distill_mtl.networks.modes import usable_device
+from distill_mtl.networks.network import Network, NetworkFiles
+from distill_mtl.networks.opening import open_network
+from distill_mtl.networks.task_network import TaskNetwork
+from distill_mtl.networks.weights import read_score, sha256
+from distill_mtl.recipe.schema import TeacherSection
+from distill_mtl.tasks.base import KINDS, TaskKind, admit_kind, build_kind, named_classes, shaping_options
+from distill_mtl.teachers.card import TeacherCard
+from distill_mtl.teachers.label_map import LabelMap, match_classes
+from distill_mtl.teachers.teacher import Teacher
+
+# What a recipe may say of a teacher that changes nothing in its answers; files count by what is in them.
+_SILENT = {"path", "timm", "weights", "trust", "sha256", "expect", "precision", "compile", "device"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a network is asked to answer for a task.
+
+    Attributes:
+        kind: of the task; None: what the files say, or what the answer looks like.
+        classes: names or number; None: the network's.
+        options: of the kind; None: what the files say.
+    """
+
+    kind: str | None = None
+    classes: Sequence[str] | int | None = None
+    options: Mapping[str, Any] | None = None
+
+    @classmethod
+    def as_by(cls, kind: TaskKind, options: Mapping[str, Any] | None = None) -> "Asked":
+        """What another network answers for the same task."""
+        return cls(kind.name, named_classes(kind.classes) or len(kind.classes), options)
+
+
+def load_teacher(
+    section: TeacherSection,
+    *,
+    task: str,
+    kind: str | None = None,
+    layers: Sequence[str | None] = (),
+    classes: Sequence[str] | int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Teacher:
+    """The teacher of one task of a recipe.
+
+    Args:
+        section: where it lies, and what its files do not say.
+        task: name of the task in the recipe.
+        kind: what the recipe says the task is; None: what the files say, or what the answer looks like.
+        layers: hidden features to give; None stands for the teacher's last map, if it gives one.
+        classes: number or names that the recipe says; None: the teacher's.
+        options: of the kind, as the recipe says; None: what the files say.
+
+    Raises:
+        TeacherError: it is missing, broken, not trusted, has no such head or layer, or is a network of
+            another kind or for other classes than the recipe says.
+    """
+    try:
+        network = open_network(section)
+        head = network.choose(section.task, task)
+        return teacher_of(network, head, Asked(kind, classes, options), task=task, layers=layers)
+    except UserError as error:
+        raise TeacherError(f"tasks.{task}.teacher: {error}") from error
+
+
+def teachers_of(network: Network, asked: Mapping[str, Asked]) -> dict[str, Teacher]:
+    """A network as teachers of some tasks, which share its trunk.
+
+    Args:
+        network: opened.
+        asked: task -> what is wanted of it. A network with one task answers it under any name.
+
+    Raises:
+        UserError: it does not answer these tasks.
+    """
+    if not network.names_tasks and len(asked) > 1:
+        raise UserError(
+            f"{network.source.place} answers one task, and {', '.join(asked)} are asked for. Name one with --task."
+        )
+    teachers = {}
+    for task, what in asked.items():
+        head = network.choose(network.source.section.task, task)
+        teachers[task] = teacher_of(network, head, what, task=task)
+    return teachers
+
+
+def teacher_of(
+    network: Network,
+    head: str,
+    asked: Asked = Asked(),
+    *,
+    task: str | None = None,
+    layers: Sequence[str | None] = (),
+) -> Teacher:
+    """One task of an opened network as a teacher.
+
+    Args:
+        network: on the CPU.
+        head: which of its tasks.
+        asked: what the task wants.
+        task: its name in the recipe; None: the network's.
+        layers: as in `load_teacher`.
+
+    Raises:
+        UserError: the network has no such layer, or is one of another kind or for other classes.
+    """
+    section, source, output = network.source.section, network.source, network.tasks[head]
+    for name in (asked.kind, output.kind):
+        if name is not None:
+            admit_kind(name, trust=section.trust, say="`trust: true` (on the command line: --trust)")
+    reader = network.head(head)
+    kind = _agreed_kind(network, head, task or head, asked.kind)
+    told = shaping_options(kind, output.described)
+    shaping = told if asked.options is None else shaping_options(kind, asked.options)
+    shaped = _shaped(kind, shaping, told if output.kind is not None else None, source, task or head)
+    reader.answers(shaped)
+    named = named_classes(output.classes) if output.classes is not None else None
+    labels = _labels(section, named, reader.width, shaped, asked.classes, str(source.place))
+    taken = _layers(reader, layers)
+    network.tap(head, taken)
+    aligned = network.inputs.whole_view
+    card = TeacherCard(
+        place=source.place,
+        files={file: sha256(file) for file in source.files},
+        kind=kind,
+        labels=labels,
+        inputs=network.inputs,
+        assumed=network.assumed,
+        layers=taken,
+        last_map=reader.last_map if any(layer is None for layer in layers) else None,
+        shapes={
+            layer: reader.shapes[layer] if aligned else replace(reader.shapes[layer], size=None)
+            for layer in taken
+        },
+        code=json.dumps([section.module, section.args], default=str) if section.module is not None else "",
+        fingerprint=teacher_fingerprint(
+            section, source, layers, asked.classes, asked.kind, shaping_options(kind, asked.options or {})
+        ),
+        score=read_score(source.place) or output.score,
+        form=output.form,
+        program=source.program,
+        told=_told(network, head),
+        trunk=network.trunk,
+        options=shaping,
+    )
+    home = None if section.device is None else usable_device(section.device, "device:")
+    return Teacher(reader, card, home)
+
+
+def kind_of(teacher: Teacher) -> TaskKind:
+    """The kind of task that a teacher answers, with the metric that its folder records."""
+    card = teacher.card
+    recorded = card.score.metric if card.score is not None else None
+    metrics = KINDS[card.kind].told(card.options).metrics
+    return build_kind(card.kind, card.classes, recorded if recorded in metrics else None, **card.options)
+
+
+def _told(network: Network, head: str) -> tuple[str, ...]:
+    """What the files say: keys of the input contract, `kind`, `classes`."""
+    output = network.tasks[head]
+    said = {"kind": output.kind, "classes": output.classes}
+    return (*network.told, *(key for key, value in said.items() if value is not None))
+
+
+def _shaped(
+    kind: str,
+    options: Mapping[str, Any],
+    said: Mapping[str, Any] | None,
+    source: NetworkFiles,
+    task: str,
+) -> type[TaskKind]:
+    """The class of the task, which must be the one that the files say."""
+    wanted = KINDS[kind].told(options)
+    if said is not None and KINDS[kind].told(said) is not wanted:
+        made = ", ".join(f"{name}: {value}" for name, value in said.items())
+        raise UserError(
+            f"{source.place} is a {kind} network with other options than tasks.{task}.options says. "
+            f"Write `options: {{{made}}}`, or name another teacher."
+        )
+    return wanted
+
+
+def teacher_fingerprint(
+    section: TeacherSection,
+    source: NetworkFiles,
+    layers: Sequence[str | None],
+    classes: Sequence[str] | int | None,
+    kind: str | None,
+    options: Mapping[str, Any],
+) -> str:
+    """Hexadecimal SHA-256 over files, layers, classes, kind, its options and what the recipe says of the teacher.
+
+    Args:
+        section: of the recipe.
+        source: its files.
+        layers: hidden features as the recipe names them; None: the default.
+        classes: of the task, as the recipe says.
+        kind: of the task, as the recipe says.
+        options: of the kind that decide what the outputs stand for, as the recipe says.
+    """
+    content = {
+        "files": [sha256(file) for file in source.files],
+        "section": section.model_dump(mode="json", exclude=_SILENT),
+        "layers": list(layers),
+        "kind": kind,
+        "options": dict(options),
+        "classes": classes if classes is None or isinstance(classes, int) else list(classes),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _agreed_kind(network: Network, head: str, task: str, kind: str | None) -> str:
+    """The kind that files, answer and recipe agree on."""
+    place, said, dense = network.source.place, network.tasks[head].kind, network.head(head).dense
+    found = said or ("segmentation" if dense else "classification")
+    kind = found if kind is None else kind
+    if said is not None and said != kind:
+        raise UserError(
+            f"{place} is a {said} network, tasks.{task}.kind says {kind}. "
+            f"Write `kind: {said}`, or name another teacher."
+        )
+    if KINDS[kind].dense != dense:
+        shape = "a map" if dense else "a vector"
+        raise UserError(
+            f"{place} answers with {shape} for each picture, which is no {kind}, as tasks.{task}.kind says. "
+            f"Write `kind: {found}`, choose another output with `output: {{name: ...}}`, or name another teacher."
+        )
+    if dense and not network.inputs.whole_view:
+        raise UserError(
+            f"{place} answers with a map, and its input is cropped or padded: map and picture would not lie "
+            "over each other. Use `input: {resize: squash, crop: 1}`."
+        )
+    return kind
+
+
+def _labels(
+    section: TeacherSection,
+    named: tuple[str, ...] | None,
+    width: int,
+    kind: type[TaskKind],
+    wanted: Sequence[str] | int | None,
+    what: str,
+) -> LabelMap:
+    """Which output stands for which class of the task."""
+    count = kind.classes_of(width)
+    if count < 1 or (kind.own_classes is not None and count != len(kind.own_classes)):
+        raise UserError(f"{what} has {width} outputs, which is no answer of kind {kind.name}.")
+    if kind.own_classes is not None:
+        return match_classes(kind.own_classes, count, None, what)
+    said = section.classes
+    if isinstance(said, int) and said != count:
+        raise UserError(
+            f"`classes` says {said}, the network has {count} outputs for classes. Correct `classes`."
+        )
+    named = tuple(said) if isinstance(said, list) else named
+    labels = match_classes(named, count, wanted, what, rest=width - count)
+    if labels.known is not None and not kind.partial:
+        raise UserError(
+            f"{what} {labels.describe}, and a teacher of kind {kind.name} must know all. Remove the others from the "
+            "task's `classes`."
+        )
+    return labels
+
+
+def _layers(network: TaskNetwork, layers: Sequence[str | None]) -> tuple[str, ...]:
+    """Each layer once, the default by its name; nothing for the default of a network without inner features."""
+    named = [network.last_map if layer is None else layer for layer in layers]
+    return tuple(dict.fromkeys(layer for layer in named if layer is not None))
