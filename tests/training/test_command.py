@@ -1,9 +1,11 @@
 import os
 from pathlib import Path
 
+import children
 import pytest
 import quickstart
 import torch
+import toy_world
 import yaml
 
 from distill_mtl.training.processes import take_all_cores
@@ -11,14 +13,9 @@ from distill_mtl.training.processes import take_all_cores
 
 def test_a_student_below_its_acceptance_is_exit_status_3_and_still_saved(tmp_path: Path) -> None:
     """In bf16, which trains through Accelerate's autocast on the CPU too."""
-    out = tmp_path / "run"
-    done = quickstart.tried(
-        out,
-        "--set=training.steps=3",
-        "--set=training.precision=bf16",
-        "--set=acceptance=0",
-        script=["distill.py"],
-    )
+    recipe, out = toy_world.build(tmp_path), tmp_path / "run"
+    changes = ("training.precision=bf16", "acceptance=0")
+    done = children.run("distill", recipe, "--out", out, *(f"--set={change}" for change in changes))
     assert done.returncode == 3, done.stdout + done.stderr
     assert "not accepted" in done.stdout
     assert all(torch.isfinite(weight).all() for weight in quickstart.weights(out).values())

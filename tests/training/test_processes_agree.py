@@ -6,9 +6,10 @@ import children
 import pytest
 import quickstart
 import toy_world
+from rich.console import Console
 
-from distill_mtl import load_recipe
-from distill_mtl.data import built_in
+from distill_mtl import distill, load_recipe
+from distill_mtl.demos import built_in
 from distill_mtl.training.parts import build
 
 STEPS = "--set=training.steps=15"
@@ -64,10 +65,17 @@ def test_launched_without_the_cpu_variable_two_processes_are_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_micro_batches_equal_the_whole_batch_under_the_uniform_rule(one: Path, tmp_path: Path) -> None:
+def test_micro_batches_equal_the_whole_batch_under_the_uniform_rule(tmp_path: Path) -> None:
+    recipe = toy_world.build(tmp_path)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    quickstart.run(whole, STEPS, "--set=balance=uniform")
-    quickstart.run(parts, STEPS, "--set=balance=uniform", "--set=training.accumulate=3")
+    for out, accumulate in ((whole, 1), (parts, 3)):
+        changes = [
+            "balance=uniform",
+            "training.steps=15",
+            "optimizer.lr=3e-3",
+            f"training.accumulate={accumulate}",
+        ]
+        distill(load_recipe(recipe, changes), out=out, console=Console(quiet=True))
     assert_same_weights(whole, parts)
 
 

@@ -1,3 +1,5 @@
+"""A run's own process is killed and stopped along its way, and ends where one that nobody disturbed does."""
+
 import os
 import signal
 import subprocess
@@ -8,62 +10,69 @@ import children
 import pytest
 import quickstart
 import torch
+import toy_world
+from rich.console import Console
 
-STEPS = (
-    "--set=training.steps=24",
-    "--set=training.checkpoint_every=6",
-    "--set=training.ema=0.9",
-    "--set=training.select=best",
+from distill_mtl import distill, load_recipe
+from distill_mtl.errors import UserError
+
+CHANGES = (
+    "student={model: test_resnet, input_size: 16, init: random}",
+    "training.steps=90",
+    "training.checkpoint_every=6",
+    "training.log_every=1",
+    "training.ema=0.9",
+    "training.select=best",
 )
+QUIET = Console(quiet=True)
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("uninterrupted") / "run"
-    quickstart.run(out, *STEPS)
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy_world.build(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(recipe: Path) -> Path:
+    out = recipe.parent / "uninterrupted"
+    distill(load_recipe(recipe, CHANGES), out=out, console=QUIET)
     return out
 
 
-def test_a_run_killed_with_kill_9_ends_bit_identical(uninterrupted: Path, tmp_path: Path) -> None:
-    out = tmp_path / "killed"
-    process = _start(out)
-    _wait_for(out / "checkpoints" / "step_00000012", process)
+def test_a_run_killed_then_stopped_by_sigterm_then_by_ctrl_c_ends_bit_identical(
+    recipe: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """Signals go to the whole process group, as a terminal, torchrun and Slurm send them: readers get them too."""
+    out = tmp_path / "run"
+    process = _start(recipe, out)
+    _wait_for_a_checkpoint(out, process)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert not (out / "results.json").exists()
     with (out / "metrics.jsonl").open("a") as file:
         file.write('{"step": 13, "half a li')
-    quickstart.run(out, *STEPS, "--resume")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process = _start(recipe, out, "--resume", "--set=training.workers=1")
+        _wait_for_a_checkpoint(out, process)
+        os.killpg(process.pid, number)
+        _, errors = process.communicate()
+        assert process.returncode == 130, (number, errors)
+        assert "--resume" in errors
+    distill(load_recipe(recipe, CHANGES), out=out, resume=True, console=QUIET)
     _identical(uninterrupted, out)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
-def test_a_run_whose_process_group_is_signalled_saves_says_how_to_go_on_and_ends_bit_identical(
-    uninterrupted: Path, tmp_path: Path, number: signal.Signals
+def test_resuming_with_another_recipe_is_refused_with_the_difference(
+    recipe: Path, uninterrupted: Path
 ) -> None:
-    """As a terminal, torchrun and Slurm do it: the reader processes get the signal too."""
-    out = tmp_path / "stopped"
-    process = _start(out, "--set=training.workers=1")
-    _wait_for(out / "checkpoints" / "step_00000006", process)
-    os.killpg(process.pid, number)
-    _, errors = process.communicate()
-    assert process.returncode == 130, errors
-    assert "--resume" in errors
-    quickstart.run(out, *STEPS, "--resume")
-    _identical(uninterrupted, out)
+    with pytest.raises(UserError, match=r"(?s)-seed: 0.*\+seed: 1"):
+        distill(load_recipe(recipe, [*CHANGES, "seed=1"]), out=uninterrupted, resume=True, console=QUIET)
 
 
-def test_resuming_with_another_recipe_is_refused_with_the_difference(uninterrupted: Path) -> None:
-    done = quickstart.tried(uninterrupted, *STEPS, "--resume", "--set=seed=1")
-    assert done.returncode == 2
-    assert "-seed: 0" in done.stderr
-    assert "+seed: 1" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def _start(out: Path, *options: str) -> subprocess.Popen[str]:
+def _start(recipe: Path, out: Path, *options: str) -> subprocess.Popen[str]:
+    changes = [f"--set={change}" for change in CHANGES]
     return subprocess.Popen(
-        quickstart.command(out, *STEPS, *options),
+        children.command("distill", recipe, "--out", out, *changes, *options),
         cwd=children.ROOT,
         env=children.environment(),
         stdout=subprocess.DEVNULL,
@@ -73,10 +82,16 @@ def _start(out: Path, *options: str) -> subprocess.Popen[str]:
     )
 
 
-def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    while not path.exists():
+def _wait_for_a_checkpoint(out: Path, process: subprocess.Popen[str]) -> None:
+    """One that was not there before."""
+    before = _checkpoints(out)
+    while not _checkpoints(out) - before:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.005)
+
+
+def _checkpoints(out: Path) -> set[Path]:
+    return set((out / "checkpoints").glob("step_*"))
 
 
 def _identical(one: Path, other: Path) -> None:
