@@ -9,9 +9,9 @@ from distill_mtl.commands.arguments import count
 from distill_mtl.errors import ShardError
 
 if TYPE_CHECKING:
-    from distill_mtl.shards.listed_rows import Rows
+    from distill_mtl.shards.listed_rows import ListedRows
 
-_DENSE = ("seg.png", "depth.png", "depth.npy", "normals.png", "normals.npy")
+_USUAL_IGNORE = 255
 _EXAMPLES = """\
 an image folder, a sub-folder for each class (without sub-folders: pictures without labels):
   distill-mtl shards folder photos/train --to shards/breed
@@ -90,6 +90,7 @@ def _add_table(origins: Any) -> None:
     )
     table.add_argument("--group", metavar="COLUMN", help="what rows share with others: a patient, a scene")
     table.add_argument("--allow-missing", action="store_true", help="leave out rows that lack a label")
+    _add_kinds(table)
     _add_common(table, _table, ignore=True)
 
 
@@ -102,7 +103,12 @@ def _add_pairs(origins: Any) -> None:
     )
     pairs.add_argument("images", type=Path, metavar="IMAGES", help="folder of the pictures")
     pairs.add_argument("masks", type=Path, metavar="MASKS", help="folder of the masks; may be the same")
-    pairs.add_argument("--member", choices=_DENSE, default="seg.png", help="what they are; default seg.png")
+    pairs.add_argument(
+        "--member",
+        default="seg.png",
+        metavar="MEMBER",
+        help="what they are: seg.png (default), depth.png, depth.npy, normals.png, normals.npy",
+    )
     pairs.add_argument(
         "--strip",
         action="append",
@@ -117,6 +123,7 @@ def _add_pairs(origins: Any) -> None:
         "--masks", dest="mask_pattern", metavar="PATTERN", help="which masks: '*_labelIds.png'"
     )
     pairs.add_argument("--allow-missing", action="store_true", help="leave out what has no partner")
+    _add_kinds(pairs)
     _add_common(pairs, _pairs, ignore=True)
 
 
@@ -146,7 +153,7 @@ def _add_torchvision(origins: Any) -> None:
 
 def _add_common(
     parser: argparse.ArgumentParser,
-    open_rows: Callable[[argparse.Namespace], "Rows"],
+    open_rows: Callable[[argparse.Namespace], "ListedRows"],
     *,
     ignore: bool = False,
 ) -> None:
@@ -186,16 +193,35 @@ def _add_common(
         parser.add_argument(
             "--ignore-index",
             type=_number,
-            default=255,
+            default=_USUAL_IGNORE,
             metavar="N",
-            help="pixels of a mask without a class, for the lines of recipe; default 255",
+            help="number of a mask's pixels without a class; default 255",
         )
-    parser.set_defaults(run=_run, open_rows=open_rows, ignore_index=255)
+        parser.add_argument(
+            "--option",
+            action="append",
+            default=[],
+            type=_argument,
+            metavar="NAME=VALUE",
+            help="of a label's kind, where its default does not fit your labels: max_objects=200, scale=0.01",
+        )
+    parser.set_defaults(run=_run, open_rows=open_rows)
+
+
+def _add_kinds(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--kind",
+        action="append",
+        default=[],
+        metavar="MODULE:CLASS",
+        help="a kind of task of your own, whose label may be written; as often as you like",
+    )
+    parser.add_argument("--trust", action="store_true", help="let the code of such kinds run")
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from distill_mtl.display import output
-    from distill_mtl.shards.report import show
+    from distill_mtl.shards.shard_summary import show
     from distill_mtl.shards.shard_writer import write_shards
 
     console = output()
@@ -213,17 +239,17 @@ def _run(arguments: argparse.Namespace) -> int:
         skip_corrupt=arguments.skip_corrupt,
         console=console,
     )
-    show(console, written, ignore_index=arguments.ignore_index)
+    show(console, written)
     return 0
 
 
-def _folder(arguments: argparse.Namespace) -> "Rows":
+def _folder(arguments: argparse.Namespace) -> "ListedRows":
     from distill_mtl.shards.image_folders import folder_rows
 
     return folder_rows(arguments.images, labelled=not arguments.unlabelled, task=_task(arguments))
 
 
-def _table(arguments: argparse.Namespace) -> "Rows":
+def _table(arguments: argparse.Namespace) -> "ListedRows":
     from distill_mtl.shards.tables import table_rows
 
     labels: dict[str, list[str]] = {}
@@ -238,10 +264,13 @@ def _table(arguments: argparse.Namespace) -> "Rows":
         image=arguments.image,
         group=arguments.group,
         allow_missing=arguments.allow_missing,
+        kinds=arguments.kind,
+        trust=arguments.trust,
+        options=_options(arguments),
     )
 
 
-def _pairs(arguments: argparse.Namespace) -> "Rows":
+def _pairs(arguments: argparse.Namespace) -> "ListedRows":
     from distill_mtl.shards.image_folders import pair_rows
 
     return pair_rows(
@@ -253,10 +282,13 @@ def _pairs(arguments: argparse.Namespace) -> "Rows":
         mask_pattern=arguments.mask_pattern,
         allow_missing=arguments.allow_missing,
         task=_task(arguments),
+        kinds=arguments.kind,
+        trust=arguments.trust,
+        options=_options(arguments),
     )
 
 
-def _torchvision(arguments: argparse.Namespace) -> "Rows":
+def _torchvision(arguments: argparse.Namespace) -> "ListedRows":
     from distill_mtl.shards.torchvision_data import torchvision_rows
 
     return torchvision_rows(
@@ -265,7 +297,14 @@ def _torchvision(arguments: argparse.Namespace) -> "Rows":
         dict(pair for some in arguments.args for pair in some),
         download=arguments.download,
         task=_task(arguments),
+        options=_options(arguments),
     )
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Options of the labels' kinds; --ignore-index is one of them."""
+    ignored = {} if arguments.ignore_index == _USUAL_IGNORE else {"ignore_index": arguments.ignore_index}
+    return dict(arguments.option) | ignored
 
 
 def _task(arguments: argparse.Namespace) -> str:

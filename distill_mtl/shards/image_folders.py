@@ -1,22 +1,26 @@
-"""The picture files of a folder, at any depth, in an order that no file system changes.
+"""Folders of pictures: with a sub-folder for each class, or paired with a folder of masks, depth maps or normals.
 
-A folder of pictures, whose sub-folders are classes: the form of torchvision's ImageFolder.
-
-A folder of pictures and a folder of masks, depth maps or normals, paired by their names.
+`find_files` lists the files of a folder, at any depth, in an order that no file system changes.
 """
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from distill_mtl.errors import ShardError
-from distill_mtl.shards.class_names import class_label, list_classes
-from distill_mtl.shards.listed_rows import ENDINGS, FileRow, FileRows, Label, unique_keys
+from distill_mtl.shards.label_kinds import FoundLabel, Label, LabelKinds
+from distill_mtl.shards.listed_rows import PICTURE_ENDINGS, FileRow, FileRows, unique_keys
 from distill_mtl.splits import SPLITS
+from distill_mtl.tasks.label import class_text, list_classes
 
-PICTURES = (*ENDINGS, "bmp", "tif", "tiff", "ppm", "pgm")
+_SETS = {*SPLITS, "val", "valid", "dev", "training"}
+_CLASS = "cls"
+_SHOWN = 3
+
+PICTURES = (*PICTURE_ENDINGS, "bmp", "tif", "tiff", "ppm", "pgm")
 """Endings of picture files; those that readers of shards do not take are written as PNG."""
 
 
@@ -61,9 +65,6 @@ def files_left_out(others: Counter[str]) -> dict[str, int]:
     return {f"files that are no pictures ({ending})": others[ending] for ending in sorted(others)}
 
 
-_SETS = {*SPLITS, "val", "valid", "dev", "training"}
-
-
 def folder_rows(images: str | Path, *, labelled: bool = True, task: str = "") -> FileRows:
     """The pictures of a folder. The sub-folder that one lies in, at any depth, is its class (member `cls`).
 
@@ -82,13 +83,27 @@ def folder_rows(images: str | Path, *, labelled: bool = True, task: str = "") ->
     if labelled:
         _refuse_sets(folder, {name for name in classes if name})
         _refuse_pictures_beside_classes(folder, [p for p, c in zip(found, classes, strict=True) if c is None])
-    texts = [class_label(name) if labelled and name else "" for name in classes]
-    labels = [Label("cls", task or folder.name, list_classes(texts, str(folder)))] if labelled else []
+    texts = [class_text(name) if labelled and name else "" for name in classes]
+    labels = _class_label(folder, texts, task or folder.name) if labelled else []
     rows = [
-        FileRow(key, str(folder / path), {"cls": text.encode()} if labelled else {}, {})
+        FileRow(key, str(folder / path), {_CLASS: text.encode()} if labelled else {}, {})
         for key, path, text in zip(unique_keys(found), found, texts, strict=True)
     ]
     return FileRows(rows, {"origin": "folder", "labelled": labelled}, labels, files_left_out(others))
+
+
+def _class_label(folder: Path, texts: Sequence[str], task: str) -> list[Label]:
+    try:
+        for name in sorted(set(texts)):
+            name.encode()
+        classes = list_classes(texts)
+    except UnicodeEncodeError as error:
+        raise ShardError(
+            f"{folder}: the name of its sub-folder {error.object!r} is not UTF-8. Rename it."
+        ) from None
+    except ValueError as error:
+        raise ShardError(f"{folder}: {error}") from None
+    return LabelKinds().build([FoundLabel(_CLASS, task, classes)])
 
 
 def _refuse_sets(folder: Path, classes: set[str]) -> None:
@@ -108,10 +123,6 @@ def _refuse_pictures_beside_classes(folder: Path, beside: list[str]) -> None:
         )
 
 
-DENSE = ("seg.png", "depth.png", "depth.npy", "normals.png", "normals.npy")
-_SHOWN = 3
-
-
 def pair_rows(
     images: str | Path,
     masks: str | Path,
@@ -122,21 +133,35 @@ def pair_rows(
     mask_pattern: str | None = None,
     allow_missing: bool = False,
     task: str = "",
+    kinds: Sequence[str] = (),
+    trust: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> FileRows:
     """Pictures with the mask of the same relative path without ending, or else of the same file name.
 
     Args:
-        images, masks: folders; they may be the same one where patterns tell the files apart.
-        member: what the second files are, one of `DENSE`.
+        images: folder of the pictures.
+        masks: folder of the masks; the same one where patterns tell the files apart.
+        member: what the second files are, such as `seg.png`, `depth.png`, `depth.npy`, `normals.png`, `normals.npy`.
         strip: ends of names to be taken off before they are compared, such as `_mask`.
-        image_pattern, mask_pattern: which files count, such as `*_labelIds.png`.
+        image_pattern: which pictures count, such as `*_left.jpg`.
+        mask_pattern: which masks count, such as `*_labelIds.png`.
         allow_missing: leave out pictures without a mask and masks without a picture, instead of refusing them.
         task: a name for the task; default the images' folder.
+        kinds: kinds of task of your own, `module:Class`, whose labels the files may be.
+        trust: let the code of these kinds run.
+        options: of the member's kind, where its defaults do not fit the files, such as {"ignore_index": 11}.
 
     Raises:
         ShardError: no such folder or no files; files without partner; two files of the same name.
+        UserError: a kind or an option that makes no sense.
     """
     images, masks = Path(images), Path(masks)
+    known = LabelKinds(kinds, trust=trust, options=options)
+    if known[member].from_table != "file":
+        raise ShardError(
+            f"--member {member}: its labels are not files of their own. Those that are: {', '.join(known.pairable())}."
+        )
     found, others = find_files(images, PICTURES, image_pattern)
     labels, other_labels = find_files(masks, (member.rpartition(".")[2],), mask_pattern)
     by_path = [_by_name(folder, paths, strip) for folder, paths in ((images, found), (masks, labels))]
@@ -148,7 +173,7 @@ def pair_rows(
     alone = sorted(pictures.keys() - dense.keys()), sorted(dense.keys() - pictures.keys())
     both = sorted(pictures.keys() & dense.keys())
     if not both or (any(alone) and not allow_missing):
-        _refuse_lonely(
+        _refuse_unpaired(
             [pictures[name] for name in alone[0]], [dense[name] for name in alone[1]], images, masks
         )
     left_out = files_left_out(others + (Counter() if masks == images else other_labels)) | {
@@ -159,12 +184,12 @@ def pair_rows(
         FileRow(key, str(images / pictures[name]), {}, {member: str(masks / dense[name])})
         for key, name in zip(unique_keys(f"{name}." for name in both), both, strict=True)
     ]
-    what = {"origin": "pairs", "member": member}
-    return FileRows(rows, what, [Label(member, task or images.name)], left_out)
+    what = {"origin": "pairs", "member": member} | ({"options": dict(options)} if options else {})
+    return FileRows(rows, what, known.build([FoundLabel(member, task or images.name)]), left_out)
 
 
 def _by_name(folder: Path, paths: Sequence[str], strip: Sequence[str], bare: bool = False) -> dict[str, str]:
-    """What pairs are found by -> path."""
+    """Name by which a file is paired -> its path."""
     names: dict[str, str] = {}
     for path in paths:
         name = os.path.splitext(os.path.basename(path) if bare else path)[0]
@@ -179,7 +204,7 @@ def _by_name(folder: Path, paths: Sequence[str], strip: Sequence[str], bare: boo
     return names
 
 
-def _refuse_lonely(pictures: Sequence[str], masks: Sequence[str], images: Path, labels: Path) -> None:
+def _refuse_unpaired(pictures: Sequence[str], masks: Sequence[str], images: Path, labels: Path) -> None:
     findings = [
         f"{len(paths):,} files in {folder} have no partner in {other} ({_examples(paths)})"
         for paths, folder, other in ((pictures, images, labels), (masks, labels, images))

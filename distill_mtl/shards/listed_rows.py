@@ -1,7 +1,4 @@
-"""What shards are written from: rows that are listed, but not read yet.
-
-Keys of rows, from the names that their files have.
-"""
+"""What shards are written from: rows that are listed, but not read yet, and the keys that they get."""
 
 import hashlib
 import io
@@ -9,39 +6,23 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from PIL import Image
 
 from distill_mtl.data.decode import read_image
 from distill_mtl.recipe.schema import SourceSection
+from distill_mtl.shards.label_kinds import Label
 
-ENDINGS = tuple(SourceSection.model_fields["image"].default.split(";"))
+PICTURE_ENDINGS = tuple(SourceSection.model_fields["image"].default.split(";"))
 """Pictures that go into a shard as they are."""
 
 
 class LabelError(ValueError):
-    """A label cannot be read or makes no sense, though its picture may."""
+    """A label cannot be read or makes no sense, though its picture can be read."""
 
 
-@dataclass(frozen=True)
-class Label:
-    """One label that every row has.
-
-    Attributes:
-        member: file ending in the shard, one of `members.KINDS`.
-        task: the name that a recipe may give it.
-        classes: names of its classes, attributes or values, where they are known before a row is read; a
-            number where the rows hold class numbers.
-    """
-
-    member: str
-    task: str
-    classes: tuple[str, ...] | int | None = None
-
-
-class Content(NamedTuple):
+class RowContent(NamedTuple):
     """One row as it goes into a shard: the picture's ending, its bytes, and the other members."""
 
     ending: str
@@ -49,7 +30,7 @@ class Content(NamedTuple):
     members: dict[str, bytes]
 
 
-class Rows(ABC):
+class ListedRows(ABC):
     """A data set as people have it. It travels to reader processes.
 
     Attributes:
@@ -77,7 +58,7 @@ class Rows(ABC):
         """Where the row comes from, for messages."""
 
     @abstractmethod
-    def read(self, number: int) -> Content:
+    def read(self, number: int) -> RowContent:
         """The row.
 
         Raises:
@@ -106,12 +87,12 @@ class FileRow(NamedTuple):
     files: Mapping[str, str]
 
 
-class FileRows(Rows):
+class FileRows(ListedRows):
     """Rows whose pictures are files: folders, tables and pairs.
 
     Args:
         rows: all of them.
-        what, labels, left_out, notes: as in `Rows`.
+        what, labels, left_out, notes: as in `ListedRows`.
     """
 
     def __init__(
@@ -134,10 +115,12 @@ class FileRows(Rows):
     def place(self, number: int) -> str:
         return self._rows[number].picture
 
-    def read(self, number: int) -> Content:
+    def read(self, number: int) -> RowContent:
         row = self._rows[number]
         ending, picture = picture_file(row.picture)
-        return Content(ending, picture, dict(row.texts) | {m: _label_file(p) for m, p in row.files.items()})
+        return RowContent(
+            ending, picture, dict(row.texts) | {m: _label_file(p) for m, p in row.files.items()}
+        )
 
     def digest(self) -> str:
         """Of keys, texts, and the sizes and times of all files."""
@@ -160,7 +143,7 @@ def picture_file(path: str) -> tuple[str, bytes]:
     with open(path, "rb") as file:
         content = file.read()
     ending = os.path.splitext(path)[1][1:].lower()
-    if ending in ENDINGS:
+    if ending in PICTURE_ENDINGS:
         return ending, content
     return "png", png(Image.fromarray(read_image(content).permute(1, 2, 0).numpy()))
 

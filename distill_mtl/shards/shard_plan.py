@@ -1,13 +1,14 @@
-"""What is to be written, and which shards are: `NAME.plan.jsonl` beside the shards.
+"""What is to be written, and which shards are finished: `NAME.plan.jsonl` beside the shards.
 
-Its first line is the plan: rows, labels and options, of which the shards' bytes are a function. Then each
-finished shard has a line with what was counted in it. A line follows its shard, so a line that is there
-stands for a shard that is whole; of a last line that was cut nothing is believed.
+Its first line is the plan: rows, labels and options, of which the shards' bytes are a function. Then each finished
+shard has a line with what was counted in it. A line is written after its shard, so it stands for a whole shard; a
+truncated last line is ignored.
 """
 
 import glob
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,32 +16,65 @@ from typing import Any
 
 from distill_mtl.errors import ShardError
 from distill_mtl.files import remove_half_made, write_text
-from distill_mtl.shards.facts import Facts
+from distill_mtl.tasks.label import LabelCounts
 
-_VERSION = 1
+_VERSION = 2  # 1 counted labels in another form
+
+
+@dataclass
+class RowCounts:
+    """Counts over some rows.
+
+    Attributes:
+        rows: how many.
+        sizes: "WIDTHxHEIGHT" of the pictures -> rows.
+        labels: member -> what its labels say.
+    """
+
+    rows: int = 0
+    sizes: Counter[str] = field(default_factory=Counter)
+    labels: dict[str, LabelCounts] = field(default_factory=dict)
+
+    def add(self, other: "RowCounts") -> None:
+        """Take in the counts of further rows."""
+        self.rows += other.rows
+        self.sizes.update(other.sizes)
+        for member, counts in other.labels.items():
+            self.labels.setdefault(member, LabelCounts()).add(counts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a line of JSON."""
+        labels = {member: counts.to_json() for member, counts in self.labels.items()}
+        return {"rows": self.rows, "sizes": dict(self.sizes), "labels": labels}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "RowCounts":
+        """What `to_json` gave."""
+        labels = {member: LabelCounts.from_json(counts) for member, counts in value["labels"].items()}
+        return cls(value["rows"], Counter(value["sizes"]), labels)
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedShard:
     """One finished shard.
 
     Attributes:
         shard: name of the file.
         size: in bytes.
         next: position in the order of rows that the next shard begins with.
-        facts: of its rows.
+        counts: over its rows.
         skipped: where the rows come from that were left out on the way.
     """
 
     shard: str
     size: int
     next: int
-    facts: Facts
+    counts: RowCounts
     skipped: list[str] = field(default_factory=list)
 
 
-class Journal:
-    """The finished shards of one plan.
+class ShardPlan:
+    """A plan and the shards of it that are finished.
 
     Args:
         folder: of the shards.
@@ -60,14 +94,14 @@ class Journal:
         self._path = folder / f"{name}.plan.jsonl"
         # As it comes back from the file.
         self._plan = json.loads(json.dumps({"version": _VERSION, **plan}))
-        self.finished: list[Finished] = []
+        self.finished: list[FinishedShard] = []
         if overwrite:
             self._delete()
         lines = self._lines()
         found = self._shards()  # a plan of which nothing was written binds nobody
         if lines and found:
             self._refuse_another_plan(lines[0])
-            self._believe(lines[1:])
+            self._take_finished(lines[1:])
         elif found:
             raise ShardError(
                 f"{folder}: there are shards called {name} ({found[0].name}) without a plan. Choose another --to or "
@@ -80,7 +114,11 @@ class Journal:
         """The path of shard `number`, from 0."""
         return self.folder / f"{self.name}-{number:06d}.tar"
 
-    def add(self, finished: Finished) -> None:
+    def next_position(self) -> int:
+        """Position in the order of rows that the next shard begins with."""
+        return self.finished[-1].next if self.finished else 0
+
+    def add(self, finished: FinishedShard) -> None:
         """Note a shard that is in its place."""
         self.finished.append(finished)
         with open(self._path, "a", encoding="utf-8") as file:
@@ -110,13 +148,13 @@ class Journal:
                 "with --overwrite."
             )
 
-    def _believe(self, lines: list[dict[str, Any]]) -> None:
+    def _take_finished(self, lines: list[dict[str, Any]]) -> None:
         """Take the shards that are there as they were finished, up to the first that is not."""
         for number, line in enumerate(lines):
             path = self.shard(number)
             if line["shard"] != path.name or not path.exists() or path.stat().st_size != line["size"]:
                 break
-            self.finished.append(Finished(**line | {"facts": Facts.from_json(line["facts"])}))
+            self.finished.append(FinishedShard(**line | {"counts": RowCounts.from_json(line["counts"])}))
 
     def _write(self) -> None:
         try:
@@ -143,5 +181,5 @@ class Journal:
             remove_half_made(self.folder, names)
 
 
-def _line(finished: Finished) -> str:
-    return json.dumps(vars(finished) | {"facts": finished.facts.to_json()}) + "\n"
+def _line(finished: FinishedShard) -> str:
+    return json.dumps(vars(finished) | {"counts": finished.counts.to_json()}) + "\n"

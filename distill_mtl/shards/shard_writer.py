@@ -1,4 +1,4 @@
-"""Rows to shards: read and checked in parallel, written one after the other, so that the bytes never differ.
+"""ListedRows to shards: read and checked in parallel, written one after the other, so that the bytes never differ.
 
 What a shard holds follows from rows and options alone. Reader processes work ahead (data/stream.py); this process fills
 shard after shard in the order of rows. So a command that was stopped goes on after its last finished shard, and the
@@ -7,6 +7,7 @@ number of workers changes nothing.
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -22,24 +23,24 @@ from distill_mtl.data.stream import read_ahead
 from distill_mtl.display import Display
 from distill_mtl.errors import ShardError, Stopped, brief
 from distill_mtl.files import atomic_file
-from distill_mtl.shards.facts import Facts
-from distill_mtl.shards.listed_rows import Label, LabelError, Rows
-from distill_mtl.shards.members import look
-from distill_mtl.shards.shard_plan import Finished, Journal
+from distill_mtl.shards.label_kinds import Label
+from distill_mtl.shards.listed_rows import LabelError, ListedRows
+from distill_mtl.shards.shard_plan import FinishedShard, RowCounts, ShardPlan
 from distill_mtl.splitmix import draws, fold
+from distill_mtl.tasks.label import LabelCounts
 
 _AT_ONCE = 8  # rows that a reader hands over together
 _SHOWN, _NAMED = 10, 3
 
 
 @dataclass(frozen=True)
-class Written:
-    """What came of it.
+class WrittenShards:
+    """The shards of a finished command, and what they hold.
 
     Attributes:
         shards: in their order.
         labels: that every row has.
-        facts: of all rows.
+        counts: over all rows.
         size: of all shards in bytes.
         skipped: where the rows come from whose pictures are corrupt and that were left out.
         left_out: what else was found and not written -> how often.
@@ -49,7 +50,7 @@ class Written:
 
     shards: list[Path]
     labels: tuple[Label, ...]
-    facts: Facts
+    counts: RowCounts
     size: int
     skipped: list[str]
     left_out: dict[str, int]
@@ -63,12 +64,12 @@ class CheckedRow(NamedTuple):
     Attributes:
         next: position of the row after it.
         sample: as webdataset's writer takes it.
-        facts: of this row.
+        counts: of this row.
     """
 
     next: int
     sample: dict[str, str | bytes]
-    facts: Facts
+    counts: RowCounts
 
 
 class RefusedRow(NamedTuple):
@@ -86,7 +87,7 @@ class RefusedRow(NamedTuple):
 
 
 def write_shards(
-    rows: Rows,
+    rows: ListedRows,
     to: str | Path,
     *,
     name: str = "",
@@ -97,7 +98,7 @@ def write_shards(
     overwrite: bool = False,
     skip_corrupt: bool = False,
     console: Console | None = None,
-) -> Written:
+) -> WrittenShards:
     """Write shards `TO/NAME-000000.tar` and so on; what an earlier, equal command finished is kept.
 
     Args:
@@ -124,7 +125,7 @@ def write_shards(
     order = _order(len(rows), shuffle)[take]
     if not len(order):
         raise ShardError(f"there are {len(rows):,} rows, and none of them is to be written.")
-    plan = {
+    described = {
         "what": dict(rows.what),
         "digest": rows.digest(),
         "rows": len(rows),
@@ -132,61 +133,59 @@ def write_shards(
         "shuffle": shuffle,
         "rows per shard": rows_per_shard,
     }
-    journal = Journal(folder, name, plan, overwrite=overwrite)
-    kept, first = len(journal.finished), journal.finished[-1].next if journal.finished else 0
+    plan = ShardPlan(folder, name, described, overwrite=overwrite)
+    kept, first = len(plan.finished), plan.next_position()
     spans = [range(at, min(at + _AT_ONCE, len(order))) for at in range(first, len(order), _AT_ONCE)]
     workers = min(_cores() if workers is None else workers, len(spans))
     display = Display(console or Console(quiet=True), "writing", len(order), done=first, unit="row")
-    reading = read_ahead(RowChecker(rows, order.tolist()), spans, workers)
+    reading = read_ahead(_RowChecker(rows, order.tolist()), spans, workers)
     accepted = _AcceptedRows(chain.from_iterable(reading), skip_corrupt)
     try:
         with display:
-            _fill(journal, accepted, rows_per_shard, display)
+            _fill(plan, accepted, rows_per_shard, display)
     except KeyboardInterrupt:
-        done = journal.finished[-1].next if journal.finished else 0
         raise Stopped(
-            f"stopped. {len(journal.finished)} shards with {done:,} of {len(order):,} rows are finished; the same "
-            "command goes on from there."
+            f"stopped. {len(plan.finished)} shards with {plan.next_position():,} of {len(order):,} rows are finished; "
+            "the same command goes on from there."
         ) from None
     except OSError as error:
         raise ShardError(f"{folder}: cannot be written to ({error.strerror or error}).") from None
-    facts = Facts()
-    for finished in journal.finished:
-        facts.add(finished.facts)
-    return Written(
-        shards=[folder / finished.shard for finished in journal.finished],
+    counts = RowCounts()
+    for finished in plan.finished:
+        counts.add(finished.counts)
+    return WrittenShards(
+        shards=[folder / finished.shard for finished in plan.finished],
         labels=tuple(rows.labels),
-        facts=facts,
-        size=sum(finished.size for finished in journal.finished),
-        skipped=[place for finished in journal.finished for place in finished.skipped]
-        + accepted.take_skipped(),
+        counts=counts,
+        size=sum(finished.size for finished in plan.finished),
+        skipped=[place for finished in plan.finished for place in finished.skipped] + accepted.take_skipped(),
         left_out={what: count for what, count in rows.left_out.items() if count},
         notes=tuple(rows.notes),
         kept=kept,
     )
 
 
-def _fill(journal: Journal, accepted: "_AcceptedRows", rows_per_shard: int, display: Display) -> None:
+def _fill(plan: ShardPlan, accepted: "_AcceptedRows", rows_per_shard: int, display: Display) -> None:
     """Write shard after shard until no row is left."""
     rows = iter(accepted)
     while (first := next(rows, None)) is not None:
-        path, facts = journal.shard(len(journal.finished)), Facts()
+        path, counts = plan.shard(len(plan.finished)), RowCounts()
         with (
             atomic_file(path) as file,
             webdataset.TarWriter(file, encoder=False, mtime=0) as writer,
         ):
             for row in chain([first], islice(rows, rows_per_shard - 1)):
                 writer.write(row.sample)
-                facts.add(row.facts)
+                counts.add(row.counts)
                 display.update(row.next)
         size = path.stat().st_size
-        journal.add(Finished(path.name, size, row.next, facts, accepted.take_skipped()))
-    if not journal.finished:
-        raise ShardError(f"{journal.folder}: not one picture can be decoded.")
+        plan.add(FinishedShard(path.name, size, row.next, counts, accepted.take_skipped()))
+    if not plan.finished:
+        raise ShardError(f"{plan.folder}: not one picture can be decoded.")
 
 
 class _AcceptedRows:
-    """The good rows. Once a row is refused nothing more comes, but all rows are read, to name every mistake.
+    """The rows to be written. Once a row is refused nothing more comes, but all rows are read, to name every mistake.
 
     Args:
         rows: in their order.
@@ -223,7 +222,7 @@ def _refusal(refused: list[RefusedRow]) -> ShardError:
     listed = "\n".join(f"  {_some(where)}: {reason}" for reason, where in list(places.items())[:_SHOWN])
     rest = sum(len(where) for where in list(places.values())[_SHOWN:])
     more = f"\n  and {rest:,} more" if rest else ""
-    mend = "Mend or remove them, and run the command again (with --overwrite, where shards are finished)"
+    mend = "Correct or remove them, and run the command again (with --overwrite, where shards are finished)"
     if all(row.picture for row in refused):
         mend += "; or leave them out with --skip-corrupt"
     rows = "1 row" if len(refused) == 1 else f"{len(refused):,} rows"
@@ -250,38 +249,44 @@ def _cores() -> int:
     return count if count > 1 else 0
 
 
-class RowChecker:
-    """Reads rows by their position in the order of the shards. It travels to reader processes.
+class _RowChecker:
+    """Reads and checks rows by their position in the order of the shards. It travels to reader processes.
 
     Args:
         rows: of the data set.
         order: numbers of rows.
     """
 
-    def __init__(self, rows: Rows, order: Sequence[int]) -> None:
+    def __init__(self, rows: ListedRows, order: Sequence[int]) -> None:
         self._rows, self._order = rows, order
 
     def __call__(self, positions: range) -> list[CheckedRow | RefusedRow]:
         """The rows at some positions."""
-        return [self._read(position) for position in positions]
+        return [self._check(position) for position in positions]
 
-    def _read(self, position: int) -> CheckedRow | RefusedRow:
+    def _check(self, position: int) -> CheckedRow | RefusedRow:
         number = self._order[position]
         try:
             content = self._rows.read(number)
             _, height, width = read_image(content.picture).shape
-            facts = Facts(rows=1)
-            facts.sizes[f"{width}x{height}"] = 1
-            for member, label in content.members.items():
-                look(member, label, (height, width), facts)
         except LabelError as error:
             return RefusedRow(self._rows.place(number), str(error).rstrip("."), False)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else brief(error)
             return RefusedRow(self._rows.place(number), reason, True)
+        counts = RowCounts(rows=1, sizes=Counter({f"{width}x{height}": 1}))
+        for label in self._rows.labels:
+            try:
+                read = label.kind.read_label(content.members[label.member])
+                label.kind.check_size(read, (height, width))
+            except ValueError as error:
+                reason = f"{label.named()}: {str(error).rstrip('.')}"
+                return RefusedRow(self._rows.place(number), reason, False)
+            counts.labels[label.member] = LabelCounts()
+            counts.labels[label.member].add_label(label.kind, read, (height, width))
         sample: dict[str, str | bytes] = {
             "__key__": self._rows.key(number),
             content.ending: content.picture,
             **content.members,
         }
-        return CheckedRow(position + 1, sample, facts)
+        return CheckedRow(position + 1, sample, counts)

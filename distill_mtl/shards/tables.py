@@ -1,25 +1,21 @@
 """A table of pictures and their labels: CSV, TSV, or JSON Lines.
 
-The cells of a table as members of a shard: text of CSV and values of JSON alike.
+What the columns of a label become is the matter of its kind of task (`LabelForm.label_from_cells`).
 """
 
 import csv
 import json
-import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from distill_mtl.errors import ShardError, nearest
-from distill_mtl.shards.class_names import class_label, list_classes
-from distill_mtl.shards.image_folders import DENSE
-from distill_mtl.shards.listed_rows import FileRow, FileRows, Label, LabelError, unique_keys
-from distill_mtl.shards.members import KINDS, check_things
+from distill_mtl.shards.label_kinds import FoundLabel, Label, LabelKinds
+from distill_mtl.shards.listed_rows import FileRow, FileRows, unique_keys
 
 _SHOWN = 10
-_ONE_COLUMN = ("cls", "boxes.json", *DENSE)
 
 Line = tuple[int, dict[str, Any]]
 """Number in the file, and column -> cell."""
@@ -33,6 +29,9 @@ def table_rows(
     image: str = "image",
     group: str | None = None,
     allow_missing: bool = False,
+    kinds: Sequence[str] = (),
+    trust: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> FileRows:
     """The rows of a table, each with a picture and the labels that its columns give.
 
@@ -43,13 +42,18 @@ def table_rows(
         image: column of the picture's path.
         group: column of what rows have in common.
         allow_missing: leave out rows that lack a label, instead of refusing them.
+        kinds: kinds of task of your own, `module:Class`, whose labels the columns may be.
+        trust: let the code of these kinds run.
+        options: of the labels' kinds, where their defaults do not fit the table, such as {"max_objects": 100}.
 
     Raises:
         ShardError: no such file or column; every row that cannot be understood, at once.
+        UserError: a kind or an option that makes no sense.
     """
     path = Path(file)
     lines, columns = _read(path)
-    _refuse_unknown_members(labels)
+    known = LabelKinds(kinds, trust=trust, options=options)
+    _refuse_wrong_columns(labels, known)
     chosen = {
         member: _choose(member, asked, columns, {image, group, *_named(labels)}, path)
         for member, asked in labels.items()
@@ -60,10 +64,10 @@ def table_rows(
                 _no_column(path, column, columns) + (" Name it with --image." * (column == image))
             )
     folder = Path(images) if images is not None else path.parent
-    kept, findings, missing, lacking = [], list[str](), 0, 0
+    kept, numbers, findings, missing, lacking = [], list[int](), list[str](), 0, 0
     for number, cells in lines:
         empty = [
-            member for member, own in chosen.items() if all(is_empty(cells.get(column)) for column in own)
+            member for member, own in chosen.items() if all(_is_empty(cells.get(column)) for column in own)
         ]
         if empty and allow_missing:
             missing += 1
@@ -71,19 +75,22 @@ def table_rows(
         try:
             if empty:
                 lacking += 1
-                raise LabelError(f"no {empty[0]} ({', '.join(chosen[empty[0]][:3])})")
-            kept.append(_row(cells, chosen, image, group, folder))
-        except LabelError as error:
+                raise ValueError(f"no {empty[0]} ({', '.join(chosen[empty[0]][:3])})")
+            kept.append(_row(cells, chosen, known, image, group, folder))
+            numbers.append(number)
+        except ValueError as error:
             findings.append(f"line {number}: {error}")
-    if findings:
-        mend = " Rows without a label are left out with --allow-missing." if lacking else ""
-        raise ShardError(f"{path}: {len(findings):,} rows cannot be used: {_listed(findings)}.{mend}")
+    mend = " Rows without a label are left out with --allow-missing." if lacking else ""
+    _refuse(path, findings, mend)
     if not kept:
         raise ShardError(f"{path}: no rows.")
+    built = _build_labels(chosen, kept, known, path)
+    _refuse_unreadable(path, built, kept, numbers)
     keys = unique_keys(os.path.relpath(row.picture, folder) for row in kept)
     rows = [row._replace(key=key) for row, key in zip(kept, keys, strict=True)]
     what = {"origin": "table", "labels": chosen, "image": image, "group": group}
-    return FileRows(rows, what, _labels(chosen, rows, path), {"rows that lack a label": missing})
+    what |= {"options": dict(options)} if options else {}
+    return FileRows(rows, what, built, {"rows that lack a label": missing})
 
 
 def _read(path: Path) -> tuple[list[Line], list[str]]:
@@ -123,14 +130,9 @@ def _object(path: Path, number: int, text: str) -> dict[str, Any]:
     return value
 
 
-def _refuse_unknown_members(labels: Mapping[str, Sequence[str]]) -> None:
+def _refuse_wrong_columns(labels: Mapping[str, Sequence[str]], known: LabelKinds) -> None:
     for member, columns in labels.items():
-        if member not in KINDS:
-            raise ShardError(
-                f"--label {member}=...: there is no label of this name.{nearest(member, KINDS)} Known: "
-                f"{', '.join(KINDS)}."
-            )
-        if member in _ONE_COLUMN and len(columns) != 1:
+        if known[member].from_table != "columns" and len(columns) != 1:
             raise ShardError(f"--label {member}=...: takes one column, found {', '.join(columns) or 'none'}.")
 
 
@@ -161,146 +163,69 @@ def _no_column(path: Path, column: str, columns: Sequence[str]) -> str:
 
 
 def _row(
-    cells: Mapping[str, Any], chosen: Mapping[str, Sequence[str]], image: str, group: str | None, folder: Path
+    cells: Mapping[str, Any],
+    chosen: Mapping[str, Sequence[str]],
+    known: LabelKinds,
+    image: str,
+    group: str | None,
+    folder: Path,
 ) -> FileRow:
     """The row of one line, without its key."""
-    if is_empty(cells.get(image)):
-        raise LabelError(f"no picture ({image})")
+    if _is_empty(cells.get(image)):
+        raise ValueError(f"no picture ({image})")
     texts: dict[str, bytes] = {}
     files: dict[str, str] = {}
     for member, columns in chosen.items():
         own = {column: cells.get(column) for column in columns}
-        if member in DENSE:
+        if known[member].from_table == "file":
             files[member] = str(folder / str(own[columns[0]]))
         else:
-            texts[member] = CELLS[member](own)
-    if group is not None and not is_empty(cells.get(group)):
+            texts[member] = known[member].label_from_cells(own)
+    if group is not None and not _is_empty(cells.get(group)):
         texts["group"] = str(cells[group]).strip().encode()
     return FileRow("", str(folder / str(cells[image]).strip()), texts, files)
 
 
-def _labels(chosen: Mapping[str, Sequence[str]], rows: Sequence[FileRow], path: Path) -> list[Label]:
-    labels = []
-    for member, columns in chosen.items():
-        classes: tuple[str, ...] | int | None = None
-        if member in ("attributes.json", "values.json"):
-            classes = tuple(columns)
-        if member == "cls":
-            classes = list_classes(
-                (row.texts[member].decode() for row in rows), f"{path}, column {columns[0]}"
-            )
-        name = columns[0] if len(columns) == 1 else member.partition(".")[0]
-        labels.append(Label(member, name, classes))
-    return labels
-
-
-def _listed(findings: Sequence[str]) -> str:
-    more = f"; and {len(findings) - _SHOWN:,} more" if len(findings) > _SHOWN else ""
-    return "; ".join(findings[:_SHOWN]) + more
-
-
-Cells = Mapping[str, Any]
-
-_BITS = {"1": 1, "true": 1, "yes": 1, "0": 0, "-1": 0, "false": 0, "no": 0}
-_NOT_KNOWN = ("", "nan", "na", "null", "none", "?")
-
-
-def is_empty(cell: Any) -> bool:
-    """Whether nothing stands in the cell."""
+def _is_empty(cell: Any) -> bool:
     return cell is None or (isinstance(cell, str) and not cell.strip())
 
 
-def class_cell(cells: Cells) -> bytes:
-    """One column: the name or number of a class.
-
-    Raises:
-        LabelError: neither.
-    """
-    (column, cell), *_ = cells.items()
-    if isinstance(cell, bool) or not isinstance(cell, str | int):
-        raise LabelError(f"{column} is {cell!r}; the name or number of a class is expected")
-    text = class_label(str(cell))
-    if text.startswith("-") and text[1:].isdecimal():
-        raise LabelError(
-            f"{column} is {text}; class numbers begin at 0. Rows without a class have an empty cell"
-        )
-    return text.encode()
+def _build_labels(
+    chosen: Mapping[str, Sequence[str]], rows: Sequence[FileRow], known: LabelKinds, path: Path
+) -> list[Label]:
+    found = []
+    for member, columns in chosen.items():
+        kind, payloads = known[member], [row.texts[member] for row in rows if member in row.texts]
+        try:
+            classes = kind.classes_in(payloads, columns)
+        except ValueError as error:
+            raise ShardError(f"{path}, column {columns[0]}: {error}") from None
+        name = columns[0] if len(columns) == 1 else member.partition(".")[0]
+        found.append(FoundLabel(member, name, classes, kind.options_in(payloads)))
+    return known.build(found)
 
 
-def attribute_cells(cells: Cells) -> bytes:
-    """Several columns of 1 and 0 (or -1, as CelebA writes it); nothing where it is not known.
-
-    Raises:
-        LabelError: something else in one of them.
-    """
-    return _json({column: _bit(column, cell) for column, cell in cells.items()})
-
-
-def value_cells(cells: Cells) -> bytes:
-    """Several columns of numbers, or one; nothing where it is not known.
-
-    Raises:
-        LabelError: something else in one of them.
-    """
-    values = {column: _number(column, cell) for column, cell in cells.items()}
-    return _json(values if len(values) > 1 else next(iter(values.values())))
-
-
-def box_cell(cells: Cells) -> bytes:
-    """One column of JSON: boxes and points.
-
-    Raises:
-        LabelError: something else.
-    """
-    (column, cell), *_ = cells.items()
-    try:
-        return _json(check_things(json.loads(cell) if isinstance(cell, str) else cell))
-    except LabelError as error:
-        raise LabelError(f"{column}: {error}") from None
-    except ValueError:
-        raise LabelError(f"{column} is not JSON: {str(cell)[:60]}") from None
+def _refuse_unreadable(
+    path: Path, labels: Sequence[Label], rows: Sequence[FileRow], numbers: Sequence[int]
+) -> None:
+    """Labels that training would not read, by the number of their line."""
+    findings, optional = list[str](), False
+    for number, row in zip(numbers, rows, strict=True):
+        for label in labels:
+            if label.member not in row.texts:
+                continue
+            try:
+                label.kind.read_label(row.texts[label.member])
+            except ValueError as error:
+                findings.append(f"line {number}: {label.named()}: {str(error).rstrip('.')}")
+                optional = optional or bool(label.kind.label_options)
+    _refuse(
+        path, findings, " An option of a label's kind is set with --option NAME=VALUE." if optional else ""
+    )
 
 
-CELLS: dict[str, Callable[[Cells], bytes]] = {
-    "cls": class_cell,
-    "attributes.json": attribute_cells,
-    "values.json": value_cells,
-    "boxes.json": box_cell,
-}
-"""Member -> its content from the cells of its columns."""
-
-
-def _bit(column: str, cell: Any) -> int | None:
-    text = _text(cell)
-    if text in _NOT_KNOWN:
-        return None
-    if text not in _BITS:
-        raise LabelError(
-            f"{column} is {cell!r}; 0 or 1 (or -1 and 1) is expected, and nothing where it is not known"
-        )
-    return _BITS[text]
-
-
-def _number(column: str, cell: Any) -> float | int | None:
-    text = _text(cell)
-    if text in _NOT_KNOWN:
-        return None
-    try:
-        number = float(text)
-    except ValueError:
-        raise LabelError(
-            f"{column} is {cell!r}; a number is expected, and nothing where it is not known"
-        ) from None
-    if not math.isfinite(number):
-        raise LabelError(f"{column} is {cell!r}; a finite number is expected")
-    return int(number) if number.is_integer() and abs(number) < 2**53 else number
-
-
-def _text(cell: Any) -> str:
-    if isinstance(cell, float) and cell.is_integer():
-        cell = int(cell)
-    return "" if cell is None else str(cell).strip().lower()
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode()
+def _refuse(path: Path, findings: Sequence[str], mend: str) -> None:
+    if findings:
+        more = f"; and {len(findings) - _SHOWN:,} more" if len(findings) > _SHOWN else ""
+        listed = "; ".join(findings[:_SHOWN]) + more
+        raise ShardError(f"{path}: {len(findings):,} rows cannot be used: {listed}.{mend}")

@@ -16,7 +16,8 @@ from torchvision.transforms.functional import to_pil_image
 
 from distill_mtl.data.decode import read_image
 from distill_mtl.errors import ShardError, brief, nearest
-from distill_mtl.shards.listed_rows import Content, Label, LabelError, Rows, picture_file, png
+from distill_mtl.shards.label_kinds import FoundLabel, LabelKinds
+from distill_mtl.shards.listed_rows import LabelError, ListedRows, RowContent, picture_file, png
 
 _TRIED = 8  # rows that are looked at, to find out what the targets are
 _FILES = ("samples", "_samples", "imgs", "_image_files", "_images", "images")
@@ -32,6 +33,7 @@ def torchvision_rows(
     *,
     download: bool = False,
     task: str = "",
+    options: Mapping[str, Any] | None = None,
 ) -> "TorchvisionRows":
     """The rows of a data set of torchvision.
 
@@ -44,15 +46,17 @@ def torchvision_rows(
         arguments: its other keyword arguments, such as {"split": "train"}.
         download: let it fetch what is not there.
         task: a name for the task; default the data set's.
+        options: of the labels' kinds, where their defaults do not fit, such as {"ignore_index": 0}.
 
     Raises:
         ShardError: no such class or argument, data that is not there, or targets that are no labels of ours.
+        UserError: an option that makes no sense.
     """
     data = _open(name, root, dict(arguments or {}), download)
-    return TorchvisionRows(name, data, dict(arguments or {}), task or name.lower())
+    return TorchvisionRows(name, data, dict(arguments or {}), task or name.lower(), options)
 
 
-class TorchvisionRows(Rows):
+class TorchvisionRows(ListedRows):
     """The rows of an opened data set.
 
     Args:
@@ -60,34 +64,45 @@ class TorchvisionRows(Rows):
         data: the data set, without transforms.
         arguments: that it was made with.
         task: a name for the task.
+        options: of the labels' kinds.
 
     Raises:
         ShardError: its rows are no pictures with labels.
+        UserError: an option that makes no sense.
     """
 
-    def __init__(self, name: str, data: Any, arguments: Mapping[str, Any], task: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        data: Any,
+        arguments: Mapping[str, Any],
+        task: str,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
         self._name, self._data = name, data
         self.what = {
             "origin": "torchvision",
             "data_set": name,
             "args": {k: str(v) for k, v in arguments.items()},
         }
+        self.what |= {"options": dict(options)} if options else {}
         self.left_out: Mapping[str, int] = {}
         tried = [
             _parts(name, data[row]) for row in np.linspace(0, len(data) - 1, _TRIED).astype(int).tolist()
         ]
-        self._members = _members(name, [targets for _, targets in tried])
-        classes = _class_names(getattr(data, "classes", None))
-        attributes = tuple(one for one in getattr(data, "attr_names", ()) if one)
-        self.labels = [
-            Label(
-                member,
-                task if len(self._members) == 1 else f"{task}-{_TASKS[member]}",
-                classes if member == "cls" else attributes or None if member == "attributes.json" else None,
-            )
-            for member in self._members
-        ]
-        self._attributes = attributes
+        targets = [found for _, found in tried]
+        self._members = _members(name, targets)
+        self._attributes = tuple(one for one in getattr(data, "attr_names", ()) if one)
+        self.labels = LabelKinds(options=options).build(
+            [
+                FoundLabel(
+                    member,
+                    task if len(self._members) == 1 else f"{task}-{_TASKS[member]}",
+                    self._classes(member, targets[0][place]),
+                )
+                for place, member in enumerate(self._members)
+            ]
+        )
         self._files = _files(data)
         if self._files is not None and not self._are_its_pictures():
             self._files = None
@@ -101,7 +116,7 @@ class TorchvisionRows(Rows):
     def place(self, number: int) -> str:
         return self._files[number] if self._files else f"{self._name}, row {number}"
 
-    def read(self, number: int) -> Content:
+    def read(self, number: int) -> RowContent:
         picture, targets = _parts(self._name, self._data[number])
         if self._files is not None:
             ending, encoded = picture_file(self._files[number])
@@ -113,12 +128,22 @@ class TorchvisionRows(Rows):
             member: self._content(member, target)
             for member, target in zip(self._members, targets, strict=True)
         }
-        return Content(ending, encoded, members)
+        return RowContent(ending, encoded, members)
 
     def digest(self) -> str:
         """Of the class, its arguments and the number of rows: more is not known of what stands behind it."""
         said = json.dumps([torchvision.__version__, dict(self.what), len(self)], sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()
+
+    def _classes(self, member: str, target: Any) -> tuple[str, ...] | int | None:
+        """The classes of a label, as far as the data set names them, from its first row's target."""
+        if member == "cls":
+            return _class_names(getattr(self._data, "classes", None))
+        if member == "seg.png":
+            return None
+        count = np.asarray(target).size
+        named = member == "attributes.json" and len(self._attributes) == count
+        return self._attributes if named else int(count)
 
     def _content(self, member: str, target: Any) -> bytes:
         if member == "seg.png":

@@ -8,7 +8,8 @@ it holds. A user's own kind, `my_tasks:Angle`, is known under that very name onc
 import inspect
 import os
 import sys
-from abc import ABC, abstractmethod
+from abc import abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -21,8 +22,10 @@ from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.registry import Registry
 from distill_mtl.tasks.json_values import plain
+from distill_mtl.tasks.label import LabelForm
 from distill_mtl.user_code import attribute_of, import_module, working_directory_importable
 
+_NEEDED = ("member", "metrics")  # attributes that have no default
 _ROWS_AT_ONCE = 32  # each is weighed in turn, so that memory grows with their square
 
 KINDS: Registry[type["TaskKind"]] = Registry("kind of task", "distill_mtl.tasks")
@@ -89,8 +92,8 @@ class Shown(NamedTuple):
     over_image: bool = False
 
 
-class TaskKind(ABC):
-    """One kind of task, for one list of classes.
+class TaskKind(LabelForm):
+    """One kind of task, for one list of classes; what it knows of labels on disk is in `LabelForm`.
 
     Losses and statistics are *per row*: the caller takes the mean over the rows of the step's global
     batch, so that no number depends on how the batch was split over processes or micro-batches.
@@ -102,7 +105,6 @@ class TaskKind(ABC):
 
     Attributes:
         name: the kind, as the recipe and results.json call it.
-        member: file ending of the label in a shard unless the recipe names another ("cls"); several with `;`.
         metrics: names of the scores this kind can report; the first is the default.
         lower_is_better: the scores among them that are errors.
         unit_metrics: the scores among them that are measured in the labels' own unit, each an error. All others
@@ -112,7 +114,6 @@ class TaskKind(ABC):
         dense: the head answers with a map.
         precise: logits are values that half the bits would spoil (12345.6), so a cache keeps them in fp32.
         partial: a teacher may know some of the classes only; `within` says what it is scored on.
-        own_classes: names that every task of this kind has; None: the recipe or the teacher says them.
         fewest_classes: that make sense.
         shaping: options that decide what the outputs of a network stand for; `told` gives the class that knows them.
         head_options: options that a head computes its logits with, so that its weights mean nothing under others.
@@ -120,8 +121,6 @@ class TaskKind(ABC):
         shape: of the head.
     """
 
-    name: ClassVar[str]
-    member: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]]
     lower_is_better: ClassVar[frozenset[str]] = frozenset()
     unit_metrics: ClassVar[frozenset[str]] = frozenset()
@@ -130,7 +129,6 @@ class TaskKind(ABC):
     dense: ClassVar[bool] = False
     precise: ClassVar[bool] = False
     partial: ClassVar[bool] = False
-    own_classes: ClassVar[tuple[str, ...] | None] = None
     fewest_classes: ClassVar[int] = 1
     shaping: ClassVar[tuple[str, ...]] = ()
     head_options: ClassVar[tuple[str, ...]] = ()
@@ -146,7 +144,7 @@ class TaskKind(ABC):
         if len(classes) < self.fewest_classes:
             least = "one class" if self.fewest_classes == 1 else "two classes"
             raise UserError(f"a {self.name} task needs at least {least}, found {list(classes)}.")
-        if repeated := sorted({name for name in classes if classes.count(name) > 1}):
+        if repeated := sorted(name for name, count in Counter(classes).items() if count > 1):
             raise UserError(f"class names must differ, found more than once: {', '.join(repeated)}.")
         if metric is not None and metric not in self.metrics:
             known = ", ".join(self.metrics)
@@ -175,45 +173,6 @@ class TaskKind(ABC):
     def asks_labels(self) -> tuple[str, ...]:
         """Options in use that change nothing but on rows with both a label and a teacher's answer."""
         return ()
-
-    # ---- the label on disk ------------------------------------------------------------------------
-    @abstractmethod
-    def read_label(self, payload: bytes) -> Tensor:
-        """Decode one label member. Raises ValueError, in words for the user, if it makes no sense."""
-
-    @abstractmethod
-    def has_label(self, label: Tensor) -> bool:
-        """False for a label that says nothing (all pixels ignored); such a row counts as unlabelled."""
-
-    @abstractmethod
-    def filler(self, size: Size) -> Tensor:
-        """What stands where a row has no label, in the type and shape of a label under a view of `size`."""
-
-    def label_size(self, label: Tensor) -> Size | None:
-        """Height and width that the label's picture must have; None: a label that no pixel belongs to."""
-        return None
-
-    def seen(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
-        """The label as it is under a view of its picture, in the shape of `filler`.
-
-        Args:
-            label: from `read_label`.
-            view: box and flip.
-            picture: height and width of the whole picture.
-            size: height and width of the view.
-        """
-        return label
-
-    def within(self, labels: Tensor, known: Sequence[int]) -> Tensor:
-        """The labels with all classes unknown but those at the positions in `known`.
-
-        As they are where classes exclude each other: silence about the right one is a wrong answer then.
-
-        Args:
-            labels: [R, ...], as `seen` gives them.
-            known: the classes that a teacher knows.
-        """
-        return labels
 
     # ---- the network ------------------------------------------------------------------------------
     @classmethod
@@ -306,19 +265,6 @@ class TaskKind(ABC):
             for name, value in decoded.items()
         }
 
-    def write_label(self, decoded: Mapping[str, Tensor]) -> tuple[str, bytes]:
-        """One row's answers as a label: file ending in a shard, and bytes that `read_label` reads as them.
-
-        Args:
-            decoded: of one row, from `decode` or `placed`; no dimension for the batch.
-
-        Raises:
-            UserError: answers of this kind cannot be written as labels.
-        """
-        raise UserError(
-            f"kind {self.name} does not say how its answers become labels: define `write_label` in it."
-        )
-
     def show_label(self, label: Tensor, image: Tensor) -> Shown:
         """One label, as `seen` gives it, for people; `image` is uint8 [3, H, W]."""
         return Shown(None, ", ".join(str(value) for value in label.flatten().tolist()[:4]))
@@ -397,6 +343,22 @@ class TaskKind(ABC):
         return entry
 
 
+class AdditiveKind(TaskKind):
+    """A kind whose statistics may be summed before they are scored."""
+
+    additive = True
+
+    def score(self, statistics: Tensor, weights: Tensor | None = None) -> Tensor:
+        return self.score_totals(statistics.sum(0) if weights is None else weights @ statistics)
+
+    def row_scores(self, statistics: Tensor) -> Tensor:
+        return self.score_totals(statistics)
+
+    @abstractmethod
+    def score_totals(self, totals: Tensor) -> Tensor:
+        """The metric from summed statistics [..., K] -> [...]."""
+
+
 def build_kind(
     kind: str,
     classes: Sequence[str] = (),
@@ -434,6 +396,15 @@ def build_kind(
     return told(named, metric=metric, head=HeadShape(**(head or {})), **options)
 
 
+def kinds_by_member() -> dict[str, list[str]]:
+    """File ending in a shard -> the kinds of task that have it as their label, a user's own kinds last."""
+    owners: dict[str, list[str]] = {}
+    for name in sorted(KINDS.names(), key=is_own):
+        for ending in KINDS[name].endings():
+            owners.setdefault(ending, []).append(name)
+    return owners
+
+
 def named_classes(classes: Sequence[str]) -> tuple[str, ...] | None:
     """The classes, or None where they are mere numbers in order, which name nothing."""
     return None if list(classes) == [str(index) for index in range(len(classes))] else tuple(classes)
@@ -442,39 +413,6 @@ def named_classes(classes: Sequence[str]) -> tuple[str, ...] | None:
 def shaping_options(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a kind's options that decide what the outputs of a network stand for."""
     return {name: options[name] for name in KINDS[kind].shaping if name in options}
-
-
-__all__ = [
-    "KINDS",
-    "USUAL",
-    "HeadShape",
-    "Legend",
-    "Shown",
-    "TaskKind",
-    "Truth",
-    "build_kind",
-    "named_classes",
-    "shaping_options",
-]
-
-
-class AdditiveKind(TaskKind):
-    """A kind whose statistics may be summed before they are scored."""
-
-    additive = True
-
-    def score(self, statistics: Tensor, weights: Tensor | None = None) -> Tensor:
-        return self.score_totals(statistics.sum(0) if weights is None else weights @ statistics)
-
-    def row_scores(self, statistics: Tensor) -> Tensor:
-        return self.score_totals(statistics)
-
-    @abstractmethod
-    def score_totals(self, totals: Tensor) -> Tensor:
-        """The metric from summed statistics [..., K] -> [...]."""
-
-
-_NEEDED = ("member", "metrics")  # attributes that have no default
 
 
 def is_own(kind: str) -> bool:

@@ -3,7 +3,8 @@
 `SoftmaxKind` is what it shares with segmentation, which decides between classes at every pixel.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,9 +15,10 @@ from torch import Tensor, nn
 from distill_mtl.errors import UserError
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
-from distill_mtl.tasks.base import KINDS, USUAL, AdditiveKind, HeadShape, Shown, Truth
+from distill_mtl.tasks.base import KINDS, USUAL, AdditiveKind, HeadShape, Shown, Truth, named_classes
 from distill_mtl.tasks.heads import PooledHead
 from distill_mtl.tasks.json_values import plain, ranked
+from distill_mtl.tasks.label import MOST_CLASSES, CountsTable, LabelCounts, by_count, class_text, list_classes
 from distill_mtl.tasks.losses import Decoupled, log_of, soft_divergence, sums_to_one
 from distill_mtl.tasks.metrics import CLASS_SCORES, confidence_counts
 from distill_mtl.tasks.options import number, partners, read_pairs, swapped
@@ -77,6 +79,7 @@ class Classification(SoftmaxKind):
 
     name = "classification"
     member = "cls"
+    open_classes = MOST_CLASSES
     metrics = tuple(CLASS_SCORES)
     lower_is_better = frozenset({"ece"})
 
@@ -119,6 +122,39 @@ class Classification(SoftmaxKind):
                 f"of class {named}. Give the classes names that are not numbers."
             )
         return torch.tensor(named if number is None else number)
+
+    @classmethod
+    def label_from_cells(cls, cells: Mapping[str, Any]) -> bytes:
+        """The name or number of a class."""
+        ((column, cell),) = cells.items()
+        if isinstance(cell, bool) or not isinstance(cell, str | int):
+            raise ValueError(f"{column} is {cell!r}; the name or number of a class is expected")
+        text = class_text(str(cell))
+        if text.startswith("-") and text[1:].isdecimal():
+            raise ValueError(
+                f"{column} is {text}; class numbers begin at 0. Rows without a class have an empty cell"
+            )
+        return text.encode()
+
+    @classmethod
+    def classes_in(cls, labels: Iterable[bytes], columns: Sequence[str]) -> tuple[str, ...] | int | None:
+        return list_classes(label.decode() for label in labels)
+
+    def count_label(self, label: Tensor, picture: Size, counts: LabelCounts) -> None:
+        counts.count("rows", {self.classes[int(label)]: 1})
+
+    def counts_table(self, counts: LabelCounts) -> CountsTable:
+        rows = counts.counts.get("rows", Counter())
+        absent = (
+            [] if named_classes(self.classes) is None else [name for name in self.classes if name not in rows]
+        )
+        lines = [(name, f"{count:,}") for name, count in by_count(rows)]
+        return CountsTable(
+            ("class", "rows"), [*lines, *((name, "0") for name in absent)], f"{len(rows):,} classes"
+        )
+
+    def classes_counted(self, counts: LabelCounts) -> int:
+        return 1 + max(map(int, counts.counts["rows"]))
 
     def has_label(self, label: Tensor) -> bool:
         return True

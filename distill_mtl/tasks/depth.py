@@ -15,6 +15,7 @@ from distill_mtl.tasks.base import KINDS, USUAL, AdditiveKind, HeadShape, Legend
 from distill_mtl.tasks.drawing import GREY, on_grey, ramp
 from distill_mtl.tasks.heads import PyramidDecoder, pyramid_levels
 from distill_mtl.tasks.json_values import plain
+from distill_mtl.tasks.label import CountsTable, LabelCounts, count_pixels, percent
 from distill_mtl.tasks.maps import (
     is_png,
     laid,
@@ -71,6 +72,8 @@ class Depth(AdditiveKind):
     dense = True
     own_classes = ("depth",)
     head_options = ("typical",)
+    from_table = "file"
+    label_options = ("scale",)
 
     def __init__(
         self,
@@ -101,6 +104,17 @@ class Depth(AdditiveKind):
 
     def label_size(self, label: Tensor) -> Size:
         return map_size(label)
+
+    def count_label(self, label: Tensor, picture: Size, counts: LabelCounts) -> None:
+        counts.measure("depth", label[label > 0])
+        count_pixels(label > 0, counts)
+
+    def counts_table(self, counts: LabelCounts) -> CountsTable:
+        numbers, pixels = counts.numbers.get("depth"), counts.counts["pixels"]
+        figures = (numbers.least, numbers.mean, numbers.largest) if numbers else ()
+        cells = (*(f"{figure:,.5g}" for figure in figures), *["–"] * (3 - len(figures)))
+        line = ("in the labels' unit", *cells, percent(pixels["unlabelled"], pixels.total()))
+        return CountsTable(("depth", "min", "mean", "max", "pixels without"), [line])
 
     def seen(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
         """Distances stay what they are: a crop is a part of the picture, not a step towards the things in it."""

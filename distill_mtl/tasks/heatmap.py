@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -25,6 +26,7 @@ from distill_mtl.tasks.heat import (
     strongest,
 )
 from distill_mtl.tasks.json_values import plain
+from distill_mtl.tasks.label import CountsTable, LabelCounts, by_count, list_classes, to_json
 from distill_mtl.tasks.maps import map_size
 from distill_mtl.tasks.metrics import average_precision
 from distill_mtl.tasks.objects import (
@@ -78,6 +80,7 @@ class Heatmap(TaskKind):
     metrics: ClassVar[tuple[str, ...]] = ("map50", "pck")
     dense = True
     shaping = ("form",)
+    label_options = ("form", "max_objects")
     further: ClassVar[int] = 4
     boxes: ClassVar[bool] = True
 
@@ -116,6 +119,50 @@ class Heatmap(TaskKind):
 
     def has_label(self, label: Tensor) -> bool:
         return True
+
+    @classmethod
+    def label_from_cells(cls, cells: Mapping[str, Any]) -> bytes:
+        """A list of objects as JSON."""
+        ((column, cell),) = cells.items()
+        try:
+            return to_json(json.loads(cell) if isinstance(cell, str) else cell)
+        except ValueError:
+            raise ValueError(f"{column} is not JSON: {str(cell)[:60]}") from None
+
+    @classmethod
+    def classes_in(cls, labels: Iterable[bytes], columns: Sequence[str]) -> tuple[str, ...] | int | None:
+        return list_classes(str(thing["class"]) for thing in _things(labels) if "class" in thing)
+
+    @classmethod
+    def options_in(cls, labels: Iterable[bytes]) -> dict[str, Any]:
+        """`form: points` where all objects are points."""
+        keys = {key for thing in _things(labels) for key in ("box", "point") if key in thing}
+        return {"form": "points"} if keys == {"point"} else {}
+
+    def count_label(self, label: Tensor, picture: Size, counts: LabelCounts) -> None:
+        objects = label[label[:, 0] >= 0]
+        counts.count("objects", Counter(self.classes[int(number)] for number in objects[:, 0].tolist()))
+        counts.count("rows", {"with objects" if len(objects) else "without objects": 1})
+        if self.boxes:
+            height, width = picture
+            left, top, right, bottom = corners(objects).unbind(1)
+            # By more than the pixel that rounding may cost.
+            beyond = (left < -1) | (top < -1) | (right > width + 1) | (bottom > height + 1)
+            counts.count("boxes beyond their picture", {"all": len(objects), "beyond": int(beyond.sum())})
+
+    def counts_table(self, counts: LabelCounts) -> CountsTable:
+        objects, boxes = counts.counts["objects"], counts.counts.get("boxes beyond their picture", Counter())
+        title = f"{objects.total():,} in {counts.counts['rows']['with objects']:,} rows"
+        warnings = (
+            f"{boxes['beyond']:,} of {boxes['all']:,} boxes reach beyond their picture. Are they [left, top, right, "
+            "bottom]? [left, top, width, height] is expected.",
+        )
+        return CountsTable(
+            ("class", self.form),
+            [(name, f"{count:,}") for name, count in by_count(objects)],
+            title,
+            warnings if boxes["beyond"] else (),
+        )
 
     def filler(self, size: Size) -> Tensor:
         return empty(self.max_objects)
@@ -237,9 +284,9 @@ class Heatmap(TaskKind):
         return {"objects": found}
 
     def write_label(self, decoded: Mapping[str, Tensor]) -> tuple[str, bytes]:
-        """Without boxes smaller than a pixel, which `read_label` takes for shares of the picture."""
+        """The `max_objects` strongest, without boxes smaller than a pixel: `read_label` takes these for shares."""
         found = [thing for thing in self.answers(decoded)["objects"] if max(thing.get("box", [1])[-2:]) >= 1]
-        return self.member, json.dumps(found).encode()
+        return self.member, json.dumps(found[: self.max_objects]).encode()
 
     def show_label(self, label: Tensor, image: Tensor) -> Shown:
         return drawn(label[label[:, 0] >= 0], image, self.classes)
@@ -364,6 +411,15 @@ def _in_pixels(places: Tensor, size: Size) -> Tensor:
     """
     columns = enumerate(places.unbind(-1))
     return torch.stack([column * size[1 - place % 2] for place, column in columns], -1)
+
+
+def _things(labels: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """The objects of some labels, as far as they are some; `read_label` says what is wrong with others."""
+    for label in labels:
+        things = json.loads(label)
+        yield from (
+            thing for thing in (things if isinstance(things, list) else ()) if isinstance(thing, dict)
+        )
 
 
 class HeatmapOfPoints(Heatmap):

@@ -44,6 +44,13 @@ def read_vector(payload: bytes, names: Sequence[str]) -> list[Any]:
     return values
 
 
+def cell_text(cell: Any) -> str:
+    """A cell of a table as text in small letters: text of CSV and values of JSON alike."""
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)
+    return "" if cell is None else str(cell).strip().lower()
+
+
 def shown(value: Any) -> str:
     """A value of a label in a message."""
     return json.dumps(value)[:_SHOWN]
@@ -58,6 +65,8 @@ def _no_number(constant: str) -> NoReturn:
     raise ValueError(f"the label holds {constant}; write null where nothing is known.")
 
 
+NOT_KNOWN = ("", "nan", "na", "null", "none", "?")
+"""What cells of a table say where nothing is known, as `cell_text` gives them."""
 _DIGITS = 7
 """More a float32 does not hold."""
 

@@ -12,12 +12,15 @@ from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, TaskKind, Truth
 from distill_mtl.tasks.heads import PooledHead
-from distill_mtl.tasks.json_values import plain, ranked, read_vector, shown
+from distill_mtl.tasks.json_values import NOT_KNOWN, cell_text, plain, ranked, read_vector, shown
+from distill_mtl.tasks.label import CountsTable, LabelCounts, percent, to_json
 from distill_mtl.tasks.losses import bernoulli_divergence
 from distill_mtl.tasks.metrics import average_precision, confidence_counts
 from distill_mtl.tasks.options import partners, read_pairs
 
 UNKNOWN = -1
+_VALUES = {"1": 1, "true": 1, "yes": 1, "0": 0, "-1": 0, "false": 0, "no": 0}
+"""What a table's cell may say of an attribute."""
 _FLOOR = 1e-6  # of a probability and of what it lacks to 1, before its logit is taken
 
 
@@ -41,6 +44,7 @@ class Multilabel(TaskKind):
     metrics = ("map", "error")
     lower_is_better = frozenset({"error"})
     partial = True
+    from_table = "columns"
 
     def __init__(
         self,
@@ -60,6 +64,22 @@ class Multilabel(TaskKind):
             if value not in (0, 1, None):
                 raise ValueError(f"the label of '{name}' is {shown(value)}. Expected 0, 1 or null (unknown).")
         return torch.tensor([UNKNOWN if value is None else int(value) for value in values])
+
+    @classmethod
+    def label_from_cells(cls, cells: Mapping[str, Any]) -> bytes:
+        """1 and 0, or 1 and -1 as CelebA writes it; empty where it is not known."""
+        return to_json({column: _attribute(column, cell) for column, cell in cells.items()})
+
+    def count_label(self, label: Tensor, picture: Size, counts: LabelCounts) -> None:
+        for name, value in zip(self.classes, label.tolist(), strict=True):
+            counts.count(name, {"unknown" if value == UNKNOWN else str(value): 1})
+
+    def counts_table(self, counts: LabelCounts) -> CountsTable:
+        lines = [
+            (name, f"{values['1']:,}", f"{values['0']:,}", percent(values["unknown"], values.total()))
+            for name, values in sorted(counts.counts.items(), key=lambda one: -one[1]["1"])
+        ]
+        return CountsTable(("attribute", "1", "0", "unknown"), lines, f"{len(lines):,} attributes")
 
     def has_label(self, label: Tensor) -> bool:
         return bool((label != UNKNOWN).any())
@@ -207,3 +227,14 @@ class Multilabel(TaskKind):
 
     def _named(self, there: Tensor) -> str:
         return ", ".join(self.classes[place] for place in there.nonzero().flatten().tolist()) or "none"
+
+
+def _attribute(column: str, cell: Any) -> int | None:
+    text = cell_text(cell)
+    if text in NOT_KNOWN:
+        return None
+    if text not in _VALUES:
+        raise ValueError(
+            f"{column} is {cell!r}; 0 or 1 (or -1 and 1) is expected, and nothing where it is not known"
+        )
+    return _VALUES[text]

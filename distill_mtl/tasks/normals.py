@@ -17,6 +17,7 @@ from distill_mtl.tasks.base import KINDS, AdditiveKind, Legend, Shown, Truth
 from distill_mtl.tasks.drawing import GREY, on_grey
 from distill_mtl.tasks.heads import PyramidDecoder, pyramid_levels
 from distill_mtl.tasks.json_values import plain
+from distill_mtl.tasks.label import CountsTable, LabelCounts, count_pixels, percent
 from distill_mtl.tasks.maps import (
     is_png,
     laid,
@@ -71,6 +72,7 @@ class Normals(AdditiveKind):
     lower_is_better = frozenset({"mean_angle", "median_angle"})
     dense = True
     own_classes = ("x", "y", "z")
+    from_table = "file"
 
     def read_label(self, payload: bytes) -> Tensor:
         return torch.from_numpy(_from_png(payload) if is_png(payload) else _from_npy(payload))
@@ -83,6 +85,14 @@ class Normals(AdditiveKind):
 
     def label_size(self, label: Tensor) -> Size:
         return map_size(label)
+
+    def count_label(self, label: Tensor, picture: Size, counts: LabelCounts) -> None:
+        count_pixels(label.any(dim=0), counts)
+
+    def counts_table(self, counts: LabelCounts) -> CountsTable:
+        pixels = counts.counts["pixels"]
+        shares = (percent(pixels[part], pixels.total()) for part in ("labelled", "unlabelled"))
+        return CountsTable(("", "with a normal", "without"), [("pixels", *shares)])
 
     def seen(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
         """In a mirror what faced right faces left."""

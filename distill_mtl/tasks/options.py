@@ -90,7 +90,8 @@ def read_pairs(said: Any, classes: Sequence[str]) -> Pairs:
 def partners(pairs: Pairs, classes: Sequence[str]) -> list[int]:
     """The number of the class that every class becomes, its own where it stays."""
     becomes = {left: right for pair in pairs for left, right in (pair, pair[::-1])}
-    return [classes.index(becomes.get(name, name)) for name in classes]
+    place = {name: number for number, name in enumerate(classes)}
+    return [place[becomes.get(name, name)] for name in classes]
 
 
 def swapped(numbers: Tensor, partner: Sequence[int]) -> Tensor:

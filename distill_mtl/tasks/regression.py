@@ -14,12 +14,14 @@ from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.base import KINDS, USUAL, AdditiveKind, HeadShape, Shown, Truth
 from distill_mtl.tasks.heads import PooledHead
-from distill_mtl.tasks.json_values import plain, read_vector, shown
+from distill_mtl.tasks.json_values import NOT_KNOWN, cell_text, plain, read_vector, shown
+from distill_mtl.tasks.label import CountsTable, LabelCounts, NumberStats, percent, to_json
 from distill_mtl.tasks.options import is_number, partners, read_pairs
 
 LOSSES = ("smooth_l1", "l1", "l2")
 ALIKE = 0.1
 """Difference in units of `scale` below which two networks say the same."""
+_DIGITS = 6  # of offset and scale in a recipe
 
 
 @KINDS.register("regression")
@@ -55,6 +57,7 @@ class Regression(AdditiveKind):
     unit_metrics = frozenset({"mae", "rmse"})
     precise = True
     head_options = ("scale", "offset")
+    from_table = "columns"
 
     def __init__(
         self,
@@ -103,6 +106,35 @@ class Regression(AdditiveKind):
                     f"the label of '{name}' is {shown(value)}. Expected a number or null (unknown)."
                 )
         return torch.tensor([math.nan if value is None else float(value) for value in values])
+
+    @classmethod
+    def label_from_cells(cls, cells: Mapping[str, Any]) -> bytes:
+        """A number for each column, or of one column the number alone; empty where it is not known."""
+        values = {column: _value(column, cell) for column, cell in cells.items()}
+        return to_json(values if len(values) > 1 else next(iter(values.values())))
+
+    def count_label(self, label: Tensor, picture: Size, counts: LabelCounts) -> None:
+        for name, value in zip(self.classes, label, strict=True):
+            counts.count(name, {"unknown": int(value.isnan())})
+            counts.measure(name, value[None][~value[None].isnan()])
+
+    def counts_table(self, counts: LabelCounts) -> CountsTable:
+        lines: list[tuple[str, ...]] = []
+        for name in self.classes:
+            numbers, unknown = counts.numbers.get(name), counts.counts[name]["unknown"]
+            figures = (numbers.mean, numbers.std, numbers.least, numbers.largest) if numbers else ()
+            cells = (*(f"{figure:,.5g}" for figure in figures), *["–"] * (4 - len(figures)))
+            lines.append((name, *cells, percent(unknown, counts.rows)))
+        return CountsTable(("value", "mean", "std", "min", "max", "unknown"), lines)
+
+    def options_counted(self, counts: LabelCounts) -> dict[str, Any]:
+        """`offset` and `scale` that bring the values to mean 0 and standard deviation 1."""
+        stats = [counts.numbers.get(name, NumberStats()) for name in self.classes]
+        offset = [float(f"{numbers.mean:.{_DIGITS}g}") for numbers in stats]
+        scale = [float(f"{numbers.std:.{_DIGITS}g}") or 1.0 for numbers in stats]
+        return (
+            {"offset": offset, "scale": scale} if len(stats) > 1 else {"offset": offset[0], "scale": scale[0]}
+        )
 
     def has_label(self, label: Tensor) -> bool:
         return not bool(label.isnan().all())
@@ -280,3 +312,18 @@ class _ValuesHead(nn.Module):
         """[B, C]."""
         values: Tensor = self.standardised(features).float() * self.scale + self.offset
         return values
+
+
+def _value(column: str, cell: Any) -> float | int | None:
+    text = cell_text(cell)
+    if text in NOT_KNOWN:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError(
+            f"{column} is {cell!r}; a number is expected, and nothing where it is not known"
+        ) from None
+    if not math.isfinite(number):
+        raise ValueError(f"{column} is {cell!r}; a finite number is expected")
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number

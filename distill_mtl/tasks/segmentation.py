@@ -20,6 +20,7 @@ from distill_mtl.tasks.classification import SoftmaxKind
 from distill_mtl.tasks.drawing import GREY, named_colors, painted
 from distill_mtl.tasks.heads import PyramidDecoder, pyramid_levels
 from distill_mtl.tasks.json_values import plain
+from distill_mtl.tasks.label import CountsTable, LabelCounts, percent
 from distill_mtl.tasks.losses import soft_divergence
 from distill_mtl.tasks.maps import laid, map_size, read_png, resized, write_png
 from distill_mtl.tasks.metrics import confidence_counts
@@ -27,6 +28,7 @@ from distill_mtl.tasks.options import number, whole_number
 
 # PIL's names of the pictures whose pixels are one number: grey, palette index, black and white, 16 bits.
 _NUMBER_MODES = ("L", "P", "1", "I", "I;16", "I;16B")
+_LAST_OF_BYTE = 255
 
 
 @KINDS.register("segmentation")
@@ -49,6 +51,9 @@ class Segmentation(SoftmaxKind):
     member = "seg.png"
     metrics = ("miou", "pixel_accuracy")
     dense = True
+    from_table = "file"
+    label_options = ("ignore_index",)
+    open_classes = 2**16
 
     def __init__(
         self,
@@ -82,6 +87,36 @@ class Segmentation(SoftmaxKind):
 
     def label_size(self, label: Tensor) -> Size:
         return map_size(label)
+
+    def count_label(self, label: Tensor, picture: Size, counts: LabelCounts) -> None:
+        numbers, pixels = (column.tolist() for column in label.unique(return_counts=True))
+        counts.count("pixels", {str(number): count for number, count in zip(numbers, pixels, strict=True)})
+        counts.count("rows", {str(number): 1 for number in numbers})
+
+    def counts_table(self, counts: LabelCounts) -> CountsTable:
+        pixels, rows = counts.counts["pixels"], counts.counts["rows"]
+        lines = [
+            (
+                f"{name} (ignored)" if int(name) == self.ignore_index else name,
+                percent(pixels[name], pixels.total()),
+                f"{rows[name]:,}",
+            )
+            for name in sorted(pixels, key=int)
+        ]
+        largest = self.classes_counted(counts) - 1
+        warnings = (
+            f"The masks hold {len(pixels):,} numbers up to {largest:,}. Are they depth maps, or ids of objects? Class "
+            "numbers are expected; depth maps need the member depth.png.",
+        )
+        return CountsTable(
+            ("class number", "pixels", "rows with it"),
+            lines,
+            warnings=warnings if largest > _LAST_OF_BYTE else (),
+        )
+
+    def classes_counted(self, counts: LabelCounts) -> int:
+        numbers = map(int, counts.counts["pixels"])
+        return 1 + max((number for number in numbers if number != self.ignore_index), default=0)
 
     def seen(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
         return self._in_mirror(view.map(label, size, self.ignore_index), view)

@@ -23,7 +23,7 @@ from PIL import Image
 
 from distill_mtl.errors import ShardError
 from distill_mtl.shards import folder_rows, pair_rows, table_rows, torchvision_rows, write_shards
-from distill_mtl.shards.recipe_lines import recipe_lines
+from distill_mtl.shards.shard_summary import recipe_lines
 
 
 # ---- an image folder ------------------------------------------------------------------------------
@@ -112,10 +112,10 @@ def test_a_table_gives_several_labels_to_a_row(tmp_path: Path) -> None:
         young = None if number == 2 else 1
         assert json.loads(row["attributes.json"]) == {"smiling": int(number % 2 == 0), "young": young}
         assert json.loads(row["values.json"]) == {"yaw": number / 2, "pitch": 3}
-    facts = written.facts
-    assert facts.counts["attributes.json", "smiling"] == {"1": 3, "0": 3}
-    assert facts.counts["attributes.json", "young"] == {"1": 5, "unknown": 1}
-    yaw = facts.moments["values.json", "yaw"]
+    counts = written.counts
+    assert counts.labels["attributes.json"].counts["smiling"] == {"1": 3, "0": 3}
+    assert counts.labels["attributes.json"].counts["young"] == {"1": 5, "unknown": 1}
+    yaw = counts.labels["values.json"].numbers["yaw"]
     assert (yaw.mean, yaw.least, yaw.largest) == (1.25, 0, 2.5)
     assert yaw.std == pytest.approx(np.std(np.arange(6) / 2))
 
@@ -129,7 +129,7 @@ def test_all_other_columns_of_a_table_may_be_meant(tmp_path: Path) -> None:
 
 
 def test_json_lines_hold_boxes_and_paths_of_masks(tmp_path: Path) -> None:
-    things = [{"class": "cup", "box": [1, 2, 3, 2]}, {"class": "spoon", "point": [4.5, 1]}]
+    things = [{"class": "cup", "box": [1, 2, 3, 2]}, {"class": "spoon", "box": [4.5, 1, 2, 2]}]
     rows = []
     for number, found in enumerate((things, [])):
         save_picture(tmp_path / f"{number}.png", number)
@@ -157,8 +157,13 @@ def test_json_lines_hold_boxes_and_paths_of_masks(tmp_path: Path) -> None:
         ("values.json", ["a"], "tall", "a is 'tall'; a number is expected"),
         ("values.json", ["a"], "inf", "a finite number"),
         ("boxes.json", ["a"], "[[1 2]]", "a is not JSON"),
-        ("boxes.json", ["a"], '"[{""class"": 0, ""box"": [1, 2, 0, 2]}]"', "has no area"),
-        ("boxes.json", ["a"], '"[{""box"": [1, 2, 1, 2]}]"', "list of"),
+        (
+            "boxes.json",
+            ["a"],
+            '"[{""class"": 0, ""box"": [1, 2, 0, 2]}]"',
+            r"line 2: .*object 1 .*without area, \[1.0, 2.0, 0.0, 2.0\]",
+        ),
+        ("boxes.json", ["a"], '"[{""box"": [1, 2, 1, 2]}]"', "line 2: .*object 1 .*no `class`"),
         ("clss", ["a"], "1", "Did you mean 'cls'"),
         ("cls", ["b"], "1", "has no column 'b'. Columns: image, a"),
         ("cls", ["a"], "1,2", "line 2 has more or fewer cells"),
@@ -202,8 +207,8 @@ def test_pairs_come_back_pixel_by_pixel(tmp_path: Path) -> None:
 def test_the_ignored_number_is_no_class(tmp_path: Path) -> None:
     save_picture(tmp_path / "img" / "a.png", 0)
     save_mask(tmp_path / "ids" / "a.png", 0, classes=12)
-    written = write_shards(pair_rows(tmp_path / "img", tmp_path / "ids"), tmp_path / "s")
-    recipe = load_lines(recipe_lines(written, ignore_index=11), tmp_path / "recipe.yaml")
+    rows = pair_rows(tmp_path / "img", tmp_path / "ids", options={"ignore_index": 11})
+    recipe = load_lines(recipe_lines(write_shards(rows, tmp_path / "s")), tmp_path / "recipe.yaml")
     task = next(iter(recipe.tasks.values()))
     assert (task.classes, task.options) == (11, {"ignore_index": 11})
 
@@ -243,23 +248,25 @@ def test_depth_and_normals_are_looked_at(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     Image.fromarray(depth).save(tmp_path / "d" / "a.png")
     np.save(tmp_path / "d" / "a.npy", np.where(depth == 3, np.nan, depth).astype(np.float32))
-    Image.fromarray(pixels(1)).save(tmp_path / "d" / "a_n.png")
+    Image.fromarray(pixels(1) // 4).save(tmp_path / "d" / "a_n.png")  # far from mid-grey
     written = write_shards(
         pair_rows(tmp_path / "img", tmp_path / "d", member="depth.png", mask_pattern="a.png"), tmp_path / "1"
     )
-    assert written.facts.counts["depth.png", "pixels"] == {"labelled": 47, "unlabelled": 1}
-    assert written.facts.moments["depth.png", "depth"].largest == 47
+    assert written.counts.labels["depth.png"].counts["pixels"] == {"labelled": 47, "unlabelled": 1}
+    assert written.counts.labels["depth.png"].numbers["depth"].largest == pytest.approx(0.047)
     written = write_shards(pair_rows(tmp_path / "img", tmp_path / "d", member="depth.npy"), tmp_path / "2")
-    assert written.facts.counts["depth.npy", "pixels"] == {"labelled": 46, "unlabelled": 2}
+    assert written.counts.labels["depth.npy"].counts["pixels"] == {"labelled": 46, "unlabelled": 2}
     assert "member: depth.npy" in recipe_lines(written)
     normals = pair_rows(
         tmp_path / "img", tmp_path / "d", member="normals.png", mask_pattern="a_n.png", strip=["_n"]
     )
-    assert write_shards(normals, tmp_path / "3").facts.counts["normals.png", "pixels"]["labelled"] == 48
+    assert (
+        write_shards(normals, tmp_path / "3").counts.labels["normals.png"].counts["pixels"]["labelled"] == 48
+    )
     wrong = pair_rows(
         tmp_path / "img", tmp_path / "d", member="depth.png", mask_pattern="a_n.png", strip=["_n"]
     )
-    with pytest.raises(ShardError, match="an 8-bit RGB picture. It must be a 16-bit grey PNG"):
+    with pytest.raises(ShardError, match=r"depth\.png.*mode RGB.*16 bits"):
         write_shards(wrong, tmp_path / "4")
 
 

@@ -9,7 +9,7 @@ from people_data import animals, digests, members, save_mask, save_picture
 
 from distill_mtl.errors import ShardError, Stopped
 from distill_mtl.shards import folder_rows, pair_rows, write_shards
-from distill_mtl.shards.listed_rows import Content, FileRows
+from distill_mtl.shards.listed_rows import FileRows, RowContent
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
@@ -60,7 +60,11 @@ def test_a_stopped_command_goes_on_with_the_same_bytes(
     first = times(tmp_path / "cut")
     written = write_shards(folder_rows(folder), tmp_path / "cut", name="s", rows_per_shard=7)
     assert digests(tmp_path / "cut") == digests(tmp_path / "whole")
-    assert (written.kept, written.facts.rows, written.facts.counts["cls", "rows"]["cat"]) == (2, 30, 10)
+    assert (written.kept, written.counts.rows, written.counts.labels["cls"].counts["rows"]["cat"]) == (
+        2,
+        30,
+        10,
+    )
     assert first.items() <= times(tmp_path / "cut").items()
 
 
@@ -105,7 +109,7 @@ def test_a_plan_of_which_nothing_was_written_is_no_hindrance(tmp_path: Path) -> 
     with pytest.raises(ShardError, match="photo.01.png: the picture cannot be decoded"):
         write_shards(folder_rows(folder), to)
     (folder / "cat" / "photo.01.png").unlink()
-    assert write_shards(folder_rows(folder), to).facts.rows == 8
+    assert write_shards(folder_rows(folder), to).counts.rows == 8
 
 
 def test_shards_that_somebody_else_wrote_are_not_overwritten(tmp_path: Path) -> None:
@@ -128,7 +132,7 @@ def test_every_corrupt_picture_is_named_and_no_half_shard_left(tmp_path: Path) -
     assert not list((tmp_path / "s").glob("*.part"))
     written = write_shards(folder_rows(folder), tmp_path / "s", rows_per_shard=7, skip_corrupt=True)
     assert sorted(written.skipped) == sorted(map(str, broken))
-    assert written.facts.rows == len(members(written.shards)) == 28
+    assert written.counts.rows == len(members(written.shards)) == 28
     assert len(written.shards) == 4
     fresh = write_shards(
         folder_rows(folder), tmp_path / "fresh", name="s", rows_per_shard=7, skip_corrupt=True
@@ -146,11 +150,11 @@ def test_a_wrong_label_is_never_skipped(tmp_path: Path) -> None:
     assert "--skip-corrupt" not in str(error.value)
 
 
-def stopping_after(count: int) -> Callable[[FileRows, int], Content]:
+def stopping_after(count: int) -> Callable[[FileRows, int], RowContent]:
     """`FileRows.read` with somebody who presses Ctrl-C after some rows."""
     read, done = FileRows.read, [0]
 
-    def stopping(rows: FileRows, number: int) -> Content:
+    def stopping(rows: FileRows, number: int) -> RowContent:
         done[0] += 1
         if done[0] > count:
             raise KeyboardInterrupt

@@ -1,0 +1,148 @@
+"""What was written, for people: how much, how large, what the labels say, and the lines of a recipe to paste."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from distill_mtl.data.shard_sets import as_patterns, find_sets
+from distill_mtl.recipe.command_line import task_name
+from distill_mtl.recipe.yaml_writer import write_yaml
+from distill_mtl.shards.label_kinds import Label
+from distill_mtl.shards.shard_writer import WrittenShards
+from distill_mtl.tasks.base import is_own
+from distill_mtl.tasks.label import LabelCounts
+
+_LONGEST = 20  # lines of a table; of longer ones the two ends are shown
+_SHOWN = 3
+
+
+def show(console: Console, written: WrittenShards) -> None:
+    """Print the summary of a finished command."""
+    for line in _lines(written):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for label in written.labels:
+        _show_label(console, label, written.counts.labels[label.member])
+    console.print("\nin a recipe:\n", style="bold")
+    console.print(recipe_lines(written), highlight=False, markup=False, soft_wrap=True, end="")
+
+
+def recipe_lines(written: WrittenShards) -> str:
+    """YAML to paste into a recipe: tasks and their data.
+
+    Where the shards' names say that they are a validation or test set, they stand in `split`.
+    """
+    paths = [str(path) for path in written.shards]
+    split = next(split for split, found in find_sets([paths[0]]).items() if found)
+    shards = as_patterns(paths)
+    data: dict[str, Any] = {"shards": shards} if split == "train" else {"split": {split: shards}}
+    source = _name(written.shards[0].parent, ())
+    labels = _by_task(written.labels)
+    tasks = {name: _task(label, written.counts.labels[label.member]) for name, label in labels.items()}
+    if len(labels) == 1:
+        ((name, label),) = labels.items()
+        own = data if label.member == label.kind.endings()[0] else data | {"member": label.member}
+        short = own["shards"] if own.keys() == {"shards"} else own
+        return write_yaml({"tasks": {name: tasks[name] | {"data": short}}})
+    sections: dict[str, Any] = {}
+    if labels:
+        sections["tasks"] = tasks
+        data |= {"labels": {name: label.member for name, label in labels.items()}}
+    return write_yaml(sections | {"data": {source: data}})
+
+
+def _lines(written: WrittenShards) -> Iterator[str]:
+    folder, count = written.shards[0].parent, len(written.shards)
+    there = f"; {written.kept} of them were there" if written.kept else ""
+    noun = "1 shard" if count == 1 else f"{count:,} shards"
+    yield f"{folder}: {noun}, {written.counts.rows:,} rows, {written.size / 1e6:,.1f} MB{there}"
+    yield f"pictures: {_sizes(written.counts.sizes)}"
+    for what, number in written.left_out.items():
+        yield f"left out: {number:,} {what}"
+    if written.skipped:
+        more = ["…"] * (len(written.skipped) > _SHOWN)
+        listed = ", ".join([*written.skipped[:_SHOWN], *more])
+        yield f"left out: {len(written.skipped):,} pictures that cannot be decoded ({listed})"
+    yield from written.notes
+
+
+def _sizes(sizes: Counter[str]) -> str:
+    """The smallest, the median and the largest picture by area."""
+    by_area = sorted(sizes, key=lambda size: (math.prod(map(int, size.split("x"))), size))
+    if len(by_area) == 1:
+        return f"all of {by_area[0]} pixels"
+    up_to = accumulate(sizes[size] for size in by_area)
+    median = next(size for size, rows in zip(by_area, up_to, strict=True) if 2 * rows >= sizes.total())
+    return f"{by_area[0]} to {by_area[-1]} pixels (width x height), median {median}"
+
+
+def _show_label(console: Console, label: Label, counts: LabelCounts) -> None:
+    counted = label.kind.counts_table(counts)
+    title = f"{label.named()}: {counted.title}" if counted.title else label.named()
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(counted.columns[0])
+    for column in counted.columns[1:]:
+        table.add_column(column, justify="right")
+    for line in _ends(counted.lines):
+        table.add_row(*map(Text, line))  # a class may be called [red]
+    console.print(table)
+    for warning in (*_warnings(label, counts), *counted.warnings):
+        console.print(warning, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def _warnings(label: Label, counts: LabelCounts) -> Iterator[str]:
+    if silent := counts.rows - counts.labelled:
+        yield f"{silent:,} of {counts.rows:,} rows have an empty {label.member}: training counts them as unlabelled."
+    classes = _classes(label, counts)
+    count, fewest = len(classes) if isinstance(classes, list) else classes, label.kind.fewest_classes
+    if count is not None and count < fewest:
+        yield (
+            f"A {label.kind.name} task needs at least {fewest} classes, and these rows have {count}. Add the others to "
+            "`classes`."
+        )
+
+
+def _ends(lines: Sequence[tuple[str, ...]]) -> Sequence[tuple[str, ...]]:
+    """All lines, or the first and the last with a word about those between."""
+    if len(lines) <= _LONGEST:
+        return lines
+    half = _LONGEST // 2
+    return [*lines[:half], (f"… {len(lines) - 2 * half:,} more",), *lines[-half:]]
+
+
+def _by_task(labels: Sequence[Label]) -> dict[str, Label]:
+    named: dict[str, Label] = {}
+    for label in labels:
+        named[_name(Path(label.task), tuple(named))] = label
+    return named
+
+
+def _name(place: Path, taken: Sequence[str]) -> str:
+    """A name that a recipe takes for a task or a source."""
+    return task_name(re.sub(r"\W+", "-", place.name) or "data", taken)
+
+
+def _task(label: Label, counts: LabelCounts) -> dict[str, Any]:
+    kind = label.kind.name
+    task: dict[str, Any] = {} if kind == "classification" else {"kind": kind}
+    if is_own(kind):
+        task["trust"] = True
+    classes = _classes(label, counts)
+    if classes is not None:
+        task["classes"] = classes
+    options = {**label.kind.options_counted(counts), **label.options}
+    return task | ({"options": options} if options else {})
+
+
+def _classes(label: Label, counts: LabelCounts) -> list[str] | int | None:
+    if label.classes is not None:
+        return label.classes if isinstance(label.classes, int) else list(label.classes)
+    return label.kind.classes_counted(counts) if label.kind.open_classes else None

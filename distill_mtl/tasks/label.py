@@ -1,0 +1,358 @@
+"""The label of a kind of task: read, checked, moved with the view, counted and written.
+
+`LabelForm` is the half of `TaskKind` that knows the label's bytes. Whoever handles labels asks it (the data reader,
+`shards`, `init`, `predict --masks`), so what one command writes or counts is what training reads.
+"""
+
+import json
+import math
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from distill_mtl.errors import UserError
+from distill_mtl.geometry.views import Size, View
+
+MOST_CLASSES = 100_000
+"""The largest number of classes that are told apart by their numbers alone."""
+
+
+class LabelForm(ABC):
+    """What a kind of task knows of its labels.
+
+    Attributes:
+        name: of the kind.
+        member: file ending of the label in a shard unless the recipe names another ("cls"); several with `;`.
+        own_classes: names that every task of this kind has; None: the recipe or the teacher says them.
+        from_table: what a table has for one label: the value in one column, the values in several columns, or the
+            path of a file that is the label. Such files can also be paired with pictures by their names.
+        label_options: options that decide which labels are valid and what they mean.
+        open_classes: how many classes labels may number where nobody has said how many there are; 0: the classes
+            must be known before a label is read.
+        classes: names of what is answered.
+    """
+
+    name: ClassVar[str]
+    member: ClassVar[str]
+    own_classes: ClassVar[tuple[str, ...] | None] = None
+    from_table: ClassVar[Literal["column", "columns", "file"]] = "column"
+    label_options: ClassVar[tuple[str, ...]] = ()
+    open_classes: ClassVar[int] = 0
+    classes: tuple[str, ...]
+
+    @classmethod
+    def endings(cls) -> tuple[str, ...]:
+        """The file endings in `member`, the usual one first."""
+        return tuple(cls.member.lower().split(";"))
+
+    # ---- from a shard to training -----------------------------------------------------------------
+    @abstractmethod
+    def read_label(self, payload: bytes) -> Tensor:
+        """Decode one label member. Raises ValueError, in words for the user, if it makes no sense."""
+
+    @abstractmethod
+    def has_label(self, label: Tensor) -> bool:
+        """False for a label that says nothing (all pixels ignored); such a row counts as unlabelled."""
+
+    @abstractmethod
+    def filler(self, size: Size) -> Tensor:
+        """What stands where a row has no label, in the type and shape of a label under a view of `size`."""
+
+    def label_size(self, label: Tensor) -> Size | None:
+        """Height and width that the label's picture must have; None: a label that no pixel belongs to."""
+        return None
+
+    def check_size(self, label: Tensor, picture: Size) -> None:
+        """Raises ValueError if the label belongs to a picture of another height and width than `picture`."""
+        needed = self.label_size(label)
+        if needed is not None and needed != picture:
+            raise ValueError(
+                f"the label has {needed[1]}x{needed[0]} pixels, its picture {picture[1]}x{picture[0]}. Both must have "
+                "the same size."
+            )
+
+    def seen(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
+        """The label as it is under a view of its picture, in the shape of `filler`.
+
+        Args:
+            label: from `read_label`.
+            view: box and flip.
+            picture: height and width of the whole picture.
+            size: height and width of the view.
+        """
+        return label
+
+    def within(self, labels: Tensor, known: Sequence[int]) -> Tensor:
+        """The labels with all classes unknown but those at the positions in `known`.
+
+        As they are where classes exclude each other: silence about the right one is a wrong answer then.
+
+        Args:
+            labels: [R, ...], as `seen` gives them.
+            known: the classes that a teacher knows.
+        """
+        return labels
+
+    # ---- to a shard -------------------------------------------------------------------------------
+    def write_label(self, decoded: Mapping[str, Tensor]) -> tuple[str, bytes]:
+        """One row's answers as a label: file ending in a shard, and bytes that `read_label` reads as them.
+
+        Args:
+            decoded: of one row, from `decode` or `placed`; no dimension for the batch.
+
+        Raises:
+            UserError: answers of this kind cannot be written as labels.
+        """
+        raise UserError(
+            f"kind {self.name} does not say how its answers become labels: define `write_label` in it."
+        )
+
+    def checked_label(self, decoded: Mapping[str, Tensor]) -> tuple[str, bytes]:
+        """`write_label`, read back.
+
+        Raises:
+            UserError: as `write_label`; the written label is not one that `read_label` accepts.
+        """
+        ending, payload = self.write_label(decoded)
+        try:
+            self.read_label(payload)
+        except ValueError as error:
+            raise UserError(f"the answer cannot be written as a label of kind {self.name}: {error}") from None
+        return ending, payload
+
+    @classmethod
+    def label_from_cells(cls, cells: Mapping[str, Any]) -> bytes:
+        """A label from the cells of a table's row; here the text of its one column.
+
+        Not asked where `from_table` is "file": the label is the file's bytes then.
+
+        Args:
+            cells: column -> text, or a value of JSON. At least one of them is not empty.
+
+        Raises:
+            ValueError: a cell makes no sense; the message names its column.
+        """
+        (cell,) = cells.values()
+        return cell.strip().encode() if isinstance(cell, str) else to_json(cell)
+
+    @classmethod
+    def classes_in(cls, labels: Iterable[bytes], columns: Sequence[str]) -> tuple[str, ...] | int | None:
+        """The classes of a data set as a recipe lists them: their names, or how many numbers there are.
+
+        Here the names of the columns; None where the kind has classes of its own, or only numbers its classes.
+
+        Args:
+            labels: of all rows, from `label_from_cells`; none where the labels are files.
+            columns: of the table.
+
+        Raises:
+            ValueError: a class could be meant by its name or by its number.
+        """
+        return None if cls.own_classes is not None or cls.open_classes else tuple(columns)
+
+    @classmethod
+    def options_in(cls, labels: Iterable[bytes]) -> dict[str, Any]:
+        """Those of `label_options` that a data set needs so that its labels can be read, beyond the defaults."""
+        return {}
+
+    # ---- counted ----------------------------------------------------------------------------------
+    def count_label(self, label: Tensor, picture: Size, counts: "LabelCounts") -> None:  # noqa: B027
+        """Add one row's label to the counts of a data set; here nothing.
+
+        Args:
+            label: from `read_label`.
+            picture: height and width of its picture.
+            counts: to add to; that the row was read and has a label is counted already.
+        """
+
+    def counts_table(self, counts: "LabelCounts") -> "CountsTable":
+        """What was counted, in words; here how many rows have a label."""
+        lines = [("with a label", f"{counts.labelled:,}"), ("without", f"{counts.rows - counts.labelled:,}")]
+        return CountsTable(("", "rows"), lines)
+
+    def classes_counted(self, counts: "LabelCounts") -> int:
+        """How many classes the labels number, for kinds with `open_classes`."""
+        raise NotImplementedError(f"kind {self.name} has open_classes and does not define classes_counted")
+
+    def options_counted(self, counts: "LabelCounts") -> dict[str, Any]:
+        """Options of a recipe that follow from the labels of a data set, such as its mean; here none."""
+        return {}
+
+
+@dataclass(frozen=True)
+class NumberStats:
+    """Statistics of numbers: how many, mean, sum of squared distances from the mean, smallest and largest."""
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+    least: float = math.inf
+    largest: float = -math.inf
+
+    @classmethod
+    def of(cls, numbers: Tensor) -> "NumberStats":
+        """Of the numbers [N], N > 0, which are finite."""
+        numbers = numbers.double()
+        mean = float(numbers.mean())
+        squares = float((numbers - mean).square().sum())
+        return cls(len(numbers), mean, squares, float(numbers.min()), float(numbers.max()))
+
+    def __add__(self, other: "NumberStats") -> "NumberStats":
+        """Of both together: Chan, Golub & LeVeque, "Algorithms for computing the sample variance", 1983, eq. 2.1."""
+        if not (self.count and other.count):
+            return self if self.count else other
+        count = self.count + other.count
+        apart = other.mean - self.mean
+        return NumberStats(
+            count,
+            self.mean + apart * other.count / count,
+            self.squares + other.squares + apart * apart * self.count * other.count / count,
+            min(self.least, other.least),
+            max(self.largest, other.largest),
+        )
+
+    @property
+    def std(self) -> float:
+        """Of the numbers themselves, not of a larger population."""
+        return math.sqrt(self.squares / self.count) if self.count else 0.0
+
+
+@dataclass
+class LabelCounts:
+    """What the labels of some rows say, counted by their kind of task.
+
+    Attributes:
+        rows: that were read.
+        labelled: of them, those whose label says something (`has_label`).
+        counts: what is counted -> value -> how often, such as "pixels" -> class number -> pixels.
+        numbers: what is measured -> its statistics.
+    """
+
+    rows: int = 0
+    labelled: int = 0
+    counts: dict[str, Counter[str]] = field(default_factory=dict)
+    numbers: dict[str, NumberStats] = field(default_factory=dict)
+
+    def add_label(self, kind: LabelForm, label: Tensor, picture: Size) -> None:
+        """Take in the label of one row, whose picture has this height and width."""
+        self.rows += 1
+        self.labelled += kind.has_label(label)
+        kind.count_label(label, picture, self)
+
+    def count(self, what: str, values: Mapping[str, int]) -> None:
+        """Add to a count."""
+        self.counts.setdefault(what, Counter()).update(values)
+
+    def measure(self, what: str, numbers: Tensor) -> None:
+        """Add numbers [N] to the statistics of what is measured."""
+        if len(numbers):
+            self.numbers[what] = self.numbers.get(what, NumberStats()) + NumberStats.of(numbers)
+
+    def add(self, other: "LabelCounts") -> None:
+        """Take in the counts of further rows."""
+        self.rows += other.rows
+        self.labelled += other.labelled
+        for what, values in other.counts.items():
+            self.count(what, values)
+        for what, numbers in other.numbers.items():
+            self.numbers[what] = self.numbers.get(what, NumberStats()) + numbers
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a line of JSON."""
+        return {
+            "rows": self.rows,
+            "labelled": self.labelled,
+            "counts": {what: dict(values) for what, values in self.counts.items()},
+            "numbers": {what: [*vars(numbers).values()] for what, numbers in self.numbers.items()},
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "LabelCounts":
+        """What `to_json` gave."""
+        return cls(
+            value["rows"],
+            value["labelled"],
+            {what: Counter(values) for what, values in value["counts"].items()},
+            {what: NumberStats(*numbers) for what, numbers in value["numbers"].items()},
+        )
+
+
+class CountsTable(NamedTuple):
+    """Counts of labels as a table for people.
+
+    Attributes:
+        columns: their heads; all but the first hold numbers.
+        lines: the cells of each.
+        title: how many there are of what, or nothing.
+        warnings: what makes sense as a label and is seldom meant.
+    """
+
+    columns: tuple[str, ...]
+    lines: list[tuple[str, ...]]
+    title: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+def class_text(name: str) -> str:
+    """The text in the shard for a class as people write it: `007` is class number 7."""
+    name = name.strip()
+    return str(int(name)) if is_class_number(name) else name
+
+
+def is_class_number(name: str) -> bool:
+    """Whether the text of a class is a number."""
+    return name.isascii() and name.isdecimal()
+
+
+def list_classes(texts: Iterable[str]) -> tuple[str, ...] | int:
+    """The classes in the order of a recipe: names sorted, or their number where all of them are numbers.
+
+    Args:
+        texts: of the labels, as `class_text` gives them.
+
+    Raises:
+        ValueError: a class could be meant by its name or by its number; numbers that cannot be class numbers.
+    """
+    names = sorted(set(texts))
+    numbers = [name for name in names if is_class_number(name)]
+    if names and len(numbers) == len(names):
+        largest = max(map(int, names))
+        if largest >= MOST_CLASSES:
+            raise ValueError(
+                f"the class {largest} is a number, but too large for the number of a class. Give the classes names "
+                "that are not numbers, or numbers from 0."
+            )
+        return largest + 1
+    for name in numbers:
+        if int(name) < len(names):
+            raise ValueError(
+                f"the class '{name}' could be a name or class number {name}. Give the classes names that are not "
+                "numbers, or all of them numbers from 0."
+            )
+    return tuple(names)
+
+
+def by_count(counts: Counter[str]) -> list[tuple[str, int]]:
+    """The most frequent first, by name where several are equally frequent."""
+    return sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+
+
+def percent(part: int, whole: int) -> str:
+    """A share for a table."""
+    return f"{100 * part / max(whole, 1):.1f} %"
+
+
+def count_pixels(valid: Tensor, counts: LabelCounts) -> None:
+    """Count the pixels [H, W] with and without a label."""
+    labelled = int(torch.count_nonzero(valid))
+    counts.count("pixels", {"labelled": labelled, "unlabelled": valid.numel() - labelled})
+
+
+def to_json(value: Any) -> bytes:
+    """A value as the JSON of a label."""
+    return json.dumps(value, ensure_ascii=False).encode()
