@@ -2,7 +2,10 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from PIL import Image
 from prediction_world import KINDS, lines, picture, png, shard, student_folder
 
 from distill_mtl.cli import main
+from distill_mtl.files import atomic_file
 from distill_mtl.prediction.outputs import in_words
 
 
@@ -108,15 +112,15 @@ def test_a_signal_leaves_nothing_half_written_and_says_so_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    write = Path.write_bytes
+    @contextmanager
+    def stopped(path: Path) -> Iterator[BinaryIO]:
+        with atomic_file(path) as file:
+            if "two" in path.name:
+                file.write(b"half of it")
+                os.kill(os.getpid(), number)
+            yield file
 
-    def stopped(path: Path, content: bytes) -> int:
-        written = write(path, content[: len(content) // 2])
-        if "two" in path.name:
-            os.kill(os.getpid(), number)
-        return written
-
-    monkeypatch.setattr(Path, "write_bytes", stopped)
+    monkeypatch.setattr("distill_mtl.prediction.outputs.atomic_file", stopped)
     masks, out, before = tmp_path / "masks", tmp_path / "a.jsonl", signal.getsignal(signal.SIGTERM)
     assert predict(run, photos, "--masks", masks, "--json", out, "--only", "part") == 130
     assert [path.name for path in masks.rglob("*.*")] == ["one.png"]
