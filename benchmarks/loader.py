@@ -21,7 +21,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from torchvision.io import ImageReadMode, decode_image
 
-from distill_mtl.data import Sources, open_sources
+from distill_mtl.data import DataSettings, Sources, open_sources
 from distill_mtl.recipe.schema import Recipe
 from distill_mtl.tasks.base import build_kind
 
@@ -115,7 +115,7 @@ def open_shards(folder: Path, augment: str) -> Sources:
         }
     )
     kinds = {source: build_kind("classification", classes) for source in SOURCES}
-    return open_sources(recipe, kinds, (SIDE, SIDE))
+    return open_sources(DataSettings.of(recipe), kinds, (SIDE, SIDE))
 
 
 def cpu_seconds(work: Callable[[], None]) -> float:

@@ -1,7 +1,7 @@
 """All data sets of a recipe behind one door: what training, the check and evaluation ask for rows."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from distill_mtl.data.source import Source, open_source
 from distill_mtl.data.stream import read_ahead, stream
 from distill_mtl.errors import RecipeError, ShardError
 from distill_mtl.geometry.views import Size
-from distill_mtl.recipe.schema import Recipe
+from distill_mtl.recipe.schema import Recipe, SourceSection, StreamSection
 from distill_mtl.splitmix import fold, uniforms
 from distill_mtl.splits import SPLITS, Split
 from distill_mtl.tasks.base import TaskKind
@@ -54,8 +54,33 @@ class SourceSummary:
         return bool(self.labels) and self.labelled < self.rows["train"]
 
 
+@dataclass(frozen=True)
+class DataSettings:
+    """What a recipe says about the rows of a run.
+
+    Attributes:
+        data: the data sets by name.
+        seed: of the order of rows and of augmentation.
+        batch_size: rows per training step.
+        stream: how the data sets share the steps.
+        views: of each row; None: a fresh one each epoch.
+    """
+
+    data: Mapping[str, SourceSection]
+    seed: int = 0
+    batch_size: int = 256
+    stream: StreamSection = field(default_factory=StreamSection)
+    views: int | None = None
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "DataSettings":
+        """Those of a recipe."""
+        training = recipe.training
+        return cls(recipe.data, recipe.seed, training.batch_size, training.stream, recipe.targets.view_count)
+
+
 def open_sources(
-    recipe: Recipe,
+    settings: DataSettings,
     kinds: Mapping[str, TaskKind],
     size: Size,
     *,
@@ -63,11 +88,11 @@ def open_sources(
     local_world: int = 1,
     every_set: bool = True,
 ) -> "Sources":
-    """Find, fetch, index and check every shard that a recipe names.
+    """Find, fetch, index and check every shard of some data sets.
 
     Args:
-        recipe: the whole recipe.
-        kinds: every task of it.
+        settings: of a recipe, or the data sets alone.
+        kinds: every task that they have labels for.
         size: height and width that images get, the canonical size.
         local_rank, local_world: this process among those of this machine, which share the work.
         every_set: a task that has labels must have some in each set.
@@ -77,7 +102,7 @@ def open_sources(
         RecipeError: a source is to be limited or balanced by class and has not exactly one class label.
     """
     sources, findings = [], []
-    for name, section in recipe.data.items():
+    for name, section in settings.data.items():
         members = {task: label.member or kinds[task].member for task, label in section.labels.items()}
         try:
             sources.append(
@@ -88,8 +113,8 @@ def open_sources(
     if findings:
         raise ShardError("\n".join(findings))
     for source in sources:
-        source.keep_labels(kept_rows(recipe.seed, source, kinds))
-    opened = Sources(recipe, sources, kinds, size)
+        source.keep_labels(kept_rows(settings.seed, source, kinds))
+    opened = Sources(settings, sources, kinds, size)
     if every_set:
         opened.refuse_empty_sets()
     return opened
@@ -99,8 +124,8 @@ class Sources:
     """The rows of all data sets: streamed for training, listed by task and set for everything else.
 
     Args:
-        recipe: gives seed, batch size, number of views, weights, class balance and the stream's mode.
-        sources: opened and limited, in the recipe's order; a batch's `source` counts in it.
+        settings: seed, batch size, number of views and the stream's mode.
+        sources: opened and limited, in the settings' order; a batch's `source` counts in it.
         kinds: every task of the recipe.
         size: height and width of the images.
 
@@ -116,24 +141,24 @@ class Sources:
     """
 
     def __init__(
-        self, recipe: Recipe, sources: list[Source], kinds: Mapping[str, TaskKind], size: Size
+        self, settings: DataSettings, sources: list[Source], kinds: Mapping[str, TaskKind], size: Size
     ) -> None:
         self.names = tuple(source.name for source in sources)
         self.size = size
-        self.batch_size = recipe.training.batch_size
+        self.batch_size = settings.batch_size
         self._sources, self._kinds = sources, kinds
         self._weights = [
             source.section.weight or float(np.sqrt(len(source.sets["train"]))) for source in sources
         ]
-        drawn = DrawnViews(sources, size, recipe.seed, recipe.targets.view_count)
-        self._reader = Reader(sources, kinds, size, recipe.seed, drawn)
-        parts = [source_parts(recipe.seed, source, kinds) for source in sources]
+        drawn = DrawnViews(sources, size, settings.seed, settings.views)
+        self._reader = Reader(sources, kinds, size, settings.seed, drawn)
+        parts = [source_parts(settings.seed, source, kinds) for source in sources]
         weighted = zip(self._weights, parts, strict=True)
         mixed = Quota([weight * part.share for weight, own in weighted for part in own], self.batch_size)
         self.phase_length: int | None = None
         self._quota: Quota | Alternating = mixed
-        if recipe.training.stream.mode == "alternate":
-            self.phase_length = recipe.training.stream.phase
+        if settings.stream.mode == "alternate":
+            self.phase_length = settings.stream.phase
             shares = [[part.share for part in own] for own in parts if own]
             self._quota = Alternating(shares, self.batch_size, self.phase_length)
         self._plan, self._mixed = Plan(parts, self._quota), Plan(parts, mixed)

@@ -5,6 +5,7 @@ a run, by `distill-mtl evaluate`, and for baselines.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from accelerate import PartialState
 from rich.console import Console
@@ -19,6 +20,7 @@ from distill_mtl.evaluation.result import Acceptance, Costs, Evaluation, TaskRes
 from distill_mtl.evaluation.task_comparison import Progress, compare_tasks
 from distill_mtl.evaluation.verdict import AcceptanceRule
 from distill_mtl.recipe import Recipe
+from distill_mtl.recipe.schema import AcceptanceSection, EvaluationSection
 from distill_mtl.splits import Split
 from distill_mtl.tasks.base import TaskKind
 
@@ -84,13 +86,33 @@ def compare_networks(
     )
 
 
-def evaluation_set_of(sources: Sources, split: Split | None, recipe: Recipe) -> EvaluationSet:
+@dataclass(frozen=True)
+class ComparisonSettings:
+    """What a recipe says about a comparison.
+
+    Attributes:
+        acceptance: how much may be lost.
+        evaluation: rows at a time, and resamples of the interval.
+        seed: of the resamples.
+    """
+
+    acceptance: AcceptanceSection
+    evaluation: EvaluationSection = field(default_factory=EvaluationSection)
+    seed: int = 0
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "ComparisonSettings":
+        """Those of a recipe."""
+        return cls(recipe.acceptance, recipe.evaluation, recipe.seed)
+
+
+def evaluation_set_of(sources: Sources, split: Split | None, settings: ComparisonSettings) -> EvaluationSet:
     """The rows of a set, shared by the processes that were launched together, on this one's device."""
     state = PartialState()
     return EvaluationSet(
         sources,
         split,
-        batch_size=recipe.evaluation.batch_size,
+        batch_size=settings.evaluation.batch_size,
         device=state.device,
         processes=Processes(state.process_index, state.num_processes),
     )
@@ -101,16 +123,16 @@ def compare_with_progress(
     teachers: Mapping[str, nn.Module],
     kinds: Mapping[str, TaskKind],
     evaluation_set: EvaluationSet,
-    recipe: Recipe,
+    settings: ComparisonSettings,
     console: Console,
 ) -> Evaluation:
-    """The comparison as a recipe wants it; every process gets the result.
+    """The comparison as the settings want it; every process gets the result.
 
     Args:
         student, teachers: on the device of the set.
         kinds: the tasks.
         evaluation_set: rows of opened `Sources`, whose images' size the costs are measured at.
-        recipe: says what is acceptable, and how sure to be.
+        settings: what is acceptable, and how sure to be.
         console: where progress is shown.
 
     Raises:
@@ -125,10 +147,10 @@ def compare_with_progress(
             kinds,
             evaluation_set,
             size=evaluation_set.sources.size,
-            acceptance=recipe.acceptance.margin,
-            rule=recipe.acceptance.rule,
-            resamples=recipe.evaluation.bootstrap,
-            seed=recipe.seed,
+            acceptance=settings.acceptance.margin,
+            rule=settings.acceptance.rule,
+            resamples=settings.evaluation.bootstrap,
+            seed=settings.seed,
             progress=lambda done, total: display.update(done),
             note=lambda text: display.update(rows, text),
         )
@@ -140,7 +162,7 @@ def scores_with_progress(
     teachers: Mapping[str, nn.Module],
     kinds: Mapping[str, TaskKind],
     evaluation_set: EvaluationSet,
-    recipe: Recipe,
+    settings: ComparisonSettings,
     console: Console,
 ) -> dict[str, TaskResult]:
     """Scores alone, of a network in the student's place; arguments as in `compare_with_progress`."""
@@ -151,7 +173,7 @@ def scores_with_progress(
             teachers,
             kinds,
             evaluation_set,
-            resamples=recipe.evaluation.bootstrap,
-            seed=recipe.seed,
+            resamples=settings.evaluation.bootstrap,
+            seed=settings.seed,
             progress=lambda done, total: display.update(done),
         )

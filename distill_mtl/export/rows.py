@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill_mtl.data import Sources, open_sources
+from distill_mtl.data import DataSettings, Sources, open_sources
 from distill_mtl.data.batch import Batch, BatchRows
 from distill_mtl.data.shard_sets import as_patterns, find_sets
 from distill_mtl.errors import ExportError, UserError
@@ -16,7 +16,7 @@ from distill_mtl.export.deployable import Deployable
 from distill_mtl.export.format import Order
 from distill_mtl.geometry.views import Size
 from distill_mtl.recipe import Recipe, load_recipe
-from distill_mtl.recipe.schema import AugmentSection, SourceSection, StudentSection, TaskSection
+from distill_mtl.recipe.schema import AugmentSection, SourceSection
 from distill_mtl.splits import Split
 from distill_mtl.tasks.base import TaskKind
 
@@ -88,7 +88,7 @@ class RealRows:
     def sources(self, size: Size) -> Sources:
         """The data, with pictures of this size."""
         try:
-            return open_sources(self.recipe, self._kinds, size, every_set=False)
+            return open_sources(self._settings, self._kinds, size, every_set=False)
         except UserError as error:
             if self._order.data:
                 raise
@@ -99,17 +99,18 @@ class RealRows:
 
     @cached_property
     def recipe(self) -> Recipe:
-        """Of the run, or one that names the given shards as a source without labels."""
+        """Of the run."""
+        assert self._order.trained.recipe is not None
+        return load_recipe(self._order.trained.recipe)
+
+    @property
+    def _settings(self) -> DataSettings:
+        """The given shards as a source without labels, or the run's own data."""
         if not self._order.data:
-            assert self._order.trained.recipe is not None
-            return load_recipe(self._order.trained.recipe)
+            return DataSettings.of(self.recipe)
         shards = as_patterns([path for paths in find_sets(self._order.data).values() for path in paths])
         plain = AugmentSection(crop=None, flip=False, color=0)
-        return Recipe(
-            student=StudentSection(model="none"),
-            tasks={task: TaskSection(kind=kind.name) for task, kind in self._kinds.items()},
-            data={"data": SourceSection(shards=shards or [], augment=plain)},
-        )
+        return DataSettings({"data": SourceSection(shards=shards or [], augment=plain)})
 
     def _labelled(self, sources: Sources, split: Split, number: int) -> Iterator[Batch]:
         """Of every exported task alike many rows, spread evenly over its set."""

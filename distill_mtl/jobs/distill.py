@@ -22,7 +22,7 @@ from distill_mtl.display import output
 from distill_mtl.distillation.calibrate import calibrate_hints
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.evaluation import Evaluation, EvaluationSet, delta_on, references
-from distill_mtl.evaluation.comparison import compare_with_progress, evaluation_set_of
+from distill_mtl.evaluation.comparison import ComparisonSettings, compare_with_progress, evaluation_set_of
 from distill_mtl.evaluation.selection import Reference
 from distill_mtl.jobs.run_artefacts import card_of, earlier_result, write_run_artefacts
 from distill_mtl.recipe import Recipe, dump_recipe, load_recipe
@@ -180,7 +180,7 @@ class Examiner:
             self._teachers,
             parts.kinds,
             self._set("test"),
-            parts.recipe,
+            ComparisonSettings.of(parts.recipe),
             self.console,
         )
         return found.changed(steps=self.session.step, seconds=self.session.seconds)
@@ -202,7 +202,7 @@ class Examiner:
         return references(self._teachers, self.parts.kinds, self._set("validation"))
 
     def _set(self, split: Split) -> EvaluationSet:
-        return evaluation_set_of(self.parts.sources, split, self.parts.recipe)
+        return evaluation_set_of(self.parts.sources, split, ComparisonSettings.of(self.parts.recipe))
 
 
 def finish(parts: Parts, session: Session, folder: RunFolder, console: Console) -> Evaluation:

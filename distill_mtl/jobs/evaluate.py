@@ -5,6 +5,7 @@ What to tell who gave `evaluate` something else than the folder of a finished ru
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import PartialState
@@ -13,13 +14,13 @@ from rich.console import Console
 from distill_mtl.display import output
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.evaluation import Evaluation
-from distill_mtl.evaluation.comparison import compare_with_progress, evaluation_set_of
+from distill_mtl.evaluation.comparison import ComparisonSettings, compare_with_progress, evaluation_set_of
 from distill_mtl.evaluation.verdict import AcceptanceRule
 from distill_mtl.files import write_text
 from distill_mtl.jobs.run_artefacts import card_of, earlier_result, write_run_artefacts
 from distill_mtl.jobs.trained_baselines import measure_baselines, open_baselines, train_baselines
 from distill_mtl.networks.weights import CARD
-from distill_mtl.recipe import Recipe, load_recipe
+from distill_mtl.recipe import load_recipe
 from distill_mtl.report.console import console_table
 from distill_mtl.run_files import RunFiles
 from distill_mtl.students.student_folder import load_student
@@ -67,20 +68,20 @@ def evaluate(
     refuse_no_run(run)
     recipe = load_recipe(run.recipe)
     state, console = shared_console(console)
-    judged = with_acceptance(recipe, acceptance, rule)
+    settings = with_acceptance(ComparisonSettings.of(recipe), list(recipe.tasks), acceptance, rule)
     teachers, kinds = build_teachers(recipe)
     opened = open_baselines(baselines, kinds, trust=trust)
     earlier = earlier_result(run.results, console)
     train_baselines(run, recipe, baselines, earlier, console)
     student = load_student(run.student, trust=any(section.trust for section in recipe.tasks.values()))
     sources = build_sources(
-        judged, kinds, [student.student.trunk.inputs, *(card.inputs for card in teachers.cards.values())]
+        recipe, kinds, [student.student.trunk.inputs, *(card.inputs for card in teachers.cards.values())]
     )
     for network in (student, *teachers.values()):
         network.to(state.device)
-    evaluation_set = evaluation_set_of(sources, "test", judged)
-    found = compare_with_progress(student, teachers, kinds, evaluation_set, judged, console)
-    measured = measure_baselines(run, baselines, opened, teachers, kinds, evaluation_set, judged, console)
+    evaluation_set = evaluation_set_of(sources, "test", settings)
+    found = compare_with_progress(student, teachers, kinds, evaluation_set, settings, console)
+    measured = measure_baselines(run, baselines, opened, teachers, kinds, evaluation_set, recipe, console)
     if earlier is not None:
         measured = earlier.baselines | measured
         found = found.changed(steps=earlier.steps, seconds=earlier.seconds)
@@ -88,7 +89,7 @@ def evaluate(
     if state.is_main_process:
         if write or baselines:
             write_run_artefacts(run, found, student, teachers, kinds, evaluation_set)
-            card = card_of(run, judged, student.student.trunk, kinds, teachers.cards, found)
+            card = card_of(run, recipe, student.student.trunk, kinds, teachers.cards, found)
             write_text(run.student / CARD, card)
         if to is not None:
             found.write(to)
@@ -103,26 +104,27 @@ def shared_console(console: Console | None) -> tuple[PartialState, Console]:
     return state, (console or output()) if state.is_main_process else Console(quiet=True)
 
 
-def with_acceptance(recipe: Recipe, acceptance: Margins, rule: AcceptanceRule | None) -> Recipe:
-    """The recipe with other margins, or another rule; None: its own.
+def with_acceptance(
+    settings: ComparisonSettings, tasks: Sequence[str], acceptance: Margins, rule: AcceptanceRule | None
+) -> ComparisonSettings:
+    """The settings with other margins, or another rule; None: their own.
 
     Raises:
         UserError: a margin for no task, or one below 0.
     """
     said = acceptance if isinstance(acceptance, Mapping) else {}
     if acceptance is not None and not isinstance(acceptance, Mapping):
-        said = dict.fromkeys(recipe.tasks, acceptance)
+        said = dict.fromkeys(tasks, acceptance)
     for task, margin in said.items():
         if not 0 <= margin < math.inf:
             raise UserError(f"--acceptance {task}={margin}: a margin is how much may be lost, 0 or more.")
-        if task not in recipe.tasks:
+        if task not in tasks:
             raise UserError(
-                f"--acceptance: there is no task '{task}'.{nearest(task, recipe.tasks)} Tasks: "
-                f"{', '.join(recipe.tasks)}."
+                f"--acceptance: there is no task '{task}'.{nearest(task, tasks)} Tasks: {', '.join(tasks)}."
             )
-    section = recipe.acceptance
+    section = settings.acceptance
     changed = {"margin": {**section.margin, **said}, "rule": rule or section.rule}
-    return recipe.model_copy(update={"acceptance": section.model_copy(update=changed)})
+    return replace(settings, acceptance=section.model_copy(update=changed))
 
 
 def refuse_no_run(run: RunFiles) -> None:

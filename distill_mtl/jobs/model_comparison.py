@@ -9,25 +9,18 @@ from typing import Any
 
 from rich.console import Console
 
-from distill_mtl.data import Sources, open_sources
+from distill_mtl.data import DataSettings, Sources, open_sources
 from distill_mtl.data.shard_sets import as_patterns, find_sets
 from distill_mtl.errors import UserError
 from distill_mtl.evaluation import Evaluation
-from distill_mtl.evaluation.comparison import compare_with_progress, evaluation_set_of
+from distill_mtl.evaluation.comparison import ComparisonSettings, compare_with_progress, evaluation_set_of
 from distill_mtl.evaluation.verdict import AcceptanceRule
 from distill_mtl.files import write_text
 from distill_mtl.jobs.evaluate import Margins, shared_console, with_acceptance
 from distill_mtl.networks.network import Network
 from distill_mtl.networks.opening import open_network
-from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.long_form import MARGIN
-from distill_mtl.recipe.schema import (
-    AcceptanceSection,
-    LabelSection,
-    SourceSection,
-    StudentSection,
-    TaskSection,
-)
+from distill_mtl.recipe.schema import AcceptanceSection, LabelSection, SourceSection
 from distill_mtl.report.console import console_table
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.load_teacher import Asked, kind_of, teachers_of
@@ -97,14 +90,16 @@ def versus(
     kinds = {task: kind_of(teacher) for task, teacher in mine.items()}
     asked = {task: Asked.as_by(kind, mine[task].card.options) for task, kind in kinds.items()}
     others = {place: teachers_of(open_network(place, trust=trust), asked) for place in against}
-    recipe = with_acceptance(_recipe(kinds, places, about.member, acceptance), acceptance, rule)
-    evaluation_set = evaluation_set_of(_sources(recipe, kinds, [mine, *others.values()]), None, recipe)
+    default = ComparisonSettings(AcceptanceSection(margin=_default_margins(kinds, acceptance)))
+    settings = with_acceptance(default, list(kinds), acceptance, rule)
+    sources = _sources(places, about.member, kinds, [mine, *others.values()])
+    evaluation_set = evaluation_set_of(sources, None, settings)
     network = JoinedTeachers(mine).to(state.device)
     found: dict[str, Evaluation] = {}
     for place, teachers in others.items():
         for teacher in teachers.values():
             teacher.to(state.device)
-        compared = compare_with_progress(network, teachers, kinds, evaluation_set, recipe, console)
+        compared = compare_with_progress(network, teachers, kinds, evaluation_set, settings, console)
         found[place] = compared.changed(student=student, against=place)
         console.print(console_table(found[place]))
         if place != against[-1]:
@@ -146,10 +141,8 @@ def _only_task(student: str, opened: Network, task: str | None) -> str:
     return known[0]
 
 
-def _recipe(
-    kinds: Mapping[str, TaskKind], places: Mapping[str, Sequence[str]], member: str | None, said: Margins
-) -> Recipe:
-    """The least recipe with these tasks and data."""
+def _default_margins(kinds: Mapping[str, TaskKind], said: Margins) -> dict[str, float]:
+    """One point of each task that is scored in points; what is scored in its label's unit needs its own."""
     margins = {}
     for task, kind in kinds.items():
         if kind.in_points:
@@ -159,27 +152,26 @@ def _recipe(
                 f"{kind.metric} of {task} is measured in the unit of its labels. Say how much of it may be lost: "
                 f"--acceptance {task}=..."
             )
-    return Recipe(
-        student=StudentSection(model="none"),
-        tasks={task: TaskSection(kind=kind.name) for task, kind in kinds.items()},
-        data={
-            task: SourceSection(
-                shards=as_patterns([path for paths in find_sets(given).values() for path in paths]) or [],
-                labels={task: LabelSection(member=member)},
-            )
-            for task, given in places.items()
-        },
-        acceptance=AcceptanceSection(margin=margins),
-    )
+    return margins
 
 
 def _sources(
-    recipe: Recipe, kinds: Mapping[str, TaskKind], networks: Sequence[Mapping[str, Teacher]]
+    places: Mapping[str, Sequence[str]],
+    member: str | None,
+    kinds: Mapping[str, TaskKind],
+    networks: Sequence[Mapping[str, Teacher]],
 ) -> Sources:
     """The rows in the largest size that a network wants."""
     sizes = [teacher.card.inputs.size for each in networks for teacher in each.values()]
     heights, widths = zip(*sizes, strict=True)
-    return open_sources(recipe, kinds, (max(heights), max(widths)), every_set=False)
+    data = {
+        task: SourceSection(
+            shards=as_patterns([path for paths in find_sets(given).values() for path in paths]) or [],
+            labels={task: LabelSection(member=member)},
+        )
+        for task, given in places.items()
+    }
+    return open_sources(DataSettings(data), kinds, (max(heights), max(widths)), every_set=False)
 
 
 def _write(to: Path, found: Mapping[str, Evaluation]) -> None:

@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.table import Table
 
 from distill_mtl.checks.teacher_check import ROWS_AT_A_TIME, TeacherCheck, expected_score, measure_teacher
-from distill_mtl.data import Sources, open_sources
+from distill_mtl.data import DataSettings, Sources, open_sources
 from distill_mtl.data.batch import Batch
 from distill_mtl.data.shard_sets import as_patterns, find_sets
 from distill_mtl.display import output
@@ -32,7 +32,7 @@ from distill_mtl.networks.weights import RecordedScore, write_score
 from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.recipe.command_line import read_teacher
 from distill_mtl.recipe.load import absolute_teacher
-from distill_mtl.recipe.schema import LabelSection, SourceSection, StudentSection, TaskSection, TeacherSection
+from distill_mtl.recipe.schema import LabelSection, SourceSection, TeacherSection
 from distill_mtl.students.student_folder import load_student, save_student
 from distill_mtl.students.timm_form import save_timm
 from distill_mtl.tasks.base import TaskKind
@@ -69,7 +69,7 @@ def check_teacher(
     section = read_teacher(values, overrides, task)
     teacher = load_teacher(absolute_teacher(section), task=task, kind=kind, classes=classes)
     measured_as = kind_of(teacher)
-    sources = _sources(section, task, teacher, measured_as, data, member)
+    sources = _sources(task, teacher, measured_as, data, member)
     examined = _examine(teacher, measured_as, task, sources, section, limit)
     _show(examined, measured_as, data)
     if examined.problem is not None:
@@ -77,7 +77,6 @@ def check_teacher(
 
 
 def _sources(
-    section: TeacherSection,
     task: str,
     teacher: Teacher,
     kind: TaskKind,
@@ -86,12 +85,8 @@ def _sources(
 ) -> Sources:
     shards = as_patterns([path for paths in find_sets(data).values() for path in paths])
     label = LabelSection(member=member)
-    recipe = Recipe(
-        student=StudentSection(model="none"),
-        tasks={task: TaskSection(kind=kind.name, teacher=section)},
-        data={task: SourceSection(shards=shards or [], labels={task: label})},
-    )
-    return open_sources(recipe, {task: kind}, teacher.card.inputs.size, every_set=False)
+    settings = DataSettings({task: SourceSection(shards=shards or [], labels={task: label})})
+    return open_sources(settings, {task: kind}, teacher.card.inputs.size, every_set=False)
 
 
 def _examine(

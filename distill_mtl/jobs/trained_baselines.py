@@ -12,7 +12,7 @@ from torch import nn
 
 from distill_mtl.errors import RecipeError, Stopped, UserError, nearest
 from distill_mtl.evaluation import Evaluation, EvaluationSet, TaskResult
-from distill_mtl.evaluation.comparison import scores_with_progress
+from distill_mtl.evaluation.comparison import ComparisonSettings, scores_with_progress
 from distill_mtl.evaluation.result import Baseline
 from distill_mtl.jobs.distill import distill
 from distill_mtl.networks.network import Network
@@ -126,15 +126,17 @@ def measure_baselines(
         run: the finished run, whose baselines are trained.
         wanted: as in `train_baselines`.
         opened: the models among them, by place.
-        teachers, kinds, evaluation_set, recipe, console: as in `compare_with_progress`.
+        teachers, kinds, evaluation_set, console: as in `compare_with_progress`.
+        recipe: of the run.
     """
     own = any(section.trust for section in recipe.tasks.values())
+    settings = ComparisonSettings.of(recipe)
     found: dict[str, Baseline] = {}
 
     def scores(network: nn.Module, tasks: Sequence[str]) -> dict[str, TaskResult]:
         asked = {task: kinds[task] for task in tasks}
         return scores_with_progress(
-            name, network.to(evaluation_set.device), teachers, asked, evaluation_set, recipe, console
+            name, network.to(evaluation_set.device), teachers, asked, evaluation_set, settings, console
         )
 
     for name in wanted:

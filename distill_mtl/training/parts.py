@@ -14,7 +14,7 @@ from accelerate import PartialState
 
 from distill_mtl.balance import Rule, make_rule
 from distill_mtl.balance.loss_rule import LossRule
-from distill_mtl.data import Sources, open_sources
+from distill_mtl.data import DataSettings, Sources, open_sources
 from distill_mtl.distillation.hints import Hint
 from distill_mtl.distillation.loss_config import HintPair, LossConfig
 from distill_mtl.distillation.stages import Schedule
@@ -248,7 +248,7 @@ def build_sources(recipe: Recipe, kinds: Mapping[str, TaskKind], inputs: Iterabl
     heights, widths = zip(*(contract.size for contract in inputs), strict=True)
     rank, world = _here()
     sources = open_sources(
-        recipe,
+        DataSettings.of(recipe),
         kinds,
         (max(heights), max(widths)),
         local_rank=rank,

@@ -9,7 +9,7 @@ import numpy as np
 import webdataset
 from PIL import Image
 
-from distill_mtl.data import Sources, open_sources
+from distill_mtl.data import DataSettings, Sources, open_sources
 from distill_mtl.recipe.schema import Recipe
 from distill_mtl.tasks.base import TaskKind, build_kind
 
@@ -107,4 +107,4 @@ def open_two(
         "parts": source(folder, "parts", "part", **options),
     }
     wanted = recipe(data, batch_size=batch_size, seed=seed, stream=stream or {})
-    return open_sources(wanted, KINDS, (size, size))
+    return open_sources(DataSettings.of(wanted), KINDS, (size, size))

@@ -12,7 +12,7 @@ from data_shards import KINDS, mask, open_two, parts, pets, recipe, source, thre
 from rich.console import Console
 
 from distill_mtl.checks.before_training import show_sources
-from distill_mtl.data import Sources, open_sources
+from distill_mtl.data import DataSettings, Sources, open_sources
 from distill_mtl.errors import RecipeError
 
 
@@ -23,7 +23,7 @@ def open_pets(
     if not (folder / "pets-test.tar").exists():
         three_sets(folder, "pets", make, 40)
     data = {"pets": source(folder, "pets", "pet", **options)}
-    return open_sources(recipe(data, batch_size=batch_size, seed=seed), KINDS, (8, 8))
+    return open_sources(DataSettings.of(recipe(data, batch_size=batch_size, seed=seed)), KINDS, (8, 8))
 
 
 def kept(sources: Sources) -> set[str]:
@@ -164,7 +164,7 @@ def test_a_source_limited_for_two_tasks_hides_both_labels_of_the_same_rows(tmp_p
     three_sets(tmp_path, "both", both, 20)
     section = source(tmp_path, "both", "pet", limit={"rows": 5})
     section["labels"]["part"] = {"member": "seg.png"}
-    sources = open_sources(recipe({"both": section}), KINDS, (8, 8))
+    sources = open_sources(DataSettings.of(recipe({"both": section})), KINDS, (8, 8))
     for batch in sources.stream(steps=10):
         assert torch.equal(batch.labelled["pet"], batch.labelled["part"])
         hidden = ~batch.labelled["part"]
@@ -172,7 +172,7 @@ def test_a_source_limited_for_two_tasks_hides_both_labels_of_the_same_rows(tmp_p
     assert not sources.covered_by_labels("pet")
     assert not sources.covered_by_labels("part")
     section["limit"]["share"] = 1
-    alone = open_sources(recipe({"both": section}), KINDS, (8, 8))
+    alone = open_sources(DataSettings.of(recipe({"both": section})), KINDS, (8, 8))
     assert alone.covered_by_labels("part"), "the pool is not drawn"
 
 
@@ -195,7 +195,7 @@ def test_a_limit_per_class_needs_one_class_label(tmp_path: Path) -> None:
         RecipeError,
         match=r"data\.parts\.limit\.per_class: .* found none\. Limit the number of `rows` instead",
     ):
-        open_sources(recipe(data), KINDS, (8, 8))
+        open_sources(DataSettings.of(recipe(data)), KINDS, (8, 8))
 
 
 def test_the_pools_labels_are_not_even_read(tmp_path: Path) -> None:

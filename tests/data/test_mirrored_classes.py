@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from data_shards import png, recipe, write
 
-from distill_mtl.data import Batch, Sources, open_sources
+from distill_mtl.data import Batch, DataSettings, Sources, open_sources
 from distill_mtl.tasks.base import TaskKind, build_kind
 
 HANDS = ("left", "right", "none")
@@ -49,7 +49,7 @@ def opened(folder: Path, mirrored: bool) -> Sources:
     }
     wanted = recipe({"hands": section}, batch_size=24)
     wanted = wanted.model_copy(update={"tasks": {"hand": wanted.tasks["pet"], "wing": wanted.tasks["part"]}})
-    return open_sources(wanted, kinds, (8, 8))
+    return open_sources(DataSettings.of(wanted), kinds, (8, 8))
 
 
 def sides(batch: Batch) -> torch.Tensor:

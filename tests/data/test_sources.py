@@ -7,12 +7,12 @@ import pytest
 import torch
 from data_shards import KINDS, mask, open_two, parts, pets, picture, recipe, source, three_sets, write
 
-from distill_mtl.data import Sources, open_sources
+from distill_mtl.data import DataSettings, Sources, open_sources
 from distill_mtl.errors import RecipeError, ShardError
 
 
 def open_data(data: dict, size: tuple[int, int] = (8, 8)) -> Sources:
-    return open_sources(recipe(data), KINDS, size)
+    return open_sources(DataSettings.of(recipe(data)), KINDS, size)
 
 
 def test_rows_without_a_picture_or_a_label_are_counted_before_training(tmp_path: Path) -> None:
@@ -256,8 +256,8 @@ def test_nothing_but_damaged_pictures_ends_with_an_error(tmp_path: Path) -> None
 def test_processes_that_index_together_see_the_same_rows(tmp_path: Path) -> None:
     three_sets(tmp_path, "pets", pets, 12)
     data = {"pets": source(tmp_path, "pets", "pet")}
-    first = open_sources(recipe(data), KINDS, (8, 8), local_rank=0, local_world=2)
-    second = open_sources(recipe(data), KINDS, (8, 8), local_rank=1, local_world=2)
+    first = open_sources(DataSettings.of(recipe(data)), KINDS, (8, 8), local_rank=0, local_world=2)
+    second = open_sources(DataSettings.of(recipe(data)), KINDS, (8, 8), local_rank=1, local_world=2)
     assert [batch.keys for batch in first.stream(steps=3)] == [batch.keys for batch in second.stream(steps=3)]
 
 

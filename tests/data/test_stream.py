@@ -8,7 +8,7 @@ import pytest
 import torch
 from data_shards import KINDS, open_two, recipe, source
 
-from distill_mtl.data import Batch, Sources, open_sources
+from distill_mtl.data import Batch, DataSettings, Sources, open_sources
 from distill_mtl.errors import RecipeError, ShardError
 
 Content = dict[tuple[str, int], tuple]
@@ -143,7 +143,7 @@ def test_colours_follow_the_strength_of_each_source(tmp_path: Path) -> None:
         "pets": source(tmp_path, "pets", "pet", augment={"color": 0.3}),
         "parts": source(tmp_path, "parts", "part", augment={"color": 0}),
     }
-    sources = open_sources(recipe(data, batch_size=16), KINDS, (8, 8))
+    sources = open_sources(DataSettings.of(recipe(data, batch_size=16)), KINDS, (8, 8))
     factors = {0: [], 1: []}
     for batch in sources.stream(steps=20):
         for row, number in zip(batch.color.tolist(), batch.source.tolist(), strict=True):

@@ -11,7 +11,7 @@ import torch
 import webdataset
 from PIL import Image
 
-from distill_mtl.data import Sources, open_sources
+from distill_mtl.data import DataSettings, Sources, open_sources
 from distill_mtl.data.reader import read_labels
 from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.tasks.base import TaskKind, build_kind
@@ -76,7 +76,7 @@ def opened(recipe: Recipe, kinds: dict[str, TaskKind] | None = None) -> tuple[So
         name: build_kind(task.kind, class_names(task.classes), **task.options)
         for name, task in recipe.tasks.items()
     }
-    return open_sources(recipe, built, (6, 8), every_set=False), built
+    return open_sources(DataSettings.of(recipe), built, (6, 8), every_set=False), built
 
 
 def class_names(classes: Any) -> tuple[str, ...]:

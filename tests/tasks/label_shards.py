@@ -7,8 +7,8 @@ import numpy as np
 import toy_world
 from torch import Tensor
 
-from distill_mtl.data import open_sources
-from distill_mtl.recipe.schema import LabelSection, Recipe, SourceSection, StudentSection, TaskSection
+from distill_mtl.data import DataSettings, open_sources
+from distill_mtl.recipe.schema import LabelSection, SourceSection
 from distill_mtl.tasks.base import TaskKind
 
 
@@ -22,15 +22,7 @@ def read_back(folder: Path, kind: TaskKind, payloads: Sequence[bytes], member: s
             for row, payload in enumerate(payloads)
         ),
     )
-    recipe = Recipe(
-        student=StudentSection(model="none"),
-        tasks={"task": TaskSection(kind=kind.name)},
-        data={
-            "rows": SourceSection(
-                shards=[str(folder / "rows.tar")], labels={"task": LabelSection(member=member)}
-            )
-        },
-    )
-    sources = open_sources(recipe, {"task": kind}, (8, 8), every_set=False)
+    rows = SourceSection(shards=[str(folder / "rows.tar")], labels={"task": LabelSection(member=member)})
+    sources = open_sources(DataSettings({"rows": rows}), {"task": kind}, (8, 8), every_set=False)
     (batch,) = sources.labelled("task", None, len(payloads))
     return batch.labels["task"]

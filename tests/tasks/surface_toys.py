@@ -9,7 +9,7 @@ import webdataset
 from PIL import Image
 from torch import Tensor
 
-from distill_mtl.data import open_sources
+from distill_mtl.data import DataSettings, open_sources
 from distill_mtl.recipe.schema import Recipe
 from distill_mtl.tasks.base import TaskKind
 
@@ -89,7 +89,7 @@ def seen_in_training(folder: Path, kind: TaskKind) -> tuple[Tensor, Tensor, Tens
             "training": {"batch_size": 12},
         }
     )
-    batches = list(open_sources(recipe, {"map": kind}, (SIDE, SIDE)).stream(steps=2))
+    batches = list(open_sources(DataSettings.of(recipe), {"map": kind}, (SIDE, SIDE)).stream(steps=2))
     assert all(batch.labelled["map"].all() for batch in batches)
     images = torch.cat([batch.images for batch in batches]).float() / 255
     labels = torch.cat([batch.labels["map"] for batch in batches])

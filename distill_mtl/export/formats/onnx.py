@@ -67,7 +67,6 @@ class Onnx(GraphFormat):
             _stamp(file, note | {"precision": "int8"})
         int8 = self.open(file)
         order.console.print(f"int8: {file.stat().st_size / 1e6:.2f} MB, fp32 {whole / 1e6:.2f} MB")
-        recipe = rows.recipe
         if order.data:
             found = check_parity(module, order.trained.load(), int8, rows.for_check(module))
             order.console.print(found.table("int8"))
@@ -80,7 +79,7 @@ class Onnx(GraphFormat):
             )
             return
         evaluation = compare_files(
-            order, rows, recipe, module, Served(int8, module, file.stat().st_size), fp32
+            order, rows, rows.recipe, module, Served(int8, module, file.stat().st_size), fp32
         )
         order.console.print(console_table(evaluation))
         evaluation.write(file.with_name(f"{file.name}.results.json"))
