@@ -144,7 +144,7 @@ def _show(examined: TeacherCheck, kind: TaskKind, data: Sequence[str]) -> None:
         console.print(card.labels.describe, highlight=False)
     console.print(table)
     if expected is None and examined.problem is None:
-        console.print("Nobody says what it should score. If you know: --expect SCORE.", style="dim")
+        console.print("It has no recorded score. If you know one: --expect SCORE.", style="dim")
 
 
 def train_teacher(
