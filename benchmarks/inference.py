@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from distill_mtl.export.deployable import INPUT, Deployable
-from distill_mtl.export.format import FORMATS
+from distill_mtl.export.export_format import FORMATS
 from distill_mtl.export.formats.onnx import Onnx
-from distill_mtl.export.graph import GraphFormat
+from distill_mtl.export.graph_format import GraphFormat
 from distill_mtl.jobs.export import export
 from distill_mtl.recipe import load_recipe
 from distill_mtl.students.student import Student

@@ -81,7 +81,7 @@ def add_predict(commands: Any) -> None:
 
 def _predict(arguments: argparse.Namespace) -> int:
     from distill_mtl.jobs.predict import Options, predict
-    from distill_mtl.prediction.pictures import MEMBERS
+    from distill_mtl.prediction.named_pictures import MEMBERS
 
     options = Options(
         only=arguments.only,

@@ -18,7 +18,7 @@ from distill_mtl.distillation.loss_config import LossConfig
 from distill_mtl.distillation.stages import Stage, only_train
 from distill_mtl.students.student import Student
 from distill_mtl.tasks.base import Truth
-from distill_mtl.teachers.output import Target, Targets
+from distill_mtl.teachers.teacher import Target, Targets
 
 Terms = dict[str, Tensor]
 

@@ -19,7 +19,7 @@ from distill_mtl.errors import ShardError, UserError
 from distill_mtl.evaluation.evaluation_set import EvaluationSet
 from distill_mtl.networks.modes import evaluating
 from distill_mtl.tasks.base import TaskKind
-from distill_mtl.teachers.output import TeacherOutput
+from distill_mtl.teachers.teacher import TeacherOutput
 
 KnownClasses = tuple[int, ...] | None
 """Positions of the classes that a teacher knows; None: all of them."""

@@ -1,13 +1,18 @@
-"""The student as one graph: an image tensor in, named tensors out. What every format with a graph records."""
+"""The student as one graph: an image tensor in, named tensors out. What every format with a graph records.
+
+What an exported file says about itself, under the name that teachers' files use (`teachers/contract.py`).
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from distill_mtl import __version__
 from distill_mtl.errors import ExportError
+from distill_mtl.networks.file_contract import NOTE
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.students.student import Student
 
@@ -97,3 +102,34 @@ class Deployable(nn.Module):
         if self.pixels == "normalised":
             return images
         return self.trunk.preprocess(images.float() / 255 if self.pixels == "uint8" else images)
+
+
+__all__ = ["NOTE", "describe"]
+
+
+def describe(
+    module: Deployable, recipe_sha256: str | None, precision: str = "fp32", *, resize: str | None = None
+) -> dict[str, Any]:
+    """The note, plain values for JSON.
+
+    Keys: `inputs`, what to feed (`InputContract`); `tasks`, by name what each is (`TaskKind.describe`: kind, classes
+    and options), and of a single task also `kind` and `classes` by themselves; `outputs`, names in their order;
+    `preprocess`: pictures of any size go in, resize and normalisation are inside; `decode`: answers come out beside
+    logits; `precision`, fp32 or int8; `resize`, what the student was evaluated on of a picture of another shape
+    (crop: its centre; pad, squash: all of it), or null; `recipe_sha256` of the resolved recipe, or null;
+    `distill_mtl`, the version.
+    """
+    tasks = {task: kind.describe() for task, kind in module.kinds.items()}
+    alone = next(iter(tasks.values())) if len(tasks) == 1 else {}
+    return {
+        "inputs": module.inputs.to_dict(),
+        **{key: alone[key] for key in ("kind", "classes") if key in alone},
+        "tasks": tasks,
+        "outputs": list(module(module.example())),
+        "preprocess": module.pixels != "normalised",
+        "decode": module.decode,
+        "precision": precision,
+        "resize": resize,
+        "recipe_sha256": recipe_sha256,
+        "distill_mtl": __version__,
+    }

@@ -8,8 +8,7 @@ from rich.console import Console
 from distill_mtl.display import output
 from distill_mtl.errors import ExportError
 from distill_mtl.export.deployable import Pixels
-from distill_mtl.export.format import FORMATS, Order
-from distill_mtl.export.trained import find_trained, only
+from distill_mtl.export.export_format import FORMATS, Order, find_trained, only
 
 
 def export(

@@ -17,9 +17,9 @@ from distill_mtl.files import atomic_file, refuse_folder
 from distill_mtl.networks.modes import usable_device
 from distill_mtl.networks.network import Resize
 from distill_mtl.networks.opening import open_network
+from distill_mtl.prediction.named_pictures import MEMBERS, Found, find_pictures
 from distill_mtl.prediction.outputs import AnswerTable, JsonLines, Masks, Output, Overlays
-from distill_mtl.prediction.pictures import MEMBERS, Found, find_pictures
-from distill_mtl.prediction.predict import Unread, answered_kinds, predictions
+from distill_mtl.prediction.predictions import Unread, answered_kinds, predictions
 from distill_mtl.tasks.base import TaskKind
 
 _NAMED = 20  # pictures at the end

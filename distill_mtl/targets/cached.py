@@ -30,7 +30,7 @@ from distill_mtl.targets.provider import Rows, TargetProvider
 from distill_mtl.targets.sidecar import Sidecar, hash_of
 from distill_mtl.tasks.base import shaping_options
 from distill_mtl.teachers.load_teacher import teacher_fingerprint
-from distill_mtl.teachers.output import TeacherOutput
+from distill_mtl.teachers.teacher import TeacherOutput
 
 _SHOWN = 3
 

@@ -15,7 +15,7 @@ from distill_mtl.data.batch import Batch
 from distill_mtl.students.student import Student
 from distill_mtl.targets.provider import TargetProvider
 from distill_mtl.targets.self_teacher import SelfTeacher
-from distill_mtl.teachers.output import Targets
+from distill_mtl.teachers.teacher import Targets
 
 
 @dataclass(frozen=True)

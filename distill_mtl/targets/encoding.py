@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distill_mtl.targets.facts import TeacherFacts
 from distill_mtl.targets.sidecar import Slot
-from distill_mtl.teachers.output import TeacherOutput
+from distill_mtl.teachers.teacher import TeacherOutput
 
 Numbers = Literal["fp32", "fp16", "int8"]
 Arrays = Mapping[str, NDArray]

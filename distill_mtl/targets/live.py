@@ -8,9 +8,8 @@ from torch import Tensor
 
 from distill_mtl.data.batch import Batch
 from distill_mtl.targets.provider import Rows, TargetProvider, only, seen, union_of
-from distill_mtl.teachers.output import TeacherOutput
 from distill_mtl.teachers.shared_trunks import by_trunk
-from distill_mtl.teachers.teacher import Teacher
+from distill_mtl.teachers.teacher import Teacher, TeacherOutput
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

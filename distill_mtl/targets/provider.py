@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distill_mtl.data.batch import Batch
-from distill_mtl.teachers.output import Target, Targets, TeacherOutput
+from distill_mtl.teachers.teacher import Target, Targets, TeacherOutput
 
 Rows = Literal["missing", "all", "none"]
 

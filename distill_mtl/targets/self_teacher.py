@@ -17,7 +17,7 @@ from distill_mtl.balance.distributed import from_first, world_size
 from distill_mtl.data.batch import Batch
 from distill_mtl.students.student import Student
 from distill_mtl.targets.provider import Rows, only, rows_with_target, seen, union_of
-from distill_mtl.teachers.output import Target, Targets, TeacherOutput
+from distill_mtl.teachers.teacher import Target, Targets, TeacherOutput
 
 Context = Callable[[], AbstractContextManager[Any]]
 

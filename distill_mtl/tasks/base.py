@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
-from distill_mtl.registry import Registry
+from distill_mtl.registry import Registry, attribute_of, import_module, working_directory_importable
 from distill_mtl.tasks.json_values import plain
 from distill_mtl.tasks.label import LabelForm
-from distill_mtl.user_code import attribute_of, import_module, working_directory_importable
 
 _NEEDED = ("member", "metrics")  # attributes that have no default
 _ROWS_AT_ONCE = 32  # each is weighed in turn, so that memory grows with their square

@@ -1,11 +1,13 @@
-"""A teacher: a trained network that answers for one task, frozen from the moment it exists.
+"""The answers of teachers about a batch: the part of the truth that its labels do not hold.
+
+A teacher: a trained network that answers for one task, frozen from the moment it exists.
 
 `load_teacher` makes it; training, the check and the evaluation ask it. It is kept out of
 `accelerator.prepare`, the optimizer and the checkpoint.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +18,44 @@ from distill_mtl.networks.inputs import InputContract
 from distill_mtl.networks.modes import freeze
 from distill_mtl.networks.task_network import TaskNetwork
 from distill_mtl.teachers.card import TeacherCard
-from distill_mtl.teachers.output import TeacherOutput
+
+
+@dataclass(frozen=True)
+class TeacherOutput:
+    """One teacher's forward pass over R rows.
+
+    Attributes:
+        logits: [R, classes] or [R, classes, h, w], before any softmax, in the order of the task's classes.
+        hidden: the tapped layers by dotted name, as maps [R, C, h, w] or vectors [R, C].
+    """
+
+    logits: Tensor
+    hidden: dict[str, Tensor]
+
+    def to(self, device: torch.device) -> "TeacherOutput":
+        """The same on `device`."""
+        if self.logits.device == device:
+            return self
+        hidden = {layer: feature.to(device, non_blocking=True) for layer, feature in self.hidden.items()}
+        return TeacherOutput(self.logits.to(device, non_blocking=True), hidden)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One task's teacher output for the rows of a batch that need one.
+
+    Attributes:
+        rows: int64 [R], positions in the batch, ascending.
+        output: the teacher's output for exactly these rows.
+        masked: bool [R], rows that teach nothing; they count as rows with a loss of 0. None: no row is masked.
+    """
+
+    rows: Tensor
+    output: TeacherOutput
+    masked: Tensor | None = None
+
+
+Targets = dict[str, Target]
 
 
 class Teacher(nn.Module):

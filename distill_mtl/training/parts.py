@@ -35,7 +35,7 @@ from distill_mtl.tasks.base import TaskKind, admit_kind, build_kind
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.load_teacher import load_teacher
 from distill_mtl.teachers.teacher import Teacher
-from distill_mtl.training.beginning import beginning, first_heads
+from distill_mtl.training.initialisation import beginning, first_heads
 from distill_mtl.training.refusals import (
     refuse_missing_trackers,
     refuse_unheard,

@@ -15,7 +15,7 @@ from distill_mtl.distillation.objective import Objective, Terms
 from distill_mtl.distillation.stages import Schedule, Stage
 from distill_mtl.recipe import Recipe
 from distill_mtl.targets.combined import TargetProviders
-from distill_mtl.teachers.output import Targets
+from distill_mtl.teachers.teacher import Targets
 from distill_mtl.training.asynchronous import Asynchronous
 from distill_mtl.training.optimizer import build_optimizer, rate_factor, set_rate
 from distill_mtl.training.processes import seed_step

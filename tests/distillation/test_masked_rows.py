@@ -10,7 +10,7 @@ from distill_mtl.distillation.counts import count_rows
 from distill_mtl.distillation.hints import Hint
 from distill_mtl.distillation.loss_config import HintPair, LossConfig
 from distill_mtl.distillation.objective import Objective
-from distill_mtl.teachers.output import Target, TeacherOutput
+from distill_mtl.teachers.teacher import Target, TeacherOutput
 
 
 def test_a_masked_row_teaches_nothing_and_still_counts() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from distill_mtl.data.batch import Batch
 from distill_mtl.evaluation import Evaluation, Processes
-from distill_mtl.teachers.output import TeacherOutput
+from distill_mtl.teachers.teacher import TeacherOutput
 
 CLASSES = ("a", "b", "c")
 

@@ -35,7 +35,7 @@ from distill_mtl.evaluation.task_comparison import compare_tasks
 from distill_mtl.tasks.base import TaskKind, build_kind
 from distill_mtl.tasks.classification import Classification
 from distill_mtl.teachers.label_map import UNKNOWN
-from distill_mtl.teachers.output import TeacherOutput
+from distill_mtl.teachers.teacher import TeacherOutput
 
 Teachers = dict[str, nn.Module | None]
 Kinds = dict[str, TaskKind]

@@ -19,7 +19,7 @@ from distill_mtl.evaluation.task_comparison import MOST_DISAGREEMENTS, compare_t
 from distill_mtl.report.console import markdown_table
 from distill_mtl.report.details import details_table
 from distill_mtl.tasks.base import TaskKind
-from distill_mtl.teachers.output import TeacherOutput
+from distill_mtl.teachers.teacher import TeacherOutput
 
 Teachers = dict[str, nn.Module | None]
 Kinds = dict[str, TaskKind]

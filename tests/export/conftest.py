@@ -6,7 +6,7 @@ import pytest
 import toy_world
 from rich.console import Console
 
-from distill_mtl.export.format import FORMATS
+from distill_mtl.export.export_format import FORMATS
 from distill_mtl.jobs.export import export
 
 QUIET = Console(quiet=True)

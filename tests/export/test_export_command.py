@@ -92,7 +92,8 @@ def test_a_package_that_is_missing_is_named_with_its_extra(
 ) -> None:
     usual = importlib.util.find_spec
     monkeypatch.setattr(
-        "distill_mtl.export.format.find_spec", lambda name: None if name == "onnxscript" else usual(name)
+        "distill_mtl.export.export_format.find_spec",
+        lambda name: None if name == "onnxscript" else usual(name),
     )
     with pytest.raises(ExportError, match=r"needs onnxscript: pip install 'distill_mtl\[onnx\]'"):
         export(run, "onnx", console=QUIET)

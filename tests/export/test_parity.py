@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distill_mtl.errors import ExportError
 from distill_mtl.export.formats.torchscript import TorchScript
-from distill_mtl.export.graph import Run
+from distill_mtl.export.graph_format import Run
 from distill_mtl.export.parity import Difference
 from distill_mtl.jobs.export import export
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from distill_mtl import load_student
 from distill_mtl.errors import ExportError
-from distill_mtl.export.trained import only
+from distill_mtl.export.export_format import only
 from distill_mtl.jobs.export import export
 from distill_mtl.networks.cut import cut
 from distill_mtl.students.student_folder import DeployedStudent

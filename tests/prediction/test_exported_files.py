@@ -9,13 +9,12 @@ import torch
 from prediction_world import KINDS, picture, student_folder
 
 from distill_mtl.errors import UserError
-from distill_mtl.export.deployable import Deployable, Pixels
-from distill_mtl.export.format import FORMATS
-from distill_mtl.export.note import describe
+from distill_mtl.export.deployable import Deployable, Pixels, describe
+from distill_mtl.export.export_format import FORMATS
 from distill_mtl.networks.file_contract import NOTE
 from distill_mtl.networks.opening import open_network
-from distill_mtl.prediction.pictures import find_pictures
-from distill_mtl.prediction.predict import Prediction, answered_kinds, predictions
+from distill_mtl.prediction.named_pictures import find_pictures
+from distill_mtl.prediction.predictions import Prediction, answered_kinds, predictions
 from distill_mtl.students.student_folder import load_student
 
 SIZES = [(12, 20), (8, 8), (12, 20), (30, 9), (12, 20)]

@@ -4,7 +4,7 @@ import pytest
 from prediction_world import picture, png, shard
 
 from distill_mtl.errors import UserError
-from distill_mtl.prediction.pictures import find_pictures, picture_endings
+from distill_mtl.prediction.named_pictures import find_pictures, picture_endings
 
 
 def keys(*places: Path | str, **how: str) -> list[str]:

@@ -10,8 +10,8 @@ from distill_mtl import load_student
 from distill_mtl.data.decode import read_image
 from distill_mtl.networks.network import Network
 from distill_mtl.networks.opening import open_network
-from distill_mtl.prediction.pictures import find_pictures
-from distill_mtl.prediction.predict import Prediction, Unread, answered_kinds, predictions
+from distill_mtl.prediction.named_pictures import find_pictures
+from distill_mtl.prediction.predictions import Prediction, Unread, answered_kinds, predictions
 from distill_mtl.tasks.base import TaskKind
 
 SIZES = [(12, 20), (8, 8), (30, 9), (12, 20), (5, 40)]

@@ -21,7 +21,7 @@ from distill_mtl.targets.facts import TeacherFacts
 from distill_mtl.tasks.base import KINDS
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.label_map import LabelMap
-from distill_mtl.teachers.output import TeacherOutput
+from distill_mtl.teachers.teacher import TeacherOutput
 from distill_mtl.training.target_providers import logits_kept_in
 
 CPU = torch.device("cpu")

@@ -8,14 +8,11 @@ import torch
 from torch import Tensor
 
 from distill_mtl.errors import ExportError, brief
-from distill_mtl.export.deployable import INPUT, Deployable
-from distill_mtl.export.format import FORMATS, Order
-from distill_mtl.export.graph import GraphFormat, Run, recorded_program, telling
-from distill_mtl.export.int8 import quantise
-from distill_mtl.export.loss import Served, compare_files
-from distill_mtl.export.note import NOTE
-from distill_mtl.export.parity import check_parity
-from distill_mtl.export.rows import RealRows
+from distill_mtl.export.deployable import INPUT, NOTE, Deployable
+from distill_mtl.export.export_format import FORMATS, Order
+from distill_mtl.export.graph_format import GraphFormat, Run, recorded_program, telling
+from distill_mtl.export.int8 import Served, compare_files, quantise
+from distill_mtl.export.parity import RealRows, check_parity
 from distill_mtl.networks.runtimes.onnx_file import package
 from distill_mtl.report.console import console_table
 

@@ -7,11 +7,9 @@ import timm
 import torch
 from torch import Tensor
 
-from distill_mtl.export.aside import export_folder
 from distill_mtl.export.deployable import Deployable
-from distill_mtl.export.format import FORMATS, Format, Order
-from distill_mtl.export.parity import SURE, Difference, Parity
-from distill_mtl.export.rows import RealRows, Seen
+from distill_mtl.export.export_format import FORMATS, Format, Order, export_folder
+from distill_mtl.export.parity import SURE, Difference, Parity, RealRows, Seen
 from distill_mtl.students.student import Student
 from distill_mtl.students.timm_form import has_timm_head, save_timm, save_timm_trunk
 

@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill_mtl.export.deployable import Deployable
-from distill_mtl.export.format import FORMATS
-from distill_mtl.export.graph import GraphFormat, Run, quiet
-from distill_mtl.export.note import NOTE
+from distill_mtl.export.deployable import NOTE, Deployable
+from distill_mtl.export.export_format import FORMATS
+from distill_mtl.export.graph_format import GraphFormat, Run, quiet
 
 
 @FORMATS.register("torchscript")

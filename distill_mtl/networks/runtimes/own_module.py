@@ -20,7 +20,7 @@ from distill_mtl.networks.modes import freeze
 from distill_mtl.networks.runtime import Declared, Runtime, named
 from distill_mtl.networks.taps import Taps
 from distill_mtl.networks.weights import load_exactly, read_weights
-from distill_mtl.user_code import attribute_of, import_module, working_directory_importable
+from distill_mtl.registry import attribute_of, import_module, working_directory_importable
 
 
 class ModuleRuntime(Runtime):

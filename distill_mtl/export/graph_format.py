@@ -14,12 +14,9 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from distill_mtl.errors import ExportError, brief
-from distill_mtl.export.aside import export_files, refuse_existing
-from distill_mtl.export.deployable import Deployable
-from distill_mtl.export.format import Format, Order
-from distill_mtl.export.note import describe
-from distill_mtl.export.parity import Parity, check_parity
-from distill_mtl.export.rows import RealRows
+from distill_mtl.export.deployable import Deployable, describe
+from distill_mtl.export.export_format import Format, Order, export_files, refuse_existing
+from distill_mtl.export.parity import Parity, RealRows, check_parity
 from distill_mtl.networks.cut import cut
 
 Run = Callable[[Tensor], dict[str, Tensor]]

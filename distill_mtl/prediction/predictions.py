@@ -13,7 +13,7 @@ from distill_mtl.data.decode import read_image
 from distill_mtl.errors import UserError, brief
 from distill_mtl.geometry.views import Size, View, plain_view
 from distill_mtl.networks.network import Network, Resize
-from distill_mtl.prediction.pictures import Picture
+from distill_mtl.prediction.named_pictures import Picture
 from distill_mtl.tasks.base import TaskKind, build_kind
 from distill_mtl.teachers.load_teacher import kind_of, teacher_of
 

@@ -1,0 +1,231 @@
+"""The student that a command names: `runs/NAME` or `runs/NAME/student`, with the recipe of its run if it is there.
+
+Where an export goes: what may not be replaced, and that it is there whole or not at all.
+
+What a format of `distill-mtl export` is: a class of `formats/`, found by the name that `--to` takes.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import ClassVar
+
+from rich.console import Console
+
+from distill_mtl.errors import ExportError, nearest
+from distill_mtl.export.deployable import Pixels
+from distill_mtl.files import atomic_files, atomic_folder
+from distill_mtl.networks.weights import CONFIG, read_config
+from distill_mtl.registry import Registry
+from distill_mtl.students.student import Student
+from distill_mtl.students.student_folder import DeployedStudent, load_student
+from distill_mtl.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A student on disk.
+
+    Attributes:
+        folder: the student's.
+        home: the run's folder; the student's own where it stands alone.
+        recipe: of the run, as resolved; None where the student stands alone.
+        trust: the code of kinds of the user's own may run.
+    """
+
+    folder: Path
+    home: Path
+    recipe: Path | None
+    trust: bool = False
+
+    @property
+    def name(self) -> str:
+        """For files: that of the run."""
+        return self.home.resolve().name
+
+    @property
+    def recipe_sha256(self) -> str | None:
+        """Of the resolved recipe; None where there is none."""
+        return None if self.recipe is None else hashlib.sha256(self.recipe.read_bytes()).hexdigest()
+
+    @property
+    def resize(self) -> str | None:
+        """What evaluation showed of a picture of another shape, as the student's folder says; None: it does not say."""
+        said = read_config(self.folder).get("extra", {}).get("resize")
+        return None if said is None else str(said)
+
+    def load(self) -> DeployedStudent:
+        """The student, anew.
+
+        Raises:
+            StudentError: it is broken, or names code that is not trusted.
+        """
+        return load_student(self.folder, trust=self.trust)
+
+
+def find_trained(path: Path, *, trust: bool = False) -> Trained:
+    """The student in a run's folder, or in its own.
+
+    Raises:
+        ExportError: there is none.
+    """
+    run = RunFolder(path)
+    if (run.student / CONFIG).is_file():
+        folder, home = run.student, path
+    elif (path / CONFIG).is_file():
+        home = path.parent if (path.parent / run.recipe.name).is_file() else path
+        folder = path
+    else:
+        what = "no finished run" if run.recipe.exists() else "no student" if path.exists() else "nothing"
+        raise ExportError(
+            f"{path} holds {what}: there is no student/{CONFIG}. Give a run's folder like runs/NAME, or a student's."
+        )
+    recipe = RunFolder(home).recipe
+    return Trained(folder, home, recipe if recipe.is_file() else None, trust)
+
+
+def only(student: DeployedStudent, tasks: list[str] | None) -> Student:
+    """The student with the heads of some tasks alone, in the order of the student's own; None: all.
+
+    Raises:
+        ExportError: there is no such task.
+    """
+    whole = student.student
+    if tasks is None:
+        return whole
+    for task in tasks:
+        if task not in whole.kinds:
+            raise ExportError(
+                f"--only {task}: the student has no such task.{nearest(task, whole.kinds)} Tasks: "
+                f"{', '.join(whole.kinds)}."
+            )
+    kinds = {task: kind for task, kind in whole.kinds.items() if task in tasks}
+    part = Student(whole.trunk, kinds)
+    for task in kinds:
+        part.heads[task] = whole.heads[task]
+    return part.eval()
+
+
+def refuse_existing(out: Path, *, overwrite: bool) -> None:
+    """Raise ExportError where `out` is there and may not be replaced, or is a folder in the place of a file."""
+    if out.is_dir():
+        raise ExportError(f"{out} is a folder. Name a file with --out.")
+    if out.exists() and not overwrite:
+        raise ExportError(f"{out} exists. Replace it with --overwrite, or choose another name with --out.")
+
+
+@contextmanager
+def export_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """An empty folder of the same name for a network, which becomes `out` when the block ends well.
+
+    Raises:
+        ExportError: `out` is there and may not be replaced, holds something else than a network, or cannot be written.
+    """
+    if out.exists() and not ((out / CONFIG).is_file() or (out.is_dir() and not any(out.iterdir()))):
+        raise ExportError(f"{out} exists and holds no network. Choose another folder with --out.")
+    if (out / CONFIG).is_file() and not overwrite:
+        raise ExportError(f"{out} exists. Replace it with --overwrite, or choose another folder with --out.")
+    with _writable(out), atomic_folder(out) as made:
+        yield made
+
+
+@contextmanager
+def export_files(out: Path) -> Iterator[Path]:
+    """An empty folder for a file of the name of `out` and others, which all move beside `out` when the block ends well.
+
+    Raises:
+        ExportError: the folder cannot be written to.
+    """
+    with _writable(out), atomic_files(out) as made:
+        yield made
+
+
+@contextmanager
+def _writable(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ExportError(f"{out.parent} cannot be written to: {error.strerror or error}.") from error
+
+
+FORMATS: Registry[type["Format"]] = Registry("export format", "distill_mtl.export.formats")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be exported, and how.
+
+    Attributes:
+        trained: where the student lies, and the run that made it.
+        student: loaded for this order alone, with the heads of the wanted tasks; a format may change it.
+        out: file or folder to write; what a format writes to no file reads it as it likes.
+        pixels: what the graph takes; "normalised": preprocessing is left to the caller.
+        decode: answers too, beside the logits.
+        int8: quantise.
+        rows: how many rows the check looks at.
+        calibration: how many rows quantisation looks at.
+        data: shards for both in place of the run's; empty: the run's.
+        overwrite: an earlier export may be replaced.
+        console: where to say what is done.
+        repo: on the Hugging Face hub, OWNER/NAME; None: nothing is pushed.
+        private: a new repository is not seen by others.
+        license: that the card names, by the hub's identifier; None: what the card says already.
+    """
+
+    trained: Trained
+    student: Student
+    out: Path
+    pixels: Pixels
+    decode: bool
+    int8: bool
+    rows: int
+    calibration: int
+    data: Sequence[str]
+    overwrite: bool
+    console: Console
+    repo: str | None = None
+    private: bool = False
+    license: str | None = None
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """That are exported."""
+        return tuple(self.student.kinds)
+
+
+class Format(ABC):
+    """One form in which a student leaves.
+
+    Attributes:
+        name: that `--to` takes.
+        ending: of the file or folder that is written.
+        options: those of the command that change something for this format: `preprocess`, `decode`, `int8`,
+            `rows`, `data`, `repo`, `private`, `license`. Others are refused.
+        packages: that it needs, of the extra of its own name.
+    """
+
+    name: ClassVar[str]
+    ending: ClassVar[str]
+    options: ClassVar[frozenset[str]] = frozenset()
+
+    packages: ClassVar[tuple[str, ...]] = ()
+
+    def refuse_missing(self) -> None:
+        """Raise ExportError where a package that this format needs is not installed."""
+        missing = [name for name in self.packages if find_spec(name) is None]
+        if missing:
+            raise ExportError(
+                f"--to {self.name} needs {', '.join(missing)}: pip install 'distill_mtl[{self.name}]'."
+            )
+
+    @abstractmethod
+    def export(self, order: Order) -> None:
+        """Write it, complete or not at all, check it, and say so.
+
+        Raises:
+            UserError: the student has no such form, or what was written does not answer as it does.
+        """
