@@ -2,24 +2,75 @@
 
     from distill_mtl import Recipe, distill, evaluate, load_student
 
-`load_student("runs/NAME/student")` gives an `nn.Module` and imports nothing that training needs.
+Every command is a function here, with the command's arguments and checks. `load_student("runs/NAME/student")` gives
+an `nn.Module` and imports nothing that training needs.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from distill_mtl.jobs import JOBS
+
+if TYPE_CHECKING:
+    from distill_mtl.errors import Stopped, UserError
+    from distill_mtl.evaluation import Evaluation
+    from distill_mtl.jobs.cache import verify_cache, write_cache
+    from distill_mtl.jobs.check import check
+    from distill_mtl.jobs.distill import distill
+    from distill_mtl.jobs.evaluate import evaluate
+    from distill_mtl.jobs.export import export_student
+    from distill_mtl.jobs.init import draft_recipe
+    from distill_mtl.jobs.predict import predict
+    from distill_mtl.jobs.report import write_report
+    from distill_mtl.jobs.schema import recipe_schema
+    from distill_mtl.jobs.shards import (
+        shards_from_folder,
+        shards_from_pairs,
+        shards_from_table,
+        shards_from_torchvision,
+    )
+    from distill_mtl.jobs.teacher import check_teacher, inspect_teacher, train_teacher
+    from distill_mtl.recipe import Recipe, load_recipe
+    from distill_mtl.students.student_folder import load_student
 
 __version__ = "0.1.0"
 
 _WHERE = {
     "Evaluation": "distill_mtl.evaluation",
     "Recipe": "distill_mtl.recipe",
-    "distill": "distill_mtl.jobs.distill",
-    "evaluate": "distill_mtl.jobs.evaluate",
+    "Stopped": "distill_mtl.errors",
+    "UserError": "distill_mtl.errors",
     "load_recipe": "distill_mtl.recipe",
     "load_student": "distill_mtl.students.student_folder",
+    **{job.function: job.path for job in JOBS},
 }
 
-__all__ = ["Evaluation", "Recipe", "__version__", "distill", "evaluate", "load_recipe", "load_student"]
+__all__ = [
+    "Evaluation",
+    "Recipe",
+    "Stopped",
+    "UserError",
+    "__version__",
+    "check",
+    "check_teacher",
+    "distill",
+    "draft_recipe",
+    "evaluate",
+    "export_student",
+    "inspect_teacher",
+    "load_recipe",
+    "load_student",
+    "predict",
+    "recipe_schema",
+    "shards_from_folder",
+    "shards_from_pairs",
+    "shards_from_table",
+    "shards_from_torchvision",
+    "train_teacher",
+    "verify_cache",
+    "write_cache",
+    "write_report",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -29,4 +80,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_WHERE])
+    return sorted({*globals(), *_WHERE})

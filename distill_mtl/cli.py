@@ -1,11 +1,11 @@
-"""The commands: `distill.py RECIPE`, run by `accelerate launch`, and
-`distill-mtl shards|init|check|cache|evaluate|report|export|predict|schema|teacher`.
+"""The commands: `distill.py RECIPE`, run by `accelerate launch`, and `distill-mtl COMMAND`, one for each job.
 
 A user's mistake ends with its message and status 2, a student below its acceptance with 3, a stopped
 run with 130.
 """
 
 import argparse
+import importlib
 import logging
 import os
 import signal
@@ -13,86 +13,96 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-from rich.console import Console
-
-from distill_mtl.commands.arguments import STOPPED, USER_ERROR
-from distill_mtl.commands.cache import add_cache_command, named_way
-from distill_mtl.commands.check import add_check
-from distill_mtl.commands.distill import distill_parser
-from distill_mtl.commands.evaluate import add_evaluate
-from distill_mtl.commands.export import add_export
-from distill_mtl.commands.init import add_init
-from distill_mtl.commands.predict import add_predict
-from distill_mtl.commands.report import add_report
-from distill_mtl.commands.schema import add_schema
-from distill_mtl.commands.shards import add_shards
-from distill_mtl.commands.teacher import add_teacher
 from distill_mtl.errors import Stopped, StoppedElsewhere, UserError
+from distill_mtl.jobs import DISTILL, JOBS, Job
+from distill_mtl.jobs.as_command import add_arguments, parser_options, read_function, read_module
 
 # Threads that spin while they wait make a shared machine crawl. Read when torch is loaded, which is later.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-
-_COMMANDS = (
-    add_shards,
-    add_init,
-    add_check,
-    add_cache_command,
-    add_evaluate,
-    add_report,
-    add_export,
-    add_predict,
-    add_schema,
-    add_teacher,
-)
+USER_ERROR, STOPPED = 2, 130
 
 
 def distill_command(arguments: Sequence[str] | None = None) -> None:
     """Entry of distill.py and of `python -m distill_mtl`."""
-    _run(distill_parser().parse_args(arguments))
+    read = read_function(DISTILL.path, DISTILL.function)
+    parser = argparse.ArgumentParser(prog="accelerate launch distill.py", **parser_options(read))
+    add_arguments(parser, DISTILL, read)
+    _run(parser.parse_args(arguments))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry of `distill-mtl`."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["cache"] and words[1:2] not in (["write"], ["verify"], ["-h"], ["--help"], []):
+        words.insert(1, "write")  # `cache RECIPE` is `cache write RECIPE`
     parser = argparse.ArgumentParser(
         prog="distill-mtl",
         description="Everything around a run. The run itself: accelerate launch distill.py RECIPE.",
     )
-    parser.set_defaults(interrupted="interrupted.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in _COMMANDS:
-        add(commands)
-    _run(parser.parse_args(named_way(sys.argv[1:] if arguments is None else arguments)))
+    families: dict[str, Any] = {}
+    for job in JOBS:
+        *family, word = job.command.split() or [""]
+        if family and family[0] not in families:
+            read = read_module(job.path)
+            above = commands.add_parser(family[0], help=read.summary, **parser_options(read))
+            families[family[0]] = above.add_subparsers(
+                required=True, metavar="COMMAND", prog=f"{parser.prog} {family[0]}"
+            )
+        if job is not DISTILL:
+            _add(families[family[0]] if family else commands, word, job)
+    _run(parser.parse_args(words))
+
+
+def _add(commands: Any, word: str, job: Job) -> None:
+    read = read_function(job.path, job.function)
+    add_arguments(commands.add_parser(word, help=read.summary, **parser_options(read)), job, read)
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    """Run the command that was parsed and turn what went wrong into a message and an exit status."""
-    if getattr(arguments, "cache", None) is not None:
-        os.environ["DISTILL_MTL_CACHE"] = str(arguments.cache.resolve())
+    """Run the job that was parsed; what went wrong becomes a message and an exit status."""
+    given = vars(arguments)
+    job: Job = given.pop("job")
+    interrupted = given.pop("interrupted")
+    if (cache := given.pop("cache", None)) is not None:
+        os.environ["DISTILL_MTL_CACHE"] = str(cache.resolve())
     first = os.environ.get("RANK", "0") == "0"
-    errors = Console(stderr=True, highlight=False)
     if first:
         logging.getLogger("distill_mtl").setLevel(logging.INFO)
         logging.basicConfig(format="%(message)s")
     try:
         with _sigterm_as_ctrl_c():
-            status = arguments.run(arguments)
+            result = getattr(importlib.import_module(job.path), job.function)(**given)
+            if isinstance(result, str):
+                sys.stdout.write(result)
+        status = job.status(result)
     except UserError as error:
         if first or not error.everywhere:
-            errors.print(str(error), style="red", markup=False, soft_wrap=True)
+            _say(str(error), style="red")
         status = USER_ERROR
     except StoppedElsewhere:
         status = USER_ERROR
     except Stopped as stopped:
         if first:
-            errors.print(str(stopped), markup=False, soft_wrap=True)
+            _say(str(stopped))
         status = STOPPED
     except KeyboardInterrupt:
         if first:
-            errors.print(arguments.interrupted, markup=False, soft_wrap=True)
+            _say(interrupted)
         status = STOPPED
+    except BrokenPipeError:  # whoever reads standard output, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
     sys.exit(status)
+
+
+def _say(text: str, style: str | None = None) -> None:
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False).print(text, style=style, markup=False, soft_wrap=True)
 
 
 @contextmanager

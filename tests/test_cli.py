@@ -81,7 +81,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("evaluate runs/a", "jobs.evaluate.evaluate", "interrupted before the comparison was finished."),
         (
             "evaluate --student a --against b --data c",
-            "jobs.model_comparison.versus",
+            "jobs.evaluate.evaluate",
             "interrupted before the comparison was finished.",
         ),
         ("check a.yaml", "jobs.check.check", "interrupted before the check was finished."),

@@ -11,8 +11,9 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from distill_mtl import load_recipe
 from distill_mtl.balance import rule_class, rule_names
-from distill_mtl.recipe import Recipe, load_recipe
+from distill_mtl.recipe import Recipe
 from distill_mtl.tasks.base import KINDS
 
 ROOT = Path(__file__).parents[1]

@@ -1,6 +1,6 @@
 """`distill-mtl teacher inspect`: what a teacher's files state, what is assumed, and the lines for a recipe."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -13,7 +13,6 @@ from distill_mtl.checks.recipe_draft import classes_in_words, teacher_lines
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.networks.task_network import TaskNetwork
-from distill_mtl.recipe.command_line import read_teacher
 from distill_mtl.recipe.load import absolute_teacher
 from distill_mtl.recipe.schema import TaskSection, TeacherSection
 from distill_mtl.recipe.yaml_writer import write_yaml
@@ -34,20 +33,18 @@ ContractRow = tuple[str, str, str]
 """A key, its value, and where it comes from."""
 
 
-def inspect_teacher(
-    values: Mapping[str, Any], overrides: Sequence[str], task: str, console: Console, *, everything: bool
-) -> None:
+def print_inspection(section: TeacherSection, task: str, console: Console, *, everything: bool) -> None:
     """Load a teacher and print its input and output contract, its layers, and its lines for a recipe.
 
     Args:
-        values, overrides, task: as in `read_teacher`.
+        section: names the teacher; its paths are as they were typed.
+        task: a name for its task.
         console: where to print.
         everything: print every layer instead of one of each shape.
 
     Raises:
         UserError: it cannot be loaded.
     """
-    section = read_teacher(values, overrides, task)
     with Console(stderr=True).status("opening it and running it once"):
         teacher = load_teacher(absolute_teacher(section), task=task, layers=(None,))
         layers = teacher.network.features()

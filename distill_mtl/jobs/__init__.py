@@ -1,1 +1,72 @@
-"""One module per job: a typed function with a docstring is the public API, and the command is derived from it."""
+"""What a user can have done: one module per job, each job one typed function with a docstring.
+
+`JOBS` is the one list of them. `distill_mtl` exports its functions, and cli.py makes a command of each from its
+signature and docstring. Nothing is imported for that: help needs no torch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+NOT_READ, NOT_ACCEPTED = 2, 3
+"""Exit statuses: some input could not be read (that of any mistake); the student is below its acceptance."""
+
+
+def _always(result: Any) -> int:
+    return 0
+
+
+def _accepted(result: Any) -> int:
+    """0 where every comparison is accepted."""
+    found = result.values() if isinstance(result, dict) else [result]
+    return 0 if all(comparison.accepted for comparison in found) else NOT_ACCEPTED
+
+
+def _all_read(unread: Any) -> int:
+    return NOT_READ if unread else 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A function of the public API and the command that runs it.
+
+    Attributes:
+        command: its words after `distill-mtl`; empty: the run itself, which `accelerate launch distill.py` starts.
+        module: of `distill_mtl.jobs`, that holds the function.
+        function: its name.
+        status: the exit status, from what the function returns.
+        keeps_data: the command takes --cache: it may download or generate data.
+    """
+
+    command: str
+    module: str
+    function: str
+    status: Callable[[Any], int] = _always
+    keeps_data: bool = True
+
+    @property
+    def path(self) -> str:
+        """The module with its packages."""
+        return f"{__name__}.{self.module}"
+
+
+DISTILL = Job("", "distill", "distill", _accepted)
+JOBS = (
+    DISTILL,
+    Job("shards folder", "shards", "shards_from_folder", keeps_data=False),
+    Job("shards table", "shards", "shards_from_table", keeps_data=False),
+    Job("shards pairs", "shards", "shards_from_pairs", keeps_data=False),
+    Job("shards torchvision", "shards", "shards_from_torchvision", keeps_data=False),
+    Job("init", "init", "draft_recipe"),
+    Job("check", "check", "check"),
+    Job("cache write", "cache", "write_cache"),
+    Job("cache verify", "cache", "verify_cache"),
+    Job("evaluate", "evaluate", "evaluate", _accepted),
+    Job("report", "report", "write_report", keeps_data=False),
+    Job("export", "export", "export_student"),
+    Job("predict", "predict", "predict", _all_read),
+    Job("schema", "schema", "recipe_schema", keeps_data=False),
+    Job("teacher inspect", "teacher", "inspect_teacher", keeps_data=False),
+    Job("teacher check", "teacher", "check_teacher"),
+    Job("teacher train", "teacher", "train_teacher"),
+)

@@ -1,4 +1,22 @@
-"""`distill-mtl cache`: what the teachers say about every training row, written once and looked up while training."""
+"""Run the teachers once and keep what they say, so that training need not run them.
+
+Run every teacher of a recipe once over the training rows and keep its soft targets and hidden features, a file per
+shard and teacher, beside the shards (or in the cache folder where that is not writable). Runs of the recipe then read
+them (`targets: auto` or `cached`). It pays for large teachers and many epochs. By default each row is seen under its
+plain view, without crop or flip; --set targets.views=4 keeps four views of each row, and training replays them.
+Stopped or killed, the same command goes on.
+
+Usage:
+    distill-mtl cache [write] RECIPE [--set KEY=VALUE] [--cache DIR]
+    distill-mtl cache verify RECIPE [--rows N] [--set KEY=VALUE] [--cache DIR]
+
+Examples:
+    Several processes:
+      ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 --main_process_port 0 \\
+          -m distill_mtl.cli cache RECIPE
+
+    `distill-mtl cache verify RECIPE` compares random rows with what the teachers say now. More: docs/target-cache.md.
+"""
 
 import logging
 import math
@@ -16,7 +34,8 @@ import distill_mtl
 from distill_mtl.checks.before_training import run_check
 from distill_mtl.display import Display, output
 from distill_mtl.errors import RecipeError, Stopped, StoppedElsewhere, UserError
-from distill_mtl.recipe import Recipe, load_recipe
+from distill_mtl.jobs.arguments import as_recipe, recipe_place, refuse_below
+from distill_mtl.recipe import Recipe
 from distill_mtl.targets.cached import OpenCache
 from distill_mtl.targets.encoding import AnswerCodec
 from distill_mtl.targets.live import LiveTeachers
@@ -33,20 +52,25 @@ _TIMED_SECONDS = 5.0
 _TIMED_BLOCKS = 3
 
 
-def write_cache(recipe: Path, overrides: Sequence[str] = ()) -> None:
-    """Run every teacher of a recipe over the training rows and keep what they say beside the shards.
+def write_cache(
+    recipe: Recipe | Path | str, overrides: Sequence[str] = (), *, console: Console | None = None
+) -> None:
+    """Write what is missing; the word `write` may be left out.
 
     Shards are dealt to the processes of the launcher; those that are there already are left as they are.
 
     Args:
-        recipe: the file.
-        overrides: as in `load_recipe`.
+        recipe: the recipe, a YAML file.
+        overrides (--set KEY=VALUE, repeated): override any key, as often as you like:
+            --set tasks.breed.temperature=2
+        console: where progress is shown; default standard output of the first process.
 
     Raises:
         UserError: the recipe, the data or a teacher is wrong, or there is no room.
         Stopped: Ctrl-C or SIGTERM arrived; finished shards are kept.
+        KeyboardInterrupt: interrupted. What is written stays; the same command goes on.
     """
-    job = _prepare(recipe, overrides)
+    job = _prepare(recipe, overrides, console)
     accelerator, places = job.accelerator, Places()
     made = _made(job)
     if accelerator.is_main_process:
@@ -66,18 +90,31 @@ def write_cache(recipe: Path, overrides: Sequence[str] = ()) -> None:
         )
 
 
-def verify_cache(recipe: Path, overrides: Sequence[str] = (), *, rows: int = 64) -> None:
-    """Compare random rows of a recipe's cache with what its teachers say now.
+def verify_cache(
+    recipe: Recipe | Path | str,
+    overrides: Sequence[str] = (),
+    *,
+    rows: int = 64,
+    console: Console | None = None,
+) -> None:
+    """Compare random rows of the cache with what the teachers say now.
+
+    Run random rows of the training set through the teachers again, under the views that the cache recorded, and
+    compare their answers with it number by number. Exit status 2 where they differ, with the rows and files.
 
     Args:
-        recipe: the file.
-        overrides: as in `load_recipe`.
-        rows: how many.
+        recipe: the recipe, a YAML file.
+        overrides (--set KEY=VALUE, repeated): override any key, as often as you like:
+            --set tasks.breed.temperature=2
+        rows (N): how many rows.
+        console: where the result is shown; default standard output of the first process.
 
     Raises:
         UserError: the cache is incomplete, stale or cut, or does not hold what the teachers say.
+        KeyboardInterrupt: interrupted before all rows were compared. The cache is as it was.
     """
-    job = _prepare(recipe, overrides)
+    refuse_below(1, rows=rows)
+    job = _prepare(recipe, overrides, console)
     sources = job.parts.sources
     cache = OpenCache(job.units, sources.opened, Places())
     picks = draw_rows(job.units, cache.views, rows)
@@ -120,28 +157,23 @@ class _Job:
         return max(1, self.parts.recipe.evaluation.batch_size // views)
 
 
-def _prepare(path: Path, overrides: Sequence[str]) -> _Job:
-    recipe = load_recipe(path, overrides)
-    _refuse_silent_teachers(recipe, path)
-    accelerator = start_accelerator(recipe.training, shares_steps=False)
-    parts = build(live_twin(recipe))
+def _prepare(recipe: Recipe | Path | str, overrides: Sequence[str], console: Console | None) -> _Job:
+    loaded, place = as_recipe(recipe, overrides), recipe_place(recipe)
+    if loaded.training.teachers_on == "none":
+        raise RecipeError(
+            f"Recipe {place}: training.teachers_on is none, so there is nothing to cache. Say missing or all."
+        )
+    accelerator = start_accelerator(loaded.training, shares_steps=False)
+    parts = build(live_twin(loaded))
     parts = replace(parts, taught=parts.taught.replace("live", "to be cached"))
     for teacher in parts.teachers.values():
         teacher.to(accelerator.device)
     facts = {task: parts.teachers.facts(task) for task in parts.teachers}
     codecs, units = plan_targets(parts.recipe, parts.loss_configs, facts, parts.sources)
     if not codecs:
-        raise RecipeError(f"Recipe {path}: no task has a teacher whose answers change its loss.")
-    return _Job(
-        accelerator, output() if accelerator.is_main_process else Console(quiet=True), parts, codecs, units
-    )
-
-
-def _refuse_silent_teachers(recipe: Recipe, path: Path) -> None:
-    if recipe.training.teachers_on == "none":
-        raise RecipeError(
-            f"Recipe {path}: training.teachers_on is none, so there is nothing to cache. Say missing or all."
-        )
+        raise RecipeError(f"Recipe {place}: no task has a teacher whose answers change its loss.")
+    shown = (console or output()) if accelerator.is_main_process else Console(quiet=True)
+    return _Job(accelerator, shown, parts, codecs, units)
 
 
 def _made(job: _Job) -> dict[str, dict[str, str]]:

@@ -5,7 +5,7 @@ The end of a run: which weights are the student, how it compares, and the folder
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,13 @@ from distill_mtl.data.batch import Batch
 from distill_mtl.display import output
 from distill_mtl.distillation.calibrate import calibrate_hints
 from distill_mtl.distillation.objective import Objective
+from distill_mtl.errors import UserError
 from distill_mtl.evaluation import Evaluation, EvaluationSet, delta_on, references
 from distill_mtl.evaluation.comparison import ComparisonSettings, compare_with_progress, evaluation_set_of
 from distill_mtl.evaluation.selection import Reference
+from distill_mtl.jobs.arguments import as_recipe
 from distill_mtl.jobs.run_artefacts import card_of, earlier_result, write_run_artefacts
-from distill_mtl.recipe import Recipe, dump_recipe, load_recipe
+from distill_mtl.recipe import Recipe, dump_recipe
 from distill_mtl.report.console import console_table
 from distill_mtl.splits import Split
 from distill_mtl.students.student_folder import SCORES, save_student
@@ -45,24 +47,31 @@ from distill_mtl.training.step import Trainer
 from distill_mtl.training.target_providers import settle_targets
 
 CALIBRATION_ROWS = 1024
+# Rules that need teachers mean nothing without them, so the rule is chosen anew.
+LABELS_ONLY = ("training.teachers_on=none", "balance=auto")
 
 
 def distill(
     recipe: Recipe | Path | str,
+    overrides: Sequence[str] = (),
     *,
     out: Path | str | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    labels_only: bool = False,
     console: Console | None = None,
 ) -> Evaluation:
-    """Train one student from the teachers and data sets of a recipe, and compare it with them.
+    """Merge the trained teachers of a recipe into one multi-task student and compare it with them.
 
     Args:
-        recipe: a loaded recipe, or the path of its file.
-        out: the run folder; default `runs/NAME`.
-        resume: go on from the last checkpoint in it.
-        overwrite: delete the run that is in it.
-        console: where to show progress; default standard output of the first process.
+        recipe: the recipe, a YAML file.
+        overrides (--set KEY=VALUE, repeated): override any key, as often as you like:
+            --set tasks.breed.temperature=2
+        out (DIR): run folder; default runs/NAME.
+        resume: go on from the run folder's last checkpoint.
+        overwrite: delete the run that is in the run folder.
+        labels_only: train without teachers, as a baseline (training.teachers_on=none, balance=auto).
+        console: where progress is shown; default standard output of the first process.
 
     Returns:
         The comparison that was printed and written to results.json.
@@ -70,9 +79,18 @@ def distill(
     Raises:
         UserError: the recipe, the data or a teacher is wrong; nothing was lost.
         Stopped: Ctrl-C or SIGTERM arrived; a checkpoint was written.
+        KeyboardInterrupt: interrupted. A run that had begun to train goes on with --resume.
+
+    Examples:
+        Two processes on the CPU:
+          ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 --main_process_port 0 \\
+              distill.py RECIPE
+
+        To look before training: distill-mtl check RECIPE.
     """
-    if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe)
+    if resume and overwrite:
+        raise UserError("--resume goes on with the run, --overwrite deletes it. Choose one.")
+    recipe = as_recipe(recipe, [*overrides, *(LABELS_ONLY if labels_only else ())])
     accelerator = start_accelerator(recipe.training)
     console = console or output()
     if not accelerator.is_main_process:

@@ -1,23 +1,19 @@
-"""Compare the student of a finished run with its teachers again: `evaluate("runs/NAME")`.
+"""`distill-mtl evaluate`: the student of a finished run against its teachers again, or any two models."""
 
-What to tell who gave `evaluate` something else than the folder of a finished run.
-"""
-
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import overload
 
-from accelerate import PartialState
 from rich.console import Console
 
-from distill_mtl.display import output
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.evaluation import Evaluation
 from distill_mtl.evaluation.comparison import ComparisonSettings, compare_with_progress, evaluation_set_of
 from distill_mtl.evaluation.verdict import AcceptanceRule
 from distill_mtl.files import write_text
-from distill_mtl.jobs.run_artefacts import card_of, earlier_result, write_run_artefacts
+from distill_mtl.jobs.arguments import Acceptance, as_classes, read_acceptance, with_acceptance
+from distill_mtl.jobs.model_comparison import TaskGiven, compare_models
+from distill_mtl.jobs.run_artefacts import card_of, earlier_result, shared_console, write_run_artefacts
 from distill_mtl.jobs.trained_baselines import measure_baselines, open_baselines, train_baselines
 from distill_mtl.networks.weights import CARD
 from distill_mtl.recipe import load_recipe
@@ -25,50 +21,202 @@ from distill_mtl.report.console import console_table
 from distill_mtl.run_files import RunFiles
 from distill_mtl.students.student_folder import load_student
 from distill_mtl.training.parts import build_sources, build_teachers
-from distill_mtl.training.processes import start_processes
 from distill_mtl.training.run_folder import RunFolder
 
-Margins = float | Mapping[str, float] | None
-"""Largest loss allowed, for all tasks or by task; None: as the recipe says."""
+
+@overload
+def evaluate(
+    run: Path | str,
+    *,
+    baseline: Sequence[str] = ...,
+    write: bool = ...,
+    acceptance: Acceptance = ...,
+    json: Path | str | None = ...,
+    trust: bool = ...,
+    console: Console | None = ...,
+) -> Evaluation: ...
+
+
+@overload
+def evaluate(
+    *,
+    student: str,
+    against: Sequence[str],
+    data: Sequence[str],
+    task: str | None = ...,
+    kind: str | None = ...,
+    classes: int | str | Sequence[str] | None = ...,
+    member: str | None = ...,
+    acceptance: Acceptance = ...,
+    json: Path | str | None = ...,
+    trust: bool = ...,
+    console: Console | None = ...,
+) -> dict[str, Evaluation]: ...
 
 
 def evaluate(
-    folder: Path | str,
+    run: Path | str | None = None,
     *,
-    baselines: Sequence[str] = (),
-    acceptance: Margins = None,
-    rule: AcceptanceRule | None = None,
+    baseline: Sequence[str] = (),
     write: bool = False,
-    to: Path | None = None,
+    student: str | None = None,
+    against: Sequence[str] = (),
+    data: Sequence[str] = (),
+    task: str | None = None,
+    kind: str | None = None,
+    classes: int | str | Sequence[str] | None = None,
+    member: str | None = None,
+    acceptance: Acceptance = (),
+    json: Path | str | None = None,
     trust: bool = False,
     console: Console | None = None,
-) -> Evaluation:
-    """Measure `folder/student` against the teachers on the test rows that the run's recipe names.
+) -> Evaluation | dict[str, Evaluation]:
+    """Compare a student with its teachers again, with baselines, or any two models.
 
-    Prints the table. Several processes that were launched together share the rows, and find the same.
+    Measure the student of a finished run against its teachers on the test rows of the run's recipe, and print the
+    table: scores, 95 % intervals, verdicts, costs on this machine. Or compare any two models on labelled shards.
+    Nothing is written unless asked for. Exit status: 0 accepted, 3 not, 2 a mistake in what was given: a deployment
+    can gate on it.
+
+    Usage:
+        distill-mtl evaluate RUN [--baseline NAME ...] [--acceptance MARGIN ...] [--write] [--json FILE]
+        distill-mtl evaluate --student MODEL --against MODEL ... --data SHARDS ... [--task TASK]
+                             [--kind KIND] [--classes CLASSES] [--member ENDING] [--acceptance MARGIN ...]
+                             [--json FILE] [--trust]
 
     Args:
-        folder: a run folder with a finished student.
-        baselines: `labels_only` and `single_task`, which are trained where they are not there yet, and places of
-            models; measured on the same rows.
-        acceptance: in place of the recipe's margins.
-        rule: in place of the recipe's.
-        write: replace the run's results.json, and what shows it: pictures, report, and the student's model card;
-            with baselines this is always so. Baselines that were measured earlier stay.
-        to: a file that the results are written to as well.
-        trust: let models among the baselines run code.
-        console: where to show progress; default standard output.
+        run (RUN): run folder, such as runs/multidigits.
+        acceptance (MARGIN ...): largest loss allowed, 0 or more, in points or the score's unit: one number, or
+            TASK=NUMBER; default the recipe's, else 1 point. The word `point` beside or in place of it judges by the
+            measured difference alone, `interval` by its 95 % interval.
+        json (FILE): write the results there, in the form of results.json.
+        trust: let models run code: .pt2 and .ts files are programs.
+        console: where progress and tables are shown; default standard output of the first process.
+
+    Args of a run:
+        baseline (NAME, repeated): labels_only: the run's student without teachers; single_task: a network of the same
+            trunk for each task; both are trained into RUN/baselines where they are not there yet. Or any model. As
+            often as you like; the run's results, report and model card gain them.
+        write: replace the run's results, report and model card by what is measured now.
+
+    Args in place of a run:
+        student (MODEL): the model to judge.
+        against (MODEL ...): what it is judged by, one or several.
+        data (SHARDS ...): labelled shards: folders, files or patterns; for several tasks TASK=SHARDS. All their rows
+            count.
+        task: whose labels the data have, where the student answers several tasks.
+        kind: of the task; default what the student says or looks like.
+        classes: number, or cat,dog,owl in the order of the label numbers; default the student's.
+        member: file ending of the label: cls, seg.png; default the kind's.
+
+    Returns:
+        The comparison of a run; of models, by what the student was compared with. Several processes that were launched
+        together share the rows, and find the same.
 
     Raises:
-        UserError: the folder holds no finished run, data or a teacher of its recipe is gone, a baseline cannot be
-            opened, or a margin is below 0 or for no task.
+        UserError: there is no finished run; data, a teacher or a model cannot be opened; a margin is below 0 or for
+            no task; arguments of a run stand beside those of models.
         Stopped: Ctrl-C or SIGTERM arrived while a baseline was trained.
+        KeyboardInterrupt: interrupted before the comparison was finished. Baselines that were trained stay; the same
+            command compares again.
+
+    Examples:
+        Models are a run folder, a student folder, or what `teacher:` takes in a recipe (a timm folder, .onnx, .pt2,
+        .ts, hf_hub:owner/name):
+          distill-mtl evaluate --student runs/A --against runs/B breed.onnx \\
+              --data breed='shards/breed-*.tar' part=shards/part
+
+        Several processes:
+          ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 --main_process_port 0 \\
+              -m distill_mtl.cli evaluate RUN
+
+        More: docs/evaluate.md.
     """
-    run = RunFolder(Path(folder))
+    models: dict[str, object] = {"student": student, "against": against, "data": data}
+    about: dict[str, object] = {"task": task, "kind": kind, "classes": classes, "member": member}
+    refuse_mixture(run, models, about, {"baseline": baseline, "write": write})
+    file = None if json is None else Path(json)
+    if file is not None and not file.parent.is_dir():
+        raise UserError(f"--json {file}: there is no folder {file.parent}. Make it first.")
+    margins, rule = read_acceptance(acceptance)
+    if run is None:
+        assert student is not None
+        given = TaskGiven(task, kind, as_classes(classes), member)
+        return compare_models(
+            student,
+            against,
+            data,
+            given=given,
+            margins=margins,
+            rule=rule,
+            trust=trust,
+            file=file,
+            console=console,
+        )
+    return _evaluate_run(
+        RunFolder(Path(run)),
+        list(dict.fromkeys(baseline)),
+        margins=margins,
+        rule=rule,
+        write=write,
+        file=file,
+        trust=trust,
+        console=console,
+    )
+
+
+def refuse_mixture(
+    run: Path | str | None,
+    models: Mapping[str, object],
+    about: Mapping[str, object],
+    of_a_run: Mapping[str, object],
+) -> None:
+    """Refuse half of a comparison, and one of a run and of models at once.
+
+    Args:
+        run: as it was given.
+        models: what a comparison of models needs, by option.
+        about: what it may have besides.
+        of_a_run: options that only a run has.
+
+    Raises:
+        UserError: with the first option that does not fit.
+    """
+    if run is not None:
+        for option, value in {**models, **about}.items():
+            if value:
+                raise UserError(
+                    f"--{option} compares models on data that you name, and {run} is a run with data of its "
+                    "own. Give RUN, or --student, --against and --data."
+                )
+        return
+    missing = [f"--{option}" for option, value in models.items() if not value]
+    if missing:
+        raise UserError(
+            f"found neither a run folder nor {' and '.join(missing)}. Give RUN (distill-mtl evaluate runs/NAME), or "
+            "--student, --against and --data."
+        )
+    for option, value in of_a_run.items():
+        if value:
+            raise UserError(f"--{option} belongs to a run. Give RUN, or more models after --against.")
+
+
+def _evaluate_run(
+    run: RunFolder,
+    baselines: Sequence[str],
+    *,
+    margins: float | Mapping[str, float] | None,
+    rule: AcceptanceRule | None,
+    write: bool,
+    file: Path | None,
+    trust: bool,
+    console: Console | None,
+) -> Evaluation:
+    """The student of a run on the test rows that its recipe names, and the baselines on the same rows."""
     refuse_no_run(run)
     recipe = load_recipe(run.recipe)
     state, console = shared_console(console)
-    settings = with_acceptance(ComparisonSettings.of(recipe), list(recipe.tasks), acceptance, rule)
+    settings = with_acceptance(ComparisonSettings.of(recipe), list(recipe.tasks), margins, rule)
     teachers, kinds = build_teachers(recipe)
     opened = open_baselines(baselines, kinds, trust=trust)
     earlier = earlier_result(run.results, console)
@@ -91,40 +239,11 @@ def evaluate(
             write_run_artefacts(run, found, student, teachers, kinds, evaluation_set)
             card = card_of(run, recipe, student.student.trunk, kinds, teachers.cards, found)
             write_text(run.student / CARD, card)
-        if to is not None:
-            found.write(to)
+        if file is not None:
+            found.write(file)
         console.print(console_table(found))
     state.wait_for_everyone()
     return found
-
-
-def shared_console(console: Console | None) -> tuple[PartialState, Console]:
-    """The processes that were launched together, and where they print: the first one alone."""
-    state = start_processes()
-    return state, (console or output()) if state.is_main_process else Console(quiet=True)
-
-
-def with_acceptance(
-    settings: ComparisonSettings, tasks: Sequence[str], acceptance: Margins, rule: AcceptanceRule | None
-) -> ComparisonSettings:
-    """The settings with other margins, or another rule; None: their own.
-
-    Raises:
-        UserError: a margin for no task, or one below 0.
-    """
-    said = acceptance if isinstance(acceptance, Mapping) else {}
-    if acceptance is not None and not isinstance(acceptance, Mapping):
-        said = dict.fromkeys(tasks, acceptance)
-    for task, margin in said.items():
-        if not 0 <= margin < math.inf:
-            raise UserError(f"--acceptance {task}={margin}: a margin is how much may be lost, 0 or more.")
-        if task not in tasks:
-            raise UserError(
-                f"--acceptance: there is no task '{task}'.{nearest(task, tasks)} Tasks: {', '.join(tasks)}."
-            )
-    section = settings.acceptance
-    changed = {"margin": {**section.margin, **said}, "rule": rule or section.rule}
-    return replace(settings, acceptance=section.model_copy(update=changed))
 
 
 def refuse_no_run(run: RunFiles) -> None:

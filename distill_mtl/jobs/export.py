@@ -2,53 +2,78 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 
 from distill_mtl.display import output
 from distill_mtl.errors import ExportError
-from distill_mtl.export.deployable import Pixels
-from distill_mtl.export.export_format import FORMATS, Order, find_trained, only
+from distill_mtl.export.export_format import FORMATS, Order, find_trained
+from distill_mtl.export.export_format import only as only_tasks
+from distill_mtl.jobs.arguments import as_names, refuse_below
 
 
-def export(
-    path: Path | str,
-    to: str,
+def export_student(
+    folder: Path | str,
     *,
+    to: str,
     out: Path | None = None,
-    tasks: Sequence[str] | None = None,
-    pixels: Pixels = "normalised",
+    only: str | Sequence[str] | None = None,
+    preprocess: Literal["float", "uint8"] | None = None,
     decode: bool = False,
     int8: bool = False,
     rows: int = 64,
     calibration: int = 256,
     data: Sequence[str] = (),
-    overwrite: bool = False,
-    trust: bool = False,
     repo: str | None = None,
     private: bool = False,
     license: str | None = None,
+    overwrite: bool = False,
+    trust: bool = False,
     console: Console | None = None,
 ) -> Path:
-    """Export a student, and check what was written; see `Order` for the rest.
+    """Write a student as a file for a serving stack, and check it.
+
+    Write the student of a run as a file that needs nothing of distill_mtl: one input `images`, one output of logits
+    per task, under the task's name. Every file is run by its own runtime on real rows before it is kept: where a
+    decision of which the student is sure changes, the export fails. More: docs/export.md.
 
     Args:
-        path: `runs/NAME`, or a student's folder.
-        to: the format, by its name.
-        out: where to; None: `runs/NAME/export/NAME`, with the tasks where not all are exported.
-        tasks: to be exported; None: all.
-        trust: let the code of kinds of the user's own run.
-        console: where to say what is done; None: standard output.
+        folder (RUN): run folder, such as runs/multidigits, or a student's folder.
+        to (FORMAT): onnx, pt2, torchscript, timm or hub.
+        out (FILE): default RUN/export/NAME.ENDING.
+        only (TASKS): left,right: cut all other heads and what only they read.
+        preprocess ([float]): put resize and normalisation inside: `images` are then RGB [B, 3, H, W] of any height and
+            width, float32 in [0, 1], or bytes with `--preprocess uint8`.
+        decode: put the answers beside the logits, as TASK.label, TASK.probabilities, TASK.depth, TASK.boxes: what
+            load_student gives; maps at the size of `images`.
+        int8: quantise by ONNX Runtime, statically, and show what that loses (--to onnx).
+        rows (N): rows that the check looks at.
+        calibration (N): training rows that --int8 measures ranges on.
+        data (SHARDS ...): rows to look at in place of the run's own.
+        repo (OWNER/NAME): push to this repository of the Hugging Face hub (--to hub).
+        private: make it a private repository, if it is new.
+        license (ID): that the model card names: apache-2.0 (--to hub).
+        overwrite: replace an earlier export.
+        trust: let the code of kinds of your own run.
+        console: where to say what is done; default standard output.
 
     Returns:
         What was written.
 
     Raises:
         UserError: something is missing, the student has no such form, or what was written does not answer as it does.
+        KeyboardInterrupt: interrupted: nothing was written.
+
+    Examples:
+        Without --preprocess `images` are pixels at the student's own size, resized and normalised by you, as the
+        file's note `distill_mtl` says under `inputs` (for most trunks float32 [B, 3, H, W], (RGB / 255 - mean) / std).
     """
+    refuse_below(1, rows=rows, calibration=calibration)
+    tasks = as_names(only)
     chosen = FORMATS[to]()
     asked = {
-        "preprocess": pixels != "normalised",
+        "preprocess": preprocess is not None,
         "decode": decode,
         "int8": int8,
         "data": bool(data),
@@ -58,8 +83,8 @@ def export(
     }
     _refuse_meaningless(to, [option for option, given in asked.items() if given])
     chosen.refuse_missing()
-    trained = find_trained(Path(path), trust=trust)
-    student = only(trained.load(), list(tasks) if tasks is not None else None)
+    trained = find_trained(Path(folder), trust=trust)
+    student = only_tasks(trained.load(), tasks)
     name = "-".join(
         [trained.name, *(student.kinds if tasks is not None else ()), *(["int8"] if int8 else [])]
     )
@@ -69,7 +94,7 @@ def export(
             trained=trained,
             student=student,
             out=place,
-            pixels=pixels,
+            pixels=preprocess or "normalised",
             decode=decode,
             int8=int8,
             rows=rows,
@@ -91,5 +116,5 @@ def _refuse_meaningless(to: str, asked: Sequence[str]) -> None:
         if option not in FORMATS[to].options:
             able = [name for name in FORMATS.names() if option in FORMATS[name].options]
             raise ExportError(
-                f"--{option} means nothing for --to {to}; it is for {', '.join(able)}. Remove it."
+                f"--{option} has no meaning for --to {to}; it is for {', '.join(able)}. Remove it."
             )

@@ -1,6 +1,5 @@
 """`distill-mtl init`: the draft of a recipe on standard output, what to look at on standard error."""
 
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,29 +16,50 @@ HEAD = """\
 """
 
 
-def init(
-    teachers: Sequence[str],
-    data: Sequence[Sequence[str]],
+def draft_recipe(
     *,
+    teacher: Sequence[str],
+    data: Sequence[Sequence[str]],
     student: str | None = None,
     trust: bool = False,
     overrides: Sequence[str] = (),
-) -> None:
-    """Write a recipe that loads; arguments as in `draft`.
+    console: Console | None = None,
+) -> str:
+    """Draft a recipe from teachers and their data.
+
+    Write a complete recipe to standard output; a comment beside each value says where it comes from.
+
+    Args:
+        teacher (FILE, repeated): what `teacher:` takes; once for each task.
+        data (SHARDS ..., repeated): its labelled data: a folder, or patterns; names with train, val or test say which
+            set a shard is.
+        student (NAME): timm architecture; default the teachers', else resnet18.
+        trust: let teachers run code: .pt2 and .ts files are programs.
+        overrides (--set KEY=VALUE, repeated): override any key, as often as you like:
+            --set tasks.breed.temperature=2
+        console: where to say what to look at; default standard error.
+
+    Returns:
+        The recipe's text, which loads as it stands.
 
     Raises:
-        UserError: as `draft`, or an override makes no sense.
+        UserError: a teacher cannot be loaded, a data set has no label of the task, or an override is refused.
+
+    Examples:
+        Two teachers, each with the data of its task:
+          distill-mtl init --teacher breed.onnx --data shards/breed \\
+              --teacher part.pt2 --data shards/part --trust > recipe.yaml
     """
-    notes = Console(stderr=True, highlight=False)
+    notes = console or Console(stderr=True, highlight=False)
     with notes.status("looking at teachers and data"):
-        recipe, pairs = draft(teachers, data, student=student, trust=trust, overrides=overrides)
+        recipe, pairs = draft(teacher, data, student=student, trust=trust, overrides=overrides)
     assumed = [pair for pair in pairs if pair.teacher.card.assumed]
     look = "Look at the lines that say `assumed`. " if assumed else ""
     text = HEAD.format(look=look) + write_yaml(recipe)
     _refuse_what_does_not_load(text, overrides)
-    sys.stdout.write(text)
     for pair in assumed:
         notes.print(_question(pair), soft_wrap=True, markup=False)
+    return text
 
 
 def _refuse_what_does_not_load(text: str, overrides: Sequence[str]) -> None:

@@ -16,7 +16,8 @@ from distill_mtl.evaluation import Evaluation
 from distill_mtl.evaluation.comparison import ComparisonSettings, compare_with_progress, evaluation_set_of
 from distill_mtl.evaluation.verdict import AcceptanceRule
 from distill_mtl.files import write_text
-from distill_mtl.jobs.evaluate import Margins, shared_console, with_acceptance
+from distill_mtl.jobs.arguments import with_acceptance
+from distill_mtl.jobs.run_artefacts import shared_console
 from distill_mtl.networks.network import Network
 from distill_mtl.networks.opening import open_network
 from distill_mtl.recipe.long_form import MARGIN
@@ -31,8 +32,8 @@ _NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)=(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class About:
-    """What the command line says of a task, where the networks do not.
+class TaskGiven:
+    """What the caller says of the task, where the networks do not.
 
     Attributes:
         task: whose labels `--data` has, where it does not say so itself.
@@ -47,17 +48,17 @@ class About:
     member: str | None = None
 
 
-def versus(
+def compare_models(
     student: str,
     against: Sequence[str],
     data: Sequence[str],
     *,
-    about: About = About(),
-    acceptance: Margins = None,
-    rule: AcceptanceRule | None = None,
-    trust: bool = False,
-    to: Path | None = None,
-    console: Console | None = None,
+    given: TaskGiven,
+    margins: float | Mapping[str, float] | None,
+    rule: AcceptanceRule | None,
+    trust: bool,
+    file: Path | None,
+    console: Console | None,
 ) -> dict[str, Evaluation]:
     """Compare one model with others on all labelled rows of some shards. Prints a table for each pair.
 
@@ -65,11 +66,11 @@ def versus(
         student: a run folder, a student folder, or whatever `teacher:` takes in a recipe.
         against: the same, one or several; each stands in the teachers' place.
         data: folders, paths and patterns of shards, for several tasks each as TASK=PLACE. Rows are not cut into sets.
-        about: what the networks do not say of their task.
-        acceptance: margins; default 1 point.
+        given: what the networks do not say of their task.
+        margins: default 1 point.
         rule: what must stay within them; default the interval.
         trust: let files run code.
-        to: a file for the results: those of the pair, or a list of several pairs'.
+        file: for the results: those of the pair, or a list of several pairs'.
         console: where to print; default standard output.
 
     Returns:
@@ -80,19 +81,19 @@ def versus(
     """
     state, console = shared_console(console)
     opened = open_network(student, trust=trust)
-    places = _places(data, student, opened, about.task)
-    if len(places) > 1 and (about.kind, about.classes, about.member) != (None, None, None):
+    places = _places(data, student, opened, given.task)
+    if len(places) > 1 and (given.kind, given.classes, given.member) != (None, None, None):
         raise UserError(
             f"--kind, --classes and --member say something of one task, and --data has {', '.join(places)}. Compare "
             "these one by one."
         )
-    mine = teachers_of(opened, {task: Asked(about.kind, about.classes) for task in places})
+    mine = teachers_of(opened, {task: Asked(given.kind, given.classes) for task in places})
     kinds = {task: kind_of(teacher) for task, teacher in mine.items()}
     asked = {task: Asked.as_by(kind, mine[task].card.options) for task, kind in kinds.items()}
     others = {place: teachers_of(open_network(place, trust=trust), asked) for place in against}
-    default = ComparisonSettings(AcceptanceSection(margin=_default_margins(kinds, acceptance)))
-    settings = with_acceptance(default, list(kinds), acceptance, rule)
-    sources = _sources(places, about.member, kinds, [mine, *others.values()])
+    default = ComparisonSettings(AcceptanceSection(margin=_default_margins(kinds, margins)))
+    settings = with_acceptance(default, list(kinds), margins, rule)
+    sources = _sources(places, given.member, kinds, [mine, *others.values()])
     evaluation_set = evaluation_set_of(sources, None, settings)
     network = JoinedTeachers(mine).to(state.device)
     found: dict[str, Evaluation] = {}
@@ -104,8 +105,8 @@ def versus(
         console.print(console_table(found[place]))
         if place != against[-1]:
             console.print()
-    if to is not None and state.is_main_process:
-        _write(to, found)
+    if file is not None and state.is_main_process:
+        _write(file, found)
     state.wait_for_everyone()
     return found
 
@@ -141,7 +142,9 @@ def _only_task(student: str, opened: Network, task: str | None) -> str:
     return known[0]
 
 
-def _default_margins(kinds: Mapping[str, TaskKind], said: Margins) -> dict[str, float]:
+def _default_margins(
+    kinds: Mapping[str, TaskKind], said: float | Mapping[str, float] | None
+) -> dict[str, float]:
     """One point of each task that is scored in points; what is scored in its label's unit needs its own."""
     margins = {}
     for task, kind in kinds.items():

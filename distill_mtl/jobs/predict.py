@@ -2,10 +2,10 @@
 
 import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TextIO
 
 import torch
 from accelerate import PartialState
@@ -14,74 +14,92 @@ from rich.console import Console
 from distill_mtl.display import Display, output
 from distill_mtl.errors import UserError, brief
 from distill_mtl.files import atomic_file, refuse_folder
+from distill_mtl.jobs.arguments import as_names, refuse_below
 from distill_mtl.networks.modes import usable_device
-from distill_mtl.networks.network import Resize
 from distill_mtl.networks.opening import open_network
-from distill_mtl.prediction.named_pictures import MEMBERS, Found, find_pictures
+from distill_mtl.prediction.named_pictures import Found, find_pictures
 from distill_mtl.prediction.outputs import AnswerTable, JsonLines, Masks, Output, Overlays
 from distill_mtl.prediction.predictions import Unread, answered_kinds, predictions
-from distill_mtl.tasks.base import TaskKind
 
 _NAMED = 20  # pictures at the end
 
 
-@dataclass(frozen=True)
-class Options:
-    """What the command line says besides network and pictures.
+def predict(
+    network: str,
+    images: Sequence[str],
+    *,
+    json: Path | str | None = None,
+    masks: Path | None = None,
+    overlays: Path | None = None,
+    only: str | Sequence[str] | None = None,
+    top: int = 1,
+    resize: Literal["crop", "pad", "squash"] | None = None,
+    image: str = "jpg;jpeg;png;webp",
+    batch_size: int = 16,
+    device: str | None = None,
+    trust: bool = False,
+    console: Console | None = None,
+) -> list[Unread]:
+    """Answer all tasks for pictures of yours.
 
-    Attributes:
-        only: tasks; None: all.
-        json: file of JSON lines; `-` is standard output.
-        masks: folder of label files.
-        overlays: folder of pictures.
-        top: likeliest classes that are told.
-        resize: what the network sees of a picture; None: as in its evaluation.
-        members: file endings of the picture in a shard.
-        batch_size: pictures that run together.
-        device: None: the accelerator, where there is one.
-        trust: let programs and a user's own kinds of task run code.
-    """
-
-    only: Sequence[str] | None = None
-    json: Path | None = None
-    masks: Path | None = None
-    overlays: Path | None = None
-    top: int = 1
-    resize: Resize | None = None
-    members: str = MEMBERS
-    batch_size: int = 16
-    device: str | None = None
-    trust: bool = False
-
-
-def predict(place: str, images: Sequence[str], options: Options) -> int:
-    """Write the answers about all pictures that can be read.
+    Show pictures to a student and print its decoded answers of all tasks, or write them. Without --json, --masks or
+    --overlays: a table on a terminal, JSON lines elsewhere. More: docs/predict.md.
 
     Args:
-        place: of the network, as `open_network` takes it.
-        images: as `find_pictures` takes them.
-        options: of the command line.
+        network (RUN|FILE): a run folder, a student folder, hf_hub:owner/name, or a file that `distill-mtl export`
+            wrote.
+        images (IMAGE ...): pictures, folders of them (at any depth), or shards.
+        json (FILE): write a JSON object per picture; - for standard output.
+        masks (FOLDER): write what has a place in the picture as label files, in the form that shards hold.
+        overlays (FOLDER): write pictures with the answers laid over them.
+        only (A,B): these tasks; default all.
+        top (K): tell the K likeliest classes.
+        resize: what the network sees of a picture of another shape: its centre, all of it between black bars, or all
+            of it stretched; default as in its evaluation.
+        image (MEMBERS): file endings of the picture in a shard, the first found wins.
+        batch_size (N): pictures that run together.
+        device: cpu, cuda, cuda:1, mps; default the accelerator, where there is one.
+        trust: let it run code: .pt2, .ts and kinds of your own are programs.
+        console: where progress and what could not be read are shown; default standard error.
 
     Returns:
-        How many pictures could not be read. Each was named on standard error.
+        The pictures that could not be read.
 
     Raises:
         UserError: the network cannot be opened, nothing is there to look at, or an output cannot be written.
+        KeyboardInterrupt: interrupted: label files and overlays that were finished stay, and --json FILE is not there.
+
+    Examples:
+        a table; a line of JSON for each picture; label files, and pictures to look at; an exported file, on shards:
+          distill-mtl predict runs/scenes photo.jpg
+          distill-mtl predict runs/scenes photos --json answers.jsonl
+          distill-mtl predict runs/scenes photos --masks masks --overlays overlays
+          distill-mtl predict student.onnx 'shards/pets-{000..009}.tar' --only breed
+
+        Exit status 2 where a picture could not be read: it is named, the answers about all others are written.
     """
-    if options.json is not None:
-        refuse_folder(options.json, "--json")
-    device = _device(options.device)
-    network = open_network(place, trust=options.trust)
-    kinds = answered_kinds(network, options.only)
-    network.to(device)
-    found, errors = find_pictures(images, options.members), Console(stderr=True, highlight=False)
-    unread, cropped = list[Unread](), 0
+    refuse_below(1, top=top, batch_size=batch_size)
+    lines = None if json is None or str(json) == "-" else Path(json)
+    if lines is not None:
+        refuse_folder(lines, "--json")
+    where = _device(device)
+    opened = open_network(network, trust=trust)
+    kinds = answered_kinds(opened, as_names(only))
+    opened.to(where)
+    found, errors = find_pictures(images, image), console or Console(stderr=True, highlight=False)
     with ExitStack() as files:
-        outputs = _outputs(kinds, found, options, files)
+        stream = sys.stdout if lines is None else _opened(lines, files)
+        outputs = list[Output]()
+        if masks is not None:
+            outputs.append(Masks(masks, kinds, found.pictures))
+        if overlays is not None:
+            outputs.append(Overlays(overlays, kinds, found.pictures))
+        if json is not None or (not outputs and not sys.stdout.isatty()):
+            outputs.append(JsonLines(stream, kinds, top))
+        outputs = outputs or [AnswerTable(output(), kinds, top)]
         bar = files.enter_context(Display(errors, "prediction", len(found.pictures), unit="image"))
-        answers = predictions(
-            network, kinds, found.pictures, batch_size=options.batch_size, resize=options.resize
-        )
+        unread, cropped = list[Unread](), 0
+        answers = predictions(opened, kinds, found.pictures, batch_size=batch_size, resize=resize)
         for done, answer in enumerate(answers, start=1):
             if isinstance(answer, Unread):
                 unread.append(answer)
@@ -94,26 +112,16 @@ def predict(place: str, images: Sequence[str], options: Options) -> int:
     for each in outputs:
         each.finish()
     _conclude(errors, found, unread, cropped)
-    return len(unread)
+    return unread
 
 
-def _outputs(kinds: Mapping[str, TaskKind], found: Found, options: Options, files: ExitStack) -> list[Output]:
-    """What was asked for; else a table on a terminal, and JSON lines in a pipe or a file."""
-    chosen = list[Output]()
-    if options.masks is not None:
-        chosen.append(Masks(options.masks, kinds, found.pictures))
-    if options.overlays is not None:
-        chosen.append(Overlays(options.overlays, kinds, found.pictures))
-    if options.json is not None and str(options.json) != "-":
-        try:
-            file = files.enter_context(atomic_file(options.json))
-            stream = files.enter_context(io.TextIOWrapper(file, encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"--json {options.json} cannot be written: {brief(error)}.") from error
-        chosen.append(JsonLines(stream, kinds, options.top))
-    elif options.json is not None or (not chosen and not sys.stdout.isatty()):
-        chosen.append(JsonLines(sys.stdout, kinds, options.top))
-    return chosen or [AnswerTable(output(), kinds, options.top)]
+def _opened(path: Path, files: ExitStack) -> TextIO:
+    """The file for JSON lines, which appears whole once `files` are closed."""
+    try:
+        file = files.enter_context(atomic_file(path))
+        return files.enter_context(io.TextIOWrapper(file, encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--json {path} cannot be written: {brief(error)}.") from error
 
 
 def _conclude(errors: Console, found: Found, unread: Sequence[Unread], cropped: int) -> None:
@@ -121,7 +129,7 @@ def _conclude(errors: Console, found: Found, unread: Sequence[Unread], cropped: 
     if cropped:
         were, them = ("picture was", "it") if cropped == 1 else ("pictures were", "them")
         errors.print(
-            f"{cropped:,} {were} cropped to what the network sees; --resize squash shows it all of {them}.",
+            f"{cropped:,} {were} cropped to what the network sees; use --resize squash to see all of {them}.",
             soft_wrap=True,
         )
     for ending, count in sorted(found.left_out.items()):

@@ -1,8 +1,11 @@
-"""Reports as files."""
+"""`distill-mtl report`: the page of a run, or of several, from their folders alone."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
+from distill_mtl.display import output
 from distill_mtl.errors import UserError
 from distill_mtl.files import refuse_folder, write_text
 from distill_mtl.report.markdown import markdown
@@ -12,21 +15,41 @@ from distill_mtl.report.run_record import read_run
 from distill_mtl.report.several import comparison_of
 
 
-def write_report(folder: Path, *, to: Path | None = None) -> Path:
-    """Write a run's report.html and report.md, finished or not.
+def write_report(folders: Sequence[Path], *, to: Path | None = None, console: Console | None = None) -> Path:
+    """Write the report of a run again, or one page that compares runs.
+
+    One run: write its report.html and report.md again, from its folder alone; a run that is not finished is shown as
+    far as it came. Several runs: write one page that compares them.
 
     Args:
-        folder: of the run.
-        to: where the page goes instead; report.md is not written then.
+        folders (RUN ...): run folder, such as runs/multidigits.
+        to (FILE): where the page goes; default report.html in the run folder, of several runs comparison.html beside
+            the first. With it no report.md is written.
+        console: where the page's place is said; default standard output.
 
     Returns:
         The page.
 
     Raises:
-        UserError: the folder holds no run, or the page cannot be written.
+        UserError: a folder holds no run or is named twice, or the page cannot be written.
+        KeyboardInterrupt: interrupted before the report was finished. The same command writes it.
     """
     if to is not None:
         refuse_folder(to, "--to")
+    given = [folders] if isinstance(folders, Path | str) else folders
+    paths = [Path(folder) for folder in given]
+    if len(paths) == 1:
+        written = report_in(paths[0], to=to)
+    else:
+        runs = [read_run(path, label) for path, label in zip(paths, _labels(paths), strict=True)]
+        written = to or paths[0].resolve().parent / "comparison.html"
+        _write(written, page(comparison_of(runs)))
+    (console or output()).print(f"report: {written}", highlight=False, soft_wrap=True)
+    return written
+
+
+def report_in(folder: Path, *, to: Path | None = None) -> Path:
+    """Write the report of one run into its folder, or its page to `to`; the page's place."""
     run = read_run(folder)
     report = report_of(run)
     _write(to or run.files.report, page(report))
@@ -34,27 +57,6 @@ def write_report(folder: Path, *, to: Path | None = None) -> Path:
         sheet = run.files.pictures.name if run.files.pictures.exists() else None
         _write(run.files.report_markdown, markdown(report, sheet))
     return to or run.files.report
-
-
-def write_comparison(folders: Sequence[Path], *, to: Path | None = None) -> Path:
-    """Write one page that compares runs.
-
-    Args:
-        folders: of two runs or more.
-        to: where the page goes; default comparison.html beside the first folder.
-
-    Returns:
-        The page.
-
-    Raises:
-        UserError: a folder holds no run or is named twice, or the page cannot be written.
-    """
-    if to is not None:
-        refuse_folder(to, "--to")
-    runs = [read_run(folder, label) for folder, label in zip(folders, _labels(folders), strict=True)]
-    target = to or folders[0].resolve().parent / "comparison.html"
-    _write(target, page(comparison_of(runs)))
-    return target
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:

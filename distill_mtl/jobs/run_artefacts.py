@@ -7,14 +7,16 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from accelerate import PartialState
 from rich.console import Console
 from rich.markup import escape
 
+from distill_mtl.display import output
 from distill_mtl.errors import UserError
 from distill_mtl.evaluation import Evaluation, EvaluationSet
 from distill_mtl.evaluation.examples import examples, examples_of
 from distill_mtl.evaluation.row_statistics import Student, Teacher
-from distill_mtl.jobs.report import write_report
+from distill_mtl.jobs.report import report_in
 from distill_mtl.recipe import Recipe
 from distill_mtl.report.model_card import model_card
 from distill_mtl.report.pictures import write_gallery
@@ -22,6 +24,7 @@ from distill_mtl.report.sample_grid import picture_sheet
 from distill_mtl.students.student import Trunk
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.card import TeacherCard
+from distill_mtl.training.processes import start_processes
 from distill_mtl.training.run_folder import RunFolder
 
 _PICTURED = 24  # disagreements over all tasks: a page of one or two megabytes
@@ -57,7 +60,7 @@ def write_run_artefacts(
     legends = {task: kind.legend() for task, kind in kinds.items()}
     picture_sheet(samples, legends).save(folder.pictures)
     write_gallery(folder.examples, disagreements=examples_of(keys, *asked), samples=samples, legends=legends)
-    return write_report(folder.path)
+    return report_in(folder.path)
 
 
 def card_of(
@@ -87,6 +90,12 @@ def card_of(
         evaluation=evaluation,
         recipe_digest=hashlib.sha256(folder.recipe.read_bytes()).hexdigest(),
     )
+
+
+def shared_console(console: Console | None) -> tuple[PartialState, Console]:
+    """The processes that were launched together, and where they print: the first one alone."""
+    state = start_processes()
+    return state, (console or output()) if state.is_main_process else Console(quiet=True)
 
 
 def earlier_result(path: Path, console: Console) -> Evaluation | None:

@@ -1,6 +1,15 @@
-"""`distill-mtl teacher check`: one teacher, measured as a run would before its first step, without a recipe.
+"""Look into a teacher, measure it, or train one.
 
-`distill-mtl teacher train`: the same machinery with one task and no teacher, saved as a teacher's folder.
+Args:
+    file (FILE): a folder, a .onnx, .pt2 or .ts file, or hf_hub:owner/name: what `teacher:` takes in a recipe.
+    timm (NAME): a pretrained network of timm instead: resnet50.a1_in1k
+    module (SPEC): your own network instead: package.module:callable
+    args (YAML): keyword arguments for its callable: '{depth: 20}'
+    weights (WEIGHTS): its state dict.
+    trust: let it run code: .pt2, .ts and --module are programs.
+    task (HEAD): which head of a student folder with several.
+    overrides (--set KEY=VALUE, repeated): any other key that a recipe has for a teacher, as often as you like:
+        --set input.size=224
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +29,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from distill_mtl.checks.inspection import print_inspection
 from distill_mtl.checks.teacher_check import ROWS_AT_A_TIME, TeacherCheck, expected_score, measure_teacher
 from distill_mtl.data import DataSettings, Sources, open_sources
 from distill_mtl.data.batch import Batch
@@ -27,10 +37,11 @@ from distill_mtl.data.shard_sets import as_patterns, find_sets
 from distill_mtl.display import output
 from distill_mtl.errors import RecipeError, TeacherError, UserError
 from distill_mtl.evaluation import Evaluation, TaskResult
+from distill_mtl.jobs.arguments import as_classes, as_recipe, recipe_place, refuse_below
 from distill_mtl.jobs.distill import distill
 from distill_mtl.networks.weights import RecordedScore, write_score
-from distill_mtl.recipe import Recipe, load_recipe
-from distill_mtl.recipe.command_line import read_teacher
+from distill_mtl.recipe import Recipe
+from distill_mtl.recipe.command_line import read_teacher, task_name
 from distill_mtl.recipe.load import absolute_teacher
 from distill_mtl.recipe.schema import LabelSection, SourceSection, TeacherSection
 from distill_mtl.students.student_folder import load_student, save_student
@@ -41,39 +52,108 @@ from distill_mtl.teachers.teacher import Teacher
 from distill_mtl.training.run_folder import RunFolder
 
 
-def check_teacher(
-    values: Mapping[str, Any],
-    overrides: Sequence[str],
-    task: str,
-    data: Sequence[str],
+def inspect_teacher(
+    file: str | None = None,
     *,
-    member: str | None = None,
-    kind: str | None = None,
-    classes: tuple[str, ...] | int | None = None,
-    limit: int | None = None,
+    timm: str | None = None,
+    module: str | None = None,
+    args: str | Mapping[str, Any] | None = None,
+    weights: str | None = None,
+    trust: bool = False,
+    task: str | None = None,
+    overrides: Sequence[str] = (),
+    all: bool = False,
+    console: Console | None = None,
 ) -> None:
-    """Measure a teacher on all labelled rows of some shards, and say what is wrong where it falls short.
+    """Print what a trained network wants to see, gives, and offers for hints.
+
+    Load a trained network and print what it wants to see and what it gives, each with where that comes from; its
+    sha256; the layers that hints can use; and the lines of recipe that name it.
 
     Args:
-        values, overrides, task: as in `read_teacher`.
-        data: folders, paths and patterns of shards; their rows are not cut into sets.
-        member: of the label; None: the kind's.
-        kind: of the task; None: the teacher's.
-        classes: of the task, in the order of the label numbers; None: the teacher's.
-        limit: at most this many rows, spread evenly.
+        all: every layer, not only one of each shape.
+        console: where it is printed; default standard output. The other arguments: as the module says.
+
+    Raises:
+        UserError: it cannot be loaded, or no network is named.
+    """
+    section, name = _named_teacher(file, timm, module, args, weights, trust, task, overrides)
+    print_inspection(section, name, console or output(), everything=all)
+
+
+def check_teacher(
+    file: str | None = None,
+    *,
+    data: Sequence[str],
+    timm: str | None = None,
+    module: str | None = None,
+    args: str | Mapping[str, Any] | None = None,
+    weights: str | None = None,
+    trust: bool = False,
+    task: str | None = None,
+    overrides: Sequence[str] = (),
+    member: str | None = None,
+    kind: str | None = None,
+    classes: int | str | Sequence[str] | None = None,
+    expect: float | str | None = None,
+    limit: int | None = None,
+    console: Console | None = None,
+) -> None:
+    """Measure a trained network on labelled shards.
+
+    Measure a trained network on all labelled rows of some shards, as a run does before its first step. Exit status 2
+    where it falls short of what it is known to score, or of a constant answer, with the likely cause.
+
+    Args:
+        data (SHARDS ...): folders, files or patterns: 'shards/pets-*.tar'
+        member: file ending of the label: cls, seg.png; default the kind's.
+        kind: of the task; default what the network's answer looks like.
+        classes: number, or cat,dog,owl in the order of the label numbers; default its own.
+        expect (SCORE): points that it must score; default what its folder records.
+        limit (N): at most so many rows, spread evenly; default all.
+        console: where the result is printed; default standard output. The other arguments: as the module says.
 
     Raises:
         TeacherError: it cannot be loaded, or falls short.
         ShardError: the shards cannot be read, or have no such labels.
+        KeyboardInterrupt: interrupted before the teacher was measured on all rows.
     """
-    section = read_teacher(values, overrides, task)
-    teacher = load_teacher(absolute_teacher(section), task=task, kind=kind, classes=classes)
+    refuse_below(1, limit=limit)
+    expected = [] if expect is None else [f"expect={expect}"]
+    section, name = _named_teacher(file, timm, module, args, weights, trust, task, [*overrides, *expected])
+    teacher = load_teacher(absolute_teacher(section), task=name, kind=kind, classes=as_classes(classes))
     measured_as = kind_of(teacher)
-    sources = _sources(task, teacher, measured_as, data, member)
-    examined = _examine(teacher, measured_as, task, sources, section, limit)
-    _show(examined, measured_as, data)
+    sources = _sources(name, teacher, measured_as, data, member)
+    examined = _examine(teacher, measured_as, name, sources, section, limit)
+    _show(console or output(), examined, measured_as, data)
     if examined.problem is not None:
         raise TeacherError(examined.problem)
+
+
+def _named_teacher(
+    file: str | None,
+    timm: str | None,
+    module: str | None,
+    args: str | Mapping[str, Any] | None,
+    weights: str | None,
+    trust: bool,
+    task: str | None,
+    overrides: Sequence[str],
+) -> tuple[TeacherSection, str]:
+    """The section of a recipe that would name it so, and a name for its task."""
+    said = {
+        "path": file,
+        "timm": timm,
+        "module": module,
+        "weights": weights,
+        "task": task,
+        "trust": trust or None,
+        "args": None if isinstance(args, str) else args,
+    }
+    values = {key: value for key, value in said.items() if value is not None}
+    name = task or task_name(file or timm or weights or "")
+    in_yaml = [f"args={args}"] if isinstance(args, str) else []
+    return read_teacher(values, [*in_yaml, *overrides], name), name
 
 
 def _sources(
@@ -120,8 +200,8 @@ def _examine(
         )
 
 
-def _show(examined: TeacherCheck, kind: TaskKind, data: Sequence[str]) -> None:
-    console, card = output(), examined.teacher.card
+def _show(console: Console, examined: TeacherCheck, kind: TaskKind, data: Sequence[str]) -> None:
+    card = examined.teacher.card
     measured, expected = examined.measured, examined.expected
     assert measured is not None, "every row of a source is labelled"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -148,49 +228,55 @@ def _show(examined: TeacherCheck, kind: TaskKind, data: Sequence[str]) -> None:
 
 
 def train_teacher(
-    recipe: Path,
+    recipe: Recipe | Path | str,
     overrides: Sequence[str] = (),
     *,
     out: Path | None = None,
-    to: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    to: Path | None = None,
+    console: Console | None = None,
 ) -> Path:
-    """Train the one task of a recipe on its labels alone and save the network as a teacher.
+    """Train a network of one task, to be a teacher.
 
-    A classifier is saved in timm's local-dir form, any other kind and a head of several layers, for which timm
-    has no form, as a student folder. Both carry score.json: what it scores, and on what that was measured.
+    Train the one task of a recipe on its labels alone, with the machinery of a run, and save the network as a
+    teacher: timm's local-dir form for a classifier, a student folder for any other kind, and for a head of several
+    layers, which timm has no form for. Each has its score in score.json.
 
     Args:
-        recipe: of one task that has no teacher.
-        overrides: as in `load_recipe`.
-        out: the run folder; default runs/NAME.
-        to: the teacher's folder; default `teacher` in the run folder.
-        resume, overwrite: as in `distill`.
+        recipe: the recipe, a YAML file.
+        overrides (--set KEY=VALUE, repeated): override any key, as often as you like:
+            --set tasks.breed.temperature=2
+        out (DIR): run folder; default runs/NAME.
+        resume: go on from the run folder's last checkpoint.
+        overwrite: delete the run that is in the run folder.
+        to (FOLDER): where the teacher goes; default `teacher` in its run folder.
+        console: where progress is shown; default standard output of the first process.
 
     Returns:
         The teacher's folder.
 
     Raises:
         UserError: the recipe has several tasks or a teacher, or `to` is taken.
+        KeyboardInterrupt: interrupted. A teacher that had begun to train goes on with --resume.
     """
-    loaded = load_recipe(recipe, overrides)
-    task = _only_task(loaded, recipe)
+    loaded, place = as_recipe(recipe, overrides), recipe_place(recipe)
+    task = _only_task(loaded, place)
     run = RunFolder(out or Path("runs") / str(loaded.name))
     folder = to or run.path / "teacher"
     if folder.exists() and any(folder.iterdir()) and not (overwrite or resume):
         raise UserError(
             f"{folder} is not empty. Choose another folder with --to, or replace it with --overwrite."
         )
-    evaluation = distill(loaded, out=run.path, resume=resume, overwrite=overwrite)
+    evaluation = distill(loaded, out=run.path, resume=resume, overwrite=overwrite, console=console)
     if not PartialState().is_main_process:
         return folder
-    _save(run, task, folder, evaluation, recipe)
-    Console().print(f"teacher: {folder}", highlight=False, soft_wrap=True)
+    _save(run, task, folder, evaluation, place)
+    (console or output()).print(f"teacher: {folder}", highlight=False, soft_wrap=True)
     return folder
 
 
-def _only_task(recipe: Recipe, path: Path) -> str:
+def _only_task(recipe: Recipe, path: str) -> str:
     if len(recipe.tasks) != 1 or any(section.teacher is not None for section in recipe.tasks.values()):
         raise RecipeError(
             f"Recipe {path}: a teacher is trained from one task without a teacher, found the tasks "
@@ -199,7 +285,7 @@ def _only_task(recipe: Recipe, path: Path) -> str:
     return next(iter(recipe.tasks))
 
 
-def _save(run: RunFolder, task: str, folder: Path, evaluation: Evaluation, recipe: Path) -> None:
+def _save(run: RunFolder, task: str, folder: Path, evaluation: Evaluation, recipe: str) -> None:
     result = evaluation.tasks[task]
     student = load_student(run.student).student
     in_timms_form = result.kind == "classification" and (student.kinds[task].shape.depth or 1) == 1
@@ -220,7 +306,7 @@ def _save(run: RunFolder, task: str, folder: Path, evaluation: Evaluation, recip
     write_score(folder, score)
 
 
-def _card(task: str, result: TaskResult, folder: Path, recipe: Path, in_timms_form: bool) -> str:
+def _card(task: str, result: TaskResult, folder: Path, recipe: str, in_timms_form: bool) -> str:
     if in_timms_form:
         code = f'network = timm.create_model("local-dir:{folder}", pretrained=True)'
     else:

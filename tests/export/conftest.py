@@ -7,7 +7,7 @@ import toy_world
 from rich.console import Console
 
 from distill_mtl.export.export_format import FORMATS
-from distill_mtl.jobs.export import export
+from distill_mtl.jobs.export import export_student
 
 QUIET = Console(quiet=True)
 
@@ -43,7 +43,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory, world: Path) -> Callable[
         if form not in files:
             out = runs[model] / f"{len(files)}{FORMATS[to].ending}"
             data = [str(world / "pool-test.tar")] if model else []
-            files[form] = export(runs[model], to, out=out, rows=12, data=data, console=QUIET, **options)
+            files[form] = export_student(
+                runs[model], to, out=out, rows=12, data=data, console=QUIET, **options
+            )
         return files[form]
 
     return give

@@ -14,7 +14,7 @@ from rich.console import Console
 from distill_mtl.cli import main
 from distill_mtl.errors import ExportError, UserError
 from distill_mtl.export.formats.torchscript import TorchScript
-from distill_mtl.jobs.export import export
+from distill_mtl.jobs.export import export_student
 from distill_mtl.students.student_folder import save_student
 
 QUIET = Console(quiet=True)
@@ -39,9 +39,9 @@ def test_the_command_writes_beside_the_run(run: Path, capsys: pytest.CaptureFixt
 
 
 def test_an_export_is_not_replaced_unasked(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    export(run, "torchscript", rows=6, console=QUIET)
+    export_student(run, "torchscript", rows=6, console=QUIET)
     assert "toy.ts exists. Replace it with --overwrite" in failed(capsys, run, "--to", "torchscript")
-    export(run, "torchscript", rows=6, overwrite=True, console=QUIET)
+    export_student(run, "torchscript", rows=6, overwrite=True, console=QUIET)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -63,7 +63,7 @@ def test_a_signal_leaves_no_export_and_one_line(
 def test_an_export_that_ends_early_leaves_nothing_and_spoils_nothing(
     run: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
-    file = export(run, "torchscript", rows=6, console=QUIET)
+    file = export_student(run, "torchscript", rows=6, console=QUIET)
     before = file.read_bytes()
 
     def ends(self: TorchScript, path: Path) -> Any:
@@ -72,7 +72,7 @@ def test_an_export_that_ends_early_leaves_nothing_and_spoils_nothing(
 
     monkeypatch.setattr(TorchScript, "open", ends)
     with pytest.raises(error):
-        export(run, "torchscript", rows=6, overwrite=True, console=QUIET)
+        export_student(run, "torchscript", rows=6, overwrite=True, console=QUIET)
     assert file.read_bytes() == before
     assert {path.name for path in file.parent.iterdir()} == {"toy.ts", "toy.ts.parity.json"}
 
@@ -96,14 +96,14 @@ def test_a_package_that_is_missing_is_named_with_its_extra(
         lambda name: None if name == "onnxscript" else usual(name),
     )
     with pytest.raises(ExportError, match=r"needs onnxscript: pip install 'distill_mtl\[onnx\]'"):
-        export(run, "onnx", console=QUIET)
+        export_student(run, "onnx", console=QUIET)
 
 
 def test_a_student_without_a_run_asks_for_pictures(tmp_path: Path, world: Path) -> None:
     save_student(student(), tmp_path / "alone")
     with pytest.raises(ExportError, match="lies in no run.*--data"):
-        export(tmp_path / "alone", "torchscript", console=QUIET)
-    file = export(
+        export_student(tmp_path / "alone", "torchscript", console=QUIET)
+    file = export_student(
         tmp_path / "alone", "torchscript", rows=6, data=[str(world / "pool-test.tar")], console=QUIET
     )
     assert file == tmp_path / "alone" / "export" / "alone.ts"
@@ -113,5 +113,5 @@ def test_a_run_whose_data_is_gone_asks_for_other_pictures(run: Path, world: Path
     recipe = run / "recipe.resolved.yaml"
     recipe.write_text(recipe.read_text().replace("hue-test.tar", "moved-test.tar"))
     with pytest.raises(UserError, match="Name other shards with --data"):
-        export(run, "torchscript", console=QUIET)
-    export(run, "torchscript", rows=6, data=[str(world / "pool-*.tar")], console=QUIET)
+        export_student(run, "torchscript", console=QUIET)
+    export_student(run, "torchscript", rows=6, data=[str(world / "pool-*.tar")], console=QUIET)

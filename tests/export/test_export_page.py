@@ -11,7 +11,7 @@ from export_toys import every_kind, run_folder, student, without_us
 from rich.console import Console
 
 from distill_mtl import load_student
-from distill_mtl.jobs.export import export
+from distill_mtl.jobs.export import export_student
 
 PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
 SNIPPETS = dict(re.findall(r"^```python\n# (\w+)\n(.*?)^```", PAGE, re.M | re.S))
@@ -26,7 +26,9 @@ def test_a_snippet_serves_with_the_students_numbers(tmp_path: Path, world: Path,
     kinds = {"left": every_kind()["breed"], "segment": every_kind()["part"]}
     run = run_folder(tmp_path / "multidigits", student(kinds=kinds), world)
     data = [str(world / "pool-test.tar")]
-    file = export(run, to, pixels="float", decode=True, rows=6, data=data, console=Console(quiet=True))
+    file = export_student(
+        run, to, preprocess="float", decode=True, rows=6, data=data, console=Console(quiet=True)
+    )
     printed = without_us(SEEDED + SNIPPETS[to] + SAID, file.parent)
     assert "48, 40" in printed
     assert len(SNIPPETS[to].strip().splitlines()) <= 7

@@ -24,7 +24,7 @@ Exported = Callable[..., Path]
 
 @pytest.mark.parametrize("to", ["onnx", "pt2", "torchscript"])
 def test_every_task_of_a_file_teaches_as_the_student_does(exported: Exported, to: str) -> None:
-    file = exported(to, "test_resnet", pixels="float", decode=True)
+    file = exported(to, "test_resnet", preprocess="float", decode=True)
     batch, loaded = torch.rand(3, 3, 20, 20), load_student(file.parent / "student")
     for task, kind in every_kind().items():
         section = TeacherSection(path=str(file), trust=to != "onnx")
@@ -56,7 +56,7 @@ def test_a_task_is_chosen_by_its_name(exported: Exported) -> None:
 
 
 def test_the_only_task_needs_no_name(exported: Exported) -> None:
-    file = str(exported("onnx", tasks=["hue"]))
+    file = str(exported("onnx", only=["hue"]))
     assert load_teacher(TeacherSection(path=file), task="paint").card.kind == "classification"
 
 
@@ -71,7 +71,7 @@ def test_a_file_is_compared_by_the_names_of_its_tasks(exported: Exported) -> Non
         assert torch.allclose(mine[task], theirs[task]["logits"], atol=1e-4)
     with pytest.raises(UserError, match=r"has no task 'heu'. Did you mean 'hue'\?"):
         teachers_of(network, {"heu": Asked()})
-    alone = str(exported("onnx", tasks=["shape"]))
+    alone = str(exported("onnx", only=["shape"]))
     assert teachers_of(open_network(alone), {"road": Asked()})["road"].card.kind == "segmentation"
 
 
@@ -83,7 +83,7 @@ def test_the_other_tasks_answers_are_no_hints(exported: Exported) -> None:
 
 @pytest.mark.parametrize("to", ["onnx", "pt2"])
 def test_the_default_hint_of_a_task_is_nothing_of_another_tasks_head(exported: Exported, to: str) -> None:
-    file, alone = str(exported(to)), str(exported(to, tasks=["hue"]))
+    file, alone = str(exported(to)), str(exported(to, only=["hue"]))
     batch = torch.rand(2, 3, 8, 8)
     hidden = []
     for path in (file, alone):
@@ -97,7 +97,7 @@ def test_the_default_hint_of_a_task_is_nothing_of_another_tasks_head(exported: E
 def test_neither_the_picture_nor_labels_nor_an_answer_is_offered_as_a_layer_for_hints(
     exported: Exported,
 ) -> None:
-    file = exported("onnx", "test_resnet", pixels="float", decode=True)
+    file = exported("onnx", "test_resnet", preprocess="float", decode=True)
     network = load_teacher(TeacherSection(path=str(file)), task="breed").network
     layers = network.features()
     assert layers

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from distill_mtl import load_student
 from distill_mtl.errors import ExportError, StudentError
-from distill_mtl.jobs.export import export
+from distill_mtl.jobs.export import export_student
 from distill_mtl.report.model_card import model_card
 
 QUIET = Console(quiet=True)
@@ -122,7 +122,7 @@ def run(tmp_path: Path, world: Path) -> Path:
 
 
 def test_the_folder_is_the_student_with_a_card_that_the_hub_reads(run: Path) -> None:
-    folder = export(run, "hub", license="apache-2.0", console=QUIET)
+    folder = export_student(run, "hub", license="apache-2.0", console=QUIET)
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     card = ModelCard.load(folder / "README.md")
     assert card.data.library_name == "distill_mtl"
@@ -135,7 +135,7 @@ def test_the_folder_is_the_student_with_a_card_that_the_hub_reads(run: Path) -> 
 
 
 def test_a_licence_that_nobody_named_is_called_unknown(run: Path) -> None:
-    assert ModelCard.load(export(run, "hub", console=QUIET) / "README.md").data.license == "unknown"
+    assert ModelCard.load(export_student(run, "hub", console=QUIET) / "README.md").data.license == "unknown"
 
 
 def test_some_tasks_alone_get_a_card_of_their_own(run: Path) -> None:
@@ -143,7 +143,7 @@ def test_some_tasks_alone_get_a_card_of_their_own(run: Path) -> None:
     evaluation_of({"hue": scores, "shape": scores}).write(run / "results.json")
     teachers = {"hue": {"file": "/home/me/teachers/hues/model.safetensors", "sha256": "ab" * 32}}
     (run / "teachers.json").write_text(json.dumps(teachers))
-    folder = export(run, "hub", tasks=["hue"], console=QUIET)
+    folder = export_student(run, "hub", only=["hue"], console=QUIET)
     text = (folder / "README.md").read_text()
     assert "| hue | accuracy | 40 | 90.00 | 91.50 | 1.50 |" in text
     assert "`hues abababababab`" in text
@@ -154,7 +154,7 @@ def test_some_tasks_alone_get_a_card_of_their_own(run: Path) -> None:
 
 
 def test_what_is_pushed_is_the_folder(run: Path, hub: Hub) -> None:
-    folder = export(run, "hub", repo="owner/toy", private=True, license="mit", console=QUIET)
+    folder = export_student(run, "hub", repo="owner/toy", private=True, license="mit", console=QUIET)
     assert hub.files == {path.name: path.read_bytes() for path in folder.iterdir()}
     assert (hub.made["organization"], hub.made["name"]) == ("owner", "toy")
     assert hub.made.get("private") is True or hub.made.get("visibility") == "private"
@@ -164,7 +164,7 @@ def test_what_is_pushed_is_the_folder(run: Path, hub: Hub) -> None:
 
 
 def test_a_public_repository_is_made_unless_said_otherwise(run: Path, hub: Hub) -> None:
-    export(run, "hub", repo="owner/toy", console=QUIET)
+    export_student(run, "hub", repo="owner/toy", console=QUIET)
     assert not hub.made.get("private")
     assert hub.made.get("visibility") in (None, "public")
 
@@ -173,7 +173,7 @@ def test_a_public_repository_is_made_unless_said_otherwise(run: Path, hub: Hub) 
 def test_a_refusal_is_one_line_and_the_folder_stays(run: Path, hub: Hub, status: int) -> None:
     hub.refuse = status
     with pytest.raises(ExportError, match=r"owner/toy cannot be pushed: .*hf auth login.*HF_TOKEN") as caught:
-        export(run, "hub", repo="owner/toy", console=QUIET)
+        export_student(run, "hub", repo="owner/toy", console=QUIET)
     assert "\n" not in str(caught.value)
     assert (run / "export" / "toy-hub" / "model.safetensors").is_file()
 
@@ -181,25 +181,25 @@ def test_a_refusal_is_one_line_and_the_folder_stays(run: Path, hub: Hub, status:
 def test_no_way_to_the_hub_is_one_line(run: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ExportError, match="cannot be pushed") as caught:
-        export(run, "hub", repo="owner/toy", console=QUIET)
+        export_student(run, "hub", repo="owner/toy", console=QUIET)
     assert "\n" not in str(caught.value)
 
 
 def test_a_name_that_is_none_is_one_line(run: Path, hub: Hub) -> None:
     with pytest.raises(ExportError, match="cannot be pushed"):
-        export(run, "hub", repo="not a/repo/name", console=QUIET)
+        export_student(run, "hub", repo="not a/repo/name", console=QUIET)
 
 
 def test_private_without_a_repository_is_refused(run: Path) -> None:
     with pytest.raises(ExportError, match="--repo OWNER/NAME"):
-        export(run, "hub", private=True, console=QUIET)
+        export_student(run, "hub", private=True, console=QUIET)
 
 
 def test_options_of_other_formats_are_refused(run: Path) -> None:
     with pytest.raises(ExportError, match="--decode means nothing for --to hub"):
-        export(run, "hub", decode=True, console=QUIET)
+        export_student(run, "hub", decode=True, console=QUIET)
     with pytest.raises(ExportError, match="--repo means nothing for --to onnx; it is for hub"):
-        export(run, "onnx", repo="a/b", console=QUIET)
+        export_student(run, "onnx", repo="a/b", console=QUIET)
 
 
 def test_a_pushed_student_is_loaded_by_its_name(
@@ -207,7 +207,7 @@ def test_a_pushed_student_is_loaded_by_its_name(
 ) -> None:
     """From the client's cache, as it is after the first fetch."""
     home = tmp_path / "hub" / "models--owner--toy"
-    export(run, "hub", out=home / "snapshots" / COMMIT, console=QUIET)
+    export_student(run, "hub", out=home / "snapshots" / COMMIT, console=QUIET)
     (home / "refs").mkdir()
     (home / "refs" / "main").write_text(COMMIT)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))

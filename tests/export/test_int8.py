@@ -11,7 +11,7 @@ from rich.console import Console
 from distill_mtl import load_student
 from distill_mtl.cli import main
 from distill_mtl.errors import ExportError
-from distill_mtl.jobs.export import export
+from distill_mtl.jobs.export import export_student
 from distill_mtl.networks.runtimes.onnx_file import OnnxRuntime
 
 
@@ -48,7 +48,7 @@ def test_without_labelled_rows_the_loss_is_shown_in_decisions(
     tmp_path: Path, world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = export_toys.toy_run(tmp_path / "run", world, "test_resnet")
-    export(run, "onnx", int8=True, rows=6, calibration=8, data=[str(world / "pool-test.tar")])
+    export_student(run, "onnx", int8=True, rows=6, calibration=8, data=[str(world / "pool-test.tar")])
     said = capsys.readouterr().out
     assert f"evaluate --student {run}/export/run-int8.onnx --against {run} --data hue=SHARDS shape=" in said
 
@@ -58,5 +58,5 @@ def test_a_student_that_fits_no_single_file_is_not_quantised(
 ) -> None:
     monkeypatch.setattr("distill_mtl.export.formats.onnx.LARGEST", 10)
     with pytest.raises(ExportError, match="more than 2 GB"):
-        export(run, "onnx", int8=True, rows=6, console=Console(quiet=True))
+        export_student(run, "onnx", int8=True, rows=6, console=Console(quiet=True))
     assert not (run / "export").exists()

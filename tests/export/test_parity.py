@@ -14,7 +14,7 @@ from distill_mtl.errors import ExportError
 from distill_mtl.export.formats.torchscript import TorchScript
 from distill_mtl.export.graph_format import Run
 from distill_mtl.export.parity import Difference
-from distill_mtl.jobs.export import export
+from distill_mtl.jobs.export import export_student
 
 QUIET = Console(quiet=True)
 
@@ -33,7 +33,7 @@ def spoiled(monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Tensor],
 
 
 def test_what_was_compared_is_shown_and_kept(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = export(run, "torchscript", decode=True, rows=20, console=Console(width=120))
+    file = export_student(run, "torchscript", decode=True, rows=20, console=Console(width=120))
     shown = capsys.readouterr().out
     assert "20 rows in batches of 1, 3, 2, 14" in shown
     assert "hue.probabilities" in shown
@@ -49,7 +49,7 @@ def test_a_changed_decision_fails_the_export_and_names_task_and_row(
 ) -> None:
     spoiled(monkeypatch, lambda logits: logits.roll(1, 1) * 1e-3 + logits * 0, "hue")
     with pytest.raises(ExportError, match=r"TorchScript does not answer .* hue: .*row hue/"):
-        export(run, "torchscript", rows=8, console=QUIET)
+        export_student(run, "torchscript", rows=8, console=QUIET)
     assert not (run / "export").exists()
 
 
@@ -58,19 +58,19 @@ def test_an_error_that_no_rounding_explains_fails_though_no_decision_changes(
 ) -> None:
     spoiled(monkeypatch, lambda logits: logits * 1.1, "shape")
     with pytest.raises(ExportError, match=r"shape: the largest error is .* of answers up to"):
-        export(run, "torchscript", rows=8, console=QUIET)
+        export_student(run, "torchscript", rows=8, console=QUIET)
 
 
 def test_a_wrong_decoding_fails(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoiled(monkeypatch, lambda label: 1 - label, "shape.label")
     with pytest.raises(ExportError, match=r"shape\.label: .* decisions changed"):
-        export(run, "torchscript", decode=True, rows=8, console=QUIET)
+        export_student(run, "torchscript", decode=True, rows=8, console=QUIET)
 
 
 def test_a_graph_that_knows_one_batch_size_fails(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoiled(monkeypatch, lambda logits: logits[:2], "hue")
     with pytest.raises(ExportError, match=r"gives 'hue' the shape \[2, 3\] for 3 rows"):
-        export(run, "torchscript", rows=8, console=QUIET)
+        export_student(run, "torchscript", rows=8, console=QUIET)
 
 
 @pytest.mark.parametrize("task", ["breed", "tags", "part", "things"])

@@ -12,7 +12,7 @@ from rich.console import Console
 from distill_mtl import load_student
 from distill_mtl.errors import ExportError
 from distill_mtl.export.export_format import only
-from distill_mtl.jobs.export import export
+from distill_mtl.jobs.export import export_student
 from distill_mtl.networks.cut import cut
 from distill_mtl.students.student_folder import DeployedStudent
 from distill_mtl.tasks.base import KINDS, admit_kind, build_kind
@@ -26,7 +26,7 @@ def numbers(module: torch.nn.Module) -> int:
 
 @pytest.mark.parametrize("to", ["onnx", "pt2", "torchscript"])
 def test_the_file_holds_the_wanted_tasks_alone(exported: Callable[..., Path], to: str) -> None:
-    whole, part = exported(to), exported(to, tasks=["hue"])
+    whole, part = exported(to), exported(to, only=["hue"])
     assert part.stat().st_size < whole.stat().st_size
     batch = torch.rand(3, 3, 8, 8)
     assert list(run_file(part, batch)) == ["hue"]
@@ -37,7 +37,7 @@ def test_the_file_holds_the_wanted_tasks_alone(exported: Callable[..., Path], to
 
 
 def test_tasks_keep_the_students_order(run: Path) -> None:
-    file = export(run, "torchscript", tasks=["shape", "hue"], rows=6, console=QUIET)
+    file = export_student(run, "torchscript", only=["shape", "hue"], rows=6, console=QUIET)
     assert file.name == "toy-hue-shape.ts"
 
 
@@ -76,8 +76,8 @@ def test_stages_behind_the_last_one_that_is_read_are_cut(
     kinds = {"early": build_kind("early_kind:FirstStage", ("a", "b")), "late": every_kind()["breed"]}
     run = run_folder(tmp_path / "r", student(model, kinds), world)
     data = [str(world / "pool-test.tar")]
-    whole = export(run, "torchscript", trust=True, rows=6, data=data, console=QUIET)
-    early = export(run, "torchscript", tasks=["early"], trust=True, rows=6, data=data, console=QUIET)
+    whole = export_student(run, "torchscript", trust=True, rows=6, data=data, console=QUIET)
+    early = export_student(run, "torchscript", only=["early"], trust=True, rows=6, data=data, console=QUIET)
     sizes = [file.stat().st_size for file in (whole, early)]
     assert sizes[1] < sizes[0] / 2
     batch = torch.rand(3, 3, 32, 32)
@@ -86,11 +86,11 @@ def test_stages_behind_the_last_one_that_is_read_are_cut(
 
 def test_a_task_that_is_not_there_is_refused(run: Path) -> None:
     with pytest.raises(ExportError, match=r"no such task\. Did you mean 'hue'\? Tasks: hue, shape"):
-        export(run, "pt2", tasks=["hues"], console=QUIET)
+        export_student(run, "pt2", only=["hues"], console=QUIET)
 
 
 def test_the_student_on_disk_is_left_alone(run: Path) -> None:
     before = (run / "student" / "model.safetensors").read_bytes()
-    export(run, "torchscript", tasks=["shape"], rows=6, console=QUIET)
+    export_student(run, "torchscript", only=["shape"], rows=6, console=QUIET)
     assert (run / "student" / "model.safetensors").read_bytes() == before
     assert set(load_student(run / "student").classes) == {"hue", "shape"}

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from distill_mtl import load_student
 from distill_mtl.errors import ExportError, UserError
-from distill_mtl.jobs.export import export
+from distill_mtl.jobs.export import export_student
 from distill_mtl.tasks.base import TaskKind, build_kind
 
 QUIET = Console(quiet=True)
@@ -32,7 +32,7 @@ def run_of(folder: Path, world: Path, model: str = "test_resnet") -> Path:
 
 
 def to_timm(run: Path, world: Path, **how: object) -> Path:
-    return export(run, "timm", rows=9, data=[str(world / "pool-test.tar")], console=QUIET, **how)
+    return export_student(run, "timm", rows=9, data=[str(world / "pool-test.tar")], console=QUIET, **how)
 
 
 @pytest.mark.parametrize("model", ["test_resnet", "test_vit", "test_convnext"])
@@ -106,7 +106,7 @@ def test_parameters_that_no_task_reads_are_named(tmp_path: Path, world: Path) ->
 def test_a_trunk_of_another_family_is_refused(tmp_path: Path, world: Path) -> None:
     run = toy_run(tmp_path / "toy", world)
     with pytest.raises(UserError, match="of the family toy, which timm does not have"):
-        export(run, "timm", rows=4, console=QUIET)
+        export_student(run, "timm", rows=4, console=QUIET)
     assert not (run / "export" / "toy-timm").exists()
 
 

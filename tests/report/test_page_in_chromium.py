@@ -11,7 +11,7 @@ from browser import chromium
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
-from distill_mtl.jobs.report import write_comparison, write_report
+from distill_mtl.jobs.report import write_report
 
 SECTIONS = [
     *(
@@ -53,7 +53,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {
         name: write_report(runs[name], to=_alone(folder, name)) for name in ("one", "many", "unfinished")
     }
-    found["comparison"] = write_comparison(list(runs.values()), to=_alone(folder, "comparison"))
+    found["comparison"] = write_report(list(runs.values()), to=_alone(folder, "comparison"))
     return found
 
 

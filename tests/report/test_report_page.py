@@ -9,7 +9,7 @@ import pytest
 import report_world
 
 from distill_mtl.errors import UserError
-from distill_mtl.jobs.report import write_comparison, write_report
+from distill_mtl.jobs.report import write_report
 from distill_mtl.report.headline import advice, headline
 from distill_mtl.report.run_record import Run, read_run
 
@@ -176,7 +176,7 @@ def test_a_comparison_names_the_runs_and_the_keys_in_which_their_recipes_differ(
     lost = report_world.task(verdict="inferior", delta=-4.0, ci95=[-5.0, -3.0])
     content = report_world.results({"breed": lost, "extra": report_world.task()}, accepted=False)
     second = report_world.write_run(tmp_path / "b", content, lr=0.01)
-    page = write_comparison([first, second])
+    page = write_report([first, second])
     assert page == tmp_path / "comparison.html"
     text = page.read_text()
     assert "a is accepted, of 2 runs." in text
@@ -195,8 +195,8 @@ def test_teachers_stand_beside_runs_only_where_they_are_the_same(tmp_path: Path)
     same = report_world.write_run(tmp_path / "b", content)
     content["cost"]["teachers"]["parameters"] += 1
     other = report_world.write_run(tmp_path / "c", content)
-    assert "teachers " in _cost(write_comparison([first, same]))
-    assert "teachers " not in _cost(write_comparison([first, other]))
+    assert "teachers " in _cost(write_report([first, same]))
+    assert "teachers " not in _cost(write_report([first, other]))
 
 
 def _cost(page: Path) -> str:
@@ -215,7 +215,7 @@ def test_a_comparison_sets_each_student_beside_its_own_teachers_and_says_where_i
         busy["cost"][network]["latency_ms"] *= 3
     busy["cost"]["machine"] += ", busy with other work: measure again when it is quiet"
     runs = [report_world.write_run(tmp_path / "a"), report_world.write_run(tmp_path / "b", busy)]
-    page = write_comparison(runs)
+    page = write_report(runs)
     text = page.read_text()
     cost = text[text.index('id="cost"') : text.index('id="losses"')]
     row = re.search('<th scope="row" class="left ">latency of one image</th>(.*?)</tr>', cost, re.DOTALL)
@@ -247,7 +247,7 @@ def test_a_folded_title_is_html_in_markdown(tmp_path: Path) -> None:
 
 def test_equal_names_of_runs_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     folders = [report_world.write_run(tmp_path / parent / "run") for parent in ("x", "y")]
-    text = write_comparison(folders).read_text()
+    text = write_report(folders).read_text()
     assert "x/run" in text
     assert "y/run" in text
 
@@ -271,7 +271,7 @@ def test_a_folder_that_is_no_run_is_refused_in_one_line(tmp_path: Path, spoil: o
 def test_a_run_is_not_compared_with_itself(tmp_path: Path) -> None:
     folder = report_world.write_run(tmp_path / "run")
     with pytest.raises(UserError, match="itself"):
-        write_comparison([folder, folder])
+        write_report([folder, folder])
 
 
 def test_a_page_that_cannot_be_written_is_a_message(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ import torch
 import webdataset
 from PIL import Image
 
+from distill_mtl import load_recipe
 from distill_mtl.data import DataSettings, Sources, open_sources
 from distill_mtl.data.reader import read_labels
-from distill_mtl.recipe import Recipe, load_recipe
+from distill_mtl.recipe import Recipe
 from distill_mtl.tasks.base import TaskKind, build_kind
 
 ANIMALS = ("bird", "cat", "dog")

@@ -10,10 +10,9 @@ import toy_world
 import yaml
 from rich.console import Console
 
-from distill_mtl import distill, evaluate
+from distill_mtl import distill, evaluate, load_recipe
 from distill_mtl.errors import RecipeError, Stopped, UserError
 from distill_mtl.jobs import trained_baselines as baselines
-from distill_mtl.recipe import load_recipe
 from distill_mtl.report.console import markdown_table
 from distill_mtl.training.run_folder import RunFolder
 
@@ -33,7 +32,7 @@ def measured(finished: Path) -> tuple[Path, str]:
     shutil.copytree(finished, out)
     told = io.StringIO()
     console = Console(file=told, width=100)
-    evaluate(out, baselines=["labels_only", "single_task", str(finished)], console=console)
+    evaluate(out, baseline=["labels_only", "single_task", str(finished)], console=console)
     return out, told.getvalue()
 
 
@@ -78,13 +77,13 @@ def test_what_is_there_is_measured_and_not_trained_again(
     monkeypatch.setattr(baselines, "distill", lambda *args, **options: pytest.fail("trained again"))
     out, _ = measured
     before = json.loads((out / "results.json").read_text())["baselines"]
-    again = evaluate(out, baselines=["labels_only"], console=QUIET)
+    again = evaluate(out, baseline=["labels_only"], console=QUIET)
     assert again.model_dump(mode="json")["baselines"] == before, "those of earlier stay"
 
 
 def test_evaluating_writes_only_where_it_is_asked_to(finished: Path, tmp_path: Path) -> None:
     before = (finished / "results.json").read_bytes()
-    found = evaluate(finished, to=tmp_path / "results.json", console=QUIET)
+    found = evaluate(finished, json=tmp_path / "results.json", console=QUIET)
     assert (finished / "results.json").read_bytes() == before
     assert json.loads((tmp_path / "results.json").read_text()) == found.model_dump(mode="json")
     assert found.steps == 6
@@ -123,7 +122,7 @@ def test_a_stopped_baseline_goes_on_with_what_is_there(
 
     monkeypatch.setattr(baselines, "distill", stops)
     with pytest.raises(Stopped, match="stopped in the baseline labels-only. The same `distill-mtl evaluate`"):
-        evaluate(out, baselines=["labels_only"], console=QUIET)
+        evaluate(out, baseline=["labels_only"], console=QUIET)
     resumed = []
 
     def goes_on(recipe: object, **options: object) -> object:
@@ -131,7 +130,7 @@ def test_a_stopped_baseline_goes_on_with_what_is_there(
         return train(recipe, **options)
 
     monkeypatch.setattr(baselines, "distill", goes_on)
-    found = evaluate(out, baselines=["labels_only"], console=QUIET)
+    found = evaluate(out, baseline=["labels_only"], console=QUIET)
     assert resumed == [True]
     assert set(found.baselines["labels_only"].tasks) == {"hue", "shape"}
 
@@ -144,12 +143,12 @@ def test_a_baseline_of_another_recipe_is_refused_with_what_differs(
     recipe = out / "recipe.resolved.yaml"
     recipe.write_text(recipe.read_text().replace("lr: 0.001", "lr: 0.002"))
     with pytest.raises(UserError, match=r"(?s)lr: 0.001.*lr: 0.002.*Delete .*baselines/labels-only"):
-        evaluate(out, baselines=["labels_only"], console=QUIET)
+        evaluate(out, baseline=["labels_only"], console=QUIET)
 
 
 def test_a_model_without_a_task_in_common_is_refused(finished: Path) -> None:
     alone = finished.parent / "teachers" / "hue"
-    found = evaluate(finished, baselines=[str(alone)], console=QUIET)
+    found = evaluate(finished, baseline=[str(alone)], console=QUIET)
     assert set(found.baselines[str(alone)].tasks) == {"hue"}
     assert found.baselines[str(alone)].tasks["hue"].delta == 0, "it is the teacher itself"
     renamed = finished.parent / "renamed"
@@ -160,7 +159,7 @@ def test_a_model_without_a_task_in_common_is_refused(finished: Path) -> None:
     with pytest.raises(
         UserError, match=r"no task in common with the run \(hue, shape\): its tasks are colour"
     ):
-        evaluate(finished, baselines=[str(renamed)], console=QUIET)
+        evaluate(finished, baseline=[str(renamed)], console=QUIET)
 
 
 def test_single_tasks_begin_where_the_student_began_and_need_labels(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from distill_mtl.errors import UserError
-from distill_mtl.jobs.init import init
+from distill_mtl.jobs.init import draft_recipe
 from distill_mtl.recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).parents[3]
@@ -18,12 +18,10 @@ NOT_TRAINED = ("tasks.hue.teacher.expect=0", "tasks.shape.teacher.expect=0")
 """The toy world's teachers have random weights."""
 
 
-def draft(
-    capsys: pytest.CaptureFixture[str], folder: Path, pairs: Sequence[tuple[Path, str]], **options: object
-) -> tuple[str, Recipe]:
-    """The text that `init` writes to standard output, and the recipe that it is."""
-    init([str(teacher) for teacher, _ in pairs], [[data] for _, data in pairs], **options)
-    text = capsys.readouterr().out
+def draft(folder: Path, pairs: Sequence[tuple[Path, str]], **options: object) -> tuple[str, Recipe]:
+    """The text of a draft, and the recipe that it is."""
+    teachers, data = [str(teacher) for teacher, _ in pairs], [[data] for _, data in pairs]
+    text = draft_recipe(teacher=teachers, data=data, **options)
     (folder / "drafted.yaml").write_text(text)
     return text, load_recipe(folder / "drafted.yaml")
 
@@ -42,11 +40,9 @@ def test_a_drafted_recipe_passes_the_check_as_it_stands(world: Path, tmp_path: P
     assert "ready" in checked.stdout
 
 
-def test_every_value_has_a_word_on_where_it_comes_from(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_value_has_a_word_on_where_it_comes_from(world: Path, tmp_path: Path) -> None:
     pairs = [(world / "teachers" / task, f"{world}/{task}-*.tar") for task in ("hue", "shape")]
-    text, recipe = draft(capsys, tmp_path, pairs)
+    text, recipe = draft(tmp_path, pairs)
     without = ("tasks:", "data:", "split:", "training:", "student:", "width: 5")
     values = [line for line in text.splitlines() if line.strip() not in without and not line.startswith("#")]
     assert all("  # " in line for line in values), text
@@ -61,10 +57,9 @@ def test_every_value_has_a_word_on_where_it_comes_from(
 
 
 def test_what_a_file_does_not_say_is_written_out_as_assumed(
-    world: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: Path, exported: Path, tmp_path: Path
 ) -> None:
     text, recipe = draft(
-        capsys,
         tmp_path,
         [(exported, f"{world}/hue-*.tar")],
         trust=True,
@@ -82,29 +77,22 @@ def test_what_a_file_does_not_say_is_written_out_as_assumed(
     assert "model: resnet18  # " in text
 
 
-def test_sets_without_shards_are_cut_by_hash_and_it_says_so(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text, recipe = draft(capsys, tmp_path, [(world / "teachers" / "hue", f"{world}/hue-train.tar")])
+def test_sets_without_shards_are_cut_by_hash_and_it_says_so(world: Path, tmp_path: Path) -> None:
+    text, recipe = draft(tmp_path, [(world / "teachers" / "hue", f"{world}/hue-train.tar")])
     assert "validation: null  # none found" in text
     assert recipe.data["hue"].split.validation is None
 
 
-def test_data_given_twice_becomes_one_source_with_both_labels(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_data_given_twice_becomes_one_source_with_both_labels(world: Path, tmp_path: Path) -> None:
     twice = [(world / "teachers" / "hue", f"{world}/hue-*.tar")] * 2
-    _, recipe = draft(capsys, tmp_path, twice)
+    _, recipe = draft(tmp_path, twice)
     assert list(recipe.tasks) == ["hue", "hue-2"]
     (source,) = recipe.data.values()
     assert list(source.labels) == ["hue", "hue-2"]
 
 
-def test_overrides_are_written_into_the_recipe(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_overrides_are_written_into_the_recipe(world: Path, tmp_path: Path) -> None:
     text, recipe = draft(
-        capsys,
         tmp_path,
         [(world / "teachers" / "hue", f"{world}/hue-*.tar")],
         student="resnet18",
@@ -152,7 +140,11 @@ def test_what_does_not_fit_is_refused_with_nothing_written(
     said: str,
 ) -> None:
     with pytest.raises(UserError, match=f"(?s){said}"):
-        init([f"{world}/teachers/{teacher}"], [[f"{world}/{name}"] for name in data], overrides=overrides)
+        draft_recipe(
+            teacher=[f"{world}/teachers/{teacher}"],
+            data=[[f"{world}/{name}"] for name in data],
+            overrides=overrides,
+        )
     assert capsys.readouterr().out == ""
 
 
