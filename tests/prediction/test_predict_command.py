@@ -144,8 +144,9 @@ def test_overlays_show_all_of_a_cropped_picture_dark_where_it_was_not_seen(
     folder, white = student_folder(tmp_path / "student", resize="crop"), tmp_path / "white.png"
     Image.new("RGB", (301, 17), "white").save(white)
     assert predict(folder, white, "--overlays", tmp_path / "crop", "--only", "part") == 0
-    said = "1 picture was cropped to what the network sees; --resize squash shows it all of it."
-    assert said in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("1 picture was cropped")
+    assert "--resize squash" in said
     seen = np.asarray(Image.open(tmp_path / "crop" / "part" / "white.png"))[:17]
     assert seen.shape == (17, 301, 3)
     assert (seen[:, :142] == 89).all()  # 0.35 of white, on both sides of the 17 columns in the middle
