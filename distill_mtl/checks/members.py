@@ -7,10 +7,10 @@ import numpy as np
 
 from distill_mtl.data.decode import read_image
 from distill_mtl.data.index import ShardIndex
-from distill_mtl.data.source import OpenFiles
+from distill_mtl.data.source import OpenFiles, member_column
 from distill_mtl.errors import ShardError
 from distill_mtl.recipe.schema import SourceSection
-from distill_mtl.tasks.base import TaskKind
+from distill_mtl.tasks.base import TaskKind, kinds_by_member
 
 IMAGES: str = SourceSection.model_fields["image"].default
 _TRIED = 16  # rows of a shard
@@ -29,6 +29,8 @@ class Member:
 def find_label(indexes: Sequence[ShardIndex], kind: TaskKind, task: str, place: str) -> Member:
     """The member that every row has and that reads as a label of this kind; the kind's usual one if it does.
 
+    Of several others, a member that is the usual label of another kind is not taken.
+
     Args:
         indexes: of one shard of each set.
         kind: of the task.
@@ -38,17 +40,20 @@ def find_label(indexes: Sequence[ShardIndex], kind: TaskKind, task: str, place: 
     Raises:
         ShardError: none does, or several and none of them is the usual one; the message lists the members.
     """
-    images = IMAGES.split(";")
-    candidates = [ending for ending in _complete(indexes) if ending not in images and ending not in _NO_LABEL]
+    skipped = (*IMAGES.split(";"), *_NO_LABEL)
+    candidates = [ending for ending in _complete(indexes) if ending not in skipped]
+    usual = ";".join(ending for ending in kind.endings() if ending in _all(indexes))
+    if usual and _in_every_row(indexes, usual) and _why_no_label(indexes, usual, kind) is None:
+        others = [ending for ending in candidates if ending not in usual.split(";")]
+        return Member(usual, f"the usual one; others: {', '.join(others)}" if others else "in every row")
     reasons = {ending: _why_no_label(indexes, ending, kind) for ending in candidates}
     fitting = [ending for ending, reason in reasons.items() if reason is None]
-    if kind.member in fitting:
-        others = [ending for ending in candidates if ending != kind.member]
-        return Member(
-            kind.member, f"the usual one; others: {', '.join(others)}" if others else "in every row"
-        )
     if len(fitting) == 1:
         return Member(fitting[0], "the only member that reads as its label")
+    owners = kinds_by_member()
+    free = [ending for ending in fitting if ending not in owners]
+    if len(free) == 1:
+        return Member(free[0], "the only one that reads as its label and is no usual label of another kind")
     mend = f"Name it with --set tasks.{task}.data.member=..."
     if fitting:
         raise ShardError(f"--data {place}: {' and '.join(fitting)} could be the label of {task}. {mend}")
@@ -68,8 +73,7 @@ def find_image(indexes: Sequence[ShardIndex], place: str) -> str | None:
     Raises:
         ShardError: there is none.
     """
-    usual = IMAGES.split(";")
-    if all(np.any([_sizes(index, ending) >= 0 for ending in usual], axis=0).all() for index in indexes):
+    if _in_every_row(indexes, IMAGES):
         return None
     for ending in _complete(indexes):
         if all(_is_picture(payload) for index in indexes for payload in _some(index, ending)):
@@ -98,31 +102,23 @@ def _is_picture(payload: bytes) -> bool:
     return True
 
 
-def _some(index: ShardIndex, ending: str) -> list[bytes]:
+def _some(index: ShardIndex, member: str) -> list[bytes]:
     """The member of some rows, spread over the shard."""
-    column = index.endings.index(ending)
+    offsets, sizes = member_column(index, member)
     rows = np.unique(np.linspace(0, len(index) - 1, _TRIED).astype(int))
     files = OpenFiles()
-    return [
-        files.read(str(index.path), int(index.offsets[row, column]), int(index.sizes[row, column]))
-        for row in rows
-    ]
+    return [files.read(str(index.path), int(offsets[row]), int(sizes[row])) for row in rows]
 
 
 def _complete(indexes: Sequence[ShardIndex]) -> list[str]:
     """Endings that every row of every shard has."""
-    return [
-        ending for ending in _all(indexes) if all((_sizes(index, ending) >= 0).all() for index in indexes)
-    ]
+    return [ending for ending in _all(indexes) if _in_every_row(indexes, ending)]
 
 
 def _all(indexes: Sequence[ShardIndex]) -> list[str]:
     return sorted({ending for index in indexes for ending in index.endings})
 
 
-def _sizes(index: ShardIndex, ending: str) -> np.ndarray:
-    """int64 [N], -1 where a row lacks the member."""
-    if ending not in index.endings:
-        return np.full(len(index), -1)
-    sizes: np.ndarray = index.sizes[:, index.endings.index(ending)]
-    return sizes
+def _in_every_row(indexes: Sequence[ShardIndex], member: str) -> bool:
+    """Whether every row of every shard has a member, or one of several with `;` between them."""
+    return all((member_column(index, member)[1] >= 0).all() for index in indexes)

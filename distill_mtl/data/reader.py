@@ -208,13 +208,11 @@ class Reader:
     def _seen(self, source: Source, task: str, label: Tensor, framed: "_Framed") -> Tensor:
         """A label under the view of its picture."""
         kind = self.kinds[task]
-        needed = kind.label_size(label)
-        if needed is not None and needed != framed.picture:
+        try:
+            kind.check_size(label, framed.picture)
+        except ValueError as error:
             place = source.place(source.labels[task], framed.row)
-            raise ShardError(
-                f"{place}: the label has {needed[1]}x{needed[0]} pixels, its picture {framed.picture[1]}x"
-                f"{framed.picture[0]}. They must be alike."
-            )
+            raise ShardError(f"{place}: {error}") from None
         return kind.seen(label, framed.view, framed.picture, self.size)
 
 

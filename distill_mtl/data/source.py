@@ -190,7 +190,7 @@ class Source:
         )
 
     def _column(self, member: str) -> Column:
-        columns = [_shard_column(index, member) for index in self._indexes]
+        columns = [member_column(index, member) for index in self._indexes]
         offsets, sizes = (np.concatenate(part) for part in zip(*columns, strict=True))
         return Column(member, offsets, sizes)
 
@@ -270,7 +270,7 @@ def _load_all(shards: Sequence[Shard], local_rank: int, local_world: int) -> lis
     return [indexes[number] for number in range(len(shards))]
 
 
-def _shard_column(index: ShardIndex, member: str) -> tuple[Integers, Integers]:
+def member_column(index: ShardIndex, member: str) -> tuple[Integers, Integers]:
     """Offsets and sizes of the first of the member's endings that each row has."""
     offsets, sizes = np.zeros(len(index), np.int64), np.full(len(index), -1, np.int64)
     for ending in member.lower().split(";"):

@@ -151,8 +151,11 @@ class Masks(Output):
         if isinstance(answer, Unread):
             return
         for task, kind in self._kinds.items():
-            member, content = kind.write_label(answer.decoded[task])
-            self._places.write(task, answer.key, member.rpartition(".")[2], content)
+            try:
+                ending, content = kind.checked_label(answer.decoded[task])
+            except UserError as error:
+                raise UserError(f"--masks: {answer.place}, {task}: {error}") from None
+            self._places.write(task, answer.key, ending.rpartition(".")[2], content)
 
 
 class Overlays(Output):

@@ -87,7 +87,8 @@ def _sizes(sizes: Counter[str]) -> str:
 def _show_label(console: Console, label: Label, counts: LabelCounts) -> None:
     counted = label.kind.counts_table(counts)
     title = f"{label.named()}: {counted.title}" if counted.title else label.named()
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    console.print(title, style="bold", highlight=False, markup=False, soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(counted.columns[0])
     for column in counted.columns[1:]:
         table.add_column(column, justify="right")
