@@ -13,7 +13,7 @@ from distill_mtl.errors import UserError
 from distill_mtl.jobs.init import draft_recipe
 from distill_mtl.recipe import Recipe, load_recipe
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 NOT_TRAINED = ("tasks.hue.teacher.expect=0", "tasks.shape.teacher.expect=0")
 """The toy world's teachers have random weights."""
 
@@ -26,11 +26,11 @@ def draft(folder: Path, pairs: Sequence[tuple[Path, str]], **options: object) ->
     return text, load_recipe(folder / "drafted.yaml")
 
 
-def test_a_drafted_recipe_passes_the_check_as_it_stands(world: Path, tmp_path: Path) -> None:
+def test_a_drafted_recipe_passes_the_check_as_it_stands(toy_data: Path, tmp_path: Path) -> None:
     """As a user does it, in processes of their own."""
     arguments = ["init", *(f"--set={override}" for override in NOT_TRAINED)]
     for task in ("hue", "shape"):
-        arguments += [f"--teacher={world}/teachers/{task}", "--data", f"{world}/{task}-*.tar"]
+        arguments += [f"--teacher={toy_data}/teachers/{task}", "--data", f"{toy_data}/{task}-*.tar"]
     drafted = _process(*arguments)
     assert drafted.returncode == 0, drafted.stderr
     recipe = tmp_path / "recipe.yaml"
@@ -40,8 +40,8 @@ def test_a_drafted_recipe_passes_the_check_as_it_stands(world: Path, tmp_path: P
     assert "ready" in checked.stdout
 
 
-def test_every_value_has_a_word_on_where_it_comes_from(world: Path, tmp_path: Path) -> None:
-    pairs = [(world / "teachers" / task, f"{world}/{task}-*.tar") for task in ("hue", "shape")]
+def test_every_value_has_a_word_on_where_it_comes_from(toy_data: Path, tmp_path: Path) -> None:
+    pairs = [(toy_data / "teachers" / task, f"{toy_data}/{task}-*.tar") for task in ("hue", "shape")]
     text, recipe = draft(tmp_path, pairs)
     without = ("tasks:", "data:", "split:", "training:", "student:", "width: 5")
     values = [line for line in text.splitlines() if line.strip() not in without and not line.startswith("#")]
@@ -52,16 +52,16 @@ def test_every_value_has_a_word_on_where_it_comes_from(world: Path, tmp_path: Pa
     assert recipe.tasks["shape"].kind == "segmentation"
     assert recipe.data["hue"].labels["hue"].member == "cls"
     assert recipe.data["shape"].labels["shape"].member == "seg.png"
-    assert recipe.data["hue"].shards == f"{world}/hue-train.tar"
-    assert recipe.data["hue"].split.test == f"{world}/hue-test.tar"
+    assert recipe.data["hue"].shards == f"{toy_data}/hue-train.tar"
+    assert recipe.data["hue"].split.test == f"{toy_data}/hue-test.tar"
 
 
 def test_what_a_file_does_not_say_is_written_out_as_assumed(
-    world: Path, exported: Path, tmp_path: Path
+    toy_data: Path, exported: Path, tmp_path: Path
 ) -> None:
     text, recipe = draft(
         tmp_path,
-        [(exported, f"{world}/hue-*.tar")],
+        [(exported, f"{toy_data}/hue-*.tar")],
         trust=True,
         overrides=["tasks.hue.teacher.output.name=1", "student.init=random"],
     )
@@ -77,24 +77,24 @@ def test_what_a_file_does_not_say_is_written_out_as_assumed(
     assert "model: resnet18  # " in text
 
 
-def test_sets_without_shards_are_cut_by_hash_and_it_says_so(world: Path, tmp_path: Path) -> None:
-    text, recipe = draft(tmp_path, [(world / "teachers" / "hue", f"{world}/hue-train.tar")])
+def test_sets_without_shards_are_cut_by_hash_and_it_says_so(toy_data: Path, tmp_path: Path) -> None:
+    text, recipe = draft(tmp_path, [(toy_data / "teachers" / "hue", f"{toy_data}/hue-train.tar")])
     assert "validation: null  # none found" in text
     assert recipe.data["hue"].split.validation is None
 
 
-def test_data_given_twice_becomes_one_source_with_both_labels(world: Path, tmp_path: Path) -> None:
-    twice = [(world / "teachers" / "hue", f"{world}/hue-*.tar")] * 2
+def test_data_given_twice_becomes_one_source_with_both_labels(toy_data: Path, tmp_path: Path) -> None:
+    twice = [(toy_data / "teachers" / "hue", f"{toy_data}/hue-*.tar")] * 2
     _, recipe = draft(tmp_path, twice)
     assert list(recipe.tasks) == ["hue", "hue-2"]
     (source,) = recipe.data.values()
     assert list(source.labels) == ["hue", "hue-2"]
 
 
-def test_overrides_are_written_into_the_recipe(world: Path, tmp_path: Path) -> None:
+def test_overrides_are_written_into_the_recipe(toy_data: Path, tmp_path: Path) -> None:
     text, recipe = draft(
         tmp_path,
-        [(world / "teachers" / "hue", f"{world}/hue-*.tar")],
+        [(toy_data / "teachers" / "hue", f"{toy_data}/hue-*.tar")],
         student="resnet18",
         overrides=["training.steps=7", "balance=uniform", "tasks.hue.data.augment.flip=false"],
     )
@@ -132,7 +132,7 @@ def test_overrides_are_written_into_the_recipe(world: Path, tmp_path: Path) -> N
     ],
 )
 def test_what_does_not_fit_is_refused_with_nothing_written(
-    world: Path,
+    toy_data: Path,
     capsys: pytest.CaptureFixture[str],
     teacher: str,
     data: list[str],
@@ -141,8 +141,8 @@ def test_what_does_not_fit_is_refused_with_nothing_written(
 ) -> None:
     with pytest.raises(UserError, match=f"(?s){said}"):
         draft_recipe(
-            teacher=[f"{world}/teachers/{teacher}"],
-            data=[[f"{world}/{name}"] for name in data],
+            teacher=[f"{toy_data}/teachers/{teacher}"],
+            data=[[f"{toy_data}/{name}"] for name in data],
             overrides=overrides,
         )
     assert capsys.readouterr().out == ""

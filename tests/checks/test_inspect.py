@@ -33,9 +33,9 @@ def pasted(text: str) -> dict[str, dict[str, object]]:
 
 
 def test_a_folder_says_what_it_is_and_what_it_was_trained_on(
-    world: Path, capsys: pytest.CaptureFixture[str]
+    toy_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = inspect(capsys, f"{world}/teachers/shape")
+    text = inspect(capsys, f"{toy_data}/teachers/shape")
     assert "student folder" in text
     assert row(text, "size") == ["size", "8 x 8", "the file"]
     assert row(text, "kind") == ["kind", "segmentation", "the file"]
@@ -43,7 +43,7 @@ def test_a_folder_says_what_it_is_and_what_it_was_trained_on(
     assert row(text, "answer") == ["answer", "logits [B, 2, 4, 4]", "the only output"]
     assert row(text, "second")[-1] == "the default"
     assert "sha256 " in text
-    assert pasted(text) == {"shape": {"kind": "segmentation", "teacher": f"{world}/teachers/shape"}}
+    assert pasted(text) == {"shape": {"kind": "segmentation", "teacher": f"{toy_data}/teachers/shape"}}
 
 
 def test_of_a_file_it_tells_what_is_said_and_what_is_assumed(
@@ -72,7 +72,7 @@ def test_the_lines_for_a_recipe_load_the_same_teacher(
 
 
 def test_long_lists_of_layers_are_cut_unless_all_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    folder = str(Path(__file__).parents[3] / "teachers" / "left")
+    folder = str(Path(__file__).parents[2] / "teachers" / "left")
     short, long = inspect(capsys, folder), inspect(capsys, folder, "--all")
     assert "of 71 layers" in short
     assert row(short, "layer4")[-1] == "the default"
