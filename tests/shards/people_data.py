@@ -81,7 +81,7 @@ def opened(recipe: Recipe, kinds: dict[str, TaskKind] | None = None) -> tuple[So
 
 
 def class_names(classes: Any) -> tuple[str, ...]:
-    return tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
+    return tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes or ())
 
 
 def labels_by_key(recipe: Recipe, task: str) -> dict[str, torch.Tensor]:
