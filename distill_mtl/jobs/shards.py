@@ -135,7 +135,15 @@ def shards_from_table(
     shards = _Shards(to, name, rows, shuffle, take, workers, overwrite, skip_corrupt)
     return shards.write(
         lambda: table_rows(
-            file, labels, images=images, image=image, group=group, allow_missing=allow_missing
+            file,
+            labels,
+            images=images,
+            image=image,
+            group=group,
+            allow_missing=allow_missing,
+            kinds=kind,
+            trust=trust,
+            options=_kind_options(option, ignore_index),
         ),
         console,
     )

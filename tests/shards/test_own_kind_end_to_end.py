@@ -215,7 +215,7 @@ def test_the_columns_of_a_table_become_labels_of_the_guides_example(
     assert "no kind of task has a label angle" in capsys.readouterr().err
     assert run(*table, "s", "--kind", "my_tasks:Angle", "--trust") == 0
     said = capsys.readouterr().out
-    assert re.search(r"with a label +3\n", said)
+    assert re.search(r"with a label +3 *\n", said)
     assert "1 of 4 rows have an empty angle" in said
     recipe = load_lines(said.partition("in a recipe:")[2], folder / "recipe.yaml")
     assert recipe.tasks["facing"].kind == "my_tasks:Angle"
