@@ -4,13 +4,25 @@ import io
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import toys
 import webdataset
 from PIL import Image
 
+if TYPE_CHECKING:
+    from distill_mtl.evaluation import Evaluation
+
 ROWS = 40
+
+
+class Run(NamedTuple):
+    """A finished run of this world: the fixture `toy_run`."""
+
+    recipe: Path
+    out: Path
+    evaluation: "Evaluation"
 
 
 def build(folder: Path) -> Path:

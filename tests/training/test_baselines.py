@@ -10,7 +10,7 @@ import toy_world
 import yaml
 from rich.console import Console
 
-from distill_mtl import distill, evaluate, load_recipe
+from distill_mtl import evaluate, load_recipe
 from distill_mtl.errors import RecipeError, Stopped, UserError
 from distill_mtl.jobs import trained_baselines as baselines
 from distill_mtl.report.console import markdown_table
@@ -20,10 +20,8 @@ QUIET = Console(quiet=True)
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    distill(toy_world.build(folder), out=folder / "run", console=QUIET)
-    return folder / "run"
+def finished(toy_run: toy_world.Run) -> Path:
+    return toy_run.out
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,14 +17,13 @@ QUIET = Console(quiet=True)
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_world.build(tmp_path_factory.mktemp("world"))
+def recipe(toy_run: toy_world.Run) -> Path:
+    return toy_run.recipe
 
 
 @pytest.fixture(scope="module")
-def finished(recipe: Path) -> tuple[Path, Evaluation]:
-    out = recipe.parent / "run"
-    return out, distill(recipe, out=out, console=QUIET)
+def finished(toy_run: toy_world.Run) -> tuple[Path, Evaluation]:
+    return toy_run.out, toy_run.evaluation
 
 
 def test_a_run_leaves_the_folder_that_other_tools_read(finished: tuple[Path, Evaluation]) -> None:
@@ -140,8 +140,11 @@ def test_the_resolved_recipe_repeats_the_run(finished: tuple[Path, Evaluation], 
     assert_equal_weights(out, tmp_path / "again")
 
 
-def test_resuming_a_finished_run_changes_nothing(recipe: Path, finished: tuple[Path, Evaluation]) -> None:
-    out, before = finished
+def test_resuming_a_finished_run_changes_nothing(
+    recipe: Path, finished: tuple[Path, Evaluation], tmp_path: Path
+) -> None:
+    out, before = tmp_path / "run", finished[1]
+    shutil.copytree(finished[0], out)
     again = distill(recipe, out=out, resume=True, console=QUIET)
     assert again.tasks == before.tasks
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 3

@@ -9,17 +9,13 @@ import children
 import pytest
 import toy_world
 import toys
-from rich.console import Console
 
-from distill_mtl import distill
 from distill_mtl.cli import main
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    distill(toy_world.build(folder), out=folder / "run", console=Console(quiet=True))
-    return folder / "run"
+def finished(toy_run: toy_world.Run) -> Path:
+    return toy_run.out
 
 
 def test_the_status_is_0_for_an_accepted_student_and_3_for_one_that_is_not(
