@@ -4,13 +4,12 @@ import json
 import time
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from distill_mtl.errors import ExportError, brief
@@ -18,13 +17,11 @@ from distill_mtl.export.deployable import Deployable, describe
 from distill_mtl.export.export_format import Format, Order, export_files, refuse_existing
 from distill_mtl.export.parity import Parity, RealRows, check_parity
 from distill_mtl.networks.cut import cut
-
-Run = Callable[[Tensor], dict[str, Tensor]]
-"""Images as the file takes them -> its outputs by name."""
+from distill_mtl.networks.runtime import RUNTIMES
 
 
 class GraphFormat(Format):
-    """A file that holds the student as a graph. Subclasses say how it is written, and how its runtime runs it.
+    """A file that holds the student as a graph. Subclasses say how it is written; its runtime (`RUNTIMES`) reads it.
 
     Attributes:
         words: what it is, for people.
@@ -36,10 +33,6 @@ class GraphFormat(Format):
     @abstractmethod
     def write(self, module: Deployable, note: dict[str, Any], path: Path) -> None:
         """Write the file, with the note in it."""
-
-    @abstractmethod
-    def open(self, path: Path) -> Run:
-        """Open it with the runtime that its users have."""
 
     def export(self, order: Order) -> None:
         refuse_existing(order.out, overwrite=order.overwrite)
@@ -77,7 +70,9 @@ class GraphFormat(Format):
 
     def _checked(self, order: Order, module: Deployable, rows: RealRows, file: Path) -> Parity:
         with telling(order, f"comparing it with the student on {order.rows} rows"):
-            found = check_parity(module, order.trained.load(), self.open(file), rows.for_check(module))
+            found = check_parity(
+                module, order.trained.load(), RUNTIMES[self.ending](file), rows.for_check(module)
+            )
         order.console.print(found.table(self.words))
         found.refuse_difference(self.words)
         return found

@@ -1,14 +1,15 @@
-"""An ONNX file in 8 bits: ONNX Runtime's static quantisation, with ranges that real rows have shown.
+"""An ONNX file in 8 bits, and what that loses.
 
-What quantisation loses: the int8 file against the fp32 one, in the table that students and teachers stand in.
+ONNX Runtime quantises statically, with ranges that real rows have shown. The loss is the comparison of the int8 file
+with the fp32 one, in the table in which students stand beside teachers.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from distill_mtl.display import Display
 from distill_mtl.errors import ExportError, brief
@@ -16,9 +17,10 @@ from distill_mtl.evaluation import Evaluation, EvaluationSet, compare_networks
 from distill_mtl.export.deployable import INPUT, Deployable
 from distill_mtl.export.export_format import Order
 from distill_mtl.export.parity import RealRows
+from distill_mtl.networks.opening import open_network
 from distill_mtl.networks.runtimes.onnx_file import package
-from distill_mtl.recipe import Recipe
-from distill_mtl.teachers.teacher import TeacherOutput
+from distill_mtl.teachers.load_teacher import Asked, teachers_of
+from distill_mtl.teachers.shared_trunks import JoinedTeachers
 
 QUANTISED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "MaxPool", "GlobalAveragePool", "Relu")
 """Operators that work in 8 bits. Left in floating point: what resizes and normalises pictures, attention, normalisation
@@ -93,45 +95,19 @@ def _last_layers(graph: Any, answers: Iterable[str]) -> list[str]:
     return list(found)
 
 
-class Served(nn.Module):
-    """A file in its runtime, as evaluation asks a student: images in [0, 1] -> logits by task.
-
-    Args:
-        run: the file.
-        module: that was exported.
-        size: bytes of the file.
-    """
-
-    def __init__(self, run: Callable[[Tensor], dict[str, Tensor]], module: Deployable, size: int) -> None:
-        super().__init__()
-        self._run, self._taken, self.size = run, module.taken, size
-
-    def forward(self, images: Tensor) -> Mapping[str, Tensor]:
-        return self._run(self._taken(images))
-
-
-class _Task(nn.Module):
-    """One task of a file, as evaluation asks a teacher."""
-
-    def __init__(self, network: Served, task: str) -> None:
-        super().__init__()
-        self.network, self.task = network, task
-
-    def forward(self, images: Tensor) -> TeacherOutput:
-        return TeacherOutput(self.network(images)[self.task], {})
-
-
-def compare_files(
-    order: Order, rows: RealRows, recipe: Recipe, module: Deployable, int8: Served, fp32: Served
-) -> Evaluation:
+def compare_files(order: Order, rows: RealRows, module: Deployable, int8: Path, fp32: Path) -> Evaluation:
     """The int8 file in the student's column, the fp32 one in the teachers', on the test rows of the run's recipe."""
-    size = module.trunk.inputs.size
+    recipe, size = rows.recipe, module.trunk.inputs.size
     evaluation_set = EvaluationSet(rows.sources(size), "test", batch_size=recipe.evaluation.batch_size)
     total = sum(evaluation_set.rows(task) for task in module.kinds)
+    quantised, whole = (
+        teachers_of(open_network(file, trust=order.trained.trust), dict.fromkeys(module.kinds, Asked()))
+        for file in (int8, fp32)
+    )
     with Display(order.console, "int8 against fp32", total, unit="row") as display:
         found = compare_networks(
-            int8,
-            {task: _Task(fp32, task) for task in module.kinds},
+            JoinedTeachers(quantised),
+            whole,
             module.kinds,
             evaluation_set,
             size=size,
@@ -141,12 +117,12 @@ def compare_files(
             seed=recipe.seed,
             progress=lambda done, total: display.update(done),
         )
-    # All tasks of a file are answered in one pass, so a task's teacher costs as much as all of them.
-    whole = next(iter(found.cost.each.values()))
+    # All tasks of a file are answered in one pass, so no task has a cost of its own.
+    assert found.cost.teachers is not None
     cost = replace(
         found.cost,
-        student=replace(found.cost.student, bytes=int8.size),
-        teachers=replace(whole, bytes=fp32.size),
+        student=replace(found.cost.student, bytes=int8.stat().st_size),
+        teachers=replace(found.cost.teachers, bytes=fp32.stat().st_size),
         each={},
     )
     return found.changed(cost=cost, student="int8", against="fp32")

@@ -4,7 +4,6 @@ import importlib.util
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,8 +12,8 @@ from rich.console import Console
 
 from distill_mtl.cli import main
 from distill_mtl.errors import ExportError, UserError
-from distill_mtl.export.formats.torchscript import TorchScript
 from distill_mtl.jobs.export import export_student
+from distill_mtl.networks.runtimes.torchscript_file import TorchScriptRuntime
 from distill_mtl.students.student_folder import save_student
 
 QUIET = Console(quiet=True)
@@ -48,10 +47,7 @@ def test_an_export_is_not_replaced_unasked(run: Path, capsys: pytest.CaptureFixt
 def test_a_signal_leaves_no_export_and_one_line(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
 ) -> None:
-    def stopped(self: TorchScript, path: Path) -> Any:
-        os.kill(os.getpid(), number)
-
-    monkeypatch.setattr(TorchScript, "open", stopped)
+    monkeypatch.setattr(TorchScriptRuntime, "__init__", lambda *_: os.kill(os.getpid(), number))
     with pytest.raises(SystemExit) as ended:
         main(["export", str(run), "--to", "torchscript", "--rows", "6"])
     assert ended.value.code == 130
@@ -66,11 +62,11 @@ def test_an_export_that_ends_early_leaves_nothing_and_spoils_nothing(
     file = export_student(run, "torchscript", rows=6, console=QUIET)
     before = file.read_bytes()
 
-    def ends(self: TorchScript, path: Path) -> Any:
+    def ends(self: TorchScriptRuntime, path: Path) -> None:
         assert path.exists()
         raise error
 
-    monkeypatch.setattr(TorchScript, "open", ends)
+    monkeypatch.setattr(TorchScriptRuntime, "__init__", ends)
     with pytest.raises(error):
         export_student(run, "torchscript", rows=6, overwrite=True, console=QUIET)
     assert file.read_bytes() == before

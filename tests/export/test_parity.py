@@ -11,25 +11,22 @@ from rich.console import Console
 from torch import Tensor
 
 from distill_mtl.errors import ExportError
-from distill_mtl.export.formats.torchscript import TorchScript
-from distill_mtl.export.graph_format import Run
 from distill_mtl.export.parity import Difference
 from distill_mtl.jobs.export import export_student
+from distill_mtl.networks.runtimes.torchscript_file import TorchScriptRuntime
 
 QUIET = Console(quiet=True)
 
 
 def spoiled(monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Tensor], output: str) -> None:
     """Let the runtime give something else for one output."""
-    usual = TorchScript.open
+    usual = TorchScriptRuntime.forward
 
-    def spoil(self: TorchScript, path: Path) -> Run:
-        run = usual(self, path)
-        return lambda images: {
-            name: change(answer) if name == output else answer for name, answer in run(images).items()
-        }
+    def spoil(self: TorchScriptRuntime, images: Tensor) -> dict[str, Tensor]:
+        answers = usual(self, images)
+        return {name: change(answer) if name == output else answer for name, answer in answers.items()}
 
-    monkeypatch.setattr(TorchScript, "open", spoil)
+    monkeypatch.setattr(TorchScriptRuntime, "forward", spoil)
 
 
 def test_what_was_compared_is_shown_and_kept(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

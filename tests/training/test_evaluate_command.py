@@ -97,7 +97,7 @@ def test_a_baseline_that_is_not_there_is_told_before_anything_is_measured(
     def too_late(*_: object, **__: object) -> None:
         raise AssertionError("measured")
 
-    for work in ("compare_with_bar", "train_baselines"):
+    for work in ("compare_with_progress", "train_baselines"):
         monkeypatch.setattr(f"distill_mtl.jobs.evaluate.{work}", too_late)
     assert _status(finished, "--baseline", "labels_only", "--baseline", "nonsense") == 2
     assert "--baseline nonsense: there is no such run, folder or file" in capsys.readouterr().err
@@ -119,7 +119,7 @@ def test_a_baseline_that_is_not_there_is_told_before_anything_is_measured(
         ),
         (
             ["--student", "RUN", "--against", "RUN", "--data", "heu=HUE"],
-            "RUN has no task 'heu'. Did you mean 'hue'?",
+            "RUN/student has no task 'heu'. Did you mean 'hue'?",
         ),
         (
             ["--student", "RUN", "--against", "RUN", "--data", "hue=HUE", "HUE"],

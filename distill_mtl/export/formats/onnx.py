@@ -1,18 +1,19 @@
 """`--to onnx`: a file for ONNX Runtime and whatever else reads ONNX; needs the extra [onnx]."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from distill_mtl.errors import ExportError, brief
+from distill_mtl.errors import ExportError
 from distill_mtl.export.deployable import INPUT, NOTE, Deployable
 from distill_mtl.export.export_format import FORMATS, Order
-from distill_mtl.export.graph_format import GraphFormat, Run, recorded_program, telling
-from distill_mtl.export.int8 import Served, compare_files, quantise
+from distill_mtl.export.graph_format import GraphFormat, recorded_program, telling
+from distill_mtl.export.int8 import compare_files, quantise
 from distill_mtl.export.parity import RealRows, check_parity
+from distill_mtl.networks.runtime import RUNTIMES
 from distill_mtl.networks.runtimes.onnx_file import package
 from distill_mtl.report.console import console_table
 
@@ -56,16 +57,18 @@ class Onnx(GraphFormat):
             return
         if _bytes(module) > LARGEST:
             raise ExportError("--int8: a student of more than 2 GB is not quantised. Leave out --int8.")
-        size, whole = module.trunk.inputs.size, file.stat().st_size
-        fp32 = Served(self.open(file), module, whole)
+        size, whole = module.trunk.inputs.size, file.with_name(f"{file.stem}-fp32{file.suffix}")
+        shutil.copyfile(file, whole)
         with telling(order, f"quantising on {order.calibration} training rows"):
             images, _ = rows.take("train", order.calibration, size)
             quantise(file, (module.taken(part.float() / 255) for part in images.split(_BATCH)), module.kinds)
             _stamp(file, note | {"precision": "int8"})
-        int8 = self.open(file)
-        order.console.print(f"int8: {file.stat().st_size / 1e6:.2f} MB, fp32 {whole / 1e6:.2f} MB")
+        small, large = (path.stat().st_size / 1e6 for path in (file, whole))
+        order.console.print(f"int8: {small:.2f} MB, fp32 {large:.2f} MB")
         if order.data:
-            found = check_parity(module, order.trained.load(), int8, rows.for_check(module))
+            found = check_parity(
+                module, order.trained.load(), RUNTIMES[self.ending](file), rows.for_check(module)
+            )
             order.console.print(found.table("int8"))
             data = " ".join(f"{task}=SHARDS" for task in order.tasks)
             order.console.print(
@@ -74,30 +77,11 @@ class Onnx(GraphFormat):
                 soft_wrap=True,
                 highlight=False,
             )
-            return
-        evaluation = compare_files(
-            order, rows, rows.recipe, module, Served(int8, module, file.stat().st_size), fp32
-        )
-        order.console.print(console_table(evaluation))
-        evaluation.write(file.with_name(f"{file.name}.results.json"))
-
-    def open(self, path: Path) -> Run:
-        onnxruntime = package("onnxruntime")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = torch.get_num_threads()
-        try:
-            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        # Its errors have no common type of their own.
-        except Exception as error:
-            raise ExportError(f"ONNX Runtime cannot run what was exported: {brief(error)}.") from error
-        names = [output.name for output in session.get_outputs()]
-
-        def run(images: Tensor) -> dict[str, Tensor]:
-            answers = session.run(None, {INPUT: images.numpy()})
-            return {name: torch.from_numpy(answer) for name, answer in zip(names, answers, strict=True)}
-
-        return run
+        else:
+            evaluation = compare_files(order, rows, module, file, whole)
+            order.console.print(console_table(evaluation))
+            evaluation.write(file.with_name(f"{file.name}.results.json"))
+        whole.unlink()
 
 
 def _stamp(file: Path, note: dict[str, Any]) -> None:

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from distill_mtl.export.deployable import NOTE, Deployable
 from distill_mtl.export.export_format import FORMATS
-from distill_mtl.export.graph_format import GraphFormat, Run, recorded_program
+from distill_mtl.export.graph_format import GraphFormat, recorded_program
 
 
 @FORMATS.register("pt2")
@@ -22,12 +21,3 @@ class Pt2(GraphFormat):
 
     def write(self, module: Deployable, note: dict[str, Any], path: Path) -> None:
         torch.export.save(recorded_program(module), path, extra_files={NOTE: json.dumps(note)})
-
-    def open(self, path: Path) -> Run:
-        program = torch.export.load(path).module()
-
-        def run(images: Tensor) -> dict[str, Tensor]:
-            answers: dict[str, Tensor] = program(images)
-            return answers
-
-        return run

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from distill_mtl.export.deployable import NOTE, Deployable
 from distill_mtl.export.export_format import FORMATS
-from distill_mtl.export.graph_format import GraphFormat, Run, quiet
+from distill_mtl.export.graph_format import GraphFormat
 
 
 @FORMATS.register("torchscript")
@@ -24,13 +23,3 @@ class TorchScript(GraphFormat):
         # strict: a dict is an answer that a trace may give. The check after it is ours, in a fresh copy.
         program = torch.jit.trace(module, module.example(), strict=False, check_trace=False)
         torch.jit.save(program, path, _extra_files={NOTE: json.dumps(note)})
-
-    def open(self, path: Path) -> Run:
-        with quiet():
-            program = torch.jit.load(path)
-
-        def run(images: Tensor) -> dict[str, Tensor]:
-            answers: dict[str, Tensor] = program(images)
-            return answers
-
-        return run
