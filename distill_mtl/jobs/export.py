@@ -15,8 +15,8 @@ from distill_mtl.jobs.arguments import as_names, refuse_below
 
 def export_student(
     folder: Path | str,
-    *,
     to: str,
+    *,
     out: Path | None = None,
     only: str | Sequence[str] | None = None,
     preprocess: Literal["float", "uint8"] | None = None,
@@ -40,7 +40,7 @@ def export_student(
 
     Args:
         folder (RUN): run folder, such as runs/multidigits, or a student's folder.
-        to (FORMAT): onnx, pt2, torchscript, timm or hub.
+        to (--to FORMAT): onnx, pt2, torchscript, timm or hub.
         out (FILE): default RUN/export/NAME.ENDING.
         only (TASKS): left,right: cut all other heads and what only they read.
         preprocess ([float]): put resize and normalisation inside: `images` are then RGB [B, 3, H, W] of any height and

@@ -76,9 +76,8 @@ def test_an_export_that_ends_early_leaves_nothing_and_spoils_nothing(
 def test_mistakes_are_said_in_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "unknown export format 'onxn'. Did you mean 'onnx'?" in failed(capsys, run, "--to", "onxn")
     assert "holds no student" in failed(capsys, tmp_path, "--to", "torchscript")
-    assert "--int8 means nothing for --to torchscript; it is for onnx" in failed(
-        capsys, run, "--to", "torchscript", "--int8"
-    )
+    refused = failed(capsys, run, "--to", "torchscript", "--int8")
+    assert all(part in refused for part in ("--int8", "--to torchscript", "onnx"))
     (tmp_path / "folder.ts").mkdir()
     assert "is a folder" in failed(capsys, run, "--to", "torchscript", "--out", tmp_path / "folder.ts")
 

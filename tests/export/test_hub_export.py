@@ -196,9 +196,9 @@ def test_private_without_a_repository_is_refused(run: Path) -> None:
 
 
 def test_options_of_other_formats_are_refused(run: Path) -> None:
-    with pytest.raises(ExportError, match="--decode means nothing for --to hub"):
+    with pytest.raises(ExportError, match="--decode .* --to hub"):
         export_student(run, "hub", decode=True, console=QUIET)
-    with pytest.raises(ExportError, match="--repo means nothing for --to onnx; it is for hub"):
+    with pytest.raises(ExportError, match="--repo .* --to onnx; it is for hub"):
         export_student(run, "onnx", repo="a/b", console=QUIET)
 
 

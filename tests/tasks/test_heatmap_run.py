@@ -243,5 +243,5 @@ def test_boxes_are_no_label_of_points(world: Path) -> None:
 
 
 def test_a_teacher_is_measured_on_its_boxes(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    check_teacher({"path": str(world / "first" / "student")}, (), "square", [str(world / "test.tar")])
+    check_teacher(str(world / "first" / "student"), task="square", data=[str(world / "test.tar")])
     assert "map50" in capsys.readouterr().out

@@ -16,7 +16,7 @@ from distill_mtl import distill, evaluate, load_recipe, load_student
 from distill_mtl.cli import main
 from distill_mtl.errors import RecipeError, TeacherError
 from distill_mtl.jobs.cache import write_cache
-from distill_mtl.jobs.init import init
+from distill_mtl.jobs.init import draft_recipe
 from distill_mtl.jobs.teacher import check_teacher
 from distill_mtl.tasks.base import TaskKind, build_kind
 from distill_mtl.training.parts import build
@@ -171,15 +171,16 @@ def test_teachers_are_inspected_checked_and_drafted(
     for task in ("looks", "light"):
         data = [str(recipe.parent / f"{task}-train.tar")]
         with pytest.raises(TeacherError, match="constant answer"):
-            check_teacher({"path": str(teachers / task)}, (), task, data)
-        check_teacher({"path": str(teachers / task)}, ("expect=-1e9",), task, data)
+            check_teacher(str(teachers / task), task=task, data=data)
+        check_teacher(str(teachers / task), task=task, expect=-1e9, data=data)
         capsys.readouterr()
-    init(
-        [str(teachers / task) for task in ("looks", "light")],
-        [[str(recipe.parent / f"{task}-*.tar")] for task in ("looks", "light")],
-    )
     drafted = tmp_path / "drafted.yaml"
-    drafted.write_text(capsys.readouterr().out)
+    drafted.write_text(
+        draft_recipe(
+            teacher=[str(teachers / task) for task in ("looks", "light")],
+            data=[[str(recipe.parent / f"{task}-*.tar")] for task in ("looks", "light")],
+        )
+    )
     assert "attributes.json" in drafted.read_text()
     assert "values.json" in drafted.read_text()
     tasks = load_recipe(drafted).tasks
