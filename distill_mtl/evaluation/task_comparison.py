@@ -243,13 +243,13 @@ def class_deltas(kind: TaskKind, rows: RowStatistics) -> tuple[ClassDelta, ...] 
     return tuple(deltas)
 
 
-def worst_classes(deltas: tuple[ClassDelta, ...], delta: float, margin: float) -> list[ClassDelta]:
-    """The classes that are worth a word, worst first, at most three.
+def worst_classes(result: TaskResult) -> list[ClassDelta]:
+    """The classes of a task that are worth a word, worst first, at most three.
 
     Those that lose more than the margin, and as much more than their task does: else the task's own line says it.
     """
-    bound = min(delta, 0.0) - max(margin, 0.0)
-    lost = [each for each in deltas if each.delta is not None and each.delta < bound]
+    bound = min(result.delta or 0.0, 0.0) - max(result.margin, 0.0)
+    lost = [each for each in result.classes or () if each.delta is not None and each.delta < bound]
     return sorted(lost, key=lambda each: each.delta or 0.0)[:_MOST_WORST]
 
 

@@ -8,11 +8,12 @@ from rich.console import Console
 from distill_mtl.display import output
 from distill_mtl.errors import UserError
 from distill_mtl.files import refuse_folder, write_text
+from distill_mtl.report.html import page
 from distill_mtl.report.markdown import markdown
-from distill_mtl.report.one import report_of
-from distill_mtl.report.page import page
+from distill_mtl.report.run_comparison import comparison_of
 from distill_mtl.report.run_record import read_run
-from distill_mtl.report.several import comparison_of
+from distill_mtl.report.run_report import report_of
+from distill_mtl.run_files import RunFiles
 
 
 def write_report(folders: Sequence[Path], *, to: Path | None = None, console: Console | None = None) -> Path:
@@ -50,13 +51,13 @@ def write_report(folders: Sequence[Path], *, to: Path | None = None, console: Co
 
 def report_in(folder: Path, *, to: Path | None = None) -> Path:
     """Write the report of one run into its folder, or its page to `to`; the page's place."""
-    run = read_run(folder)
-    report = report_of(run)
-    _write(to or run.files.report, page(report))
+    files = RunFiles(folder)
+    report = report_of(read_run(folder))
+    _write(to or files.report, page(report))
     if to is None:
-        sheet = run.files.pictures.name if run.files.pictures.exists() else None
-        _write(run.files.report_markdown, markdown(report, sheet))
-    return to or run.files.report
+        grid = files.pictures.name if files.pictures.exists() else None
+        _write(files.report_markdown, markdown(report, grid))
+    return to or files.report
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:

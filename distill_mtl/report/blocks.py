@@ -1,14 +1,18 @@
 """What a report is made of, whatever it becomes: sections of tables, charts, pictures, code and sentences.
 
-The page and the Markdown form are two ways to write the same blocks.
+Console, Markdown and HTML are three ways to write the same blocks.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from distill_mtl.report.charts import Drawing
+
 _MANY = 24  # characters
-Tone = Literal["", "student", "teacher", "good", "bad", "unsure", "quiet", "strong"]
+Tone = Literal["", "student", "teacher", "good", "kept", "bad", "unsure", "quiet", "strong", "code"]
+"""`kept`: a loss within the margin. `code`: a name that stands in a file."""
+Narrow = Literal["fold", "shorten"]
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,7 @@ class Text:
     form: ClassVar[str] = "text"
     words: str
     quiet: bool = False
+    tone: Tone = ""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class Table:
         columns: headings.
         rows: cells, as many as columns in each; the first is the row's heading.
         left: headings of the columns that hold words; figures stand to the right.
+        narrow: heading -> what a console without room does to the column; no other is ever cut.
     """
 
     form: ClassVar[str] = "table"
@@ -46,13 +52,14 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     left: frozenset[str] = frozenset()
+    narrow: Mapping[str, Narrow] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing as SVG markup, the words over it, and those under it."""
+    """A drawing, the words over it, and those under it."""
 
-    svg: str
+    drawing: Drawing
     title: str = ""
     caption: str = ""
 
@@ -135,11 +142,21 @@ Block = Text | Table | Charts | Pictures | Code | Folded
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report with a heading; `name` is its id in the page."""
+    """A part of a report with a heading.
+
+    Attributes:
+        name: its id in the page.
+        title: its heading.
+        blocks: of the page and of report.md, which leaves out charts and pictures.
+        summary: what the console and the model card show of it, tables usually.
+        notes: lines under the verdict there.
+    """
 
     name: str
     title: str
     blocks: Sequence[Block]
+    summary: Sequence[Block] = ()
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -162,6 +179,8 @@ class Report:
         figures: the numbers under the headline.
         facts: rows, steps, time, in one short line.
         sections: in order.
+        title: of the summary, what was compared on which rows.
+        verdict: of the summary; None where nothing was compared.
     """
 
     eyebrow: str
@@ -171,3 +190,5 @@ class Report:
     figures: Sequence[Figure]
     facts: str
     sections: Sequence[Section]
+    title: str = ""
+    verdict: Text | None = None

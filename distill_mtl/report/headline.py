@@ -1,77 +1,105 @@
-"""The finding of a run in one sentence, and what to do where it is not what one hoped for."""
+"""The finding in one sentence: as the console says it (`verdict`), as the page does (`headline`), and what to do next.
+
+The console's sentence holds tasks against their margins, the page's says what one student replaces.
+"""
 
 import math
 from collections.abc import Mapping
 
 from distill_mtl.evaluation.result import Evaluation, TaskResult
+from distill_mtl.evaluation.verdict import Decision
 from distill_mtl.report import words
-from distill_mtl.report.blocks import Figure, Tone
-from distill_mtl.report.run_record import Run
+from distill_mtl.report.blocks import Figure, Text, Tone
+from distill_mtl.report.run_record import RunRecord
 
-_ROUNDING = 1e-9
-
-
-def judged(results: Evaluation) -> dict[str, TaskResult]:
-    """The tasks that have a teacher."""
-    return {task: score for task, score in results.tasks.items() if score.delta is not None}
-
-
-def by_interval(results: Evaluation) -> bool:
-    """Whether the interval decides, and not the difference alone."""
-    return results.acceptance.rule == "interval"
+_TONES: dict[Decision | None, Tone] = {
+    "non-inferior": "good",
+    "inferior": "bad",
+    "undecided": "unsure",
+    None: "",
+}
 
 
-def outcome(score: TaskResult, *, interval: bool) -> Tone:
-    """good: as good as its teacher within the margin; bad: not; unsure: nobody can say yet."""
-    if score.delta is None:
-        return ""
-    if interval and score.verdict is not None:
-        return _TONES[score.verdict]
-    return "good" if score.delta >= -score.margin - _ROUNDING else "bad"
+def tone_of(result: TaskResult) -> Tone:
+    """good: as good as its teacher within the margin; bad: not; unsure: nobody can say yet; else no teacher."""
+    return _TONES[result.verdict]
 
 
-_TONES: dict[str, Tone] = {"non-inferior": "good", "inferior": "bad", "undecided": "unsure"}
+def title(evaluation: Evaluation) -> str:
+    """What was compared, on which rows."""
+    rows = f"{evaluation.split} rows" if evaluation.split is not None else "all rows"
+    if not evaluation.compared:
+        return f"Scores on {rows}"
+    if evaluation.student is not None:
+        return f"{evaluation.student} (student) against {evaluation.against} (teacher), {rows}"
+    return f"Student against teachers, {rows}"
 
 
-def headline(run: Run) -> tuple[str, Tone]:
-    """The sentence, and its tone."""
+def verdict(evaluation: Evaluation) -> Text:
+    """✓ for accepted, ✗ where a task is inferior, ? where tasks are only undecided, – for nothing to judge."""
+    compared = evaluation.compared
+    if not compared:
+        return Text("– nothing to judge: no task has a teacher", tone="quiet")
+    by_interval = evaluation.acceptance.rule == "interval"
+    lost = {task: result for task, result in compared.items() if result.verdict == "inferior"}
+    open_ones = {task: result for task, result in compared.items() if result.verdict == "undecided"}
+    if not lost and not open_ones:
+        how = ", by its 95 % interval" if by_interval else ""
+        return Text(f"✓ accepted: no task lost {_kept(compared)}{how}", tone="good")
+    parts = []
+    if lost:
+        named = (
+            f"{task} {words.difference(result.delta, result)} (allowed {words.difference(-result.margin, result)})"
+            for task, result in lost.items()
+        )
+        parts.append(("inferior: " if by_interval else "") + ", ".join(named))
+    if open_ones:
+        parts.append(f"undecided: {_undecided(open_ones)}")
+    said = f"{'✗ not accepted' if lost else '? not accepted yet'}: {'; '.join(parts)}"
+    return Text(said, tone="bad" if lost else "unsure")
+
+
+def headline(run: RunRecord) -> tuple[str, Tone]:
+    """The sentence on top of the page, and its tone."""
     results = run.results
     if results is None:
         return _unfinished(run), "unsure"
-    scores = judged(results)
-    if not scores:
+    compared = results.compared
+    if not compared:
         tasks = words.counted(len(results.tasks), "task")
         return f"One student for {tasks}, trained on labels alone: no teacher to compare it with.", ""
-    tones = {task: outcome(score, interval=by_interval(results)) for task, score in scores.items()}
-    behind = [task for task, tone in tones.items() if tone == "bad"]
-    open_ = [task for task, tone in tones.items() if tone == "unsure"]
+    behind = [task for task, result in compared.items() if result.verdict == "inferior"]
+    open_ones = [task for task, result in compared.items() if result.verdict == "undecided"]
     if behind:
-        return f"Not yet: {_behind(scores, behind)}{_rest(scores, behind, open_)}.", "bad"
-    teachers = words.counted(len(scores), "teacher")
-    if open_:
-        kept = [task for task in scores if task not in open_]
+        return f"Not yet: {_behind(compared, behind)}{_rest(compared, behind, open_ones)}.", "bad"
+    teachers = words.counted(len(compared), "teacher")
+    if open_ones:
+        kept = [task for task in compared if task not in open_ones]
         as_good = f"as good in {words.listed(kept)}, " if kept else ""
         return (
             f"Undecided: one student for {teachers}, {as_good}but the test rows cannot tell for "
-            f"{words.listed(open_)}.",
+            f"{words.listed(open_ones)}.",
             "unsure",
         )
-    return f"One student replaces {teachers}: {_as_good(scores)}{_saved(results)}.", "good"
+    return f"One student replaces {teachers}: {_as_good(compared)}{_saved(results)}.", "good"
 
 
-def advice(run: Run) -> list[str]:
+def advice(run: RunRecord) -> list[str]:
     """What would decide a task, what would mend it; where a run is not finished, how to go on."""
     results = run.results
     if results is None:
-        return [f"Go on with --resume --out {run.files.path}; the comparison is made at the end."]
+        return (
+            [f"Go on with --resume --out {run.files.path}; the comparison is made at the end."]
+            if run.files
+            else []
+        )
     found, needed = [], []
-    interval = by_interval(results)
-    for task, score in judged(results).items():
-        tone = outcome(score, interval=interval)
-        if tone == "unsure":
-            found.append(f"{task}: {_more_rows(score)}")
-        elif tone == "bad":
-            needed.append(f"{_sufficient(score, interval=interval)} in {task}")
+    by_interval = results.acceptance.rule == "interval"
+    for task, result in results.compared.items():
+        if result.verdict == "undecided":
+            found.append(f"{task}: {_more_rows(result)}")
+        elif result.verdict == "inferior":
+            needed.append(f"{_sufficient(result, by_interval=by_interval)} in {task}")
     if needed:
         found.append(
             "Train longer (training.steps) or take a larger student; accepted as it is with a margin of "
@@ -96,18 +124,38 @@ def figures(results: Evaluation | None) -> list[Figure]:
     return [Figure(text, what) for what, text in ratios.items() if text != words.NONE]
 
 
-def _unfinished(run: Run) -> str:
+def _kept(results: Mapping[str, TaskResult]) -> str:
+    """How much no task lost."""
+    margins = {result.margin for result in results.values()}
+    alike = len(margins) == 1 and all(result.in_points for result in results.values())
+    return f"more than {words.points(margins.pop())}" if alike else "more than its margin"
+
+
+def _undecided(results: Mapping[str, TaskResult]) -> str:
+    """`left (about 1,200 more rows would decide), right (about 300 more), depth (it lies on the margin)`."""
+    texts, what = [], " rows would decide"
+    for task, result in results.items():
+        if result.rows_to_decide is None:
+            why = "all its rows are of one group" if result.ci95 is None else "it lies on the margin"
+            texts.append(f"{task} ({why})")
+        else:
+            texts.append(f"{task} (about {words.about(result.rows_to_decide)} more{what})")
+            what = ""
+    return ", ".join(texts)
+
+
+def _unfinished(run: RunRecord) -> str:
     total = (run.recipe.get("training") or {}).get("steps")
     of = f" of {total:,}" if total else ""
     return f"Not finished: step {run.metrics.last_step:,}{of}, nothing is compared yet."
 
 
-def _as_good(scores: Mapping[str, TaskResult]) -> str:
-    margins = {words.margin(score) for score in scores.values()}
+def _as_good(results: Mapping[str, TaskResult]) -> str:
+    margins = {words.margin(result) for result in results.values()}
     within = f"margin {margins.pop()}" if len(margins) == 1 else "each within its margin"
-    if len(scores) == 1:
-        return f"as good in {next(iter(scores))} ({within})"
-    both = "both" if len(scores) == 2 else f"all {len(scores)}"
+    if len(results) == 1:
+        return f"as good in {next(iter(results))} ({within})"
+    both = "both" if len(results) == 2 else f"all {len(results)}"
     return f"as good in {both} tasks ({within})"
 
 
@@ -122,10 +170,10 @@ def _saved(results: Evaluation) -> str:
     return f", at {parameters} the parameters and {latency} the latency"
 
 
-def _behind(scores: Mapping[str, TaskResult], tasks: list[str]) -> str:
+def _behind(results: Mapping[str, TaskResult], tasks: list[str]) -> str:
     """The worst ones by name: so many margins behind their teachers."""
-    worst = sorted(tasks, key=lambda task: (scores[task].delta or 0.0) / (scores[task].margin or 1.0))[:3]
-    named = [f"{_distance(scores[task])} in {task}" for task in worst]
+    worst = sorted(tasks, key=lambda task: (results[task].delta or 0.0) / (results[task].margin or 1.0))[:3]
+    named = [f"{_distance(results[task])} in {task}" for task in worst]
     hidden = len(tasks) - len(worst)
     if hidden:
         named.append(f"more in {words.counted(hidden, 'other task')}")
@@ -133,31 +181,31 @@ def _behind(scores: Mapping[str, TaskResult], tasks: list[str]) -> str:
     return f"the student falls behind {teacher} by {words.listed(named)}"
 
 
-def _distance(score: TaskResult) -> str:
-    size = words.difference(score.delta, score).lstrip("−")
-    return f"{size} points" if score.in_points else f"{size} of {score.metric}"
+def _distance(result: TaskResult) -> str:
+    size = words.difference(result.delta, result).lstrip("−")
+    return f"{size} points" if result.in_points else f"{size} of {result.metric}"
 
 
-def _rest(scores: Mapping[str, TaskResult], behind: list[str], open_: list[str]) -> str:
-    kept = len(scores) - len(behind) - len(open_)
+def _rest(results: Mapping[str, TaskResult], behind: list[str], open_ones: list[str]) -> str:
+    kept = len(results) - len(behind) - len(open_ones)
     parts = []
     if kept:
-        parts.append(f"as good in {kept} of {len(scores)} tasks")
-    if open_:
-        parts.append(f"undecided in {words.listed(open_)}")
+        parts.append(f"as good in {kept} of {len(results)} tasks")
+    if open_ones:
+        parts.append(f"undecided in {words.listed(open_ones)}")
     return f"; {', '.join(parts)}" if parts else ""
 
 
-def _more_rows(score: TaskResult) -> str:
-    if score.rows_to_decide is None:
+def _more_rows(result: TaskResult) -> str:
+    if result.rows_to_decide is None:
         return "more labelled test rows would decide, or `acceptance: point` for a small test set."
-    return f"about {words.about(score.rows_to_decide)} more labelled test rows would decide."
+    return f"about {words.about(result.rows_to_decide)} more labelled test rows would decide."
 
 
-def _sufficient(score: TaskResult, *, interval: bool) -> str:
+def _sufficient(result: TaskResult, *, by_interval: bool) -> str:
     """The margin with which the task would have been accepted, rounded up."""
-    assert score.delta is not None
-    needed = -(score.ci95[0] if interval and score.ci95 is not None else score.delta)
-    if not score.in_points:
+    assert result.delta is not None
+    needed = -(result.ci95[0] if by_interval and result.ci95 is not None else result.delta)
+    if not result.in_points:
         return f"{needed:.3g}"
     return words.points(math.ceil(10 * needed) / 10)

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 
 import yaml
 
-from distill_mtl.evaluation.result import Evaluation
-from distill_mtl.report.console import markdown_table
-from distill_mtl.report.details import details_table
+from distill_mtl.evaluation.result import Evaluation, TaskResult
+from distill_mtl.report import words
+from distill_mtl.report.blocks import Cell, Table
+from distill_mtl.report.markdown import markdown_summary, markdown_table
 from distill_mtl.tasks.base import TaskKind
 
 _SHOWN_CLASSES = 20
@@ -76,31 +77,59 @@ def _usage(kinds: Mapping[str, TaskKind], size: tuple[int, int]) -> str:
 
 
 def _tasks(kinds: Mapping[str, TaskKind], teachers: Mapping[str, str]) -> str:
-    lines = ["| task | kind | classes | taught by |", "| --- | --- | --- | --- |"]
+    rows = []
     for task, kind in kinds.items():
-        taught = f"`{teachers[task]}`" if task in teachers else "labels alone"
-        lines.append(f"| {task} | {kind.name} | {_classes(kind)} | {taught} |")
-    return "\n".join(lines)
+        taught = Cell(teachers[task], "code") if task in teachers else Cell("labels alone")
+        rows.append([Cell(task), Cell(kind.name), Cell(_classes(kind)), taught])
+    columns = ["task", "kind", "classes", "taught by"]
+    return markdown_table(Table("Tasks", columns, rows, frozenset(columns)))
 
 
 def _classes(kind: TaskKind) -> str:
-    names = ", ".join(kind.classes[:_SHOWN_CLASSES]).replace("|", "\\|")
+    names = ", ".join(kind.classes[:_SHOWN_CLASSES])
     hidden = len(kind.classes) - _SHOWN_CLASSES
     return f"{len(kind.classes)}: {names}" + (f", and {hidden} more in config.json" if hidden > 0 else "")
 
 
 def _results(evaluation: Evaluation) -> str:
-    details = details_table(evaluation)
-    return (
+    measured = (
         f"Measured on each task's own labelled {evaluation.split} rows, scores in points of 100, degrees, or "
         "(`mae`, `rmse`) the unit of the labels. `delta` is positive where the student is better; its interval is "
         "a paired bootstrap over groups of rows; "
         "`agree` is how often student and teacher decide alike. ✓ is non-inferior (the interval stays within the "
         "margin), ✗ inferior, ? undecided. A multiplication and an addition count as "
-        "two FLOPs; `share` is a head's part of the student's.\n\n"
-        + markdown_table(evaluation).rstrip()
-        + (f"\n\n{_DETAILS}\n\n{details}" if details else "")
+        "two FLOPs; `share` is a head's part of the student's."
     )
+    parts = [measured, markdown_summary(evaluation).rstrip()]
+    if any(_has_details(result) for result in evaluation.tasks.values()):
+        parts += [_DETAILS, markdown_table(details_table(evaluation))]
+    return "\n\n".join(parts)
+
+
+def details_table(evaluation: Evaluation) -> Table:
+    """Beside the scores: confidence, and which rows one network alone gets right; of the tasks that have either."""
+    columns = ["task", "ECE teacher", "ECE student", "only teacher right", "only student right", "McNemar p"]
+    rows = [
+        [Cell(task), *map(Cell, _details(result))]
+        for task, result in evaluation.tasks.items()
+        if _has_details(result)
+    ]
+    return Table("Confidence and McNemar's test", columns, rows, frozenset({"task"}))
+
+
+def _has_details(result: TaskResult) -> bool:
+    return result.ece is not None or result.mcnemar is not None
+
+
+def _details(result: TaskResult) -> list[str]:
+    ece, test = result.ece, result.mcnemar
+    return [
+        words.NONE if ece is None or ece.teacher is None else f"{ece.teacher:.2f}",
+        words.NONE if ece is None else f"{ece.student:.2f}",
+        words.NONE if test is None else f"{test.teacher_only:,}",
+        words.NONE if test is None else f"{test.student_only:,}",
+        words.NONE if test is None else f"{test.p:.2g}" + (" (groups)" if test.test == "clustered" else ""),
+    ]
 
 
 def _origin(recipe_digest: str | None) -> str:

@@ -1,6 +1,6 @@
-"""A run folder, read: all that a report knows of a run. No teacher, no student and no data is opened.
+"""All that a report knows of a run: its folder, read, with metrics.jsonl as curves; or a result alone.
 
-metrics.jsonl as curves: steps and values by what was measured.
+No teacher, no student and no data is opened.
 """
 
 import json
@@ -71,39 +71,39 @@ class Metrics:
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run.
+class RunRecord:
+    """One run, or a comparison that is no run's: then it is all results.
 
     Attributes:
+        results: the comparison; None while the run is not finished.
         label: how it is called beside other runs.
-        files: its folder.
+        files: its folder; None: there is none.
         recipe_text: the resolved recipe as it stands in the folder.
         teachers: teachers.json.
         environment: environment.json; empty where the run wrote none.
         metrics: what was logged.
-        results: the comparison; None while the run is not finished.
         gallery: pictures of rows; None where there are none.
     """
 
-    label: str
-    files: RunFiles
-    recipe_text: str
-    teachers: dict[str, dict[str, Any]]
-    environment: dict[str, Any]
-    metrics: Metrics
     results: Evaluation | None
-    gallery: Gallery | None
+    label: str = ""
+    files: RunFiles | None = None
+    recipe_text: str = ""
+    teachers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=Metrics)
+    gallery: Gallery | None = None
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
         """The resolved recipe's content."""
-        content: dict[str, Any] = yaml.safe_load(self.recipe_text)
+        content: dict[str, Any] = yaml.safe_load(self.recipe_text) or {}
         return content
 
     @property
     def name(self) -> str:
         """The recipe's name, or the folder's."""
-        return str(self.recipe.get("name") or self.files.path.resolve().name)
+        return str(self.recipe.get("name") or (self.files.path.resolve().name if self.files else self.label))
 
     @property
     def tasks(self) -> list[str]:
@@ -111,7 +111,7 @@ class Run:
         return list(self.recipe.get("tasks") or {})
 
 
-def read_run(folder: Path, label: str | None = None) -> Run:
+def read_run(folder: Path, label: str | None = None) -> RunRecord:
     """Read a run folder, finished or not.
 
     Raises:
@@ -120,9 +120,9 @@ def read_run(folder: Path, label: str | None = None) -> Run:
     files = RunFiles(folder)
     if not files.recipe.exists():
         raise UserError(
-            f"{folder} holds no run: there is no {files.recipe.name}. Give a folder like runs/NAME."
+            f"{folder} is not a run folder: it has no {files.recipe.name}. Give a folder like runs/NAME."
         )
-    return Run(
+    return RunRecord(
         label=label or folder.resolve().name,
         files=files,
         recipe_text=files.recipe.read_text(encoding="utf-8"),
@@ -141,7 +141,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise UserError(f"{path} is no JSON ({error}). Start the run again with --overwrite.") from None
+        raise UserError(f"{path} is not JSON ({error}). Start the run again with --overwrite.") from None
     return content
 
 

@@ -1,4 +1,4 @@
-"""Numbers as a report writes them."""
+"""Numbers as a report writes them, on the console, in Markdown and on the page alike."""
 
 import math
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from distill_mtl.evaluation.result import TaskResult
 
 NONE = "–"
+NOT_KNOWN = "not known"
 _BRIEF = 20
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -16,7 +17,7 @@ def score(value: float | None, task: TaskResult) -> str:
 
 
 def difference(value: float | None, task: TaskResult) -> str:
-    """A signed difference of two scores."""
+    """A signed difference of two scores, in the digits of the task's score."""
     if value is None:
         return NONE
     text = f"{value:+.{_places(task)}f}"
@@ -36,16 +37,21 @@ def percent(share: float | None, places: int = 1) -> str:
 def short(value: float | None, unit: str = "") -> str:
     """Three digits that matter, with a prefix: 11.5 M."""
     if value is None:
-        return "not known"
+        return NOT_KNOWN
     for size, prefix in _PREFIXES:
         if abs(value) >= size:
-            return f"{_three(value / size)} {prefix}{unit}"
-    return f"{_three(value)} {unit}".strip()
+            return f"{three_digits(value / size)} {prefix}{unit}"
+    return f"{three_digits(value)} {unit}".strip()
+
+
+def three_digits(value: float) -> str:
+    """Three digits that matter, thousands kept whole."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def ratio(mine: float | None, theirs: float | None) -> str:
     """mine / theirs, as 0.34×."""
-    return f"{_three(mine / theirs)}×" if mine is not None and theirs else NONE
+    return f"{three_digits(mine / theirs)}×" if mine is not None and theirs else NONE
 
 
 def margin(task: TaskResult) -> str:
@@ -74,9 +80,9 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
-def brief(label: str) -> str:
-    """A run's name where there is little room, its end kept: names of runs differ there."""
-    return label if len(label) <= _BRIEF else f"…{label[1 - _BRIEF :]}"
+def brief(name: str, longest: int = _BRIEF) -> str:
+    """A name where there is little room, its end kept: names of runs and paths differ there."""
+    return name if len(name) <= longest else f"…{name[1 - longest :]}"
 
 
 def duration(seconds: float) -> str:
@@ -97,7 +103,3 @@ def _places(task: TaskResult) -> int:
     if task.in_points or not task.student:
         return 2
     return max(0, 3 - math.floor(math.log10(abs(task.student))))
-
-
-def _three(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

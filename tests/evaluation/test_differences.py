@@ -3,11 +3,11 @@
 import json
 import math
 from copy import deepcopy
-from dataclasses import replace
 
 import pytest
 import torch
 from evaluation_world import CLASSES, ListedRows, ToyStudent, as_processes, make_rows
+from result_toys import task_result
 from scipy.stats import binom
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -16,8 +16,6 @@ from distill_mtl.evaluation import EvaluationSet, Processes, TaskResult, compare
 from distill_mtl.evaluation.mcnemar import mcnemar
 from distill_mtl.evaluation.result import ClassDelta, McNemar
 from distill_mtl.evaluation.task_comparison import MOST_DISAGREEMENTS, compare_tasks, worst_classes
-from distill_mtl.report.console import markdown_table
-from distill_mtl.report.details import details_table
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.teacher import TeacherOutput
 
@@ -212,36 +210,7 @@ def classes(*deltas: float) -> tuple[ClassDelta, ...]:
 def test_classes_are_named_when_they_lose_much_more_than_their_task(
     deltas: tuple[float, ...], delta: float, named: str
 ) -> None:
-    assert "".join(each.name for each in worst_classes(classes(*deltas), delta, 1.0)) == named
-
-
-def test_the_worst_classes_stand_below_the_table(
-    student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
-) -> None:
-    found = compare_networks(
-        student, teachers, kinds, EvaluationSet(sources, "test"), size=(8, 8), resamples=100
+    assert (
+        "".join(each.name for each in worst_classes(task_result(delta, classes=classes(*deltas), margin=1.0)))
+        == named
     )
-    tasks = {
-        "word": replace(found.tasks["word"], delta=0.1, classes=classes(0.5, -4.2, -2.1)),
-        "part": replace(found.tasks["part"], delta=0.1, classes=classes(0.5, 0.2)),
-    }
-    told = found.changed(tasks=tasks, cross_domain={})
-    assert "worst: word/b −4.20, word/c −2.10" in markdown_table(told)
-    assert "worst" not in markdown_table(told.changed(tasks={"part": tasks["part"]}))
-
-
-def test_the_card_s_second_table_holds_calibration_and_the_test(
-    student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
-) -> None:
-    found = compare_networks(
-        student, teachers, kinds, EvaluationSet(sources, "test"), size=(8, 8), resamples=100
-    )
-    part = found.tasks["part"]
-    line = f"| part | {part.ece.teacher:.2f} | {part.ece.student:.2f} | – | – | – |"
-    assert line in details_table(found)
-    tested = found.changed(tasks={"part": replace(part, ece=None, mcnemar=counted(3, 9))})
-    assert "| part | – | – | 9 | 3 | 0.15 |" in details_table(tested)
-    bare = found.changed(tasks={"part": replace(part, ece=None)})
-    assert details_table(bare) == ""
-    grouped = replace(part, ece=None, mcnemar=McNemar(3, 9, 0.15, "clustered"))
-    assert "| 9 | 3 | 0.15 (groups) |" in details_table(found.changed(tasks={"part": grouped}))

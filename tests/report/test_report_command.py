@@ -31,7 +31,7 @@ def test_a_folder_without_a_run_is_one_line_and_status_2(
 ) -> None:
     assert _status(tmp_path) == 2
     said = capsys.readouterr().err
-    assert "holds no run" in said
+    assert "recipe.resolved.yaml" in said
     assert said.count("\n") == 1
 
 

@@ -11,7 +11,7 @@ import report_world
 from distill_mtl.errors import UserError
 from distill_mtl.jobs.report import write_report
 from distill_mtl.report.headline import advice, headline
-from distill_mtl.report.run_record import Run, read_run
+from distill_mtl.report.run_record import RunRecord, read_run
 
 
 class _Tags(HTMLParser):
@@ -26,7 +26,7 @@ class _Tags(HTMLParser):
         self.found.append((tag, dict(attributes)))
 
 
-def _run(folder: Path, **tasks: object) -> Run:
+def _run(folder: Path, **tasks: object) -> RunRecord:
     return read_run(report_world.write_run(folder / "run", report_world.results(dict(tasks) or None)))
 
 
@@ -255,7 +255,7 @@ def test_equal_names_of_runs_are_told_apart_by_their_folders(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda folder: (folder / "recipe.resolved.yaml").unlink(), "holds no run"),
+        (lambda folder: (folder / "recipe.resolved.yaml").unlink(), "recipe.resolved.yaml"),
         (lambda folder: (folder / "results.json").write_text("{"), "is not JSON"),
         (lambda folder: (folder / "results.json").write_text('{"tasks": {}}'), "no such format"),
     ],

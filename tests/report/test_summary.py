@@ -9,9 +9,18 @@ from rich.console import Console
 
 from distill_mtl.display import FILE_COLUMNS, output
 from distill_mtl.evaluation import Cost, Evaluation
-from distill_mtl.evaluation.result import Baseline, BaselineScore, HeadCost
-from distill_mtl.report.console import console_table, markdown_table
-from distill_mtl.report.model_card import model_card
+from distill_mtl.evaluation.result import (
+    Baseline,
+    BaselineScore,
+    CalibrationError,
+    ClassDelta,
+    CrossDomainAgreement,
+    HeadCost,
+    McNemar,
+)
+from distill_mtl.report.console import console_table
+from distill_mtl.report.markdown import markdown_summary, markdown_table
+from distill_mtl.report.model_card import details_table, model_card
 from distill_mtl.tasks.base import build_kind
 
 
@@ -104,7 +113,7 @@ def test_baselines_stand_under_their_task_in_the_same_table(evaluation: Evaluati
     assert lines[at + 2] == "· …/an-earlier-one 96.50 −0.50 −1.25 … +0.25"
     assert max(map(len, shown(said, width=80).splitlines())) <= 80
     assert "· labels only 90.00 – –" in lines
-    assert "| · labels only |  |  |  | 96.50 | −0.50 | −1.25 … +0.25 |  |  |" in markdown_table(said)
+    assert "| · labels only |  |  |  | 96.50 | −0.50 | −1.25 … +0.25 |  |  |" in markdown_summary(said)
 
 
 def test_costs_of_large_networks_fit_80_columns(evaluation: Evaluation) -> None:
@@ -123,11 +132,11 @@ def test_rows_that_a_teacher_may_have_seen_are_marked(evaluation: Evaluation) ->
     assert "right *" in text
     assert "alone *" not in text  # it has no teacher that could have seen anything
     assert "the teacher may have seen them" in text
-    assert "| right \\* |" in markdown_table(marked)
+    assert "| right \\* |" in markdown_summary(marked)
 
 
 def test_markdown_holds_the_same_figures_as_the_console(evaluation: Evaluation) -> None:
-    text = markdown_table(evaluation)
+    text = markdown_summary(evaluation)
     assert "| left | accuracy | 1,250 | 97.00 | 97.40 | +0.40 | +0.15 … +0.65 | 98.1 % | ✓ |" in text
     assert "| ratio | 0.10× | 0.10× | 0.10× | 0.50× | 2.50× | – |" in text
     assert "**✓ accepted: no task lost more than 1 point, by its 95 % interval**" in text
@@ -142,8 +151,8 @@ def test_every_head_is_shown_with_its_share_of_the_student(evaluation: Evaluatio
     assert "left 12,458 10.0 % 0.39 10.0 %" in lines
     assert "alone 0 0.0 % 0.00 0.0 %" in lines
     assert "all 3 18,687 15.0 % 0.39 10.0 %" in lines
-    assert "| all 3 | 18,687 | 15.0 % | 0.39 | 10.0 % |" in markdown_table(said)
-    assert "head" not in markdown_table(evaluation)
+    assert "| all 3 | 18,687 | 15.0 % | 0.39 | 10.0 % |" in markdown_summary(said)
+    assert "head" not in markdown_summary(evaluation)
 
 
 @pytest.mark.parametrize(
@@ -176,11 +185,11 @@ def test_of_many_heads_the_largest_few_and_their_sum_are_shown(evaluation: Evalu
     lines = [line.split() for line in shown(with_heads(evaluation, heads)).splitlines()]
     rows = [line[0] for line in lines if line and line[0].startswith("task")]
     assert rows == ["task", "task39", "task38", "task37"]
-    assert "| all 40 | 78,000 | 62.6 % |" in markdown_table(with_heads(evaluation, heads))
+    assert "| all 40 | 78,000 | 62.6 % |" in markdown_summary(with_heads(evaluation, heads))
     few = dict(list(heads.items())[:8])
-    assert all(f"| {task} |" in markdown_table(with_heads(evaluation, few)) for task in few)
+    assert all(f"| {task} |" in markdown_summary(with_heads(evaluation, few)) for task in few)
     one = with_heads(evaluation, {"left": HeadCost.of(100, 10, STUDENT)})
-    assert "all 1" not in markdown_table(one)
+    assert "all 1" not in markdown_summary(one)
 
 
 def test_unusual_evaluations_are_told_in_words(evaluation: Evaluation) -> None:
@@ -188,13 +197,43 @@ def test_unusual_evaluations_are_told_in_words(evaluation: Evaluation) -> None:
     assert "nothing to judge: no task has a teacher" in shown(alone)
     assert "ratio" not in shown(alone)
     assert "delta" not in shown(alone)
-    assert "| task | metric | rows | student |" in markdown_table(alone)
+    assert "| task | metric | rows | student |" in markdown_summary(alone)
     single = evaluation.changed(tasks={"left": task_result(ci95=None)})
     assert "No interval where all rows belong to one group" in shown(single)
     lower = evaluation.changed(tasks={"left": task_result(higher_is_better=False)})
     assert "accuracy ↓" in shown(lower)
     limits = with_margins(evaluation, right=2.0)
     assert "no task lost more than its margin" in shown(limits)
+
+
+def test_the_worst_classes_stand_below_the_table() -> None:
+    lost = (
+        ClassDelta("a", 90.0, 90.5, 0.5),
+        ClassDelta("b", 90.0, 85.8, -4.2),
+        ClassDelta("c", 90.0, 87.9, -2.1),
+    )
+    told = evaluation_of({"word": task_result(0.1, classes=lost), "part": task_result(0.1, classes=lost[:1])})
+    assert "worst: word/b −4.20, word/c −2.10\n" in shown(told)
+    assert "worst: word/b −4.20, word/c −2.10" in markdown_summary(told)
+    assert "worst" not in markdown_summary(evaluation_of({"part": told.tasks["part"]}))
+
+
+def test_a_student_that_answers_otherwise_on_other_data_sets_is_named(evaluation: Evaluation) -> None:
+    agreements = {"lost": CrossDomainAgreement(40, 0.0), "near": CrossDomainAgreement(512, 0.95)}
+    text = shown(evaluation.changed(cross_domain={"left": agreements}), 200)
+    assert "left agrees with its teacher on 0.0 % of 40 images of 'lost', at home on 98.1 %" in text
+    assert "near" not in text
+
+
+def test_the_card_s_second_table_holds_calibration_and_the_test() -> None:
+    measured = task_result(ece=CalibrationError(2.5, 1.5), mcnemar=McNemar(3, 9, 0.15, "exact"))
+    text = markdown_table(details_table(evaluation_of({"part": measured, "plain": task_result()})))
+    assert "| part | 1.50 | 2.50 | 9 | 3 | 0.15 |" in text
+    assert "plain" not in text
+    grouped = replace(measured, ece=None, mcnemar=McNemar(3, 9, 0.15, "clustered"))
+    assert "| part | 9 | 3 | 0.15 (groups) |" in markdown_table(
+        details_table(evaluation_of({"part": grouped}))
+    )
 
 
 def test_the_card_says_what_the_student_does_and_how_to_load_it(evaluation: Evaluation) -> None:
@@ -216,7 +255,7 @@ def test_the_card_says_what_the_student_does_and_how_to_load_it(evaluation: Eval
     assert "image-segmentation" in front["tags"]
     assert "| left | classification | 3: a, b, c | `teachers/left` |" in card
     assert "and 10 more in config.json | labels alone |" in card
-    assert markdown_table(evaluation).strip() in card
+    assert markdown_summary(evaluation).strip() in card
     assert "ab12" in card
     assert "distilled from trained networks" in card
     assert "1, 3, 64, 96" in card

@@ -13,7 +13,7 @@ from rich.console import Console
 from distill_mtl import evaluate, load_recipe
 from distill_mtl.errors import RecipeError, Stopped, UserError
 from distill_mtl.jobs import trained_baselines as baselines
-from distill_mtl.report.console import markdown_table
+from distill_mtl.report.markdown import markdown_summary
 from distill_mtl.training.run_folder import RunFolder
 
 QUIET = Console(quiet=True)
@@ -95,7 +95,7 @@ def test_evaluating_writes_only_where_it_is_asked_to(finished: Path, tmp_path: P
     for page in (copy / "report.html", copy / "report.md"):
         assert "hue 0.5 points, shape 100 points" in page.read_text()
     old, new = ((run / "student" / "README.md").read_text() for run in (finished, copy))
-    assert markdown_table(again).strip() in new
+    assert markdown_summary(again).strip() in new
     assert (old.partition("\n## Student")[0], old.partition("\n## Origin")[2]) == (
         new.partition("\n## Student")[0],
         new.partition("\n## Origin")[2],

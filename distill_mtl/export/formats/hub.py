@@ -15,7 +15,9 @@ from distill_mtl.errors import ExportError, brief
 from distill_mtl.evaluation import Evaluation
 from distill_mtl.export.export_format import FORMATS, Format, Order, export_folder
 from distill_mtl.networks.weights import CARD, read_config
+from distill_mtl.report.markdown import markdown_table
 from distill_mtl.report.model_card import model_card
+from distill_mtl.report.sections.scores import short_table
 from distill_mtl.students.student_folder import load_student, save_student
 
 PLACE = "path/to/this/folder"
@@ -79,19 +81,12 @@ def _teachers(order: Order) -> dict[str, str]:
 def _scores(order: Order) -> str:
     """A table of the run's results.json, of the tasks that are exported; empty where there is none."""
     path = order.trained.home / "results.json"
-    results = Evaluation.read(path).tasks if path.is_file() else {}
-    rows = [
-        f"| {task} | {result.metric} | {result.rows:,} | {_number(result.teacher)} | "
-        f"{_number(result.student)} | {_number(result.delta)} |"
-        for task, result in results.items()
-        if task in order.tasks
-    ]
-    head = "| task | metric | rows | teacher | student | delta |\n| --- | --- | ---: | ---: | ---: | ---: |"
-    return "\n".join([head, *rows]) if rows else ""
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+    if not path.is_file():
+        return ""
+    results = Evaluation.read(path)
+    columns = ("task", "metric", "rows", "teacher", "student", "delta")
+    only = [task for task in order.tasks if task in results.tasks]
+    return markdown_table(short_table(results, columns, only)) if only else ""
 
 
 def _json(path: Path) -> Mapping[str, Any]:

@@ -1,8 +1,8 @@
-"""Sections of single rows: where student and teacher part, and what maps look like."""
+"""Single rows: where student and teacher differ most, and what maps look like."""
 
 from collections.abc import Mapping, Sequence
 
-from distill_mtl.evaluation.result import Disagreement, Evaluation
+from distill_mtl.evaluation.result import Disagreement
 from distill_mtl.report import words
 from distill_mtl.report.blocks import (
     Block,
@@ -16,32 +16,35 @@ from distill_mtl.report.blocks import (
     Text,
 )
 from distill_mtl.report.pictures import ColorLegend, Gallery, PictureRow
+from distill_mtl.report.run_record import RunRecord
+from distill_mtl.report.sections import section
 
 _SMALL = 128
 """Pixels of a picture below which each is shown as a square."""
 
 
-def disagreements_section(results: Evaluation, gallery: Gallery | None) -> Section | None:
+@section(90)
+def disagreements(run: RunRecord) -> Section | None:
     """The hardest rows by key, as pictures where the run kept some."""
-    shown = {} if gallery is None else gallery.index.disagreements
     blocks: list[Block] = []
-    for task, score in results.tasks.items():
-        if rows := shown.get(task):
-            assert gallery is not None
-            blocks.append(_pictures(task, rows, gallery))
-        if score.disagreements:
-            blocks.append(Folded(f"Keys of {task}", [_keys(task, score.disagreements)]))
+    for task, result in ({} if run.results is None else run.results.tasks).items():
+        if run.gallery is not None and (rows := run.gallery.index.disagreements.get(task)):
+            blocks.append(_pictures(task, rows, run.gallery))
+        if result.disagreements:
+            blocks.append(Folded(f"Keys of {task}", [_keys(task, result.disagreements)]))
     if not blocks:
         return None
     note = Text(
         "Test rows on which the student does worse than its teacher, those that cost it most first.",
         quiet=True,
     )
-    return Section("disagreements", "Where student and teacher part", [note, *blocks])
+    return Section("disagreements", "Rows where student and teacher differ", [note, *blocks])
 
 
-def maps_section(gallery: Gallery | None) -> Section | None:
+@section(100)
+def maps(run: RunRecord) -> Section | None:
     """A few rows of each task whose answer is a picture."""
+    gallery = run.gallery
     if gallery is None:
         return None
     blocks = [

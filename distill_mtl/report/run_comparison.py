@@ -1,4 +1,4 @@
-"""The report that compares runs: what each won or lost, what each takes, and how their recipes differ."""
+"""The report that compares runs: each one's change per task, what each costs, and how their recipes differ."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -6,16 +6,16 @@ from typing import Any
 from distill_mtl.evaluation.result import Evaluation, TaskResult
 from distill_mtl.report import words
 from distill_mtl.report.blocks import Block, Cell, Chart, Charts, Code, Folded, Report, Section, Table, Text
-from distill_mtl.report.charts import TEACHER, Lead, Line, forest, lines, series
-from distill_mtl.report.costs import cost_bars, ratios
-from distill_mtl.report.headline import by_interval, judged, outcome
-from distill_mtl.report.run_record import Run
-from distill_mtl.report.scores import leads_by_unit, verdict_sign
+from distill_mtl.report.charts import TEACHER, ForestLine, Line, forest, lines, series
+from distill_mtl.report.headline import tone_of
+from distill_mtl.report.run_record import RunRecord
+from distill_mtl.report.sections.costs import cost_bars, ratios
+from distill_mtl.report.sections.scores import INTERVAL, by_unit, verdict_sign
 
 _LONG = 60
 
 
-def comparison_of(runs: Sequence[Run]) -> Report:
+def comparison_of(runs: Sequence[RunRecord]) -> Report:
     """Finished runs beside each other; unfinished ones show their curves and recipe alone."""
     sections = [
         _tasks(runs),
@@ -23,7 +23,7 @@ def comparison_of(runs: Sequence[Run]) -> Report:
         _cost(runs),
         _losses(runs),
         _recipes(runs),
-        Section("repeat", "To repeat it", [Code(_command(runs), "sh")]),
+        Section("repeat", "Reproduce", [Code(_command(runs), "sh")]),
     ]
     sentence, tone = _headline(runs)
     return Report(
@@ -37,12 +37,12 @@ def comparison_of(runs: Sequence[Run]) -> Report:
     )
 
 
-def _finished(runs: Sequence[Run]) -> list[tuple[int, Run, Evaluation]]:
+def _finished(runs: Sequence[RunRecord]) -> list[tuple[int, RunRecord, Evaluation]]:
     """Number, run and results of those that have results."""
     return [(number, run, run.results) for number, run in enumerate(runs) if run.results is not None]
 
 
-def _headline(runs: Sequence[Run]) -> tuple[str, bool]:
+def _headline(runs: Sequence[RunRecord]) -> tuple[str, bool]:
     accepted = [run.label for _, run, results in _finished(runs) if results.accepted]
     unfinished = [run.label for run in runs if run.results is None]
     rest = f"; not finished: {words.listed(unfinished)}" if unfinished else ""
@@ -54,11 +54,11 @@ def _headline(runs: Sequence[Run]) -> tuple[str, bool]:
     return f"{words.listed(accepted)} {verb} accepted, of {len(runs)} runs{rest}.", True
 
 
-def _task_names(runs: Sequence[Run]) -> list[str]:
+def _task_names(runs: Sequence[RunRecord]) -> list[str]:
     return list(dict.fromkeys(task for run in runs for task in run.tasks))
 
 
-def _tasks(runs: Sequence[Run]) -> Section | None:
+def _tasks(runs: Sequence[RunRecord]) -> Section | None:
     """Task by run: the delta with its verdict, the student's score under it."""
     finished = _finished(runs)
     if not finished:
@@ -73,7 +73,7 @@ def _tasks(runs: Sequence[Run]) -> Section | None:
         quiet=True,
     )
     blocks: list[Block] = [Table("Deltas by run", columns, rows, frozenset({"task"})), note, _details(runs)]
-    return Section("tasks", "Task by task", blocks)
+    return Section("tasks", "Results per task", blocks)
 
 
 def _outcome(task: str, results: Evaluation) -> Cell:
@@ -85,8 +85,8 @@ def _outcome(task: str, results: Evaluation) -> Cell:
     return Cell(words.difference(score.delta, score) + mark, sign.tone, aside=aside)
 
 
-def _details(runs: Sequence[Run]) -> Folded:
-    columns = ["task", "run", "teacher", "student", "delta", "95 % interval", "verdict"]
+def _details(runs: Sequence[RunRecord]) -> Folded:
+    columns = ["task", "run", "teacher", "student", "delta", INTERVAL, "verdict"]
     rows = []
     for task in _task_names(runs):
         for _, run, results in _finished(runs):
@@ -108,34 +108,34 @@ def _details(runs: Sequence[Run]) -> Folded:
     return Folded("Scores and intervals", [table])
 
 
-def _deltas(runs: Sequence[Run]) -> Section | None:
+def _deltas(runs: Sequence[RunRecord]) -> Section | None:
     scores: dict[str, TaskResult] = {}
     for _, _, results in _finished(runs):
-        scores |= {task: score for task, score in judged(results).items() if task not in scores}
+        scores |= {task: score for task, score in results.compared.items() if task not in scores}
     if not scores:
         return None
     charts = []
-    for number, (unit, tasks) in enumerate(leads_by_unit(scores).items()):
-        leads = [lead for task in _task_names(runs) if task in tasks for lead in _leads(task, runs)]
-        said = ", ".join(f"{lead.name} {lead.words}" for lead in leads)
+    for number, (unit, tasks) in enumerate(by_unit(scores).items()):
+        drawn = [line for task in _task_names(runs) if task in tasks for line in _forest_lines(task, runs)]
+        said = ", ".join(f"{line.name} {line.words}" for line in drawn)
         charts.append(
             Chart(
-                forest(f"forest-{number}", f"Deltas of students and teachers in {unit}: {said}", leads, unit)
+                forest(f"forest-{number}", f"Deltas of students and teachers in {unit}: {said}", drawn, unit)
             )
         )
     note = Text("Point and line: delta and its 95 % interval. Dashed: the margin.", quiet=True)
-    return Section("deltas", "What each task won or lost", [Charts(charts, wide=True), note])
+    return Section("deltas", "Change per task (student − teacher)", [Charts(charts, wide=True), note])
 
 
-def _leads(task: str, runs: Sequence[Run]) -> list[Lead]:
-    found: list[Lead] = []
+def _forest_lines(task: str, runs: Sequence[RunRecord]) -> list[ForestLine]:
+    found: list[ForestLine] = []
     for number, run, results in _finished(runs):
         score = results.tasks.get(task)
         if score is None or score.delta is None:
             continue
-        sign = {"good": " ✓", "bad": " ✗", "unsure": " ?"}[outcome(score, interval=by_interval(results))]
+        sign = {"good": " ✓", "bad": " ✗", "unsure": " ?"}[tone_of(score)]
         found.append(
-            Lead(
+            ForestLine(
                 f"{task} · {words.brief(run.label)}",
                 score.delta,
                 score.ci95,
@@ -148,7 +148,7 @@ def _leads(task: str, runs: Sequence[Run]) -> list[Lead]:
     return found
 
 
-def _cost(runs: Sequence[Run]) -> Section | None:
+def _cost(runs: Sequence[RunRecord]) -> Section | None:
     finished = _finished(runs)
     if not finished:
         return None
@@ -167,7 +167,7 @@ def _cost(runs: Sequence[Run]) -> Section | None:
     machines = [[Cell(run.label), Cell(results.cost.machine)] for _, run, results in finished]
     return Section(
         "cost",
-        "What each takes",
+        "Cost of each student",
         [
             Table("Student as a share of its own teachers", columns, rows, frozenset(columns[:1])),
             Text(
@@ -184,7 +184,7 @@ def _cost(runs: Sequence[Run]) -> Section | None:
     )
 
 
-def _losses(runs: Sequence[Run]) -> Section | None:
+def _losses(runs: Sequence[RunRecord]) -> Section | None:
     charts = []
     for place, task in enumerate(_task_names(runs)):
         drawn = [
@@ -202,7 +202,7 @@ def _losses(runs: Sequence[Run]) -> Section | None:
     return Section("losses", "Losses", [Charts(charts), note])
 
 
-def _recipes(runs: Sequence[Run]) -> Section:
+def _recipes(runs: Sequence[RunRecord]) -> Section:
     """The keys in which the recipes differ; a part that some lack altogether is one line."""
     rows = [
         [Cell(key), *(Cell(_shortened(text)) for text in texts)]
@@ -256,5 +256,5 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _LONG else f"…{text[1 - _LONG :]}"
 
 
-def _command(runs: Sequence[Run]) -> str:
-    return f"distill-mtl report {' '.join(str(run.files.path) for run in runs)}"
+def _command(runs: Sequence[RunRecord]) -> str:
+    return f"distill-mtl report {' '.join(str(run.files.path) for run in runs if run.files is not None)}"

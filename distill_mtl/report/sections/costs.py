@@ -1,31 +1,41 @@
-"""Section of what the student saves."""
+"""What the student costs beside its teachers."""
 
 from collections.abc import Sequence
 
-from distill_mtl.evaluation.result import Cost, Costs, Evaluation
+from distill_mtl.evaluation.result import Cost, Costs, Evaluation, HeadCost
 from distill_mtl.report import words
 from distill_mtl.report.blocks import Block, Cell, Chart, Charts, Folded, Section, Table, Text
-from distill_mtl.report.charts import STUDENT, TEACHER, Bar, BarGroup, bars
+from distill_mtl.report.charts import STUDENT, TEACHER, Bar, BarGroup, Drawing, bars
+from distill_mtl.report.run_record import RunRecord
+from distill_mtl.report.sections import section
 
-_MANY_HEADS = 12
+_COLUMNS = ("network", "parameters", "FLOPs", "latency", "rows/s", "batch", "memory", "weights")
+_SHORT_COLUMNS = ("cost", "parameters", "MFLOPs", "MB", "latency", "rows/s", "memory")
+_MANY_HEADS, _SHOWN_HEADS = 8, 3
 
 
-def cost_section(results: Evaluation) -> Section:
+@section(40)
+def costs(run: RunRecord) -> Section | None:
     """Bars of student and teachers, the figures, and the heads' share."""
-    cost = results.cost
+    if run.results is None:
+        return None
+    cost = run.results.cost
     blocks: list[Block] = []
+    summary: list[Block] = [_short_table(run.results)]
     if cost.teachers is not None:
         networks = [("student", cost.student, STUDENT), ("teachers", cost.teachers, TEACHER)]
         blocks.append(Charts([Chart(cost_bars("cost", networks))], wide=True))
     blocks.append(_table(cost))
     blocks.append(Text(_conditions(cost), quiet=True))
     if cost.heads:
-        blocks.append(_heads(cost))
-    return Section("cost", "What it saves" if cost.teachers is not None else "What it costs", blocks)
+        blocks.append(Folded("What each head takes of the student", [_heads(cost)]))
+        summary.append(_short_heads(cost))
+    title = "Cost: student against teachers" if cost.teachers is not None else "Cost"
+    return Section("cost", title, blocks, summary, _notes(cost))
 
 
-def cost_bars(name: str, networks: Sequence[tuple[str, Cost, str]], *, measured: bool = True) -> str:
-    """SVG of (name, cost, colour) by quantity; of two networks the ratio stands beside each heading.
+def cost_bars(name: str, networks: Sequence[tuple[str, Cost, str]], *, measured: bool = True) -> Drawing:
+    """Chart of (name, cost, colour) by quantity; of two networks the ratio stands beside each heading.
 
     Args:
         name: of the chart.
@@ -62,6 +72,7 @@ def ratios(cost: Costs) -> dict[str, Cell]:
     return found
 
 
+# ---- the page
 Quantities = list[tuple[str, list[tuple[float | None, str]]]]
 """What it is, and a number and its text for every network."""
 
@@ -87,11 +98,7 @@ def _measured(costs: Sequence[Cost], at: str = "") -> Quantities:
 
 
 def _at(costs: Sequence[Cost]) -> str:
-    batch = next((cost.batch for cost in costs if cost.batch is not None), None)
-    return "" if batch is None else f" at batch {batch:,}"
-
-
-_COLUMNS = ("network", "parameters", "FLOPs", "latency", "rows/s", "batch", "memory", "weights")
+    return f" at batch {costs[0].batch:,}" if costs else ""
 
 
 def _table(cost: Costs) -> Table:
@@ -107,7 +114,7 @@ def _table(cost: Costs) -> Table:
         if any(row[place].words != words.NONE for row in rows) or not place
     ]
     return Table(
-        Cost,
+        "Cost",
         [_COLUMNS[place] for place in kept],
         [[row[place] for place in kept] for row in rows],
         frozenset({"network"}),
@@ -122,7 +129,7 @@ def _row(name: str, cost: Cost) -> list[Cell]:
         Cell(words.short(cost.flops)),
         Cell(f"{cost.latency_ms:.2f} ms"),
         Cell(speed),
-        Cell(words.NONE if cost.batch is None else f"{cost.batch:,}"),
+        Cell(f"{cost.batch:,}"),
         Cell(words.NONE if cost.peak_memory is None else words.short(cost.peak_memory, "B")),
         Cell(words.short(cost.bytes, "B")),
     ]
@@ -134,32 +141,88 @@ def _conditions(cost: Costs) -> str:
     return f"{one}Times are medians of warm runs; a multiplication and an addition are two FLOPs.{machine}"
 
 
-def _heads(cost: Costs) -> Block:
+def _heads(cost: Costs) -> Table:
     ordered = sorted(cost.heads.items(), key=lambda item: -item[1].parameters)
+    rows = [_head(Cell(task), head) for task, head in ordered]
+    rows.append(_head(Cell("all heads", "strong"), _together(cost)))
+    return Table("Heads", ["head", "parameters", "share", "FLOPs", "share"], rows, frozenset({"head"}))
+
+
+def _head(name: Cell, head: HeadCost) -> list[Cell]:
+    return [
+        name,
+        Cell(words.short(head.parameters)),
+        Cell(words.percent(head.parameters_share)),
+        Cell(words.short(head.flops)),
+        Cell(words.percent(head.flops_share)),
+    ]
+
+
+def _together(cost: Costs) -> HeadCost:
+    """All heads of the student."""
+    heads = cost.heads.values()
+    return HeadCost.of(
+        sum(head.parameters for head in heads), sum(head.flops for head in heads), cost.student
+    )
+
+
+# ---- the summary
+def _short_table(results: Evaluation) -> Table:
+    student, teachers = results.cost.student, results.cost.teachers
+    rows = [_short_row("student", student)]
+    if teachers is not None:
+        count = len(results.compared)
+        rows.append(_short_row("teacher" if count == 1 else f"{count} teachers", teachers))
+        pairs: tuple[tuple[float | None, float | None], ...] = (
+            (student.parameters, teachers.parameters),
+            (student.flops, teachers.flops),
+            (student.bytes, teachers.bytes),
+            (student.latency_ms, teachers.latency_ms),
+            (student.rows_per_second, teachers.rows_per_second),
+            (student.peak_memory, teachers.peak_memory),
+        )
+        texts = ("ratio", *(words.ratio(mine, theirs) for mine, theirs in pairs))
+        rows.append([Cell(text, "strong") for text in texts])
+    return Table("Cost", _SHORT_COLUMNS, rows, left=frozenset({"cost"}))
+
+
+def _short_row(name: str, cost: Cost) -> list[Cell]:
+    def figure(value: float | None, unit: str = "") -> Cell:
+        return Cell(words.NOT_KNOWN if value is None else words.three_digits(value) + unit)
+
+    return [
+        Cell(name),
+        Cell(words.NOT_KNOWN if cost.parameters is None else f"{cost.parameters:,}"),
+        figure(None if cost.flops is None else cost.flops / 1e6),
+        figure(None if cost.bytes is None else cost.bytes / 1e6),
+        Cell(f"{cost.latency_ms:.2f} ms"),
+        figure(cost.rows_per_second),
+        figure(None if cost.peak_memory is None else cost.peak_memory / 1e6, " MB"),
+    ]
+
+
+def _short_heads(cost: Costs) -> Table:
+    """Every head, or of many the largest few; and all of them together."""
+    shown = list(cost.heads.items())
+    if len(shown) > _MANY_HEADS:
+        shown = sorted(shown, key=lambda item: -item[1].parameters)[:_SHOWN_HEADS]
+    if len(cost.heads) > 1:
+        shown.append((f"all {len(cost.heads)}", _together(cost)))
     rows = [
         [
-            Cell(task),
-            Cell(words.short(head.parameters)),
+            Cell(name),
+            Cell(f"{head.parameters:,}"),
             Cell(words.percent(head.parameters_share)),
-            Cell(words.short(head.flops)),
+            Cell(words.three_digits(head.flops / 1e6) if cost.student.flops else words.NOT_KNOWN),
             Cell(words.percent(head.flops_share)),
         ]
-        for task, head in ordered
+        for name, head in shown
     ]
-    parameters = sum(head.parameters for head in cost.heads.values())
-    flops = sum(head.flops for head in cost.heads.values())
-    rows.append(
-        [
-            Cell("all heads", "strong"),
-            Cell(words.short(parameters)),
-            Cell(words.percent(_share(parameters, cost.student.parameters))),
-            Cell(words.short(flops)),
-            Cell(words.percent(_share(flops, cost.student.flops))),
-        ]
-    )
-    table = Table("Heads", ["head", "parameters", "share", "FLOPs", "share"], rows, frozenset({"head"}))
-    return Folded("What each head takes of the student", [table])
+    columns = ["head", "parameters", "share", "MFLOPs", "share"]
+    return Table("Heads", columns, rows, left=frozenset({"head"}))
 
 
-def _share(part: int, whole: int | None) -> float | None:
-    return part / whole if whole else None
+def _notes(cost: Costs) -> list[str]:
+    if cost.student.rows_per_second is None:
+        return []
+    return [f"Latency of one image, rows/s and memory of batches of {cost.student.batch}; on {cost.machine}."]

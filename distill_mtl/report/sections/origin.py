@@ -1,17 +1,22 @@
-"""Sections of what a run was made from, and how to make it again."""
+"""What a run was made from, and how to make it again."""
 
 import hashlib
 from typing import Any
 
 from distill_mtl.report import words
 from distill_mtl.report.blocks import Block, Cell, Code, Folded, Section, Table, Text
-from distill_mtl.report.run_record import Run
+from distill_mtl.report.run_record import RunRecord
+from distill_mtl.report.sections import section
+from distill_mtl.run_files import RunFiles
 
 _DIGEST = 12
 
 
-def recipe_section(run: Run) -> Section:
+@section(110)
+def recipe(run: RunRecord) -> Section | None:
     """The resolved recipe, folded; in Markdown its file and digest."""
+    if run.files is None:
+        return None
     lines, name = run.recipe_text.count("\n"), run.files.recipe.name
     digest = hashlib.sha256(run.files.recipe.read_bytes()).hexdigest()
     return Section(
@@ -28,7 +33,8 @@ def recipe_section(run: Run) -> Section:
     )
 
 
-def manifest_section(run: Run) -> Section | None:
+@section(120)
+def teachers(run: RunRecord) -> Section | None:
     """What was really loaded as teachers."""
     if not run.teachers:
         return None
@@ -47,28 +53,31 @@ def manifest_section(run: Run) -> Section | None:
     )
 
 
-def repeat_section(run: Run) -> Section:
+@section(130)
+def reproduce(run: RunRecord) -> Section | None:
     """Versions, machine, and the command."""
-    blocks: list[Block] = [Code(_command(run), "sh")]
+    if run.files is None:
+        return None
+    blocks: list[Block] = [Code(_command(run, run.files), "sh")]
     facts = _facts(run)
     if facts:
         rows = [[Cell(name), Cell(value)] for name, value in facts.items()]
         blocks.append(Table("Versions", ["what", "version"], rows, frozenset({"what", "version"})))
-    return Section("repeat", "To repeat it", blocks)
+    return Section("repeat", "Reproduce", blocks)
 
 
-def _command(run: Run) -> str:
+def _command(run: RunRecord, files: RunFiles) -> str:
     processes = run.environment.get("processes", 1)
     launch = "accelerate launch" + (f" --multi_gpu --num_processes {processes}" if processes > 1 else "")
-    return f"{launch} distill.py {run.files.recipe} --out {run.files.path}-again"
+    return f"{launch} distill.py {files.recipe} --out {files.path}-again"
 
 
-def _facts(run: Run) -> dict[str, str]:
+def _facts(run: RunRecord) -> dict[str, str]:
     environment = run.environment
     facts = dict(environment.get("versions", {}))
     facts |= {key: str(environment[key]) for key in ("processes", "began") if key in environment}
     if run.results is not None:
-        facts["measured on"] = run.results.cost.machine
+        facts["measured on"] = str(run.results.cost.machine)
     return facts
 
 

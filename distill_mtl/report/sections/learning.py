@@ -1,33 +1,37 @@
-"""Sections of how it learned: losses, and how the tasks shared the trunk."""
+"""How the student learned: losses, and how the tasks shared the trunk."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
-from distill_mtl.report.blocks import Block, Chart, Charts, Section, Text
-from distill_mtl.report.charts import DASHES, INK, SERIES, Dashes, Line, lines, told_apart
-from distill_mtl.report.run_record import Curve, Metrics
+from distill_mtl.report.blocks import Chart, Charts, Section, Text
+from distill_mtl.report.charts import DASHES, INK, SERIES, Line, lines, told_apart
+from distill_mtl.report.run_record import Curve, RunRecord
+from distill_mtl.report.sections import section
 
-_TERMS: dict[str, tuple[str, Dashes]] = {
-    "supervised": (SERIES[1], "-"),
-    "soft_targets": (SERIES[2], DASHES[1]),
-    "hint": (SERIES[3], DASHES[3]),
-}
-"""Term -> colour and dashes, the same in every chart."""
+_NO_TERMS = ("total", "gated")
+"""Entries of a task in the log that are no loss terms."""
 _MANY_PAIRS = 7
 
 
-def losses_section(metrics: Metrics, order: Sequence[str]) -> Section | None:
-    """A chart for each task in this order, a line for each term."""
-    if not metrics.terms:
+@section(70)
+def losses(run: RunRecord) -> Section | None:
+    """A chart for each task, a line for each term, which looks the same in every chart."""
+    logged = run.metrics.terms
+    if not logged:
         return None
+    names = dict.fromkeys(term for terms in logged.values() for term in terms if term not in _NO_TERMS)
+    looks = {
+        term: (SERIES[(number + 1) % len(SERIES)], DASHES[number % len(DASHES)])
+        for number, term in enumerate(names)
+    }
     charts = []
-    for number, task in enumerate(order):
-        terms = metrics.terms.get(task, {})
+    for number, task in enumerate(run.tasks):
+        terms = logged.get(task, {})
         drawn = [
-            Line(term.replace("_", " "), curve, *_TERMS.get(term, (SERIES[4], "-")))
+            Line(term.replace("_", " "), curve, *looks[term])
             for term, curve in terms.items()
-            if term not in ("total", "gated")
+            if term in looks
         ]
         if len(drawn) > 1 and "total" in terms:
             drawn.append(Line("total", terms["total"], INK, width=1.0))
@@ -43,9 +47,10 @@ def losses_section(metrics: Metrics, order: Sequence[str]) -> Section | None:
     return Section("losses", "Losses", [Charts(charts), note])
 
 
-def balance_section(metrics: Metrics, rule: str) -> Section | None:
-    """Weights, cosines, the balanced direction, and harmed tasks where they were measured; `rule` says how."""
-    charts = []
+@section(80)
+def balance(run: RunRecord) -> Section | None:
+    """Weights, cosines, the balanced direction, and harmed tasks where they were measured."""
+    metrics, charts = run.metrics, []
     if metrics.weights:
         charts.append(
             Chart(
@@ -80,11 +85,10 @@ def balance_section(metrics: Metrics, rule: str) -> Section | None:
         )
     if not charts:
         return None
-    blocks: list[Block] = [
-        Text(f"{rule[:1].upper()}{rule[1:]}.", quiet=True),
-        Charts(charts),
-    ]
-    return Section("balance", "Balance of the tasks", blocks)
+    # The sentence that the run began with, or what the recipe asks for.
+    rule = str(run.environment.get("balance") or (run.recipe.get("balance") or {}).get("method"))
+    note = Text(f"{rule[:1].upper()}{rule[1:]}.", quiet=True)
+    return Section("balance", "Balance of the tasks", [note, Charts(charts)])
 
 
 def _conflicts(cosines: Mapping[str, Curve]) -> Chart:

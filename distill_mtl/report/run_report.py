@@ -1,0 +1,43 @@
+"""The report of one run, or of a result alone: its headline, its summary, and its sections in order."""
+
+from distill_mtl.evaluation.result import Evaluation
+from distill_mtl.report import words
+from distill_mtl.report.blocks import Report
+from distill_mtl.report.headline import advice, figures, headline, title, verdict
+from distill_mtl.report.run_record import RunRecord
+from distill_mtl.report.sections import sections_of
+
+
+def report_of(run: RunRecord) -> Report:
+    """What there is to say about a run, finished or not; what does not apply is left out."""
+    results = run.results
+    sentence, tone = headline(run)
+    return Report(
+        eyebrow=run.name,
+        headline=sentence,
+        tone=tone,
+        advice=advice(run),
+        figures=figures(results),
+        facts=_facts(run),
+        sections=sections_of(run),
+        title="" if results is None else title(results),
+        verdict=None if results is None else verdict(results),
+    )
+
+
+def report_of_result(evaluation: Evaluation) -> Report:
+    """Of a comparison alone, for its summary."""
+    return report_of(RunRecord(evaluation))
+
+
+def _facts(run: RunRecord) -> str:
+    results = run.results
+    parts = [words.counted(len(run.tasks), "task")]
+    if results is not None:
+        rows = sum(result.rows for result in results.tasks.values())
+        parts.append(words.counted(rows, f"{results.split} row"))
+        if results.steps is not None and results.seconds is not None:
+            parts.append(f"{words.counted(results.steps, 'step')} in {words.duration(results.seconds)}")
+    student = run.recipe.get("student") or {}
+    parts.append(f"student {student.get('model', words.NONE)}")
+    return " · ".join(parts)
