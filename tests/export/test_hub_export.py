@@ -145,7 +145,7 @@ def test_some_tasks_alone_get_a_card_of_their_own(run: Path) -> None:
     (run / "teachers.json").write_text(json.dumps(teachers))
     folder = export_student(run, "hub", only=["hue"], console=QUIET)
     text = (folder / "README.md").read_text()
-    assert "| hue | accuracy | 40 | 90.00 | 91.50 | 1.50 |" in text
+    assert "| hue | accuracy | 40 | 90.00 | 91.50 | +1.50 |" in text
     assert "`hues abababababab`" in text
     assert "/home/me" not in text
     assert "shape" not in text
