@@ -1,4 +1,4 @@
-"""Which member of a shard holds a task's labels, found by reading some of them."""
+"""Find the members of shards that hold a task's labels and the pictures, by reading some rows (`init`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,32 +13,32 @@ from distill_mtl.recipe.schema import SourceSection
 from distill_mtl.tasks.base import TaskKind, kinds_by_member
 
 IMAGES: str = SourceSection.model_fields["image"].default
-_TRIED = 16  # rows of a shard
+_ROWS_TRIED = 16
 _NO_LABEL = ("group",)
-_LONGEST = 100
+_LONGEST_REASON = 100
 
 
 @dataclass(frozen=True)
 class Member:
-    """A member, and how it was chosen, in words."""
+    """A member of the shards, and the reason for choosing it."""
 
     ending: str
     why: str
 
 
 def find_label(indexes: Sequence[ShardIndex], kind: TaskKind, task: str, place: str) -> Member:
-    """The member that every row has and that reads as a label of this kind; the kind's usual one if it does.
+    """The member that is in every row and reads as a label of this kind.
 
-    Of several others, a member that is the usual label of another kind is not taken.
+    The kind's usual member is preferred. Among several others, the usual members of other kinds are left out.
 
     Args:
         indexes: of one shard of each set.
         kind: of the task.
         task: its name.
-        place: what the user calls the shards.
+        place: of the shards, as the user named it.
 
     Raises:
-        ShardError: none does, or several and none of them is the usual one; the message lists the members.
+        ShardError: no member fits, or several do; the message lists the members.
     """
     skipped = (*IMAGES.split(";"), *_NO_LABEL)
     candidates = [ending for ending in _complete(indexes) if ending not in skipped]
@@ -53,25 +53,25 @@ def find_label(indexes: Sequence[ShardIndex], kind: TaskKind, task: str, place: 
     owners = kinds_by_member()
     free = [ending for ending in fitting if ending not in owners]
     if len(free) == 1:
-        return Member(free[0], "the only one that reads as its label and is no usual label of another kind")
-    mend = f"Name it with --set tasks.{task}.data.member=..."
+        return Member(free[0], "the only one that reads as its label and is not usual for another kind")
+    remedy = f"Name it with --set tasks.{task}.data.member=..."
     if fitting:
-        raise ShardError(f"--data {place}: {' and '.join(fitting)} could be the label of {task}. {mend}")
+        raise ShardError(f"--data {place}: {' and '.join(fitting)} could be the label of {task}. {remedy}")
     listed = [f"{ending} ({reason})" for ending, reason in reasons.items()]
     listed += [ending for ending in _all(indexes) if ending not in candidates]
-    names = f" Where labels are names, say those of its outputs: --set tasks.{task}.teacher.classes=[...]."
+    names = f" If labels are names, name its outputs: --set tasks.{task}.teacher.classes=[...]."
     raise ShardError(
         f"--data {place}: no member of the shards is a label of {task} ({kind.name}, {len(kind.classes)} classes) in "
-        f"every row. Members: {'; '.join(listed)}. {mend}, or give {task} the data that belong to it."
+        f"every row. Members: {'; '.join(listed)}. {remedy}, or name the data of {task}."
         + ("" if kind.dense else names)
     )
 
 
 def find_image(indexes: Sequence[ShardIndex], place: str) -> str | None:
-    """The member that holds the picture; None where it is one of the default's.
+    """The member that holds the picture; None if it is one of the usual ones.
 
     Raises:
-        ShardError: there is none.
+        ShardError: no member is a picture in every row.
     """
     if _in_every_row(indexes, IMAGES):
         return None
@@ -90,7 +90,7 @@ def _why_no_label(indexes: Sequence[ShardIndex], ending: str, kind: TaskKind) ->
                 kind.read_label(payload)
             except ValueError as error:
                 reason = str(error).rstrip(".")
-                return reason if len(reason) <= _LONGEST else reason[:_LONGEST] + " …"
+                return reason if len(reason) <= _LONGEST_REASON else reason[:_LONGEST_REASON] + " …"
     return None
 
 
@@ -105,7 +105,7 @@ def _is_picture(payload: bytes) -> bool:
 def _some(index: ShardIndex, member: str) -> list[bytes]:
     """The member of some rows, spread over the shard."""
     offsets, sizes = member_column(index, member)
-    rows = np.unique(np.linspace(0, len(index) - 1, _TRIED).astype(int))
+    rows = np.unique(np.linspace(0, len(index) - 1, _ROWS_TRIED).astype(int))
     files = OpenFiles()
     return [files.read(str(index.path), int(offsets[row]), int(sizes[row])) for row in rows]
 
