@@ -1,8 +1,7 @@
 import importlib
-import subprocess
-import sys
 from pathlib import Path
 
+import children
 import pytest
 
 from distill_mtl.cli import main
@@ -42,7 +41,7 @@ def test_every_command_explains_itself(command: list[str], capsys: pytest.Captur
 def test_a_mistake_in_a_recipe_is_a_message_and_status_2(tmp_path: Path) -> None:
     recipe = tmp_path / "pets.yaml"
     recipe.write_text("student: resnet18\ntasks:\n  breed: {techer: teachers/breed}\ntraining: {stpes: 5}\n")
-    done = _run("check", str(recipe))
+    done = children.run("check", recipe, script=["-m", "distill_mtl.cli"])
     assert done.returncode == 2
     assert f"{recipe}, line 3, tasks.breed.techer" in done.stderr
     assert "Did you mean 'teacher'?" in done.stderr
@@ -50,29 +49,32 @@ def test_a_mistake_in_a_recipe_is_a_message_and_status_2(tmp_path: Path) -> None
     assert "Traceback" not in done.stderr
 
 
-def test_an_unknown_rule_or_kind_is_reported_with_its_line(tmp_path: Path) -> None:
+def test_an_unknown_rule_or_kind_is_reported_with_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = tmp_path / "pets.yaml"
     recipe.write_text(
         "student: resnet18\nbalance: mgda_up\ntasks:\n  breed: {teacher: t, data: a.tar, kind: segmentatoin}\n"
     )
-    done = _run("check", str(recipe))
-    assert done.returncode == 2
-    assert "line 2, balance" in done.stderr
-    assert "line 4, tasks.breed.kind" in done.stderr
-    assert "mgda_ub" in done.stderr
-    assert "segmentation" in done.stderr
+    told = _refused("check", str(recipe), capsys=capsys)
+    assert "line 2, balance" in told
+    assert "line 4, tasks.breed.kind" in told
+    assert "mgda_ub" in told
+    assert "segmentation" in told
 
 
-def test_evaluating_a_folder_without_a_run_says_so(tmp_path: Path) -> None:
-    done = _run("evaluate", str(tmp_path))
-    assert done.returncode == 2
-    assert "holds no finished run" in done.stderr
+def test_evaluating_a_folder_without_a_run_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "holds no finished run" in _refused("evaluate", str(tmp_path), capsys=capsys)
 
 
-def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "distill_mtl.cli", *arguments], capture_output=True, text=True, check=False
-    )
+def _refused(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command that a user got wrong says, in this process, which has loaded everything."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    return capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
