@@ -16,7 +16,7 @@ from distill_mtl.networks.task_network import TaskNetwork
 from distill_mtl.recipe.load import absolute_teacher
 from distill_mtl.recipe.schema import TaskSection, TeacherSection
 from distill_mtl.recipe.yaml_writer import write_yaml
-from distill_mtl.tasks.base import is_own
+from distill_mtl.tasks.base import is_user_kind
 from distill_mtl.teachers.load_teacher import load_teacher
 from distill_mtl.teachers.teacher import Teacher
 
@@ -154,7 +154,7 @@ def _recipe(teacher: Teacher, section: TeacherSection, task: str) -> str:
     entry: dict[str, Any] = {}
     if teacher.card.kind != TaskSection.model_fields["kind"].default:
         entry["kind"] = teacher.card.kind
-    if is_own(teacher.card.kind):
+    if is_user_kind(teacher.card.kind):
         entry["trust"] = True
     entry["teacher"] = teacher_lines(section, teacher.card)
     return write_yaml({"tasks": {task: entry}}).rstrip()

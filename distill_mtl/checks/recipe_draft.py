@@ -23,7 +23,7 @@ from distill_mtl.recipe.schema import DEFAULT_EPOCHS, AugmentSection, TeacherSec
 from distill_mtl.recipe.yaml_reader import YamlDocument
 from distill_mtl.recipe.yaml_writer import Noted
 from distill_mtl.splits import SPLITS, Split
-from distill_mtl.tasks.base import admit_kind, build_kind, is_own
+from distill_mtl.tasks.base import build_kind, import_kind, is_user_kind
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.load_teacher import load_teacher
 from distill_mtl.teachers.teacher import Teacher
@@ -120,7 +120,7 @@ def _open(task: str, entry: dict[str, Any], places: Sequence[str]) -> TeacherWit
     """Load one teacher and open its data; removes `teacher` from the entry."""
     section = read_teacher(long_form(("tasks", task, "teacher"), entry.pop("teacher")), (), task)
     own = section.trust or entry.get("trust") is True
-    admit_kind(str(entry.get("kind")), trust=own, say=f"--set tasks.{task}.trust=true")
+    import_kind(str(entry.get("kind")), trust=own, say=f"--set tasks.{task}.trust=true")
     teacher = load_teacher(
         absolute_teacher(section),
         task=task,
@@ -194,7 +194,7 @@ def _task(pair: TeacherWithData, pairs: Sequence[TeacherWithData]) -> dict[str, 
     entry: dict[str, Any] = {
         "kind": Noted(card.kind, kind_why),
         **({"options": Noted(dict(card.options), "its file says so")} if card.options else {}),
-        **({"trust": Noted(True, "lets the kind's code run")} if is_own(card.kind) else {}),
+        **({"trust": Noted(True, "lets the kind's code run")} if is_user_kind(card.kind) else {}),
         "teacher": Noted(teacher_lines(pair.section, card), card.form),
     }
     if _sharing(pair, pairs) == [pair]:

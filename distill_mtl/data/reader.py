@@ -213,7 +213,7 @@ class Reader:
         except ValueError as error:
             place = source.place(source.labels[task], framed.row)
             raise ShardError(f"{place}: {error}") from None
-        return kind.seen(label, framed.view, framed.picture, self.size)
+        return kind.transform_label(label, framed.view, framed.picture, self.size)
 
 
 class EveryView(NamedTuple):

@@ -184,7 +184,7 @@ def within_known(batch: Batch, kind: TaskKind, task: str, known: KnownClasses) -
     """The batch with labels of the classes in `known` alone, where the kind can tell them apart."""
     if known is None:
         return batch
-    return replace(batch, labels={**batch.labels, task: kind.within(batch.labels[task], known)})
+    return replace(batch, labels={**batch.labels, task: kind.keep_known_classes(batch.labels[task], known)})
 
 
 def still_labelled(batch: Batch, kind: TaskKind, task: str) -> Batch:

@@ -106,8 +106,8 @@ def summarise(kind: TaskKind, rows: RowStatistics, *, resamples: int, seed: int)
 
 def _mcnemar(kind: TaskKind, rows: RowStatistics) -> McNemar | None:
     """Where the score is a share of right rows."""
-    student = kind.right_rows(rows.student)
-    teacher = None if rows.teacher is None else kind.right_rows(rows.teacher)
+    student = kind.correct_rows(rows.student)
+    teacher = None if rows.teacher is None else kind.correct_rows(rows.teacher)
     return None if student is None or teacher is None else mcnemar(student, teacher, rows.groups)
 
 

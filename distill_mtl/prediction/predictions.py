@@ -139,7 +139,9 @@ def _answered(
         for task, kind in kinds.items():
             answers = kind.decode(logits[task][row][None], (view.height, view.width))
             whole = (image.shape[1], image.shape[2])
-            decoded[task] = kind.placed({name: each[0].cpu() for name, each in answers.items()}, view, whole)
+            decoded[task] = kind.to_picture(
+                {name: each[0].cpu() for name, each in answers.items()}, view, whole
+            )
         found.append(({task: logits[task][row].cpu() for task in kinds}, decoded))
     return found
 

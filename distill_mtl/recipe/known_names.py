@@ -15,18 +15,18 @@ class KnownNames:
     Attributes:
         choices: names by dotted path with `*` for any name: {"tasks.*.kind": ["classification", ...]}. A name
             that ends in a colon stands for all that begin so, a colon alone for all that hold one.
-        own_classes: kinds of task whose classes are always the same, so that nobody has to say them; None: which
+        fixed_classes: kinds of task whose classes are always the same, so that nobody has to say them; None: which
             these are is not known.
         unit_metrics: kind of task -> its scores in the labels' own unit, of which 1 may be everything or nothing;
             None among them stands for the kind's default score.
     """
 
     choices: Mapping[str, Collection[str]] = field(default_factory=dict)
-    own_classes: Collection[str] | None = ()
+    fixed_classes: Collection[str] | None = ()
     unit_metrics: Mapping[str, Collection[str | None]] = field(default_factory=dict)
 
 
-NOTHING = KnownNames(own_classes=None)
+NOTHING = KnownNames(fixed_classes=None)
 """For whoever reads a part of a recipe in which there are no such names."""
 
 

@@ -156,9 +156,9 @@ def _remembered(name: str, task: dict[str, Any], labelled: bool, known: KnownNam
 def _lacks_classes(task: dict[str, Any], known: KnownNames) -> bool:
     """Whether nobody but a teacher can say the task's classes; what a user's own kind says is not known yet."""
     kind = task.get("kind")
-    if task.get("classes") is not None or known.own_classes is None:
+    if task.get("classes") is not None or known.fixed_classes is None:
         return False
-    return kind not in known.own_classes and ":" not in str(kind)
+    return kind not in known.fixed_classes and ":" not in str(kind)
 
 
 def _own_kinds(recipe: dict[str, Any]) -> Iterator[Mistake]:

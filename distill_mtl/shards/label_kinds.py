@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from distill_mtl.errors import ShardError, nearest
-from distill_mtl.tasks.base import KINDS, TaskKind, admit_kind, build_kind, kinds_by_member
+from distill_mtl.tasks.base import KINDS, TaskKind, build_kind, import_kind, kinds_by_member
 
 _OTHER_CLASS = "(another class)"
 
@@ -72,7 +72,7 @@ class LabelKinds:
         self, kinds: Sequence[str] = (), *, trust: bool = False, options: Mapping[str, Any] | None = None
     ) -> None:
         for kind in kinds:
-            admit_kind(kind, trust=trust, say="--trust")
+            import_kind(kind, trust=trust, say="--trust")
         owners = {member: names[0] for member, names in kinds_by_member().items()}
         own = {ending: kind for kind in kinds for ending in KINDS[kind].endings()}
         self._owners = owners | own

@@ -18,7 +18,7 @@ from distill_mtl.recipe.command_line import task_name
 from distill_mtl.recipe.yaml_writer import write_yaml
 from distill_mtl.shards.label_kinds import Label
 from distill_mtl.shards.shard_writer import WrittenShards
-from distill_mtl.tasks.base import is_own
+from distill_mtl.tasks.base import is_user_kind
 from distill_mtl.tasks.label import LabelCounts
 
 _LONGEST = 20  # lines of a table; of longer ones the two ends are shown
@@ -134,7 +134,7 @@ def _name(place: Path, taken: Sequence[str]) -> str:
 def _task(label: Label, counts: LabelCounts) -> dict[str, Any]:
     kind = label.kind.name
     task: dict[str, Any] = {} if kind == "classification" else {"kind": kind}
-    if is_own(kind):
+    if is_user_kind(kind):
         task["trust"] = True
     classes = _classes(label, counts)
     if classes is not None:

@@ -29,7 +29,7 @@ from distill_mtl.networks.weights import (
     write_network,
 )
 from distill_mtl.students.student import DEFAULT_FAMILY, FAMILIES, Student, Trunk
-from distill_mtl.tasks.base import TaskKind, admit_kind, build_kind
+from distill_mtl.tasks.base import TaskKind, build_kind, import_kind
 
 VERSION = 1
 
@@ -127,7 +127,7 @@ def read_student(folder: Path, config: Mapping[str, Any], *, trust: bool = False
 def _admit(folder: Path, task: str, kind: str, trust: bool) -> None:
     say = "`load_student(folder, trust=True)` (a teacher: `trust: true`)"
     try:
-        admit_kind(kind, trust=trust, say=say)
+        import_kind(kind, trust=trust, say=say)
     except UserError as error:
         raise StudentError(f"{folder}, task '{task}': {error}") from error
 

@@ -28,7 +28,7 @@ from distill_mtl.targets.facts import TeacherFacts
 from distill_mtl.targets.plan import BOXES, FLIPS, TEACHER, Places, Unit, Wanted, differences
 from distill_mtl.targets.provider import Rows, TargetProvider
 from distill_mtl.targets.sidecar import Sidecar, hash_of
-from distill_mtl.tasks.base import shaping_options
+from distill_mtl.tasks.base import output_options_in
 from distill_mtl.teachers.load_teacher import teacher_fingerprint
 from distill_mtl.teachers.teacher import TeacherOutput
 
@@ -285,7 +285,7 @@ def _facts(section: TaskSection, task: str, shards: Iterable[Path]) -> TeacherFa
         return None  # before large files are hashed
     origin = find_network(section.teacher)
     layers = [hint.teacher for hint in section.hints]
-    options = shaping_options(section.kind, section.options)
+    options = output_options_in(section.kind, section.options)
     now = teacher_fingerprint(section.teacher, origin, layers, section.classes, section.kind, options)
     for path in kept:
         try:

@@ -2,7 +2,7 @@
 
 One file per kind derives from `TaskKind` (or `AdditiveKind`, where scores follow from sums over rows) and registers
 itself under the name that a recipe uses. The rest of the program only speaks this interface: it never asks which kind
-it holds. A user's own kind, `my_tasks:Angle`, is known under that very name once `admit_kind` has imported it.
+it holds. A user's own kind, `my_tasks:Angle`, is known under that very name once `import_kind` has imported it.
 """
 
 import inspect
@@ -42,12 +42,12 @@ class HeadShape:
     width: int | None = None
     depth: int | None = None
 
-    def said(self) -> dict[str, int]:
+    def given(self) -> dict[str, int]:
         """What is not left to the kind."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-USUAL = HeadShape()
+DEFAULT_HEAD = HeadShape()
 """A head as its kind thinks best."""
 
 
@@ -55,7 +55,7 @@ class Truth(NamedTuple):
     """What is known about the rows that a teacher speaks about.
 
     Attributes:
-        labels: [R, ...], as `read_label` and `seen` give them; a filler where a row has none.
+        labels: [R, ...], as `read_label` and `transform_label` give them; a filler where a row has none.
         labelled: bool [R].
     """
 
@@ -112,9 +112,10 @@ class TaskKind(LabelForm):
         exclusive: a row (or pixel) is of one class, so that answers are a softmax over dim 1 of the logits.
         dense: the head answers with a map.
         precise: logits are values that half the bits would spoil (12345.6), so a cache keeps them in fp32.
-        partial: a teacher may know some of the classes only; `within` says what it is scored on.
+        partial: a teacher may know some of the classes only; `keep_known_classes` says what it is scored on.
         fewest_classes: that make sense.
-        shaping: options that decide what the outputs of a network stand for; `told` gives the class that knows them.
+        output_options: options that decide what the outputs of a network stand for; `class_for` gives the class that
+            knows them.
         head_options: options that a head computes its logits with, so that its weights mean nothing under others.
         metric: the score that this task reports.
         shape: of the head.
@@ -129,16 +130,16 @@ class TaskKind(LabelForm):
     precise: ClassVar[bool] = False
     partial: ClassVar[bool] = False
     fewest_classes: ClassVar[int] = 1
-    shaping: ClassVar[tuple[str, ...]] = ()
+    output_options: ClassVar[tuple[str, ...]] = ()
     head_options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
-        self, classes: tuple[str, ...], metric: str | None = None, *, head: HeadShape = USUAL
+        self, classes: tuple[str, ...], metric: str | None = None, *, head: HeadShape = DEFAULT_HEAD
     ) -> None:
         """Raises UserError for a list of classes or a metric that this kind cannot work with."""
-        if self.own_classes is not None and classes != self.own_classes:
+        if self.fixed_classes is not None and classes != self.fixed_classes:
             raise UserError(
-                f"a {self.name} task answers {', '.join(self.own_classes)} and nothing else. Remove `classes`."
+                f"a {self.name} task answers {', '.join(self.fixed_classes)} and nothing else. Remove `classes`."
             )
         if len(classes) < self.fewest_classes:
             least = "one class" if self.fewest_classes == 1 else "two classes"
@@ -169,14 +170,14 @@ class TaskKind(LabelForm):
         return self.metric not in self.unit_metrics
 
     @property
-    def asks_labels(self) -> tuple[str, ...]:
+    def options_on_labelled_rows(self) -> tuple[str, ...]:
         """Options in use that change nothing but on rows with both a label and a teacher's answer."""
         return ()
 
     # ---- the network ------------------------------------------------------------------------------
     @classmethod
-    def told(cls, options: Mapping[str, Any]) -> type["TaskKind"]:
-        """The class of a task with these options, those in `shaping` at least: its class methods know them.
+    def class_for(cls, options: Mapping[str, Any]) -> type["TaskKind"]:
+        """The class of a task with these options, at least those in `output_options`: its class methods know them.
 
         Raises:
             UserError: a value that makes no sense.
@@ -238,7 +239,7 @@ class TaskKind(LabelForm):
     def decode(self, logits: Tensor, size: Size) -> dict[str, Tensor]:
         """The answers a user of the model wants, by name; `size` is the height and width of the image."""
 
-    def placed(self, decoded: Mapping[str, Tensor], view: View, picture: Size) -> dict[str, Tensor]:
+    def to_picture(self, decoded: Mapping[str, Tensor], view: View, picture: Size) -> dict[str, Tensor]:
         """Answers about a view as answers about the picture that it was cut from, without resizing or mirroring.
 
         As they are here, which is right for answers that no pixel belongs to.
@@ -256,7 +257,7 @@ class TaskKind(LabelForm):
         Here all vectors and scalars as they are; of maps, which are no reading, the shape.
 
         Args:
-            decoded: of one row, from `decode` or `placed`; no dimension for the batch.
+            decoded: of one row, from `decode` or `to_picture`; no dimension for the batch.
             top: how many of the likeliest classes are told, where the kind ranks them.
         """
         return {
@@ -265,7 +266,7 @@ class TaskKind(LabelForm):
         }
 
     def show_label(self, label: Tensor, image: Tensor) -> Shown:
-        """One label, as `seen` gives it, for people; `image` is uint8 [3, H, W]."""
+        """One label, as `transform_label` gives it, for people; `image` is uint8 [3, H, W]."""
         return Shown(None, ", ".join(str(value) for value in label.flatten().tolist()[:4]))
 
     @abstractmethod
@@ -303,7 +304,7 @@ class TaskKind(LabelForm):
         """float64 [C]: the metric of each class, NaN for one that does not occur; None: the metric has no classes."""
         return None
 
-    def right_rows(self, statistics: Tensor) -> Tensor | None:
+    def correct_rows(self, statistics: Tensor) -> Tensor | None:
         """bool [R], where the metric is the share of right rows; None: it is another."""
         return None
 
@@ -337,8 +338,8 @@ class TaskKind(LabelForm):
     def describe(self) -> dict[str, Any]:
         """What config.json of a student folder keeps: `build_kind(**kind.describe())` is this kind again."""
         entry: dict[str, Any] = {"kind": self.name, "classes": list(self.classes), "metric": self.metric}
-        if self.shape.said():
-            entry["head"] = self.shape.said()
+        if self.shape.given():
+            entry["head"] = self.shape.given()
         return entry
 
 
@@ -385,20 +386,20 @@ def build_kind(
             raise UserError(
                 f"unknown option '{option}' of kind {kind}.{hint} Known: {', '.join(known) or 'none'}."
             )
-    named = tuple(classes) or cls.own_classes or ()
-    told = cls.told(options)
-    if not issubclass(told, cls):
+    named = tuple(classes) or cls.fixed_classes or ()
+    built = cls.class_for(options)
+    if not issubclass(built, cls):
         raise UserError(
-            f"kind {kind} derives from one whose `told` gives {told.__name__} and not {cls.__name__}. Define `told` in "
-            f"{cls.__name__}."
+            f"kind {kind} derives from a kind whose `class_for` gives {built.__name__}, not {cls.__name__}. Define "
+            f"`class_for` in {cls.__name__}."
         )
-    return told(named, metric=metric, head=HeadShape(**(head or {})), **options)
+    return built(named, metric=metric, head=HeadShape(**(head or {})), **options)
 
 
 def kinds_by_member() -> dict[str, list[str]]:
     """File ending in a shard -> the kinds of task that have it as their label, a user's own kinds last."""
     owners: dict[str, list[str]] = {}
-    for name in sorted(KINDS.names(), key=is_own):
+    for name in sorted(KINDS.names(), key=is_user_kind):
         for ending in KINDS[name].endings():
             owners.setdefault(ending, []).append(name)
     return owners
@@ -409,17 +410,17 @@ def named_classes(classes: Sequence[str]) -> tuple[str, ...] | None:
     return None if list(classes) == [str(index) for index in range(len(classes))] else tuple(classes)
 
 
-def shaping_options(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def output_options_in(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a kind's options that decide what the outputs of a network stand for."""
-    return {name: options[name] for name in KINDS[kind].shaping if name in options}
+    return {name: options[name] for name in KINDS[kind].output_options if name in options}
 
 
-def is_own(kind: str) -> bool:
+def is_user_kind(kind: str) -> bool:
     """Whether a kind's name is that of a user's class."""
     return ":" in kind
 
 
-def admit_kind(kind: str, *, trust: bool, say: str) -> None:
+def import_kind(kind: str, *, trust: bool, say: str) -> None:
     """Import a user's kind, so that `KINDS` knows it; nothing for any other, or one admitted before.
 
     Args:
@@ -430,7 +431,7 @@ def admit_kind(kind: str, *, trust: bool, say: str) -> None:
     Raises:
         UserError: it is not trusted, there is no such class, or the class is no whole kind of task.
     """
-    if not is_own(kind) or kind in KINDS.names():
+    if not is_user_kind(kind) or kind in KINDS.names():
         return
     if not trust:
         raise UserError(

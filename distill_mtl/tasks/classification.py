@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from distill_mtl.errors import UserError
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
-from distill_mtl.tasks.base import KINDS, USUAL, AdditiveKind, HeadShape, Shown, Truth, named_classes
+from distill_mtl.tasks.base import DEFAULT_HEAD, KINDS, AdditiveKind, HeadShape, Shown, Truth, named_classes
 from distill_mtl.tasks.heads import PooledHead
 from distill_mtl.tasks.json_values import plain, ranked
 from distill_mtl.tasks.label import MOST_CLASSES, CountsTable, LabelCounts, by_count, class_text, list_classes
@@ -88,7 +88,7 @@ class Classification(SoftmaxKind):
         classes: tuple[str, ...],
         metric: str | None = None,
         *,
-        head: HeadShape = USUAL,
+        head: HeadShape = DEFAULT_HEAD,
         label_smoothing: float = 0.0,
         dkd: Mapping[str, Any] | None = None,
         mirrored: Sequence[Sequence[str]] = (),
@@ -162,7 +162,7 @@ class Classification(SoftmaxKind):
     def filler(self, size: Size) -> Tensor:
         return torch.tensor(0)
 
-    def seen(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
+    def transform_label(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
         return self._in_mirror(label, view)
 
     def needs(self, features: Mapping[str, FeatureShape]) -> tuple[str, ...]:
@@ -214,7 +214,7 @@ class Classification(SoftmaxKind):
     def class_scores(self, statistics: Tensor) -> Tensor | None:
         return CLASS_SCORES[self.metric].of_classes(statistics, len(self.classes))
 
-    def right_rows(self, statistics: Tensor) -> Tensor | None:
+    def correct_rows(self, statistics: Tensor) -> Tensor | None:
         return statistics[:, 0] > 0 if CLASS_SCORES[self.metric].share_of_right else None
 
     def calibration(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
-from distill_mtl.tasks.base import KINDS, USUAL, AdditiveKind, HeadShape, Legend, Shown, Truth
+from distill_mtl.tasks.base import DEFAULT_HEAD, KINDS, AdditiveKind, HeadShape, Legend, Shown, Truth
 from distill_mtl.tasks.drawing import GREY, on_grey, ramp
 from distill_mtl.tasks.heads import PyramidDecoder, pyramid_levels
 from distill_mtl.tasks.json_values import plain
@@ -70,7 +70,7 @@ class Depth(AdditiveKind):
     lower_is_better = frozenset({"abs_rel", "rmse"})
     unit_metrics = frozenset({"rmse"})
     dense = True
-    own_classes = ("depth",)
+    fixed_classes = ("depth",)
     head_options = ("typical",)
     from_table = "file"
     label_options = ("scale",)
@@ -80,7 +80,7 @@ class Depth(AdditiveKind):
         classes: tuple[str, ...],
         metric: str | None = None,
         *,
-        head: HeadShape = USUAL,
+        head: HeadShape = DEFAULT_HEAD,
         scale: float = 0.001,
         typical: float = 1.0,
         loss: str = "l1",
@@ -116,7 +116,7 @@ class Depth(AdditiveKind):
         line = ("in the labels' unit", *cells, percent(pixels["unlabelled"], pixels.total()))
         return CountsTable(("depth", "min", "mean", "max", "pixels without"), [line])
 
-    def seen(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
+    def transform_label(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
         """Distances stay what they are: a crop is a part of the picture, not a step towards the things in it."""
         return view.map(label, size, 0)
 
@@ -145,7 +145,7 @@ class Depth(AdditiveKind):
         """`depth` float32 [B, H, W] at the image's size, in the labels' unit."""
         return {"depth": resized(logits.float(), size)[:, 0]}
 
-    def placed(self, decoded: Mapping[str, Tensor], view: View, picture: Size) -> dict[str, Tensor]:
+    def to_picture(self, decoded: Mapping[str, Tensor], view: View, picture: Size) -> dict[str, Tensor]:
         """Pixels beyond the view are without a depth."""
         return {"depth": laid(decoded["depth"], view, picture, 0.0)}
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
-from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Legend, Shown, TaskKind, Truth
+from distill_mtl.tasks.base import DEFAULT_HEAD, KINDS, HeadShape, Legend, Shown, TaskKind, Truth
 from distill_mtl.tasks.drawing import drawn, named_colors
 from distill_mtl.tasks.heads import PyramidDecoder, pyramid_levels
 from distill_mtl.tasks.heat import (
@@ -79,7 +79,7 @@ class Heatmap(TaskKind):
     member = "boxes.json"
     metrics: ClassVar[tuple[str, ...]] = ("map50", "pck")
     dense = True
-    shaping = ("form",)
+    output_options = ("form",)
     label_options = ("form", "max_objects")
     further: ClassVar[int] = 4
     boxes: ClassVar[bool] = True
@@ -89,14 +89,14 @@ class Heatmap(TaskKind):
         classes: tuple[str, ...],
         metric: str | None = None,
         *,
-        head: HeadShape = USUAL,
+        head: HeadShape = DEFAULT_HEAD,
         form: str = "boxes",
         max_objects: int = 64,
         mirrored: Sequence[Sequence[str]] = (),
         top: int = 32,
     ) -> None:
         super().__init__(classes, metric, head=head)
-        assert type(self) is self.told({"form": form}), "build_kind takes the class of the form"
+        assert type(self) is self.class_for({"form": form}), "build_kind takes the class of the form"
         self.form = form
         self.max_objects = whole_number("max_objects", max_objects, least=1)
         self.top = whole_number("top", top, least=1)
@@ -105,7 +105,7 @@ class Heatmap(TaskKind):
         self._index = {name: index for index, name in enumerate(classes)}
 
     @classmethod
-    def told(cls, options: Mapping[str, Any]) -> type["Heatmap"]:
+    def class_for(cls, options: Mapping[str, Any]) -> type["Heatmap"]:
         form = str(options.get("form", "boxes"))
         if form not in FORMS:
             hint = nearest(form, FORMS)
@@ -167,7 +167,7 @@ class Heatmap(TaskKind):
     def filler(self, size: Size) -> Tensor:
         return empty(self.max_objects)
 
-    def seen(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
+    def transform_label(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
         seen = objects_seen(label, view, picture, size, self.form)
         if view.flip and self.mirrored:
             seen[:, 0] = swapped(seen[:, 0].long(), self._partners).float()
@@ -256,7 +256,7 @@ class Heatmap(TaskKind):
         boxes = _in_pixels(corners(found.objects).clamp(0, 1), size)
         return {"boxes": boxes.masked_fill(found.objects[..., :1] < 0, 0), **answer}
 
-    def placed(self, decoded: Mapping[str, Tensor], view: View, picture: Size) -> dict[str, Tensor]:
+    def to_picture(self, decoded: Mapping[str, Tensor], view: View, picture: Size) -> dict[str, Tensor]:
         """Boxes are cut at the picture's border."""
         name = "boxes" if self.boxes else "points"
         places = decoded[name] + decoded[name].new_tensor([view.left, view.top]).repeat(

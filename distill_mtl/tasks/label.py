@@ -28,7 +28,7 @@ class LabelForm(ABC):
     Attributes:
         name: of the kind.
         member: file ending of the label in a shard unless the recipe names another ("cls"); several with `;`.
-        own_classes: names that every task of this kind has; None: the recipe or the teacher says them.
+        fixed_classes: names that every task of this kind has; None: the recipe or the teacher says them.
         from_table: what a table has for one label: the value in one column, the values in several columns, or the
             path of a file that is the label. Such files can also be paired with pictures by their names.
         label_options: options that decide which labels are valid and what they mean.
@@ -39,7 +39,7 @@ class LabelForm(ABC):
 
     name: ClassVar[str]
     member: ClassVar[str]
-    own_classes: ClassVar[tuple[str, ...] | None] = None
+    fixed_classes: ClassVar[tuple[str, ...] | None] = None
     from_table: ClassVar[Literal["column", "columns", "file"]] = "column"
     label_options: ClassVar[tuple[str, ...]] = ()
     open_classes: ClassVar[int] = 0
@@ -76,7 +76,7 @@ class LabelForm(ABC):
                 "the same size."
             )
 
-    def seen(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
+    def transform_label(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
         """The label as it is under a view of its picture, in the shape of `filler`.
 
         Args:
@@ -87,13 +87,13 @@ class LabelForm(ABC):
         """
         return label
 
-    def within(self, labels: Tensor, known: Sequence[int]) -> Tensor:
+    def keep_known_classes(self, labels: Tensor, known: Sequence[int]) -> Tensor:
         """The labels with all classes unknown but those at the positions in `known`.
 
         As they are where classes exclude each other: silence about the right one is a wrong answer then.
 
         Args:
-            labels: [R, ...], as `seen` gives them.
+            labels: [R, ...], as `transform_label` gives them.
             known: the classes that a teacher knows.
         """
         return labels
@@ -103,7 +103,7 @@ class LabelForm(ABC):
         """One row's answers as a label: file ending in a shard, and bytes that `read_label` reads as them.
 
         Args:
-            decoded: of one row, from `decode` or `placed`; no dimension for the batch.
+            decoded: of one row, from `decode` or `to_picture`; no dimension for the batch.
 
         Raises:
             UserError: answers of this kind cannot be written as labels.
@@ -153,7 +153,7 @@ class LabelForm(ABC):
         Raises:
             ValueError: a class could be meant by its name or by its number.
         """
-        return None if cls.own_classes is not None or cls.open_classes else tuple(columns)
+        return None if cls.fixed_classes is not None or cls.open_classes else tuple(columns)
 
     @classmethod
     def options_in(cls, labels: Iterable[bytes]) -> dict[str, Any]:

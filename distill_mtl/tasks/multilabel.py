@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
-from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Shown, TaskKind, Truth
+from distill_mtl.tasks.base import DEFAULT_HEAD, KINDS, HeadShape, Shown, TaskKind, Truth
 from distill_mtl.tasks.heads import PooledHead
 from distill_mtl.tasks.json_values import NOT_KNOWN, cell_text, plain, ranked, read_vector, shown
 from distill_mtl.tasks.label import CountsTable, LabelCounts, percent, to_json
@@ -51,7 +51,7 @@ class Multilabel(TaskKind):
         classes: tuple[str, ...],
         metric: str | None = None,
         *,
-        head: HeadShape = USUAL,
+        head: HeadShape = DEFAULT_HEAD,
         mirrored: Sequence[Sequence[str]] = (),
     ) -> None:
         super().__init__(classes, metric, head=head)
@@ -87,10 +87,10 @@ class Multilabel(TaskKind):
     def filler(self, size: Size) -> Tensor:
         return torch.full((len(self.classes),), UNKNOWN)
 
-    def seen(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
+    def transform_label(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
         return label[self._partners] if view.flip and self.mirrored else label
 
-    def within(self, labels: Tensor, known: Sequence[int]) -> Tensor:
+    def keep_known_classes(self, labels: Tensor, known: Sequence[int]) -> Tensor:
         classes = list(known)
         asked = torch.full_like(labels, UNKNOWN)
         asked[:, classes] = labels[:, classes]

@@ -71,7 +71,7 @@ class Normals(AdditiveKind):
     metrics = ("mean_angle", "median_angle", "within_11_25")
     lower_is_better = frozenset({"mean_angle", "median_angle"})
     dense = True
-    own_classes = ("x", "y", "z")
+    fixed_classes = ("x", "y", "z")
     from_table = "file"
 
     def read_label(self, payload: bytes) -> Tensor:
@@ -94,7 +94,7 @@ class Normals(AdditiveKind):
         shares = (percent(pixels[part], pixels.total()) for part in ("labelled", "unlabelled"))
         return CountsTable(("", "with a normal", "without"), [("pixels", *shares)])
 
-    def seen(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
+    def transform_label(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
         """In a mirror what faced right faces left."""
         seen = view.map(label, size, 0)
         if view.flip:
@@ -127,7 +127,7 @@ class Normals(AdditiveKind):
         """`normals` float32 [B, 3, H, W], unit vectors at the image's size."""
         return {"normals": _facing(logits, size)}
 
-    def placed(self, decoded: Mapping[str, Tensor], view: View, picture: Size) -> dict[str, Tensor]:
+    def to_picture(self, decoded: Mapping[str, Tensor], view: View, picture: Size) -> dict[str, Tensor]:
         """Pixels beyond the view are without a direction."""
         return {"normals": laid(decoded["normals"], view, picture, 0.0)}
 

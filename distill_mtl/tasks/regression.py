@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from distill_mtl.errors import UserError, a_few, nearest
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
-from distill_mtl.tasks.base import KINDS, USUAL, AdditiveKind, HeadShape, Shown, Truth
+from distill_mtl.tasks.base import DEFAULT_HEAD, KINDS, AdditiveKind, HeadShape, Shown, Truth
 from distill_mtl.tasks.heads import PooledHead
 from distill_mtl.tasks.json_values import NOT_KNOWN, cell_text, plain, read_vector, shown
 from distill_mtl.tasks.label import CountsTable, LabelCounts, NumberStats, percent, to_json
@@ -64,7 +64,7 @@ class Regression(AdditiveKind):
         classes: tuple[str, ...],
         metric: str | None = None,
         *,
-        head: HeadShape = USUAL,
+        head: HeadShape = DEFAULT_HEAD,
         loss: str = "smooth_l1",
         scale: float | Sequence[float] = 1.0,
         offset: float | Sequence[float] = 0.0,
@@ -95,7 +95,7 @@ class Regression(AdditiveKind):
         self._turned = [classes.index(name) for name in self.negated]
 
     @property
-    def asks_labels(self) -> tuple[str, ...]:
+    def options_on_labelled_rows(self) -> tuple[str, ...]:
         return () if self.bounded is None else ("bounded",)
 
     def read_label(self, payload: bytes) -> Tensor:
@@ -142,7 +142,7 @@ class Regression(AdditiveKind):
     def filler(self, size: Size) -> Tensor:
         return torch.full((len(self.classes),), math.nan)
 
-    def seen(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
+    def transform_label(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
         if not view.flip or not (self.mirrored or self.negated):
             return label
         label = label[self._partners]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from distill_mtl.errors import UserError
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
-from distill_mtl.tasks.base import KINDS, USUAL, HeadShape, Legend, Shown, Truth
+from distill_mtl.tasks.base import DEFAULT_HEAD, KINDS, HeadShape, Legend, Shown, Truth
 from distill_mtl.tasks.classification import SoftmaxKind
 from distill_mtl.tasks.drawing import GREY, named_colors, painted
 from distill_mtl.tasks.heads import PyramidDecoder, pyramid_levels
@@ -60,7 +60,7 @@ class Segmentation(SoftmaxKind):
         classes: tuple[str, ...],
         metric: str | None = None,
         *,
-        head: HeadShape = USUAL,
+        head: HeadShape = DEFAULT_HEAD,
         ignore_index: int = 255,
         dice: float = 0.0,
         mirrored: Sequence[Sequence[str]] = (),
@@ -118,7 +118,7 @@ class Segmentation(SoftmaxKind):
         numbers = map(int, counts.counts["pixels"])
         return 1 + max((number for number in numbers if number != self.ignore_index), default=0)
 
-    def seen(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
+    def transform_label(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
         return self._in_mirror(view.map(label, size, self.ignore_index), view)
 
     def needs(self, features: Mapping[str, FeatureShape]) -> tuple[str, ...]:
@@ -148,7 +148,7 @@ class Segmentation(SoftmaxKind):
         """`label` int64 [B, H, W] at the image's size."""
         return {"label": resized(logits.float(), size).argmax(dim=1)}
 
-    def placed(self, decoded: Mapping[str, Tensor], view: View, picture: Size) -> dict[str, Tensor]:
+    def to_picture(self, decoded: Mapping[str, Tensor], view: View, picture: Size) -> dict[str, Tensor]:
         """Pixels beyond the view are without a label."""
         return {"label": laid(decoded["label"], view, picture, self.ignore_index)}
 

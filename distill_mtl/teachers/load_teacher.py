@@ -16,7 +16,7 @@ from distill_mtl.networks.opening import open_network
 from distill_mtl.networks.task_network import TaskNetwork
 from distill_mtl.networks.weights import read_score, sha256
 from distill_mtl.recipe.schema import TeacherSection
-from distill_mtl.tasks.base import KINDS, TaskKind, admit_kind, build_kind, named_classes, shaping_options
+from distill_mtl.tasks.base import KINDS, TaskKind, build_kind, import_kind, named_classes, output_options_in
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.label_map import LabelMap, match_classes
 from distill_mtl.teachers.teacher import Teacher
@@ -120,12 +120,12 @@ def teacher_of(
     section, source, output = network.source.section, network.source, network.tasks[head]
     for name in (asked.kind, output.kind):
         if name is not None:
-            admit_kind(name, trust=section.trust, say="`trust: true` (on the command line: --trust)")
+            import_kind(name, trust=section.trust, say="`trust: true` (on the command line: --trust)")
     reader = network.head(head)
     kind = _agreed_kind(network, head, task or head, asked.kind)
-    told = shaping_options(kind, output.described)
-    shaping = told if asked.options is None else shaping_options(kind, asked.options)
-    shaped = _shaped(kind, shaping, told if output.kind is not None else None, source, task or head)
+    told = output_options_in(kind, output.described)
+    output_options = told if asked.options is None else output_options_in(kind, asked.options)
+    shaped = _shaped(kind, output_options, told if output.kind is not None else None, source, task or head)
     reader.answers(shaped)
     named = named_classes(output.classes) if output.classes is not None else None
     labels = _labels(section, named, reader.width, shaped, asked.classes, str(source.place))
@@ -147,14 +147,14 @@ def teacher_of(
         },
         code=json.dumps([section.module, section.args], default=str) if section.module is not None else "",
         fingerprint=teacher_fingerprint(
-            section, source, layers, asked.classes, asked.kind, shaping_options(kind, asked.options or {})
+            section, source, layers, asked.classes, asked.kind, output_options_in(kind, asked.options or {})
         ),
         score=read_score(source.place) or output.score,
         form=output.form,
         program=source.program,
         told=_told(network, head),
         trunk=network.trunk,
-        options=shaping,
+        options=output_options,
     )
     home = None if section.device is None else usable_device(section.device, "device:")
     return Teacher(reader, card, home)
@@ -256,10 +256,10 @@ def _labels(
 ) -> LabelMap:
     """Which output stands for which class of the task."""
     count = kind.classes_of(width)
-    if count < 1 or (kind.own_classes is not None and count != len(kind.own_classes)):
+    if count < 1 or (kind.fixed_classes is not None and count != len(kind.fixed_classes)):
         raise UserError(f"{what} has {width} outputs, which is no answer of kind {kind.name}.")
-    if kind.own_classes is not None:
-        return match_classes(kind.own_classes, count, None, what)
+    if kind.fixed_classes is not None:
+        return match_classes(kind.fixed_classes, count, None, what)
     said = section.classes
     if isinstance(said, int) and said != count:
         raise UserError(

@@ -31,7 +31,7 @@ from distill_mtl.targets.facts import Teachers
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.targets.provider import TargetProvider
 from distill_mtl.targets.self_teacher import Context, SelfTeacher
-from distill_mtl.tasks.base import TaskKind, admit_kind, build_kind
+from distill_mtl.tasks.base import TaskKind, build_kind, import_kind
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.load_teacher import load_teacher
 from distill_mtl.teachers.teacher import Teacher
@@ -216,7 +216,7 @@ def _admit_own_kinds(recipe: Recipe) -> None:
     """Run the code of the kinds that users bring."""
     for task, section in recipe.tasks.items():
         try:
-            admit_kind(section.kind, trust=section.trust, say="`trust: true` beside it")
+            import_kind(section.kind, trust=section.trust, say="`trust: true` beside it")
         except UserError as error:
             raise RecipeError(f"tasks.{task}.kind: {error}") from error
 

@@ -27,9 +27,9 @@ def refuse_unheard(recipe: Recipe, kinds: Mapping[str, TaskKind]) -> None:
     if recipe.training.teachers_on != "missing":
         return
     for task, kind in kinds.items():
-        if kind.asks_labels and recipe.tasks[task].teacher is not None:
+        if kind.options_on_labelled_rows and recipe.tasks[task].teacher is not None:
             raise RecipeError(
-                f"tasks.{task}.options.{kind.asks_labels[0]} compares the teacher with labels, and with "
+                f"tasks.{task}.options.{kind.options_on_labelled_rows[0]} compares the teacher with labels, and with "
                 "`training.teachers_on: missing` teachers see only rows that have none. Use "
                 "`training.teachers_on: all`, or remove the option."
             )

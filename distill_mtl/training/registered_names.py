@@ -19,7 +19,7 @@ def registered_names() -> KnownNames:
             "balance.method": ["auto", *rule_names()],
             "training.trackers.*": list(LOGGER_TYPE_TO_CLASS),
         },
-        own_classes=[name for name, kind in kinds.items() if kind.own_classes is not None],
+        fixed_classes=[name for name, kind in kinds.items() if kind.fixed_classes is not None],
         unit_metrics={
             name: {*kind.unit_metrics, *((None,) if kind.metrics[0] in kind.unit_metrics else ())}
             for name, kind in kinds.items()

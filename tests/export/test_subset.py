@@ -15,7 +15,7 @@ from distill_mtl.export.export_format import only
 from distill_mtl.jobs.export import export_student
 from distill_mtl.networks.cut import cut
 from distill_mtl.students.student_folder import DeployedStudent
-from distill_mtl.tasks.base import KINDS, admit_kind, build_kind
+from distill_mtl.tasks.base import KINDS, build_kind, import_kind
 
 QUIET = Console(quiet=True)
 
@@ -72,7 +72,7 @@ def test_stages_behind_the_last_one_that_is_read_are_cut(
     monkeypatch.setattr(KINDS, "_entries", dict(KINDS._entries))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    admit_kind("early_kind:FirstStage", trust=True, say="")
+    import_kind("early_kind:FirstStage", trust=True, say="")
     kinds = {"early": build_kind("early_kind:FirstStage", ("a", "b")), "late": every_kind()["breed"]}
     run = run_folder(tmp_path / "r", student(model, kinds), world)
     data = [str(world / "pool-test.tar")]

@@ -16,7 +16,7 @@ from distill_mtl.checks.members import find_label
 from distill_mtl.cli import main
 from distill_mtl.data.index import load_index
 from distill_mtl.students.student_folder import save_student
-from distill_mtl.tasks.base import KINDS, Legend, admit_kind, build_kind
+from distill_mtl.tasks.base import KINDS, Legend, build_kind, import_kind
 
 KIND = "my_mattes:Matte"
 CODE = '''
@@ -38,7 +38,7 @@ class Matte(AdditiveKind):
     member = "matte.png"  # grey, 0 to 254; 255: not known
     metrics = ("mae",)
     lower_is_better = frozenset({"mae"})
-    own_classes = ("opacity",)
+    fixed_classes = ("opacity",)
     dense = True
     from_table = "file"
     label_options = ("unknown",)
@@ -66,7 +66,7 @@ class Matte(AdditiveKind):
     def label_size(self, label):
         return map_size(label)
 
-    def seen(self, label, view, picture, size):
+    def transform_label(self, label, view, picture, size):
         return view.map(label, size, -1)
 
     def count_label(self, label, picture, counts):
@@ -92,7 +92,7 @@ class Matte(AdditiveKind):
     def decode(self, logits, size):
         return {"opacity": resized(logits.float(), size).sigmoid()[:, 0]}
 
-    def placed(self, decoded, view, picture):
+    def to_picture(self, decoded, view, picture):
         return {"opacity": laid(decoded["opacity"], view, picture, -1.0)}
 
     def write_label(self, decoded):
@@ -229,7 +229,7 @@ def test_the_columns_of_a_table_become_labels_of_the_guides_example(
 def test_a_kind_named_in_the_command_comes_before_a_built_in_one_with_the_same_label(folder: Path) -> None:
     Path("my_mattes.py").write_text(CODE.replace('"matte.png"', '"seg.png"'))
     assert run("shards", "pairs", "photos", "mattes", "--to", "s", "--kind", KIND, "--trust") == 0
-    admit_kind(KIND, trust=True, say="")
+    import_kind(KIND, trust=True, say="")
     assert (
         run("shards", "pairs", "photos", "mattes", "--to", "masks") == 0
     )  # a mask, unless somebody says otherwise

@@ -314,7 +314,7 @@ def test_what_shards_takes_training_takes_with_the_same_counts(
     member: str, labels: list[bytes], names: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     kind = KINDS[kinds_by_member()[member][0]]
-    asked = None if kind.own_classes or (kind.open_classes and not names) else ("cat", "dog")
+    asked = None if kind.fixed_classes or (kind.open_classes and not names) else ("cat", "dog")
     rows, folder = OwnRows(member, labels, asked), tmp_path_factory.mktemp("s")
     try:
         written = write_shards(rows, folder / "s", workers=0)

@@ -108,18 +108,25 @@ def test_a_label_that_makes_no_sense_is_refused_in_words(payload: bytes, words: 
 def test_a_label_follows_the_view() -> None:
     kind = kind_of()
     label = kind.read_label(b'[{"class": 0, "box": [0, 0, 4, 4]}, {"class": 1, "box": [20, 10, 10, 20]}]')
-    seen = kind.seen(label, View(10, 10, 20, 40), (30, 50), (64, 64))
+    seen = kind.transform_label(label, View(10, 10, 20, 40), (30, 50), (64, 64))
     assert seen[0].tolist() == pytest.approx([1, 15 / 40, 10 / 20, 10 / 40, 20 / 20])
     assert (seen[1:, 0] == -1).all(), "what is out of sight is gone, and no slot between stays empty"
-    flipped = kind.seen(label, View(10, 10, 20, 40, flip=True), (30, 50), (64, 64))
+    flipped = kind.transform_label(label, View(10, 10, 20, 40, flip=True), (30, 50), (64, 64))
     assert flipped[0].tolist() == pytest.approx([1, 25 / 40, 10 / 20, 10 / 40, 20 / 20])
 
 
 def test_mirrored_classes_swap_in_a_mirror_alone() -> None:
     kind = kind_of("points", mirrored=[["dog", "cat"]])
     label = kind.read_label(json.dumps([{"class": name, "point": [2, 2]} for name in CLASSES]).encode())
-    assert kind.seen(label, View(0, 0, 8, 8), (8, 8), (8, 8))[:, 0].tolist() == [0, 1, 2, -1, -1, -1]
-    seen = kind.seen(label, View(0, 0, 8, 8, flip=True), (8, 8), (8, 8))
+    assert kind.transform_label(label, View(0, 0, 8, 8), (8, 8), (8, 8))[:, 0].tolist() == [
+        0,
+        1,
+        2,
+        -1,
+        -1,
+        -1,
+    ]
+    seen = kind.transform_label(label, View(0, 0, 8, 8, flip=True), (8, 8), (8, 8))
     assert seen[:, 0].tolist() == [1, 0, 2, -1, -1, -1]
     assert seen[:3, 1].tolist() == [0.75] * 3
 

@@ -170,7 +170,7 @@ def test_wrong_words_in_a_recipe_are_answered_with_the_nearest_known_ones(kind: 
     if kind.fewest_classes == 2:
         with pytest.raises(UserError, match="at least two classes"):
             build_kind(kind.name, ("cat",))
-    own = kind.own_classes is not None
+    own = kind.fixed_classes is not None
     wrong = "and nothing else. Remove `classes`" if own else "must differ, found more than once: cat"
     with pytest.raises(UserError, match=wrong):
         build_kind(kind.name, ("cat", "dog", "cat"))
@@ -197,5 +197,5 @@ def test_a_kind_that_would_be_built_as_the_one_it_derives_from_is_refused(
         pass
 
     monkeypatch.setattr(KINDS, "_entries", {**KINDS._entries, "mine:Sharper": Sharper})
-    with pytest.raises(UserError, match="gives Heatmap and not Sharper. Define `told` in Sharper"):
+    with pytest.raises(UserError, match="mine:Sharper.*gives Heatmap.*`class_for` in Sharper"):
         build_kind("mine:Sharper", ["a"])

@@ -127,17 +127,17 @@ def test_scores_by_hand() -> None:
 
 def test_classes_that_a_teacher_does_not_know_can_be_left_out() -> None:
     labels = torch.tensor([[1, 0, 1], [0, -1, 1]])
-    assert multilabel().within(labels, (0, 1)).tolist() == [[1, 0, -1], [0, -1, -1]]
+    assert multilabel().keep_known_classes(labels, (0, 1)).tolist() == [[1, 0, -1], [0, -1, -1]]
     assert labels.tolist() == [[1, 0, 1], [0, -1, 1]]
 
 
 def test_left_and_right_change_places_when_the_picture_is_mirrored() -> None:
     kind = multilabel(mirrored=[["left_arm", "right_arm"]])
     label, whole = torch.tensor([1, 0, -1]), View(0, 0, 8, 8)
-    assert kind.seen(label, whole, (8, 8), (8, 8)).tolist() == [1, 0, -1]
+    assert kind.transform_label(label, whole, (8, 8), (8, 8)).tolist() == [1, 0, -1]
     mirrored = whole._replace(flip=True)
-    assert kind.seen(label, mirrored, (8, 8), (8, 8)).tolist() == [1, -1, 0]
-    assert multilabel().seen(label, mirrored, (8, 8), (8, 8)).tolist() == [1, 0, -1]
+    assert kind.transform_label(label, mirrored, (8, 8), (8, 8)).tolist() == [1, -1, 0]
+    assert multilabel().transform_label(label, mirrored, (8, 8), (8, 8)).tolist() == [1, 0, -1]
     assert label.tolist() == [1, 0, -1]
 
 

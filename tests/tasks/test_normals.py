@@ -98,14 +98,14 @@ def test_labels_fit_the_cropped_and_mirrored_pictures_of_a_shard(tmp_path, membe
 def test_a_mirror_turns_right_to_left_and_leaves_the_label_itself_as_it_is() -> None:
     label = at(30.0, 60.0)[0]
     before = label.clone()
-    seen = normals().seen(label, View(0, 0, 1, 2, flip=True), (1, 2), (1, 2))
+    seen = normals().transform_label(label, View(0, 0, 1, 2, flip=True), (1, 2), (1, 2))
     torch.testing.assert_close(seen, torch.stack([-label[0], label[1], label[2]]).flip(2))
-    assert torch.equal(normals().seen(label, View(0, 0, 1, 2), (1, 2), (1, 2)), label)
+    assert torch.equal(normals().transform_label(label, View(0, 0, 1, 2), (1, 2), (1, 2)), label)
     assert torch.equal(label, before)
 
 
 def test_pixels_beyond_the_picture_have_no_label() -> None:
-    seen = normals().seen(at(10.0, 20.0)[0], View(-1, 0, 3, 2, flip=True), (1, 2), (3, 2))
+    seen = normals().transform_label(at(10.0, 20.0)[0], View(-1, 0, 3, 2, flip=True), (1, 2), (3, 2))
     assert (seen[:, [0, 2]] == 0).all()
     assert not normals().has_label(normals().filler((4, 4)))
     assert normals().has_label(seen)

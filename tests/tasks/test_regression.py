@@ -150,8 +150,8 @@ def test_scores_by_hand_with_unknown_values() -> None:
 def test_signs_and_places_change_when_the_picture_is_mirrored() -> None:
     kind = build_kind("regression", ("yaw", "left", "right"), mirrored=[["left", "right"]], negated=["yaw"])
     label, whole = torch.tensor([10.0, 1.0, NAN]), View(0, 0, 8, 8)
-    torch.testing.assert_close(kind.seen(label, whole, (8, 8), (8, 8)), label, equal_nan=True)
-    seen = kind.seen(label, whole._replace(flip=True), (8, 8), (8, 8))
+    torch.testing.assert_close(kind.transform_label(label, whole, (8, 8), (8, 8)), label, equal_nan=True)
+    seen = kind.transform_label(label, whole._replace(flip=True), (8, 8), (8, 8))
     torch.testing.assert_close(seen, torch.tensor([-10.0, NAN, 1.0]), equal_nan=True)
     assert label[0] == 10
 

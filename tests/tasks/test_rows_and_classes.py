@@ -158,12 +158,12 @@ def test_measures_carry_no_confidence(name: str) -> None:
     kind = EXAMPLES[name].kind(name)
     logits, _, labels = EXAMPLES[name].draw(kind)
     assert kind.calibration(logits, labels) is None
-    assert kind.right_rows(kind.statistics(logits, labels)) is None
+    assert kind.correct_rows(kind.statistics(logits, labels)) is None
 
 
 def test_right_rows_are_known_where_the_metric_counts_them() -> None:
     logits, labels = torch.eye(3), torch.tensor([0, 2, 2])
     for metric, rows in (("accuracy", [True, False, True]), ("macro_f1", None), ("ece", None)):
         kind = build_kind("classification", CLASSES, metric)
-        found = kind.right_rows(kind.statistics(logits, labels))
+        found = kind.correct_rows(kind.statistics(logits, labels))
         assert (None if found is None else found.tolist()) == rows

@@ -122,7 +122,7 @@ CENTRE, PADDED = View(0, 2, 6, 6), View(-2, 0, 10, 9)
 def test_maps_lie_where_the_view_was_and_beyond_it_is_no_label(name: str, view: View) -> None:
     kind = kind_of(name)
     decoded = answered(kind, (view.height, view.width))
-    placed = kind.placed(decoded, view, SIZE)
+    placed = kind.to_picture(decoded, view, SIZE)
     # Cutting the view out of the picture again gives what was answered, but for what lay beyond it.
     [(key, whole)] = placed.items()
     assert whole.shape[-2:] == SIZE
@@ -140,7 +140,7 @@ def test_boxes_move_with_the_view_and_end_at_the_pictures_border() -> None:
     kind = build_kind("heatmap", CLASSES)
     boxes = torch.tensor([[0.0, 0, 2, 3], [1, 0, 3, 1]])
     decoded = {"boxes": boxes, "scores": torch.tensor([0.9, 0.8]), "label": torch.tensor([0, 1])}
-    placed = kind.placed(decoded, View(-2, 1, 10, 9), SIZE)
+    placed = kind.to_picture(decoded, View(-2, 1, 10, 9), SIZE)
     # The second lies in the padded part alone, and is no answer about the picture.
     assert kind.answers(placed)["objects"] == [{"class": "cat", "box": [1, 0, 2, 1], "score": 0.9}]
 

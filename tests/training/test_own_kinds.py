@@ -17,7 +17,7 @@ from distill_mtl import distill, evaluate, load_recipe, load_student
 from distill_mtl.cli import main
 from distill_mtl.errors import RecipeError, StudentError, TeacherError, UserError
 from distill_mtl.recipe.schema import TeacherSection
-from distill_mtl.tasks.base import KINDS, admit_kind, build_kind
+from distill_mtl.tasks.base import KINDS, build_kind, import_kind
 from distill_mtl.teachers.load_teacher import load_teacher
 from distill_mtl.training.parts import build
 
@@ -110,7 +110,7 @@ def test_a_recipe_drafted_for_such_a_teacher_lets_the_code_run(
 
 
 def test_the_example_keeps_what_every_kind_must(folder: Path) -> None:
-    admit_kind(KIND, trust=True, say="")
+    import_kind(KIND, trust=True, say="")
     kind = build_kind(KIND)
     logits, labels = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, -1.0]]), torch.tensor([350.0, 90.0, 45.0])
     torch.testing.assert_close(
@@ -144,7 +144,7 @@ def test_an_own_score_in_a_unit_needs_a_word_on_what_may_be_lost(folder: Path) -
 
 
 def test_workers_that_begin_anew_can_unpickle_it(folder: Path) -> None:
-    admit_kind(KIND, trust=True, say="")
+    import_kind(KIND, trust=True, say="")
     pickled = pickle.dumps(build_kind(KIND))
     _forget()
     assert pickle.loads(pickled).metrics == ("mean_angle",)

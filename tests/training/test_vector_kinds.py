@@ -128,7 +128,7 @@ def test_a_bound_by_labels_needs_teachers_on_labelled_rows(recipe: Path) -> None
     missing = load_recipe(recipe, ["training.teachers_on=missing"])
     with pytest.raises(RecipeError, match=r"tasks\.light\.options\.bounded .*`training\.teachers_on: all`"):
         build(missing)
-    assert build(load_recipe(recipe)).kinds["light"].asks_labels == ("bounded",)
+    assert build(load_recipe(recipe)).kinds["light"].options_on_labelled_rows == ("bounded",)
 
 
 def test_the_student_may_remember_itself(recipe: Path, tmp_path: Path) -> None:
