@@ -13,11 +13,12 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from distill_mtl.errors import Stopped, StoppedElsewhere, UserError
 from distill_mtl.jobs import DISTILL, JOBS, Job
-from distill_mtl.jobs.as_command import add_arguments, parser_options, read_function, read_module
+from distill_mtl.jobs.as_command import Docstring, Parameter, add_arguments, module_docstring, read_function
 
 # Threads that spin while they wait make a shared machine crawl. Read when torch is loaded, which is later.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -27,9 +28,9 @@ USER_ERROR, STOPPED = 2, 130
 
 def distill_command(arguments: Sequence[str] | None = None) -> None:
     """Entry of distill.py and of `python -m distill_mtl`."""
-    read = read_function(DISTILL.path, DISTILL.function)
-    parser = argparse.ArgumentParser(prog="accelerate launch distill.py", **parser_options(read))
-    add_arguments(parser, DISTILL, read)
+    told, parameters = read_function(DISTILL.module, DISTILL.function)
+    parser = argparse.ArgumentParser(prog="accelerate launch distill.py", **told.parser)
+    _fill(parser, DISTILL, told, parameters)
     _run(parser.parse_args(arguments))
 
 
@@ -38,6 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["cache"] and words[1:2] not in (["write"], ["verify"], ["-h"], ["--help"], []):
         words.insert(1, "write")  # `cache RECIPE` is `cache write RECIPE`
+    _run(command_parser().parse_args(words))
+
+
+def command_parser() -> argparse.ArgumentParser:
+    """The parser of `distill-mtl`, with a command for each job but the run itself."""
     parser = argparse.ArgumentParser(
         prog="distill-mtl",
         description="Everything around a run. The run itself: accelerate launch distill.py RECIPE.",
@@ -45,21 +51,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     families: dict[str, Any] = {}
     for job in JOBS:
-        *family, word = job.command.split() or [""]
+        if job is DISTILL:
+            continue
+        *family, word = job.command.split()
         if family and family[0] not in families:
-            read = read_module(job.path)
-            above = commands.add_parser(family[0], help=read.summary, **parser_options(read))
+            told = module_docstring(job.module)
+            above = commands.add_parser(family[0], help=told.summary, **told.parser)
             families[family[0]] = above.add_subparsers(
                 required=True, metavar="COMMAND", prog=f"{parser.prog} {family[0]}"
             )
-        if job is not DISTILL:
-            _add(families[family[0]] if family else commands, word, job)
-    _run(parser.parse_args(words))
+        told, parameters = read_function(job.module, job.function)
+        among = families[family[0]] if family else commands
+        _fill(among.add_parser(word, help=told.summary, **told.parser), job, told, parameters)
+    return parser
 
 
-def _add(commands: Any, word: str, job: Job) -> None:
-    read = read_function(job.path, job.function)
-    add_arguments(commands.add_parser(word, help=read.summary, **parser_options(read)), job, read)
+def _fill(parser: argparse.ArgumentParser, job: Job, told: Docstring, parameters: list[Parameter]) -> None:
+    add_arguments(parser, parameters)
+    if job.keeps_data:
+        parser.add_argument(
+            "--cache",
+            type=Path,
+            metavar="DIR",
+            help="where generated and downloaded data is kept; default $DISTILL_MTL_CACHE, else ~/.cache/distill_mtl",
+        )
+    parser.set_defaults(job=job, interrupted=told.interrupted)
 
 
 def _run(arguments: argparse.Namespace) -> None:

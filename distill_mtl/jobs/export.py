@@ -55,7 +55,7 @@ def export_student(
         private: make it a private repository, if it is new.
         license (ID): that the model card names: apache-2.0 (--to hub).
         overwrite: replace an earlier export.
-        trust: let the code of kinds of your own run.
+        trust: let the code of your own kinds of task run.
         console: where to say what is done; default standard output.
 
     Returns:

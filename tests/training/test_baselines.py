@@ -9,6 +9,7 @@ import pytest
 import toy_world
 import yaml
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 
 from distill_mtl import evaluate, load_recipe
 from distill_mtl.errors import RecipeError, Stopped, UserError
@@ -154,6 +155,9 @@ def test_a_model_without_a_task_in_common_is_refused(finished: Path) -> None:
     config = json.loads((renamed / "config.json").read_text())
     config["tasks"] = {"colour": config["tasks"]["hue"]}
     (renamed / "config.json").write_text(json.dumps(config))
+    weights = load_file(renamed / "model.safetensors")
+    colour = {name.replace("heads.hue.", "heads.colour."): weight for name, weight in weights.items()}
+    save_file(colour, renamed / "model.safetensors")
     with pytest.raises(
         UserError, match=r"no task in common with the run \(hue, shape\): its tasks are colour"
     ):

@@ -145,7 +145,7 @@ def test_the_student_may_remember_itself(recipe: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", ["looks", "light"])
 def test_a_gate_needs_a_softmax(recipe: Path, tmp_path: Path, task: str) -> None:
     loaded = load_recipe(recipe, [f"tasks.{task}.gate={{confidence: 0.5}}"])
-    with pytest.raises(RecipeError, match=rf"tasks\.{task}\.gate: answers of kind \w+ are no softmax"):
+    with pytest.raises(RecipeError, match=rf"tasks\.{task}\.gate: kind \w+ has no softmax"):
         distill(loaded, out=tmp_path / "run", console=QUIET)
 
 
