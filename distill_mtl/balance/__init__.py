@@ -1,4 +1,4 @@
-"""Balancing T losses into one step: the gradients of a shared trunk are mixed, each head keeps its own.
+"""Balancing: combine T losses into one step. The trunk gets a mixture of the tasks' gradients, each head its own.
 
 Works in any training loop and imports nothing else of distill_mtl:
 

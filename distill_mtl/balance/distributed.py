@@ -1,6 +1,6 @@
-"""What balancing needs to know about other processes: how many there are, and sums over all of them.
+"""Other processes, as far as balancing needs them: their number, and sums over all of them.
 
-Everything a rule decides on passes through here, so that all processes choose the same weights.
+Every value that a rule decides on is reduced here, so that all processes choose the same weights.
 """
 
 import torch

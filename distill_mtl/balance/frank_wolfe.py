@@ -12,7 +12,7 @@ Array = NDArray[np.float64]
 GAP = 1e-8
 """Duality gap at which to stop, as a share of the squared norm; bounds the excess norm by half of it."""
 ITERATIONS = 2000
-"""Where conflicting gradients of unlike norms would need many more, the certificate says how far it got."""
+"""Conflicting gradients of very different norms may need more; the certificate then says how exact the point is."""
 
 
 def frank_wolfe(products: Array, start: Array | None = None, *, pairwise: bool = False) -> Array:

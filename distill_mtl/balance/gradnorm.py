@@ -1,4 +1,4 @@
-"""GradNorm: loss weights that make every task's gradient as long as its rate of learning asks for."""
+"""GradNorm: loss weights that balance the tasks' gradient norms by their rates of learning."""
 
 from collections.abc import Iterable, Mapping, Sequence
 

@@ -66,8 +66,8 @@ class MGDAUB(MinNormRule):
 
     Decides on gradients at the shared features, an upper bound of those in the parameters: where the
     trunk is ill-conditioned its direction may still hurt a task, which `mgda`'s cannot; `measure_harm`
-    tells how often. It means nothing where tasks have losses on different rows, for then no two
-    gradients ever meet.
+    tells how often. It needs losses of all tasks on the same rows: gradients on different rows have no
+    coordinate in common.
 
     The weights belong to the backward pass they were chosen in: with gradient accumulation each
     micro-batch has its own.

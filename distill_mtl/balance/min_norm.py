@@ -1,7 +1,7 @@
 """The minimum-norm point of the convex hull of T gradients, from their Gramian: MGDA's subproblem.
 
 Its direction is the one that hurts no task (Désidéri 2012; Sener & Koltun 2018, equation 3). `mgda` and
-`mgda_ub` call `solve`; it stands alone for anybody who has a Gramian.
+`mgda_ub` call `solve`, which needs nothing but a Gramian.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class MinNorm:
             scales; rounding (some 1e-16) for the exact method. With preferences t runs over the
             corners of the set of weights that they leave, or, where a task is bounded by several others,
             the residual is the violation of that programme's optimality conditions. 0 where ‖v‖ is below
-            what a float64 Gramian can tell from 0; infinite beside a zero gradient that got too little.
+            what a float64 Gramian can tell from 0; infinite if a zero gradient has too little weight.
         active: indices of the tasks with a weight above 0.
     """
 

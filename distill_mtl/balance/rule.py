@@ -31,10 +31,10 @@ def plain_backward(loss: Tensor) -> None:
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """How the tasks' gradients stood to each other in the last step, whatever the rule.
+    """Relations between the tasks' gradients in the last step, measured for every rule.
 
     Attributes:
-        cosines: by pair ("left/right"), from -1 (against each other) to 1; 0 beside a zero gradient.
+        cosines: by pair ("left/right"), from -1 (against each other) to 1; 0 for a zero gradient.
         norm: length of the balanced direction, loss scale divided out; 0 at a Pareto-stationary point.
             None, like empty cosines, where gradients were not measured or not finite.
         harmed: share of the tasks whose loss the step's gradient would raise to first order, in the
@@ -71,18 +71,17 @@ class Diagnostics:
 class Rule(nn.Module, ABC):
     """Turns the losses of several tasks into one step.
 
-    A rule is a module, so that parameters and buffers it learns are trained, moved, saved and resumed
-    with the network that it is kept beside. It sees only what is reduced over processes, and so
-    decides alike on all of them.
+    A rule is a module, so that its parameters and buffers are trained, moved, saved and resumed with the
+    network. It sees only values that are reduced over processes, so all processes decide the same.
 
     Args:
         tasks: names of all tasks. Rules that keep nothing by task do not need them.
 
     Attributes:
-        needs_coverage: the rule means nothing where a task has neither label nor teacher on some rows.
+        needs_coverage: the rule needs a label or a teacher for every task on every row.
         diagnostics: of the last step.
         measure_harm: set it before a step to have `diagnostics.harmed` measured, which costs a backward
-            pass through the trunk per task (nothing for `mgda`). Alike on all processes.
+            pass through the trunk per task (nothing for `mgda`). Set it on all processes.
     """
 
     needs_coverage: ClassVar[bool] = False
@@ -179,7 +178,7 @@ def rule_class(name: str) -> type[Rule]:
     """The class that a recipe's name stands for, to ask what it needs before it is made.
 
     Raises:
-        ValueError: nobody registered that name; the message lists the names and the nearest one.
+        ValueError: the name is not registered; the message lists the names and the nearest one.
     """
     names = rule_names()
     key = name.partition(":")[0] + ":" if ":" in name else name

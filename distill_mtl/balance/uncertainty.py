@@ -21,7 +21,7 @@ FLOOR = 1e-8
 
 @register("uncertainty")
 class Uncertainty(LossRule):
-    """Kendall, Gal & Cipolla 2018, section 3.2, with s = log σ² learned for the sake of stability.
+    """Kendall, Gal & Cipolla 2018, section 3.2, with s = log σ² learned, for stability.
 
     Descends Σ c·exp(-s_t)·loss_t + s_t / 2, where c is 1 for a softmax likelihood (classes, soft targets;
     equation 10) and 1/2 for a Gaussian one (regression, hints; equation 7). It may become negative. Put

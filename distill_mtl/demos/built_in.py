@@ -1,7 +1,7 @@
 """Data sets that need no download: made by code on first use, in the cache folder.
 
-A recipe names their shards `NAME:SET-SPLIT`, such as `scenes:depth-train`. A data set is a module that says
-how many rows each split has and makes them; a new one is that module and its line in BUILT_IN.
+A recipe names their shards `NAME:SET-SPLIT`, such as `scenes:depth-train`. A data set is a module that has
+the number of rows of each split and makes them; a new one is that module and its line in BUILT_IN.
 """
 
 import importlib
@@ -51,7 +51,7 @@ def is_built_in(pattern: str) -> bool:
 
 
 def shard(pattern: str, place: str, local_rank: int = 0) -> Path:
-    """The shard that `NAME:SET-SPLIT` names, made if it is not there yet.
+    """The shard that `NAME:SET-SPLIT` names; it is made if it does not exist.
 
     Args:
         pattern: the name.
@@ -84,7 +84,7 @@ def shard(pattern: str, place: str, local_rank: int = 0) -> Path:
 
 
 def _shown(samples: Iterator[Sample], what: str, total: int) -> Iterator[Sample]:
-    """The rows as they come, with a bar on a terminal; elsewhere a line of the log every 10 seconds."""
+    """The rows, with a progress bar on a terminal, else a log line every 10 seconds."""
     console = Console(stderr=True)
     if console.is_terminal:
         yield from track(samples, f"making {what}", total, console=console, transient=True)

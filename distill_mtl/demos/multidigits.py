@@ -1,9 +1,9 @@
 """The quickstart's data: two overlapping handwritten digits on one canvas, in three sets of shards.
 
-After Sener & Koltun's MultiMNIST (NeurIPS 2018, section 5.1), from the 1,797 digits that scikit-learn
-carries (Alpaydin & Kaynak, UCI "Optical Recognition of Handwritten Digits", its test set). A recipe names
-the shards `multidigits:SET-SPLIT`; they are made on first use in the cache folder. All arithmetic is on
-whole numbers and all chance from SplitMix64, so the pixels are the same on every machine.
+Like Sener & Koltun's MultiMNIST (NeurIPS 2018, section 5.1), from the 1,797 digits of scikit-learn
+ (Alpaydin & Kaynak, UCI "Optical Recognition of Handwritten Digits", its test set). A recipe names
+the shards `multidigits:SET-SPLIT`; they are made on first use in the cache folder. The arithmetic is
+in whole numbers and random numbers are from SplitMix64, so the pixels are the same on every machine.
 
 Sets: `left` (upper-left digit, member cls), `right` (lower-right digit, cls) and `segment` (seg.png:
 0 background, 1 left, 2 right, 3 both). Splits: `train`, `validation` and `test`, from different source
@@ -95,7 +95,7 @@ def samples(name: str, split: Split) -> Iterator[dict[str, str | bytes]]:
 
 @cache
 def source_digits() -> dict[Split, Integers]:
-    """Which of scikit-learn's digits each split is made from; every class has its share of each."""
+    """The digits of scikit-learn that each split is made from; all splits have the same share of each class."""
     labels = _source()[1]
     order = np.argsort(draws(fold("multidigits", VERSION, "digits"), len(labels))[0], kind="stable")
     # Spread each class evenly over [0, 1): then any stretch of the line holds all classes in proportion.

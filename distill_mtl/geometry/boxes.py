@@ -1,9 +1,9 @@
 """Boxes and points of a picture under a view, so that they move together with its pixels.
 
 Coordinates are continuous: pixel i reaches from i to i + 1, so a box of all pixels is [0, 0, width, height].
-torchvision moves boxes in these coordinates. Its `KeyPoints` it mirrors as numbers of pixels (x -> width - 1 - x) and
-yet scales as lengths, which would leave a point up to a pixel of the view from its place; a point is moved
-as a box without size instead.
+torchvision moves boxes in these coordinates. It mirrors `KeyPoints` as numbers of pixels (x -> width - 1 - x) but
+scales them as lengths, which is wrong by up to a pixel of the view. Points are therefore moved as boxes without
+size.
 """
 
 import torch
@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional
 from distill_mtl.geometry.views import Size, View
 
 LEAST_SEEN = 0.25
-"""Share of a box's area that must be seen where its centre is not."""
+"""Share of a box's area that must be visible if its centre is not."""
 
 
 def boxes_seen(boxes: Tensor, view: View, picture: Size, size: Size) -> tuple[Tensor, Tensor]:

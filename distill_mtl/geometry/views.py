@@ -1,7 +1,7 @@
 """The geometry of one row: which box of the picture is seen, mirrored or not, in the canonical size.
 
-A view is two facts, a box and a flip, and is applied alike to the picture and to dense labels, so both
-stay aligned, student and teachers see the same, and a view can be stored and replayed.
+A view is a box and a flip. It is applied to the picture and to dense labels, so both stay aligned, student and
+teachers see the same, and a view can be stored and replayed.
 """
 
 import math

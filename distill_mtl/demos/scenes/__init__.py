@@ -1,12 +1,12 @@
-"""The second story's data: rendered scenes of solid shapes, in five sets of shards that share no picture.
+"""The data of recipes/scenes.yaml: rendered scenes of solid shapes, in five sets of shards without a common picture.
 
-A recipe names the shards `scenes:SET-SPLIT`. The way of the data: chance decides what stands where (compose.py fills
-a scene.py), a ray through every pixel finds what it shows and makes the picture (render.py), and the same surfaces,
-seen through the centres of the pixels, give the labels (scene_rows.py, which writes them down).
+A recipe names the shards `scenes:SET-SPLIT`. compose.py draws a random scene (scene.py has
+its types), render.py traces a ray through each pixel and makes the picture, and scene_rows.py writes the labels, from the
+surfaces behind the centres of the pixels.
 
-The arithmetic is float64 with + - * / and the square root alone, which IEEE 754 rounds alike everywhere, an
-element at a time; directions are normalised vectors and turns Pythagorean, so no sine of some library
-decides a pixel. All chance is from SplitMix64. So the bytes are the same on every machine.
+The bytes are the same on every machine. The arithmetic is float64 with + - * / and the square root, element by element,
+which IEEE 754 rounds the same everywhere. Directions are normalised vectors and rotations use Pythagorean cosines, so no
+library's sine is needed. All random numbers are from SplitMix64.
 
-Coordinates of the world: metres, x and y on the floor, z up. Arrays of vectors have the axis first: [3, ...].
+World coordinates: metres, x and y on the floor, z up. Arrays of vectors have the axis first: [3, ...].
 """

@@ -1,4 +1,4 @@
-"""A scene by chance: camera, room or open sky, light, and solids that stand on the floor and do not touch."""
+"""A random scene: camera, room or open sky, light, and solids that stand on the floor and do not touch."""
 
 import math
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ _DRAWS = 1024
 
 
 class Dice:
-    """Numbers that follow from one key of SplitMix64, in the order in which they are asked for.
+    """Random numbers from one key of SplitMix64, in the order of the calls.
 
     Args:
         key: uint64 [1], from `fold`.
@@ -38,15 +38,15 @@ class Dice:
         return low + (high - low) * float(next(self._numbers))
 
     def whole(self, low: int, high: int) -> int:
-        """A whole number from `low` to `high`, both among them."""
+        """A whole number from `low` to `high`, both included."""
         return low + int(self.between(0, high - low + 1))
 
     def says(self, chance: float) -> bool:
-        """True in this share of the cases."""
+        """True with this probability."""
         return self.between(0, 1) < chance
 
     def pick(self, sides: Sequence[Side]) -> Side:
-        """One of them, each as likely."""
+        """One of them, all equally likely."""
         return sides[self.whole(0, len(sides) - 1)]
 
 
@@ -129,7 +129,7 @@ def _light(dice: Dice, target: Vector, hard: bool, indoors: bool) -> Light:
 
 
 def _solids(dice: Dice, camera: Camera, distance: float, wall: Plane | None) -> list[Solid]:
-    """One to five solids, then in half of the scenes pebbles. The first solid always finds its place."""
+    """One to five solids, and pebbles in half of the scenes. The first solid always has a place."""
     placed: list[Solid] = []
     counts = dice.pick((1, 2, 3, 3, 4, 5)), dice.whole(2, 7) if dice.says(0.5) else 0
     for number in range(sum(counts)):
@@ -163,7 +163,7 @@ def _footprint(solid: Solid) -> float:
 
 
 def _solid(dice: Dice) -> Solid:
-    """One of the four shapes in a bright colour, at no place yet."""
+    """One of the four shapes in a bright colour, without a place yet."""
     shape = dice.pick(tuple(SHAPES))
     wide, tall = dice.between(0.32, 0.55), dice.between(0.3, 0.65)
     if shape == "sphere":
@@ -183,7 +183,7 @@ def _solid(dice: Dice) -> Solid:
 
 
 def _pebble(dice: Dice) -> Solid:
-    """A flat little stone."""
+    """A small flat stone."""
     wide = dice.between(0.06, 0.13)
     half = Vector(wide, wide * dice.between(0.6, 1.0), wide * dice.between(0.45, 0.7))
     grey = dice.between(0.3, 0.6)
@@ -213,7 +213,7 @@ def _floor_material(dice: Dice) -> Material:
 
 
 def _muted(dice: Dice, pattern: str, cells: float) -> Material:
-    """Two shades of one tone that is nearly grey."""
+    """Two shades of a nearly grey tone."""
     grey = dice.between(0.42, 0.78)
     tone = _jittered(dice, Vector(grey, grey, grey), 0.09)
     other = _mix(tone, _BLACK if grey > 0.55 else _WHITE, dice.between(0.3, 0.55))

@@ -24,7 +24,7 @@ class Surfaces:
         what: int8 [side, side]: NOTHING, FLOOR, WALL, and SOLIDS + i for the scene's solid i.
         depth: [side, side], metres along the line of sight; infinite where there is nothing.
         normals: [3, side, side], unit vectors in the world; zero where there is nothing.
-        alone: for each solid how many pixels it would fill with nothing before it.
+        alone: for each solid, the pixels that it would fill without occlusion.
     """
 
     what: NDArray[np.int8]
@@ -34,7 +34,7 @@ class Surfaces:
 
 
 def trace(scene: Scene, side: int) -> Surfaces:
-    """What `side` x `side` rays through the centres of pixels meet first.
+    """The first surface on each of `side` x `side` rays through the centres of pixels.
 
     A solid is tried only on the pixels of the ball around it.
     """
@@ -66,7 +66,7 @@ def trace(scene: Scene, side: int) -> Surfaces:
 
 
 def lit(scene: Scene, places: Floats, to_light: Floats, what: NDArray[np.int8]) -> NDArray[np.bool_]:
-    """Where nothing stands between a surface and the light.
+    """The points with nothing between them and the light.
 
     Args:
         places: points [3, N].
@@ -95,7 +95,7 @@ _CELLS = 16  # of the noise along each axis, before it repeats
 
 
 def pattern(name: str, places: Floats) -> Floats:
-    """How much of the second colour [...] there is at points [3, ...], given in cells of the pattern.
+    """The share of the second colour [...] at points [3, ...], in cells of the pattern.
 
     Stripes run across the third axis of the points.
     """
@@ -215,7 +215,7 @@ def _surface(
 
 
 def _materials(scene: Scene) -> tuple[Floats, Floats, Floats]:
-    """First colour [3, K], the way from it to the second [3, K] and shine [K] of all that rays can find.
+    """First colour [3, K], its difference to the second [3, K], and shine [K] of everything that rays can hit.
 
     In the order of Surfaces.what; the last one is NOTHING, -1, which is black.
     """
@@ -229,9 +229,9 @@ def _materials(scene: Scene) -> tuple[Floats, Floats, Floats]:
 
 
 def _openness(scene: Scene, what: NDArray[np.int8], places: Floats) -> Floats:
-    """How much of the surroundings a point of the floor sees [N], as far as balls in the solids' place say.
+    """The share of the surroundings that a point of the floor sees [N], with balls in place of the solids.
 
-    Elsewhere it is 1, but for a darkening towards the floor.
+    Elsewhere it is 1, darker towards the floor.
     """
     open_ = np.minimum(0.55 + 0.9 * places[2], 1.0)
     rows = np.flatnonzero(what == FLOOR)
@@ -249,7 +249,7 @@ def _openness(scene: Scene, what: NDArray[np.int8], places: Floats) -> Floats:
 
 @cache
 def _lamp() -> Floats:
-    """Where in the lamp each ray looks [3, N], from -1 to 1; over a pixel's rays that makes shadows soft."""
+    """The point of the lamp for each ray [3, N], from -1 to 1; different points make shadows soft."""
     return 2 * uniforms(fold("scenes", "lamp"), 3 * (SIDE * SAMPLES) ** 2).reshape(3, -1) - 1
 
 

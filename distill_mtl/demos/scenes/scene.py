@@ -1,12 +1,12 @@
-"""What is in a scene, and the geometry of it: vectors, camera, shapes and materials.
+"""The parts of a scene and their geometry: vectors, camera, shapes and materials.
 
-compose.py fills a scene by chance, render.py looks at it. Every sum of a vector is written out, because a library's
-dot product may add in another order on another machine.
+compose.py draws a random scene, render.py renders it. Sums over vectors are written out, because a library's dot
+product may add in another order on another machine.
 
 The four shapes are convex, and each fills the cube from -1 to 1 in its own coordinates. Their functions take origins
 outside the shape [3, ...] and directions [3, ...], broadcast against each other, and return the parameters [...] of
 the entries (infinite where a ray misses) and the outward normals there [3, ...], of any length. A solid is such a
-shape, stretched, turned and put somewhere.
+shape after stretch, rotation and translation.
 """
 
 import math
@@ -86,7 +86,7 @@ Window = tuple[slice, slice]
 
 @dataclass(frozen=True)
 class Camera:
-    """Where it stands and looks; the picture is square.
+    """Its position and direction; the picture is square.
 
     Attributes:
         eye: its place.
@@ -270,7 +270,7 @@ class Solid:
         half: half its sizes along its own axes.
         cosine, sine: of its turn.
         colour: name of the first colour of its material.
-        clutter: a pebble, which no label speaks of.
+        clutter: a pebble, which is not labelled.
     """
 
     shape: str
@@ -292,7 +292,7 @@ class Solid:
         return math.sqrt(wide + z * z)
 
     def turned(self, vectors: Floats) -> Floats:
-        """World vectors [3, ...] along its own axes, in metres."""
+        """World vectors [3, ...] in its own axes, in metres."""
         return np.stack(
             [
                 self.cosine * vectors[0] + self.sine * vectors[1],
@@ -363,7 +363,7 @@ class Scene:
     """All of it.
 
     Attributes:
-        solids: the shapes that the labels speak of, then the pebbles.
+        solids: the labelled shapes, then the pebbles.
         wall: None under the open sky.
         horizon, zenith: colours of the sky, or of what stands for it in the mirrors of a room.
         exposure: of the picture.

@@ -31,7 +31,7 @@ LEAST_PIXELS = 30  # of a solid that still counts as seen
 
 
 def scene(name: str, split: Split, row: int) -> Scene:
-    """What stands behind a row."""
+    """The scene of a row."""
     return compose(name, split, row, VERSION)
 
 
@@ -56,7 +56,7 @@ def _sample(name: str, split: Split, row: int) -> dict[str, str | bytes]:
 
 @dataclass(frozen=True)
 class VisibleSolid:
-    """A solid of which enough is seen.
+    """A solid with enough visible pixels.
 
     Attributes:
         number: of the solid in its scene.
@@ -79,7 +79,7 @@ def depth_pixels(surfaces: Surfaces) -> NDArray[np.uint16]:
 def normal_pixels(scene: Scene, surfaces: Surfaces) -> NDArray[np.uint8]:
     """uint8 [H, W, 3]: x to the right of the picture, y up, z towards the camera; n = 2 p / 255 - 1.
 
-    (0, 0, 0), which is no direction, where there is nothing.
+    (0, 0, 0) where there is nothing.
     """
     camera = scene.camera
     axes = (camera.right.over(2), camera.up.over(2), -camera.forward.over(2))
