@@ -164,7 +164,7 @@ def kind_of(teacher: Teacher) -> TaskKind:
     """The kind of task that a teacher answers, with the metric that its folder records."""
     card = teacher.card
     recorded = card.score.metric if card.score is not None else None
-    metrics = KINDS[card.kind].told(card.options).metrics
+    metrics = KINDS[card.kind].class_for(card.options).metrics
     return build_kind(card.kind, card.classes, recorded if recorded in metrics else None, **card.options)
 
 
@@ -183,8 +183,8 @@ def _shaped(
     task: str,
 ) -> type[TaskKind]:
     """The class of the task, which must be the one that the files say."""
-    wanted = KINDS[kind].told(options)
-    if said is not None and KINDS[kind].told(said) is not wanted:
+    wanted = KINDS[kind].class_for(options)
+    if said is not None and KINDS[kind].class_for(said) is not wanted:
         made = ", ".join(f"{name}: {value}" for name, value in said.items())
         raise UserError(
             f"{source.place} is a {kind} network with other options than tasks.{task}.options says. "

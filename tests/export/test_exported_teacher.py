@@ -33,7 +33,7 @@ def test_every_task_of_a_file_teaches_as_the_student_does(exported: Exported, to
         )
         assert teacher.card.classes == kind.classes
         assert teacher.card.assumed == ()
-        assert type(loaded.student.kinds[task]) is KINDS[teacher.card.kind].told(teacher.card.options)
+        assert type(loaded.student.kinds[task]) is KINDS[teacher.card.kind].class_for(teacher.card.options)
         with torch.no_grad():
             assert torch.allclose(teacher(batch).logits, loaded(batch)[task]["logits"], atol=1e-4), task
 
