@@ -1,7 +1,7 @@
 """The quickstart's data: two overlapping handwritten digits on one canvas, in three sets of shards.
 
 Like Sener & Koltun's MultiMNIST (NeurIPS 2018, section 5.1), from the 1,797 digits of scikit-learn
- (Alpaydin & Kaynak, UCI "Optical Recognition of Handwritten Digits", its test set). A recipe names
+(Alpaydin & Kaynak, UCI "Optical Recognition of Handwritten Digits", its test set). A recipe names
 the shards `multidigits:SET-SPLIT`; they are made on first use in the cache folder. The arithmetic is
 in whole numbers and random numbers are from SplitMix64, so the pixels are the same on every machine.
 
