@@ -71,6 +71,7 @@ def _fill(parser: argparse.ArgumentParser, job: Job, told: Docstring, parameters
     if job.keeps_data:
         parser.add_argument(
             "--cache",
+            default=argparse.SUPPRESS,
             type=Path,
             metavar="DIR",
             help="where generated and downloaded data is kept; default $DISTILL_MTL_CACHE, else ~/.cache/distill_mtl",
@@ -83,8 +84,8 @@ def _run(arguments: argparse.Namespace) -> None:
     given = vars(arguments)
     job: Job = given.pop("job")
     interrupted = given.pop("interrupted")
-    if (cache := given.pop("cache", None)) is not None:
-        os.environ["DISTILL_MTL_CACHE"] = str(cache.resolve())
+    if "cache" in given:
+        os.environ["DISTILL_MTL_CACHE"] = str(given.pop("cache").resolve())
     first = os.environ.get("RANK", "0") == "0"
     if first:
         logging.getLogger("distill_mtl").setLevel(logging.INFO)
