@@ -19,10 +19,9 @@ from step_cost import ROWS, SIZE, interleaved
 
 from distill_mtl.balance import make_rule
 from distill_mtl.data.batch import Batch
-from distill_mtl.distillation.hints import Hint
-from distill_mtl.distillation.loss_config import HintPair, LossConfig
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.distillation.stages import Schedule
+from distill_mtl.distillation.term import HintPair, LossConfig, build_terms
 from distill_mtl.recipe.schema import Recipe, StudentSection, TeacherSection
 from distill_mtl.students.initial_weights import build_student
 from distill_mtl.students.student import Student
@@ -77,11 +76,10 @@ def step_of(count: int, method: str, folder: Path | None) -> Callable[[], None]:
         teachers = Teachers(
             {task: partial(load_teacher, section, task=task, layers=[POOLED]) for task in tasks}, None
         )
-    hints = {
-        task: [Hint(student.trunk.shapes[POOLED], teachers.cards[task].shapes[POOLED])] for task in teachers
-    }
     loss_configs = dict.fromkeys(tasks, LossConfig(hints=[pair] if folder is not None else []))
-    objective = Objective(student, loss_configs, hints, make_rule(method, tasks))
+    shapes = {task: card.shapes for task, card in teachers.cards.items()}
+    terms = build_terms(loss_configs, student.trunk.shapes, shapes)
+    objective = Objective(student, loss_configs, terms, make_rule(method, tasks))
     recipe = Recipe.model_validate(
         {
             "student": {"model": "resnet18"},

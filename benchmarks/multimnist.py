@@ -30,9 +30,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill_mtl.balance import Shared, make_rule
-from distill_mtl.distillation.hints import Hint
+from distill_mtl.distillation.term import TERMS
+from distill_mtl.distillation.terms.hint import Hint
 from distill_mtl.networks.features import FeatureShape
-from distill_mtl.recipe.schema import TermWeights
 from distill_mtl.tasks.losses import soft_divergence
 
 TASKS = ("left", "right")
@@ -322,8 +322,8 @@ class Teacher:
     def loss(self, logits: Tensor, shared: Tensor, rows: Tensor) -> Tensor:
         """Soft targets and hint, means over the rows, with the weights that a recipe has by default."""
         soft = soft_divergence(logits, self.logits[rows], TEMPERATURE).mean()
-        weights = TermWeights()
-        return weights.soft_targets * soft + weights.hint * self.hint(shared, self.hidden[rows]).mean()
+        hint = self.hint(shared, self.hidden[rows]).mean()
+        return TERMS["soft_targets"].weight * soft + TERMS["hint"].weight * hint
 
 
 def write(path: Path, save: Callable[[Path], Any]) -> None:

@@ -25,10 +25,9 @@ from torch.nn import functional as F
 
 from distill_mtl.balance import make_rule
 from distill_mtl.data.batch import Batch
-from distill_mtl.distillation.hints import Hint
-from distill_mtl.distillation.loss_config import HintPair, LossConfig
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.distillation.stages import Schedule
+from distill_mtl.distillation.term import HintPair, LossConfig, build_terms
 from distill_mtl.recipe.schema import Recipe, StudentSection, TeacherSection
 from distill_mtl.students.initial_weights import build_student
 from distill_mtl.targets.combined import TargetProviders
@@ -131,12 +130,10 @@ def our_step(batch: Batch, teachers: dict[str, Teacher], method: str) -> Callabl
         teacher_folders={},
     )
     pair = HintPair(student.trunk.last, teachers["a"].card.last_map)
-    hints = {
-        task: [Hint(student.trunk.shapes[pair.student], teacher.card.shapes[pair.teacher])]
-        for task, teacher in teachers.items()
-    }
     loss_configs = dict.fromkeys(TASKS, LossConfig(hints=[pair]))
-    objective = Objective(student, loss_configs, hints, make_rule(method, TASKS))
+    shapes = {task: teacher.card.shapes for task, teacher in teachers.items()}
+    terms = build_terms(loss_configs, student.trunk.shapes, shapes)
+    objective = Objective(student, loss_configs, terms, make_rule(method, TASKS))
     recipe = Recipe.model_validate(
         {
             "student": {"model": "resnet18"},

@@ -125,7 +125,7 @@ def write_world(folder: Path) -> Path:
 
 def step_of(parts: Parts) -> Callable[[], object]:
     """One whole step of a run, its batch read from the shards."""
-    objective = Objective(parts.student, parts.loss_configs, parts.hints, parts.rule)
+    objective = Objective(parts.student, parts.loss_configs, parts.terms, parts.rule)
     providers = parts.providers(parts.targets(), parts.student)
     trainer = Trainer(
         start_accelerator(parts.recipe.training), objective, providers, parts.recipe, schedule=parts.schedule

@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 from distill_mtl.errors import UserError, brief, nearest
 
 Entry = TypeVar("Entry", bound=type[Any])
+Base = TypeVar("Base")
 
 
 class Registry(Generic[Entry]):
@@ -66,6 +67,30 @@ class Registry(Generic[Entry]):
             known = ", ".join(names)
             raise UserError(f"unknown {self.what} '{name}'.{nearest(name, names)} Known: {known}.")
         return self._entries[name]
+
+
+def import_class(name: str, base: type[Base], what: str) -> type[Base]:
+    """The user's class of that name, `module:Class`.
+
+    Args:
+        name: as a recipe or a student's folder has it.
+        base: that it must derive from.
+        what: it is, in the words of a message ("kind of task").
+
+    Raises:
+        UserError: there is no such class, or it derives from something else.
+    """
+    module_name, _, attribute = name.partition(":")
+    if not (module_name and attribute):
+        raise UserError(f"'{name}' names no {what}. Write `module:Class`.")
+    with working_directory_importable():
+        found = attribute_of(import_module(module_name), attribute)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise UserError(f"{name} is no {what}: derive the class from {base.__module__}.{base.__qualname__}.")
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)  # a process that begins anew, as a DataLoader's worker may, imports it by name
+    return found
 
 
 @contextmanager

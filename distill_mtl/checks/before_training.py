@@ -149,7 +149,7 @@ def try_one_batch(parts: Parts, device: torch.device, slices: int) -> None:
     """
     batch = next(iter(parts.sources.preview(micro_batches=slices, steps=1))).to(device)
     teachers = parts.targets().to(device)
-    original = Objective(parts.student, parts.loss_configs, parts.hints, parts.rule)
+    original = Objective(parts.student, parts.loss_configs, parts.terms, parts.rule)
     providers = parts.providers(teachers, parts.student)
     for stage in parts.schedule.stages:
         objective = copy.deepcopy(original).to(device)

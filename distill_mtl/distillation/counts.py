@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distill_mtl.data.batch import Batch
-from distill_mtl.distillation.loss_config import LossConfig
+from distill_mtl.distillation.term import LossConfig, TermRows
 
 Reduce = Callable[[Tensor], Tensor]
 
@@ -37,6 +37,10 @@ class Counts:
     present: Sequence[frozenset[str]]
     share: int
 
+    def of(self, rows: TermRows) -> Mapping[str, int]:
+        """task -> rows that a term with these rows is about."""
+        return self.labelled if rows == "labelled" else self.taught
+
     @property
     def absent(self) -> frozenset[str]:
         """Tasks without any row in the whole step."""
@@ -55,7 +59,7 @@ def count_rows(
 
     Args:
         batches: the micro-batches of the step on this process.
-        taught: per micro-batch, task -> the rows that its teacher will be asked about.
+        taught: per micro-batch, task -> the rows with a teacher's target.
         loss_configs: every task of the recipe, in one order on all processes. A label or a teacher that a
             loss config gives no weight counts for nothing: a task of nothing but such rows is absent.
         world: number of processes.
@@ -64,17 +68,17 @@ def count_rows(
     tasks = list(loss_configs)
     # A line per task and one for any task; columns: rows with a label, with a target, with one of them.
     table = torch.zeros(len(batches), len(tasks) + 1, 3, dtype=torch.int64)
-    for m, (batch, asked) in enumerate(zip(batches, taught, strict=True)):
-        speaks = torch.zeros(len(tasks), len(batch), dtype=torch.bool)
+    for m, (batch, with_target) in enumerate(zip(batches, taught, strict=True)):
+        matters = torch.zeros(len(tasks), len(batch), dtype=torch.bool)
         for t, task in enumerate(tasks):
             if loss_configs[task].uses_labels:
-                speaks[t] |= batch.labelled[task]
+                matters[t] |= batch.labelled[task]
                 table[m, t, 0] = batch.labelled[task].sum()
-            if loss_configs[task].uses_teacher and task in asked:
-                speaks[t, asked[task]] = True
-                table[m, t, 1] = len(asked[task])
-        table[m, :-1, 2] = speaks.sum(1)
-        table[m, -1, 2] = speaks.any(0).sum()
+            if loss_configs[task].uses_teacher and task in with_target:
+                matters[t, with_target[task]] = True
+                table[m, t, 1] = len(with_target[task])
+        table[m, :-1, 2] = matters.sum(1)
+        table[m, -1, 2] = matters.any(0).sum()
     table = reduce(table).cpu()
     labelled, targets, rows = table[:, :-1].sum(0).T.tolist()
     return Counts(

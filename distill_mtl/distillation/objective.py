@@ -1,10 +1,10 @@
 """From a batch to one loss per task: the student's only pass, cut where its tasks part.
 
-The training loop hands `Objective` to `accelerator.prepare` as its one module: student, hint adapters
+The training loop hands `Objective` to `accelerator.prepare` as its one module: student, loss terms
 and the parameters of the balancing rule train together, and only the student leaves the run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -13,23 +13,23 @@ from torch import Tensor, nn
 from distill_mtl.balance import Rule, Shared
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.counts import Counts
-from distill_mtl.distillation.hints import Hint
-from distill_mtl.distillation.loss_config import LossConfig
 from distill_mtl.distillation.stages import Stage, only_train
+from distill_mtl.distillation.term import LossConfig, Term, TermInput, TermRows
+from distill_mtl.errors import UserError
 from distill_mtl.students.student import Student
-from distill_mtl.tasks.base import Truth
 from distill_mtl.teachers.teacher import Target, Targets
 
-Terms = dict[str, Tensor]
+TermValues = dict[str, Tensor]
+"""Name of a term -> its value."""
 
 
 class Objective(nn.Module):
-    """Student, adapters and rule in one module; forward gives one loss per task.
+    """Student, loss terms and rule in one module; forward gives one loss per task.
 
     Args:
-        student: its trunk returns every feature that a head or a hint reads.
-        loss_configs: task -> how it is learned, until `begin` says otherwise.
-        hints: task -> its adapters, one per pair of the loss_config.
+        student: its trunk returns every feature that a head or a term reads.
+        loss_configs: task -> how its loss is made, until `begin` says otherwise.
+        terms: task -> its terms, those without a weight too: a stage may give them one.
         rule: the balancing rule, here so that its parameters and state are saved with the rest.
     """
 
@@ -37,26 +37,26 @@ class Objective(nn.Module):
         self,
         student: Student,
         loss_configs: Mapping[str, LossConfig],
-        hints: Mapping[str, Sequence[Hint]],
+        terms: Mapping[str, Sequence[Term]],
         rule: Rule,
     ) -> None:
         super().__init__()
         self.student = student
         self.loss_configs = dict(loss_configs)
-        self.adapters = nn.ModuleDict(
-            {task: nn.ModuleList(of_task) for task, of_task in hints.items() if of_task}
+        self.terms = nn.ModuleDict(
+            {task: nn.ModuleDict({term.key: term for term in of_task}) for task, of_task in terms.items()}
         )
         self.rule = rule
 
     def forward(
         self, images: Tensor, batch: Batch, targets: Targets, counts: Counts, micro: int = 0
-    ) -> tuple[dict[str, Tensor], Shared, dict[str, Terms]]:
+    ) -> tuple[dict[str, Tensor], Shared, dict[str, TermValues]]:
         """One micro-batch.
 
         Args:
             images: what the student sees, float [B, 3, H, W] in [0, 1]; `batch.images` after colour changes.
             batch: labels, and which rows have them.
-            targets: what the teachers say about their rows.
+            targets: the teachers' answers about the rows with a target.
             counts: rows of the whole step, over all processes and micro-batches.
             micro: position of this micro-batch in the step.
 
@@ -66,9 +66,9 @@ class Objective(nn.Module):
         """
         shared = Shared(self.student.trunk(images), list(self.loss_configs))
         losses: dict[str, Tensor] = {}
-        terms: dict[str, Terms] = {}
+        terms: dict[str, TermValues] = {}
         for task in self.loss_configs:
-            named = self._terms(task, shared[task], batch, targets.get(task), counts)
+            named = self._values(task, shared[task], batch, targets.get(task), counts)
             if task in counts.present[micro]:
                 losses[task] = torch.stack([*named.values()]).sum() if named else images.new_zeros(())
                 terms[task] = {term: value.detach() for term, value in named.items()}
@@ -83,93 +83,91 @@ class Objective(nn.Module):
         self.train()
         if stage.trains is not None:
             only_train(self.student, stage.trains, "student.")
-            only_train(self.adapters, stage.trains, "adapters.")
+            only_train(self.terms, stage.trains, "terms.")
 
     def untrained(self, stage: Stage) -> list[nn.Parameter]:
-        """Parameters of student and adapters that a stage does not train."""
+        """Parameters of student and terms that a stage does not train."""
         if stage.trains is None:
             return []
-        named = [*self.student.named_parameters("student"), *self.adapters.named_parameters("adapters")]
+        named = [*self.student.named_parameters("student"), *self.terms.named_parameters("terms")]
         return [parameter for name, parameter in named if name not in stage.trains]
 
     def task_parameters(self, task: str) -> list[nn.Parameter]:
-        """Parameters that serve this task alone: its head and its adapters."""
-        return [*self.student.heads[task].parameters(), *self.adapter_parameters(task)]
+        """Parameters that serve this task alone: those of its head and of its terms."""
+        return [
+            *self.student.heads[task].parameters(),
+            *(parameter for term in self._all_terms(task) for parameter in term.parameters()),
+        ]
 
-    def adapter_parameters(self, task: str) -> list[nn.Parameter]:
-        """Parameters of the task's hint adapters."""
-        return list(self.adapters[task].parameters()) if task in self.adapters else []
+    def used_terms(self) -> dict[str, dict[str, TermRows]]:
+        """Task -> the terms that have a weight in its loss, and the rows that each is about."""
+        return {task: {term.name: term.rows for term in self._used(task)} for task in self.loss_configs}
 
-    def used_terms(self) -> dict[str, set[str]]:
-        """Task -> the terms that its loss can have."""
-        used = {}
-        for task, loss_config in self.loss_configs.items():
-            weights = loss_config.weights.model_dump()
-            used[task] = {term for term, weight in weights.items() if weight > 0}
-            if task not in self.adapters:
-                used[task] -= {"hint"}
-        return used
+    def silent(self, counts: Counts) -> list[nn.Parameter]:
+        """Parameters that learn nothing in a step of these rows."""
+        if not counts.total:
+            return list(self.parameters())
+        silent: list[nn.Parameter] = []
+        for task in self.loss_configs:
+            learning = [term for term in self._used(task) if counts.of(term.rows)[task]]
+            if not any(term.uses_logits for term in learning):
+                silent += self.student.heads[task].parameters()
+            silent += [p for term in self._all_terms(task) if term not in learning for p in term.parameters()]
+        return silent
 
     def nothing(self) -> Tensor:
         """Zero, with a zero gradient for every parameter: a step's loss where no row has anything to say."""
         return torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum() * 0.0
 
-    def _terms(
-        self, task: str, features: Mapping[str, Tensor], batch: Batch, target: Target | None, counts: Counts
-    ) -> Terms:
-        """The weighted terms that this process's rows have, each scaled to the global mean over rows."""
-        loss_config, kind = self.loss_configs[task], self.student.kinds[task]
-        labelled = batch.labelled[task].nonzero().flatten().to(batch.images.device, non_blocking=True)
-        supervised = loss_config.uses_labels and len(labelled) > 0
-        softly = target is not None and loss_config.weights.soft_targets > 0
-        terms: Terms = {}
-        if supervised or softly:
-            logits = self.student.heads[task](features)
-        if supervised:
-            loss = kind.supervised_loss(logits[labelled], batch.labels[task][labelled])
-            terms["supervised"] = loss.sum() * (
-                loss_config.weights.supervised * counts.share / counts.labelled[task]
-            )
-        if target is None or not loss_config.uses_teacher:
-            return terms
-        per_row = counts.share / counts.taught[task]
-        if softly:
-            student, teacher = logits[target.rows], target.output.logits
-            truth: Truth | None = _truth(task, batch, target.rows)
-            if loss_config.known is not None:  # of other classes the teacher says nothing, neither yes nor no
-                student, teacher, truth = student[:, loss_config.known], teacher[:, loss_config.known], None
-            loss = _masked(kind.soft_target_loss(student, teacher, loss_config.temperature, truth), target)
-            terms["soft_targets"] = loss.sum() * (loss_config.weights.soft_targets * per_row)
-        if loss_config.weights.hint and task in self.adapters:
-            loss = _masked(self._hint_loss(task, features, target), target)
-            terms["hint"] = loss.sum() * (loss_config.weights.hint * per_row)
-        return terms
+    def _all_terms(self, task: str) -> Iterator[Term]:
+        return (cast(Term, term) for term in cast(nn.ModuleDict, self.terms[task]).values())
 
-    def _hint_loss(self, task: str, features: Mapping[str, Tensor], target: Target) -> Tensor:
-        """[R], the mean over the task's pairs of layers."""
-        adapters = cast(nn.ModuleList, self.adapters[task])
-        losses = [
-            hint(features[pair.student][target.rows], target.output.hidden[pair.teacher])
-            for pair, hint in zip(self.loss_configs[task].hints, adapters, strict=True)
-        ]
-        return torch.stack(losses).mean(0)
+    def _used(self, task: str) -> list[Term]:
+        """The terms with a weight, in the order in which the loss adds them."""
+        config = self.loss_configs[task]
+        return [term for term in self._all_terms(task) if config.weight(term) > 0]
+
+    def _values(
+        self, task: str, features: Mapping[str, Tensor], batch: Batch, target: Target | None, counts: Counts
+    ) -> TermValues:
+        """The weighted terms that this process's rows have, each scaled to the global mean over rows."""
+        config = self.loss_configs[task]
+        labelled = batch.labelled[task].nonzero().flatten().to(batch.images.device, non_blocking=True)
+        rows = {"labelled": labelled} | ({"taught": target.rows} if target is not None else {})
+        terms = [term for term in self._used(task) if len(rows.get(term.rows, ()))]
+        uses_logits = any(term.uses_logits for term in terms)
+        logits = self.student.heads[task](features) if uses_logits else None
+        values: TermValues = {}
+        for term in terms:
+            taught = target if term.rows == "taught" else None
+            loss = term(
+                TermInput(
+                    self.student.kinds[task],
+                    config,
+                    rows[term.rows],
+                    labels=batch.labels[task],
+                    labelled=batch.labelled[task],
+                    features=features,
+                    logits=logits,
+                    teacher=None if taught is None else taught.output,
+                )
+            )
+            if loss.shape != rows[term.rows].shape:
+                raise UserError(
+                    f"the loss term {term.name} gave the shape {list(loss.shape)} for {len(rows[term.rows])} rows of "
+                    f"{task}. A term gives one number for each row."
+                )
+            if taught is not None and taught.masked is not None:
+                loss = loss.masked_fill(taught.masked, 0.0)
+            scale = counts.share / counts.of(term.rows)[task]
+            values[term.name] = loss.sum() * (config.weight(term) * scale)
+        return values
 
     def _touch(self) -> Tensor:
-        """Zero, with a zero gradient for every head and adapter.
+        """Zero, with a zero gradient for every head and term.
 
         DistributedDataParallel waits for a gradient of every parameter on every process, also of a head
         that has no row here.
         """
         parameters = [p for task in self.loss_configs for p in self.task_parameters(task) if p.requires_grad]
         return torch.stack([p.sum() for p in parameters]).sum() * 0.0
-
-
-def _truth(task: str, batch: Batch, rows: Tensor) -> Truth:
-    """What labels say about the rows that a teacher speaks about."""
-    labelled = batch.labelled[task].to(rows.device, non_blocking=True)
-    return Truth(batch.labels[task][rows], labelled[rows])
-
-
-def _masked(losses: Tensor, target: Target) -> Tensor:
-    """[R], 0 on masked rows."""
-    return losses if target.masked is None else losses.masked_fill(target.masked, 0.0)

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from distill_mtl.distillation.hints import Hint
-from distill_mtl.distillation.loss_config import LossConfig
+from distill_mtl.distillation.term import LossConfig, Term
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.students.student import Student, Trunk
 
@@ -71,13 +70,13 @@ ADAPTERS, GUIDED, HEADS, TRUNK = "adapters", "guided", "heads", "trunk"
 
 
 def named_parameters(
-    student: Student, hints: Mapping[str, Sequence[Hint]], part: str, guided: Iterable[str] = ()
+    student: Student, terms: Mapping[str, Sequence[Term]], part: str, guided: Iterable[str] = ()
 ) -> frozenset[str]:
     """The names in `Objective` of the parameters that a part stands for; empty where there are none.
 
     Args:
         student: on any device.
-        hints: task -> its adapters.
+        terms: task -> its terms.
         part: `trunk`, `trunk:LAYER` (what that layer's output depends on), `guided` (the same for all guided
             layers), `heads`, `heads:TASK` or `adapters`.
         guided: the student's layers that hints read.
@@ -88,10 +87,10 @@ def named_parameters(
     kind, _, name = part.partition(":")
     if kind == ADAPTERS and not name:
         return frozenset(
-            f"{ADAPTERS}.{task}.{index}.{parameter}"
-            for task, of_task in hints.items()
-            for index, hint in enumerate(of_task)
-            for parameter, _ in hint.named_parameters()
+            f"terms.{task}.{term.key}.{parameter}"
+            for task, of_task in terms.items()
+            for term in of_task
+            for parameter, _ in term.named_parameters()
         )
     if kind == HEADS:
         if name and name not in student.kinds:

@@ -19,8 +19,8 @@ from distill_mtl.checks.before_training import batchnorm_warnings, run_check, tr
 from distill_mtl.checks.teacher_check import TeacherCheck
 from distill_mtl.data.batch import Batch
 from distill_mtl.display import output
-from distill_mtl.distillation.calibrate import calibrate_hints
 from distill_mtl.distillation.objective import Objective
+from distill_mtl.distillation.term import calibrate_terms
 from distill_mtl.errors import UserError
 from distill_mtl.evaluation import Evaluation, EvaluationSet, delta_on, references
 from distill_mtl.evaluation.comparison import ComparisonSettings, compare_with_progress, evaluation_set_of
@@ -143,7 +143,7 @@ def _train(
 ) -> Session:
     """Train from the last checkpoint, or from the beginning, to the last step."""
     teachers = parts.targets(precisions).to(accelerator.device)
-    objective = Objective(parts.student, parts.loss_configs, parts.hints, parts.rule).to(accelerator.device)
+    objective = Objective(parts.student, parts.loss_configs, parts.terms, parts.rule).to(accelerator.device)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
     providers = parts.providers(teachers, objective.student, accelerator.autocast)
@@ -153,8 +153,8 @@ def _train(
         console.print(f"resuming after step {session.step} of {parts.steps}")
     else:
         samples = _calibration_rows(parts, accelerator)
-        calibrate_hints(
-            (batch.to(accelerator.device) for batch in samples), teachers, parts.loss_configs, parts.hints
+        calibrate_terms(
+            (batch.to(accelerator.device) for batch in samples), teachers, parts.loss_configs, parts.terms
         )
     if accelerator.is_main_process:
         folder.cut_metrics(session.step)

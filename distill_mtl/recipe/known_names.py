@@ -19,11 +19,13 @@ class KnownNames:
             these are is not known.
         unit_metrics: kind of task -> its scores in the labels' own unit, of which 1 may be everything or nothing;
             None among them stands for the kind's default score.
+        terms: loss term -> its default weight; empty: they are not known.
     """
 
     choices: Mapping[str, Collection[str]] = field(default_factory=dict)
     fixed_classes: Collection[str] | None = ()
     unit_metrics: Mapping[str, Collection[str | None]] = field(default_factory=dict)
+    terms: Mapping[str, float] = field(default_factory=dict)
 
 
 NOTHING = KnownNames(fixed_classes=None)

@@ -229,7 +229,7 @@ def _of_unknown_unit(task: Any) -> bool:
 
 
 def fill_defaults(form: LongForm, stem: str, known: KnownNames) -> None:
-    """Fill the run's name from the file's, the margin of each task, and no hints from a former self."""
+    """Fill the run's name from the file's, each task's margin and weights, and no hints from a self-teacher."""
     recipe = form.value
     if not isinstance(recipe, dict):
         return
@@ -238,8 +238,13 @@ def fill_defaults(form: LongForm, stem: str, known: KnownNames) -> None:
     fill_acceptance(form, known)
     tasks = recipe.get("tasks")
     for task in tasks.values() if isinstance(tasks, dict) else ():
-        if isinstance(task, dict) and taught_by_itself(task):
+        if not isinstance(task, dict):
+            continue
+        if taught_by_itself(task):
             task.setdefault("hints", [])
+        weights = task.get("weights", {})
+        if isinstance(weights, dict):
+            task["weights"] = {term: weight for term, weight in known.terms.items() if weight > 0} | weights
 
 
 def taught_by_itself(task: dict[str, Any]) -> bool:

@@ -52,7 +52,7 @@ def check_rules(recipe: Any, known: KnownNames) -> list[Mistake]:
         )
         for mistake in rule(recipe)
     ]
-    found += [*_tasks(recipe, known), *_acceptance(recipe, known)]
+    found += [*_tasks(recipe, known), *_acceptance(recipe, known), *_terms(recipe, known)]
     return found + [
         mistake for pattern, names in known.choices.items() for mistake in _choice(recipe, pattern, names)
     ]
@@ -164,11 +164,45 @@ def _lacks_classes(task: dict[str, Any], known: KnownNames) -> bool:
 def _own_kinds(recipe: dict[str, Any]) -> Iterator[Mistake]:
     for name, task in _entries(recipe, "tasks"):
         if ":" in str(task.get("kind")) and task.get("trust") is not True:
-            text = (
-                f"{show(task['kind'])} is code of your own, which can do whatever you can do on this machine. If you "
-                f"trust it, add `trust: true` to the task."
-            )
-            yield Mistake(("tasks", name, "kind"), text)
+            yield _not_trusted(("tasks", name, "kind"), task["kind"])
+
+
+def _not_trusted(path: KeyPath, name: str) -> Mistake:
+    text = (
+        f"{show(name)} is code of your own, which can do whatever you can do on this machine. If you trust it, add "
+        "`trust: true` to the task."
+    )
+    return Mistake(path, text)
+
+
+def _terms(recipe: dict[str, Any], known: KnownNames) -> Iterator[Mistake]:
+    """Names in `weights`: terms that are known, or code of the user's own that a task trusts."""
+    own: set[str] = set()
+    for path, weights, task in _of_tasks(recipe, "weights"):
+        for name in map(str, weights):
+            if ":" not in name:
+                yield from _unknown_term((*path, name), name, known)
+            elif task.get("trust") is True:
+                own.add(name)
+            else:
+                yield _not_trusted((*path, name), name)
+    for pattern in ("schedule.*.weights", "schedule.*.tasks.*.weights"):
+        for path, weights in _at(recipe, tuple(pattern.split("."))):
+            for name in map(str, _mapping(weights)):
+                if ":" not in name:
+                    yield from _unknown_term((*path, name), name, known)
+                elif name not in own:
+                    text = "no task has this term. Give it a weight in `tasks.NAME.weights`, which may be 0."
+                    yield Mistake((*path, name), text)
+
+
+def _unknown_term(path: KeyPath, name: str, known: KnownNames) -> Iterator[Mistake]:
+    if known.terms and name not in known.terms:
+        names = ", ".join(known.terms)
+        text = (
+            f"there is no such term.{nearest(name, known.terms)} Terms: {names}, or MODULE:CLASS of your own."
+        )
+        yield Mistake(path, text)
 
 
 def _options(recipe: dict[str, Any]) -> Iterator[Mistake]:

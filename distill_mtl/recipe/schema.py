@@ -121,14 +121,6 @@ class TeacherSection(Section):
     """Score in points that the check must find. Default: what the folder records."""
 
 
-class TermWeights(Section):
-    """Weights of the three terms of a task's loss."""
-
-    supervised: NotNegative = 1.0
-    soft_targets: NotNegative = 1.0
-    hint: NotNegative = 0.1
-
-
 class GateSection(Section):
     """When a teacher is not heard, because the row seems far from what it knows. One of the two keys."""
 
@@ -248,15 +240,16 @@ class TaskSection(Section):
     """classification | multilabel | regression | segmentation | depth | normals | heatmap, or a class of your own:
     my_tasks:Angle"""
     trust: bool = False
-    """Let a kind of your own run its code."""
+    """Let a kind or loss terms of your own run their code."""
     classes: Count | list[str] | None = None
     """Number or names. Default: the teacher's."""
     teacher: TeacherSection | None = None
     """Who teaches rows that lack this task's label."""
     temperature: Positive = 4.0
     """Softens teacher and student before they are compared."""
-    weights: TermWeights = TermWeights()
-    """Weights of the loss's terms."""
+    weights: dict[str, NotNegative] = {}
+    """Weights of the loss's terms: supervised, soft_targets, hint, or a class of your own, my_terms:Margin. Default:
+    each term's own."""
     head: HeadSection = HeadSection()
     """Size and first weights of the task's head."""
     hints: list[HintSection] = [HintSection()]
@@ -358,21 +351,10 @@ class TrainingSection(Section):
     """best: highest mean delta on validation."""
 
 
-class StageWeights(Section):
-    """Weights of the three terms in a stage; what is not named stays as the task has it."""
-
-    supervised: NotNegative | None = None
-    """Of the loss on labels. Default: the task's."""
-    soft_targets: NotNegative | None = None
-    """Of the divergence from the teacher's softened answers. Default: the task's."""
-    hint: NotNegative | None = None
-    """Of the distance to the teacher's hidden features. Default: the task's."""
-
-
 class StageTaskSection(Section):
     """What one task does otherwise in a stage."""
 
-    weights: StageWeights = StageWeights()
+    weights: dict[str, NotNegative | None] = {}
     """Weights of its loss's terms. Default: the stage's."""
     temperature: Positive | None = None
     """Of its soft targets. Default: the stage's."""
@@ -383,7 +365,7 @@ class StageSection(Section):
 
     until: Count | Annotated[float, Field(gt=0, le=1)] | None = None
     """Where it ends: a share of the run, or a whole number of steps. The last stage goes on to the end."""
-    weights: StageWeights = StageWeights()
+    weights: dict[str, NotNegative | None] = {}
     """Weights of the terms of every task's loss. Default: the tasks' own."""
     temperature: Positive | None = None
     """Of all soft targets. Default: the tasks' own."""

@@ -6,8 +6,6 @@ it holds. A user's own kind, `my_tasks:Angle`, is known under that very name onc
 """
 
 import inspect
-import os
-import sys
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +18,7 @@ from torch import Tensor, nn
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
-from distill_mtl.registry import Registry, attribute_of, import_module, working_directory_importable
+from distill_mtl.registry import Registry, import_class
 from distill_mtl.tasks.json_values import plain
 from distill_mtl.tasks.label import LabelForm
 
@@ -442,19 +440,9 @@ def import_kind(kind: str, *, trust: bool, say: str) -> None:
 
 
 def _import(kind: str) -> type[TaskKind]:
-    module_name, _, name = kind.partition(":")
-    if not (module_name and name):
-        raise UserError(f"'{kind}' names no kind of task. Write `module:Class`, as `my_tasks:Angle`.")
-    with working_directory_importable():
-        module = import_module(module_name)
-        found = attribute_of(module, name)
-    if not (isinstance(found, type) and issubclass(found, TaskKind)):
-        raise UserError(f"{kind} is no kind of task: derive the class from distill_mtl.tasks.base.TaskKind.")
+    found = import_class(kind, TaskKind, "kind of task")
     missing = [*sorted(found.__abstractmethods__), *(key for key in _NEEDED if not hasattr(found, key))]
     if inspect.isabstract(found) or missing:
         raise UserError(f"{kind} lacks what every kind of task has: {', '.join(missing)}.")
     found.name = kind
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.append(here)  # a process that begins anew, as a DataLoader's worker may, imports it by name
     return found

@@ -20,7 +20,7 @@ Named = dict[str, nn.Parameter]
 class Asynchronous:
     """Gradients of parts whose turn to step has not come.
 
-    The parts are the trunk with the balancing rule's own parameters, and each task's head with its adapters.
+    The parts are the trunk with the balancing rule's own parameters, and each task's head with its loss terms.
     A task counts the rows that have a label or a target for it, the trunk every row with anything to learn.
 
     Args:
@@ -36,10 +36,8 @@ class Asynchronous:
         self._parts: dict[str, Named] = {TRUNK: shared}
         self._thresholds = {TRUNK: section.trunk}
         for task, head in objective.student.heads.items():
-            adapters = (
-                _named(objective.adapters[task], f"adapters.{task}") if task in objective.adapters else {}
-            )
-            self._parts[_of(task)] = {**_named(head, f"heads.{task}"), **adapters}
+            terms = _named(objective.terms[task], f"terms.{task}")
+            self._parts[_of(task)] = {**_named(head, f"heads.{task}"), **terms}
             self._thresholds[_of(task)] = (
                 section.heads if isinstance(section.heads, int) else section.heads[task]
             )

@@ -10,7 +10,7 @@ from distill_mtl.recipe.schema import OptimizerSection
 
 
 def build_optimizer(objective: Objective, section: OptimizerSection) -> AdamW:
-    """One optimizer for student, hint adapters and the balancing rule.
+    """One optimizer for student, loss terms and the balancing rule.
 
     Norms, biases and whatever timm's trunk lists in `no_weight_decay()` are not decayed; adapters have
     their own rate; a rule's parameters (log variances, task weights) are never decayed. Every group
@@ -21,7 +21,7 @@ def build_optimizer(objective: Objective, section: OptimizerSection) -> AdamW:
     groups = param_groups_weight_decay(
         objective.student, section.weight_decay, no_weight_decay_list=undecayed
     )
-    adapters = param_groups_weight_decay(objective.adapters, section.weight_decay)
+    adapters = param_groups_weight_decay(objective.terms, section.weight_decay)
     adapter_lr = section.adapter_lr or section.lr
     groups = [
         *({**group, "peak": section.lr} for group in groups),

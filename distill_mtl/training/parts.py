@@ -1,4 +1,4 @@
-"""From a recipe to the parts of a run: teachers, kinds of task, student, data, hints and rule.
+"""From a recipe to the parts of a run: teachers, kinds of task, student, data, loss terms and rule.
 
 `check`, training and `evaluate` all build through here, so what is checked is what is trained.
 """
@@ -9,17 +9,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from accelerate import PartialState
 
 from distill_mtl.balance import Rule, make_rule
 from distill_mtl.balance.loss_rule import LossRule
 from distill_mtl.data import DataSettings, Sources, open_sources
-from distill_mtl.distillation.hints import Hint
-from distill_mtl.distillation.loss_config import HintPair, LossConfig
 from distill_mtl.distillation.stages import Schedule
+from distill_mtl.distillation.term import HintPair, LossConfig, Term, admit_term, build_terms
 from distill_mtl.errors import RecipeError, UserError
-from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import TaskSection
@@ -62,11 +59,11 @@ class Parts:
         teachers: task -> teacher, for the tasks that have one; the student itself as self-teacher is none.
         student: with every feature that heads and hints read.
         sources: the data sets, in the canonical size.
-        loss_configs: task -> how it is learned where no stage of the schedule says otherwise.
+        loss_configs: task -> how its loss is made where no stage of the schedule says otherwise.
         schedule: the loss configs of every step.
         gates: task -> which of its teacher's rows are masked, where the recipe says.
         self_teachers: when each self-teacher looks at the student -> the tasks that it teaches.
-        hints: task -> its adapters.
+        terms: task -> the terms of its loss.
         rule: the balancing rule.
         balance: one sentence on which rule was taken and why.
         cached: what the teachers said; None where they are asked live.
@@ -83,7 +80,7 @@ class Parts:
     schedule: Schedule
     gates: Mapping[str, Gate]
     self_teachers: Mapping[SelfTeacherSchedule, list[str]]
-    hints: Mapping[str, list[Hint]]
+    terms: Mapping[str, list[Term]]
     rule: Rule
     balance: str
     cached: CachedTargets | None
@@ -141,6 +138,7 @@ def build(recipe: Recipe) -> Parts:
         UserError: something is missing, broken or does not fit; nothing has been written.
     """
     refuse_missing_trackers(recipe)
+    _admit_terms(recipe)
     old = find_predecessor(recipe.student.init)
     teachers, kinds = build_teachers(recipe, old)
     refuse_unheard(recipe, kinds)
@@ -161,8 +159,8 @@ def build(recipe: Recipe) -> Parts:
         recipe, lambda settled: _loss_configs(settled, student, teachers.cards), teachers, sources
     )
     loss_configs = _loss_configs(recipe, student, teachers.cards)
-    hints = _hints(recipe, loss_configs, student, teachers.cards)
-    schedule = build_schedule(recipe, loss_configs, student, hints, _steps(recipe, sources))
+    terms = _terms(recipe, loss_configs, student, teachers.cards)
+    schedule = build_schedule(recipe, loss_configs, student, terms, _steps(recipe, sources))
     refuse_untaught(recipe, schedule, sources)
     rule, balance = choose_rule(recipe, schedule, teachers, sources)
     masks = gates(recipe, loss_configs, kinds)
@@ -177,7 +175,7 @@ def build(recipe: Recipe) -> Parts:
         schedule,
         masks,
         self_teachers,
-        hints,
+        terms,
         rule,
         balance,
         cached,
@@ -219,6 +217,22 @@ def _admit_own_kinds(recipe: Recipe) -> None:
             import_kind(section.kind, trust=section.trust, say="`trust: true` beside it")
         except UserError as error:
             raise RecipeError(f"tasks.{task}.kind: {error}") from error
+
+
+def _admit_terms(recipe: Recipe) -> None:
+    """Know every loss term that the recipe names; runs the code of those that users bring."""
+    for task, section in recipe.tasks.items():
+        for term in section.weights:
+            try:
+                admit_term(term, trust=section.trust, say="`trust: true` in the task")
+            except UserError as error:
+                raise RecipeError(f"tasks.{task}.weights.{term}: {error}") from error
+    for number, stage in enumerate(recipe.schedule):
+        for term in {*stage.weights, *(term for task in stage.tasks.values() for term in task.weights)}:
+            try:
+                admit_term(term, trust=False, say="a weight of the term in a task that has `trust: true`")
+            except UserError as error:
+                raise RecipeError(f"schedule.{number}: {error}") from error
 
 
 def _kind(task: str, section: TaskSection, classes: tuple[str, ...], old: Predecessor | None) -> TaskKind:
@@ -372,28 +386,18 @@ def _loss_config(section: TaskSection, student: Student, teacher: TeacherCard | 
     return LossConfig(section.weights, section.temperature, pairs, teacher.known)
 
 
-def _hints(
+def _terms(
     recipe: Recipe,
     loss_configs: Mapping[str, LossConfig],
     student: Student,
     teachers: Mapping[str, TeacherCard],
-) -> dict[str, list[Hint]]:
-    """The adapters of every task with a teacher; their first weights follow from the seed."""
-    if recipe.training.teachers_on == "none":
-        return {}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        return {
-            task: [
-                Hint(student.trunk.shapes[pair.student], _seen_by_hint(teacher.shapes[pair.teacher], pair))
-                for pair in loss_configs[task].hints
-            ]
-            for task, teacher in teachers.items()
-        }
-
-
-def _seen_by_hint(teacher: FeatureShape, pair: HintPair) -> FeatureShape:
-    return FeatureShape(teacher.channels, None) if pair.pooled else teacher
+) -> dict[str, list[Term]]:
+    """The terms of every task's loss; their first weights follow from the seed."""
+    stages = [weights for stage in recipe.schedule for weights in (stage, *stage.tasks.values())]
+    named = {term for section in (*recipe.tasks.values(), *stages) for term in section.weights}
+    asked = {} if recipe.training.teachers_on == "none" else teachers
+    shapes = {task: teacher.shapes for task, teacher in asked.items()}
+    return build_terms(loss_configs, student.trunk.shapes, shapes, named=named, seed=recipe.seed)
 
 
 def _named(classes: int | list[str] | None) -> tuple[str, ...]:

@@ -50,6 +50,6 @@ def refuse_untaught(recipe: Recipe, schedule: Schedule, sources: Sources) -> Non
         if labels_teach or recipe.training.teachers_on != "missing" or not sources.covered_by_labels(task):
             continue
         raise RecipeError(
-            f"tasks.{task}.weights.supervised is 0, so labels teach nothing, and every row has one, which leaves none "
-            "for its teacher. Use `training.teachers_on: all`, or give `supervised` a weight."
+            f"tasks.{task}.weights: no term that reads labels has a weight, and every row has a label, so none is left "
+            "for the teacher. Use `training.teachers_on: all`, or give `supervised` a weight."
         )

@@ -1,4 +1,4 @@
-"""What the registries know of the names in a recipe: kinds of task, balancing rules and trackers.
+"""What the registries know of the names in a recipe: kinds of task, loss terms, balancing rules and trackers.
 
 `recipe.known_names` asks for it, so that `load_recipe` reports a wrong name with its line.
 """
@@ -6,6 +6,7 @@
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
 from distill_mtl.balance import rule_names
+from distill_mtl.distillation.term import all_terms
 from distill_mtl.recipe.known_names import KnownNames
 from distill_mtl.tasks.base import KINDS
 
@@ -24,4 +25,5 @@ def registered_names() -> KnownNames:
             name: {*kind.unit_metrics, *((None,) if kind.metrics[0] in kind.unit_metrics else ())}
             for name, kind in kinds.items()
         },
+        terms={term.name: term.weight for term in all_terms() if ":" not in term.name},
     )

@@ -3,19 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from distill_mtl.distillation.hints import Hint
-from distill_mtl.distillation.loss_config import LossConfig
 from distill_mtl.distillation.stages import Schedule, Stage, named_parameters
+from distill_mtl.distillation.term import LossConfig, Term, TermRows
 from distill_mtl.errors import RecipeError, UserError
 from distill_mtl.recipe import Recipe
-from distill_mtl.recipe.schema import StageSection, StageWeights, TermWeights
+from distill_mtl.recipe.schema import StageSection
 from distill_mtl.students.student import Student
 
-Hints = Mapping[str, Sequence[Hint]]
+Terms = Mapping[str, Sequence[Term]]
 
 
 def build_schedule(
-    recipe: Recipe, loss_configs: Mapping[str, LossConfig], student: Student, hints: Hints, steps: int
+    recipe: Recipe, loss_configs: Mapping[str, LossConfig], student: Student, terms: Terms, steps: int
 ) -> Schedule:
     """The stages of a run; a single one where the recipe has none.
 
@@ -23,7 +22,7 @@ def build_schedule(
         recipe: as loaded.
         loss_configs: task -> how it is learned where no stage says otherwise.
         student: built.
-        hints: task -> its adapters.
+        terms: task -> its terms.
         steps: of the run.
 
     Raises:
@@ -36,12 +35,12 @@ def build_schedule(
         in_stage = {
             task: _loss_config(section, task, loss_config) for task, loss_config in loss_configs.items()
         }
-        trains = _trains(number, section, student, in_stage, hints)
+        trains = _trains(number, section, student, in_stage, terms)
         stage = Stage(ends, in_stage, trains)
-        _refuse_idle(f"schedule.{number}", section, recipe, student, hints, stage)
+        _refuse_idle(f"schedule.{number}", section, recipe, student, terms, stage)
         stages.append(stage)
     for task in loss_configs:
-        if not any(_terms(recipe, hints, stage.loss_configs[task], task) for stage in stages):
+        if not any(_terms_with_rows(recipe, terms[task], stage.loss_configs[task], task) for stage in stages):
             raise RecipeError(
                 f"tasks.{task}: nothing trains the task: none of the terms of its loss has both a weight and rows. "
                 "Look at `weights`, at `training.teachers_on` and at the `schedule`."
@@ -70,46 +69,47 @@ def _ends(sections: Sequence[StageSection], steps: int) -> list[int]:
     return ends
 
 
-def _loss_config(section: StageSection, task: str, loss_config: LossConfig) -> LossConfig:
+def _loss_config(section: StageSection, task: str, config: LossConfig) -> LossConfig:
     """The task's word, then the stage's, then the stage's about the task."""
-    weights, temperature = _changed(loss_config.weights, section.weights), section.temperature
+    weights, temperature = {**config.weights, **_given(section.weights)}, section.temperature
     if task in section.tasks:
-        weights = _changed(weights, section.tasks[task].weights)
+        weights |= _given(section.tasks[task].weights)
         temperature = section.tasks[task].temperature or temperature
-    return replace(loss_config, weights=weights, temperature=temperature or loss_config.temperature)
+    return replace(config, weights=weights, temperature=temperature or config.temperature)
 
 
-def _changed(weights: TermWeights, stage: StageWeights) -> TermWeights:
-    return weights.model_copy(update=stage.model_dump(exclude_none=True))
+def _given(weights: Mapping[str, float | None]) -> dict[str, float]:
+    return {term: weight for term, weight in weights.items() if weight is not None}
 
 
 def _trains(
-    number: int, section: StageSection, student: Student, loss_configs: Mapping[str, LossConfig], hints: Hints
+    number: int, section: StageSection, student: Student, loss_configs: Mapping[str, LossConfig], terms: Terms
 ) -> frozenset[str] | None:
     if section.train is None:
         return None
     guided = [
         pair.student
-        for task, loss_config in loss_configs.items()
-        if hints.get(task) and loss_config.weights.hint
-        for pair in loss_config.hints
+        for task, config in loss_configs.items()
+        if any(term.uses_layers and config.weight(term) > 0 for term in terms[task])
+        for pair in config.hints
     ]
     names: frozenset[str] = frozenset()
     for position, part in enumerate(section.train):
         try:
-            names |= named_parameters(student, hints, part, guided)
+            names |= named_parameters(student, terms, part, guided)
         except UserError as error:
             raise RecipeError(f"schedule.{number}.train.{position}: {error}") from error
     return names
 
 
 def _refuse_idle(
-    key: str, section: StageSection, recipe: Recipe, student: Student, hints: Hints, stage: Stage
+    key: str, section: StageSection, recipe: Recipe, student: Student, terms: Terms, stage: Stage
 ) -> None:
-    terms = {
-        task: _terms(recipe, hints, loss_config, task) for task, loss_config in stage.loss_configs.items()
+    with_rows = {
+        task: _terms_with_rows(recipe, terms[task], config, task)
+        for task, config in stage.loss_configs.items()
     }
-    if not any(terms.values()):
+    if not any(with_rows.values()):
         raise RecipeError(
             f"{key}: no task has anything to learn in this stage: no term of a loss has both a weight and rows. "
             "Look at its `weights`, at the tasks' hints and at `training.teachers_on`; without a schedule: "
@@ -118,14 +118,14 @@ def _refuse_idle(
     if stage.trains is None:
         return
     reached: frozenset[str] = frozenset()
-    for task, of_task in terms.items():
-        if of_task & {"supervised", "soft_targets"}:
-            reached |= named_parameters(student, hints, f"heads:{task}")
-            reached |= named_parameters(student, hints, "trunk")
-        if "hint" in of_task:
+    for task, of_task in with_rows.items():
+        reached |= named_parameters(student, {task: of_task}, "adapters")
+        if any(term.uses_logits for term in of_task):
+            reached |= named_parameters(student, terms, f"heads:{task}")
+            reached |= named_parameters(student, terms, "trunk")
+        if any(term.uses_layers for term in of_task):
             layers = [pair.student for pair in stage.loss_configs[task].hints]
-            reached |= named_parameters(student, {task: hints[task]}, "adapters")
-            reached |= named_parameters(student, hints, "guided", layers)
+            reached |= named_parameters(student, terms, "guided", layers)
     if not stage.trains & reached:
         raise RecipeError(
             f"{key}.train: nothing would train: what the stage's losses reach is no part of "
@@ -133,13 +133,10 @@ def _refuse_idle(
         )
 
 
-def _terms(recipe: Recipe, hints: Hints, loss_config: LossConfig, task: str) -> frozenset[str]:
-    """The terms of the task's loss that rows can have."""
-    labelled = any(task in source.labels for source in recipe.data.values())
-    taught = recipe.tasks[task].teacher is not None and recipe.training.teachers_on != "none"
-    possible = {
-        "supervised": labelled and loss_config.weights.supervised > 0,
-        "soft_targets": taught and loss_config.weights.soft_targets > 0,
-        "hint": taught and loss_config.weights.hint > 0 and bool(hints.get(task)),
+def _terms_with_rows(recipe: Recipe, terms: Sequence[Term], config: LossConfig, task: str) -> list[Term]:
+    """The terms of the task's loss that have a weight, and that rows can have."""
+    there: dict[TermRows, bool] = {
+        "labelled": any(task in source.labels for source in recipe.data.values()),
+        "taught": recipe.tasks[task].teacher is not None and recipe.training.teachers_on != "none",
     }
-    return frozenset(term for term, is_possible in possible.items() if is_possible)
+    return [term for term in terms if config.weight(term) > 0 and there[term.rows]]

@@ -5,14 +5,15 @@ from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import AdamW
 
 from distill_mtl.data.augmentation import jitter_colors
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.counts import Counts, count_rows
-from distill_mtl.distillation.objective import Objective, Terms
+from distill_mtl.distillation.objective import Objective, TermValues
 from distill_mtl.distillation.stages import Schedule, Stage
+from distill_mtl.distillation.term import TermRows
 from distill_mtl.recipe import Recipe
 from distill_mtl.targets.combined import TargetProviders
 from distill_mtl.teachers.teacher import Targets
@@ -30,16 +31,16 @@ class StepReport:
         terms: task -> term -> weighted value, this process's share of the mean over global rows.
         weights: task -> weight that the rule chose in the last micro-batch.
         rate: learning rate of the student.
-        used: task -> the terms that its loss has.
+        used: task -> the terms of its loss, and the rows that each is about.
         gates: tasks with a gate.
         gated: task -> masked rows of this process.
     """
 
     counts: Counts
     rate: float
-    used: Mapping[str, Collection[str]]
+    used: Mapping[str, Mapping[str, TermRows]]
     gates: Collection[str] = ()
-    terms: dict[str, Terms] = field(default_factory=dict)
+    terms: dict[str, TermValues] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
     gated: dict[str, Tensor] = field(default_factory=dict)
 
@@ -50,7 +51,7 @@ class StepReport:
                 rows = target.masked.sum()
                 self.gated[task] = self.gated.get(task, torch.zeros_like(rows)) + rows
 
-    def add(self, terms: Mapping[str, Terms]) -> None:
+    def add(self, terms: Mapping[str, TermValues]) -> None:
         """Add one micro-batch."""
         for task, named in terms.items():
             of_task = self.terms.setdefault(task, {})
@@ -66,12 +67,8 @@ class StepReport:
         rows = [
             (task, term)
             for task in present
-            for term, count in (
-                ("supervised", self.counts.labelled[task]),
-                ("soft_targets", self.counts.taught[task]),
-                ("hint", self.counts.taught[task]),
-            )
-            if count and term in self.used[task]
+            for term, about in self.used[task].items()
+            if self.counts.of(about)[task]
         ]
         if not rows:
             return {}
@@ -102,7 +99,7 @@ class Trainer:
 
     Args:
         accelerator: started for the recipe's precision and accumulation.
-        objective: student, adapters and rule.
+        objective: student, loss terms and rule.
         providers: of targets, on the accelerator's device; never prepared.
         recipe: says how to step.
         schedule: the loss configs of every step of the run.
@@ -189,25 +186,12 @@ class Trainer:
         A zero gradient is not nothing: momentum and weight decay would still move the parameter.
         """
         assert self._stage is not None
-        for parameter in (*self._silent(counts), *self.objective.untrained(self._stage)):
+        for parameter in (*self.objective.silent(counts), *self.objective.untrained(self._stage)):
             parameter.grad = None
         if self.asynchronous is not None:
             self.asynchronous.hold_back(counts)
         if self.recipe.training.clip is not None:
             self.accelerator.clip_grad_norm_(self.module.parameters(), self.recipe.training.clip)
-
-    def _silent(self, counts: Counts) -> list[nn.Parameter]:
-        """Parameters that no row of the step has anything to say to."""
-        if not counts.total:
-            return list(self.objective.parameters())
-        silent: list[nn.Parameter] = []
-        for task, loss_config in self.objective.loss_configs.items():
-            answers = counts.labelled[task] + counts.taught[task] * (loss_config.weights.soft_targets > 0)
-            if not answers:
-                silent += self.objective.student.heads[task].parameters()
-            if not counts.taught[task] or not loss_config.weights.hint:
-                silent += self.objective.adapter_parameters(task)
-        return silent
 
     def _sum_over_processes(self, table: Tensor) -> Tensor:
         if self.accelerator.num_processes == 1:

@@ -11,7 +11,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from distill_mtl.data import Sources
-from distill_mtl.distillation.loss_config import LossConfig
+from distill_mtl.distillation.term import LossConfig
 from distill_mtl.errors import CacheError, RecipeError, StoppedElsewhere
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import TeacherSection

@@ -2,8 +2,7 @@ import torch
 
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.counts import count_rows
-from distill_mtl.distillation.loss_config import LossConfig
-from distill_mtl.recipe.schema import TermWeights
+from distill_mtl.distillation.term import LossConfig
 
 
 def test_rows_are_counted_over_micro_batches_and_processes() -> None:
@@ -33,7 +32,7 @@ def test_a_task_present_on_another_process_alone_is_present() -> None:
 
 
 def test_labels_without_weight_do_not_make_a_task_present() -> None:
-    loss_config = LossConfig(TermWeights(supervised=0))
+    loss_config = LossConfig({"supervised": 0})
     counts = count_rows([_batch([1, 1])], [{}], {"a": loss_config})
     assert counts.absent == {"a"}
 

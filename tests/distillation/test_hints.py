@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from distill_mtl.distillation.hints import Hint
+from distill_mtl.distillation.terms.hint import Hint
 from distill_mtl.networks.features import FeatureShape
 
 MAP = FeatureShape(6, (4, 4))

@@ -7,9 +7,8 @@ import toys
 from distill_mtl.balance import make_rule
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.counts import count_rows
-from distill_mtl.distillation.hints import Hint
-from distill_mtl.distillation.loss_config import HintPair, LossConfig
 from distill_mtl.distillation.objective import Objective
+from distill_mtl.distillation.term import HintPair, LossConfig, build_terms
 from distill_mtl.teachers.teacher import Target, TeacherOutput
 
 
@@ -34,9 +33,9 @@ def _one_task() -> tuple[Objective, Batch, Target]:
     student = toys.toy_student({"a": toys.classification(3)})
     shape = student.trunk.shapes["second"]
     loss_config = LossConfig(hints=[HintPair("second", "second")])
-    objective = Objective(
-        student, {"a": loss_config}, {"a": [Hint(shape, shape)]}, make_rule("uniform", ["a"])
-    )
+    configs = {"a": loss_config}
+    terms = build_terms(configs, student.trunk.shapes, {"a": {"second": shape}})
+    objective = Objective(student, configs, terms, make_rule("uniform", ["a"]))
     images = torch.rand(4, 3, toys.SIZE, toys.SIZE)
     batch = Batch(
         images, {"a": torch.zeros(4).long()}, {"a": torch.zeros(4).bool()}, [""] * 4, torch.zeros(4).long()

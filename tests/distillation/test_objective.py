@@ -8,10 +8,9 @@ from torch.nn import functional as F
 from distill_mtl.balance import make_rule
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.counts import count_rows
-from distill_mtl.distillation.hints import Hint
-from distill_mtl.distillation.loss_config import HintPair, LossConfig
 from distill_mtl.distillation.objective import Objective
-from distill_mtl.recipe.schema import TeacherSection, TermWeights
+from distill_mtl.distillation.term import HintPair, LossConfig, build_terms
+from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.load_teacher import load_teacher
@@ -89,7 +88,7 @@ def test_a_task_without_rows_is_absent_and_changes_nothing_else(tmp_path: Path) 
 
 def test_a_label_without_weight_leaves_its_rows_silent(tmp_path: Path) -> None:
     kinds = {"a": toys.classification(4)}
-    objective, teachers = _merge(tmp_path, kinds, loss_config=LossConfig(TermWeights(supervised=0)))
+    objective, teachers = _merge(tmp_path, kinds, loss_config=LossConfig({"supervised": 0}))
     assert _losses(objective, teachers, _batch({"a": [1] * ROWS})) == {}
 
 
@@ -110,7 +109,7 @@ def test_hints_train_adapters_that_the_student_does_not_keep(tmp_path: Path) -> 
     _, _, terms = _run(objective, teachers, _batch({"a": [0] * ROWS}))
     assert terms["a"]["hint"].item() > 0
     _gradients(objective, teachers, [_batch({"a": [0] * ROWS})])
-    assert all(parameter.grad is not None for parameter in objective.adapters.parameters())
+    assert all(parameter.grad is not None for parameter in objective.terms.parameters())
     assert not any("adapter" in name for name in objective.student.state_dict())
 
 
@@ -137,12 +136,11 @@ def _merge(
         teachers[task] = load_teacher(TeacherSection(path=str(folder / task)), task=task, layers=[None])
     pair = HintPair("second", "second")
     loss_config = loss_config or LossConfig(hints=[pair] if hints else [])
-    adapters = {
-        task: [Hint(student.trunk.shapes["second"], teacher.card.shapes["second"])] if hints else []
-        for task, teacher in teachers.items()
-    }
+    configs = dict.fromkeys(kinds, loss_config)
+    shapes = {task: teacher.card.shapes for task, teacher in teachers.items()}
+    terms = build_terms(configs, student.trunk.shapes, shapes)
     rule = make_rule("uniform", list(kinds))
-    return Objective(student, dict.fromkeys(kinds, loss_config), adapters, rule), LiveTeachers(teachers)
+    return Objective(student, configs, terms, rule), LiveTeachers(teachers)
 
 
 def _batch(labelled: dict[str, list[int]], dense: list[str] | None = None) -> Batch:

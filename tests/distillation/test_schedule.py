@@ -39,10 +39,10 @@ def test_stages_end_at_shares_and_steps_and_change_what_they_name(recipe: Path) 
         2,
     ]
     first, second, third = (stage.loss_configs for stage in schedule.stages)
-    assert [loss_configs["hue"].weights.supervised for loss_configs in (first, second, third)] == [0, 1, 1]
-    assert [loss_configs["hue"].weights.hint for loss_configs in (first, second, third)] == [5, 3, 5]
+    assert [loss_configs["hue"].weights["supervised"] for loss_configs in (first, second, third)] == [0, 1, 1]
+    assert [loss_configs["hue"].weights["hint"] for loss_configs in (first, second, third)] == [5, 3, 5]
     assert [loss_configs["hue"].temperature for loss_configs in (first, second, third)] == [2, 8, 4]
-    assert second["shape"].weights.hint == 0
+    assert second["shape"].weights["hint"] == 0
     assert second["shape"].temperature == 4
 
 
@@ -53,11 +53,10 @@ def test_fitnets_is_hints_up_to_the_guided_layer_and_then_everything(recipe: Pat
     assert first.trains is not None
     assert {name.rpartition(".")[0] for name in first.trains} == {
         "student.trunk.model.first.0",
-        "adapters.hue.0.adapter",
-        "adapters.shape.0.adapter",
+        "terms.hue.hint.adapters.0.adapter",
+        "terms.shape.hint.adapters.0.adapter",
     }
-    weights = first.loss_configs["hue"].weights
-    assert (weights.supervised, weights.soft_targets, weights.hint) == (0, 0, 0.1)
+    assert first.loss_configs["hue"].weights == {"supervised": 0, "soft_targets": 0, "hint": 0.1}
     assert second.trains is None
 
 

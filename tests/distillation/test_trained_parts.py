@@ -2,8 +2,8 @@ import pytest
 import toys
 from torch import nn
 
-from distill_mtl.distillation.hints import Hint
 from distill_mtl.distillation.stages import named_parameters, only_train
+from distill_mtl.distillation.terms.hint import Hint, HintTerm
 from distill_mtl.errors import UserError
 from distill_mtl.students.student import Student
 
@@ -17,12 +17,12 @@ def student() -> Student:
 
 def test_parts_stand_for_parameters_as_the_objective_names_them(student: Student) -> None:
     shape = student.trunk.shapes["second"]
-    hints = {"a": [Hint(shape, shape)]}
+    terms = {"a": [HintTerm([Hint(shape, shape)])]}
 
     def names(part: str, *guided: str) -> set[str]:
-        return set(named_parameters(student, hints, part, guided))
+        return set(named_parameters(student, terms, part, guided))
 
-    assert names("adapters") == {"adapters.a.0.adapter.weight", "adapters.a.0.adapter.bias"}
+    assert names("adapters") == {f"terms.a.hint.adapters.0.adapter.{name}" for name in ("weight", "bias")}
     assert names("heads:a") == {"student.heads.a.linear.weight", "student.heads.a.linear.bias"}
     assert names("heads") > names("heads:a")
     first = {"student.trunk.model.first.0.weight", "student.trunk.model.first.0.bias"}

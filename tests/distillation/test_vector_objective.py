@@ -11,8 +11,8 @@ from torch import Tensor
 from distill_mtl.balance import make_rule
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.counts import count_rows
-from distill_mtl.distillation.loss_config import LossConfig
 from distill_mtl.distillation.objective import Objective
+from distill_mtl.distillation.term import LossConfig, build_terms
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.tasks.base import TaskKind, build_kind
@@ -35,7 +35,9 @@ def merged(folder: Path, known: tuple[int, ...] | None = None) -> tuple[Objectiv
         toys.toy_teacher_folder(folder / task, task, kind, seed=number + 1)
         teachers[task] = load_teacher(TeacherSection(path=str(folder / task)), task=task)
     loss_configs = {"looks": LossConfig(known=known), "light": LossConfig()}
-    objective = Objective(student, loss_configs, {}, make_rule("uniform", list(loss_configs)))
+    objective = Objective(
+        student, loss_configs, build_terms(loss_configs, {}, {}), make_rule("uniform", list(loss_configs))
+    )
     return objective, LiveTeachers(teachers, "all")
 
 

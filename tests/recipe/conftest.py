@@ -10,6 +10,9 @@ from distill_mtl.errors import RecipeError
 from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.recipe.known_names import KnownNames
 
+TERMS = {"supervised": 1.0, "soft_targets": 1.0, "hint": 0.1}
+"""Loss terms and their default weights."""
+
 
 @pytest.fixture
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
@@ -18,7 +21,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
 
     def from_text(text: str, *overrides: str, choices: dict[str, Sequence[str]] | None = None) -> Recipe:
         (tmp_path / "pets.yaml").write_text(text, encoding="utf-8")
-        return load_recipe("pets.yaml", overrides, known=KnownNames(choices=choices or {}))
+        return load_recipe("pets.yaml", overrides, known=KnownNames(choices=choices or {}, terms=TERMS))
 
     return from_text
 

@@ -290,7 +290,7 @@ def _sections(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | 
     if not isinstance(value, dict) or path[-1:] in (("args",), ("options",)):
         return []
     below = [found for key, item in value.items() for found in _sections(item, (*path, key))]
-    return below if path in free or path[-1:] == ("labels",) else [path, *below]
+    return below if path in free or path[-1:] in (("labels",), ("weights",)) else [path, *below]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -323,6 +323,33 @@ def test_an_unknown_key_anywhere_is_named_with_its_line(
         f"Recipe error in {path}, line {line}, {dotted}:\n  found an unknown key."
     )
     assert "\n\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "found"),
+    [
+        ("tasks: {a: {weights: {hnt: 1}", "tasks.a.weights.hnt", "'hint'"),
+        ("tasks: {a: {weights: {'my_terms:Margin': 1}", "tasks.a.weights.my_terms:Margin", "trust: true"),
+        ("tasks: {a: {weights: {hint: -1}", "tasks.a.weights.hint", "-1"),
+        (
+            "schedule: [{weights: {supervized: 1}}]\ntasks: {a: {temperature: 4",
+            "schedule.0.weights.supervized",
+            "'supervised'",
+        ),
+        (
+            "schedule: [{tasks: {a: {weights: {'my:Margin': 1}}}}]\ntasks: {a: {temperature: 4",
+            "schedule.0.tasks.a.weights.my:Margin",
+            "tasks.NAME.weights",
+        ),
+    ],
+)
+def test_a_loss_term_that_is_not_known_is_named_with_its_key(
+    refuse: Refuse, section: str, key: str, found: str
+) -> None:
+    (paragraph,) = refuse(f"student: resnet18\n{section}, teacher: t, data: a.tar}}}}")
+    head, _, text = paragraph.partition("\n")
+    assert head.endswith(f"{key}:")
+    assert found in text
 
 
 @pytest.mark.parametrize("key", ["margin", "rule"])

@@ -7,7 +7,7 @@ from recipe_texts import Load
 
 from distill_mtl.errors import RecipeError
 from distill_mtl.recipe import load_recipe
-from distill_mtl.recipe.schema import AugmentSection, HintSection, LabelSection, TermWeights
+from distill_mtl.recipe.schema import AugmentSection, HintSection, LabelSection
 
 
 def test_the_ten_line_recipe_resolves_to_full_defaults(load: Load, ten_lines: str, tmp_path: Path) -> None:
@@ -20,7 +20,7 @@ def test_the_ten_line_recipe_resolves_to_full_defaults(load: Load, ten_lines: st
     assert breed.teacher is not None
     assert breed.teacher.path == str(tmp_path / "teachers/breed")
     assert breed.temperature == 4
-    assert breed.weights == TermWeights()
+    assert breed.weights == {"supervised": 1, "soft_targets": 1, "hint": 0.1}
     assert breed.hints == [HintSection(student=None, teacher=None)]
     assert list(recipe.data) == ["breed", "part"]
     assert recipe.data["breed"].shards == str(tmp_path / "shards/breed-{000..009}.tar")
@@ -134,7 +134,7 @@ def test_anchors_and_merges_are_written_out(load: Load, ten_lines: str) -> None:
             "breed: {", "breed: &common {weights: {hint: 3}, temperature: 5, "
         )
     )
-    assert recipe.tasks["part"].weights.hint == 3
+    assert recipe.tasks["part"].weights["hint"] == 3
     assert recipe.tasks["part"].temperature == 2
     assert recipe.tasks["part"].teacher != recipe.tasks["breed"].teacher
 

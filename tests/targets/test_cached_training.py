@@ -19,8 +19,8 @@ from torch import Tensor
 
 from distill_mtl import distill, load_recipe
 from distill_mtl.checks.before_training import run_check, try_one_batch
-from distill_mtl.distillation.calibrate import calibrate_hints
 from distill_mtl.distillation.objective import Objective
+from distill_mtl.distillation.term import calibrate_terms
 from distill_mtl.errors import CacheError, UserError
 from distill_mtl.jobs.cache import write_cache
 from distill_mtl.teachers.card import TeacherCard
@@ -56,7 +56,7 @@ def test_live_and_cached_losses_are_the_same_row_by_row(recipe: Path) -> None:
     """With the same views: soft targets of a class and of every pixel, hints on maps and on pooled features."""
     live, cached = both(recipe)
     for parts in (live, cached):
-        calibrate_hints(cache_world.batches(parts, 8), parts.targets(), parts.loss_configs, parts.hints)
+        calibrate_terms(cache_world.batches(parts, 8), parts.targets(), parts.loss_configs, parts.terms)
     views = set()
     batches = zip(cache_world.batches(live, STEPS), cache_world.batches(cached, STEPS), strict=True)
     for ours, theirs in batches:
@@ -81,9 +81,9 @@ def row_losses(parts: Parts, task: str, batch: Any) -> dict[str, Tensor]:
         features = parts.student.trunk(batch.images)
         logits = parts.student.heads[task](features)
         losses = {"soft_targets": parts.kinds[task].soft_target_loss(logits, target.logits, 4.0)}
-        for number, (pair, hint) in enumerate(
-            zip(parts.loss_configs[task].hints, parts.hints[task], strict=True)
-        ):
+        (hints,) = (term.adapters for term in parts.terms[task] if term.name == "hint")
+        pairs = parts.loss_configs[task].hints
+        for number, (pair, hint) in enumerate(zip(pairs, hints, strict=True)):
             losses[f"hint {number}"] = hint(features[pair.student], target.hidden[pair.teacher])
     assert all(loss.shape == (len(batch),) for loss in losses.values())
     return losses
@@ -101,8 +101,8 @@ def test_live_and_cached_training_go_the_same_way(recipe: Path) -> None:
 def train(parts: Parts) -> list[dict[str, dict[str, float]]]:
     training = parts.recipe.training
     targets = parts.targets()
-    calibrate_hints(cache_world.batches(parts, 8), targets, parts.loss_configs, parts.hints)
-    objective = Objective(parts.student, parts.loss_configs, parts.hints, parts.rule)
+    calibrate_terms(cache_world.batches(parts, 8), targets, parts.loss_configs, parts.terms)
+    objective = Objective(parts.student, parts.loss_configs, parts.terms, parts.rule)
     providers = parts.providers(targets, parts.student)
     trainer = Trainer(
         start_accelerator(training), objective, providers, parts.recipe, schedule=parts.schedule

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from distill_mtl.balance import make_rule
 from distill_mtl.data.batch import Batch
-from distill_mtl.distillation.loss_config import LossConfig
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.distillation.stages import Schedule
+from distill_mtl.distillation.term import LossConfig, build_terms
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.students.student import Student
@@ -94,7 +94,9 @@ def _trainer(student: Student, providers: TargetProviders, *, steps: int) -> Tra
             "optimizer": {"lr": 0.02, "warmup": 0, "min_lr": 1.0},
         }
     )
-    objective = Objective(student, loss_configs, {}, make_rule("uniform", tasks))
+    objective = Objective(
+        student, loss_configs, build_terms(loss_configs, {}, {}), make_rule("uniform", tasks)
+    )
     return Trainer(
         Accelerator(), objective, providers, recipe, schedule=Schedule.constant(loss_configs, steps)
     )

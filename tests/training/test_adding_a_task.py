@@ -168,7 +168,7 @@ def test_training_moves_nothing_in_the_old_student(folder: Path) -> None:
     old = read_weights(folder / "first" / "student")
     trainer = Trainer(
         start_accelerator(recipe.training),
-        Objective(built.student, built.loss_configs, built.hints, built.rule),
+        Objective(built.student, built.loss_configs, built.terms, built.rule),
         built.providers(built.targets(), built.student),
         recipe,
         schedule=built.schedule,

@@ -9,8 +9,8 @@ from distill_mtl import load_recipe
 from distill_mtl.balance import make_rule
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.counts import Counts
-from distill_mtl.distillation.loss_config import LossConfig
 from distill_mtl.distillation.objective import Objective
+from distill_mtl.distillation.term import LossConfig, build_terms
 from distill_mtl.errors import RecipeError
 from distill_mtl.recipe.schema import AsynchronousSection
 from distill_mtl.training.asynchronous import Asynchronous
@@ -29,8 +29,9 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_parts_step_exactly_when_their_own_counts_say() -> None:
+    configs = dict.fromkeys(KINDS, LossConfig())
     objective = Objective(
-        toys.toy_student(KINDS), dict.fromkeys(KINDS, LossConfig()), {}, make_rule("uniform", [])
+        toys.toy_student(KINDS), configs, build_terms(configs, {}, {}), make_rule("uniform", [])
     )
     subject = Asynchronous(objective, AsynchronousSection(trunk=20, heads={"a": 10, "b": 6}))
     stepped = []
@@ -52,8 +53,9 @@ def test_parts_step_exactly_when_their_own_counts_say() -> None:
 
 
 def test_a_part_steps_with_the_mean_over_the_rows_that_it_waited_for() -> None:
+    configs = dict.fromkeys(KINDS, LossConfig())
     objective = Objective(
-        toys.toy_student(KINDS), dict.fromkeys(KINDS, LossConfig()), {}, make_rule("uniform", [])
+        toys.toy_student(KINDS), configs, build_terms(configs, {}, {}), make_rule("uniform", [])
     )
     subject = Asynchronous(objective, AsynchronousSection(trunk=16, heads=99))
     parameter = objective.student.trunk.model.first[0].weight
@@ -76,7 +78,7 @@ def test_waiting_leaves_weights_and_momentum_alone(recipe: Path) -> None:
         now = trainer.objective.named_parameters()
         changed = {name for name, value in now if not torch.equal(value, before[name])}
         moved.append({part for part in ("trunk", "heads.hue", "heads.shape") if _any(changed, part)})
-        moved[-1] |= {f"{part} adapters" for part in ("hue", "shape") if _any(changed, f"adapters.{part}")}
+        moved[-1] |= {f"{part} adapters" for part in ("hue", "shape") if _any(changed, f"terms.{part}")}
         state = trainer.plain_optimizer.state[trainer.objective.student.trunk.model.first[0].weight]
         steps_of_trunk.append(int(state.get("step", 0)))
     every, second, third = {"heads.hue", "hue adapters"}, {"trunk"}, {"heads.shape", "shape adapters"}
@@ -129,7 +131,7 @@ def _any(changed: set[str], part: str) -> bool:
 
 def _trainer(recipe: Path, *overrides: str) -> tuple[Trainer, Batch]:
     parts = build(load_recipe(recipe, overrides))
-    objective = Objective(parts.student, parts.loss_configs, parts.hints, parts.rule)
+    objective = Objective(parts.student, parts.loss_configs, parts.terms, parts.rule)
     providers = parts.providers(parts.targets(), parts.student)
     trainer = Trainer(
         start_accelerator(parts.recipe.training), objective, providers, parts.recipe, schedule=parts.schedule

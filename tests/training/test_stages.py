@@ -62,7 +62,7 @@ def test_a_temperature_changes_at_its_step(recipe: Path) -> None:
 def _run(recipe: Path, *overrides: str) -> tuple[list[State], list[set[str]]]:
     """The objective's state before each of six steps and after the last, and the terms of each step."""
     parts = build(load_recipe(recipe, overrides))
-    objective = Objective(parts.student, parts.loss_configs, parts.hints, parts.rule)
+    objective = Objective(parts.student, parts.loss_configs, parts.terms, parts.rule)
     providers = parts.providers(parts.targets(), parts.student)
     accelerator = start_accelerator(parts.recipe.training)
     trainer = Trainer(accelerator, objective, providers, parts.recipe, schedule=parts.schedule)

@@ -51,7 +51,7 @@ def test_adapters_without_a_taught_row_stay_as_they_are(recipe: Path) -> None:
 
 def _trainer(recipe: Path, *overrides: str) -> tuple[Trainer, Batch]:
     parts = build(load_recipe(recipe, overrides))
-    objective = Objective(parts.student, parts.loss_configs, parts.hints, parts.rule)
+    objective = Objective(parts.student, parts.loss_configs, parts.terms, parts.rule)
     accelerator = start_accelerator(parts.recipe.training)
     providers = TargetProviders(parts.targets())
     trainer = Trainer(accelerator, objective, providers, parts.recipe, schedule=parts.schedule)

@@ -6,11 +6,62 @@ are frozen before training: the mean of every channel and one scale for the whol
 (Ranzinger et al. 2024), so that no teacher dominates by the size of its numbers.
 """
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill_mtl.distillation.term import TERMS, LossConfig, Term, TermInput
 from distill_mtl.networks.features import FeatureShape
+
+
+@TERMS.register("hint")
+class HintTerm(Term):
+    """The mean over the task's pairs of layers of each one's `Hint`.
+
+    Args:
+        hints: one per pair of the loss config, in its order.
+    """
+
+    name = "hint"
+    weight = 0.1
+    rows = "taught"
+    uses_logits = False
+    uses_layers = True
+
+    def __init__(self, hints: Sequence["Hint"]) -> None:
+        super().__init__()
+        self.adapters = nn.ModuleList(hints)
+
+    @classmethod
+    def build(
+        cls, config: LossConfig, student: Mapping[str, FeatureShape], teacher: Mapping[str, FeatureShape]
+    ) -> "HintTerm | None":
+        if not (config.hints and teacher):
+            return None
+        return cls(
+            [
+                Hint(
+                    student[pair.student],
+                    FeatureShape(teacher[pair.teacher].channels, None)
+                    if pair.pooled
+                    else teacher[pair.teacher],
+                )
+                for pair in config.hints
+            ]
+        )
+
+    def forward(self, rows: TermInput) -> Tensor:
+        losses = [
+            hint(rows.feature(pair.student), rows.teacher.hidden[pair.teacher])
+            for pair, hint in zip(rows.config.hints, self.adapters, strict=True)
+        ]
+        return torch.stack(losses).mean(0)
+
+    def calibrate(self, config: LossConfig, hidden: Sequence[Mapping[str, Tensor]]) -> None:
+        for pair, hint in zip(config.hints, self.adapters, strict=True):
+            hint.calibrate([features[pair.teacher] for features in hidden])
 
 
 class Hint(nn.Module):
