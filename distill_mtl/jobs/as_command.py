@@ -175,7 +175,10 @@ def _add(group: Any, one: Parameter) -> None:
     flag = form["flag"] or "--" + one.name.replace("_", "-")
     if not one.keyword and not form["flag"]:
         if one.default is not REQUIRED:
-            options["nargs"] = "?"
+            options |= {
+                "nargs": "?",
+                "default": one.default,
+            }  # argparse would give SUPPRESS itself to the type
         group.add_argument(one.name, **options)
         return
     if without:
