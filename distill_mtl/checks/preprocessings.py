@@ -109,7 +109,7 @@ def _sizes(contract: InputContract, view: tuple[int, int]) -> Iterator[tuple[str
 
 def _candidate(teacher: Teacher, expects: str, contract: InputContract) -> Candidate:
     remedy = f"Give the teacher `input: {_changes(teacher.card.inputs, contract)}`."
-    return Candidate(f"it expects {expects}", remedy, teacher.reading(contract))
+    return Candidate(f"it expects {expects}", remedy, teacher.with_inputs(contract))
 
 
 def _changes(contract: InputContract, other: InputContract) -> str:

@@ -45,7 +45,7 @@ def probe(teacher: Teacher, kind: TaskKind, task: str, batches: Sequence[Batch])
         None where no probe can be fitted: the network has no features, an image or pixel may have several classes,
         or fewer than two classes have enough rows.
     """
-    layers, labels = teacher.network.evidence, batches[0].labels[task]
+    layers, labels = teacher.network.answer_features, batches[0].labels[task]
     if not layers or not kind.exclusive:
         return None
     fitting, scoring = _half(batches, task, 0), _half(batches, task, 1)

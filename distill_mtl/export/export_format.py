@@ -27,25 +27,25 @@ from distill_mtl.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
-class Trained:
+class StudentSource:
     """A student on disk.
 
     Attributes:
         folder: the student's.
-        home: the run's folder; the student's own where it stands alone.
+        run: the run's folder; the student's own where it stands alone.
         recipe: of the run, as resolved; None where the student stands alone.
         trust: the code of kinds of the user's own may run.
     """
 
     folder: Path
-    home: Path
+    run: Path
     recipe: Path | None
     trust: bool = False
 
     @property
     def name(self) -> str:
         """For files: that of the run."""
-        return self.home.resolve().name
+        return self.run.resolve().name
 
     @property
     def recipe_sha256(self) -> str | None:
@@ -67,29 +67,28 @@ class Trained:
         return load_student(self.folder, trust=self.trust)
 
 
-def find_trained(path: Path, *, trust: bool = False) -> Trained:
+def find_student(path: Path, *, trust: bool = False) -> StudentSource:
     """The student in a run's folder, or in its own.
 
     Raises:
         ExportError: there is none.
     """
-    run = RunFolder(path)
-    if (run.student / CONFIG).is_file():
-        folder, home = run.student, path
+    given = RunFolder(path)
+    if (given.student / CONFIG).is_file():
+        folder, run = given.student, path
     elif (path / CONFIG).is_file():
-        home = path.parent if (path.parent / run.recipe.name).is_file() else path
-        folder = path
+        folder, run = path, path.parent if (path.parent / given.recipe.name).is_file() else path
     else:
-        what = "no finished run" if run.recipe.exists() else "no student" if path.exists() else "nothing"
+        what = "no finished run" if given.recipe.exists() else "no student" if path.exists() else "nothing"
         raise ExportError(
             f"{path} holds {what}: there is no student/{CONFIG}. Give a run's folder like runs/NAME, or a student's."
         )
-    recipe = RunFolder(home).recipe
-    return Trained(folder, home, recipe if recipe.is_file() else None, trust)
+    recipe = RunFolder(run).recipe
+    return StudentSource(folder, run, recipe if recipe.is_file() else None, trust)
 
 
-def only(student: DeployedStudent, tasks: list[str] | None) -> Student:
-    """The student with the heads of some tasks alone, in the order of the student's own; None: all.
+def only_tasks(student: DeployedStudent, tasks: list[str] | None) -> Student:
+    """The student with the heads of some tasks alone, in the student's own order; None: all.
 
     Raises:
         ExportError: there is no such task.
@@ -156,12 +155,12 @@ FORMATS: Registry[type["Format"]] = Registry("export format", "distill_mtl.expor
 
 
 @dataclass(frozen=True)
-class Order:
+class ExportRequest:
     """What is to be exported, and how.
 
     Attributes:
         trained: where the student lies, and the run that made it.
-        student: loaded for this order alone, with the heads of the wanted tasks; a format may change it.
+        student: loaded for this request alone, with the heads of the wanted tasks; a format may change it.
         out: file or folder to write; what a format writes to no file reads it as it likes.
         pixels: what the graph takes; "normalised": preprocessing is left to the caller.
         decode: answers too, beside the logits.
@@ -176,7 +175,7 @@ class Order:
         license: that the card names, by the hub's identifier; None: what the card says already.
     """
 
-    trained: Trained
+    source: StudentSource
     student: Student
     out: Path
     pixels: Pixels
@@ -223,7 +222,7 @@ class Format(ABC):
             )
 
     @abstractmethod
-    def export(self, order: Order) -> None:
+    def export(self, request: ExportRequest) -> None:
         """Write it, complete or not at all, check it, and say so.
 
         Raises:

@@ -13,10 +13,9 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from distill_mtl.errors import ExportError, brief
-from distill_mtl.export.deployable import Deployable, describe
-from distill_mtl.export.export_format import Format, Order, export_files, refuse_existing
+from distill_mtl.export.deployable import Deployable, file_note, remove_unread
+from distill_mtl.export.export_format import ExportRequest, Format, export_files, refuse_existing
 from distill_mtl.export.parity import Parity, RealRows, check_parity
-from distill_mtl.networks.cut import cut
 from distill_mtl.networks.runtime import RUNTIMES
 
 
@@ -34,24 +33,26 @@ class GraphFormat(Format):
     def write(self, module: Deployable, note: dict[str, Any], path: Path) -> None:
         """Write the file, with the note in it."""
 
-    def export(self, order: Order) -> None:
-        refuse_existing(order.out, overwrite=order.overwrite)
-        rows = RealRows(order)
-        cut(order.student.trunk)
-        module = Deployable(order.student, order.pixels, decode=order.decode).eval().requires_grad_(False)
-        with torch.no_grad(), export_files(order.out) as made:
-            file = made / order.out.name
-            note = describe(module, order.trained.recipe_sha256, resize=order.trained.resize)
-            with telling(order, f"recording {', '.join(order.tasks)} as {self.words}"):
+    def export(self, request: ExportRequest) -> None:
+        refuse_existing(request.out, overwrite=request.overwrite)
+        rows = RealRows(request)
+        remove_unread(request.student.trunk)
+        module = (
+            Deployable(request.student, request.pixels, decode=request.decode).eval().requires_grad_(False)
+        )
+        with torch.no_grad(), export_files(request.out) as made:
+            file = made / request.out.name
+            note = file_note(module, request.source.recipe_sha256, resize=request.source.resize)
+            with telling(request, f"recording {', '.join(request.tasks)} as {self.words}"):
                 self._write(module, note, file)
-            found = self._checked(order, module, rows, file)
-            self.finish(order, module, note, rows, file)
-            report = made / f"{order.out.name}.parity.json"
+            found = self._checked(request, module, rows, file)
+            self.finish(request, module, note, rows, file)
+            report = made / f"{request.out.name}.parity.json"
             report.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
-        order.console.print(f"{order.out}  ({order.out.stat().st_size / 1e6:.2f} MB)", soft_wrap=True)
+        request.console.print(f"{request.out}  ({request.out.stat().st_size / 1e6:.2f} MB)", soft_wrap=True)
 
     def finish(
-        self, order: Order, module: Deployable, note: dict[str, Any], rows: RealRows, file: Path
+        self, request: ExportRequest, module: Deployable, note: dict[str, Any], rows: RealRows, file: Path
     ) -> None:
         """What a format does with a file that has passed its check; by default nothing."""
 
@@ -68,12 +69,12 @@ class GraphFormat(Format):
                 "Its operations must not depend on the values in a tensor. Try another format with --to."
             ) from error
 
-    def _checked(self, order: Order, module: Deployable, rows: RealRows, file: Path) -> Parity:
-        with telling(order, f"comparing it with the student on {order.rows} rows"):
+    def _checked(self, request: ExportRequest, module: Deployable, rows: RealRows, file: Path) -> Parity:
+        with telling(request, f"comparing it with the student on {request.rows} rows"):
             found = check_parity(
-                module, order.trained.load(), RUNTIMES[self.ending](file), rows.for_check(module)
+                module, request.source.load(), RUNTIMES[self.ending](file), rows.for_check(module)
             )
-        order.console.print(found.table(self.words))
+        request.console.print(found.table(self.words))
         found.refuse_difference(self.words)
         return found
 
@@ -93,9 +94,9 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def telling(order: Order, what: str) -> Iterator[None]:
+def telling(request: ExportRequest, what: str) -> Iterator[None]:
     """Say what takes its time, and how long it took."""
     start = time.monotonic()
-    with order.console.status(what):
+    with request.console.status(what):
         yield
-    order.console.print(f"{what}: {time.monotonic() - start:.1f} s", style="dim", soft_wrap=True)
+    request.console.print(f"{what}: {time.monotonic() - start:.1f} s", style="dim", soft_wrap=True)

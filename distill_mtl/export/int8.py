@@ -15,7 +15,7 @@ from distill_mtl.display import Display
 from distill_mtl.errors import ExportError, brief
 from distill_mtl.evaluation import Evaluation, EvaluationSet, compare_networks
 from distill_mtl.export.deployable import INPUT, Deployable
-from distill_mtl.export.export_format import Order
+from distill_mtl.export.export_format import ExportRequest
 from distill_mtl.export.parity import RealRows
 from distill_mtl.networks.opening import open_network
 from distill_mtl.networks.runtimes.onnx_file import package
@@ -95,16 +95,18 @@ def _last_layers(graph: Any, answers: Iterable[str]) -> list[str]:
     return list(found)
 
 
-def compare_files(order: Order, rows: RealRows, module: Deployable, int8: Path, fp32: Path) -> Evaluation:
+def compare_files(
+    request: ExportRequest, rows: RealRows, module: Deployable, int8: Path, fp32: Path
+) -> Evaluation:
     """The int8 file in the student's column, the fp32 one in the teachers', on the test rows of the run's recipe."""
     recipe, size = rows.recipe, module.trunk.inputs.size
     evaluation_set = EvaluationSet(rows.sources(size), "test", batch_size=recipe.evaluation.batch_size)
     total = sum(evaluation_set.rows(task) for task in module.kinds)
     quantised, whole = (
-        teachers_of(open_network(file, trust=order.trained.trust), dict.fromkeys(module.kinds, Asked()))
+        teachers_of(open_network(file, trust=request.source.trust), dict.fromkeys(module.kinds, Asked()))
         for file in (int8, fp32)
     )
-    with Display(order.console, "int8 against fp32", total, unit="row") as display:
+    with Display(request.console, "int8 against fp32", total, unit="row") as display:
         found = compare_networks(
             JoinedTeachers(quantised),
             whole,

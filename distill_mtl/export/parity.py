@@ -19,7 +19,7 @@ from distill_mtl.data.batch import Batch, BatchRows
 from distill_mtl.data.shard_sets import as_patterns, find_sets
 from distill_mtl.errors import ExportError, UserError
 from distill_mtl.export.deployable import Deployable
-from distill_mtl.export.export_format import Order
+from distill_mtl.export.export_format import ExportRequest
 from distill_mtl.geometry.views import Size
 from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.recipe.schema import AugmentSection, SourceSection
@@ -33,7 +33,7 @@ _MOST = 32
 
 
 @dataclass(frozen=True)
-class Seen:
+class PictureBatch:
     """Rows in one batch.
 
     Attributes:
@@ -46,46 +46,48 @@ class Seen:
 
 
 class RealRows:
-    """The rows of an order.
+    """The rows that a request looks at.
 
     Raises:
         ExportError: there is neither a recipe nor `--data`.
         UserError: the data is gone, or cannot be read.
     """
 
-    def __init__(self, order: Order) -> None:
-        self._order = order
-        self._kinds: Mapping[str, TaskKind] = order.trained.load().student.kinds
-        if order.trained.recipe is None and not order.data:
+    def __init__(self, request: ExportRequest) -> None:
+        self._request = request
+        self._kinds: Mapping[str, TaskKind] = request.source.load().student.kinds
+        if request.source.recipe is None and not request.data:
             raise ExportError(
-                f"{order.trained.folder} lies in no run, and an export is compared with the student on real pictures. "
+                f"{request.source.folder} lies in no run, and an export is compared with the student on real pictures. "
                 "Name some shards with --data."
             )
-        self._contract = order.student.trunk.inputs
+        self._contract = request.student.trunk.inputs
 
-    def for_check(self, module: Deployable) -> list[Seen]:
+    def for_check(self, module: Deployable) -> list[PictureBatch]:
         """Test rows in batches of different numbers of rows; where any size will do, in several sizes too."""
         size = self._contract.size
         if module.pixels != "normalised":
             size = (size[0] + size[0] // 2, size[1] + size[1] // 4)
-        images, keys = self.take("test", self._order.rows, size)
+        images, keys = self.take("test", self._request.rows, size)
         images = images.float() / 255
         batches, first, sizes = [], 0, iter(_SIZES)
         while first < len(keys):
             last = first + next(sizes, _MOST)
-            batches.append(Seen(images[first:last], keys[first:last]))
+            batches.append(PictureBatch(images[first:last], keys[first:last]))
             first = last
         if module.pixels != "normalised" and len(batches) > 1:
             height, width = self._contract.size
             own, tall = batches[0].images[..., :height, :width], batches[1].images[..., : max(1, width // 2)]
-            batches[0], batches[1] = Seen(own, batches[0].keys), Seen(tall, batches[1].keys)
+            batches[0], batches[1] = PictureBatch(own, batches[0].keys), PictureBatch(tall, batches[1].keys)
         return batches
 
     def take(self, split: Split, number: int, size: Size) -> tuple[Tensor, list[str]]:
         """uint8 [N, 3, H, W], N = number or as many as there are, without augmentation; and the rows' keys."""
         sources = self.sources(size)
         batches = list(
-            self._unlabelled(sources, number) if self._order.data else self._labelled(sources, split, number)
+            self._unlabelled(sources, number)
+            if self._request.data
+            else self._labelled(sources, split, number)
         )
         keys = [key for batch in batches for key in batch.keys]
         if not keys:
@@ -97,7 +99,7 @@ class RealRows:
         try:
             return open_sources(self._settings, self._kinds, size, every_set=False)
         except UserError as error:
-            if self._order.data:
+            if self._request.data:
                 raise
             raise ExportError(
                 f"the rows of the run's own recipe cannot be read, and an export is compared with the student on real "
@@ -107,21 +109,21 @@ class RealRows:
     @cached_property
     def recipe(self) -> Recipe:
         """Of the run."""
-        assert self._order.trained.recipe is not None
-        return load_recipe(self._order.trained.recipe)
+        assert self._request.source.recipe is not None
+        return load_recipe(self._request.source.recipe)
 
     @property
     def _settings(self) -> DataSettings:
         """The given shards as a source without labels, or the run's own data."""
-        if not self._order.data:
+        if not self._request.data:
             return DataSettings.of(self.recipe)
-        shards = as_patterns([path for paths in find_sets(self._order.data).values() for path in paths])
+        shards = as_patterns([path for paths in find_sets(self._request.data).values() for path in paths])
         plain = AugmentSection(crop=None, flip=False, color=0)
         return DataSettings({"data": SourceSection(shards=shards or [], augment=plain)})
 
     def _labelled(self, sources: Sources, split: Split, number: int) -> Iterator[Batch]:
         """Of every exported task alike many rows, spread evenly over its set."""
-        tasks = [task for task in self._order.tasks if sources.count(task, split)]
+        tasks = [task for task in self._request.tasks if sources.count(task, split)]
         for place, task in enumerate(tasks):
             share = (number * (place + 1)) // len(tasks) - (number * place) // len(tasks)
             if share:
@@ -251,7 +253,7 @@ def check_parity(
     module: Deployable,
     student: nn.Module,
     run: Callable[[Tensor], dict[str, Tensor]],
-    batches: Sequence[Seen],
+    batches: Sequence[PictureBatch],
 ) -> Parity:
     """Compare every output on every row.
 
@@ -293,7 +295,7 @@ Answers = dict[str, Tensor]
 
 
 def _answers(
-    module: Deployable, student: nn.Module, run: Callable[[Tensor], Answers], batch: Seen
+    module: Deployable, student: nn.Module, run: Callable[[Tensor], Answers], batch: PictureBatch
 ) -> tuple[Answers, Answers, tuple[int, int]]:
     """What is expected of every output, what the file gives, and the size of its images."""
     taken = module.taken(batch.images)

@@ -8,8 +8,7 @@ from rich.console import Console
 
 from distill_mtl.display import output
 from distill_mtl.errors import ExportError
-from distill_mtl.export.export_format import FORMATS, Order, find_trained
-from distill_mtl.export.export_format import only as only_tasks
+from distill_mtl.export.export_format import FORMATS, ExportRequest, find_student, only_tasks
 from distill_mtl.jobs.arguments import as_names, refuse_below
 
 
@@ -83,15 +82,13 @@ def export_student(
     }
     _refuse_meaningless(to, [option for option, given in asked.items() if given])
     chosen.refuse_missing()
-    trained = find_trained(Path(folder), trust=trust)
-    student = only_tasks(trained.load(), tasks)
-    name = "-".join(
-        [trained.name, *(student.kinds if tasks is not None else ()), *(["int8"] if int8 else [])]
-    )
-    place = out or trained.home / "export" / f"{name}{chosen.ending}"
+    source = find_student(Path(folder), trust=trust)
+    student = only_tasks(source.load(), tasks)
+    name = "-".join([source.name, *(student.kinds if tasks is not None else ()), *(["int8"] if int8 else [])])
+    place = out or source.run / "export" / f"{name}{chosen.ending}"
     chosen.export(
-        Order(
-            trained=trained,
+        ExportRequest(
+            source=source,
             student=student,
             out=place,
             pixels=preprocess or "normalised",

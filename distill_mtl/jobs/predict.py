@@ -17,7 +17,7 @@ from distill_mtl.files import atomic_file, refuse_folder
 from distill_mtl.jobs.arguments import as_names, refuse_below
 from distill_mtl.networks.modes import usable_device
 from distill_mtl.networks.opening import open_network
-from distill_mtl.prediction.named_pictures import Found, find_pictures
+from distill_mtl.prediction.named_pictures import FoundPictures, find_pictures
 from distill_mtl.prediction.outputs import AnswerTable, JsonLines, Masks, Output, Overlays
 from distill_mtl.prediction.predictions import Unread, answered_kinds, predictions
 
@@ -124,7 +124,7 @@ def _opened(path: Path, files: ExitStack) -> TextIO:
         raise UserError(f"--json {path} cannot be written: {brief(error)}.") from error
 
 
-def _conclude(errors: Console, found: Found, unread: Sequence[Unread], cropped: int) -> None:
+def _conclude(errors: Console, found: FoundPictures, unread: Sequence[Unread], cropped: int) -> None:
     """What the answers do not say."""
     if cropped:
         were, them = ("picture was", "it") if cropped == 1 else ("pictures were", "them")

@@ -35,7 +35,7 @@ class Backbone(nn.Module):
         stages: dotted names of the stages, in the order they run.
         shapes: shape of every feature that can be read: `pooled`, the stages, and whatever `tap` added.
         returns: names of the features that a forward pass gives; `pooled` and the stages to begin with.
-        ends_with_features: nothing behind `forward_features` is read, nor need run (networks/cut.py).
+        ends_with_features: nothing behind `forward_features` is read, nor need run (`export.deployable.remove_unread`).
 
     Raises:
         UserError: the network cannot run on images of `inputs.size`.

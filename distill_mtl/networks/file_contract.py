@@ -8,7 +8,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from distill_mtl.errors import UserError
 from distill_mtl.networks.inputs import InputContract
-from distill_mtl.networks.runtime import Declared
+from distill_mtl.networks.runtime import DeclaredInput
 from distill_mtl.recipe.schema import InputSection
 
 NOTE = "distill_mtl"
@@ -28,7 +28,7 @@ def overridden(contract: InputContract, section: InputSection) -> InputContract:
 
 
 def contract_of(
-    declared: Declared, section: InputSection
+    declared: DeclaredInput, section: InputSection
 ) -> tuple[InputContract, tuple[str, ...], tuple[str, ...]]:
     """The contract of a network that comes as a file, the keys that the file says, and those that are assumed.
 
@@ -60,7 +60,7 @@ def contract_of(
     return _checked(entry), tuple(told), tuple(assumed)
 
 
-def read_note(declared: Declared) -> dict[str, Any]:
+def read_note(declared: DeclaredInput) -> dict[str, Any]:
     """What the file says about itself in our own words; empty where it says nothing.
 
     Raises:
@@ -75,7 +75,7 @@ def read_note(declared: Declared) -> dict[str, Any]:
     return note
 
 
-def _declared(declared: Declared) -> dict[str, Any]:
+def _declared(declared: DeclaredInput) -> dict[str, Any]:
     """What the file's own form says, by the names of the contract."""
     if declared.dtype is not None and declared.dtype not in _DTYPES:
         raise UserError(

@@ -123,11 +123,11 @@ class Network:
             self._heads[task] = head
         return self._heads[task]
 
-    def reading(self, inputs: InputContract) -> "Network":
+    def with_inputs(self, inputs: InputContract) -> "Network":
         """The same network behind another input contract."""
         twin = copy.copy(self)
         twin.inputs, twin.any_size, twin._heads = inputs, False, {}
-        twin._view = lambda task: self._view(task).reading(inputs)
+        twin._view = lambda task: self._view(task).with_inputs(inputs)
         return twin
 
     def tap(self, task: str, layers: Sequence[str]) -> None:

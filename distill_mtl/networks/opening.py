@@ -149,7 +149,7 @@ def _open_folder(source: NetworkFiles) -> Network:
             "Save the network with timm.models.save_for_hf(model, FOLDER, safe_serialization=True)."
         )
     inputs = overridden(network.inputs, section.input)
-    return network if inputs == network.inputs else network.reading(inputs)
+    return network if inputs == network.inputs else network.with_inputs(inputs)
 
 
 def _file(section: TeacherSection, path: Path) -> NetworkFiles:

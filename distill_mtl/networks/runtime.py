@@ -30,7 +30,7 @@ RUNTIMES: Registry[type["Runtime"]] = Registry("file of a network", "distill_mtl
 
 
 @dataclass(frozen=True)
-class Declared:
+class DeclaredInput:
     """What a file says about the input it wants; None where it says nothing.
 
     Attributes:
@@ -68,7 +68,7 @@ class Runtime(nn.Module, ABC):
     is_program: ClassVar[bool]
 
     files: tuple[Path, ...]
-    declared: Declared
+    declared: DeclaredInput
     outputs: tuple[str, ...]
     tapped: tuple[str, ...] = ()
 
@@ -155,9 +155,9 @@ def not_one_input(path: Path, names: Iterable[str]) -> UserError:
     )
 
 
-def declared(
+def declared_input(
     shape: Sequence[int | None] | None, dtype: torch.dtype, notes: Mapping[str, str], *, file: Path, name: str
-) -> Declared:
+) -> DeclaredInput:
     """Read an input's shape; None in it stands for a size that is left open, None for it for no shape at all.
 
     Args:
@@ -169,7 +169,7 @@ def declared(
         UserError: it is no batch of images.
     """
     if shape is None:
-        return Declared(dtype=dtype, notes=notes)
+        return DeclaredInput(dtype=dtype, notes=notes)
     if len(shape) != 4:
         shown = ", ".join("?" if side is None else str(side) for side in shape)
         raise UserError(
@@ -180,10 +180,10 @@ def declared(
     # Where both axes would do, for images 1 or 3 pixels wide, channels first is the commoner form by far.
     layout = "NCHW" if rest[0] in (1, 3) else "NHWC" if rest[2] in (1, 3) else None
     if layout is None:
-        return Declared(dtype=dtype, batch=batch, notes=notes)
+        return DeclaredInput(dtype=dtype, batch=batch, notes=notes)
     channels, height, width = rest if layout == "NCHW" else (rest[2], *rest[:2])
     size = None if height is None or width is None else (height, width)
-    return Declared(size, channels, layout, dtype, batch, notes)
+    return DeclaredInput(size, channels, layout, dtype, batch, notes)
 
 
 def named(returned: Any, file: Path) -> dict[str, Tensor]:

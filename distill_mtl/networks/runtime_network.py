@@ -116,7 +116,7 @@ class RuntimeNetwork(TaskNetwork):
         return self._outputs
 
     @property
-    def evidence(self) -> tuple[str, ...]:
+    def answer_features(self) -> tuple[str, ...]:
         if self.dense:
             return () if self.last_map is None else (self.last_map,)
         with self._kept():
@@ -129,7 +129,7 @@ class RuntimeNetwork(TaskNetwork):
             found = next(features, None)
         return () if found is None else (found,)
 
-    def reading(self, inputs: InputContract) -> "RuntimeNetwork":
+    def with_inputs(self, inputs: InputContract) -> "RuntimeNetwork":
         # No new trial: other statistics of colours change neither names nor shapes.
         twin = copy.copy(self)
         twin._modules = {**self._modules, "preprocess": Preprocess(inputs).to(self.preprocess.mean.device)}

@@ -93,11 +93,11 @@ class TaskNetwork(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def evidence(self) -> tuple[str, ...]:
+    def answer_features(self) -> tuple[str, ...]:
         """Names of the features that the answer is made from; none where the network does not give them."""
 
     @abstractmethod
-    def reading(self, inputs: InputContract) -> "TaskNetwork":
+    def with_inputs(self, inputs: InputContract) -> "TaskNetwork":
         """The same network, weights shared, behind another input contract; it gives its logits alone."""
 
     @property
@@ -198,10 +198,10 @@ class BackboneNetwork(TaskNetwork):
             return {LOGITS: tuple(self(black)[LOGITS].shape[1:])}
 
     @property
-    def evidence(self) -> tuple[str, ...]:
+    def answer_features(self) -> tuple[str, ...]:
         return (POOLED,) if self.needs == (LOGITS,) else self.needs
 
-    def reading(self, inputs: InputContract) -> "BackboneNetwork":
+    def with_inputs(self, inputs: InputContract) -> "BackboneNetwork":
         backbone = Backbone(self.backbone.model, inputs)
         return BackboneNetwork(backbone, self.head, self.needs, width=self.width, dense=self.dense)
 

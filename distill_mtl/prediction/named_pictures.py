@@ -42,7 +42,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundPictures:
     """What was named.
 
     Attributes:
@@ -54,7 +54,7 @@ class Found:
     left_out: Mapping[str, int]
 
 
-def find_pictures(places: Sequence[str], members: str = MEMBERS) -> Found:
+def find_pictures(places: Sequence[str], members: str = MEMBERS) -> FoundPictures:
     """All pictures that were named.
 
     Args:
@@ -76,7 +76,7 @@ def find_pictures(places: Sequence[str], members: str = MEMBERS) -> Found:
             pictures += _in_shards(find_shards(place, "predict"), members)
         else:
             pictures += [_file(Path(path), os.path.basename(path)) for path in _files(place)]
-    return Found(pictures, dict(others))
+    return FoundPictures(pictures, dict(others))
 
 
 def picture_endings() -> tuple[str, ...]:

@@ -124,7 +124,7 @@ ANEW = "Write `head: {init: random}` to let the task begin anew."
 
 
 @dataclass(frozen=True)
-class FirstHead:
+class InitialHead:
     """Where a task's head begins.
 
     Attributes:
@@ -140,7 +140,7 @@ class FirstHead:
     inherited: bool = False
 
 
-def load_initial_head(head: nn.Module, kind: TaskKind, task: str, source: FirstHead) -> None:
+def load_initial_head(head: nn.Module, kind: TaskKind, task: str, source: InitialHead) -> None:
     """Fill a head's weights with those of a trained one, its outputs in the order of the task's classes.
 
     What stands for a class that the trained one does not know keeps its random weights.
@@ -171,7 +171,7 @@ def load_initial_head(head: nn.Module, kind: TaskKind, task: str, source: FirstH
         ) from error
 
 
-def _head_weights(head: nn.Module, kind: TaskKind, task: str, source: FirstHead) -> dict[str, Tensor]:
+def _head_weights(head: nn.Module, kind: TaskKind, task: str, source: InitialHead) -> dict[str, Tensor]:
     """The tensors of the teacher's head, by the names they have in ours."""
     place = source.place
     if not place.is_dir():
@@ -237,7 +237,7 @@ _FIXED = "img_size"  # timm's word for the size that position tables are made fo
 
 
 @dataclass(frozen=True)
-class Predecessor:
+class InitialStudent:
     """What the config of the folder says.
 
     Attributes:
@@ -292,7 +292,7 @@ def _architecture(model: str) -> tuple[str, str]:
     return family, name.partition(".")[0]
 
 
-def find_predecessor(init: str) -> Predecessor | None:
+def find_initial_student(init: str) -> InitialStudent | None:
     """The student whose folder `student.init` names; None where it names something else, or nothing that is there.
 
     Raises:
@@ -309,7 +309,7 @@ def find_predecessor(init: str) -> Predecessor | None:
             return None
         trunk = config["trunk"]
         family, model = trunk["family"], trunk["model"]
-        return Predecessor(
+        return InitialStudent(
             folder=folder,
             model=model if family == DEFAULT_FAMILY else f"{family}:{model}",
             args=trunk["args"],
@@ -328,7 +328,7 @@ def build_student(
     seed: int,
     teacher_folders: Mapping[str, Path] | None = None,
     teacher_inputs: Mapping[str, InputContract] | None = None,
-    first_heads: Mapping[str, FirstHead] | None = None,
+    initial_heads: Mapping[str, InitialHead] | None = None,
 ) -> Student:
     """The student of a recipe, with its first weights. The global random state is left as it was.
 
@@ -338,7 +338,7 @@ def build_student(
         hint_layers: further features that training reads; None stands for the trunk's last stage.
         seed: of the random weights.
         teacher_folders, teacher_inputs: task -> its teacher's folder and input, for `init: teacher:TASK`.
-        first_heads: task -> the trained head that its own begins with; without one it is random.
+        initial_heads: task -> the trained head that its own begins with; without one it is random.
 
     Raises:
         StudentError: the trunk cannot be built as asked, or its first weights cannot be had.
@@ -357,7 +357,7 @@ def build_student(
             trunk = FAMILIES[family].create(name, section.args, size, pretrained=section.init == "pretrained")
             load_initial(trunk, section.init, teacher_folders or {}, teacher_inputs or {})
             student = Student(trunk, kinds)
-            for task, source in (first_heads or {}).items():
+            for task, source in (initial_heads or {}).items():
                 load_initial_head(student.heads[task], kinds[task], task, source)
             student.tap([layer or trunk.last for layer in hint_layers])
         except StudentError:

@@ -67,7 +67,7 @@ class LiveTeachers(TargetProvider):
         """
         first = next(iter(rows))
         union = union_of(rows)
-        place = self.teachers[first].home or images.device
+        place = self.teachers[first].fixed_device or images.device
         with self._autocast(rows, place):
             features = self._runs[first](seen(images, union).to(place, non_blocking=True))
             return {
@@ -76,7 +76,7 @@ class LiveTeachers(TargetProvider):
             }
 
     def to(self, device: torch.device | str) -> "LiveTeachers":
-        """Move every teacher to `device`, but for those that have a home of their own."""
+        """Move every teacher to `device`, but for those with a fixed device."""
         for teacher in self.teachers.values():
             teacher.to(device)
         return self

@@ -156,8 +156,8 @@ def teacher_of(
         trunk=network.trunk,
         options=output_options,
     )
-    home = None if section.device is None else usable_device(section.device, "device:")
-    return Teacher(reader, card, home)
+    fixed_device = None if section.device is None else usable_device(section.device, "device:")
+    return Teacher(reader, card, fixed_device)
 
 
 def kind_of(teacher: Teacher) -> TaskKind:

@@ -22,7 +22,7 @@ def share_trunks(teachers: Iterable[Teacher]) -> None:
     first: dict[tuple[object, ...], Teacher] = {}
     for teacher in teachers:
         files = tuple(teacher.card.files.values())
-        key = (type(teacher.network), files, teacher.card.code, teacher.card.inputs, teacher.home)
+        key = (type(teacher.network), files, teacher.card.code, teacher.card.inputs, teacher.fixed_device)
         owner = first.setdefault(key, teacher)
         if owner is not teacher:
             teacher.network.join(owner.network)
@@ -65,7 +65,7 @@ class JoinedTeachers(nn.Module):
         answers: dict[str, Tensor] = {}
         for group in self._groups:
             first = next(iter(group.values()))
-            features = first.network.run(images.to(first.home or images.device))
+            features = first.network.run(images.to(first.fixed_device or images.device))
             answers |= {
                 task: teacher.read(features).logits.to(images.device) for task, teacher in group.items()
             }

@@ -64,17 +64,19 @@ class Teacher(nn.Module):
     Args:
         network: opened, giving the layers of the card.
         card: what is known of it.
-        home: the device that it stays on; None: it goes where it is sent.
+        fixed_device: the device that it stays on; None: it goes where it is sent.
     """
 
     network: TaskNetwork
 
-    def __init__(self, network: TaskNetwork, card: TeacherCard, home: torch.device | None = None) -> None:
+    def __init__(
+        self, network: TaskNetwork, card: TeacherCard, fixed_device: torch.device | None = None
+    ) -> None:
         super().__init__()
-        self.network, self.card, self.home = network, card, home
+        self.network, self.card, self.fixed_device = network, card, fixed_device
         freeze(self)
-        if home is not None:
-            self.to(home)
+        if fixed_device is not None:
+            self.to(fixed_device)
 
     @property
     def known(self) -> tuple[int, ...] | None:
@@ -97,7 +99,7 @@ class Teacher(nn.Module):
 
         `no_grad` and not `inference_mode`, whose tensors could not enter a trainable adapter.
         """
-        return self.read(self.network.run(images.to(self.home or images.device))).to(images.device)
+        return self.read(self.network.run(images.to(self.fixed_device or images.device))).to(images.device)
 
     @torch.no_grad()
     def read(self, features: Mapping[str, Tensor]) -> TeacherOutput:
@@ -109,7 +111,7 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def raw(self, images: Tensor) -> dict[str, Tensor]:
         """What the network itself gives: its own logits, unmapped, and the features that are tapped now."""
-        features = self.network(images.to(self.home or images.device))
+        features = self.network(images.to(self.fixed_device or images.device))
         return {name: feature.to(images.device) for name, feature in features.items()}
 
     def train(self, mode: bool = True) -> "Teacher":
@@ -117,16 +119,16 @@ class Teacher(nn.Module):
         return super().train(False)
 
     def to(self, *args: Any, **kwargs: Any) -> "Teacher":
-        """A teacher with a home stays there, whatever is moved around it."""
-        return super().to(self.home) if self.home is not None else super().to(*args, **kwargs)
+        """A teacher with a fixed device stays there, whatever is moved around it."""
+        return super().to(self.fixed_device) if self.fixed_device is not None else super().to(*args, **kwargs)
 
-    def reading(self, inputs: InputContract) -> "Teacher":
+    def with_inputs(self, inputs: InputContract) -> "Teacher":
         """The same teacher, weights shared, behind another input contract; it gives its logits alone.
 
         For the check, which tries the usual mistakes when a teacher scores badly.
         """
         card = replace(self.card, inputs=inputs, layers=(), shapes={})
-        return Teacher(self.network.reading(inputs), card, self.home)
+        return Teacher(self.network.with_inputs(inputs), card, self.fixed_device)
 
     def _aligned(self, feature: Tensor) -> Tensor:
         """A map of a part of the view, or of more than the view, does not lie over the student's: its mean does."""

@@ -5,18 +5,18 @@ from typing import Any
 
 from distill_mtl.errors import StudentError, UserError
 from distill_mtl.recipe import Recipe
-from distill_mtl.students.initial_weights import ANEW, FirstHead, Predecessor
+from distill_mtl.students.initial_weights import ANEW, InitialHead, InitialStudent
 from distill_mtl.tasks.base import TaskKind, named_classes
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.label_map import match_classes
 
 
-def first_heads(
+def initial_heads(
     recipe: Recipe,
     teachers: Mapping[str, TeacherCard],
     kinds: Mapping[str, TaskKind],
-    old: Predecessor | None,
-) -> dict[str, FirstHead]:
+    old: InitialStudent | None,
+) -> dict[str, InitialHead]:
     """task -> the trained head that its own begins with; the others are random.
 
     Args:
@@ -32,13 +32,13 @@ def first_heads(
     for task, section in recipe.tasks.items():
         inherited = old.head_of(task, section) if old is not None else None
         if section.head.init == "teacher" and section.teacher is not None and task in teachers:
-            found[task] = FirstHead(teachers[task].place, section.teacher.task, teachers[task].labels)
+            found[task] = InitialHead(teachers[task].place, section.teacher.task, teachers[task].labels)
         elif old is not None and inherited is not None:
             found[task] = _inherited(task, kinds[task], old, inherited)
     return found
 
 
-def _inherited(task: str, kind: TaskKind, old: Predecessor, head: str) -> FirstHead:
+def _inherited(task: str, kind: TaskKind, old: InitialStudent, head: str) -> InitialHead:
     entry, what = old.tasks[head], f"the head '{head}' of {old.folder}"
     try:
         if entry["kind"] != kind.name:
@@ -53,10 +53,12 @@ def _inherited(task: str, kind: TaskKind, old: Predecessor, head: str) -> FirstH
         )
     except UserError as error:
         raise StudentError(f"tasks.{task}.head: {str(error).strip()} {ANEW}") from error
-    return FirstHead(old.folder, head, labels, inherited=True)
+    return InitialHead(old.folder, head, labels, inherited=True)
 
 
-def beginning(recipe: Recipe, heads: Mapping[str, FirstHead], old: Predecessor | None) -> str:
+def initialisation_in_words(
+    recipe: Recipe, heads: Mapping[str, InitialHead], old: InitialStudent | None
+) -> str:
     """One clause on the student's first weights: what was taken from where, and what begins anew."""
     if old is None:
         return f"init {recipe.student.init}"
@@ -72,7 +74,7 @@ def beginning(recipe: Recipe, heads: Mapping[str, FirstHead], old: Predecessor |
     return "; ".join(said)
 
 
-def _named(task: str, head: FirstHead) -> str:
+def _named(task: str, head: InitialHead) -> str:
     notes: list[Any] = [f"was {head.asked}"] if head.asked != task else []
     if head.labels.describe:
         notes.append(head.labels.describe)

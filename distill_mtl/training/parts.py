@@ -20,7 +20,7 @@ from distill_mtl.errors import RecipeError, UserError
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import TaskSection
-from distill_mtl.students.initial_weights import Predecessor, build_student, find_predecessor
+from distill_mtl.students.initial_weights import InitialStudent, build_student, find_initial_student
 from distill_mtl.students.student import Student
 from distill_mtl.targets.cached import CachedTargets, cached_facts
 from distill_mtl.targets.combined import Gate, TargetProviders
@@ -32,7 +32,7 @@ from distill_mtl.tasks.base import TaskKind, build_kind, import_kind
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.load_teacher import load_teacher
 from distill_mtl.teachers.teacher import Teacher
-from distill_mtl.training.initialisation import beginning, first_heads
+from distill_mtl.training.initialisation import initial_heads, initialisation_in_words
 from distill_mtl.training.refusals import (
     refuse_missing_trackers,
     refuse_unheard,
@@ -139,11 +139,11 @@ def build(recipe: Recipe) -> Parts:
     """
     refuse_missing_trackers(recipe)
     _admit_terms(recipe)
-    old = find_predecessor(recipe.student.init)
+    old = find_initial_student(recipe.student.init)
     teachers, kinds = build_teachers(recipe, old)
     refuse_unheard(recipe, kinds)
     refuse_unknown_drops(recipe, kinds)
-    heads = first_heads(recipe, teachers.cards, kinds, old)
+    heads = initial_heads(recipe, teachers.cards, kinds, old)
     student = build_student(
         old.settle(recipe.student) if old is not None else recipe.student,
         kinds,
@@ -151,7 +151,7 @@ def build(recipe: Recipe) -> Parts:
         seed=recipe.seed,
         teacher_folders={task: card.place for task, card in teachers.cards.items()},
         teacher_inputs={task: card.inputs for task, card in teachers.cards.items()},
-        first_heads=heads,
+        initial_heads=heads,
     )
     inputs = [student.trunk.inputs, *(card.inputs for card in teachers.cards.values())]
     sources = build_sources(recipe, kinds, inputs)
@@ -180,11 +180,11 @@ def build(recipe: Recipe) -> Parts:
         balance,
         cached,
         taught,
-        beginning(recipe, heads, old),
+        initialisation_in_words(recipe, heads, old),
     )
 
 
-def build_teachers(recipe: Recipe, old: Predecessor | None = None) -> tuple[Teachers, dict[str, TaskKind]]:
+def build_teachers(recipe: Recipe, old: InitialStudent | None = None) -> tuple[Teachers, dict[str, TaskKind]]:
     """Every teacher, and every task's kind with its classes (the teacher's unless the recipe lists them).
 
     Args:
@@ -235,7 +235,7 @@ def _admit_terms(recipe: Recipe) -> None:
                 raise RecipeError(f"schedule.{number}: {error}") from error
 
 
-def _kind(task: str, section: TaskSection, classes: tuple[str, ...], old: Predecessor | None) -> TaskKind:
+def _kind(task: str, section: TaskSection, classes: tuple[str, ...], old: InitialStudent | None) -> TaskKind:
     head = section.head.model_dump(include={"width", "depth"}, exclude_none=True)
     try:
         if old is not None and (inherited := old.head_of(task, section)) is not None:

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from distill_mtl import load_student
 from distill_mtl.errors import ExportError
-from distill_mtl.export.export_format import only
+from distill_mtl.export.deployable import remove_unread
+from distill_mtl.export.export_format import only_tasks
 from distill_mtl.jobs.export import export_student
-from distill_mtl.networks.cut import cut
 from distill_mtl.students.student_folder import DeployedStudent
 from distill_mtl.tasks.base import KINDS, build_kind, import_kind
 
@@ -48,9 +48,9 @@ def test_a_part_of_the_trunk_that_only_other_heads_read_is_cut() -> None:
     batch = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         wanted = made(batch)["part"]
-        part = only(DeployedStudent(made), ["part"])
+        part = only_tasks(DeployedStudent(made), ["part"])
         before = numbers(part)
-        cut(part.trunk)
+        remove_unread(part.trunk)
         assert torch.equal(part(batch)["part"], wanted)
         assert torch.equal(part(batch)["part"], wanted), "a second pass ends at the same place"
     assert numbers(part) < before - 100_000
@@ -59,7 +59,7 @@ def test_a_part_of_the_trunk_that_only_other_heads_read_is_cut() -> None:
 def test_nothing_is_cut_where_everything_is_read() -> None:
     made = student("test_vit", {"breed": every_kind()["breed"]})
     before = numbers(made)
-    cut(made.trunk)
+    remove_unread(made.trunk)
     assert numbers(made) == before
 
 

@@ -15,7 +15,7 @@ from toys import classification, toy_student
 
 from distill_mtl.checks.inspection import print_inspection
 from distill_mtl.errors import UserError
-from distill_mtl.export.deployable import Deployable, describe
+from distill_mtl.export.deployable import Deployable, file_note
 from distill_mtl.export.export_format import FORMATS
 from distill_mtl.networks.opening import as_section, exists, open_network
 from distill_mtl.prediction.named_pictures import find_pictures
@@ -41,7 +41,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         found[form] = home / f"student.{form}"
         module = Deployable(load_student(home / "run" / "student").student, "normalised", decode=False)
         module.eval().requires_grad_(False)
-        FORMATS[to]().write(module, describe(module, None), found[form])  # type: ignore[attr-defined]
+        FORMATS[to]().write(module, file_note(module, None), found[form])  # type: ignore[attr-defined]
     torch.manual_seed(0)
     network = timm.create_model("test_resnet", num_classes=4).eval()
     found["timm folder"] = home / "classifier"

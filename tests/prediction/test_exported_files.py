@@ -9,7 +9,7 @@ import torch
 from prediction_world import KINDS, picture, student_folder
 
 from distill_mtl.errors import UserError
-from distill_mtl.export.deployable import Deployable, Pixels, describe
+from distill_mtl.export.deployable import Deployable, Pixels, file_note
 from distill_mtl.export.export_format import FORMATS
 from distill_mtl.networks.file_contract import NOTE
 from distill_mtl.networks.opening import open_network
@@ -38,7 +38,7 @@ def written(folder: Path, to: str, pixels: Pixels, *, decode: bool = False) -> P
     path = folder.parent / f"{to}-{pixels}{FORMATS[to].ending}"
     if not path.exists():
         module = Deployable(load_student(folder).student, pixels, decode=decode).eval().requires_grad_(False)
-        FORMATS[to]().write(module, describe(module, None), path)  # type: ignore[attr-defined]
+        FORMATS[to]().write(module, file_note(module, None), path)  # type: ignore[attr-defined]
     return path
 
 

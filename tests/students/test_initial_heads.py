@@ -10,7 +10,7 @@ from torch import nn
 from distill_mtl.errors import StudentError
 from distill_mtl.networks.weights import read_config, read_weights, write_network
 from distill_mtl.recipe.schema import StudentSection, TeacherSection
-from distill_mtl.students.initial_weights import FirstHead, build_student
+from distill_mtl.students.initial_weights import InitialHead, build_student
 from distill_mtl.students.student import Student
 from distill_mtl.students.student_folder import save_student
 from distill_mtl.students.timm_form import save_timm
@@ -26,13 +26,13 @@ def straight(classes: tuple[str, ...]) -> LabelMap:
 
 
 def begin(
-    sources: dict[str, FirstHead],
+    sources: dict[str, InitialHead],
     tasks: dict[str, TaskKind] | None = None,
     model: str = "test_resnet",
     **keys: object,
 ) -> Student:
     section = StudentSection(**{"model": model, "input_size": 64, "init": "random", **keys})
-    return build_student(section, tasks or kinds(), seed=7, first_heads=sources)
+    return build_student(section, tasks or kinds(), seed=7, initial_heads=sources)
 
 
 def equal(first: nn.Module, second: nn.Module) -> bool:
@@ -43,7 +43,7 @@ def equal(first: nn.Module, second: nn.Module) -> bool:
 def test_the_heads_of_a_student_folder_begin_those_of_the_same_tasks(tmp_path: Path) -> None:
     source = student(seed=1)
     save_student(source, tmp_path / "s")
-    begun = begin({"part": FirstHead(tmp_path / "s", None, straight(("ground", "thing")))})
+    begun = begin({"part": InitialHead(tmp_path / "s", None, straight(("ground", "thing")))})
     assert equal(begun.heads["part"], source.heads["part"])
     assert not equal(begun.heads["left"], source.heads["left"])
     assert not equal(begun.trunk, source.trunk)
@@ -52,16 +52,16 @@ def test_the_heads_of_a_student_folder_begin_those_of_the_same_tasks(tmp_path: P
 def test_the_head_may_have_another_name(tmp_path: Path) -> None:
     source = student(seed=1, tasks={"other": kinds()["part"], "left": kinds()["left"]})
     save_student(source, tmp_path / "s")
-    begun = begin({"part": FirstHead(tmp_path / "s", "other", straight(("ground", "thing")))})
+    begun = begin({"part": InitialHead(tmp_path / "s", "other", straight(("ground", "thing")))})
     assert equal(begun.heads["part"], source.heads["other"])
     with pytest.raises(StudentError, match=r"tasks\.part\.head\.init: .* has no task 'part'"):
-        begin({"part": FirstHead(tmp_path / "s", None, straight(("ground", "thing")))})
+        begin({"part": InitialHead(tmp_path / "s", None, straight(("ground", "thing")))})
 
 
 def test_the_classifier_of_a_timm_folder_becomes_the_linear_layer(tmp_path: Path) -> None:
     source = student(seed=1)
     save_timm(source, "left", tmp_path / "t")
-    begun = begin({"left": FirstHead(tmp_path / "t", None, straight(ABC))})
+    begun = begin({"left": InitialHead(tmp_path / "t", None, straight(ABC))})
     assert equal(begun.heads["left"], source.heads["left"])
 
 
@@ -70,7 +70,7 @@ def test_another_architecture_of_the_same_width_will_do(tmp_path: Path) -> None:
     save_timm(source, "left", tmp_path / "t")
     width = source.heads["left"].linear.in_features
     begun = begin(
-        {"left": FirstHead(tmp_path / "t", None, straight(ABC))}, args={"channels": [16, 24, 32, width]}
+        {"left": InitialHead(tmp_path / "t", None, straight(ABC))}, args={"channels": [16, 24, 32, width]}
     )
     assert equal(begun.heads["left"], source.heads["left"])
 
@@ -90,7 +90,7 @@ def test_trunk_and_head_of_a_teacher_give_its_answers_in_the_tasks_order(tmp_pat
         {"left": build_kind("classification", wanted)},
         seed=7,
         teacher_folders={"left": folder},
-        first_heads={"left": FirstHead(folder, None, teacher.card.labels)},
+        initial_heads={"left": InitialHead(folder, None, teacher.card.labels)},
     ).eval()
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
@@ -102,7 +102,7 @@ def test_the_outputs_of_a_decoder_are_put_in_order_too(tmp_path: Path) -> None:
     save_student(source, tmp_path / "s")
     turned = {"part": build_kind("segmentation", ["thing", "ground"])}
     labels = match_classes(("ground", "thing"), 2, ["thing", "ground"], "it")
-    begun = begin({"part": FirstHead(tmp_path / "s", None, labels)}, turned).heads["part"]
+    begun = begin({"part": InitialHead(tmp_path / "s", None, labels)}, turned).heads["part"]
     theirs = source.heads["part"]
     assert torch.equal(begun.answer.weight, theirs.answer.weight.flip(0))
     assert torch.equal(begun.answer.bias, theirs.answer.bias.flip(0))
@@ -114,7 +114,7 @@ def test_a_class_that_the_teacher_does_not_know_stays_random(tmp_path: Path) -> 
     save_timm(source, "left", tmp_path / "t")
     more = {"left": build_kind("classification", ["x", "c", "b", "a"])}
     labels = match_classes(ABC, 3, ["x", "c", "b", "a"], "it")
-    begun = begin({"left": FirstHead(tmp_path / "t", None, labels)}, more).heads["left"].linear
+    begun = begin({"left": InitialHead(tmp_path / "t", None, labels)}, more).heads["left"].linear
     alone = begin({}, more).heads["left"].linear
     assert torch.equal(begun.weight[1:], source.heads["left"].linear.weight.flip(0))
     assert torch.equal(begun.weight[0], alone.weight[0])
@@ -135,13 +135,13 @@ def test_further_outputs_stay_behind_the_classes(tmp_path: Path) -> None:
     source = student(seed=1)
     save_student(source, tmp_path / "s")
     labels = LabelMap(("b", "a"), (1, 0), None, 2, rest=1)
-    begun = begin({"left": FirstHead(tmp_path / "s", None, labels)}, {"left": More(("b", "a"))})
+    begun = begin({"left": InitialHead(tmp_path / "s", None, labels)}, {"left": More(("b", "a"))})
     assert torch.equal(begun.heads["left"].linear.weight, source.heads["left"].linear.weight[[1, 0, 2]])
 
 
 def test_another_width_is_refused_with_both_shapes_and_the_mend(tmp_path: Path) -> None:
     save_timm(student(seed=1), "left", tmp_path / "t")
-    source = {"left": FirstHead(tmp_path / "t", None, straight(ABC))}
+    source = {"left": InitialHead(tmp_path / "t", None, straight(ABC))}
     with pytest.raises(StudentError, match=r"tasks\.left\.head\.init: ") as caught:
         begin(source, args={"channels": [32, 48, 48, 40]})
     assert "linear.weight is [3, 96] in the file, [3, 40] in the network" in str(caught.value)
@@ -158,7 +158,7 @@ def test_other_classes_of_another_width_are_refused_in_the_same_words(tmp_path: 
         StudentError, match=r"linear\.weight is \[3, 96\] in the file, \[2, 40\] in the network"
     ):
         begin(
-            {"left": FirstHead(tmp_path / "t", None, labels)},
+            {"left": InitialHead(tmp_path / "t", None, labels)},
             {"left": build_kind("classification", ["c", "a"])},
             args={"channels": [32, 48, 48, 40]},
         )
@@ -168,7 +168,7 @@ def test_a_decoder_of_another_size_is_refused(tmp_path: Path) -> None:
     save_student(student(seed=1), tmp_path / "s")
     wide = {"part": build_kind("segmentation", ["ground", "thing"], head={"width": 8})}
     with pytest.raises(StudentError, match=r"laterals\.0\.weight is \[24, .*in the file, \[8,"):
-        begin({"part": FirstHead(tmp_path / "s", None, straight(("ground", "thing")))}, wide)
+        begin({"part": InitialHead(tmp_path / "s", None, straight(("ground", "thing")))}, wide)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_head_that_computes_in_another_unit_is_refused(
     taught = {"it": build_kind(kind, classes, **made)}
     source = student(seed=1, tasks=taught)
     save_student(source, tmp_path / "s")
-    heads = {"it": FirstHead(tmp_path / "s", None, straight(taught["it"].classes))}
+    heads = {"it": InitialHead(tmp_path / "s", None, straight(taught["it"].classes))}
     assert equal(begin(heads, taught).heads["it"], source.heads["it"])
     with pytest.raises(StudentError, match=rf"was trained with `{option}: .*Write the same under `options`"):
         begin(heads, {"it": build_kind(kind, classes)})
@@ -194,7 +194,7 @@ def test_a_head_that_computes_in_another_unit_is_refused(
 def test_a_program_says_nothing_about_its_head(tmp_path: Path) -> None:
     (tmp_path / "left.onnx").write_bytes(b"")
     with pytest.raises(StudentError, match=r"left\.onnx is a whole network in one file.*\n.*`init: random`"):
-        begin({"left": FirstHead(tmp_path / "left.onnx", None, straight(ABC))})
+        begin({"left": InitialHead(tmp_path / "left.onnx", None, straight(ABC))})
 
 
 def test_a_network_with_two_classifiers_is_refused(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_network_with_two_classifiers_is_refused(tmp_path: Path) -> None:
     config["pretrained_cfg"]["classifier"] = ["fc", "fc_dist"]
     write_network(tmp_path / "u", config, read_weights(tmp_path / "t"), "")
     with pytest.raises(StudentError, match="no single linear classifier"):
-        begin({"left": FirstHead(tmp_path / "u", None, straight(ABC))})
+        begin({"left": InitialHead(tmp_path / "u", None, straight(ABC))})
 
 
 def test_half_precision_weights_are_taken(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_half_precision_weights_are_taken(tmp_path: Path) -> None:
     write_network(tmp_path / "s", read_config(tmp_path / "s"), half, "")
     labels = match_classes(ABC, 3, ["c", "b", "a"], "it")
     begun = begin(
-        {"left": FirstHead(tmp_path / "s", None, labels)},
+        {"left": InitialHead(tmp_path / "s", None, labels)},
         {"left": build_kind("classification", ["c", "b", "a"])},
     )
     assert begun.heads["left"].linear.weight.dtype == torch.float32

@@ -10,7 +10,7 @@ from distill_mtl.errors import UserError
 from distill_mtl.networks.backbone import LOGITS
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
-from distill_mtl.networks.runtime import Declared, Runtime
+from distill_mtl.networks.runtime import DeclaredInput, Runtime
 from distill_mtl.networks.runtime_network import RuntimeNetwork
 from distill_mtl.recipe.schema import OutputSection
 from distill_mtl.tasks.base import KINDS
@@ -24,7 +24,7 @@ class Steps(Runtime):
         self.steps, self.outputs, self.declared, self.files = (
             nn.ModuleDict(steps),
             tuple(outputs),
-            Declared(),
+            DeclaredInput(),
             (),
         )
         self.taps: tuple[str, ...] = ()

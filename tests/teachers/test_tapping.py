@@ -38,7 +38,7 @@ def test_another_reading_leaves_no_hooks_on_the_network_that_it_shares(tmp_path:
     save_student(toys.toy_student({"shape": toys.segmentation()}), tmp_path / "t")
     teacher = load_teacher(TeacherSection(path=str(tmp_path / "t")), task="shape")
     before = _hooks(teacher)
-    reading = teacher.reading(InputContract((8, 8), (0.0,) * 3, (1.0,) * 3))
+    reading = teacher.with_inputs(InputContract((8, 8), (0.0,) * 3, (1.0,) * 3))
     assert _hooks(teacher) > before
     del reading
     assert _hooks(teacher) == before

@@ -13,7 +13,7 @@ from huggingface_hub import HfApi, ModelCard
 
 from distill_mtl.errors import ExportError, brief
 from distill_mtl.evaluation import Evaluation
-from distill_mtl.export.export_format import FORMATS, Format, Order, export_folder
+from distill_mtl.export.export_format import FORMATS, ExportRequest, Format, export_folder
 from distill_mtl.networks.weights import CARD, read_config
 from distill_mtl.report.markdown import markdown_table
 from distill_mtl.report.model_card import model_card
@@ -26,7 +26,7 @@ UNKNOWN = "unknown"
 """The hub's own word for a licence that nobody has named."""
 
 
-def hub_card(order: Order) -> str:
+def hub_card(request: ExportRequest) -> str:
     """The card with its YAML front matter: library_name, licence, tags.
 
     The run's own card where the whole student is exported; else a new one, with the scores of the tasks that are.
@@ -34,17 +34,17 @@ def hub_card(order: Order) -> str:
     Raises:
         ExportError: the run's card has a front matter that is no YAML.
     """
-    card = ModelCard(_text(order))
+    card = ModelCard(_text(request))
     card.data["library_name"] = "distill_mtl"
-    card.data["license"] = order.license or card.data.get("license") or UNKNOWN
+    card.data["license"] = request.license or card.data.get("license") or UNKNOWN
     text = str(card)
-    return text.replace(PLACE, f"hf_hub:{order.repo}") if order.repo is not None else text
+    return text.replace(PLACE, f"hf_hub:{request.repo}") if request.repo is not None else text
 
 
-def _text(order: Order) -> str:
+def _text(request: ExportRequest) -> str:
     """The card as the run wrote it, or a new one."""
-    whole = set(order.trained.load().student.kinds) == set(order.tasks)
-    path = order.trained.folder / CARD
+    whole = set(request.source.load().student.kinds) == set(request.tasks)
+    path = request.source.folder / CARD
     if whole and path.is_file():
         text = path.read_text(encoding="utf-8")
         try:
@@ -55,37 +55,37 @@ def _text(order: Order) -> str:
                 f"{path}: its front matter cannot be read: {brief(error)}. Correct it."
             ) from error
         return text
-    trunk = order.student.trunk
+    trunk = request.student.trunk
     text = model_card(
-        name=order.trained.name,
+        name=request.source.name,
         architecture=trunk.name,
         size=trunk.inputs.size,
-        kinds=order.student.kinds,
-        teachers=_teachers(order),
-        recipe_digest=order.trained.recipe_sha256,
+        kinds=request.student.kinds,
+        teachers=_teachers(request),
+        recipe_digest=request.source.recipe_sha256,
     )
-    scores = _scores(order)
+    scores = _scores(request)
     return text + (f"\n## Student against teachers\n\n{scores}\n" if scores else "")
 
 
-def _teachers(order: Order) -> dict[str, str]:
+def _teachers(request: ExportRequest) -> dict[str, str]:
     """What taught each task, as the run's teachers.json says."""
-    found = _json(order.trained.home / "teachers.json")
+    found = _json(request.source.run / "teachers.json")
     return {
         task: f"{Path(found[task]['file']).parent.name} {found[task]['sha256'][:12]}"
-        for task in order.tasks
+        for task in request.tasks
         if task in found
     }
 
 
-def _scores(order: Order) -> str:
+def _scores(request: ExportRequest) -> str:
     """A table of the run's results.json, of the tasks that are exported; empty where there is none."""
-    path = order.trained.home / "results.json"
+    path = request.source.run / "results.json"
     if not path.is_file():
         return ""
     results = Evaluation.read(path)
     columns = ("task", "metric", "rows", "teacher", "student", "delta")
-    only = [task for task in order.tasks if task in results.tasks]
+    only = [task for task in request.tasks if task in results.tasks]
     return markdown_table(short_table(results, columns, only)) if only else ""
 
 
@@ -103,28 +103,33 @@ class Hub(Format):
     ending = "-hub"
     options = frozenset({"repo", "private", "license"})
 
-    def export(self, order: Order) -> None:
-        if order.private and order.repo is None:
+    def export(self, request: ExportRequest) -> None:
+        if request.private and request.repo is None:
             raise ExportError("--private says who sees a repository. Name it with --repo OWNER/NAME.")
-        with export_folder(order.out, overwrite=order.overwrite) as folder:
-            extra = read_config(order.trained.folder).get("extra", {})
-            save_student(order.student, folder, card=hub_card(order), extra=extra)
-            _refuse_difference(order, folder)
-        order.console.print(f"{order.out}: {', '.join(order.tasks)}", highlight=False, soft_wrap=True)
-        if order.license is None:
-            order.console.print(
+        with export_folder(request.out, overwrite=request.overwrite) as folder:
+            extra = read_config(request.source.folder).get("extra", {})
+            save_student(request.student, folder, card=hub_card(request), extra=extra)
+            _refuse_difference(request, folder)
+        request.console.print(f"{request.out}: {', '.join(request.tasks)}", highlight=False, soft_wrap=True)
+        if request.license is None:
+            request.console.print(
                 f"The card says `license: {UNKNOWN}`, unless the run's own names one. --license apache-2.0 does.",
                 highlight=False,
                 soft_wrap=True,
             )
-        if order.repo is None:
-            order.console.print("Not pushed: --repo OWNER/NAME names where to.", highlight=False)
+        if request.repo is None:
+            request.console.print("Not pushed: --repo OWNER/NAME names where to.", highlight=False)
             return
         url = push(
-            order.out, order.repo, private=order.private, message=f"A student for {', '.join(order.tasks)}"
+            request.out,
+            request.repo,
+            private=request.private,
+            message=f"A student for {', '.join(request.tasks)}",
         )
-        order.console.print(f"pushed to {url}", highlight=False, soft_wrap=True)
-        order.console.print(f'load_student("hf_hub:{order.repo}") opens it.', highlight=False, soft_wrap=True)
+        request.console.print(f"pushed to {url}", highlight=False, soft_wrap=True)
+        request.console.print(
+            f'load_student("hf_hub:{request.repo}") opens it.', highlight=False, soft_wrap=True
+        )
 
 
 def push(folder: Path, repo: str, *, private: bool, message: str) -> str:
@@ -148,9 +153,9 @@ def push(folder: Path, repo: str, *, private: bool, message: str) -> str:
     return str(url)
 
 
-def _refuse_difference(order: Order, folder: Path) -> None:
+def _refuse_difference(request: ExportRequest, folder: Path) -> None:
     """Raise ExportError where the folder does not hold the very weights."""
-    written = load_student(folder, trust=order.trained.trust).student.state_dict()
-    for name, value in order.student.state_dict().items():
+    written = load_student(folder, trust=request.source.trust).student.state_dict()
+    for name, value in request.student.state_dict().items():
         if not torch.equal(value, written[name]):
             raise ExportError(f"{folder}: {name} is not the student's. Is the disk damaged?")

@@ -9,7 +9,7 @@ import torch
 
 from distill_mtl.errors import ExportError
 from distill_mtl.export.deployable import INPUT, NOTE, Deployable
-from distill_mtl.export.export_format import FORMATS, Order
+from distill_mtl.export.export_format import FORMATS, ExportRequest
 from distill_mtl.export.graph_format import GraphFormat, recorded_program, telling
 from distill_mtl.export.int8 import compare_files, quantise
 from distill_mtl.export.parity import RealRows, check_parity
@@ -51,35 +51,35 @@ class Onnx(GraphFormat):
         program.save(path, external_data=_bytes(module) > LARGEST)
 
     def finish(
-        self, order: Order, module: Deployable, note: dict[str, Any], rows: RealRows, file: Path
+        self, request: ExportRequest, module: Deployable, note: dict[str, Any], rows: RealRows, file: Path
     ) -> None:
-        if not order.int8:
+        if not request.int8:
             return
         if _bytes(module) > LARGEST:
             raise ExportError("--int8: a student of more than 2 GB is not quantised. Leave out --int8.")
         size, whole = module.trunk.inputs.size, file.with_name(f"{file.stem}-fp32{file.suffix}")
         shutil.copyfile(file, whole)
-        with telling(order, f"quantising on {order.calibration} training rows"):
-            images, _ = rows.take("train", order.calibration, size)
+        with telling(request, f"quantising on {request.calibration} training rows"):
+            images, _ = rows.take("train", request.calibration, size)
             quantise(file, (module.taken(part.float() / 255) for part in images.split(_BATCH)), module.kinds)
             _stamp(file, note | {"precision": "int8"})
         small, large = (path.stat().st_size / 1e6 for path in (file, whole))
-        order.console.print(f"int8: {small:.2f} MB, fp32 {large:.2f} MB")
-        if order.data:
+        request.console.print(f"int8: {small:.2f} MB, fp32 {large:.2f} MB")
+        if request.data:
             found = check_parity(
-                module, order.trained.load(), RUNTIMES[self.ending](file), rows.for_check(module)
+                module, request.source.load(), RUNTIMES[self.ending](file), rows.for_check(module)
             )
-            order.console.print(found.table("int8"))
-            data = " ".join(f"{task}=SHARDS" for task in order.tasks)
-            order.console.print(
+            request.console.print(found.table("int8"))
+            data = " ".join(f"{task}=SHARDS" for task in request.tasks)
+            request.console.print(
                 "What int8 loses in points is measured on rows with labels: leave out --data for those of the run, or "
-                f"distill-mtl evaluate --student {order.out} --against {order.trained.home} --data {data}",
+                f"distill-mtl evaluate --student {request.out} --against {request.source.run} --data {data}",
                 soft_wrap=True,
                 highlight=False,
             )
         else:
-            evaluation = compare_files(order, rows, module, file, whole)
-            order.console.print(console_table(evaluation))
+            evaluation = compare_files(request, rows, module, file, whole)
+            request.console.print(console_table(evaluation))
             evaluation.write(file.with_name(f"{file.name}.results.json"))
         whole.unlink()
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from distill_mtl.export.deployable import Deployable
-from distill_mtl.export.export_format import FORMATS, Format, Order, export_folder
-from distill_mtl.export.parity import SURE, Difference, Parity, RealRows, Seen
+from distill_mtl.export.export_format import FORMATS, ExportRequest, Format, export_folder
+from distill_mtl.export.parity import SURE, Difference, Parity, PictureBatch, RealRows
 from distill_mtl.students.student import Student
 from distill_mtl.students.timm_form import has_timm_head, save_timm, save_timm_trunk
 
@@ -25,22 +25,22 @@ class Timm(Format):
     ending = "-timm"
     options = frozenset({"rows", "data"})
 
-    def export(self, order: Order) -> None:
-        student, (task, *others) = order.student, order.tasks
+    def export(self, request: ExportRequest) -> None:
+        student, (task, *others) = request.student, request.tasks
         whole = not others and has_timm_head(student, task)
-        rows = RealRows(order).for_check(Deployable(student, "normalised", decode=False))
-        with export_folder(order.out, overwrite=order.overwrite) as folder:
+        rows = RealRows(request).for_check(Deployable(student, "normalised", decode=False))
+        with export_folder(request.out, overwrite=request.overwrite) as folder:
             if whole:
-                save_timm(student, task, folder, card=_card(order, f"with the classifier of `{task}`"))
+                save_timm(student, task, folder, card=_card(request, f"with the classifier of `{task}`"))
             else:
-                save_timm_trunk(student, folder, card=_card(order, "without a classifier"))
+                save_timm_trunk(student, folder, card=_card(request, "without a classifier"))
             model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
             found = _parity(student, model, task if whole else None, rows)
-            order.console.print(found.table(_WORDS))
+            request.console.print(found.table(_WORDS))
             found.refuse_difference(_WORDS)
-        order.console.print(
-            f"{order.out}: {student.trunk.name}, {'with the classifier of ' + task if whole else 'the trunk alone'}. "
-            f'Open it with timm.create_model("local-dir:{order.out}", pretrained=True); without pretrained=True timm '
+        request.console.print(
+            f"{request.out}: {student.trunk.name}, {'with the classifier of ' + task if whole else 'the trunk alone'}. "
+            f'Open it with timm.create_model("local-dir:{request.out}", pretrained=True); without pretrained=True timm '
             "gives random weights, and says nothing.",
             highlight=False,
             soft_wrap=True,
@@ -48,13 +48,13 @@ class Timm(Format):
 
 
 @torch.no_grad()
-def _parity(student: Student, model: Any, task: str | None, rows: Sequence[Seen]) -> Parity:
+def _parity(student: Student, model: Any, task: str | None, rows: Sequence[PictureBatch]) -> Parity:
     """What timm opens beside the student: the last map, and the pooled vector or the logits of the task."""
     trunk: Any = student.trunk.model
     found = Parity(sum(len(batch.keys) for batch in rows), [len(batch.keys) for batch in rows])
     features = found.outputs["features"] = Difference()
     last = found.outputs[task or "pooled"] = Difference()
-    answered: list[tuple[Tensor, Tensor, Seen]] = []
+    answered: list[tuple[Tensor, Tensor, PictureBatch]] = []
     for batch in rows:
         pixels = student.trunk.preprocess(batch.images)
         features.add(trunk.forward_features(pixels), model.forward_features(pixels), batch.keys)
@@ -69,9 +69,9 @@ def _parity(student: Student, model: Any, task: str | None, rows: Sequence[Seen]
     return found
 
 
-def _card(order: Order, what: str) -> str:
+def _card(request: ExportRequest, what: str) -> str:
     """README.md of the folder."""
-    whole = order.trained.load().student
+    whole = request.source.load().student
     trunk = whole.trunk
     parameters = dict(trunk.named_parameters())
     unread = set(parameters) - trunk.parameters_behind(trunk.returns)
@@ -84,7 +84,7 @@ def _card(order: Order, what: str) -> str:
         else ""
     )
     inputs = trunk.inputs
-    return f"""# {order.trained.name}: {trunk.name}, {what}
+    return f"""# {request.source.name}: {trunk.name}, {what}
 
 The trunk of a student for {", ".join(whole.kinds)}, trained with distill_mtl. timm opens it, without distill_mtl:
 

@@ -17,7 +17,13 @@ from torch import Tensor
 
 from distill_mtl.errors import UserError, brief, nearest
 from distill_mtl.networks.modes import freeze
-from distill_mtl.networks.runtime import RUNTIMES, Runtime, declared, not_one_input, saved_while_training
+from distill_mtl.networks.runtime import (
+    RUNTIMES,
+    Runtime,
+    declared_input,
+    not_one_input,
+    saved_while_training,
+)
 
 _CUDA = "CUDAExecutionProvider"
 
@@ -48,7 +54,9 @@ class OnnxRuntime(Runtime):
         image = only_input(model, path)
         refuse_training(model, image.name, path)
         notes = {entry.key: entry.value for entry in model.metadata_props}
-        self.declared = declared(shape_of(image), dtype_of(image, path), notes, file=path, name=image.name)
+        self.declared = declared_input(
+            shape_of(image), dtype_of(image, path), notes, file=path, name=image.name
+        )
         self.outputs = returned_tensors(model, path)
         self._names = list(dict.fromkeys((*inner_tensors(model, image.name), *self.outputs)))
         self._ingredients = ingredients(model)

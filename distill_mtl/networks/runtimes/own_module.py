@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from distill_mtl.errors import UserError, brief
 from distill_mtl.networks.modes import freeze
-from distill_mtl.networks.runtime import Declared, Runtime, named
+from distill_mtl.networks.runtime import DeclaredInput, Runtime, named
 from distill_mtl.networks.taps import Taps
 from distill_mtl.networks.weights import load_exactly, read_weights
 from distill_mtl.registry import attribute_of, import_module, working_directory_importable
@@ -141,14 +141,14 @@ def _call(args: Mapping[str, Any]) -> str:
     return "(" + ", ".join(f"{key}={value!r}" for key, value in args.items()) + ")"
 
 
-def _declared(network: nn.Module) -> Declared:
+def _declared(network: nn.Module) -> DeclaredInput:
     """What timm and those who follow it write down about the input; mean and std are not read here."""
     for name in ("pretrained_cfg", "default_cfg"):
         cfg = getattr(network, name, None)
         size = cfg.get("input_size") if isinstance(cfg, Mapping) else None
         if size is not None and len(size) == 3:
-            return Declared(size=(int(size[1]), int(size[2])), channels=int(size[0]))
-    return Declared()
+            return DeclaredInput(size=(int(size[1]), int(size[2])), channels=int(size[0]))
+    return DeclaredInput()
 
 
 def load_checkpoint(network: nn.Module, file: Path) -> None:

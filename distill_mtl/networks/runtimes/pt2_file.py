@@ -16,7 +16,7 @@ from distill_mtl.networks.modes import freeze
 from distill_mtl.networks.runtime import (
     RUNTIMES,
     Runtime,
-    declared,
+    declared_input,
     not_one_input,
     read_extra_files,
     saved_while_training,
@@ -54,7 +54,7 @@ class ExportedRuntime(Runtime):
         image = _image(module.graph, path)
         value = image.meta["val"]
         shape = [side if isinstance(side, int) else None for side in value.shape]
-        self.declared = declared(shape, value.dtype, notes, file=path, name=image.name)
+        self.declared = declared_input(shape, value.dtype, notes, file=path, name=image.name)
         self.files = (path,)
         # Output -> node.
         self._sources = _returned(module.graph, program)

@@ -16,7 +16,7 @@ from distill_mtl.errors import UserError, brief
 from distill_mtl.networks.modes import freeze
 from distill_mtl.networks.runtime import (
     RUNTIMES,
-    Declared,
+    DeclaredInput,
     Runtime,
     named,
     read_extra_files,
@@ -51,7 +51,7 @@ class TorchScriptRuntime(Runtime):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.declared = Declared(notes=read_extra_files(path))
+        self.declared = DeclaredInput(notes=read_extra_files(path))
         self.files, self.outputs = (path,), ()
         self._device = torch.device("cpu")
         self.network = _load(path, self._device)
