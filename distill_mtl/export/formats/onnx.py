@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from distill_mtl.errors import ExportError
-from distill_mtl.export.deployable import INPUT, NOTE, Deployable
+from distill_mtl.export.deployable import INPUT, Deployable
 from distill_mtl.export.export_format import FORMATS, ExportRequest
 from distill_mtl.export.graph_format import GraphFormat, recorded_program, telling
 from distill_mtl.export.int8 import compare_files, quantise
 from distill_mtl.export.parity import RealRows, check_parity
+from distill_mtl.networks.file_contract import NOTE
 from distill_mtl.networks.runtime import RUNTIMES
 from distill_mtl.networks.runtimes.onnx_file import package
 from distill_mtl.report.console import console_table

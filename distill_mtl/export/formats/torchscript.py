@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from distill_mtl.export.deployable import NOTE, Deployable
+from distill_mtl.export.deployable import Deployable
 from distill_mtl.export.export_format import FORMATS
 from distill_mtl.export.graph_format import GraphFormat
+from distill_mtl.networks.file_contract import NOTE
 
 
 @FORMATS.register("torchscript")
