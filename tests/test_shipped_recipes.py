@@ -10,6 +10,7 @@ from distill_mtl import distill
 from distill_mtl.jobs.check import check
 from distill_mtl.recipe import dump_recipe, load_recipe
 
+pytestmark = pytest.mark.usefixtures("short_runs")
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 OWN_DATA = [ROOT / "recipes" / name for name in ("mnist.yaml", "camvid.yaml")]

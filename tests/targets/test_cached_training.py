@@ -29,6 +29,7 @@ from distill_mtl.training.parts import Parts
 from distill_mtl.training.processes import start_accelerator
 from distill_mtl.training.step import Trainer
 
+pytestmark = pytest.mark.usefixtures("short_runs")
 # Maps and pooled features, one layer as both, every row taught, crops and flips in two views of three.
 HINTS = (
     "tasks.hue.hints=[{form: map}, {student: first, teacher: first, form: pooled}]",
@@ -273,16 +274,15 @@ def test_auto_is_decided_when_a_run_begins_and_kept_when_it_goes_on(tmp_path: Pa
 
 
 def test_two_processes_equal_one(recipe: Path, tmp_path: Path) -> None:
-    options = [f"--set={change}" for change in (*RUN, "targets.from=cached", "training.ema=null")]
-    weights = []
-    for name, launcher in (("one", ()), ("two", children.TWO)):
-        out = tmp_path / name
-        done = children.run("distill", recipe, "--out", out, *options, launcher=launcher)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "targets: cached, 3 views per row" in done.stdout
-        weights.append(load_file(out / "student" / "model.safetensors"))
-    for name, weight in weights[0].items():
-        assert torch.allclose(weight, weights[1][name], rtol=2e-3, atol=2e-3), name
+    changes = (*RUN, "targets.from=cached", "training.ema=null")
+    one, two = run(recipe, tmp_path / "one", changes), tmp_path / "two"
+    options = (f"--set={change}" for change in changes)
+    done = children.run("distill", recipe, "--out", two, *options, launcher=children.TWO)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "targets: cached, 3 views per row" in done.stdout
+    weights = load_file(two / "student" / "model.safetensors")
+    for name, weight in one.items():
+        assert torch.allclose(weight, weights[name], rtol=2e-3, atol=2e-3), name
 
 
 def test_heads_begin_as_their_teachers_without_opening_them(

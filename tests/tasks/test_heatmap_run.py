@@ -24,6 +24,7 @@ from distill_mtl.tasks.base import TaskKind, build_kind
 from distill_mtl.teachers.load_teacher import load_teacher
 from distill_mtl.training.parts import build
 
+pytestmark = pytest.mark.usefixtures("short_runs")
 SIDE = 32
 CLASSES = ("warm", "cold")
 

@@ -21,6 +21,7 @@ from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.tasks.base import build_kind
 from distill_mtl.teachers.load_teacher import load_teacher
 
+pytestmark = pytest.mark.usefixtures("short_runs")
 QUIET = Console(quiet=True)
 RECIPE = """
 student: {model: "toy:net", init: random}
