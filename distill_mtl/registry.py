@@ -1,10 +1,8 @@
-"""Names in a recipe, and the classes they stand for.
+"""Names in a recipe, and the classes they stand for: ours by a registry, the user's as `module:attribute`.
 
 A kind of task or a family of students lives in one file of its folder and registers itself there by
 the name that a recipe uses. The folder is imported on the first look-up, so adding a file is all it
-takes to add a name.
-
-Imports of the user's own code, as `module:attribute`: networks and kinds of task. Only for code that is trusted.
+takes to add a name. The user's own code is imported only where it is trusted.
 """
 
 import importlib

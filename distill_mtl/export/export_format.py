@@ -1,8 +1,7 @@
-"""The student that a command names: `runs/NAME` or `runs/NAME/student`, with the recipe of its run if it is there.
+"""What an export is: a format (a class of `formats/`, found by the name that `--to` takes), and a request to write it.
 
-Where an export goes: what may not be replaced, and that it is there whole or not at all.
-
-What a format of `distill-mtl export` is: a class of `formats/`, found by the name that `--to` takes.
+`ExportRequest` holds the student, its source on disk and the options; `export_files` and `export_folder` write the
+result whole or not at all.
 """
 
 import hashlib
@@ -24,6 +23,8 @@ from distill_mtl.registry import Registry
 from distill_mtl.students.student import Student
 from distill_mtl.students.student_folder import DeployedStudent, load_student
 from distill_mtl.training.run_folder import RunFolder
+
+FORMATS: Registry[type["Format"]] = Registry("export format", "distill_mtl.export.formats")
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,82 @@ class StudentSource:
             StudentError: it is broken, or names code that is not trusted.
         """
         return load_student(self.folder, trust=self.trust)
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What is to be exported, and how.
+
+    Attributes:
+        trained: where the student lies, and the run that made it.
+        student: loaded for this request alone, with the heads of the wanted tasks; a format may change it.
+        out: file or folder to write; what a format writes to no file reads it as it likes.
+        pixels: what the graph takes; "normalised": preprocessing is left to the caller.
+        decode: answers too, beside the logits.
+        int8: quantise.
+        rows: how many rows the check looks at.
+        calibration: how many rows quantisation looks at.
+        data: shards for both in place of the run's; empty: the run's.
+        overwrite: an earlier export may be replaced.
+        console: where to say what is done.
+        repo: on the Hugging Face hub, OWNER/NAME; None: nothing is pushed.
+        private: a new repository is not seen by others.
+        license: that the card names, by the hub's identifier; None: what the card says already.
+    """
+
+    source: StudentSource
+    student: Student
+    out: Path
+    pixels: Pixels
+    decode: bool
+    int8: bool
+    rows: int
+    calibration: int
+    data: Sequence[str]
+    overwrite: bool
+    console: Console
+    repo: str | None = None
+    private: bool = False
+    license: str | None = None
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """That are exported."""
+        return tuple(self.student.kinds)
+
+
+class Format(ABC):
+    """One form in which a student leaves.
+
+    Attributes:
+        name: that `--to` takes.
+        ending: of the file or folder that is written.
+        options: those of the command that change something for this format: `preprocess`, `decode`, `int8`,
+            `rows`, `data`, `repo`, `private`, `license`. Others are refused.
+        packages: that it needs, of the extra of its own name.
+    """
+
+    name: ClassVar[str]
+    ending: ClassVar[str]
+    options: ClassVar[frozenset[str]] = frozenset()
+
+    packages: ClassVar[tuple[str, ...]] = ()
+
+    def refuse_missing(self) -> None:
+        """Raise ExportError where a package that this format needs is not installed."""
+        missing = [name for name in self.packages if find_spec(name) is None]
+        if missing:
+            raise ExportError(
+                f"--to {self.name} needs {', '.join(missing)}: pip install 'distill_mtl[{self.name}]'."
+            )
+
+    @abstractmethod
+    def export(self, request: ExportRequest) -> None:
+        """Write it, complete or not at all, check it, and say so.
+
+        Raises:
+            UserError: the student has no such form, or what was written does not answer as it does.
+        """
 
 
 def find_student(path: Path, *, trust: bool = False) -> StudentSource:
@@ -149,82 +226,3 @@ def _writable(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ExportError(f"{out.parent} cannot be written to: {error.strerror or error}.") from error
-
-
-FORMATS: Registry[type["Format"]] = Registry("export format", "distill_mtl.export.formats")
-
-
-@dataclass(frozen=True)
-class ExportRequest:
-    """What is to be exported, and how.
-
-    Attributes:
-        trained: where the student lies, and the run that made it.
-        student: loaded for this request alone, with the heads of the wanted tasks; a format may change it.
-        out: file or folder to write; what a format writes to no file reads it as it likes.
-        pixels: what the graph takes; "normalised": preprocessing is left to the caller.
-        decode: answers too, beside the logits.
-        int8: quantise.
-        rows: how many rows the check looks at.
-        calibration: how many rows quantisation looks at.
-        data: shards for both in place of the run's; empty: the run's.
-        overwrite: an earlier export may be replaced.
-        console: where to say what is done.
-        repo: on the Hugging Face hub, OWNER/NAME; None: nothing is pushed.
-        private: a new repository is not seen by others.
-        license: that the card names, by the hub's identifier; None: what the card says already.
-    """
-
-    source: StudentSource
-    student: Student
-    out: Path
-    pixels: Pixels
-    decode: bool
-    int8: bool
-    rows: int
-    calibration: int
-    data: Sequence[str]
-    overwrite: bool
-    console: Console
-    repo: str | None = None
-    private: bool = False
-    license: str | None = None
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """That are exported."""
-        return tuple(self.student.kinds)
-
-
-class Format(ABC):
-    """One form in which a student leaves.
-
-    Attributes:
-        name: that `--to` takes.
-        ending: of the file or folder that is written.
-        options: those of the command that change something for this format: `preprocess`, `decode`, `int8`,
-            `rows`, `data`, `repo`, `private`, `license`. Others are refused.
-        packages: that it needs, of the extra of its own name.
-    """
-
-    name: ClassVar[str]
-    ending: ClassVar[str]
-    options: ClassVar[frozenset[str]] = frozenset()
-
-    packages: ClassVar[tuple[str, ...]] = ()
-
-    def refuse_missing(self) -> None:
-        """Raise ExportError where a package that this format needs is not installed."""
-        missing = [name for name in self.packages if find_spec(name) is None]
-        if missing:
-            raise ExportError(
-                f"--to {self.name} needs {', '.join(missing)}: pip install 'distill_mtl[{self.name}]'."
-            )
-
-    @abstractmethod
-    def export(self, request: ExportRequest) -> None:
-        """Write it, complete or not at all, check it, and say so.
-
-        Raises:
-            UserError: the student has no such form, or what was written does not answer as it does.
-        """

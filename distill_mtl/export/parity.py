@@ -1,6 +1,6 @@
-"""Real pictures for the check and for calibration: rows of the run's own data, or of shards that are named.
+"""Whether an exported file answers as the student does, on real rows, in the runtime that opens such files.
 
-Whether an exported file answers as the student does: on real rows, in the runtime that its users have.
+The rows are those of the run's own data, or of shards that are named.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,9 +27,19 @@ from distill_mtl.splits import Split
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.tasks.maps import map_size, resized
 
+SURE = 10.0
+"""A decision must stand where the student's margin exceeds the largest error so many times."""
+LARGEST = 1e-3
+"""Largest error that rounding explains, as a share of the student's largest answer."""
+ROUNDING = 1e-6
+"""Of one operation, as a share of the largest answer."""
+
 _SIZES = (1, 3, 2)
 """Rows of the first batches; the others hold what is left, up to `_MOST`. The graph was recorded with 2."""
 _MOST = 32
+
+
+Answers = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -136,14 +146,6 @@ class RealRows:
             part = chosen[first : first + _MOST]
             none = np.zeros_like(part)
             yield sources.training_rows(BatchRows(none, none, part))
-
-
-SURE = 10.0
-"""A decision must stand where the student's margin exceeds the largest error so many times."""
-LARGEST = 1e-3
-"""Largest error that rounding explains, as a share of the student's largest answer."""
-ROUNDING = 1e-6
-"""Of one operation, as a share of the largest answer."""
 
 
 @dataclass
@@ -289,9 +291,6 @@ def check_parity(
         for (eager, given, size), batch in zip(pairs, batches, strict=True):
             _decisions(kind, task, found, eager, given, size, batch.keys)
     return found
-
-
-Answers = dict[str, Tensor]
 
 
 def _answers(

@@ -1,1 +1,1 @@
-"""Opening any trained network: its form on disk, its runtime, its input, and its layers."""
+"""Opening any trained network: its form on disk, its runtime, what it wants to see, and how its layers are read."""

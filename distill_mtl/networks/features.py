@@ -1,7 +1,6 @@
-"""The shape of a network's inner feature, in the one layout that the rest of the program uses.
+"""The layers' outputs in the two layouts that the rest of the program knows: maps [B, C, h, w] and vectors [B, C].
 
-What shape a layer speaks in. Networks give maps with channels first or last, tokens, or vectors;
-`Layout` turns each into the two forms that the rest of the program knows: [B, C, h, w] and [B, C].
+Networks give maps with channels first or last, tokens, or vectors; `find_layout` finds out which in a dry forward.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The input contract of a teacher: what its files say, overruled by what the recipe says."""
+"""The input contract of a network that is a file: what the file says, overruled by what the recipe says."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""A teacher on the Hugging Face hub: the two files of its folder, fetched once, and the folder they are in.
+"""A network on the Hugging Face hub: the files of its folder, fetched once, and the folder they are in.
 
 Only config.json, model.safetensors and score.json are fetched: a pickle is never opened.
 """

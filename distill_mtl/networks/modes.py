@@ -1,11 +1,4 @@
-"""A glance at a network that must leave no trace: evaluation mode inside, every mode as before outside.
-
-Whether a forward pass is being recorded as a graph, for code that looks at sizes.
-
-A device that somebody named, tried before work begins on it.
-
-Freezing a network, in one place, so that nothing a training loop does can move it.
-"""
+"""The modes in which a network runs: evaluated for a moment, frozen for good, recorded as a graph, on a device."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +19,12 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes.items():
             part.training = mode
+
+
+def freeze(module: nn.Module) -> None:
+    """Evaluation mode and no gradients, for the module and everything in it."""
+    module.eval()
+    module.requires_grad_(False)
 
 
 def recorded() -> bool:
@@ -49,9 +48,3 @@ def usable_device(name: str, said: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"{said} {name} cannot be used here: {brief(error)}.") from error
     return device
-
-
-def freeze(module: nn.Module) -> None:
-    """Evaluation mode and no gradients, for the module and everything in it."""
-    module.eval()
-    module.requires_grad_(False)

@@ -1,15 +1,7 @@
 """A trained network as its own file format runs it: one tensor in, named tensors out.
 
 A runtime knows nothing of pixels in [0, 1], of classes or of tasks; `RuntimeNetwork` puts the input and output
-contracts around it. One file per format: ONNX, torch.export, TorchScript, a user's own module.
-
-What the shape of a network's input says, for the formats that write it down.
-
-Names for what a forward function returns, where the format gives it none.
-
-The texts that go along in PyTorch's zip archives (torch.export and TorchScript), under `extra/`.
-
-The error for a network that was saved as it is while training; no later `eval()` reaches into such a file.
+contracts around it. Each format is one file of `runtimes/`; what several of them need follows the base class.
 """
 
 import zipfile

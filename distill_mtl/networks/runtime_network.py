@@ -1,4 +1,4 @@
-"""A network that some runtime runs, between its input contract and its answer."""
+"""A network behind a runtime: its input contract before it, one of its outputs read as the answer after it."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence

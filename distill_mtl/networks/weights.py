@@ -1,11 +1,6 @@
-"""Trained networks on disk: a folder with `config.json` and `model.safetensors`, read and written.
+"""Trained networks on disk: a folder with config.json, model.safetensors and, for teachers, score.json.
 
-Teachers and students share these few functions. Weights are safetensors only: a pickle can run code
-when it is opened, so none is ever opened.
-
-score.json in a teacher's folder: how good it is and on what that was measured.
-
-`distill-mtl teacher train` writes it, and the check before training must find the same score.
+Weights are safetensors only: a pickle can run code when it is opened, so none is ever opened.
 """
 
 import hashlib
@@ -30,6 +25,15 @@ HUB = ("hf_hub:", "hf-hub:")
 """How the name of a repository on the Hugging Face hub begins."""
 STUDENT = "student"
 """Where the folder of a run holds its student."""
+
+
+_CONVERT = (
+    "If you trust where it comes from, convert it: "
+    "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'model.safetensors')."
+)
+
+
+SCORE = "score.json"
 
 
 def network_folder(place: Path) -> Path:
@@ -97,18 +101,6 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], source: str) ->
     module.load_state_dict(dict(state))
 
 
-def sha256(file: Path) -> str:
-    """Hexadecimal SHA-256 of a file, read once as long as it does not change."""
-    status = file.stat()
-    return _sha256(file, status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=1024)
-def _sha256(file: Path, size: int, changed: int) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
 def write_network(folder: Path, config: Mapping[str, Any], state: Mapping[str, Tensor], card: str) -> None:
     """Write config, weights and model card, complete or not at all; replaces an earlier network.
 
@@ -126,20 +118,10 @@ def write_network(folder: Path, config: Mapping[str, Any], state: Mapping[str, T
         (made / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
-def _pickle_note(path: Path) -> str:
-    pickles = sorted(file.name for file in path.glob("*") if file.suffix in (".bin", ".pth", ".pt", ".ckpt"))
-    return (
-        f" There is {pickles[0]}, a pickle, which could run code when opened. {_CONVERT}" if pickles else ""
-    )
-
-
-_CONVERT = (
-    "If you trust where it comes from, convert it: "
-    "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'model.safetensors')."
-)
-
-
-SCORE = "score.json"
+def sha256(file: Path) -> str:
+    """Hexadecimal SHA-256 of a file, read once as long as it does not change."""
+    status = file.stat()
+    return _sha256(file, status.st_size, status.st_mtime_ns)
 
 
 @dataclass(frozen=True)
@@ -187,3 +169,16 @@ def read_score(folder: Path) -> RecordedScore | None:
 def write_score(folder: Path, score: RecordedScore) -> None:
     """Record a score beside the weights it belongs to."""
     (folder / SCORE).write_text(json.dumps(asdict(score), indent=2) + "\n", encoding="utf-8")
+
+
+@lru_cache(maxsize=1024)
+def _sha256(file: Path, size: int, changed: int) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _pickle_note(path: Path) -> str:
+    pickles = sorted(file.name for file in path.glob("*") if file.suffix in (".bin", ".pth", ".pt", ".ckpt"))
+    return (
+        f" There is {pickles[0]}, a pickle, which could run code when opened. {_CONVERT}" if pickles else ""
+    )

@@ -1,14 +1,7 @@
-"""The first weights of a trunk, taken from a network that was trained before.
+"""A student with its first weights: of the trunk (`student.init`), and of each head (`tasks.NAME.head.init`).
 
-The first weights of a head, taken from a trained one: of the student that the run begins with (`student.init`),
-or of the task's teacher (`tasks.NAME.head.init: teacher`).
-
-They are read from the folder, so that a run with cached targets need not open a teacher's network.
-
-The student that a student begins as: `student.init` names its folder, or that of the run that left it.
-
-Its architecture and size are the defaults of the new one's, and its heads are those that the tasks of the same
-names begin with.
+They are read from folders, so that a run with cached targets need not open a teacher's network. Where `student.init`
+names an older student, its architecture and size are the defaults, and tasks of the same names begin with its heads.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,86 +31,7 @@ _TRUNK = "trunk.model."
 _HEADS = "heads."
 
 
-def load_initial(
-    trunk: Trunk,
-    init: str,
-    teacher_folders: Mapping[str, Path],
-    teacher_inputs: Mapping[str, InputContract],
-) -> None:
-    """Fill a trunk's weights as `student.init` says.
-
-    From a folder the normalisation is taken along, because the weights expect it; the size is not.
-
-    Args:
-        trunk: freshly created; `pretrained` and `random` are already done.
-        init: `pretrained`, `random`, `teacher:TASK`, or a folder or .safetensors file with the weights of a
-            timm network or of a student, or the folder of the run that left a student.
-        teacher_folders: task -> its teacher's folder, or file of weights.
-        teacher_inputs: task -> what its teacher wants to see, as the recipe may have corrected it; where it is
-            not named, the folder's word is taken.
-
-    Raises:
-        StudentError: there is no such teacher or file, or its architecture is another one.
-    """
-    if init in ("pretrained", "random"):
-        return
-    path, inputs = Path(init), None
-    if init.startswith(_TEACHER):
-        task = init.removeprefix(_TEACHER)
-        if task not in teacher_folders:
-            known = ", ".join(f"{_TEACHER}{name}" for name in teacher_folders) or "none"
-            raise StudentError(
-                f"student.init: no task '{task}' with a teacher. Teachers to begin with: {known}."
-            )
-        path, inputs = Path(teacher_folders[task]), teacher_inputs.get(task)
-    if not path.exists():
-        raise StudentError(
-            f"student.init: '{init}' is neither pretrained, random nor {_TEACHER}TASK, and there is no such "
-            "folder or file."
-        )
-    path = network_folder(path)
-    try:
-        load_exactly(trunk.model, _trunk_weights(read_weights(path), trunk), str(path))
-        if inputs is None and path.is_dir():
-            inputs = _contract(path)
-        if inputs is not None:
-            trunk.preprocess = Preprocess(_of_a_student(inputs, trunk))
-    except UserError as error:
-        raise StudentError(
-            f"student.init: {error}\nThe student is {trunk.name} {trunk.args}; it can only begin with the "
-            "weights of the same architecture and arguments."
-        ) from error
-
-
-def _trunk_weights(state: Mapping[str, Tensor], trunk: Trunk) -> dict[str, Tensor]:
-    """The tensors of a trunk in a state dict of a student, of a timm classifier, or of a bare trunk."""
-    if any(key.startswith(_TRUNK) for key in state):
-        return {key.removeprefix(_TRUNK): value for key, value in state.items() if not key.startswith(_HEADS)}
-    classifier = getattr(trunk.model, "pretrained_cfg", {}).get("classifier") or ()
-    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    ends = tuple(f"{name}.{part}" for name in names for part in ("weight", "bias"))
-    return {key: value for key, value in state.items() if key not in ends}
-
-
-def _of_a_student(inputs: InputContract, trunk: Trunk) -> InputContract:
-    """What the weights expect of colours and numbers, at the trunk's own size and in torch's own form."""
-    return replace(
-        inputs,
-        size=trunk.inputs.size,
-        resize="squash",
-        crop=1.0,
-        layout="nchw",
-        dtype="float32",
-        batch=None,
-    )
-
-
-def _contract(folder: Path) -> InputContract:
-    """The input contract in a network's folder, of either form."""
-    config = read_config(folder)
-    if "trunk" in config:
-        return InputContract.from_dict(config["trunk"]["inputs"])
-    return InputContract.from_timm(config.get("pretrained_cfg", config))
+_FIXED = "img_size"  # timm's word for the size that position tables are made for
 
 
 ANEW = "Write `head: {init: random}` to let the task begin anew."
@@ -138,102 +52,6 @@ class InitialHead:
     asked: str | None
     labels: "LabelMap"
     inherited: bool = False
-
-
-def load_initial_head(head: nn.Module, kind: TaskKind, task: str, source: InitialHead) -> None:
-    """Fill a head's weights with those of a trained one, its outputs in the order of the task's classes.
-
-    What stands for a class that the trained one does not know keeps its random weights.
-
-    Args:
-        head: freshly created.
-        kind: of the task.
-        task: its name in the recipe.
-        source: whose head.
-
-    Raises:
-        StudentError: the teacher is no folder of ours or of timm's, or its head is another one, or computes with
-            other options.
-    """
-    try:
-        state = _head_weights(head, kind, task, source)
-        _order_outputs(state, head, source.labels)
-        load_exactly(
-            head, state, f"the {'student' if source.inherited else 'teacher'}'s head in {source.place}"
-        )
-    except UserError as error:
-        if source.inherited:
-            raise StudentError(f"tasks.{task}.head: {error}\n{ANEW}") from error
-        raise StudentError(
-            f"tasks.{task}.head.init: {error}\nBegin with the teacher's head where it reads the same features: the "
-            "student has the teacher's trunk, and `head` the teacher's width and depth. Otherwise use "
-            "`init: random`."
-        ) from error
-
-
-def _head_weights(head: nn.Module, kind: TaskKind, task: str, source: InitialHead) -> dict[str, Tensor]:
-    """The tensors of the teacher's head, by the names they have in ours."""
-    place = source.place
-    if not place.is_dir():
-        raise UserError(f"{place} is a whole network in one file, which does not say which part is its head.")
-    config, state = read_config(place), read_weights(place)
-    if config.get("format") == FORMAT:
-        named = chosen_task(place, list(config["tasks"]), source.asked, task)
-        _refuse_other_options(kind, config["tasks"][named], place)
-        prefix = f"heads.{named}."
-        return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    name, answer = _classifier(config), _answer(head)
-    if not isinstance(name, str) or answer is None:
-        raise UserError(f"{place} has no single linear classifier that could stand for this head.")
-    parts = {part: state.get(f"{name}.{part}") for part in ("weight", "bias")}
-    return {f"{answer}.{part}": value for part, value in parts.items() if value is not None}
-
-
-def _refuse_other_options(kind: TaskKind, entry: Mapping[str, Any], place: Path) -> None:
-    mine = kind.describe()
-    for option in kind.head_options:
-        if entry.get(option) != mine[option]:
-            raise UserError(
-                f"the head in {place} was trained with `{option}: {entry.get(option)}`, the task has {mine[option]}, "
-                f"under which its weights would mean something else. Write the same under `options`."
-            )
-
-
-def _classifier(config: Mapping[str, Any]) -> Any:
-    """Dotted name of the classifier of a network in timm's form; several for a network with several."""
-    said = config.get("pretrained_cfg", {}).get("classifier")
-    if said is None and timm.is_model(config.get("architecture", "")):
-        known = timm.models.get_pretrained_cfg(config["architecture"])
-        said = known.classifier if known is not None else None
-    return said
-
-
-def _answer(head: nn.Module) -> str | None:
-    """Dotted name of the layer that gives the logits, where the head says which it is."""
-    answer = getattr(head, "answer", None)
-    return next((name for name, module in head.named_modules() if module is answer), None)
-
-
-def _order_outputs(state: dict[str, Tensor], head: nn.Module, labels: "LabelMap") -> None:
-    """Put what stands for the teacher's outputs where the task has their classes."""
-    if labels.known is None and labels.outputs == tuple(range(labels.width)):
-        return
-    answer, own = _answer(head), head.state_dict()
-    if answer is None:
-        raise UserError(
-            "the teacher's classes are other ones, or in another order, and its head cannot be reordered."
-        )
-    taken = [*labels.outputs, *range(labels.width, labels.width + labels.rest)]
-    count = len(labels.classes)
-    places = [*(labels.known or range(count)), *range(count, count + labels.rest)]
-    for key in (f"{answer}.weight", f"{answer}.bias"):
-        mine = own.get(key)
-        if mine is not None and key in state and state[key].shape[1:] == mine.shape[1:]:
-            index = torch.tensor(places, device=mine.device)
-            state[key] = mine.index_copy(0, index, state[key][taken].to(mine.dtype))
-
-
-_FIXED = "img_size"  # timm's word for the size that position tables are made for
 
 
 @dataclass(frozen=True)
@@ -284,12 +102,6 @@ class InitialStudent:
         if teacher is not None and teacher.path and network_folder(Path(teacher.path)) == self.folder:
             return chosen_task(self.folder, list(self.tasks), teacher.task, task)
         return task if task in self.tasks else None
-
-
-def _architecture(model: str) -> tuple[str, str]:
-    """Family and name, without the tag of pretrained weights."""
-    family, name = split_family(model)
-    return family, name.partition(".")[0]
 
 
 def find_initial_student(init: str) -> InitialStudent | None:
@@ -368,6 +180,88 @@ def build_student(
     return student
 
 
+def load_initial(
+    trunk: Trunk,
+    init: str,
+    teacher_folders: Mapping[str, Path],
+    teacher_inputs: Mapping[str, InputContract],
+) -> None:
+    """Fill a trunk's weights as `student.init` says.
+
+    From a folder the normalisation is taken along, because the weights expect it; the size is not.
+
+    Args:
+        trunk: freshly created; `pretrained` and `random` are already done.
+        init: `pretrained`, `random`, `teacher:TASK`, or a folder or .safetensors file with the weights of a
+            timm network or of a student, or the folder of the run that left a student.
+        teacher_folders: task -> its teacher's folder, or file of weights.
+        teacher_inputs: task -> what its teacher wants to see, as the recipe may have corrected it; where it is
+            not named, the folder's word is taken.
+
+    Raises:
+        StudentError: there is no such teacher or file, or its architecture is another one.
+    """
+    if init in ("pretrained", "random"):
+        return
+    path, inputs = Path(init), None
+    if init.startswith(_TEACHER):
+        task = init.removeprefix(_TEACHER)
+        if task not in teacher_folders:
+            known = ", ".join(f"{_TEACHER}{name}" for name in teacher_folders) or "none"
+            raise StudentError(
+                f"student.init: no task '{task}' with a teacher. Teachers to begin with: {known}."
+            )
+        path, inputs = Path(teacher_folders[task]), teacher_inputs.get(task)
+    if not path.exists():
+        raise StudentError(
+            f"student.init: '{init}' is neither pretrained, random nor {_TEACHER}TASK, and there is no such "
+            "folder or file."
+        )
+    path = network_folder(path)
+    try:
+        load_exactly(trunk.model, _trunk_weights(read_weights(path), trunk), str(path))
+        if inputs is None and path.is_dir():
+            inputs = _contract(path)
+        if inputs is not None:
+            trunk.preprocess = Preprocess(_of_a_student(inputs, trunk))
+    except UserError as error:
+        raise StudentError(
+            f"student.init: {error}\nThe student is {trunk.name} {trunk.args}; it can only begin with the "
+            "weights of the same architecture and arguments."
+        ) from error
+
+
+def load_initial_head(head: nn.Module, kind: TaskKind, task: str, source: InitialHead) -> None:
+    """Fill a head's weights with those of a trained one, its outputs in the order of the task's classes.
+
+    What stands for a class that the trained one does not know keeps its random weights.
+
+    Args:
+        head: freshly created.
+        kind: of the task.
+        task: its name in the recipe.
+        source: whose head.
+
+    Raises:
+        StudentError: the teacher is no folder of ours or of timm's, or its head is another one, or computes with
+            other options.
+    """
+    try:
+        state = _head_weights(head, kind, task, source)
+        _order_outputs(state, head, source.labels)
+        load_exactly(
+            head, state, f"the {'student' if source.inherited else 'teacher'}'s head in {source.place}"
+        )
+    except UserError as error:
+        if source.inherited:
+            raise StudentError(f"tasks.{task}.head: {error}\n{ANEW}") from error
+        raise StudentError(
+            f"tasks.{task}.head.init: {error}\nBegin with the teacher's head where it reads the same features: the "
+            "student has the teacher's trunk, and `head` the teacher's width and depth. Otherwise use "
+            "`init: random`."
+        ) from error
+
+
 def _freeze_unread(student: Student) -> None:
     """Take the parameters that no feature depends on out of training.
 
@@ -377,3 +271,102 @@ def _freeze_unread(student: Student) -> None:
     read = student.trunk.parameters_behind(student.trunk.returns)
     for name, parameter in student.trunk.named_parameters():
         parameter.requires_grad_(name in read)
+
+
+def _trunk_weights(state: Mapping[str, Tensor], trunk: Trunk) -> dict[str, Tensor]:
+    """The tensors of a trunk in a state dict of a student, of a timm classifier, or of a bare trunk."""
+    if any(key.startswith(_TRUNK) for key in state):
+        return {key.removeprefix(_TRUNK): value for key, value in state.items() if not key.startswith(_HEADS)}
+    classifier = getattr(trunk.model, "pretrained_cfg", {}).get("classifier") or ()
+    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    ends = tuple(f"{name}.{part}" for name in names for part in ("weight", "bias"))
+    return {key: value for key, value in state.items() if key not in ends}
+
+
+def _of_a_student(inputs: InputContract, trunk: Trunk) -> InputContract:
+    """What the weights expect of colours and numbers, at the trunk's own size and in torch's own form."""
+    return replace(
+        inputs,
+        size=trunk.inputs.size,
+        resize="squash",
+        crop=1.0,
+        layout="nchw",
+        dtype="float32",
+        batch=None,
+    )
+
+
+def _contract(folder: Path) -> InputContract:
+    """The input contract in a network's folder, of either form."""
+    config = read_config(folder)
+    if "trunk" in config:
+        return InputContract.from_dict(config["trunk"]["inputs"])
+    return InputContract.from_timm(config.get("pretrained_cfg", config))
+
+
+def _head_weights(head: nn.Module, kind: TaskKind, task: str, source: InitialHead) -> dict[str, Tensor]:
+    """The tensors of the teacher's head, by the names they have in ours."""
+    place = source.place
+    if not place.is_dir():
+        raise UserError(f"{place} is a whole network in one file, which does not say which part is its head.")
+    config, state = read_config(place), read_weights(place)
+    if config.get("format") == FORMAT:
+        named = chosen_task(place, list(config["tasks"]), source.asked, task)
+        _refuse_other_options(kind, config["tasks"][named], place)
+        prefix = f"heads.{named}."
+        return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    name, answer = _classifier(config), _answer(head)
+    if not isinstance(name, str) or answer is None:
+        raise UserError(f"{place} has no single linear classifier that could stand for this head.")
+    parts = {part: state.get(f"{name}.{part}") for part in ("weight", "bias")}
+    return {f"{answer}.{part}": value for part, value in parts.items() if value is not None}
+
+
+def _refuse_other_options(kind: TaskKind, entry: Mapping[str, Any], place: Path) -> None:
+    mine = kind.describe()
+    for option in kind.head_options:
+        if entry.get(option) != mine[option]:
+            raise UserError(
+                f"the head in {place} was trained with `{option}: {entry.get(option)}`, the task has {mine[option]}, "
+                f"under which its weights would mean something else. Write the same under `options`."
+            )
+
+
+def _classifier(config: Mapping[str, Any]) -> Any:
+    """Dotted name of the classifier of a network in timm's form; several for a network with several."""
+    said = config.get("pretrained_cfg", {}).get("classifier")
+    if said is None and timm.is_model(config.get("architecture", "")):
+        known = timm.models.get_pretrained_cfg(config["architecture"])
+        said = known.classifier if known is not None else None
+    return said
+
+
+def _answer(head: nn.Module) -> str | None:
+    """Dotted name of the layer that gives the logits, where the head says which it is."""
+    answer = getattr(head, "answer", None)
+    return next((name for name, module in head.named_modules() if module is answer), None)
+
+
+def _order_outputs(state: dict[str, Tensor], head: nn.Module, labels: "LabelMap") -> None:
+    """Put what stands for the teacher's outputs where the task has their classes."""
+    if labels.known is None and labels.outputs == tuple(range(labels.width)):
+        return
+    answer, own = _answer(head), head.state_dict()
+    if answer is None:
+        raise UserError(
+            "the teacher's classes are other ones, or in another order, and its head cannot be reordered."
+        )
+    taken = [*labels.outputs, *range(labels.width, labels.width + labels.rest)]
+    count = len(labels.classes)
+    places = [*(labels.known or range(count)), *range(count, count + labels.rest)]
+    for key in (f"{answer}.weight", f"{answer}.bias"):
+        mine = own.get(key)
+        if mine is not None and key in state and state[key].shape[1:] == mine.shape[1:]:
+            index = torch.tensor(places, device=mine.device)
+            state[key] = mine.index_copy(0, index, state[key][taken].to(mine.dtype))
+
+
+def _architecture(model: str) -> tuple[str, str]:
+    """Family and name, without the tag of pretrained weights."""
+    family, name = split_family(model)
+    return family, name.partition(".")[0]

@@ -1,9 +1,7 @@
-"""The part of a student that all tasks share, and the registry of its families.
+"""The student: one trunk that all tasks share, one head per task; and the registry of families of trunks.
 
 A recipe's `student.model` is a name of the default family, timm, or `FAMILY:NAME`. A new family is one
 file in `families/`: build a module that follows the three conventions of `Backbone`, and say how.
-
-The student: one trunk, one head per task. `build_student` makes it from a recipe.
 """
 
 from abc import ABC, abstractmethod

@@ -1,13 +1,7 @@
 """A student's folder, `runs/NAME/student`: config.json, model.safetensors and a model card.
 
-`load_student` is what users of a student call. It needs no teacher, no adapter and no training code.
-
-What a student's config.json is called, what it records, and which of the heads answers for a task.
-
-A student's folder as a teacher: one of its heads answers for one task.
-
-Registered with the teachers' forms, so that a folder that distill_mtl wrote can be named wherever a recipe
-names a teacher (dense teachers have no other form).
+`load_student` is what users of a student call. It needs no teacher, no adapter and no training code. The form is
+registered with `FORMS`, so that a student's folder can be named wherever a trained network can.
 """
 
 from collections.abc import Mapping
@@ -31,7 +25,11 @@ from distill_mtl.networks.weights import (
 from distill_mtl.students.student import DEFAULT_FAMILY, FAMILIES, Student, Trunk
 from distill_mtl.tasks.base import TaskKind, build_kind, import_kind
 
+FORMAT = "distill_mtl.student"
+
 VERSION = 1
+SCORES = "scores"
+"""Under `extra` of the config: task -> metric, score and rows, as the run that left the student found them."""
 
 
 class DeployedStudent(nn.Module):
@@ -83,15 +81,32 @@ def load_student(folder: Path | str, *, trust: bool = False) -> DeployedStudent:
         raise StudentError(str(error)) from error
 
 
-def _local(place: Path | str) -> Path:
-    """The folder on this machine."""
-    if not str(place).startswith(HUB):
-        return Path(place)
-    from distill_mtl.networks.hub_repository import (
-        fetch_folder,  # with its client, which no local folder needs
-    )
+def save_student(
+    student: Student, folder: Path | str, *, card: str | None = None, extra: Mapping[str, Any] | None = None
+) -> None:
+    """Write a student's folder, complete or not at all; an earlier network in it is replaced.
 
-    return fetch_folder(str(place).partition(":")[2])
+    Args:
+        student: hint layers it gives in training are not kept.
+        folder: where to write.
+        card: text of README.md; default a few lines on how to load it.
+        extra: further plain values to keep in config.json under `extra`, for people and tools.
+
+    Raises:
+        StudentError: the folder holds something that is not a network.
+    """
+    folder = Path(folder)
+    config = {
+        "format": FORMAT,
+        "format_version": VERSION,
+        "trunk": student.trunk.describe(),
+        "tasks": {task: kind.describe() for task, kind in student.kinds.items()},
+        "extra": dict(extra or {}),
+    }
+    try:
+        write_network(folder, config, student.state_dict(), card or _card(student, folder))
+    except UserError as error:
+        raise StudentError(str(error)) from error
 
 
 def read_student(folder: Path, config: Mapping[str, Any], *, trust: bool = False) -> Student:
@@ -124,59 +139,6 @@ def read_student(folder: Path, config: Mapping[str, Any], *, trust: bool = False
     return student
 
 
-def _admit(folder: Path, task: str, kind: str, trust: bool) -> None:
-    say = "`load_student(folder, trust=True)` (a teacher: `trust: true`)"
-    try:
-        import_kind(kind, trust=trust, say=say)
-    except UserError as error:
-        raise StudentError(f"{folder}, task '{task}': {error}") from error
-
-
-def save_student(
-    student: Student, folder: Path | str, *, card: str | None = None, extra: Mapping[str, Any] | None = None
-) -> None:
-    """Write a student's folder, complete or not at all; an earlier network in it is replaced.
-
-    Args:
-        student: hint layers it gives in training are not kept.
-        folder: where to write.
-        card: text of README.md; default a few lines on how to load it.
-        extra: further plain values to keep in config.json under `extra`, for people and tools.
-
-    Raises:
-        StudentError: the folder holds something that is not a network.
-    """
-    folder = Path(folder)
-    config = {
-        "format": FORMAT,
-        "format_version": VERSION,
-        "trunk": student.trunk.describe(),
-        "tasks": {task: kind.describe() for task, kind in student.kinds.items()},
-        "extra": dict(extra or {}),
-    }
-    try:
-        write_network(folder, config, student.state_dict(), card or _card(student, folder))
-    except UserError as error:
-        raise StudentError(str(error)) from error
-
-
-def _card(student: Student, folder: Path) -> str:
-    tasks = "\n".join(
-        f"- `{task}`: {kind.name}, {len(kind.classes)} classes" for task, kind in student.kinds.items()
-    )
-    return (
-        f"# {folder.resolve().name}\n\n"
-        f"One {student.trunk.name} for {len(student.kinds)} tasks, trained with distill_mtl.\n\n{tasks}\n\n"
-        "```python\nfrom distill_mtl import load_student\n\n"
-        'answers = load_student("FOLDER")(images)  # [B, 3, H, W] in [0, 1]\n```\n'
-    )
-
-
-FORMAT = "distill_mtl.student"
-SCORES = "scores"
-"""Under `extra` of the config: task -> metric, score and rows, as the run that left the student found them."""
-
-
 @FORMS.register(FORMAT)
 class StudentForm(FolderForm):
     """`runs/NAME/student`."""
@@ -206,6 +168,37 @@ class StudentForm(FolderForm):
             trunk={"model": _as_student(student.trunk), "args": student.trunk.args},
             resize=config.get("extra", {}).get("resize"),
         )
+
+
+def _local(place: Path | str) -> Path:
+    """The folder on this machine."""
+    if not str(place).startswith(HUB):
+        return Path(place)
+    from distill_mtl.networks.hub_repository import (
+        fetch_folder,  # with its client, which no local folder needs
+    )
+
+    return fetch_folder(str(place).partition(":")[2])
+
+
+def _admit(folder: Path, task: str, kind: str, trust: bool) -> None:
+    say = "`load_student(folder, trust=True)` (a teacher: `trust: true`)"
+    try:
+        import_kind(kind, trust=trust, say=say)
+    except UserError as error:
+        raise StudentError(f"{folder}, task '{task}': {error}") from error
+
+
+def _card(student: Student, folder: Path) -> str:
+    tasks = "\n".join(
+        f"- `{task}`: {kind.name}, {len(kind.classes)} classes" for task, kind in student.kinds.items()
+    )
+    return (
+        f"# {folder.resolve().name}\n\n"
+        f"One {student.trunk.name} for {len(student.kinds)} tasks, trained with distill_mtl.\n\n{tasks}\n\n"
+        "```python\nfrom distill_mtl import load_student\n\n"
+        'answers = load_student("FOLDER")(images)  # [B, 3, H, W] in [0, 1]\n```\n'
+    )
 
 
 def _recorded(folder: Path, config: Mapping[str, Any], task: str) -> RecordedScore | None:

@@ -1,1 +1,1 @@
-"""Frozen trained networks: loaded from folders and files, they give the targets of rows without a label."""
+"""Trained networks, frozen: each answers one task, for the rows that lack its label."""

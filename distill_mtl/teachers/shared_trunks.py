@@ -1,9 +1,7 @@
 """Teachers that lie in one file: its trunk is kept once and runs once, however many tasks ask it.
 
-Teachers that answer together, as one network of several tasks does: images -> logits by task.
-
-The evaluation puts them in the student's place where a model is compared that was only opened as teachers, and
-measures with it what a trunk costs that several of them share.
+`JoinedTeachers` are all of them as one network of several tasks. The evaluation puts it in the student's place, and
+measures with it what a shared trunk costs.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

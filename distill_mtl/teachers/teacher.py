@@ -1,6 +1,4 @@
-"""The answers of teachers about a batch: the part of the truth that its labels do not hold.
-
-A teacher: a trained network that answers for one task, frozen from the moment it exists.
+"""A teacher: one task of a trained network, frozen from the moment it exists, and its answers about a batch.
 
 `load_teacher` makes it; training, the check and the evaluation ask it. It is kept out of
 `accelerator.prepare`, the optimizer and the checkpoint.

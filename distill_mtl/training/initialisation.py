@@ -1,4 +1,4 @@
-"""From a recipe to what its student begins with, and that in words."""
+"""What a recipe's student begins with: the trained heads among its first, and one clause about all of it for people."""
 
 from collections.abc import Mapping
 from typing import Any

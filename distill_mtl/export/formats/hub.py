@@ -1,6 +1,6 @@
-"""The README.md of a student on the Hugging Face hub: the run's model card, with what the hub asks for on top.
+"""`--to hub`: the student's folder as it lies in a repository of the Hugging Face hub.
 
-`--to hub`: the student's folder with its model card, as it lies in a repository of the Hugging Face hub.
+Its README.md is the run's model card, with what the hub asks for on top.
 """
 
 import json
@@ -24,75 +24,6 @@ PLACE = "path/to/this/folder"
 """What the run's card says for the folder in its example."""
 UNKNOWN = "unknown"
 """The hub's own word for a licence that nobody has named."""
-
-
-def hub_card(request: ExportRequest) -> str:
-    """The card with its YAML front matter: library_name, licence, tags.
-
-    The run's own card where the whole student is exported; else a new one, with the scores of the tasks that are.
-
-    Raises:
-        ExportError: the run's card has a front matter that is no YAML.
-    """
-    card = ModelCard(_text(request))
-    card.data["library_name"] = "distill_mtl"
-    card.data["license"] = request.license or card.data.get("license") or UNKNOWN
-    text = str(card)
-    return text.replace(PLACE, f"hf_hub:{request.repo}") if request.repo is not None else text
-
-
-def _text(request: ExportRequest) -> str:
-    """The card as the run wrote it, or a new one."""
-    whole = set(request.source.load().student.kinds) == set(request.tasks)
-    path = request.source.folder / CARD
-    if whole and path.is_file():
-        text = path.read_text(encoding="utf-8")
-        try:
-            ModelCard(text, ignore_metadata_errors=False)
-        # Whatever a YAML reader stumbles over.
-        except Exception as error:
-            raise ExportError(
-                f"{path}: its front matter cannot be read: {brief(error)}. Correct it."
-            ) from error
-        return text
-    trunk = request.student.trunk
-    text = model_card(
-        name=request.source.name,
-        architecture=trunk.name,
-        size=trunk.inputs.size,
-        kinds=request.student.kinds,
-        teachers=_teachers(request),
-        recipe_digest=request.source.recipe_sha256,
-    )
-    scores = _scores(request)
-    return text + (f"\n## Student against teachers\n\n{scores}\n" if scores else "")
-
-
-def _teachers(request: ExportRequest) -> dict[str, str]:
-    """What taught each task, as the run's teachers.json says."""
-    found = _json(request.source.run / "teachers.json")
-    return {
-        task: f"{Path(found[task]['file']).parent.name} {found[task]['sha256'][:12]}"
-        for task in request.tasks
-        if task in found
-    }
-
-
-def _scores(request: ExportRequest) -> str:
-    """A table of the run's results.json, of the tasks that are exported; empty where there is none."""
-    path = request.source.run / "results.json"
-    if not path.is_file():
-        return ""
-    results = Evaluation.read(path)
-    columns = ("task", "metric", "rows", "teacher", "student", "delta")
-    only = [task for task in request.tasks if task in results.tasks]
-    return markdown_table(short_table(results, columns, only)) if only else ""
-
-
-def _json(path: Path) -> Mapping[str, Any]:
-    """The object in a file of a run; empty where there is no such file."""
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found
 
 
 @FORMATS.register("hub")
@@ -153,9 +84,78 @@ def push(folder: Path, repo: str, *, private: bool, message: str) -> str:
     return str(url)
 
 
+def hub_card(request: ExportRequest) -> str:
+    """The card with its YAML front matter: library_name, licence, tags.
+
+    The run's own card where the whole student is exported; else a new one, with the scores of the tasks that are.
+
+    Raises:
+        ExportError: the run's card has a front matter that is no YAML.
+    """
+    card = ModelCard(_text(request))
+    card.data["library_name"] = "distill_mtl"
+    card.data["license"] = request.license or card.data.get("license") or UNKNOWN
+    text = str(card)
+    return text.replace(PLACE, f"hf_hub:{request.repo}") if request.repo is not None else text
+
+
 def _refuse_difference(request: ExportRequest, folder: Path) -> None:
     """Raise ExportError where the folder does not hold the very weights."""
     written = load_student(folder, trust=request.source.trust).student.state_dict()
     for name, value in request.student.state_dict().items():
         if not torch.equal(value, written[name]):
             raise ExportError(f"{folder}: {name} is not the student's. Is the disk damaged?")
+
+
+def _text(request: ExportRequest) -> str:
+    """The card as the run wrote it, or a new one."""
+    whole = set(request.source.load().student.kinds) == set(request.tasks)
+    path = request.source.folder / CARD
+    if whole and path.is_file():
+        text = path.read_text(encoding="utf-8")
+        try:
+            ModelCard(text, ignore_metadata_errors=False)
+        # Whatever a YAML reader stumbles over.
+        except Exception as error:
+            raise ExportError(
+                f"{path}: its front matter cannot be read: {brief(error)}. Correct it."
+            ) from error
+        return text
+    trunk = request.student.trunk
+    text = model_card(
+        name=request.source.name,
+        architecture=trunk.name,
+        size=trunk.inputs.size,
+        kinds=request.student.kinds,
+        teachers=_teachers(request),
+        recipe_digest=request.source.recipe_sha256,
+    )
+    scores = _scores(request)
+    return text + (f"\n## Student against teachers\n\n{scores}\n" if scores else "")
+
+
+def _teachers(request: ExportRequest) -> dict[str, str]:
+    """What taught each task, as the run's teachers.json says."""
+    found = _json(request.source.run / "teachers.json")
+    return {
+        task: f"{Path(found[task]['file']).parent.name} {found[task]['sha256'][:12]}"
+        for task in request.tasks
+        if task in found
+    }
+
+
+def _scores(request: ExportRequest) -> str:
+    """A table of the run's results.json, of the tasks that are exported; empty where there is none."""
+    path = request.source.run / "results.json"
+    if not path.is_file():
+        return ""
+    results = Evaluation.read(path)
+    columns = ("task", "metric", "rows", "teacher", "student", "delta")
+    only = [task for task in request.tasks if task in results.tasks]
+    return markdown_table(short_table(results, columns, only)) if only else ""
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    """The object in a file of a run; empty where there is no such file."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found

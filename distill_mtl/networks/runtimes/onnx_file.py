@@ -1,9 +1,7 @@
 """An ONNX file, run by ONNX Runtime; needs the extra [onnx].
 
 Reading and running it executes no code of the file's: operators that ONNX Runtime does not have are
-refused, and libraries with more of them are never loaded.
-
-What an ONNX file says of itself: its input, its tensors, the files it needs.
+refused, and libraries with more of them are never loaded. The functions below the class read the graph.
 """
 
 import importlib

@@ -1,6 +1,6 @@
 """A network that the user's own code builds, with the weights that their training saved.
 
-Finding a network's weights in whatever a training script saved: nested, with prefixes, beside other things.
+`load_checkpoint` finds the weights in whatever a training script saved: nested, with prefixes, beside other things.
 """
 
 import importlib.util
