@@ -209,7 +209,7 @@ def admit_term(name: str, *, trust: bool, say: str) -> None:
     if ":" in name and name not in TERMS.names():
         if not trust:
             raise UserError(
-                f"{name} is code, which can do whatever you can do on this machine. If you trust where it comes from, "
+                f"{name} is code, which runs with all your rights on this machine. If you trust its origin, "
                 f"say so with {say}."
             )
         found = import_class(name, Term, "loss term")

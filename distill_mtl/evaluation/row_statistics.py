@@ -121,8 +121,8 @@ def _refuse_nan(who: str, task: str, logits: Tensor, keys: Sequence[str]) -> Non
     if broken.any():
         row = int(broken.nonzero()[0])
         error = UserError(
-            f"task '{task}': the {who} answers {keys[row]} with NaN, which is no answer. A training that diverged, "
-            "fp16 that overflowed, or a network that divides by something of the image that can be 0."
+            f"task '{task}': the {who} answers {keys[row]} with NaN. Possible causes: training diverged, fp16 "
+            "overflowed, or the network divides by a value that can be 0."
         )
         error.everywhere = False
         raise error

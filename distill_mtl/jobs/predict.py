@@ -133,7 +133,7 @@ def _conclude(errors: Console, found: FoundPictures, unread: Sequence[Unread], c
             soft_wrap=True,
         )
     for ending, count in sorted(found.left_out.items()):
-        errors.print(f"{count:,} files are no pictures and were left out: {ending}")
+        errors.print(f"{count:,} files are not pictures and were left out: {ending}")
     if unread:
         names = ", ".join(each.key for each in unread[:_NAMED]) + (", …" if len(unread) > _NAMED else "")
         errors.print(

@@ -88,7 +88,7 @@ def find_layout(
         first = fits((raw.shape[2], raw.shape[3]), image)
         last = fits((raw.shape[1], raw.shape[2]), image)
         return Layout("map_last" if (last if first != last else channels_last) else "map")
-    raise ValueError(f"its shape {list(raw.shape)} is no map, no tokens and no vector")
+    raise ValueError(f"its shape {list(raw.shape)} is not a map, tokens or a vector")
 
 
 def _grid(tokens: int, image: tuple[int, int]) -> tuple[int, int] | None:

@@ -71,7 +71,7 @@ def read_note(declared: DeclaredInput) -> dict[str, Any]:
         if not isinstance(note, dict):
             raise ValueError(f"it is a {type(note).__name__}")
     except ValueError as error:
-        raise UserError(f"the note '{NOTE}' in the file is no JSON object: {error}.") from error
+        raise UserError(f"the note '{NOTE}' in the file is not a JSON object: {error}.") from error
     return note
 
 
@@ -109,4 +109,4 @@ def _checked(entry: dict[str, Any]) -> InputContract:
     try:
         return InputContract.from_dict(entry)
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"its input contract makes no sense: {error}. Correct `input`.") from error
+        raise UserError(f"its input contract is invalid: {error}. Correct `input`.") from error

@@ -94,9 +94,9 @@ def find_network(section: TeacherSection) -> NetworkFiles:
     source = _find(section)
     if source.program is not None and not section.trust:
         raise UserError(
-            f"{section.module or source.place} is {source.program}: code, which can do whatever you can do on this "
-            "machine. If you trust where it comes from, say so with `trust: true` (on the command line: --trust). "
-            "Folders with safetensors and .onnx files are data alone and need no trust."
+            f"{section.module or source.place} is {source.program}: code, which runs with all your rights on this "
+            "machine. If you trust its origin, write `trust: true` (on the command line: --trust). "
+            "Folders with safetensors and .onnx files are only data and need no trust."
         )
     if section.sha256 is not None and not source.files[0].is_file():
         raise UserError(f"{source.files[0]} does not exist.")
@@ -173,7 +173,7 @@ def _file(section: TeacherSection, path: Path) -> NetworkFiles:
             f"form), or the code: {code}"
         )
     raise UserError(
-        f"{path} is no form of network that is known: a folder, or a file that ends in "
+        f"{path} is not a known form of network. Known are folders, and files that end in "
         f"{', '.join(RUNTIMES.names())}. A state dict needs its code: {code}"
     )
 

@@ -212,7 +212,7 @@ def read_extra_files(path: Path) -> dict[str, str]:
         raise UserError(f"{path} does not exist.")
     if not zipfile.is_zipfile(path):
         raise UserError(
-            f"{path} is not an archive that PyTorch wrote. Is it cut short? Fetch or save it again."
+            f"{path} is not an archive that PyTorch wrote. Is it truncated? Fetch or save it again."
         )
     texts: dict[str, str] = {}
     with zipfile.ZipFile(path) as archive:

@@ -28,7 +28,7 @@ STUDENT = "student"
 
 
 _CONVERT = (
-    "If you trust where it comes from, convert it: "
+    "If you trust its origin, convert it: "
     "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'model.safetensors')."
 )
 
@@ -76,7 +76,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return load_file(file)
     except SafetensorError as error:
         raise UserError(
-            f"{file} cannot be read: {error}. Is it cut short? Fetch or train it again."
+            f"{file} cannot be read: {error}. Is it truncated? Fetch or train it again."
         ) from error
 
 

@@ -47,7 +47,7 @@ class FoundPictures:
 
     Attributes:
         pictures: in the order of the names, of folders in the order of their paths, of shards in their own.
-        left_out: ending of files that are no pictures -> how many folders hold.
+        left_out: ending of files that are not pictures -> how many folders hold.
     """
 
     pictures: Sequence[Picture]

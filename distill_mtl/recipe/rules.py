@@ -169,7 +169,7 @@ def _own_kinds(recipe: dict[str, Any]) -> Iterator[Mistake]:
 
 def _not_trusted(path: KeyPath, name: str) -> Mistake:
     text = (
-        f"{show(name)} is code of your own, which can do whatever you can do on this machine. If you trust it, add "
+        f"{show(name)} is code of your own, which runs with all your rights on this machine. If you trust it, add "
         "`trust: true` to the task."
     )
     return Mistake(path, text)

@@ -62,7 +62,7 @@ def find_files(
 
 def files_left_out(others: Counter[str]) -> dict[str, int]:
     """In words, for the report."""
-    return {f"files that are no pictures ({ending})": others[ending] for ending in sorted(others)}
+    return {f"files that are not pictures ({ending})": others[ending] for ending in sorted(others)}
 
 
 def folder_rows(images: str | Path, *, labelled: bool = True, task: str = "") -> FileRows:

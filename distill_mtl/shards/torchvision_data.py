@@ -155,7 +155,7 @@ class TorchvisionRows(ListedRows):
         numbers = np.asarray(target).tolist()
         if member == "cls":
             if not isinstance(numbers, int) or numbers < 0:
-                raise LabelError(f"the target {numbers!r} is no class number")
+                raise LabelError(f"the target {numbers!r} is not a class number")
             return b"%d" % numbers
         if member == "attributes.json" and len(self._attributes) == len(numbers):
             numbers = dict(zip(self._attributes, numbers, strict=True))
@@ -241,7 +241,7 @@ def _member(name: str, targets: list[Any]) -> str:
         if all(np.issubdtype(one.dtype, np.number) and one.ndim <= 1 for one in arrays):
             return "values.json"
     raise ShardError(
-        f"torchvision's {name} gives a target of type {type(targets[0]).__name__}, which is no label of ours. Choose "
+        f"torchvision's {name} gives a target of type {type(targets[0]).__name__}, which is not a known label. Choose "
         "another with --args, or write a table of its rows: distill-mtl shards table."
     )
 
@@ -269,7 +269,7 @@ def _encoded(picture: Any) -> bytes:
         try:
             picture = to_pil_image(picture)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"it is no picture: {brief(error)}") from None
+            raise ValueError(f"it is not a picture: {brief(error)}") from None
     if not isinstance(picture, Image.Image):
-        raise ValueError(f"it is no picture but a {type(picture).__name__}")
+        raise ValueError(f"it is not a picture but a {type(picture).__name__}")
     return png(picture if picture.mode in _PNG_MODES else picture.convert("RGB"))

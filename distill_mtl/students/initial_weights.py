@@ -157,8 +157,8 @@ def build_student(
     """
     if section.model is None:
         raise StudentError(
-            f"student.init: {section.init} is no student's folder, which would say its architecture. Add "
-            "`model` beside it, or correct the path."
+            f"student.init: {section.init} is not a student's folder, so its architecture is unknown. "
+            "Add `model`, or correct the path."
         )
     family, name = split_family(section.model)
     size = section.input_size

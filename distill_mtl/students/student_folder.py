@@ -207,9 +207,7 @@ def _recorded(folder: Path, config: Mapping[str, Any], task: str) -> RecordedSco
     try:
         return None if entry is None else RecordedScore(**{**entry, "score": float(entry["score"])})
     except (TypeError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{folder}: the score of '{task}' in config.json makes no sense: {error!r}."
-        ) from error
+        raise UserError(f"{folder}: the score of '{task}' in config.json is invalid: {error!r}.") from error
 
 
 def _as_student(trunk: Trunk) -> str:

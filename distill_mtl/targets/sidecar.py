@@ -275,9 +275,9 @@ def _read_header(file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
                 raise ValueError(f"the tensor {name} lies where it cannot")
             data += slot.size
         if not all(isinstance(text, str) for text in (entries.get(_METADATA) or {}).values()):
-            raise ValueError("its metadata are no text")
+            raise ValueError("its metadata are not text")
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"its header makes no sense ({error or type(error).__name__})") from None
+        raise ValueError(f"its header is invalid ({error or type(error).__name__})") from None
     if size != 8 + length + data:
         raise ValueError(f"it has {size} bytes and should have {8 + length + data}")
     return entries, 8 + length

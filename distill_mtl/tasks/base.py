@@ -212,7 +212,7 @@ class TaskKind(LabelForm):
         Raises:
             UserError: answers of this kind are no probabilities.
         """
-        raise UserError(f"answers of kind {cls.name} are no probabilities. Use `output: {{gives: logits}}`.")
+        raise UserError(f"answers of kind {cls.name} are not probabilities. Use `output: {{gives: logits}}`.")
 
     # ---- losses -----------------------------------------------------------------------------------
     @abstractmethod
@@ -433,7 +433,7 @@ def import_kind(kind: str, *, trust: bool, say: str) -> None:
         return
     if not trust:
         raise UserError(
-            f"{kind} is code, which can do whatever you can do on this machine. If you trust where it comes from, "
+            f"{kind} is code, which runs with all your rights on this machine. If you trust its origin, "
             f"say so with {say}."
         )
     KINDS.register(kind)(_import(kind))

@@ -95,6 +95,6 @@ def partners(pairs: Pairs, classes: Sequence[str]) -> list[int]:
 
 
 def swapped(numbers: Tensor, partner: Sequence[int]) -> Tensor:
-    """Class numbers int64 [...] after the mirror; what is no class number, such as ignored pixels, stays."""
+    """Class numbers int64 [...] after the mirror; what is not a class number, such as ignored pixels, stays."""
     within = (numbers >= 0) & (numbers < len(partner))
     return torch.where(within, torch.tensor(partner)[numbers.where(within, 0)], numbers)

@@ -257,7 +257,7 @@ def _labels(
     """Which output stands for which class of the task."""
     count = kind.classes_of(width)
     if count < 1 or (kind.fixed_classes is not None and count != len(kind.fixed_classes)):
-        raise UserError(f"{what} has {width} outputs, which is no answer of kind {kind.name}.")
+        raise UserError(f"{what} has {width} outputs, which is not an answer of kind {kind.name}.")
     if kind.fixed_classes is not None:
         return match_classes(kind.fixed_classes, count, None, what)
     said = section.classes

@@ -106,9 +106,7 @@ class TrainingLoop:
         if not (any_stopping or any_error):
             return
         self._save()
-        kept = (
-            f"Steps 1 to {self.session.step} of {self.parts.steps} are kept: mend it and go on with --resume."
-        )
+        kept = f"Steps 1 to {self.session.step} of {self.parts.steps} are kept: correct it and continue with --resume."
         if error is not None:
             alone = type(error)(f"{error}\n{kept}")
             alone.everywhere = any_error == self.accelerator.num_processes

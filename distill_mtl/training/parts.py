@@ -336,7 +336,7 @@ def choose_rule(
     if rule.needs_coverage and bare:
         raise RecipeError(
             f"balance.method: {method} needs a label or a teacher for every task on every row, and some rows have "
-            f"neither for {', '.join(bare)}: gradients on different rows have nothing to say to each other. "
+            f"neither for {', '.join(bare)}: gradients on different rows cannot be compared. "
             "Give those tasks a teacher (and training.teachers_on missing or all), or use uniform."
             f"{_why_bare(recipe, bare)}"
         )

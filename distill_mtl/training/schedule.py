@@ -128,7 +128,7 @@ def _refuse_idle(
             reached |= named_parameters(student, terms, "guided", layers)
     if not stage.trains & reached:
         raise RecipeError(
-            f"{key}.train: nothing would train: what the stage's losses reach is no part of "
+            f"{key}.train: nothing would train: the stage's losses reach no part of "
             f"{', '.join(section.train or [])}. Name a part that they reach, or give another term a weight."
         )
 

@@ -86,7 +86,7 @@ def test_cover_must_hold_in_every_stage(recipe: Path) -> None:
         ("[{train: ['trunk:frist']}]", "schedule.0.train.0: there is no layer 'frist'. Did you mean 'first'?"),
         (
             "[{weights: {supervised: 0, soft_targets: 0}, train: [heads]}]",
-            "schedule.0.train: nothing would train: what the stage's losses reach is no part of heads.",
+            "schedule.0.train: nothing would train: the stage's losses reach no part of heads.",
         ),
         (
             "[{tasks: {hue: {weights: {supervised: 0, soft_targets: 0, hint: 0}}}}]",

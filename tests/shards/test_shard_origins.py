@@ -46,7 +46,7 @@ def test_pictures_without_classes_become_a_pool(tmp_path: Path) -> None:
     (tmp_path / "photos" / "notes.txt").write_text("not a picture")
     written = write_shards(folder_rows(tmp_path / "photos"), tmp_path / "pool")
     assert {tuple(row) for row in members(written.shards).values()} == {("png",)}
-    assert written.left_out == {"files that are no pictures (.txt)": 1}
+    assert written.left_out == {"files that are not pictures (.txt)": 1}
     assert recipe_lines(written) == f"data:\n  pool:\n    shards: {tmp_path}/pool/pool-000000.tar\n"
 
 

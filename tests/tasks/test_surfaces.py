@@ -172,7 +172,7 @@ def test_deployed_networks_teach(
 
 def test_a_network_of_another_width_is_no_depth(tmp_path: Path) -> None:
     path = save_exported(Deployed("normals").eval(), tmp_path / "net.pt2")
-    with pytest.raises(TeacherError, match="has 3 outputs, which is no answer of kind depth"):
+    with pytest.raises(TeacherError, match="3 outputs.*kind depth"):
         load_teacher(TeacherSection(path=str(path), trust=True), task="map", kind="depth")
 
 

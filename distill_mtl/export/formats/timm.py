@@ -94,7 +94,7 @@ import timm
 model = timm.create_model("local-dir:FOLDER", pretrained=True)
 ```
 
-**`pretrained=True` must be there.** Without it timm makes the same network with random weights, and says nothing.
+**`pretrained=True` must be there.** Without it timm builds the network with random weights, without a warning.
 `num_classes=N` replaces the classifier by a new one with random weights.
 
 Images: {inputs.size[0]} x {inputs.size[1]}, mean {list(inputs.mean)}, std {list(inputs.std)}, {inputs.interpolation};

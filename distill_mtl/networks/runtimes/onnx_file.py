@@ -207,7 +207,9 @@ def read_graph(path: Path) -> Any:
         model = onnx.load(path, load_external_data=False)
     # The parser's errors are protobuf's, a package of onnx's own choice.
     except Exception as error:
-        raise UserError(f"{path} is no ONNX file, or it is cut short. Fetch or export it again.") from error
+        raise UserError(
+            f"{path} is not an ONNX file, or it is truncated. Fetch or export it again."
+        ) from error
     if not model.graph.node:
         raise UserError(f"{path} holds no ONNX graph. Fetch or export it again.")
     return model

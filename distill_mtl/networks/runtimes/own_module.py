@@ -199,11 +199,11 @@ def _read(file: Path) -> Any:
         if refused := re.search(r"Unsupported (?:global|class).*?([\w.]+\.\w+)", str(error)):
             raise UserError(
                 f"{file} cannot be opened safely: it is a pickle that asks for {refused[1]}, and such a pickle "
-                "may run code. If you trust where it comes from, open it yourself with "
+                "may run code. If you trust its origin, open it yourself with "
                 "torch.load(FILE, weights_only=False) and save its state dict alone: "
                 "torch.save(loaded['state_dict'], NEW_FILE), or loaded.state_dict() where it is a network."
             ) from error
-        raise _unreadable(file, "it is no file that torch.save wrote") from error
+        raise _unreadable(file, "it was not written by torch.save") from error
     # Whatever a file that is cut short or of another kind makes of the reader.
     except Exception as error:
         if "TorchScript" in str(error):
