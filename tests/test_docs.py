@@ -22,6 +22,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMES = {"tasks": "NAME", "data": "SOURCE", "labels": "TASK"}
 """What the reference writes for the names that a user chooses, by the key that holds them."""
 
+NOT_ALWAYS = (("recipe", "data"), ("tasks.NAME.teacher", "student"))
+"""Keys that the schema requires and another form of the section does without."""
+
 Row = tuple[str, ...]
 Sections = dict[str, dict[str, FieldInfo]]
 
@@ -36,7 +39,7 @@ def test_documented_defaults_are_the_schemas() -> None:
     for path, fields in sections().items():
         for key, field in fields.items():
             said = tables[path][key][1]
-            assert (said == "required") == (field.is_required() and (path, key) != ("recipe", "data")), (
+            assert (said == "required") == (field.is_required() and (path, key) not in NOT_ALWAYS), (
                 path,
                 key,
             )
@@ -110,7 +113,8 @@ def sections() -> Sections:
     """Dotted path -> key -> field, of every section that a user may write."""
     found = {"recipe": dict(Recipe.model_fields)}
     for key, field in Recipe.model_fields.items():
-        found |= dict(_sections_in(field.annotation, key))
+        for path, fields in _sections_in(field.annotation, key):
+            found[path] = found.get(path, {}) | fields
     task, source = found["tasks.NAME"], found["data.SOURCE"]
     # The one short form that is a section of its own: a task's data, with `member` in place of `labels`.
     own = {key: field for key, field in source.items() if key != "labels"}

@@ -89,7 +89,7 @@ def check_teachers(
 
     examined: dict[str, TeacherCheck] = {}
     for task, teacher in teachers.items():
-        section = recipe.tasks[task].teacher
+        section = recipe.tasks[task].network
         assert section is not None
         expected = expected_score(section, teacher, kinds[task])
         found = measure_teacher(teacher.to(device), kinds[task], task, rows(task), expected, limit=LIMIT)

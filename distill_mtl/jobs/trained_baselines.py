@@ -159,9 +159,7 @@ def labels_only(recipe: Recipe) -> Recipe:
     Rules and schedules that mean something only with teachers go with them.
     """
     tasks = {
-        name: section.model_copy(
-            update={"gate": None, "teacher": None if _is_itself(recipe, name) else section.teacher}
-        )
+        name: section.model_copy(update={"gate": None, "teacher": section.network})
         for name, section in recipe.tasks.items()
     }
     return recipe.model_copy(
@@ -220,15 +218,9 @@ def _init(recipe: Recipe, task: str) -> str:
     owner = init.removeprefix(_TEACHER)
     if not init.startswith(_TEACHER) or owner == task:
         return init
-    section = recipe.tasks[owner].teacher
+    section = recipe.tasks[owner].network
     assert section is not None, "the recipe was checked"
     return str(find_network(section).place)
-
-
-def _is_itself(recipe: Recipe, task: str) -> bool:
-    """Whether its teacher is the student as it was, which labels alone do without."""
-    teacher = recipe.tasks[task].teacher
-    return teacher is not None and teacher.student is not None
 
 
 def _finished(folder: RunFolder, recipe: Recipe) -> bool:

@@ -13,12 +13,11 @@ from pathlib import PurePath
 from typing import Any
 
 from distill_mtl.errors import nearest
-from distill_mtl.recipe.known_names import NOTHING
 from distill_mtl.recipe.long_form import expand, long_form
 from distill_mtl.recipe.mistakes import KeyPath, Mistake, Place, dotted, recipe_error, show
-from distill_mtl.recipe.rules import check_rules
+from distill_mtl.recipe.rules import network_rules
 from distill_mtl.recipe.schema import TeacherSection
-from distill_mtl.recipe.validation import validate
+from distill_mtl.recipe.validation import validate_teacher
 from distill_mtl.recipe.yaml_reader import YamlDocument, YamlSyntaxError, read_document
 
 
@@ -151,19 +150,9 @@ def read_teacher(values: Mapping[str, Any], overrides: Sequence[str], task: str)
             _WHERE,
         )
 
-    # Around it the least that a recipe needs, so that the section is judged as in one.
-    form = expand(
-        {
-            "student": "none",
-            "tasks": {task: {"teacher": document.value}},
-            "data": {"rows": {"shards": "none"}},
-            "acceptance": {},
-        }
-    )
-    recipe, invalid = validate(form)
-    found = [Mistake((*above, *one.path), one.text, one.place) for one in document.mistakes]
-    found += invalid + check_rules(form.value, NOTHING)
-    section = recipe.tasks[task].teacher if recipe is not None else None
+    section, invalid = validate_teacher(expand({"tasks": {task: {"teacher": document.value}}}), above)
+    found = [Mistake((*above, *one.path), one.text, one.place) for one in document.mistakes] + invalid
+    found += network_rules(above, section) if section is not None else ()
     if section is None or found:
         raise recipe_error(_WHERE, found, place_of)
     return section

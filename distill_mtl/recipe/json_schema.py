@@ -74,6 +74,8 @@ def _plain(schema: Any) -> Any:
     plain = {
         key: _plain(value) for key, value in schema.items() if not (key == "title" and isinstance(value, str))
     }
+    if "oneOf" in plain:
+        plain["anyOf"] = plain.pop("oneOf")
     if "prefixItems" in plain:
         # Every tuple of a recipe has items of one type, which draft 7 says with `items` and the two counts.
         plain["items"] = plain.pop("prefixItems")[0]

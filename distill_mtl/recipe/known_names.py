@@ -28,10 +28,6 @@ class KnownNames:
     terms: Mapping[str, float] = field(default_factory=dict)
 
 
-NOTHING = KnownNames(fixed_classes=None)
-"""For whoever reads a part of a recipe in which there are no such names."""
-
-
 @cache
 def known_names() -> KnownNames:
     """What the registries of this program know.

@@ -15,7 +15,7 @@ from distill_mtl.recipe.command_line import apply_overrides
 from distill_mtl.recipe.known_names import KnownNames, known_names
 from distill_mtl.recipe.long_form import expand, fill_defaults
 from distill_mtl.recipe.mistakes import Mistake, recipe_error
-from distill_mtl.recipe.rules import check_rules
+from distill_mtl.recipe.rules import Judged, check_rules
 from distill_mtl.recipe.schema import (
     INITS,
     Recipe,
@@ -50,10 +50,11 @@ def load_recipe(
     apply_overrides(document, overrides)
     form = expand(document.value)
     fill_defaults(form, Path(path).stem, known)
-    recipe, invalid = validate(form)
-    contradictions = [Mistake(form.origin(one.path), one.text) for one in check_rules(form.value, known)]
-    unread = {mistake.path for mistake in document.mistakes}
-    mistakes = [one for one in (*form.mistakes, *invalid, *contradictions) if one.path not in unread]
+    recipe, invalid, unread = validate(form)
+    broken = check_rules(Judged(recipe, known, unread)) if recipe is not None else []
+    contradictions = [Mistake(form.origin(one.path), one.text) for one in broken]
+    noted = {mistake.path for mistake in document.mistakes}
+    mistakes = [one for one in (*form.mistakes, *invalid, *contradictions) if one.path not in noted]
     mistakes += document.mistakes
     if recipe is None or mistakes:
         raise recipe_error(str(path), mistakes, document.place)
@@ -111,9 +112,9 @@ def absolute_teacher(teacher: TeacherSection) -> TeacherSection:
 
 
 def _task(task: TaskSection) -> TaskSection:
-    if task.teacher is None:
+    if task.network is None:
         return task
-    return task.model_copy(update={"teacher": absolute_teacher(task.teacher)})
+    return task.model_copy(update={"teacher": absolute_teacher(task.network)})
 
 
 def _source(source: SourceSection) -> SourceSection:

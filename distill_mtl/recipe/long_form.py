@@ -26,6 +26,7 @@ from typing import Any
 
 from distill_mtl.recipe.known_names import KnownNames
 from distill_mtl.recipe.mistakes import KeyPath, Mistake
+from distill_mtl.recipe.schema import SelfTeacherSection, TeacherSection, is_self_teacher
 
 SHORT_FORMS: tuple[tuple[KeyPath, str, tuple[type, ...]], ...] = (
     (("student",), "model", (str,)),
@@ -42,6 +43,7 @@ SHORT_FORMS: tuple[tuple[KeyPath, str, tuple[type, ...]], ...] = (
 )
 """Sections that may be given as one value, the key that it stands for, and its types; `*` is any name."""
 
+TEACHER: KeyPath = ("tasks", "*", "teacher")
 SELF = "self"
 """In place of a teacher's path: the student as it was."""
 SCHEDULES: dict[str, list[dict[str, Any]]] = {
@@ -88,7 +90,7 @@ def expand(document: Any) -> LongForm:
 
 def long_form(path: KeyPath, value: Any) -> Any:
     """The value in long form if a short form is allowed at this path, else the value itself."""
-    if matches(path, ("tasks", "*", "teacher")) and value == SELF:
+    if matches(path, TEACHER) and value == SELF:
         return {"student": "frozen"}
     if path == ("schedule",) and isinstance(value, str) and value in SCHEDULES:
         return copy.deepcopy(SCHEDULES[value])
@@ -110,11 +112,31 @@ def _lengthen(value: Any, path: KeyPath, form: LongForm) -> Any:
     if long is not value:
         keys = range(len(long)) if isinstance(long, list) else long
         form.origins.update({(*path, key): path for key in keys})
+    if matches(path, TEACHER):
+        long = _in_one_form(long)
     if isinstance(long, dict):
         return {key: _lengthen(item, (*path, key), form) for key, item in long.items()}
     if isinstance(long, list):
         return [_lengthen(item, (*path, position), form) for position, item in enumerate(long)]
     return long
+
+
+def _in_one_form(teacher: Any) -> Any:
+    """A teacher without keys of the other form that say nothing, which resolved recipes of earlier versions hold."""
+    if not isinstance(teacher, dict):
+        return teacher
+    other = TeacherSection if is_self_teacher(teacher) else SelfTeacherSection
+    return {
+        key: value
+        for key, value in teacher.items()
+        if key not in other.model_fields or not _is_empty(value, other.model_fields[key].default)
+    }
+
+
+def _is_empty(value: Any, default: Any) -> bool:
+    if isinstance(value, dict):
+        return all(entry is None for entry in value.values())
+    return value is None or value == default
 
 
 def _move_data_of_tasks(form: LongForm) -> None:
@@ -175,11 +197,9 @@ def fill_acceptance(form: LongForm, known: KnownNames) -> None:
     recipe[_HERE] = section
 
 
-def in_units(task: Any, known: KnownNames) -> bool:
-    """Whether the score of a task in long form is measured in the unit of its labels."""
-    if not isinstance(task, dict):
-        return False
-    return task.get("metric") in known.unit_metrics.get(str(task.get("kind")), ())
+def in_units(kind: str, metric: str | None, known: KnownNames) -> bool:
+    """Whether the score of a kind of task is measured in the unit of its labels; None: its default score."""
+    return metric in known.unit_metrics.get(kind, ())
 
 
 def no_margin(task: str, metric: str) -> str:
@@ -210,11 +230,7 @@ def _refuse_mixture(said: dict[str, Any], tasks: dict[str, Any], form: LongForm)
 def _by_task(margin: Any, tasks: dict[str, Any], form: LongForm, known: KnownNames) -> Any:
     """One number stands for all tasks."""
     if margin is None or isinstance(margin, dict):
-        default = {
-            name: MARGIN
-            for name, task in tasks.items()
-            if not in_units(task, known) and not _of_unknown_unit(task)
-        }
+        default = {name: MARGIN for name, task in tasks.items() if not _in_its_own_units(task, known)}
         return default | (margin or {})
     if isinstance(margin, bool) or not isinstance(margin, int | float):
         return margin
@@ -223,9 +239,13 @@ def _by_task(margin: Any, tasks: dict[str, Any], form: LongForm, known: KnownNam
     return dict.fromkeys(tasks, margin)
 
 
-def _of_unknown_unit(task: Any) -> bool:
-    """Whether only the code of the user's own kind knows what its score is measured in, and it has not run yet."""
-    return isinstance(task, dict) and ":" in str(task.get("kind"))
+def _in_its_own_units(task: Any, known: KnownNames) -> bool:
+    """Whether a point may be everything or nothing for a task in long form, which need not be valid. Of a user's own
+    kind only its code knows the unit, and that has not run yet."""
+    if not isinstance(task, dict) or not isinstance(task.get("metric"), str | None):
+        return False
+    kind = str(task.get("kind"))
+    return ":" in kind or in_units(kind, task.get("metric"), known)
 
 
 def fill_defaults(form: LongForm, stem: str, known: KnownNames) -> None:
@@ -240,17 +260,11 @@ def fill_defaults(form: LongForm, stem: str, known: KnownNames) -> None:
     for task in tasks.values() if isinstance(tasks, dict) else ():
         if not isinstance(task, dict):
             continue
-        if taught_by_itself(task):
+        if is_self_teacher(task.get("teacher")):
             task.setdefault("hints", [])
         weights = task.get("weights", {})
         if isinstance(weights, dict):
             task["weights"] = {term: weight for term, weight in known.terms.items() if weight > 0} | weights
-
-
-def taught_by_itself(task: dict[str, Any]) -> bool:
-    """Whether a task in long form has the student as it was for a teacher."""
-    teacher = task.get("teacher")
-    return isinstance(teacher, dict) and teacher.get("student") is not None
 
 
 def run_name(stem: str) -> str:

@@ -6,7 +6,7 @@ A user may also write the short forms of `shorthand.py`; they are expanded befor
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -79,7 +79,7 @@ class OutputSection(Section):
 
 
 class TeacherSection(Section):
-    """A trained network, or the student itself as it was. In short form only its path, or `self`."""
+    """A trained network. In short form only its path."""
 
     path: str | None = None
     """A timm local-dir folder, a student or run folder of ours, or a file: .pt2, .ts or .onnx; `hf_hub:owner/name`."""
@@ -89,13 +89,6 @@ class TeacherSection(Section):
     """Your own network, `package.module:callable`; needs `weights`."""
     args: dict[str, Any] = {}
     """Keyword arguments for the callable of `module`."""
-    student: Literal["frozen", "ema"] | None = None
-    """In place of a network: the student's former self, frozen now and then, or the average of its weights."""
-    every: Count | None = None
-    """Steps between two freezes of the former self; for ema, before it speaks. Default: the beginning of each
-    phase of an alternating stream, else a tenth of the run."""
-    decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Of the averaged former self. Default: 0.999."""
     weights: str | None = None
     """State dict for `module`: a .safetensors file, or one that torch.load(weights_only=True) reads."""
     classes: Count | list[str] | None = None
@@ -121,13 +114,38 @@ class TeacherSection(Section):
     """Score in points that the check must find. Default: what the folder records."""
 
 
+class SelfTeacherSection(Section):
+    """The student itself as it was, in place of a network. In short form `self`."""
+
+    student: Literal["frozen", "ema"]
+    """A copy that is frozen now and then, or the average of the student's weights."""
+    every: Count | None = None
+    """Steps between two freezes; for ema, before the first targets. Default: the beginning of each phase of an
+    alternating stream, else a tenth of the run."""
+    decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Of the average. Default: 0.999."""
+
+
+def is_self_teacher(teacher: Any) -> bool:
+    """Whether this, valid or not, is a section about the student itself."""
+    if isinstance(teacher, dict):
+        return teacher.get("student") is not None
+    return isinstance(teacher, SelfTeacherSection)
+
+
+AnyTeacher = Annotated[
+    Annotated[TeacherSection, Tag("network")] | Annotated[SelfTeacherSection, Tag("self")],
+    Discriminator(lambda teacher: "self" if is_self_teacher(teacher) else "network"),
+]
+
+
 class GateSection(Section):
-    """When a teacher is not heard, because the row seems far from what it knows. One of the two keys."""
+    """When a teacher's answer is left out, because it is too unsure. One of the two keys."""
 
     entropy: Share | None = None
-    """Largest entropy of its answer (T = 1) that is heard, as a share of that of an even guess."""
+    """Largest entropy of an answer (T = 1) that counts, as a share of that of an even guess."""
     confidence: Share | None = None
-    """Smallest probability of its likeliest class that is heard."""
+    """Smallest probability of the likeliest class of an answer that counts."""
 
 
 class HintSection(Section):
@@ -243,8 +261,8 @@ class TaskSection(Section):
     """Let a kind or loss terms of your own run their code."""
     classes: Count | list[str] | None = None
     """Number or names. Default: the teacher's."""
-    teacher: TeacherSection | None = None
-    """Who teaches rows that lack this task's label."""
+    teacher: AnyTeacher | None = None
+    """Who teaches rows that lack this task's label: a trained network, or the student itself as it was."""
     temperature: Positive = 4.0
     """Softens teacher and student before they are compared."""
     weights: dict[str, NotNegative] = {}
@@ -259,7 +277,17 @@ class TaskSection(Section):
     options: dict[str, Any] = {}
     """Options of the kind of task, such as ignore_index."""
     gate: GateSection | None = None
-    """Rows on which the teacher is not heard; null: it is heard on all that it is asked about."""
+    """Rows on which the teacher's answer is left out; null: it counts on all rows that it sees."""
+
+    @property
+    def network(self) -> TeacherSection | None:
+        """The trained network that teaches the task, if one does."""
+        return self.teacher if isinstance(self.teacher, TeacherSection) else None
+
+    @property
+    def self_teacher(self) -> SelfTeacherSection | None:
+        """The student as it was, if that teaches the task."""
+        return self.teacher if isinstance(self.teacher, SelfTeacherSection) else None
 
 
 class BalanceSection(Section):

@@ -278,15 +278,15 @@ def _report(problems: Mapping[str, Sequence[str]], shards: int) -> str:
 
 
 def _facts(section: TaskSection, task: str, shards: Iterable[Path]) -> TeacherFacts | None:
-    assert section.teacher is not None
+    assert section.network is not None
     places = Places()
     kept = [path for shard in shards for path in places.all(shard, task)]
     if not kept:
         return None  # before large files are hashed
-    origin = find_network(section.teacher)
+    origin = find_network(section.network)
     layers = [hint.teacher for hint in section.hints]
     options = output_options_in(section.kind, section.options)
-    now = teacher_fingerprint(section.teacher, origin, layers, section.classes, section.kind, options)
+    now = teacher_fingerprint(section.network, origin, layers, section.classes, section.kind, options)
     for path in kept:
         try:
             facts = TeacherFacts.from_json(Sidecar(path).metadata[TEACHER])

@@ -31,8 +31,8 @@ def initial_heads(
     found = {}
     for task, section in recipe.tasks.items():
         inherited = old.head_of(task, section) if old is not None else None
-        if section.head.init == "teacher" and section.teacher is not None and task in teachers:
-            found[task] = InitialHead(teachers[task].place, section.teacher.task, teachers[task].labels)
+        if section.head.init == "teacher" and section.network is not None and task in teachers:
+            found[task] = InitialHead(teachers[task].place, section.network.task, teachers[task].labels)
         elif old is not None and inherited is not None:
             found[task] = _inherited(task, kinds[task], old, inherited)
     return found

@@ -96,7 +96,7 @@ class Parts:
         if self.cached is not None:
             return self.cached
         asked = {task: teacher for task, teacher in self.teachers.items() if self.schedule.asks_teacher(task)}
-        sections = {task: self.recipe.tasks[task].teacher for task in asked}
+        sections = {task: self.recipe.tasks[task].network for task in asked}
         compiled = frozenset(
             task for task, section in sections.items() if section is not None and section.compile
         )
@@ -192,11 +192,7 @@ def build_teachers(recipe: Recipe, old: InitialStudent | None = None) -> tuple[T
         old: the student that training begins with, whose heads say how large those of its tasks are.
     """
     _admit_own_kinds(recipe)
-    sections = {
-        task: section
-        for task, section in recipe.tasks.items()
-        if section.teacher is not None and section.teacher.student is None
-    }
+    sections = {task: section for task, section in recipe.tasks.items() if section.network is not None}
     loaders = {task: partial(_load, task, section) for task, section in sections.items()}
     rank, world = _here()
     facts = cached_facts(recipe, sections, local_rank=rank, local_world=world) if sections else None
@@ -246,9 +242,9 @@ def _kind(task: str, section: TaskSection, classes: tuple[str, ...], old: Initia
 
 
 def _load(task: str, section: TaskSection) -> Teacher:
-    assert section.teacher is not None
+    assert section.network is not None
     return load_teacher(
-        section.teacher,
+        section.network,
         task=task,
         kind=section.kind,
         layers=[hint.teacher for hint in section.hints],

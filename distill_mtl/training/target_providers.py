@@ -14,7 +14,7 @@ from distill_mtl.data import Sources
 from distill_mtl.distillation.term import LossConfig
 from distill_mtl.errors import CacheError, RecipeError, StoppedElsewhere
 from distill_mtl.recipe import Recipe
-from distill_mtl.recipe.schema import TeacherSection
+from distill_mtl.recipe.schema import SelfTeacherSection
 from distill_mtl.targets.cached import CachedTargets, OpenCache, StoredViews
 from distill_mtl.targets.combined import Gate
 from distill_mtl.targets.encoding import AnswerCodec, Numbers
@@ -223,12 +223,12 @@ class SelfTeacherSchedule:
         return f"an average (decay {self.decay:g}) that teaches {since}"
 
 
-def self_taught(recipe: Recipe) -> dict[str, TeacherSection]:
+def self_taught(recipe: Recipe) -> dict[str, SelfTeacherSection]:
     """task -> its recipe's `teacher`, of the tasks that the student itself teaches as it was."""
     return {
-        task: section.teacher
+        task: section.self_teacher
         for task, section in recipe.tasks.items()
-        if section.teacher is not None and section.teacher.student is not None
+        if section.self_teacher is not None
     }
 
 

@@ -1,5 +1,7 @@
 """Every mistake is reported, all at once, with file, line, the user's own path, and the mend."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +183,35 @@ def test_a_recipe_that_contradicts_itself_is_refused(
     refuse: Refuse, ten_lines: str, tail: str, finding: str
 ) -> None:
     assert any(finding in paragraph for paragraph in refuse(ten_lines + tail))
+
+
+CONSEQUENCES = [
+    # (what is invalid or contradicts itself, the keys that are reported and no others)
+    ("data: {pool: {shards: 5}}", ["data.pool.shards"]),
+    ("data: {pool: 5}\ntraining: {steps: 5, epochs: 2}", ["data.pool", "training.epochs"]),
+    ("schedule: [{until: x}, {until: 0.5, tasks: {bred: {}}}]", ["schedule.0.until", "schedule.1.tasks.bred"]),
+    ("training: {accumulate: x, batch_size: 10, select: best, stream: {mode: x, phase: 3}}",
+     ["training.accumulate", "training.stream.mode"]),
+    ("acceptance: {brd: 1, breed: x}", ["acceptance.brd", "acceptance.breed"]),
+    ("student: {model: 3, init: 'teacher:bred'}", ["student.init", "student.model"]),
+    ("tasks: {1a: {teacher: t}}\ndata: {pool: {shards: p, labels: {1a: cls}}}", ["tasks.1a"]),
+    ("tasks: {a: {teacher: {path: 3, weights: w}}}", ["tasks.a.teacher.path"]),
+    ("tasks: {a: {teacher: 5}}", ["tasks.a.teacher"]),
+    ("tasks: {a: {teacher: t, gate: {entropy: 7}, weights: {hint: -1}}}",
+     ["tasks.a.gate.entropy", "tasks.a.weights.hint"]),
+    ("tasks: {a: {teacher: {student: melted}, head: {init: teacher}}}", ["tasks.a.teacher.student"]),
+    ("tasks: 3\ndata: 3\ntraining: {clip: x}", ["data", "tasks", "training.clip"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tail", "keys"), CONSEQUENCES)
+def test_what_follows_from_a_mistake_is_not_reported_and_all_else_is(
+    refuse: Refuse, ten_lines: str, tail: str, keys: list[str]
+) -> None:
+    sections = {"data": {"more": {"shards": "m.tar"}}} | yaml.safe_load(ten_lines) | yaml.safe_load(tail)
+    text = "".join(f"{key}: {json.dumps(value)}\n" for key, value in sections.items())
+    found = [re.match(r"pets.yaml, line \d+, (.+):\n", paragraph) for paragraph in refuse(text)]
+    assert sorted(match[1] for match in found if match) == keys
 
 
 TASK_RULES = [

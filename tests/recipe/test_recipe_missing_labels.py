@@ -1,4 +1,4 @@
-"""Keys about rows without a label: who speaks there, when, and which parts listen."""
+"""Keys about rows without a label: who teaches there, when, and which parts learn."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import pytest
 from recipe_texts import Load, Refuse
 
 from distill_mtl.recipe import dump_recipe, load_recipe
+from distill_mtl.recipe.schema import SelfTeacherSection
 
 SELF = """\
 student: resnet18
@@ -18,8 +19,8 @@ tasks:
 def test_self_is_short_for_a_frozen_student_without_hints(load: Load) -> None:
     recipe = load(SELF)
     teacher = recipe.tasks["breed"].teacher
-    assert teacher is not None
-    assert (teacher.student, teacher.path, teacher.every) == ("frozen", None, None)
+    assert isinstance(teacher, SelfTeacherSection)
+    assert (teacher.student, teacher.every, teacher.decay) == ("frozen", None, None)
     assert recipe.tasks["breed"].hints == []
     assert len(recipe.tasks["part"].hints) == 1
 
@@ -57,28 +58,28 @@ def test_a_resolved_recipe_loads_again(load: Load, tmp_path: Path, tail: str) ->
     ("task", "finding"),
     [
         ("{teacher: self, classes: 3}", "tasks.a:\n  its teacher is the student itself, and no source has its labels"),
-        ("{teacher: self, data: a.tar}", "tasks.a.classes:\n  found no `classes`, and a former self has none"),
-        ("{teacher: self, classes: 3, data: a.tar, hints: [{student: x}]}", "tasks.a.hints:\n  a former self gives"),
+        ("{teacher: self, data: a.tar}", "tasks.a.classes:\n  found no `classes`, and a self-teacher has none"),
+        ("{teacher: self, classes: 3, data: a.tar, hints: [{student: x}]}", "tasks.a.hints:\n  a self-teacher gives"),
         (
             "{teacher: {student: frozen, path: t}, classes: 3, data: a.tar}",
-            "tasks.a.teacher.student:\n  found `path` and `student`, a teacher is one network.",
+            "tasks.a.teacher.path:\n  `path` belongs to a trained network, and `student`",
         ),
         (
             "{teacher: {student: frozen, decay: 0.9}, classes: 3, data: a.tar}",
-            "tasks.a.teacher.decay:\n  a frozen former self is no average.",
+            "tasks.a.teacher.decay:\n  a frozen self-teacher has no average.",
         ),
         (
             "{teacher: {student: ema, trust: true}, classes: 3, data: a.tar}",
-            "tasks.a.teacher.trust:\n  `trust` belongs to a network of its own",
+            "tasks.a.teacher.trust:\n  `trust` belongs to a trained network, and `student`",
         ),
-        ("{teacher: {path: t, every: 5}}", "tasks.a.teacher.every:\n  `every` belongs to a former self."),
+        ("{teacher: {path: t, every: 5}}", "tasks.a.teacher.every:\n  `every` belongs to a self-teacher."),
         ("{teacher: {student: melted}, classes: 3, data: a.tar}", 'tasks.a.teacher.student:\n  found "melted",'),
         ("{teacher: t, gate: {}}", "tasks.a.gate:\n  found neither of the two. Give one: `entropy`"),
         ("{teacher: t, gate: {entropy: 0.5, confidence: 0.5}}", "tasks.a.gate:\n  found both. Give one"),
-        ("{classes: 3, data: a.tar, gate: {entropy: 0.5}}", "tasks.a.gate:\n  the task has no teacher to be heard"),
+        ("{classes: 3, data: a.tar, gate: {entropy: 0.5}}", "tasks.a.gate:\n  the task has no teacher whose answers"),
     ],
 )  # fmt: skip
-def test_a_former_self_or_gate_that_makes_no_sense_is_refused(
+def test_a_self_teacher_or_gate_that_makes_no_sense_is_refused(
     refuse: Refuse, task: str, finding: str
 ) -> None:
     paragraphs = refuse(f"student: r\ndata: {{pool: {{shards: p.tar}}}}\ntasks:\n  a: {task}\n")
