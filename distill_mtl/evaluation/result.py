@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import (
     BaseModel,
@@ -26,7 +26,8 @@ from distill_mtl.errors import UserError
 from distill_mtl.evaluation.verdict import AcceptanceRule, Decision, judge
 from distill_mtl.files import write_text
 
-FORMAT, VERSION = "distill_mtl results", 1
+FORMAT: Final = "distill_mtl results"
+VERSION: Final = 1
 """What a results.json says of itself. The version goes up with every change that an older reader cannot take."""
 McNemarTest = Literal["exact", "clustered"]
 BaselineKind = Literal["labels_only", "single_task", "model"]

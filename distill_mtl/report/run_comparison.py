@@ -164,7 +164,7 @@ def _cost(runs: Sequence[RunRecord]) -> Section | None:
     rows = [[Cell(what), *(each[what] for each in by_run)] for what in by_run[0]]
     rows = [row for row in rows if any(cell.words != words.NONE for cell in row[1:])]
     columns = ["student ÷ its own teachers", *(run.label for _, run, _ in finished)]
-    machines = [[Cell(run.label), Cell(results.cost.machine)] for _, run, results in finished]
+    machines = [[Cell(run.label), Cell(results.cost.machine or words.NONE)] for _, run, results in finished]
     return Section(
         "cost",
         "Cost of each student",
