@@ -19,7 +19,7 @@ from distill_mtl.errors import UserError, nearest
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.registry import Registry, import_class
-from distill_mtl.tasks.json_values import plain
+from distill_mtl.tasks.json_values import plain_values
 from distill_mtl.tasks.label import LabelForm
 
 _NEEDED = ("member", "metrics")  # attributes that have no default
@@ -259,7 +259,7 @@ class TaskKind(LabelForm):
             top: how many of the likeliest classes are told, where the kind ranks them.
         """
         return {
-            name: plain(value) if value.ndim < 2 else {"shape": list(value.shape)}
+            name: plain_values(value) if value.ndim < 2 else {"shape": list(value.shape)}
             for name, value in decoded.items()
         }
 

@@ -17,11 +17,11 @@ from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.base import DEFAULT_HEAD, KINDS, AdditiveKind, HeadShape, Shown, Truth, named_classes
 from distill_mtl.tasks.heads import PooledHead
-from distill_mtl.tasks.json_values import plain, ranked
+from distill_mtl.tasks.json_values import likeliest_classes, plain_values
 from distill_mtl.tasks.label import MOST_CLASSES, CountsTable, LabelCounts, by_count, class_text, list_classes
-from distill_mtl.tasks.losses import Decoupled, log_of, soft_divergence, sums_to_one
+from distill_mtl.tasks.losses import Decoupled, log_probabilities, soft_divergence, sums_to_one
 from distill_mtl.tasks.metrics import CLASS_SCORES, confidence_counts
-from distill_mtl.tasks.options import number, partners, read_pairs, swapped
+from distill_mtl.tasks.options import mirror_partners, number, read_mirrored, swap_classes
 
 
 class SoftmaxKind(AdditiveKind):
@@ -40,8 +40,8 @@ class SoftmaxKind(AdditiveKind):
         mirrored: Sequence[Sequence[str]],
     ) -> None:
         super().__init__(classes, metric, head=head)
-        self.mirrored = read_pairs(mirrored, classes)
-        self._partners = partners(self.mirrored, classes)
+        self.mirrored = read_mirrored(mirrored, classes)
+        self._partners = mirror_partners(self.mirrored, classes)
 
     @classmethod
     def are_probabilities(cls, answer: Tensor) -> bool:
@@ -49,7 +49,7 @@ class SoftmaxKind(AdditiveKind):
 
     @classmethod
     def logits_of(cls, probabilities: Tensor) -> Tensor:
-        return log_of(probabilities)
+        return log_probabilities(probabilities)
 
     def describe(self) -> dict[str, object]:
         said = {"mirrored": [list(pair) for pair in self.mirrored]} if self.mirrored else {}
@@ -57,7 +57,7 @@ class SoftmaxKind(AdditiveKind):
 
     def _in_mirror(self, label: Tensor, view: View) -> Tensor:
         """Class numbers as they are where the view is mirrored."""
-        return swapped(label, self._partners) if view.flip and self.mirrored else label
+        return swap_classes(label, self._partners) if view.flip and self.mirrored else label
 
 
 @KINDS.register("classification")
@@ -192,8 +192,8 @@ class Classification(SoftmaxKind):
     def answers(self, decoded: Mapping[str, Tensor], top: int = 1) -> dict[str, Any]:
         """`label` and `probability`; with `top` above 1 the likeliest classes with theirs."""
         label, probabilities = int(decoded["label"]), decoded["probabilities"]
-        said = {"label": self.classes[label], "probability": plain(probabilities[label])}
-        return said | ({"top": ranked(self.classes, probabilities, top)} if top > 1 else {})
+        said = {"label": self.classes[label], "probability": plain_values(probabilities[label])}
+        return said | ({"top": likeliest_classes(self.classes, probabilities, top)} if top > 1 else {})
 
     def write_label(self, decoded: Mapping[str, Tensor]) -> tuple[str, bytes]:
         return self.member, str(int(decoded["label"])).encode()

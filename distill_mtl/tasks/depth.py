@@ -12,20 +12,20 @@ from distill_mtl.errors import UserError, nearest
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.base import DEFAULT_HEAD, KINDS, AdditiveKind, HeadShape, Legend, Shown, Truth
-from distill_mtl.tasks.drawing import GREY, on_grey, ramp
+from distill_mtl.tasks.drawing import GREY, color_ramp, grey_where_unknown
 from distill_mtl.tasks.heads import PyramidDecoder, pyramid_levels
-from distill_mtl.tasks.json_values import plain
+from distill_mtl.tasks.json_values import plain_values
 from distill_mtl.tasks.label import CountsTable, LabelCounts, count_pixels, percent
 from distill_mtl.tasks.maps import (
     is_png,
-    laid,
     map_size,
     mean_where,
+    paste_view,
     read_npy,
     read_png,
     resized,
     resized_where,
-    shaped,
+    shape_text,
     write_npy,
 )
 from distill_mtl.tasks.options import positive_number
@@ -147,7 +147,7 @@ class Depth(AdditiveKind):
 
     def to_picture(self, decoded: Mapping[str, Tensor], view: View, picture: Size) -> dict[str, Tensor]:
         """Pixels beyond the view are without a depth."""
-        return {"depth": laid(decoded["depth"], view, picture, 0.0)}
+        return {"depth": paste_view(decoded["depth"], view, picture, 0.0)}
 
     def answers(self, decoded: Mapping[str, Tensor], top: int = 1) -> dict[str, Any]:
         """`nearest`, `median` and `farthest` of the pixels' depths, in the labels' unit; None where there is none."""
@@ -156,9 +156,9 @@ class Depth(AdditiveKind):
         if not len(depths):
             return dict.fromkeys(("nearest", "median", "farthest"))
         return {
-            "nearest": plain(depths.min()),
-            "median": plain(depths.median()),
-            "farthest": plain(depths.max()),
+            "nearest": plain_values(depths.min()),
+            "median": plain_values(depths.median()),
+            "farthest": plain_values(depths.max()),
         }
 
     def write_label(self, decoded: Mapping[str, Tensor]) -> tuple[str, bytes]:
@@ -307,7 +307,7 @@ def _or_one(means: Tensor) -> Tensor:
 def _from_npy(payload: bytes) -> np.ndarray:
     depths = read_npy(payload)
     if depths.ndim != 2:
-        raise ValueError(f"the depth array has the shape {shaped(depths)}. It must be height x width.")
+        raise ValueError(f"the depth array has the shape {shape_text(depths)}. It must be height x width.")
     return depths
 
 
@@ -315,11 +315,11 @@ def _shown(depths: Tensor) -> Shown:
     """Log depth from light (near) to dark (far), between the 2nd and the 98th percentile of the picture."""
     depths, valid = depths.cpu(), depths.cpu() > 0
     if not valid.any():
-        return Shown(on_grey(ramp(depths), valid))
+        return Shown(grey_where_unknown(color_ramp(depths), valid))
     near, far = (float(end) for end in np.percentile(depths[valid].numpy(), (2, 98)))
     place = (depths.where(valid, 1.0).log() - math.log(near)) / max(math.log(far / near), 1e-6)
     return Shown(
-        on_grey(ramp(1 - place), valid),
+        grey_where_unknown(color_ramp(1 - place), valid),
         f"{near:.3g} to {far:.3g}",
         legend=Legend(
             {
@@ -332,5 +332,5 @@ def _shown(depths: Tensor) -> Shown:
 
 
 def _color(place: float) -> tuple[int, int, int]:
-    red, green, blue = ramp(torch.tensor(place)).tolist()
+    red, green, blue = color_ramp(torch.tensor(place)).tolist()
     return red, green, blue

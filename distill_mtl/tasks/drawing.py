@@ -13,7 +13,7 @@ from distill_mtl.tasks.maps import map_size
 from distill_mtl.tasks.objects import corners
 
 
-def drawn(objects: Tensor, image: Tensor, classes: Sequence[str]) -> Shown:
+def draw_objects(objects: Tensor, image: Tensor, classes: Sequence[str]) -> Shown:
     """The picture with the outlines of the objects, and how many there are of each class.
 
     Args:
@@ -63,7 +63,7 @@ def named_colors(names: Sequence[str], *, first: int = 0) -> dict[str, tuple[int
     return {name: (red, green, blue) for name, (red, green, blue) in zip(names, table, strict=True)}
 
 
-def painted(classes: Tensor, ignored: int) -> Tensor:
+def paint_classes(classes: Tensor, ignored: int) -> Tensor:
     """uint8 [3, H, W] of class numbers int64 [H, W]; ignored pixels are grey."""
     valid = classes != ignored
     table = colors(int(classes[valid].max()) + 1 if valid.any() else 1)
@@ -80,7 +80,7 @@ GREY = (_GREY, _GREY, _GREY)
 """Of pixels about which nothing is known."""
 
 
-def ramp(shares: Tensor) -> Tensor:
+def color_ramp(shares: Tensor) -> Tensor:
     """uint8 [..., 3]: colours for numbers [...], dark for 0 and below, light for 1 and above."""
     stops = torch.tensor(_RAMP, dtype=torch.float32)
     place = shares.float().cpu().clamp(0, 1) * (len(stops) - 1)
@@ -89,7 +89,7 @@ def ramp(shares: Tensor) -> Tensor:
     return (stops[lower] * (1 - within) + stops[lower + 1] * within).round().to(torch.uint8)
 
 
-def on_grey(pixels: Tensor, valid: Tensor) -> Tensor:
+def grey_where_unknown(pixels: Tensor, valid: Tensor) -> Tensor:
     """uint8 [3, H, W]: the colours [H, W, 3] where bool [H, W] holds, grey elsewhere."""
     valid = valid.cpu()[..., None]
     return torch.where(valid, pixels.cpu(), torch.full_like(pixels.cpu(), _GREY)).permute(2, 0, 1)

@@ -33,7 +33,9 @@ def corner_radius(width: Tensor, height: Tensor) -> Tensor:
     return torch.minimum(torch.minimum(side, inwards), outwards)
 
 
-def draw(place: Tensor, row: Tensor, column: Tensor, radius: Tensor, maps: int, size: Size) -> Tensor:
+def draw_gaussians(
+    place: Tensor, row: Tensor, column: Tensor, radius: Tensor, maps: int, size: Size
+) -> Tensor:
     """float32 [maps, h, w]: at every cell the largest of the map's Gaussians, exactly 1 in the objects' cells.
 
     Their standard deviation is a sixth of the diameter, 2 radius + 1 (CornerNet's program; the paper says a
@@ -154,7 +156,7 @@ def _as_large(maps: Tensor, classes: int, size: Size, *, sized: bool) -> Tensor:
 _LEAST_SIDE = 0.01
 
 
-class Found(NamedTuple):
+class Peaks(NamedTuple):
     """K objects of each row.
 
     Attributes:
@@ -167,7 +169,7 @@ class Found(NamedTuple):
     scores: Tensor
 
 
-def strongest(logits: Tensor, classes: int, most: int) -> Found:
+def strongest_peaks(logits: Tensor, classes: int, most: int) -> Peaks:
     """The peaks of all classes together, strongest first: cells that none of their eight neighbours exceeds.
 
     The 3x3 maximum stands in for non-maximum suppression (Zhou et al. 2019, arXiv:1904.07850, section 4).
@@ -181,10 +183,10 @@ def strongest(logits: Tensor, classes: int, most: int) -> Found:
     heat = heat.masked_fill(F.max_pool2d(heat, 3, stride=1, padding=1) != heat, -torch.inf).flatten(1)
     top, index = heat.topk(min(most, heat.shape[1]))
     cells = logits.shape[-2] * logits.shape[-1]
-    return _found(logits, top, index // cells, index % cells, sized=True)
+    return _peaks_at(logits, top, index // cells, index % cells, sized=True)
 
 
-def best_of_each(logits: Tensor, classes: int, *, sized: bool) -> Found:
+def best_peak_of_each_class(logits: Tensor, classes: int, *, sized: bool) -> Peaks:
     """The highest cell of every class, in the order of the classes.
 
     Args:
@@ -194,10 +196,10 @@ def best_of_each(logits: Tensor, classes: int, *, sized: bool) -> Found:
     """
     top, index = logits[:, :classes].flatten(2).max(2)
     numbers = torch.arange(classes, device=logits.device).expand_as(index)
-    return _found(logits, top, numbers, index, sized=sized)
+    return _peaks_at(logits, top, numbers, index, sized=sized)
 
 
-def _found(logits: Tensor, top: Tensor, classes: Tensor, index: Tensor, *, sized: bool) -> Found:
+def _peaks_at(logits: Tensor, top: Tensor, classes: Tensor, index: Tensor, *, sized: bool) -> Peaks:
     """What stands in the cells `index` [R, K], counted row by row."""
     height, width = logits.shape[-2:]
     behind = logits[:, -4:] if sized else logits[:, -2:]
@@ -211,4 +213,4 @@ def _found(logits: Tensor, top: Tensor, classes: Tensor, index: Tensor, *, sized
         sides = [torch.zeros_like(x)] * 2
     numbers = torch.where(top.isinf(), -1, classes).float()
     objects = torch.stack([numbers, x, y, *sides], 2)
-    return Found(objects, top.sigmoid())
+    return Peaks(objects, top.sigmoid())

@@ -14,38 +14,38 @@ from distill_mtl.errors import UserError, nearest
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.base import DEFAULT_HEAD, KINDS, HeadShape, Legend, Shown, TaskKind, Truth
-from distill_mtl.tasks.drawing import drawn, named_colors
+from distill_mtl.tasks.drawing import draw_objects, named_colors
 from distill_mtl.tasks.heads import PyramidDecoder, pyramid_levels
 from distill_mtl.tasks.heat import (
-    Found,
-    best_of_each,
+    Peaks,
+    best_peak_of_each_class,
     corner_radius,
-    draw,
+    draw_gaussians,
     focal_loss,
     soft_heat_loss,
-    strongest,
+    strongest_peaks,
 )
-from distill_mtl.tasks.json_values import plain
+from distill_mtl.tasks.json_values import plain_values
 from distill_mtl.tasks.label import CountsTable, LabelCounts, by_count, list_classes, to_json
 from distill_mtl.tasks.maps import map_size
 from distill_mtl.tasks.metrics import average_precision
 from distill_mtl.tasks.objects import (
-    HIT,
+    MATCH_IOU,
     best_constant_pck,
     centre_distances,
     centre_histogram,
     corners,
-    empty,
-    hits,
-    objects_seen,
-    overlaps,
+    match_objects,
+    no_objects,
+    pairwise_iou,
     points_found,
     read_objects,
     same_class,
+    transform_objects,
 )
-from distill_mtl.tasks.options import partners, read_pairs, swapped, whole_number
+from distill_mtl.tasks.options import mirror_partners, read_mirrored, swap_classes, whole_number
 
-SURE = 0.3
+LEAST_SCORE = 0.3
 """Score from which a peak counts as an answer where there must be a yes or no."""
 SIZE_WEIGHT = 0.1
 _LEAST_RADIUS = 1.0  # cells: the neighbour of a centre is no background, also for the smallest boxes
@@ -81,7 +81,7 @@ class Heatmap(TaskKind):
     dense = True
     output_options = ("form",)
     label_options = ("form", "max_objects")
-    further: ClassVar[int] = 4
+    extra_channels: ClassVar[int] = 4
     boxes: ClassVar[bool] = True
 
     def __init__(
@@ -100,8 +100,8 @@ class Heatmap(TaskKind):
         self.form = form
         self.max_objects = whole_number("max_objects", max_objects, least=1)
         self.top = whole_number("top", top, least=1)
-        self.mirrored = read_pairs(mirrored, classes)
-        self._partners = partners(self.mirrored, self.classes)
+        self.mirrored = read_mirrored(mirrored, classes)
+        self._partners = mirror_partners(self.mirrored, self.classes)
         self._index = {name: index for index, name in enumerate(classes)}
 
     @classmethod
@@ -165,22 +165,22 @@ class Heatmap(TaskKind):
         )
 
     def filler(self, size: Size) -> Tensor:
-        return empty(self.max_objects)
+        return no_objects(self.max_objects)
 
     def transform_label(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
-        seen = objects_seen(label, view, picture, size, self.form)
+        seen = transform_objects(label, view, picture, size, self.form)
         if view.flip and self.mirrored:
-            seen[:, 0] = swapped(seen[:, 0].long(), self._partners).float()
+            seen[:, 0] = swap_classes(seen[:, 0].long(), self._partners).float()
         return seen
 
     # ---- the network ------------------------------------------------------------------------------
     @classmethod
     def classes_of(cls, outputs: int) -> int:
-        return outputs - cls.further
+        return outputs - cls.extra_channels
 
     @property
     def outputs(self) -> int:
-        return len(self.classes) + self.further
+        return len(self.classes) + self.extra_channels
 
     def needs(self, features: Mapping[str, FeatureShape]) -> tuple[str, ...]:
         return pyramid_levels(features)
@@ -198,14 +198,14 @@ class Heatmap(TaskKind):
     @classmethod
     def are_probabilities(cls, answer: Tensor) -> bool:
         """Of the heat alone: sizes and offsets are numbers anyway."""
-        heat = answer[:, : -cls.further]
+        heat = answer[:, : -cls.extra_channels]
         return heat.numel() > 0 and bool(heat.min() >= 0) and bool(heat.max() <= 1)
 
     @classmethod
     def logits_of(cls, probabilities: Tensor) -> Tensor:
         """Logits of the heat, sizes and offsets as they are."""
-        heat = torch.logit(probabilities[:, : -cls.further], _LEAST)
-        return torch.cat([heat, probabilities[:, -cls.further :]], 1)
+        heat = torch.logit(probabilities[:, : -cls.extra_channels], _LEAST)
+        return torch.cat([heat, probabilities[:, -cls.extra_channels :]], 1)
 
     # ---- losses -----------------------------------------------------------------------------------
     def supervised_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -227,7 +227,7 @@ class Heatmap(TaskKind):
         losses = focal_loss(logits[:, : len(self.classes)], heat).flatten(1).sum(1)
         place = (cell[..., 1] * width + cell[..., 0]).long()
         behind = logits[:, len(self.classes) :].flatten(2)
-        read = behind.gather(2, place[:, None].expand(-1, self.further, -1)).movedim(1, 2)
+        read = behind.gather(2, place[:, None].expand(-1, self.extra_channels, -1)).movedim(1, 2)
         apart = (read[..., -2:] - (centre - cell)).abs().sum(2)
         if self.boxes:
             apart = apart + SIZE_WEIGHT * (read[..., :2] - sides).abs().sum(2)
@@ -268,16 +268,16 @@ class Heatmap(TaskKind):
         return {**decoded, name: places}
 
     def answers(self, decoded: Mapping[str, Tensor], top: int = 1) -> dict[str, Any]:
-        """`objects` of a score above `SURE`, strongest first, in pixels as `boxes.json` has them, each with `score`."""
+        """`objects` above `LEAST_SCORE`, strongest first, in pixels as `boxes.json` has them, each with its `score`."""
         order = decoded["scores"].argsort(descending=True, stable=True).tolist()
-        scores, classes = plain(decoded["scores"]), decoded["label"].tolist()
+        scores, classes = plain_values(decoded["scores"]), decoded["label"].tolist()
         found = []
-        for place in (place for place in order if decoded["scores"][place] > SURE):
+        for place in (place for place in order if decoded["scores"][place] > LEAST_SCORE):
             if self.boxes:
                 left, top_side, right, bottom = decoded["boxes"][place].double().tolist()
-                where = {"box": plain(torch.tensor([left, top_side, right - left, bottom - top_side]))}
+                where = {"box": plain_values(torch.tensor([left, top_side, right - left, bottom - top_side]))}
             else:
-                where = {"point": plain(decoded["points"][place])}
+                where = {"point": plain_values(decoded["points"][place])}
             if self.boxes and min(where["box"][2:]) <= 0:
                 continue  # beyond the picture, in the part of a view that was padded
             found.append({"class": self.classes[classes[place]], **where, "score": scores[place]})
@@ -289,11 +289,11 @@ class Heatmap(TaskKind):
         return self.member, json.dumps(found[: self.max_objects]).encode()
 
     def show_label(self, label: Tensor, image: Tensor) -> Shown:
-        return drawn(label[label[:, 0] >= 0], image, self.classes)
+        return draw_objects(label[label[:, 0] >= 0], image, self.classes)
 
     def show_answer(self, logits: Tensor, image: Tensor) -> Shown:
         objects, scores = self._found(logits[None])
-        return drawn(objects[0][scores[0] > SURE], image, self.classes)
+        return draw_objects(objects[0][scores[0] > LEAST_SCORE], image, self.classes)
 
     def legend(self) -> Legend:
         return Legend(named_colors(self.classes, first=1))
@@ -302,11 +302,11 @@ class Heatmap(TaskKind):
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
         """map50: score, class (-1: none) and hit of every box, objects by class, K = 3 top + C; pck: [hits, points]."""
         if self.metric == "pck":
-            best = best_of_each(logits.float(), len(self.classes), sized=self.boxes).objects
+            best = best_peak_of_each_class(logits.float(), len(self.classes), sized=self.boxes).objects
             return points_found(best.cpu().double(), labels.cpu().double(), map_size(logits))
         objects, scores = (part.cpu().double() for part in self._found(logits))
         known = labels.cpu().double()
-        right = hits(objects, known)
+        right = match_objects(objects, known)
         missing = self.top - objects.shape[1]  # a small map has not so many cells
         columns = (scores, objects[..., 0], right.double())
         padded = [
@@ -356,20 +356,20 @@ class Heatmap(TaskKind):
         """
         found = [self._found(maps) for maps in (logits, other)]
         mine, theirs = (part.objects.cpu().double() for part in found)
-        sure = [(part.scores > SURE).cpu() for part in found]
+        sure = [(part.scores > LEAST_SCORE).cpu() for part in found]
         if self.boxes:
-            alike = overlaps(mine, theirs) >= HIT
+            alike = pairwise_iou(mine, theirs) >= MATCH_IOU
         else:
             coarse = min(map_size(logits), map_size(other))
             alike = same_class(mine, theirs) & (centre_distances(mine, theirs, coarse) <= 1)
         alike &= sure[0][:, :, None] & sure[1][:, None]
-        partners = alike.any(2).sum(1) + alike.any(1).sum(1)
+        matched = alike.any(2).sum(1) + alike.any(1).sum(1)
         answers = sure[0].sum(1) + sure[1].sum(1)
-        return torch.where(answers > 0, partners / answers.clamp(min=1), 1.0).double()
+        return torch.where(answers > 0, matched / answers.clamp(min=1), 1.0).double()
 
     def decisions(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Of every cell and class, whether a peak there would count."""
-        beyond = logits[:, : len(self.classes)].float() - math.log(SURE / (1 - SURE))
+        beyond = logits[:, : len(self.classes)].float() - math.log(LEAST_SCORE / (1 - LEAST_SCORE))
         return (beyond > 0).long(), beyond.abs()
 
     def label_counts(self, labels: Tensor) -> Tensor:
@@ -385,10 +385,10 @@ class Heatmap(TaskKind):
         options = {"form": self.form, "max_objects": self.max_objects, "mirrored": pairs, "top": self.top}
         return super().describe() | options
 
-    def _found(self, logits: Tensor) -> Found:
+    def _found(self, logits: Tensor) -> Peaks:
         if self.boxes:
-            return strongest(logits.float(), len(self.classes), self.top)
-        return best_of_each(logits.float(), len(self.classes), sized=False)
+            return strongest_peaks(logits.float(), len(self.classes), self.top)
+        return best_peak_of_each_class(logits.float(), len(self.classes), sized=False)
 
     def _wanted(self, labels: Tensor, there: Tensor, cell: Tensor, sides: Tensor, size: Size) -> Tensor:
         """float32 [R, C, h, w]: the heat that the labels ask for."""
@@ -400,7 +400,7 @@ class Heatmap(TaskKind):
             radius = corner_radius(width, height).clamp_min(_LEAST_RADIUS)
         else:
             radius = torch.full_like(place, _POINT_RADIUS, dtype=labels.dtype)
-        heat = draw(place, line, column, radius, len(labels) * len(self.classes), size)
+        heat = draw_gaussians(place, line, column, radius, len(labels) * len(self.classes), size)
         return heat.view(len(labels), len(self.classes), *size)
 
 
@@ -426,7 +426,7 @@ class HeatmapOfPoints(Heatmap):
     """`form: points`."""
 
     metrics = ("pck",)
-    further = 2
+    extra_channels = 2
     boxes = False
 
 

@@ -27,8 +27,8 @@ def read_vector(payload: bytes, names: Sequence[str]) -> list[Any]:
         read = json.loads(payload, parse_constant=_no_number)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
         raise ValueError(
-            f"the label is not JSON, it begins with {begins(payload)}. Expected a list in the order of the task's "
-            "names, or an object from names to values. Is this the right kind and member?"
+            f"the label is not JSON, it begins with {first_characters(payload)}. Expected a list in the order of the "
+            "task's names, or an object from names to values. Is this the right kind and member?"
         ) from None
     if isinstance(read, dict):
         for name in read:
@@ -51,12 +51,12 @@ def cell_text(cell: Any) -> str:
     return "" if cell is None else str(cell).strip().lower()
 
 
-def shown(value: Any) -> str:
+def short_json(value: Any) -> str:
     """A value of a label in a message."""
     return json.dumps(value)[:_SHOWN]
 
 
-def begins(payload: bytes) -> str:
+def first_characters(payload: bytes) -> str:
     """The first characters of a label in a message."""
     return json.dumps(payload[:16].decode(errors="replace"), ensure_ascii=False)
 
@@ -71,12 +71,12 @@ _DIGITS = 7
 """More a float32 does not hold."""
 
 
-def plain(values: Tensor) -> Any:
+def plain_values(values: Tensor) -> Any:
     """Numbers, or nested lists of them, with as many digits as float32 has; None for what is not finite."""
-    return _plain(values.tolist())
+    return _plain_value(values.tolist())
 
 
-def ranked(classes: Sequence[str], probabilities: Tensor, most: int) -> list[dict[str, Any]]:
+def likeliest_classes(classes: Sequence[str], probabilities: Tensor, most: int) -> list[dict[str, Any]]:
     """The likeliest classes, likeliest first.
 
     Args:
@@ -86,14 +86,14 @@ def ranked(classes: Sequence[str], probabilities: Tensor, most: int) -> list[dic
     """
     best = probabilities.topk(min(most, len(classes)))
     return [
-        {"label": classes[place], "probability": plain(probability)}
+        {"label": classes[place], "probability": plain_values(probability)}
         for probability, place in zip(best.values, best.indices.tolist(), strict=True)
     ]
 
 
-def _plain(value: Any) -> Any:
+def _plain_value(value: Any) -> Any:
     if isinstance(value, list):
-        return [_plain(each) for each in value]
+        return [_plain_value(each) for each in value]
     if isinstance(value, float):
         return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
     return value

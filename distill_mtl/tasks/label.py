@@ -293,7 +293,7 @@ class CountsTable(NamedTuple):
     """
 
     columns: tuple[str, ...]
-    lines: list[tuple[str, ...]]
+    lines: Sequence[tuple[str, ...]]
     title: str = ""
     warnings: tuple[str, ...] = ()
 

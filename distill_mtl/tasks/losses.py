@@ -14,7 +14,7 @@ from distill_mtl.tasks.options import number
 _FLOOR = 1e-9  # of a probability, before its logarithm is taken
 
 
-def log_of(probabilities: Tensor) -> Tensor:
+def log_probabilities(probabilities: Tensor) -> Tensor:
     """Logits whose softmax is `probabilities`, also of those that were rounded to 0."""
     return probabilities.clamp_min(_FLOOR).log()
 

@@ -41,7 +41,7 @@ def resized_where(maps: Tensor, valid: Tensor, size: Size) -> tuple[Tensor, Tens
     return resized(maps, size), share > 0.999  # of weights that sum to 1 but for rounding
 
 
-def laid(maps: Tensor, view: View, picture: Size, fill: float) -> Tensor:
+def paste_view(maps: Tensor, view: View, picture: Size, fill: float) -> Tensor:
     """A map of a view [..., h, w] in the picture that the view was cut from, [..., H, W].
 
     Args:
@@ -134,6 +134,6 @@ def write_npy(array: NDArray[np.float32]) -> bytes:
     return encoded.getvalue()
 
 
-def shaped(array: NDArray) -> str:
+def shape_text(array: NDArray) -> str:
     """A shape for messages: 8x6x3."""
     return "x".join(str(side) for side in array.shape) or "a single number"

@@ -131,7 +131,7 @@ class CalibrationError(ClassScore):
 
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
         probability, predicted = logits.softmax(1).max(1)
-        within = F.one_hot(places(probability), BINS).double()
+        within = F.one_hot(confidence_bins(probability), BINS).double()
         right = predicted == labels
         return torch.cat([within * probability[:, None], within * right[:, None], within], dim=1)
 
@@ -274,7 +274,7 @@ BINS = 16
 _UNIT = 2**24  # whole numbers: their sum is the same in any order, however rows were split
 
 
-def places(confidence: Tensor) -> Tensor:
+def confidence_bins(confidence: Tensor) -> Tensor:
     """int64, like `confidence` in [0, 1]: the bin of each answer."""
     borders = torch.linspace(0, 1, BINS, dtype=confidence.dtype, device=confidence.device)
     return (torch.bucketize(confidence, borders, right=True) - 1).clamp(0, BINS - 1)
@@ -287,7 +287,7 @@ def confidence_counts(confidence: Tensor, right: Tensor) -> Tensor:
         confidence: float32 [N], the probability of what was answered.
         right: bool [N].
     """
-    place = places(confidence)
+    place = confidence_bins(confidence)
     counts = torch.zeros(3, BINS, dtype=torch.long, device=confidence.device)
     counts[0].index_add_(0, place, (confidence * _UNIT).long())
     counts[1].index_add_(0, place, right.long())

@@ -12,11 +12,18 @@ from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.base import DEFAULT_HEAD, KINDS, HeadShape, Shown, TaskKind, Truth
 from distill_mtl.tasks.heads import PooledHead
-from distill_mtl.tasks.json_values import NOT_KNOWN, cell_text, plain, ranked, read_vector, shown
+from distill_mtl.tasks.json_values import (
+    NOT_KNOWN,
+    cell_text,
+    likeliest_classes,
+    plain_values,
+    read_vector,
+    short_json,
+)
 from distill_mtl.tasks.label import CountsTable, LabelCounts, percent, to_json
 from distill_mtl.tasks.losses import bernoulli_divergence
 from distill_mtl.tasks.metrics import average_precision, confidence_counts
-from distill_mtl.tasks.options import partners, read_pairs
+from distill_mtl.tasks.options import mirror_partners, read_mirrored
 
 UNKNOWN = -1
 _VALUES = {"1": 1, "true": 1, "yes": 1, "0": 0, "-1": 0, "false": 0, "no": 0}
@@ -55,14 +62,16 @@ class Multilabel(TaskKind):
         mirrored: Sequence[Sequence[str]] = (),
     ) -> None:
         super().__init__(classes, metric, head=head)
-        self.mirrored = read_pairs(mirrored, self.classes)
-        self._partners = partners(self.mirrored, self.classes)
+        self.mirrored = read_mirrored(mirrored, self.classes)
+        self._partners = mirror_partners(self.mirrored, self.classes)
 
     def read_label(self, payload: bytes) -> Tensor:
         values = read_vector(payload, self.classes)
         for name, value in zip(self.classes, values, strict=True):
             if value not in (0, 1, None):
-                raise ValueError(f"the label of '{name}' is {shown(value)}. Expected 0, 1 or null (unknown).")
+                raise ValueError(
+                    f"the label of '{name}' is {short_json(value)}. Expected 0, 1 or null (unknown)."
+                )
         return torch.tensor([UNKNOWN if value is None else int(value) for value in values])
 
     @classmethod
@@ -141,9 +150,11 @@ class Multilabel(TaskKind):
         there = decoded["label"].nonzero().flatten().tolist()
         said = {
             "labels": [self.classes[place] for place in there],
-            "probabilities": dict(zip(self.classes, plain(decoded["probabilities"]), strict=True)),
+            "probabilities": dict(zip(self.classes, plain_values(decoded["probabilities"]), strict=True)),
         }
-        return said | ({"top": ranked(self.classes, decoded["probabilities"], top)} if top > 1 else {})
+        return said | (
+            {"top": likeliest_classes(self.classes, decoded["probabilities"], top)} if top > 1 else {}
+        )
 
     def write_label(self, decoded: Mapping[str, Tensor]) -> tuple[str, bytes]:
         return self.member, json.dumps(

@@ -14,20 +14,20 @@ from torch import Tensor, nn
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.base import KINDS, AdditiveKind, Legend, Shown, Truth
-from distill_mtl.tasks.drawing import GREY, on_grey
+from distill_mtl.tasks.drawing import GREY, grey_where_unknown
 from distill_mtl.tasks.heads import PyramidDecoder, pyramid_levels
-from distill_mtl.tasks.json_values import plain
+from distill_mtl.tasks.json_values import plain_values
 from distill_mtl.tasks.label import CountsTable, LabelCounts, count_pixels, percent
 from distill_mtl.tasks.maps import (
     is_png,
-    laid,
     map_size,
     mean_where,
+    paste_view,
     read_npy,
     read_png,
     resized,
     resized_where,
-    shaped,
+    shape_text,
     write_png,
 )
 
@@ -129,12 +129,12 @@ class Normals(AdditiveKind):
 
     def to_picture(self, decoded: Mapping[str, Tensor], view: View, picture: Size) -> dict[str, Tensor]:
         """Pixels beyond the view are without a direction."""
-        return {"normals": laid(decoded["normals"], view, picture, 0.0)}
+        return {"normals": paste_view(decoded["normals"], view, picture, 0.0)}
 
     def answers(self, decoded: Mapping[str, Tensor], top: int = 1) -> dict[str, Any]:
         """`mean`: x, y and z of the pixels' mean direction."""
         mean = _unit(_finite(decoded["normals"][None]).sum((2, 3)))[0]
-        return {"mean": dict(zip(self.classes, plain(mean), strict=True))}
+        return {"mean": dict(zip(self.classes, plain_values(mean), strict=True))}
 
     def write_label(self, decoded: Mapping[str, Tensor]) -> tuple[str, bytes]:
         """An RGB PNG of 8 bits, black where there is no direction; directions are rounded by up to half a degree."""
@@ -251,7 +251,7 @@ def _from_npy(payload: bytes) -> np.ndarray:
     vectors = read_npy(payload)
     if vectors.ndim != 3 or vectors.shape[2] != 3:
         raise ValueError(
-            f"the array of normals has the shape {shaped(vectors)}. It must be height x width x 3."
+            f"the array of normals has the shape {shape_text(vectors)}. It must be height x width x 3."
         )
     return _directions(vectors, 0.0, np.asarray(np.isfinite(vectors).all(axis=2)))
 
@@ -268,7 +268,7 @@ def _directions(vectors: np.ndarray, shortest: float, known: np.ndarray) -> np.n
 def _shown(directions: Tensor) -> Shown:
     """(n + 1) / 2 as RGB, as pictures of normals usually are."""
     pixels = (255 * (directions.permute(1, 2, 0) + 1) / 2).round().clamp(0, 255).to(torch.uint8)
-    return Shown(on_grey(pixels, directions.any(dim=0)), legend=_AXES)
+    return Shown(grey_where_unknown(pixels, directions.any(dim=0)), legend=_AXES)
 
 
 _TOGETHER = 512  # candidates compared at a time

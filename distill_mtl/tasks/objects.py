@@ -21,16 +21,16 @@ COLUMNS = 5
 """Of an object: class (-1: none), x and y of its centre, width, height."""
 
 
-def empty(most: int) -> Tensor:
+def no_objects(most: int) -> Tensor:
     """float32 [most, COLUMNS] of no object."""
     slots = torch.zeros(most, COLUMNS)
     slots[:, 0] = -1
     return slots
 
 
-def packed(objects: Tensor, most: int) -> Tensor:
+def pad_objects(objects: Tensor, most: int) -> Tensor:
     """float32 [most, COLUMNS]: objects [N, COLUMNS], then empty slots."""
-    slots = empty(most)
+    slots = no_objects(most)
     slots[: len(objects)] = objects
     return slots
 
@@ -61,10 +61,10 @@ def read_objects(payload: bytes, classes: Mapping[str, int], form: str, most: in
     objects = [
         (_class(entry, classes, place), *read(entry, place)) for place, entry in enumerate(entries, start=1)
     ]
-    return packed(torch.tensor(objects, dtype=torch.float32).view(-1, COLUMNS), most)
+    return pad_objects(torch.tensor(objects, dtype=torch.float32).view(-1, COLUMNS), most)
 
 
-def objects_seen(label: Tensor, view: View, picture: Size, size: Size, form: str) -> Tensor:
+def transform_objects(label: Tensor, view: View, picture: Size, size: Size, form: str) -> Tensor:
     """A label in pixels of the picture as it is under a view: coordinates are shares of the view's sides.
 
     Objects that the view does not show are gone.
@@ -79,7 +79,7 @@ def objects_seen(label: Tensor, view: View, picture: Size, size: Size, form: str
         corners, shown = boxes_seen(torch.cat([centre - half, centre + half], 1), view, picture, size)
         centre, sides = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]
     scale = centre.new_tensor([width, height])
-    return packed(torch.cat([number, centre / scale, sides / scale], 1)[shown], len(label))
+    return pad_objects(torch.cat([number, centre / scale, sides / scale], 1)[shown], len(label))
 
 
 def corners(objects: Tensor) -> Tensor:
@@ -138,11 +138,11 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:60] + " …"
 
 
-HIT = 0.5
+MATCH_IOU = 0.5
 """Intersection over union from which a box counts as found (PASCAL VOC; COCO's AP50)."""
 
 
-def hits(found: Tensor, labels: Tensor) -> Tensor:
+def match_objects(found: Tensor, labels: Tensor) -> Tensor:
     """bool [R, K]: which found objects are labelled ones, each of which can be found once.
 
     In the order of the found ones, strongest first, each takes the free label of its class that it overlaps most
@@ -152,18 +152,18 @@ def hits(found: Tensor, labels: Tensor) -> Tensor:
         found: [R, K, 5], objects as shares of the view.
         labels: [R, M, 5], the same.
     """
-    overlap = overlaps(found, labels)
+    overlap = pairwise_iou(found, labels)
     free = torch.ones_like(labels[..., 0], dtype=torch.bool)
     right = []
     for candidate in overlap.unbind(1):
         best, claimed = candidate.masked_fill(~free, -1).max(1)
-        right.append(best >= HIT)
+        right.append(best >= MATCH_IOU)
         taken = torch.zeros_like(free).scatter_(1, claimed[:, None], True) & right[-1][:, None]
         free = free & ~taken
     return torch.stack(right, 1)
 
 
-def overlaps(first: Tensor, second: Tensor) -> Tensor:
+def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
     """[R, K, M]: intersection over union of boxes of one class; 0 for other classes and empty slots."""
     one, other = corners(first)[:, :, None], corners(second)[:, None]
     common = torch.minimum(one[..., 2:], other[..., 2:]) - torch.maximum(one[..., :2], other[..., :2])

@@ -59,7 +59,7 @@ def positive_number(name: str, value: Any) -> float:
 Pairs = tuple[tuple[str, str], ...]
 
 
-def read_pairs(said: Any, classes: Sequence[str]) -> Pairs:
+def read_mirrored(said: Any, classes: Sequence[str]) -> Pairs:
     """The pairs of class names that a recipe's option lists.
 
     Args:
@@ -87,14 +87,14 @@ def read_pairs(said: Any, classes: Sequence[str]) -> Pairs:
     return pairs
 
 
-def partners(pairs: Pairs, classes: Sequence[str]) -> list[int]:
+def mirror_partners(pairs: Pairs, classes: Sequence[str]) -> list[int]:
     """The number of the class that every class becomes, its own where it stays."""
     becomes = {left: right for pair in pairs for left, right in (pair, pair[::-1])}
     place = {name: number for number, name in enumerate(classes)}
     return [place[becomes.get(name, name)] for name in classes]
 
 
-def swapped(numbers: Tensor, partner: Sequence[int]) -> Tensor:
+def swap_classes(numbers: Tensor, partner: Sequence[int]) -> Tensor:
     """Class numbers int64 [...] after the mirror; what is not a class number, such as ignored pixels, stays."""
     within = (numbers >= 0) & (numbers < len(partner))
     return torch.where(within, torch.tensor(partner)[numbers.where(within, 0)], numbers)

@@ -14,9 +14,9 @@ from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.base import DEFAULT_HEAD, KINDS, AdditiveKind, HeadShape, Shown, Truth
 from distill_mtl.tasks.heads import PooledHead
-from distill_mtl.tasks.json_values import NOT_KNOWN, cell_text, plain, read_vector, shown
+from distill_mtl.tasks.json_values import NOT_KNOWN, cell_text, plain_values, read_vector, short_json
 from distill_mtl.tasks.label import CountsTable, LabelCounts, NumberStats, percent, to_json
-from distill_mtl.tasks.options import is_number, partners, read_pairs
+from distill_mtl.tasks.options import is_number, mirror_partners, read_mirrored
 
 LOSSES = ("smooth_l1", "l1", "l2")
 ALIKE = 0.1
@@ -82,7 +82,7 @@ class Regression(AdditiveKind):
         if min(self.scale) <= 0:
             raise UserError(f"scale: found {min(self.scale):g}, expected numbers above 0.")
         self.offset = self._each(offset, "offset")
-        self.mirrored = read_pairs(mirrored, self.classes)
+        self.mirrored = read_mirrored(mirrored, self.classes)
         if not isinstance(negated, list | tuple):
             raise UserError(f"negated: found {negated!r}, expected a list of names of the values.")
         self.negated = tuple(str(name) for name in negated)
@@ -91,7 +91,7 @@ class Regression(AdditiveKind):
                 raise UserError(
                     f"options.negated: the task has no '{name}'.{nearest(str(name), classes)} Values: {a_few(classes)}."
                 )
-        self._partners = partners(self.mirrored, self.classes)
+        self._partners = mirror_partners(self.mirrored, self.classes)
         self._turned = [classes.index(name) for name in self.negated]
 
     @property
@@ -103,7 +103,7 @@ class Regression(AdditiveKind):
         for name, value in zip(self.classes, values, strict=True):
             if value is not None and not is_number(value):
                 raise ValueError(
-                    f"the label of '{name}' is {shown(value)}. Expected a number or null (unknown)."
+                    f"the label of '{name}' is {short_json(value)}. Expected a number or null (unknown)."
                 )
         return torch.tensor([math.nan if value is None else float(value) for value in values])
 
@@ -184,7 +184,7 @@ class Regression(AdditiveKind):
 
     def answers(self, decoded: Mapping[str, Tensor], top: int = 1) -> dict[str, Any]:
         """`values` by name, in the labels' unit."""
-        return {"values": dict(zip(self.classes, plain(decoded["values"]), strict=True))}
+        return {"values": dict(zip(self.classes, plain_values(decoded["values"]), strict=True))}
 
     def write_label(self, decoded: Mapping[str, Tensor]) -> tuple[str, bytes]:
         values = [value if math.isfinite(value) else None for value in decoded["values"].tolist()]

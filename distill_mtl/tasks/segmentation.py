@@ -17,12 +17,12 @@ from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.base import DEFAULT_HEAD, KINDS, HeadShape, Legend, Shown, Truth
 from distill_mtl.tasks.classification import SoftmaxKind
-from distill_mtl.tasks.drawing import GREY, named_colors, painted
+from distill_mtl.tasks.drawing import GREY, named_colors, paint_classes
 from distill_mtl.tasks.heads import PyramidDecoder, pyramid_levels
-from distill_mtl.tasks.json_values import plain
+from distill_mtl.tasks.json_values import plain_values
 from distill_mtl.tasks.label import CountsTable, LabelCounts, percent
 from distill_mtl.tasks.losses import soft_divergence
-from distill_mtl.tasks.maps import laid, map_size, read_png, resized, write_png
+from distill_mtl.tasks.maps import map_size, paste_view, read_png, resized, write_png
 from distill_mtl.tasks.metrics import confidence_counts
 from distill_mtl.tasks.options import number, whole_number
 
@@ -150,7 +150,7 @@ class Segmentation(SoftmaxKind):
 
     def to_picture(self, decoded: Mapping[str, Tensor], view: View, picture: Size) -> dict[str, Tensor]:
         """Pixels beyond the view are without a label."""
-        return {"label": laid(decoded["label"], view, picture, self.ignore_index)}
+        return {"label": paste_view(decoded["label"], view, picture, self.ignore_index)}
 
     def answers(self, decoded: Mapping[str, Tensor], top: int = 1) -> dict[str, Any]:
         """`pixels`: the classes that are there with their shares of the pixels, the largest first."""
@@ -159,7 +159,7 @@ class Segmentation(SoftmaxKind):
         there = [
             place for place in shares.argsort(descending=True, stable=True).tolist() if shares[place] > 0
         ]
-        return {"pixels": {self.classes[place]: plain(shares[place]) for place in there}}
+        return {"pixels": {self.classes[place]: plain_values(shares[place]) for place in there}}
 
     def write_label(self, decoded: Mapping[str, Tensor]) -> tuple[str, bytes]:
         """A grey PNG of class numbers, of 16 bits where 8 do not hold them."""
@@ -172,14 +172,14 @@ class Segmentation(SoftmaxKind):
         return self.member, write_png(pixels.astype(np.uint8 if largest < 2**8 else np.uint16))
 
     def show_label(self, label: Tensor, image: Tensor) -> Shown:
-        return Shown(painted(label, self.ignore_index))
+        return Shown(paint_classes(label, self.ignore_index))
 
     def show_answer(self, logits: Tensor, image: Tensor) -> Shown:
         classes = resized(logits[None].float(), map_size(image)).argmax(1)[0]
         known = named_colors(self.classes)
         there = [self.classes[place] for place in classes.unique().tolist() if place != self.ignore_index]
         legend = Legend({name: known[name] for name in there})
-        return Shown(painted(classes, self.ignore_index), legend=legend)
+        return Shown(paint_classes(classes, self.ignore_index), legend=legend)
 
     def legend(self) -> Legend:
         return Legend({**named_colors(self.classes), "not labelled": GREY})

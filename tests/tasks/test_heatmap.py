@@ -14,8 +14,8 @@ from distill_mtl.errors import UserError
 from distill_mtl.geometry.views import View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.base import TaskKind, build_kind
-from distill_mtl.tasks.heat import corner_radius, draw
-from distill_mtl.tasks.objects import hits, overlaps
+from distill_mtl.tasks.heat import corner_radius, draw_gaussians
+from distill_mtl.tasks.objects import match_objects, pairwise_iou
 from distill_mtl.teachers.label_map import match_classes
 
 CLASSES = ("cat", "dog", "bird")
@@ -205,7 +205,7 @@ def test_the_radius_keeps_an_overlap_of_seven_tenths() -> None:
 
 def test_gaussians_are_one_at_centres_and_the_larger_one_counts() -> None:
     place, line, column = torch.tensor([0, 0, 1]), torch.tensor([2, 2, 0]), torch.tensor([1, 3, 4])
-    heat = draw(place, line, column, torch.tensor([1.0, 1, 2]), 2, (5, 6))
+    heat = draw_gaussians(place, line, column, torch.tensor([1.0, 1, 2]), 2, (5, 6))
     assert heat.shape == (2, 5, 6)
     assert (heat == 1).nonzero().tolist() == [[0, 2, 1], [0, 2, 3], [1, 0, 4]]
     assert float(heat[0, 2, 2]) == pytest.approx(math.exp(-1 / (2 * 0.5**2)))
@@ -480,8 +480,8 @@ def test_map50_by_hand() -> None:
 def test_a_label_is_found_once_and_by_its_own_class() -> None:
     labels = label_of([(0, 0.5, 0.5, 0.4, 0.4), (1, 0.2, 0.2, 0.2, 0.2)], most=3)[None]
     found = torch.tensor([[[0, 0.5, 0.5, 0.4, 0.4], [0, 0.51, 0.5, 0.4, 0.4], [0, 0.2, 0.2, 0.2, 0.2]]])
-    assert hits(found, labels).tolist() == [[True, False, False]]
-    assert overlaps(found, labels)[0, :, 0].tolist() == pytest.approx([1, 0.39 / 0.41, 0])
+    assert match_objects(found, labels).tolist() == [[True, False, False]]
+    assert pairwise_iou(found, labels)[0, :, 0].tolist() == pytest.approx([1, 0.39 / 0.41, 0])
 
 
 def test_pck_by_hand() -> None:

@@ -5,19 +5,19 @@ import torch
 
 from distill_mtl.errors import UserError
 from distill_mtl.tasks.base import build_kind
-from distill_mtl.tasks.options import partners, read_pairs, swapped
+from distill_mtl.tasks.options import mirror_partners, read_mirrored, swap_classes
 
 NAMES = ("ground", "left", "right", "up", "down")
 
 
 def test_both_of_a_pair_change_places_and_the_others_stay() -> None:
-    pairs = read_pairs([["right", "left"], ["up", "down"]], NAMES)
-    partner = partners(pairs, NAMES)
+    pairs = read_mirrored([["right", "left"], ["up", "down"]], NAMES)
+    partner = mirror_partners(pairs, NAMES)
     assert partner == [0, 2, 1, 4, 3]
     numbers = torch.tensor([[0, 1, 2], [3, 255, -1]])
-    assert swapped(numbers, partner).tolist() == [[0, 2, 1], [4, 255, -1]]
-    assert torch.equal(swapped(swapped(numbers, partner), partner), numbers)
-    assert partners(read_pairs([], NAMES), NAMES) == [0, 1, 2, 3, 4]
+    assert swap_classes(numbers, partner).tolist() == [[0, 2, 1], [4, 255, -1]]
+    assert torch.equal(swap_classes(swap_classes(numbers, partner), partner), numbers)
+    assert mirror_partners(read_mirrored([], NAMES), NAMES) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("kind", ["classification", "segmentation"])

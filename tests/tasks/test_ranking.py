@@ -68,8 +68,8 @@ def test_the_interpolated_area_is_that_of_pycocotools() -> None:
     recall, precision = right / 30, right / np.arange(1, 51)
     for place in range(49, 0, -1):
         precision[place - 1] = max(precision[place - 1], precision[place])
-    places = np.searchsorted(recall, np.linspace(0, 1, 101), side="left")
-    want = np.mean([precision[place] if place < 50 else 0.0 for place in places])
+    confidence_bins = np.searchsorted(recall, np.linspace(0, 1, 101), side="left")
+    want = np.mean([precision[place] if place < 50 else 0.0 for place in confidence_bins])
     got = average_precision(
         torch.from_numpy(scores),
         torch.from_numpy(hits),

@@ -26,7 +26,7 @@ def answered(kind: TaskKind, size: tuple[int, int] = SIZE) -> dict[str, Tensor]:
         logits = torch.full((1, kind.outputs, 6, 9), -9.0)
         logits[0, 0, 1, 2], logits[0, 1, 4, 6] = 3.0, 2.0
         logits[0, len(kind.classes) :] = 0.5
-        if kind.further == 4:
+        if kind.extra_channels == 4:
             logits[0, len(kind.classes) : len(kind.classes) + 2] = 2.0
     else:
         logits = EXAMPLES[kind.name].draw(kind)[0][:1]
