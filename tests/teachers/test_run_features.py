@@ -82,8 +82,8 @@ def test_every_layer_that_can_be_read_is_listed_with_its_shape_and_the_others_le
 
 
 def test_an_answer_is_made_from_the_last_feature_that_is_not_as_wide_as_itself() -> None:
-    assert network().evidence == ("flat",)
-    assert network(dense=True).evidence == ("deep",)
+    assert network().answer_features == ("flat",)
+    assert network(dense=True).answer_features == ("deep",)
 
 
 def test_the_last_map_of_a_dense_network_is_not_its_answer_in_another_size() -> None:
@@ -115,7 +115,7 @@ def test_a_network_that_gives_nothing_but_its_answer_has_no_layers() -> None:
     )
     assert subject.features() == {}
     assert subject.last_map is None
-    assert subject.evidence == ()
+    assert subject.answer_features == ()
 
 
 def test_layers_for_a_block_leave_networks_of_one_file_as_they_were() -> None:
@@ -125,7 +125,7 @@ def test_layers_for_a_block_leave_networks_of_one_file_as_they_were() -> None:
     second.join(first)
     images = torch.rand(2, 3, 8, 8)
     before = second(images)
-    with first.tapping(first.evidence):
+    with first.tapping(first.answer_features):
         assert set(first(images)) == {"logits", "flat"}
     assert set(first(images)) == {"logits", "conv"}
     after = second(images)

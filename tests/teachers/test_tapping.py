@@ -23,7 +23,7 @@ def test_layers_for_a_block_leave_teachers_of_one_trunk_as_they_were(tmp_path: P
     share_trunks([hue, shape])
     images = torch.rand(2, 3, 8, 8)
     before = hue(images), shape(images)
-    with hue.network.tapping(hue.network.evidence):
+    with hue.network.tapping(hue.network.answer_features):
         assert set(hue.raw(images)) == {"logits", "pooled"}
         assert torch.equal(shape(images).logits, before[1].logits)
     for teacher, answer in zip((hue, shape), before, strict=True):
