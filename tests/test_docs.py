@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from distill_mtl import load_recipe
 from distill_mtl.balance import rule_class, rule_names
+from distill_mtl.distillation.term import all_terms
 from distill_mtl.recipe import Recipe
 from distill_mtl.tasks.base import KINDS
 
@@ -67,6 +68,11 @@ def test_every_balancing_rule_is_documented_with_its_options() -> None:
         parameters = inspect.signature(rule_class("torchjd:MGDA" if name == "torchjd:" else name)).parameters
         known = [key for key in parameters if key not in ("tasks", "name", "options")]
         assert sorted(quoted(row[1])) == sorted(known), name
+
+
+def test_every_loss_term_is_documented_with_its_default_weight() -> None:
+    rows = {quoted(row[0])[0]: float(quoted(row[1])[0]) for row in table("Loss terms")}
+    assert rows == {term.name: term.weight for term in all_terms() if ":" not in term.name}
 
 
 def test_every_kind_of_task_is_documented_with_its_options() -> None:

@@ -32,7 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     text = (ROOT / "CONTRIBUTING.md").read_text()
     (example,) = re.findall(r"```python\n(.*?class Angle.*?)```", text, re.DOTALL)
     (tmp_path / "my_tasks.py").write_text(example)
-    (section,) = re.findall(r"```yaml\n(tasks:.*?)```", text, re.DOTALL)
+    (section,) = re.findall(r"```yaml\n(tasks:[^`]*Angle[^`]*)```", text)
     data = "{shards: train.tar, split: {validation: validation.tar, test: test.tar}}"
     section = re.sub(r"data: .*", f"data: {data}", section)
     (tmp_path / "facing.yaml").write_text(
