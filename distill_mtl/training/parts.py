@@ -4,21 +4,22 @@
 """
 
 import os
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 from accelerate import PartialState
+from accelerate.tracking import get_available_trackers
 
-from distill_mtl.balance import Rule, make_rule
-from distill_mtl.balance.loss_rule import LossRule
+from distill_mtl.balance import Rule
 from distill_mtl.data import DataSettings, Sources, open_sources
 from distill_mtl.distillation.stages import Schedule
-from distill_mtl.distillation.term import HintPair, LossConfig, Term, admit_term, build_terms
+from distill_mtl.distillation.term import LossConfig, Term
 from distill_mtl.errors import RecipeError, UserError
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe import Recipe
+from distill_mtl.recipe.long_form import no_margin
 from distill_mtl.recipe.schema import TaskSection
 from distill_mtl.students.initial_weights import InitialStudent, build_student, find_initial_student
 from distill_mtl.students.student import Student
@@ -29,23 +30,17 @@ from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.targets.provider import TargetProvider
 from distill_mtl.targets.self_teacher import Context, SelfTeacher
 from distill_mtl.tasks.base import TaskKind, build_kind, import_kind
-from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.load_teacher import load_teacher
 from distill_mtl.teachers.teacher import Teacher
+from distill_mtl.training.choose_rule import choose_rule
 from distill_mtl.training.initialisation import initial_heads, initialisation_in_words
-from distill_mtl.training.refusals import (
-    refuse_missing_trackers,
-    refuse_unheard,
-    refuse_unknown_drops,
-    refuse_untaught,
-)
+from distill_mtl.training.loss_terms import admit_terms, loss_configs_of, terms_of
 from distill_mtl.training.schedule import build_schedule
 from distill_mtl.training.target_providers import (
     SelfTeacherSchedule,
     choose_targets,
     gates,
     plan_self_teachers,
-    self_taught,
 )
 
 
@@ -137,12 +132,12 @@ def build(recipe: Recipe) -> Parts:
     Raises:
         UserError: something is missing, broken or does not fit; nothing has been written.
     """
-    refuse_missing_trackers(recipe)
-    _admit_terms(recipe)
+    _refuse_missing_trackers(recipe)
+    admit_terms(recipe)
     old = find_initial_student(recipe.student.init)
     teachers, kinds = build_teachers(recipe, old)
-    refuse_unheard(recipe, kinds)
-    refuse_unknown_drops(recipe, kinds)
+    _refuse_unused_options(recipe, kinds)
+    _refuse_missing_margins(recipe, kinds)
     heads = initial_heads(recipe, teachers.cards, kinds, old)
     student = build_student(
         old.settle(recipe.student) if old is not None else recipe.student,
@@ -156,12 +151,12 @@ def build(recipe: Recipe) -> Parts:
     inputs = [student.trunk.inputs, *(card.inputs for card in teachers.cards.values())]
     sources = build_sources(recipe, kinds, inputs)
     recipe, cached, taught = choose_targets(
-        recipe, lambda settled: _loss_configs(settled, student, teachers.cards), teachers, sources
+        recipe, lambda settled: loss_configs_of(settled, student, teachers.cards), teachers, sources
     )
-    loss_configs = _loss_configs(recipe, student, teachers.cards)
-    terms = _terms(recipe, loss_configs, student, teachers.cards)
+    loss_configs = loss_configs_of(recipe, student, teachers.cards)
+    terms = terms_of(recipe, loss_configs, student, teachers.cards)
     schedule = build_schedule(recipe, loss_configs, student, terms, _steps(recipe, sources))
-    refuse_untaught(recipe, schedule, sources)
+    _refuse_untaught(recipe, schedule, sources)
     rule, balance = choose_rule(recipe, schedule, teachers, sources)
     masks = gates(recipe, loss_configs, kinds)
     self_teachers = plan_self_teachers(recipe, sources, schedule.steps)
@@ -215,22 +210,6 @@ def _admit_own_kinds(recipe: Recipe) -> None:
             raise RecipeError(f"tasks.{task}.kind: {error}") from error
 
 
-def _admit_terms(recipe: Recipe) -> None:
-    """Know every loss term that the recipe names; runs the code of those that users bring."""
-    for task, section in recipe.tasks.items():
-        for term in section.weights:
-            try:
-                admit_term(term, trust=section.trust, say="`trust: true` in the task")
-            except UserError as error:
-                raise RecipeError(f"tasks.{task}.weights.{term}: {error}") from error
-    for number, stage in enumerate(recipe.schedule):
-        for term in {*stage.weights, *(term for task in stage.tasks.values() for term in task.weights)}:
-            try:
-                admit_term(term, trust=False, say="a weight of the term in a task that has `trust: true`")
-            except UserError as error:
-                raise RecipeError(f"schedule.{number}: {error}") from error
-
-
 def _kind(task: str, section: TaskSection, classes: tuple[str, ...], old: InitialStudent | None) -> TaskKind:
     head = section.head.model_dump(include={"width", "depth"}, exclude_none=True)
     try:
@@ -280,73 +259,6 @@ def _here() -> tuple[int, int]:
     return state.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
 
 
-def choose_rule(
-    recipe: Recipe, schedule: Schedule, teachers: Container[str], sources: Sources
-) -> tuple[Rule, str]:
-    """The balancing rule of a recipe and why it was taken.
-
-    MGDA-UB compares gradients on the same rows, so it needs a label or a teacher for every task on every
-    row, in every stage; without them it would only see which task has how many rows. A self-teacher is no
-    such cover: before the first freeze it gives no targets, and then it answers as the student does, so that its
-    gradient is nearly zero. Parts that step by their own counts never take the step that a Gramian was for.
-
-    Raises:
-        RecipeError: a rule that needs such cover was asked for by name, and a task lacks it; or one that
-            compares gradients, with `training.asynchronous`.
-    """
-    bare = [
-        task
-        for task in recipe.tasks
-        if not all(
-            _covered(task, recipe, stage.loss_configs[task], task in teachers, sources)
-            for stage in schedule.stages
-        )
-    ]
-    asynchronous = recipe.training.asynchronous is not None
-    method, options = recipe.balance.method, recipe.balance.options
-    if method == "auto":
-        method = "uniform" if bare or asynchronous or len(recipe.tasks) == 1 else "mgda_ub"
-        if len(recipe.tasks) == 1:
-            why = "there is one task"
-        elif bare:
-            why = (
-                f"some rows have neither a label nor a teacher for {', '.join(bare)}{_why_bare(recipe, bare)}"
-            )
-        elif asynchronous:
-            why = "with training.asynchronous the parts do not step together"
-        else:
-            why = "every row has a label or a teacher for every task"
-        reason = f"balance: {method} (auto: {why})"
-    else:
-        reason = f"balance: {method} (from the recipe)"
-    try:
-        rule = make_rule(method, list(recipe.tasks), **options)
-    except (ValueError, TypeError, ImportError) as error:
-        raise RecipeError(f"balance: {error}") from error
-    if asynchronous and not isinstance(rule, LossRule):
-        raise RecipeError(
-            f"balance.method: {method} chooses one step for all tasks from the gradients of a batch, and with "
-            "training.asynchronous trunk and heads step at different times, from several batches. Use a rule that "
-            "weights losses (uniform, fixed, uncertainty, geometric, gradnorm), or remove training.asynchronous."
-        )
-    if rule.needs_coverage and bare:
-        raise RecipeError(
-            f"balance.method: {method} needs a label or a teacher for every task on every row, and some rows have "
-            f"neither for {', '.join(bare)}: gradients on different rows cannot be compared. "
-            "Give those tasks a teacher (and training.teachers_on missing or all), or use uniform."
-            f"{_why_bare(recipe, bare)}"
-        )
-    return rule, reason
-
-
-def _why_bare(recipe: Recipe, bare: Iterable[str]) -> str:
-    """What a user may not expect about tasks that lack cover; empty where there is nothing."""
-    own = [task for task in bare if task in self_taught(recipe)]
-    if own:
-        return f"; the self-teacher of {', '.join(own)} knows no more than the student"
-    return "; the schedule takes the weight from labels or teachers for a while" if recipe.schedule else ""
-
-
 def _steps(recipe: Recipe, sources: Sources) -> int:
     """Optimizer steps of the whole run."""
     training = recipe.training
@@ -355,48 +267,50 @@ def _steps(recipe: Recipe, sources: Sources) -> int:
     return max(1, round(float(training.epochs or 0) * sources.steps_per_epoch(training.batch_size)))
 
 
-def _covered(task: str, recipe: Recipe, loss_config: LossConfig, has_teacher: bool, sources: Sources) -> bool:
-    taught = has_teacher and loss_config.uses_teacher and recipe.training.teachers_on != "none"
-    if taught and (recipe.training.teachers_on == "all" or loss_config.uses_labels):
-        return True
-    return loss_config.uses_labels and sources.covered_by_labels(task)
-
-
-def _loss_configs(
-    recipe: Recipe, student: Student, teachers: Mapping[str, TeacherCard]
-) -> dict[str, LossConfig]:
-    return {
-        task: _loss_config(section, student, teachers.get(task)) for task, section in recipe.tasks.items()
-    }
-
-
-def _loss_config(section: TaskSection, student: Student, teacher: TeacherCard | None) -> LossConfig:
-    if teacher is None:
-        return LossConfig(section.weights, section.temperature)
-    named = [
-        (hint.student or student.trunk.last, hint.teacher or teacher.last_map, hint.form == "pooled")
-        for hint in section.hints
-    ]
-    # A network that gives nothing but its answer has no default layer to take a hint from.
-    pairs = [HintPair(mine, theirs, pooled) for mine, theirs, pooled in named if theirs is not None]
-    return LossConfig(section.weights, section.temperature, pairs, teacher.known)
-
-
-def _terms(
-    recipe: Recipe,
-    loss_configs: Mapping[str, LossConfig],
-    student: Student,
-    teachers: Mapping[str, TeacherCard],
-) -> dict[str, list[Term]]:
-    """The terms of every task's loss; their first weights follow from the seed."""
-    stages = [weights for stage in recipe.schedule for weights in (stage, *stage.tasks.values())]
-    named = {term for section in (*recipe.tasks.values(), *stages) for term in section.weights}
-    asked = {} if recipe.training.teachers_on == "none" else teachers
-    shapes = {task: teacher.shapes for task, teacher in asked.items()}
-    return build_terms(loss_configs, student.trunk.shapes, shapes, named=named, seed=recipe.seed)
-
-
 def _named(classes: int | list[str] | None) -> tuple[str, ...]:
     if isinstance(classes, int):
         return tuple(str(index) for index in range(classes))
     return tuple(classes or ())
+
+
+def _refuse_missing_trackers(recipe: Recipe) -> None:
+    """Refuse a tracker whose package is not installed; Accelerate would leave it out without a word."""
+    there = {str(name) for name in get_available_trackers()}
+    if missing := [name for name in recipe.training.trackers if name not in there]:
+        raise RecipeError(
+            f"training.trackers: {missing[0]} is not installed. Run `pip install {' '.join(missing)}`, or remove it "
+            "from the list: metrics.jsonl is written all the same."
+        )
+
+
+def _refuse_unused_options(recipe: Recipe, kinds: Mapping[str, TaskKind]) -> None:
+    """Refuse an option that compares teachers with labels where no teacher sees a row with a label."""
+    if recipe.training.teachers_on != "missing":
+        return
+    for task, kind in kinds.items():
+        if kind.options_on_labelled_rows and recipe.tasks[task].teacher is not None:
+            raise RecipeError(
+                f"tasks.{task}.options.{kind.options_on_labelled_rows[0]} compares the teacher with labels, and with "
+                "`training.teachers_on: missing` teachers see only rows that have none. Use "
+                "`training.teachers_on: all`, or remove the option."
+            )
+
+
+def _refuse_missing_margins(recipe: Recipe, kinds: Mapping[str, TaskKind]) -> None:
+    """Refuse to judge a score in the labels' unit by one point; the loader cannot, where the kind is a user's code."""
+    for task, kind in kinds.items():
+        judged = recipe.tasks[task].teacher is not None
+        if judged and not kind.in_points and task not in recipe.acceptance.margin:
+            raise RecipeError(f"tasks.{task}: {no_margin(task, kind.metric)}")
+
+
+def _refuse_untaught(recipe: Recipe, schedule: Schedule, sources: Sources) -> None:
+    """Refuse a task whose labels teach nothing and leave its teacher no row: its head would stay random."""
+    for task in recipe.tasks:
+        labels_teach = any(stage.loss_configs[task].uses_labels for stage in schedule.stages)
+        if labels_teach or recipe.training.teachers_on != "missing" or not sources.covered_by_labels(task):
+            continue
+        raise RecipeError(
+            f"tasks.{task}.weights: no term that reads labels has a weight, and every row has a label, so none is left "
+            "for the teacher. Use `training.teachers_on: all`, or give `supervised` a weight."
+        )

@@ -1,0 +1,86 @@
+"""Which balancing rule a run takes, and why: where the method that weights the tasks' gradients is chosen."""
+
+from collections.abc import Container, Iterable
+
+from distill_mtl.balance import Rule, make_rule
+from distill_mtl.balance.loss_rule import LossRule
+from distill_mtl.data import Sources
+from distill_mtl.distillation.stages import Schedule
+from distill_mtl.distillation.term import LossConfig
+from distill_mtl.errors import RecipeError
+from distill_mtl.recipe import Recipe
+from distill_mtl.training.target_providers import self_taught
+
+
+def choose_rule(
+    recipe: Recipe, schedule: Schedule, teachers: Container[str], sources: Sources
+) -> tuple[Rule, str]:
+    """The balancing rule of a recipe and why it was taken.
+
+    MGDA-UB compares gradients on the same rows, so it needs a label or a teacher for every task on every
+    row, in every stage; without them it would only see which task has how many rows. A self-teacher is no
+    such cover: before the first freeze it gives no targets, and then it answers as the student does, so that its
+    gradient is nearly zero. Parts that step by their own counts never take the step that a Gramian was for.
+
+    Raises:
+        RecipeError: a rule that needs such cover was asked for by name, and a task lacks it; or one that
+            compares gradients, with `training.asynchronous`.
+    """
+    bare = [
+        task
+        for task in recipe.tasks
+        if not all(
+            _covered(task, recipe, stage.loss_configs[task], task in teachers, sources)
+            for stage in schedule.stages
+        )
+    ]
+    asynchronous = recipe.training.asynchronous is not None
+    method, options = recipe.balance.method, recipe.balance.options
+    if method == "auto":
+        method = "uniform" if bare or asynchronous or len(recipe.tasks) == 1 else "mgda_ub"
+        if len(recipe.tasks) == 1:
+            why = "there is one task"
+        elif bare:
+            why = (
+                f"some rows have neither a label nor a teacher for {', '.join(bare)}{_why_bare(recipe, bare)}"
+            )
+        elif asynchronous:
+            why = "with training.asynchronous the parts do not step together"
+        else:
+            why = "every row has a label or a teacher for every task"
+        reason = f"balance: {method} (auto: {why})"
+    else:
+        reason = f"balance: {method} (from the recipe)"
+    try:
+        rule = make_rule(method, list(recipe.tasks), **options)
+    except (ValueError, TypeError, ImportError) as error:
+        raise RecipeError(f"balance: {error}") from error
+    if asynchronous and not isinstance(rule, LossRule):
+        raise RecipeError(
+            f"balance.method: {method} chooses one step for all tasks from the gradients of a batch, and with "
+            "training.asynchronous trunk and heads step at different times, from several batches. Use a rule that "
+            "weights losses (uniform, fixed, uncertainty, geometric, gradnorm), or remove training.asynchronous."
+        )
+    if rule.needs_coverage and bare:
+        raise RecipeError(
+            f"balance.method: {method} needs a label or a teacher for every task on every row, and some rows have "
+            f"neither for {', '.join(bare)}: gradients on different rows cannot be compared. "
+            "Give those tasks a teacher (and training.teachers_on missing or all), or use uniform."
+            f"{_why_bare(recipe, bare)}"
+        )
+    return rule, reason
+
+
+def _why_bare(recipe: Recipe, bare: Iterable[str]) -> str:
+    """What a user may not expect about tasks that lack cover; empty where there is nothing."""
+    own = [task for task in bare if task in self_taught(recipe)]
+    if own:
+        return f"; the self-teacher of {', '.join(own)} knows no more than the student"
+    return "; the schedule takes the weight from labels or teachers for a while" if recipe.schedule else ""
+
+
+def _covered(task: str, recipe: Recipe, loss_config: LossConfig, has_teacher: bool, sources: Sources) -> bool:
+    taught = has_teacher and loss_config.uses_teacher and recipe.training.teachers_on != "none"
+    if taught and (recipe.training.teachers_on == "all" or loss_config.uses_labels):
+        return True
+    return loss_config.uses_labels and sources.covered_by_labels(task)

@@ -1,0 +1,67 @@
+"""From a recipe to the loss of each task: its terms, their weights, and the layers of its hints."""
+
+from collections.abc import Mapping
+
+from distill_mtl.distillation.term import HintPair, LossConfig, Term, admit_term, build_terms
+from distill_mtl.errors import RecipeError, UserError
+from distill_mtl.recipe import Recipe
+from distill_mtl.recipe.schema import TaskSection
+from distill_mtl.students.student import Student
+from distill_mtl.teachers.card import TeacherCard
+
+
+def admit_terms(recipe: Recipe) -> None:
+    """Know every loss term that the recipe names; runs the code of those that users bring."""
+    for task, section in recipe.tasks.items():
+        for term in section.weights:
+            try:
+                admit_term(term, trust=section.trust, say="`trust: true` in the task")
+            except UserError as error:
+                raise RecipeError(f"tasks.{task}.weights.{term}: {error}") from error
+    for number, stage in enumerate(recipe.schedule):
+        for term in {*stage.weights, *(term for task in stage.tasks.values() for term in task.weights)}:
+            try:
+                admit_term(term, trust=False, say="a weight of the term in a task that has `trust: true`")
+            except UserError as error:
+                raise RecipeError(f"schedule.{number}: {error}") from error
+
+
+def loss_configs_of(
+    recipe: Recipe, student: Student, teachers: Mapping[str, TeacherCard]
+) -> dict[str, LossConfig]:
+    """task -> how its loss is made where no stage says otherwise: weights of its terms, and its pairs of hint layers.
+
+    Args:
+        recipe: as loaded.
+        student: whose last stage is the default of a hint's own layer.
+        teachers: of the tasks that have one; their last map is the default of a hint's other layer.
+    """
+    return {
+        task: _loss_config(section, student, teachers.get(task)) for task, section in recipe.tasks.items()
+    }
+
+
+def _loss_config(section: TaskSection, student: Student, teacher: TeacherCard | None) -> LossConfig:
+    if teacher is None:
+        return LossConfig(section.weights, section.temperature)
+    named = [
+        (hint.student or student.trunk.last, hint.teacher or teacher.last_map, hint.form == "pooled")
+        for hint in section.hints
+    ]
+    # A network that gives nothing but its answer has no default layer to take a hint from.
+    pairs = [HintPair(mine, theirs, pooled) for mine, theirs, pooled in named if theirs is not None]
+    return LossConfig(section.weights, section.temperature, pairs, teacher.known)
+
+
+def terms_of(
+    recipe: Recipe,
+    loss_configs: Mapping[str, LossConfig],
+    student: Student,
+    teachers: Mapping[str, TeacherCard],
+) -> dict[str, list[Term]]:
+    """The terms of every task's loss; their first weights follow from the seed."""
+    stages = [weights for stage in recipe.schedule for weights in (stage, *stage.tasks.values())]
+    named = {term for section in (*recipe.tasks.values(), *stages) for term in section.weights}
+    asked = {} if recipe.training.teachers_on == "none" else teachers
+    shapes = {task: teacher.shapes for task, teacher in asked.items()}
+    return build_terms(loss_configs, student.trunk.shapes, shapes, named=named, seed=recipe.seed)
