@@ -30,6 +30,11 @@ def output() -> Console:
     return console
 
 
+def console_of(console: Console | None, *, first: bool) -> Console:
+    """Where a process prints: the console that it was given, else standard output; all but the first nowhere."""
+    return (console or output()) if first else Console(quiet=True)
+
+
 class Display:
     """One bar over the steps of something slow. On a terminal it moves; elsewhere a line every 10 seconds.
 

@@ -1,10 +1,10 @@
-"""Run the teachers once and keep what they say, so that training need not run them.
+"""Run the teachers once and store their answers, so that training need not run them.
 
-Run every teacher of a recipe once over the training rows and keep its soft targets and hidden features, a file per
-shard and teacher, beside the shards (or in the cache folder where that is not writable). Runs of the recipe then read
-them (`targets: auto` or `cached`). It pays for large teachers and many epochs. By default each row is seen under its
-plain view, without crop or flip; --set targets.views=4 keeps four views of each row, and training replays them.
-Stopped or killed, the same command goes on.
+Run every teacher of a recipe once over the training rows and store its soft targets and hidden features, one file per
+shard and teacher, beside the shards (or in the cache folder, if that place is not writable). Runs of the recipe then
+read them (`targets: auto` or `cached`). It pays for large teachers and many epochs. By default each row has one view,
+without crop or flip; --set targets.views=4 stores four views of each row, and training replays them. A command that
+was stopped or killed goes on when it is run again.
 
 Usage:
     distill-mtl cache [write] RECIPE [--set KEY=VALUE] [--cache DIR]
@@ -15,7 +15,7 @@ Examples:
       ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 --main_process_port 0 \\
           -m distill_mtl.cli cache RECIPE
 
-    `distill-mtl cache verify RECIPE` compares random rows with what the teachers say now. More: docs/target-cache.md.
+    `distill-mtl cache verify RECIPE` compares random rows with the teachers' answers now. More: docs/target-cache.md.
 """
 
 import logging
@@ -32,7 +32,7 @@ from rich.console import Console
 
 import distill_mtl
 from distill_mtl.checks.before_training import run_check
-from distill_mtl.display import Display, output
+from distill_mtl.display import Display, console_of
 from distill_mtl.errors import RecipeError, Stopped, StoppedElsewhere, UserError
 from distill_mtl.jobs.arguments import as_recipe, recipe_place, refuse_below
 from distill_mtl.recipe import Recipe
@@ -97,20 +97,20 @@ def verify_cache(
     rows: int = 64,
     console: Console | None = None,
 ) -> None:
-    """Compare random rows of the cache with what the teachers say now.
+    """Compare random rows of the cache with the teachers' answers now.
 
-    Run random rows of the training set through the teachers again, under the views that the cache recorded, and
-    compare their answers with it number by number. Exit status 2 where they differ, with the rows and files.
+    Run random training rows through the teachers again, under the views that the cache recorded, and compare the
+    answers number by number. Exit status 2 if they differ, with the rows and files.
 
     Args:
         recipe: the recipe, a YAML file.
         overrides (--set KEY=VALUE, repeated): override any key, as often as you like:
             --set tasks.breed.temperature=2
-        rows (N): how many rows.
+        rows (N): number of rows.
         console: where the result is shown; default standard output of the first process.
 
     Raises:
-        UserError: the cache is incomplete, stale or cut, or does not hold what the teachers say.
+        UserError: the cache is incomplete, stale or cut, or differs from the teachers' answers.
         KeyboardInterrupt: interrupted before all rows were compared. The cache is as it was.
     """
     refuse_below(1, rows=rows)
@@ -172,8 +172,8 @@ def _prepare(recipe: Recipe | Path | str, overrides: Sequence[str], console: Con
     codecs, units = plan_targets(parts.recipe, parts.loss_configs, facts, parts.sources)
     if not codecs:
         raise RecipeError(f"Recipe {place}: no task has a teacher whose answers change its loss.")
-    shown = (console or output()) if accelerator.is_main_process else Console(quiet=True)
-    return _Job(accelerator, shown, parts, codecs, units)
+    console = console_of(console, first=accelerator.is_main_process)
+    return _Job(accelerator, console, parts, codecs, units)
 
 
 def _made(job: _Job) -> dict[str, dict[str, str]]:

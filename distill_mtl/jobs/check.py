@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from distill_mtl.checks.before_training import run_check, try_one_batch
-from distill_mtl.display import output
+from distill_mtl.display import console_of
 from distill_mtl.jobs.arguments import as_recipe, recipe_place
 from distill_mtl.recipe import Recipe
 from distill_mtl.training.parts import build
@@ -16,10 +16,10 @@ from distill_mtl.training.processes import start_accelerator
 def check(
     recipe: Recipe | Path | str, overrides: Sequence[str] = (), *, console: Console | None = None
 ) -> None:
-    """Do everything of a run but train.
+    """Do everything that a run does before it trains.
 
-    Validate the recipe, walk every shard to its end, load every teacher and measure it on its own labelled
-    validation rows, run one batch through all of it. A teacher that falls short is refused, with the likely cause.
+    Validate the recipe, read every shard to its end, load every teacher and measure it on its own labelled validation
+    rows, then run one batch through everything. A teacher that scores too low is refused, with the likely cause.
 
     Args:
         recipe: the recipe, a YAML file.
@@ -33,7 +33,7 @@ def check(
     """
     loaded = as_recipe(recipe, overrides)
     accelerator = start_accelerator(loaded.training)
-    console = (console or output()) if accelerator.is_main_process else Console(quiet=True)
+    console = console_of(console, first=accelerator.is_main_process)
     parts = build(loaded)
     run_check(parts, accelerator.device, console)
     try_one_batch(parts, accelerator.device, slices=loaded.training.accumulate)

@@ -1,7 +1,4 @@
-"""The main job, end to end: check, train, compare with the teachers, leave a folder that anyone can load.
-
-The end of a run: which weights are the student, how it compares, and the folder it is handed over in.
-"""
+"""The main job, end to end: check, train, compare with the teachers, leave a folder that anyone can load."""
 
 import math
 from collections import Counter
@@ -18,7 +15,7 @@ from torch import nn
 from distill_mtl.checks.before_training import batchnorm_warnings, run_check, try_one_batch
 from distill_mtl.checks.teacher_check import TeacherCheck
 from distill_mtl.data.batch import Batch
-from distill_mtl.display import output
+from distill_mtl.display import console_of
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.distillation.term import calibrate_terms
 from distill_mtl.errors import UserError
@@ -92,9 +89,7 @@ def distill(
         raise UserError("--resume goes on with the run, --overwrite deletes it. Choose one.")
     recipe = as_recipe(recipe, [*overrides, *(LABELS_ONLY if labels_only else ())])
     accelerator = start_accelerator(recipe.training)
-    console = console or output()
-    if not accelerator.is_main_process:
-        console = Console(quiet=True)
+    console = console_of(console, first=accelerator.is_main_process)
     folder = RunFolder(Path(out) if out is not None else Path("runs") / (recipe.name or "run"))
     if resume and (begun := folder.targets()) is not None:
         recipe = settle_targets(recipe, begun)
@@ -119,7 +114,7 @@ def distill(
         console.print(f"[yellow]{warning}[/yellow]", highlight=False)
 
     session = _train(parts, accelerator, folder, console, precisions, resume=resume)
-    return finish(parts, session, folder, console)
+    return _finish(parts, session, folder, console)
 
 
 def _precisions(examined: Mapping[str, TeacherCheck], folder: RunFolder, *, resume: bool) -> dict[str, str]:
@@ -158,8 +153,8 @@ def _train(
         )
     if accelerator.is_main_process:
         folder.cut_metrics(session.step)
-    examiner = Examiner(parts, session, console)
-    TrainingLoop(parts, session, folder, console, score=examiner.mean_delta).run()
+    comparison = StudentComparison(parts, session, console)
+    TrainingLoop(parts, session, folder, console, score=comparison.mean_delta).run()
     return session
 
 
@@ -170,12 +165,12 @@ def _calibration_rows(parts: Parts, accelerator: Accelerator) -> Iterator[Batch]
     return parts.sources.preview(micro_batches=accelerator.num_processes * training.accumulate, steps=steps)
 
 
-class Examiner:
+class StudentComparison:
     """Compares the student of a session with its teachers, along the way and at the end.
 
     Args:
         parts: of the run.
-        session: whose student is examined.
+        session: whose student is compared.
         console: where progress is shown.
     """
 
@@ -186,7 +181,7 @@ class Examiner:
         """Mean over tasks of the student's lead on the validation rows (`delta_on`); what `select: best`
         maximises."""
         self.session.synchronise()
-        deltas = delta_on(self.session.student, self._references, self.parts.kinds, self._set("validation"))
+        deltas = delta_on(self.session.student, self._references, self.parts.kinds, self.rows("validation"))
         return sum(deltas.values()) / len(deltas)
 
     def compare(self) -> Evaluation:
@@ -195,21 +190,16 @@ class Examiner:
         parts = self.parts
         found = compare_with_progress(
             self.session.student,
-            self._teachers,
+            self.teachers,
             parts.kinds,
-            self._set("test"),
+            self.rows("test"),
             ComparisonSettings.of(parts.recipe),
             self.console,
         )
         return found.changed(steps=self.session.step, seconds=self.session.seconds)
 
-    def write_run_artefacts(self, evaluation: Evaluation, folder: RunFolder) -> Path:
-        """Of the comparison on the test rows; for one process alone. The report's place."""
-        asked = self.session.student, self._teachers, self.parts.kinds, self._set("test")
-        return write_run_artefacts(folder, evaluation, *asked)
-
     @cached_property
-    def _teachers(self) -> Teachers:
+    def teachers(self) -> Teachers:
         """On the device; with cached targets they are loaded here, when training is over."""
         for teacher in self.parts.teachers.values():
             teacher.to(self.session.trainer.accelerator.device)
@@ -217,13 +207,14 @@ class Examiner:
 
     @cached_property
     def _references(self) -> dict[str, Reference]:
-        return references(self._teachers, self.parts.kinds, self._set("validation"))
+        return references(self.teachers, self.parts.kinds, self.rows("validation"))
 
-    def _set(self, split: Split) -> EvaluationSet:
+    def rows(self, split: Split) -> EvaluationSet:
+        """Of a set, shared by the processes."""
         return evaluation_set_of(self.parts.sources, split, ComparisonSettings.of(self.parts.recipe))
 
 
-def finish(parts: Parts, session: Session, folder: RunFolder, console: Console) -> Evaluation:
+def _finish(parts: Parts, session: Session, folder: RunFolder, console: Console) -> Evaluation:
     """Save the student, compare it, complete its model card, write results.json, pictures and report, show the table.
 
     The student is saved before anything can go wrong with the test rows.
@@ -233,15 +224,17 @@ def finish(parts: Parts, session: Session, folder: RunFolder, console: Console) 
         session.take_best()
     if accelerator.is_main_process:
         save_student(session.student, folder.student, card=_card(parts, folder, None), extra=_extra(parts))
-    examiner = Examiner(parts, session, console)
-    evaluation = examiner.compare()
+    comparison = StudentComparison(parts, session, console)
+    evaluation = comparison.compare()
     if (earlier := earlier_result(folder.results, console)) is not None:
         evaluation = evaluation.changed(baselines=earlier.baselines)
     skipped = _skipped_anywhere(parts, accelerator)
     if accelerator.is_main_process:
         extra = _extra(parts) | {SCORES: recorded_scores(evaluation)}
         save_student(session.student, folder.student, card=_card(parts, folder, evaluation), extra=extra)
-        report = examiner.write_run_artefacts(evaluation, folder)
+        report = write_run_artefacts(
+            folder, evaluation, session.student, comparison.teachers, parts.kinds, comparison.rows("test")
+        )
         console.print(console_table(evaluation))
         for source, count in skipped.items():
             console.print(

@@ -73,10 +73,10 @@ def evaluate(
 ) -> Evaluation | dict[str, Evaluation]:
     """Compare a student with its teachers again, with baselines, or any two models.
 
-    Measure the student of a finished run against its teachers on the test rows of the run's recipe, and print the
-    table: scores, 95 % intervals, verdicts, costs on this machine. Or compare any two models on labelled shards.
-    Nothing is written unless asked for. Exit status: 0 accepted, 3 not, 2 a mistake in what was given: a deployment
-    can gate on it.
+    Measure the student of a finished run and its teachers on the test rows of the run's recipe, and print a table of
+    scores, 95 % intervals, verdicts and costs on this machine. Or compare any two models on labelled shards. Nothing
+    is written unless you ask for it. Exit status, for deployments: 0 accepted, 3 not accepted, 2 a mistake in what was
+    given.
 
     Usage:
         distill-mtl evaluate RUN [--baseline NAME ...] [--acceptance MARGIN ...] [--write] [--json FILE]
@@ -86,26 +86,26 @@ def evaluate(
 
     Args:
         run (RUN): run folder, such as runs/multidigits.
-        acceptance (MARGIN ...): largest loss allowed, 0 or more, in points or the score's unit: one number, or
-            TASK=NUMBER; default the recipe's, else 1 point. The word `point` beside or in place of it judges by the
-            measured difference alone, `interval` by its 95 % interval.
+        acceptance (MARGIN ...): the largest loss allowed, in points; scores in the label's unit need their own. One
+            number, or TASK=NUMBER; default the recipe's, else 1 point. The word `point`, alone or with numbers, judges
+            by the measured difference, `interval` by its 95 % interval.
         json (FILE): write the results there, in the form of results.json.
         trust: let models run code: .pt2 and .ts files are programs.
         console: where progress and tables are shown; default standard output of the first process.
 
     Args of a run:
-        baseline (NAME, repeated): labels_only: the run's student without teachers; single_task: a network of the same
-            trunk for each task; both are trained into RUN/baselines where they are not there yet. Or any model. As
-            often as you like; the run's results, report and model card gain them.
-        write: replace the run's results, report and model card by what is measured now.
+        baseline (NAME, repeated): another student to compare with: labels_only (the same student, trained without
+            teachers), single_task (one network per task, with the same trunk) or any model. The first two are trained
+            into RUN/baselines if they are not there. The run's results, report and model card gain them.
+        write: replace the run's results, report and model card with what is measured now.
 
     Args in place of a run:
         student (MODEL): the model to judge.
-        against (MODEL ...): what it is judged by, one or several.
+        against (MODEL ...): the models that it is compared with.
         data (SHARDS ...): labelled shards: folders, files or patterns; for several tasks TASK=SHARDS. All their rows
-            count.
-        task: whose labels the data have, where the student answers several tasks.
-        kind: of the task; default what the student says or looks like.
+            are used.
+        task: the task that the labels belong to, if the student has several.
+        kind: kind of the task; default the student's.
         classes: number, or cat,dog,owl in the order of the label numbers; default the student's.
         member: file ending of the label: cls, seg.png; default the kind's.
 

@@ -34,25 +34,25 @@ def export_student(
     """Write a student as a file for a serving stack, and check it.
 
     Write the student of a run as a file that needs nothing of distill_mtl: one input `images`, one output of logits
-    per task, under the task's name. Every file is run by its own runtime on real rows before it is kept: where a
-    decision of which the student is sure changes, the export fails. More: docs/export.md.
+    per task, under the task's name. Every file is run in its own runtime on real rows before it is kept. The export
+    fails if a decision changes that the student is sure of. More: docs/export.md.
 
     Args:
         folder (RUN): run folder, such as runs/multidigits, or a student's folder.
         to (--to FORMAT): onnx, pt2, torchscript, timm or hub.
         out (FILE): default RUN/export/NAME.ENDING.
-        only (TASKS): left,right: cut all other heads and what only they read.
+        only (TASKS): left,right: leave out all other heads and what only they read.
         preprocess ([float]): put resize and normalisation inside: `images` are then RGB [B, 3, H, W] of any height and
             width, float32 in [0, 1], or bytes with `--preprocess uint8`.
-        decode: put the answers beside the logits, as TASK.label, TASK.probabilities, TASK.depth, TASK.boxes: what
-            load_student gives; maps at the size of `images`.
-        int8: quantise by ONNX Runtime, statically, and show what that loses (--to onnx).
-        rows (N): rows that the check looks at.
-        calibration (N): training rows that --int8 measures ranges on.
-        data (SHARDS ...): rows to look at in place of the run's own.
+        decode: add decoded answers to the logits, as TASK.label, TASK.probabilities, TASK.depth, TASK.boxes: what
+            load_student returns; maps have the size of `images`.
+        int8: quantise statically with ONNX Runtime, and show what that costs in score (--to onnx).
+        rows (N): number of rows for the check.
+        calibration (N): number of training rows on which --int8 measures ranges.
+        data (SHARDS ...): rows for the check, in place of the run's own.
         repo (OWNER/NAME): push to this repository of the Hugging Face hub (--to hub).
         private: make it a private repository, if it is new.
-        license (ID): that the model card names: apache-2.0 (--to hub).
+        license (ID): license for the model card: apache-2.0 (--to hub).
         overwrite: replace an earlier export.
         trust: let the code of your own kinds of task run.
         console: where to say what is done; default standard output.

@@ -30,9 +30,9 @@ def draft_recipe(
     Write a complete recipe to standard output; a comment beside each value says where it comes from.
 
     Args:
-        teacher (FILE, repeated): what `teacher:` takes; once for each task.
+        teacher (FILE, repeated): a trained network, as `teacher:` takes it; once for each task.
         data (SHARDS ..., repeated): its labelled data: a folder, or patterns; names with train, val or test say which
-            set a shard is.
+            set a shard belongs to.
         student (NAME): timm architecture; default the teachers', else resnet18.
         trust: let teachers run code: .pt2 and .ts files are programs.
         overrides (--set KEY=VALUE, repeated): override any key, as often as you like:

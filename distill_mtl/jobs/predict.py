@@ -40,26 +40,27 @@ def predict(
     trust: bool = False,
     console: Console | None = None,
 ) -> list[Unread]:
-    """Answer all tasks for pictures of yours.
+    """Answer all tasks for your pictures.
 
-    Show pictures to a student and print its decoded answers of all tasks, or write them. Without --json, --masks or
-    --overlays: a table on a terminal, JSON lines elsewhere. More: docs/predict.md.
+    Print or write a student's decoded answers of all tasks for each picture. Without --json, --masks and --overlays:
+    a table on a terminal, JSON lines elsewhere. More: docs/predict.md.
 
     Args:
         network (RUN|FILE): a run folder, a student folder, hf_hub:owner/name, or a file that `distill-mtl export`
             wrote.
         images (IMAGE ...): pictures, folders of them (at any depth), or shards.
         json (FILE): write a JSON object per picture; - for standard output.
-        masks (FOLDER): write what has a place in the picture as label files, in the form that shards hold.
-        overlays (FOLDER): write pictures with the answers laid over them.
+        masks (FOLDER): write answers with a place in the picture (classes per pixel, depth, normals, boxes) as label
+            files, in the form that shards hold.
+        overlays (FOLDER): write pictures with the answers drawn over them.
         only (A,B): these tasks; default all.
-        top (K): tell the K likeliest classes.
-        resize: what the network sees of a picture of another shape: its centre, all of it between black bars, or all
-            of it stretched; default as in its evaluation.
+        top (K): number of classes in an answer, likeliest first.
+        resize: how a picture is fitted to the network's input: crop (its centre), pad (all of it, with black bars) or
+            squash (all of it, stretched); default as in the network's evaluation.
         image (MEMBERS): file endings of the picture in a shard, the first found wins.
-        batch_size (N): pictures that run together.
+        batch_size (N): pictures per batch.
         device: cpu, cuda, cuda:1, mps; default the accelerator, where there is one.
-        trust: let it run code: .pt2, .ts and kinds of your own are programs.
+        trust: let it run code: .pt2 and .ts files and your own kinds of task are programs.
         console: where progress and what could not be read are shown; default standard error.
 
     Returns:

@@ -19,8 +19,8 @@ from distill_mtl.run_files import RunFiles
 def write_report(folders: Sequence[Path], *, to: Path | None = None, console: Console | None = None) -> Path:
     """Write the report of a run again, or one page that compares runs.
 
-    One run: write its report.html and report.md again, from its folder alone; a run that is not finished is shown as
-    far as it came. Several runs: write one page that compares them.
+    One run: write its report.html and report.md again, from its folder alone; an unfinished run is shown as far as it
+    came. Several runs: write one page that compares them.
 
     Args:
         folders (RUN ...): run folder, such as runs/multidigits.

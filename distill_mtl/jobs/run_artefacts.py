@@ -11,7 +11,7 @@ from accelerate import PartialState
 from rich.console import Console
 from rich.markup import escape
 
-from distill_mtl.display import output
+from distill_mtl.display import console_of
 from distill_mtl.errors import UserError
 from distill_mtl.evaluation import Evaluation, EvaluationSet
 from distill_mtl.evaluation.examples import examples, examples_of
@@ -95,7 +95,7 @@ def card_of(
 def shared_console(console: Console | None) -> tuple[PartialState, Console]:
     """The processes that were launched together, and where they print: the first one alone."""
     state = start_processes()
-    return state, (console or output()) if state.is_main_process else Console(quiet=True)
+    return state, console_of(console, first=state.is_main_process)
 
 
 def earlier_result(path: Path, console: Console) -> Evaluation | None:

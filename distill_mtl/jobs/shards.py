@@ -1,24 +1,24 @@
 """Write your pictures and labels as shards.
 
-Turn what you have into WebDataset shards: read and checked in parallel, the same bytes whenever rows and options are
-the same. Stopped or killed, the same command goes on. At its end it prints what it wrote, how often each class comes,
-and the lines for a recipe. More: docs/shards.md.
+Turn what you have into WebDataset shards. Rows are read and checked in parallel; the same rows and options give the
+same bytes. A command that was stopped or killed goes on when it is run again. At the end it prints what it wrote, how
+often each class occurs, and the lines for a recipe. More: docs/shards.md.
 
 Args:
     to (FOLDER): where the shards go.
-    name: that they begin with: train, val; default the folder's.
-    rows (N): in a shard.
+    name: beginning of the shards' names: train, val; default the folder's name.
+    rows (N): rows per shard.
     shuffle (SEED): seed of the order in which rows are written. None: keep the order in which they are listed.
     take (A:B): only this part of that order: :900, 900:
     workers (N): reader processes; 0 reads in this one; default one for each core.
     overwrite: replace the shards of this name that are there.
     skip_corrupt: leave out pictures that cannot be decoded, and count them.
-    ignore_index (N): number of a mask's pixels without a class; default 255.
-    option (NAME=VALUE, repeated): of a label's kind, where its default does not fit your labels: max_objects=200,
-        scale=0.01
+    ignore_index (N): the number in a mask that stands for no class; default 255.
+    option (NAME=VALUE, repeated): option of the label's kind, if its default does not fit your labels:
+        max_objects=200, scale=0.01
     allow_missing: leave out rows that lack a label.
-    kind (MODULE:CLASS, repeated): a kind of task of your own, whose label may be written; as often as you like.
-    trust: let the code of such kinds run.
+    kind (MODULE:CLASS, repeated): your own kind of task, whose label may be written; as often as you like.
+    trust: let the code of your own kinds run.
     console: where progress and the report are shown; default standard output.
 
 Raises:
@@ -83,7 +83,7 @@ def shards_from_folder(
 
     Args:
         images (IMAGES): the folder.
-        unlabelled: sub-folders are no classes.
+        unlabelled: sub-folders are not classes.
 
     Returns:
         What was written, counted. The other arguments and errors: as the module says.
@@ -123,10 +123,10 @@ def shards_from_table(
 
     Args:
         file (FILE): .csv, .tsv or .jsonl.
-        images (DIR): where its paths start; default its own folder.
-        image (COLUMN): of the picture's path.
+        images (DIR): the folder that its paths start from; default its own.
+        image (COLUMN): column with the path of the picture.
         label (MEMBER=COLUMN[,COLUMN], repeated): a label of every row; as often as you like.
-        group (COLUMN): what rows share with others: a patient, a scene.
+        group (COLUMN): column with what several rows have in common: a patient, a scene.
 
     Returns:
         What was written, counted. The other arguments and errors: as the module says.
@@ -180,7 +180,7 @@ def shards_from_pairs(
     Args:
         images (IMAGES): folder of the pictures.
         masks (MASKS): folder of the masks; may be the same.
-        member (MEMBER): what they are: seg.png, depth.png, depth.npy, normals.png, normals.npy.
+        member (MEMBER): what the masks are: seg.png, depth.png, depth.npy, normals.png, normals.npy.
         strip (SUFFIX, repeated): end of names to take off before they are compared, such as _mask; as often as you
             like.
         image_pattern (--images PATTERN): which pictures: '*_left.jpg'
@@ -233,10 +233,10 @@ def shards_from_torchvision(
     a number is a class, a picture a mask, a list of 0 and 1 attributes, others values.
 
     Args:
-        data_set (NAME): of the class: MNIST, Flowers102, OxfordIIITPet.
-        root (DIR): its folder.
+        data_set (NAME): name of the class: MNIST, Flowers102, OxfordIIITPet.
+        root (DIR): its data folder.
         args (KEY=VALUE ..., repeated): arguments of the class: --args split=train target_types=segmentation
-        download: fetch what is not there.
+        download: download what is not there.
 
     Returns:
         What was written, counted. The other arguments and errors: as the module says.

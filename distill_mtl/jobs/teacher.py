@@ -7,7 +7,7 @@ Args:
     args (YAML): keyword arguments for its callable: '{depth: 20}'
     weights (WEIGHTS): its state dict.
     trust: let it run code: .pt2, .ts and --module are programs.
-    task (HEAD): which head of a student folder with several.
+    task (HEAD): head to use, if a student folder has several.
     overrides (--set KEY=VALUE, repeated): any other key that a recipe has for a teacher, as often as you like:
         --set input.size=224
 """
@@ -65,10 +65,10 @@ def inspect_teacher(
     all: bool = False,
     console: Console | None = None,
 ) -> None:
-    """Print what a trained network wants to see, gives, and offers for hints.
+    """Print a trained network's input, output and layers for hints.
 
-    Load a trained network and print what it wants to see and what it gives, each with where that comes from; its
-    sha256; the layers that hints can use; and the lines of recipe that name it.
+    Load a trained network and print its input and output, each with where that is known from; its sha256; the layers
+    that hints can use; and the recipe lines that name it.
 
     Args:
         all: every layer, not only one of each shape.
@@ -101,16 +101,16 @@ def check_teacher(
 ) -> None:
     """Measure a trained network on labelled shards.
 
-    Measure a trained network on all labelled rows of some shards, as a run does before its first step. Exit status 2
-    where it falls short of what it is known to score, or of a constant answer, with the likely cause.
+    Measure a trained network on all labelled rows of some shards, as a run does before its first step. Exit status 2,
+    with the likely cause, if it scores less than it should, or no more than a constant answer.
 
     Args:
         data (SHARDS ...): folders, files or patterns: 'shards/pets-*.tar'
         member: file ending of the label: cls, seg.png; default the kind's.
-        kind: of the task; default what the network's answer looks like.
+        kind: kind of the task; default the network's, or what its answer looks like.
         classes: number, or cat,dog,owl in the order of the label numbers; default its own.
-        expect (SCORE): points that it must score; default what its folder records.
-        limit (N): at most so many rows, spread evenly; default all.
+        expect (SCORE): the score that it should reach; default the one that its folder records.
+        limit (N): largest number of rows, spread evenly; default all.
         console: where the result is printed; default standard output. The other arguments: as the module says.
 
     Raises:
