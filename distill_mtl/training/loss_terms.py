@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from distill_mtl.distillation.term import HintPair, LossConfig, Term, admit_term, build_terms
 from distill_mtl.errors import RecipeError, UserError
 from distill_mtl.recipe import Recipe
-from distill_mtl.recipe.schema import TaskSection
+from distill_mtl.recipe.schema import StageSection, TaskSection
 from distill_mtl.students.student import Student
 from distill_mtl.teachers.card import TeacherCard
 
@@ -19,7 +19,7 @@ def admit_terms(recipe: Recipe) -> None:
             except UserError as error:
                 raise RecipeError(f"tasks.{task}.weights.{term}: {error}") from error
     for number, stage in enumerate(recipe.schedule):
-        for term in {*stage.weights, *(term for task in stage.tasks.values() for term in task.weights)}:
+        for term in _named_in(stage):
             try:
                 admit_term(term, trust=False, say="a weight of the term in a task that has `trust: true`")
             except UserError as error:
@@ -60,8 +60,13 @@ def terms_of(
     teachers: Mapping[str, TeacherCard],
 ) -> dict[str, list[Term]]:
     """The terms of every task's loss; their first weights follow from the seed."""
-    stages = [weights for stage in recipe.schedule for weights in (stage, *stage.tasks.values())]
-    named = {term for section in (*recipe.tasks.values(), *stages) for term in section.weights}
+    named = {term for section in recipe.tasks.values() for term in section.weights}
+    named = named.union(*map(_named_in, recipe.schedule))
     asked = {} if recipe.training.teachers_on == "none" else teachers
     shapes = {task: teacher.shapes for task, teacher in asked.items()}
     return build_terms(loss_configs, student.trunk.shapes, shapes, named=named, seed=recipe.seed)
+
+
+def _named_in(stage: StageSection) -> set[str]:
+    """The terms whose weight a stage changes."""
+    return {*stage.weights, *(term for task in stage.tasks.values() for term in task.weights)}
