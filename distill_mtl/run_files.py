@@ -17,7 +17,7 @@ class RunFiles:
         checkpoints: folder of the last ones.
         student: folder of the trained network.
         results: the comparison; only a finished run has it.
-        pictures: test rows of every task on one sheet.
+        pictures: test rows of every task on one sample grid.
         examples: folder of the single pictures that the report shows.
         baselines: folder of the runs that were trained to compare with.
         tensorboard: folder of TensorBoard's log, where the recipe asks for one.

@@ -3,7 +3,7 @@
 A student learns each task on all data sets, with its teacher's word where a label lacks. One that answers a task
 well on the data set of its labels and otherwise elsewhere has learned to tell data sets apart. Its own test rows
 cannot show that; the images of the others can. A teacher may be lost there too, so that what is low is judged
-beside the agreement at home. Called by `compare_networks`.
+beside the agreement on the task's own rows. Called by `compare_networks`.
 """
 
 import math
@@ -21,7 +21,7 @@ from distill_mtl.tasks.base import TaskKind
 MOST_ROWS = 512
 """Images of a source that are looked at."""
 NOTABLE = 0.1
-"""Agreement may be this much lower than at home without a word."""
+"""By how much agreement may be lower than on the task's own rows before it is worth a word."""
 
 
 def cross_domain(
@@ -73,24 +73,24 @@ def foreign(
     return sources
 
 
-def notable(home: float | None, agreement: float | None, rows: int) -> bool:
-    """Whether a student agrees with its teacher notably less on another source's images than at home.
+def notable(own: float | None, agreement: float | None, rows: int) -> bool:
+    """Whether a student agrees with its teacher notably less on another source's images than on its own.
 
     Notable is what is more than 10 points lower, and more than 1 / sqrt(rows): twice the largest standard error
     that a mean of so many numbers between 0 and 1 can have.
 
     Args:
-        home: agreement on the task's own rows, in [0, 1]; None: nobody to agree with.
+        own: agreement on the task's own rows, in [0, 1]; None: nobody to agree with.
         agreement: on the other source's images; None: no images.
         rows: images of that source that were looked at.
     """
-    if home is None or agreement is None:
+    if own is None or agreement is None:
         return False
-    return home - agreement > max(NOTABLE, 1 / math.sqrt(rows))
+    return own - agreement > max(NOTABLE, 1 / math.sqrt(rows))
 
 
 def _alike(kind: TaskKind, logits: Tensor, teacher: Teacher | None, images: Tensor) -> Tensor:
-    """float64 [R]: agreement on the classes that the teacher knows, as in the comparison at home."""
+    """float64 [R]: agreement on the classes that the teacher knows, as in the comparison on its own rows."""
     assert teacher is not None
     known = known_classes(teacher)
     compared = slice(None) if known is None or kind.exclusive else list(known)

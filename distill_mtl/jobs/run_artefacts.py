@@ -20,7 +20,7 @@ from distill_mtl.jobs.report import report_in
 from distill_mtl.recipe import Recipe
 from distill_mtl.report.model_card import model_card
 from distill_mtl.report.pictures import write_gallery
-from distill_mtl.report.sample_grid import picture_sheet
+from distill_mtl.report.sample_grid import sample_grid
 from distill_mtl.students.student import Trunk
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.card import TeacherCard
@@ -58,7 +58,7 @@ def write_run_artefacts(
     asked = student, teachers, kinds, evaluation_set
     samples = examples(*asked)
     legends = {task: kind.legend() for task, kind in kinds.items()}
-    picture_sheet(samples, legends).save(folder.pictures)
+    sample_grid(samples, legends).save(folder.pictures)
     write_gallery(folder.examples, disagreements=examples_of(keys, *asked), samples=samples, legends=legends)
     return report_in(folder.path)
 

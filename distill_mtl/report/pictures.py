@@ -116,7 +116,7 @@ def write_gallery(
 
     Args:
         folder: the run's `examples`.
-        disagreements: task -> rows on which student and teacher part, hardest first.
+        disagreements: task -> rows on which the student is worse than its teacher, hardest first.
         samples: task -> some rows.
         legends: task -> how to read its pictures.
     """

@@ -9,7 +9,7 @@ from torch import Tensor
 from distill_mtl.evaluation.examples import Example
 from distill_mtl.tasks.base import Legend, Shown
 
-_SIDE = 112  # of a picture's longer side on the sheet
+_SIDE = 112  # of a picture's longer side on the grid
 _GAP, _BETWEEN, _MARGIN = 4, 18, 12
 _TEXT, _PAD, _SWATCH = 12, 6, 8
 _PAPER, _PANEL, _INK, _FAINT = "white", "#f2f2f2", "#202020", "#707070"
@@ -17,7 +17,7 @@ Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 _COLUMNS = ("image", "label", "teacher", "student")
 
 
-def picture_sheet(
+def sample_grid(
     examples: Mapping[str, Sequence[Example]], legends: Mapping[str, Legend] | None = None
 ) -> Image.Image:
     """An RGB picture of all examples; tasks without a teacher have no such column.
@@ -27,26 +27,26 @@ def picture_sheet(
         legends: task -> what its colours mean, beside its name as far as there is room.
     """
     lines = {task: [_cells(example) for example in rows] for task, rows in examples.items() if rows}
-    sheet = _Measures.of(lines)
-    picture = Image.new("RGB", (sheet.width, sheet.height(len(lines))), _PAPER)
+    grid = _Measures.of(lines)
+    picture = Image.new("RGB", (grid.width, grid.height(len(lines))), _PAPER)
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(size=_TEXT)
     for number, (task, rows) in enumerate(lines.items()):
-        top = _MARGIN + number * sheet.line
+        top = _MARGIN + number * grid.line
         pen.text((_MARGIN, top), task, _INK, font=font, stroke_width=0.4)
         if legends is not None and task in legends:
             left = _MARGIN + font.getlength(task) + _BETWEEN
-            _explain(pen, font, legends[task], (left, top), sheet.width - _MARGIN)
+            _explain(pen, font, legends[task], (left, top), grid.width - _MARGIN)
         for place, cells in enumerate(rows):
-            left = _MARGIN + place * sheet.block
+            left = _MARGIN + place * grid.block
             for column, (name, shown) in enumerate(cells.items()):
                 corner = left + column * (_SIDE + _GAP), top + _TEXT + 4
-                _draw(picture, pen, font, name, shown, corner, sheet.tall)
+                _draw(picture, pen, font, name, shown, corner, grid.tall)
     return picture
 
 
 @dataclass(frozen=True)
 class _Measures:
-    """Of the sheet, in pixels."""
+    """Of the grid, in pixels."""
 
     width: int
     block: int
@@ -145,7 +145,7 @@ def _shortened(text: str, font: Font, width: int) -> str:
 
 
 def _scaled(pixels: Tensor) -> tuple[int, int]:
-    """Width and height on the sheet."""
+    """Width and height on the grid."""
     height, width = pixels.shape[-2:]
     share = _SIDE / max(height, width)
     return max(1, round(width * share)), max(1, round(height * share))

@@ -10,7 +10,7 @@ from torch import nn
 
 from distill_mtl.evaluation import EvaluationSet, Processes
 from distill_mtl.evaluation.examples import examples, examples_of
-from distill_mtl.report.sample_grid import picture_sheet
+from distill_mtl.report.sample_grid import sample_grid
 from distill_mtl.tasks.base import TaskKind
 
 Kinds = Mapping[str, TaskKind]
@@ -51,9 +51,9 @@ def test_a_line_for_each_task_and_no_column_for_a_missing_teacher(
     student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
 ) -> None:
     view = EvaluationSet(sources, "test")
-    both = picture_sheet(examples(student, teachers, kinds, view))
-    one = picture_sheet(examples(student, teachers, {"part": kinds["part"]}, view))
-    untaught = picture_sheet(examples(student, {}, {"part": kinds["part"]}, view))
+    both = sample_grid(examples(student, teachers, kinds, view))
+    one = sample_grid(examples(student, teachers, {"part": kinds["part"]}, view))
+    untaught = sample_grid(examples(student, {}, {"part": kinds["part"]}, view))
     assert both.size[1] > one.size[1]
     assert one.size[0] > untaught.size[0]
     assert both.size[0] == one.size[0]
@@ -68,7 +68,7 @@ def test_the_pixels_of_a_label_are_on_the_sheet(
     enlarged = np.asarray(
         Image.fromarray(label.permute(1, 2, 0).numpy()).resize((112, 112), Image.Resampling.NEAREST)
     )
-    sheet = np.asarray(picture_sheet(found))
+    sheet = np.asarray(sample_grid(found))
     windows = np.lib.stride_tricks.sliding_window_view(sheet, enlarged.shape)[:, :, 0]
     assert any((windows[top, left] == enlarged).all() for top in range(60) for left in range(200))
 
@@ -88,7 +88,7 @@ def test_a_legend_stands_beside_the_name_of_its_task(
     found = examples(student, teachers, {"part": kinds["part"]}, EvaluationSet(sources, "test"), count=2)
     legend = kinds["part"].legend()
     assert set(kinds["part"].classes) < set(legend.colors)
-    plain, explained = (np.asarray(picture_sheet(found, each)) for each in (None, {"part": legend}))
+    plain, explained = (np.asarray(sample_grid(found, each)) for each in (None, {"part": legend}))
     assert plain.shape == explained.shape
     color = np.array(legend.colors[kinds["part"].classes[1]])
     first_line = slice(0, 28)

@@ -221,7 +221,7 @@ def test_the_worst_classes_stand_below_the_table() -> None:
 def test_a_student_that_answers_otherwise_on_other_data_sets_is_named(evaluation: Evaluation) -> None:
     agreements = {"lost": CrossDomainAgreement(40, 0.0), "near": CrossDomainAgreement(512, 0.95)}
     text = shown(evaluation.changed(cross_domain={"left": agreements}), 200)
-    assert "left agrees with its teacher on 0.0 % of 40 images of 'lost', at home on 98.1 %" in text
+    assert "left agrees with its teacher on 0.0 % of 40 images of 'lost', on its own rows on 98.1 %" in text
     assert "near" not in text
 
 

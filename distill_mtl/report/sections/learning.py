@@ -56,7 +56,7 @@ def balance(run: RunRecord) -> Section | None:
             Chart(
                 lines("weights", "Weight of each task over steps", told_apart(metrics.weights)),
                 "Weights",
-                "What the balancer gave each task.",
+                "Weight of each task in a step.",
             )
         )
     if metrics.cosines:
@@ -66,7 +66,7 @@ def balance(run: RunRecord) -> Section | None:
             Chart(
                 lines("norm", "Norm of the balanced direction over steps", [Line("", metrics.norm, INK)]),
                 "Norm of the balanced direction",
-                "0 where no step helps every task.",
+                "It is 0 where no step helps every task.",
             )
         )
     if metrics.harmed is not None:
@@ -79,8 +79,8 @@ def balance(run: RunRecord) -> Section | None:
                     limits=(-0.02, 1.02),
                 ),
                 "Harmed tasks",
-                f"Share of tasks whose loss the step would raise, to first order; {100 * metrics.harmed.mean:.0f} % in "
-                "the mean.",
+                "Share of tasks whose loss the step would raise, to first order; the mean is "
+                f"{100 * metrics.harmed.mean:.0f} %.",
             )
         )
     if not charts:
@@ -95,11 +95,11 @@ def _conflicts(cosines: Mapping[str, Curve]) -> Chart:
     """Cosines of the tasks' gradients, the most opposed pair named."""
     worst = dict(sorted(cosines.items(), key=lambda item: item[1].mean))
     pair, curve = next(iter(worst.items()))
-    opposed = (
-        f"Most opposed: {pair}, {curve.mean:+.2f} in the mean." if curve.mean <= -0.005 else "Here none do."
-    )
+    opposed = "No pair does here."
+    if curve.mean <= -0.005:
+        opposed = f"Most opposed: {pair}, with a mean of {curve.mean:+.2f}."
     reach = min(1.05, max(0.2, 1.2 * max(np.abs(curve.values).max() for curve in worst.values())))
-    most = f" Of {len(worst)} pairs the most opposed are named." if len(worst) > _MANY_PAIRS else ""
+    most = f" The most opposed of {len(worst)} pairs are named." if len(worst) > _MANY_PAIRS else ""
     return Chart(
         lines(
             "cosines",
@@ -110,6 +110,6 @@ def _conflicts(cosines: Mapping[str, Curve]) -> Chart:
             columns=2,
         ),
         "Gradient conflicts",
-        "Cosine of two tasks' gradients in the shared features; in the mean below 0, they pull against each "
-        f"other. {opposed}{most}".replace("-0.", "−0."),
+        "Cosine of two tasks' gradients in the shared features. Two tasks with a mean below 0 pull against each other. "
+        f"{opposed}{most}".replace("-0.", "−0."),
     )

@@ -103,8 +103,8 @@ def changes(run: RunRecord) -> Section | None:
         charts.append(Chart(forest(f"forest-{number}", title, lines, unit)))
     note = Text(
         "Point: what the student gains (right) or loses (left) against its teacher. Line: 95 % interval. Dashed: "
-        "the margin; the tinted side of it is more than the recipe allows to lose. Non-inferior: the whole "
-        "line lies right of the margin.",
+        "the margin; in the tinted part more is lost than the recipe allows. Non-inferior: the whole line lies "
+        "right of the margin.",
         quiet=True,
     )
     return Section("deltas", "Change per task (student − teacher)", [Charts(charts, wide=True), note])
@@ -147,8 +147,8 @@ def cross_domain(run: RunRecord) -> Section | None:
     table = Table("Agreement by task and data set", ["task", "own rows", *sources], rows, frozenset({"task"}))
     note = Text(
         "How often student and teacher decide alike. A head that agrees on its own rows and not on another data set's "
-        "has learned to tell the data sets apart. Tinted is what is lower than on the own rows by more than 10 points "
-        "and more than chance explains.",
+        "has learned to tell the data sets apart. A cell is tinted where agreement is more than 10 points below "
+        "that on the task's own rows, and by more than chance explains.",
         quiet=True,
     )
     return Section(
@@ -249,15 +249,15 @@ def _possibly_seen(results: Evaluation) -> set[str]:
 
 
 def _cross_domain_notes(results: Evaluation) -> list[str]:
-    """A line for each source on which a student agrees with its teacher notably less than at home."""
+    """A line for each source on which a student agrees with its teacher notably less than on its own rows."""
     notes = []
     for task, result in results.tasks.items():
-        home = result.agreement
         notes += [
             f"{task} agrees with its teacher on {words.percent(found.agreement)} of {found.rows:,} images of "
-            f"'{source}', at home on {words.percent(home)}: does the student answer otherwise there?"
+            f"'{source}', on its own rows on {words.percent(result.agreement)}: does the student answer differently "
+            "there?"
             for source, found in results.cross_domain.get(task, {}).items()
-            if notable(home, found.agreement, found.rows)
+            if notable(result.agreement, found.agreement, found.rows)
         ]
     return notes
 
