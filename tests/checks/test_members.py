@@ -11,7 +11,7 @@ from PIL import Image
 from distill_mtl.checks.members import find_image, find_label
 from distill_mtl.data.index import ShardIndex, load_index
 from distill_mtl.errors import ShardError
-from distill_mtl.tasks.base import TaskKind
+from distill_mtl.tasks.base import TaskKind, build_kind
 
 
 def picture(mode: str = "RGB") -> bytes:
@@ -42,6 +42,34 @@ def test_else_the_only_one_that_reads_as_a_label(tmp_path: Path) -> None:
     index = shard(tmp_path / "a.tar", row)
     assert label(index, toys.classification(3)) == "species"
     assert label(index, toys.segmentation(2)) == "mask.png"
+
+
+def depths(value: float, ending: str) -> dict[str, bytes]:
+    encoded = io.BytesIO()
+    if ending == "npy":
+        np.save(encoded, np.full((4, 4), value, np.float32))
+    else:
+        Image.fromarray(np.full((4, 4), value, np.uint16)).save(encoded, "PNG")
+    return {"png": picture(), f"depth.{ending}": encoded.getvalue()}
+
+
+@pytest.mark.parametrize("endings", [("npy",), ("png",), ("png", "npy")])
+def test_a_kind_with_several_usual_members_takes_those_that_are_there(
+    tmp_path: Path, endings: tuple[str, ...]
+) -> None:
+    index = shard(tmp_path / "a.tar", *({**depths(2, ending), "z.npy": b"?"} for ending in endings))
+    found = find_label([index], build_kind("depth"), "far", "rooms")
+    assert found.ending == ";".join(f"depth.{ending}" for ending in endings)
+    assert found.why == "the usual one; others: z.npy"
+
+
+def test_the_usual_label_of_another_kind_is_not_taken_where_there_is_another(tmp_path: Path) -> None:
+    index = shard(
+        tmp_path / "a.tar", {"png": picture(), "cls": b"1", "attributes.json": b"[0]", "age": b"31"}
+    )
+    assert label(index, build_kind("regression", ["age"])) == "age"
+    without = shard(tmp_path / "b.tar", {"png": picture(), "cls": b"1"})
+    assert label(without, build_kind("regression", ["age"])) == "cls"
 
 
 def test_of_two_that_would_do_the_user_chooses(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -36,6 +37,19 @@ def photos(tmp_path: Path) -> Path:
     for number, name in enumerate(("a/one.png", "b/two.jpg", "three.webp")):
         picture(tmp_path / "photos" / name, number)
     return tmp_path / "photos"
+
+
+def test_a_mask_that_its_kind_would_not_read_is_not_written(
+    run: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(type(KINDS["part"]), "write_label", lambda self, decoded: ("seg.png", b"no picture"))
+    assert predict(run, photos, "--masks", tmp_path / "masks", "--only", "part") == 2
+    assert re.search(r"--masks: .*one\.png, part: .*segmentation", capsys.readouterr().err)
+    assert not list((tmp_path / "masks").rglob("*.png"))
 
 
 def test_in_a_pipe_every_picture_is_a_line_of_json_in_order(
