@@ -42,12 +42,12 @@ def predict(
 ) -> list[Unread]:
     """Answer all tasks for your pictures.
 
-    Print or write a student's decoded answers of all tasks for each picture. Without --json, --masks and --overlays:
+    Print or write a network's decoded answers of all tasks for each picture. Without --json, --masks and --overlays:
     a table on a terminal, JSON lines elsewhere. More: docs/predict.md.
 
     Args:
-        network (RUN|FILE): a run folder, a student folder, hf_hub:owner/name, or a file that `distill-mtl export`
-            wrote.
+        network (NETWORK): a run folder, a student folder, or whatever `teacher:` takes in a recipe: a timm folder,
+            hf_hub:owner/name, a .onnx, .pt2 or .ts file, or several keys as YAML: '{path: net.onnx, input: {size: 64}}'
         images (IMAGE ...): pictures, folders of them (at any depth), or shards.
         json (FILE): write a JSON object per picture; - for standard output.
         masks (FOLDER): write answers with a place in the picture (classes per pixel, depth, normals, boxes) as label

@@ -1,12 +1,14 @@
 """A trained network answers alike whatever form it lies in and whoever opens it."""
 
 import io
+import json
 import sys
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+import toy_world
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import save_file
@@ -17,6 +19,8 @@ from distill_mtl.checks.inspection import print_inspection
 from distill_mtl.errors import UserError
 from distill_mtl.export.deployable import Deployable, file_note
 from distill_mtl.export.export_format import FORMATS
+from distill_mtl.jobs.evaluate import evaluate
+from distill_mtl.jobs.predict import predict
 from distill_mtl.networks.opening import as_section, exists, open_network
 from distill_mtl.prediction.named_pictures import find_pictures
 from distill_mtl.prediction.predictions import Prediction, answered_kinds, predictions
@@ -166,3 +170,33 @@ def test_a_slip_in_the_name_of_a_network_is_one_clear_error(where: str, finding:
 def test_what_lies_elsewhere_may_be_there() -> None:
     assert exists("hf_hub:timm/resnet18.a1_in1k")
     assert not exists("runs/nowhere")
+
+
+def test_predict_answers_with_a_network_that_no_run_of_ours_left(
+    places: dict[str, str], tmp_path: Path
+) -> None:
+    Image.new("RGB", (20, 12), "red").save(tmp_path / "red.png")
+    for form in OF_TIMM:
+        assert not predict(
+            places[form],
+            [str(tmp_path / "red.png")],
+            json=tmp_path / f"{form}.jsonl",
+            device="cpu",
+            trust=True,
+        )
+        (answers,) = json.loads((tmp_path / f"{form}.jsonl").read_text())["tasks"].values()
+        assert answers["label"] in {"0", "1", "2", "3"}
+
+
+def test_one_file_is_compared_with_another(places: dict[str, str], tmp_path: Path) -> None:
+    toy_world.build(tmp_path)
+    found = evaluate(
+        student=places["pt2"],
+        against=[places["onnx"]],
+        data=[f"breed={tmp_path}/hue-test.tar"],
+        trust=True,
+        console=Console(quiet=True),
+    )
+    result = found[places["onnx"]].tasks["breed"]
+    assert result.delta == 0
+    assert result.agreement == 1
