@@ -19,17 +19,16 @@ if TYPE_CHECKING:
     from distill_mtl.jobs.distill import distill
     from distill_mtl.jobs.evaluate import evaluate
     from distill_mtl.jobs.export import export_student
-    from distill_mtl.jobs.init import draft_recipe
+    from distill_mtl.jobs.new_recipe import draft_recipe, recipe_schema
+    from distill_mtl.jobs.one_teacher import check_teacher, inspect_teacher, train_teacher
     from distill_mtl.jobs.predict import predict
     from distill_mtl.jobs.report import write_report
-    from distill_mtl.jobs.schema import recipe_schema
     from distill_mtl.jobs.shards import (
         shards_from_folder,
         shards_from_pairs,
         shards_from_table,
         shards_from_torchvision,
     )
-    from distill_mtl.jobs.teacher import check_teacher, inspect_teacher, train_teacher
     from distill_mtl.recipe import Recipe, load_recipe
     from distill_mtl.students.student_folder import load_student
 

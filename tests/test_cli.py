@@ -1,4 +1,3 @@
-import importlib
 from pathlib import Path
 
 import children
@@ -14,28 +13,6 @@ def test_the_committed_schema_is_what_the_command_prints(capsys: pytest.CaptureF
         main(["schema"])
     assert exit.value.code == 0
     assert capsys.readouterr().out == (ROOT / "docs" / "recipe.schema.json").read_text()
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["--help"],
-        ["shards", "--help"],
-        *(["shards", origin, "--help"] for origin in ("folder", "table", "pairs", "torchvision")),
-        ["init", "--help"],
-        ["check", "--help"],
-        ["evaluate", "-h"],
-        ["cache", "-h"],
-        ["cache", "verify", "-h"],
-        *(["teacher", command, "--help"] for command in ("inspect", "check", "train")),
-    ],
-    ids=" ".join,
-)
-def test_every_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit:
-        main(command)
-    assert exit.value.code == 0
-    assert len(capsys.readouterr().out) > 200
 
 
 def test_a_mistake_in_a_recipe_is_a_message_and_status_2(tmp_path: Path) -> None:
@@ -75,40 +52,3 @@ def _refused(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
         main(arguments)
     assert ended.value.code == 2
     return capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("command", "work", "line"),
-    [
-        ("evaluate runs/a", "jobs.evaluate.evaluate", "interrupted before the comparison was finished."),
-        (
-            "evaluate --student a --against b --data c",
-            "jobs.evaluate.evaluate",
-            "interrupted before the comparison was finished.",
-        ),
-        ("check a.yaml", "jobs.check.check", "interrupted before the check was finished."),
-        ("report runs/a", "jobs.report.write_report", "interrupted before the report was finished."),
-        ("cache a.yaml", "jobs.cache.write_cache", "interrupted. What is written stays;"),
-        ("cache verify a.yaml", "jobs.cache.verify_cache", "interrupted before all rows were compared."),
-        (
-            "teacher check a.onnx --data b",
-            "jobs.teacher.check_teacher",
-            "interrupted before the teacher was measured",
-        ),
-        ("teacher train a.yaml", "jobs.teacher.train_teacher", "interrupted. A teacher that had begun"),
-    ],
-)
-def test_an_interrupted_command_says_what_fits_it(
-    command: str, work: str, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    module, _, name = f"distill_mtl.{work}".rpartition(".")
-    monkeypatch.setattr(importlib.import_module(module), name, interrupted)
-    with pytest.raises(SystemExit) as ended:
-        main(command.split())
-    assert ended.value.code == 130
-    told = capsys.readouterr().err
-    assert told.startswith(line)
-    assert ("--resume" in told) == (command == "teacher train a.yaml")

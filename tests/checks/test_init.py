@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from distill_mtl.errors import UserError
-from distill_mtl.jobs.init import draft_recipe
+from distill_mtl.jobs.new_recipe import draft_recipe
 from distill_mtl.recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).parents[2]

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -287,6 +288,74 @@ def test_what_a_command_refuses_its_function_refuses(
         main(line.split())
     assert ended.value.code == 2
     assert capsys.readouterr().err.strip() == str(refused.value)
+
+
+ENOUGH = {
+    "check": "a.yaml",
+    "check_teacher": "a.onnx --data b",
+    "distill": "a.yaml",
+    "draft_recipe": "--teacher a --data b",
+    "evaluate": "runs/a",
+    "export_student": "runs/a --to onnx",
+    "inspect_teacher": "a.onnx",
+    "predict": "runs/a b.jpg",
+    "recipe_schema": "",
+    "shards_from_folder": "a --to b",
+    "shards_from_pairs": "a b --to c",
+    "shards_from_table": "a.csv --to b",
+    "shards_from_torchvision": "MNIST --to b",
+    "train_teacher": "a.yaml",
+    "verify_cache": "a.yaml",
+    "write_cache": "a.yaml",
+    "write_report": "runs/a",
+}
+"""The arguments that a command cannot do without."""
+
+
+@of_each_job
+def test_an_interrupted_command_says_what_fits_it(
+    job: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module(job.path), job.function, interrupted)
+    with pytest.raises(SystemExit) as ended:
+        (distill_command if job is DISTILL else main)([*job.command.split(), *ENOUGH[job.function].split()])
+    assert ended.value.code == 130
+    told = capsys.readouterr().err.strip()
+    assert told == read_function(job.module, job.function)[0].interrupted
+    assert ("--resume" in told) == (job.function in ("distill", "train_teacher")), (
+        "what trains goes on with it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("result", "function", "status"),
+    [
+        (SimpleNamespace(accepted=True), "evaluate", 0),
+        (SimpleNamespace(accepted=False), "evaluate", 3),
+        ({"b": SimpleNamespace(accepted=True), "c": SimpleNamespace(accepted=False)}, "evaluate", 3),
+        (SimpleNamespace(accepted=False), "distill", 3),
+        ([], "predict", 0),
+        (["unread"], "predict", 2),
+        (Path("report.html"), "write_report", 0),
+        ("text", "recipe_schema", 0),
+    ],
+)
+def test_what_a_function_returns_is_the_exit_status(
+    result: object,
+    function: str,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    job = next(job for job in JOBS if job.function == function)
+    monkeypatch.setattr(importlib.import_module(job.path), function, lambda **_: result)
+    with pytest.raises(SystemExit) as ended:
+        (distill_command if job is DISTILL else main)([*job.command.split(), *ENOUGH[function].split()])
+    assert ended.value.code == status
+    assert capsys.readouterr().out == (result if isinstance(result, str) else "")
 
 
 def test_a_run_is_not_resumed_and_deleted_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from distill_mtl.checks.recipe_draft import draft
 from distill_mtl.data.index import load_index
 from distill_mtl.errors import ShardError, TeacherError
 from distill_mtl.jobs.cache import write_cache
-from distill_mtl.jobs.teacher import check_teacher
+from distill_mtl.jobs.one_teacher import check_teacher
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.students.student_folder import save_student
 from distill_mtl.tasks.base import TaskKind, build_kind

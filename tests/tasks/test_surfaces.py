@@ -16,7 +16,7 @@ from torch.export import Dim
 from distill_mtl import distill, load_recipe, load_student
 from distill_mtl.errors import TeacherError
 from distill_mtl.jobs.cache import write_cache
-from distill_mtl.jobs.teacher import train_teacher
+from distill_mtl.jobs.one_teacher import train_teacher
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.tasks.base import build_kind
 from distill_mtl.teachers.load_teacher import load_teacher

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import toy_world
 
-from distill_mtl.jobs.teacher import train_teacher
+from distill_mtl.jobs.one_teacher import train_teacher
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.students.student_folder import load_student
 from distill_mtl.teachers.load_teacher import load_teacher

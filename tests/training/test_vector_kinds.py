@@ -16,8 +16,8 @@ from distill_mtl import distill, evaluate, load_recipe, load_student
 from distill_mtl.cli import main
 from distill_mtl.errors import RecipeError, TeacherError
 from distill_mtl.jobs.cache import write_cache
-from distill_mtl.jobs.init import draft_recipe
-from distill_mtl.jobs.teacher import check_teacher
+from distill_mtl.jobs.new_recipe import draft_recipe
+from distill_mtl.jobs.one_teacher import check_teacher
 from distill_mtl.tasks.base import TaskKind, build_kind
 from distill_mtl.training.parts import build
 

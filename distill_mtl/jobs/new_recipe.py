@@ -1,4 +1,4 @@
-"""`distill-mtl init`: the draft of a recipe on standard output, what to look at on standard error."""
+"""What helps to write a recipe: a draft of one (`distill-mtl init`), and the JSON Schema (`distill-mtl schema`)."""
 
 import tempfile
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from rich.console import Console
 
 from distill_mtl.checks.recipe_draft import TeacherWithData, draft
 from distill_mtl.recipe import load_recipe
+from distill_mtl.recipe.json_schema import recipe_json_schema_text
 from distill_mtl.recipe.yaml_writer import write_yaml
 
 HEAD = """\
@@ -76,3 +77,15 @@ def _question(pair: TeacherWithData) -> str:
         f"{pair.task}: {pair.teacher.card.place.name} does not say its {keys}. They are assumed; "
         "`distill-mtl check` tries the usual others."
     )
+
+
+def recipe_schema() -> str:
+    """Print the JSON Schema of a recipe, for editors.
+
+    Editors with a YAML language server complete and check recipes with it: put
+    `# yaml-language-server: $schema=recipe.schema.json` in the first line.
+
+    Returns:
+        The text of docs/recipe.schema.json.
+    """
+    return recipe_json_schema_text()
