@@ -25,7 +25,7 @@ ORDER = (
     {"report"},
     {"checks", "export", "prediction"},
     {"jobs"},
-    {"cli", "commands"},
+    {"cli"},
 )
 """The folders of the package, each above those that it may import (DESIGN, section 2)."""
 FOLDERS = {name: level for level, names in enumerate(ORDER, 1) for name in names}
