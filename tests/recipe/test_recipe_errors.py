@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -381,6 +382,53 @@ def test_a_loss_term_that_is_not_known_is_named_with_its_key(
     head, _, text = paragraph.partition("\n")
     assert head.endswith(f"{key}:")
     assert found in text
+
+
+WRONG_VALUES = [
+    None,
+    True,
+    -1,
+    0,
+    0.5,
+    "x",
+    "",
+    [],
+    [1],
+    ["x"],
+    {},
+    {"x": 1},
+    {"path": "t"},
+    {"student": "ema"},
+]
+
+
+def _places(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """Paths of every value below the top."""
+    entries = (
+        enumerate(value) if isinstance(value, list) else value.items() if isinstance(value, dict) else ()
+    )
+    return [found for key, item in entries for found in ((*path, key), *_places(item, (*path, key)))]
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), values=st.lists(st.sampled_from(WRONG_VALUES), min_size=1, max_size=3))
+def test_wrong_values_anywhere_are_a_recipe_error_or_a_recipe(
+    tmp_path: Path, data: st.DataObject, values: list[object]
+) -> None:
+    path = tmp_path / "pets.yaml"
+    path.write_text(
+        TEN_LINES + "schedule: fitnets\ndata: {pool: {shards: p, labels: {breed: cls}, limit: 5}}\n"
+    )
+    recipe = yaml.safe_load(dump_recipe(load_recipe(path)))
+    for value in values:
+        *above, last = data.draw(st.sampled_from(_places(recipe) or [("name",)]))
+        section = recipe
+        for step in above:
+            section = section[step]
+        section[last] = value
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    with suppress(RecipeError):
+        assert dump_recipe(load_recipe(path))
 
 
 @pytest.mark.parametrize("key", ["margin", "rule"])

@@ -254,8 +254,8 @@ def test_an_old_task_without_a_labelled_row_is_refused_with_what_to_write(folder
     ("override", "error"),
     [
         ("tasks.hue.data.split.test=null", "found no `shards`, the training rows"),
-        ("tasks.hue.data.limit=5", "no training rows that it could be about"),
-        ("tasks.hue.data.weight=2", "no training rows that it could be about"),
+        ("tasks.hue.data.limit=5", "is about training rows"),
+        ("tasks.hue.data.weight=2", "is about training rows"),
         ("tasks.hue.teacher=null", "found neither a teacher nor a source with its labels"),
         ("training.teachers_on=none", "nothing trains the task"),
         ("training.select=best", "`best` is chosen on validation rows, and hue has none"),
