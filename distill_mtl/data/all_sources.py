@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill_mtl.data.augmentation import DrawnViews, TrainingViews
-from distill_mtl.data.batch import Batch, BatchRows, Integers
+from distill_mtl.data.batch import ALONE, Batch, BatchRows, Integers, ProcessShare
 from distill_mtl.data.batch_plan import Plan, source_parts
 from distill_mtl.data.few_labels import kept_rows, labelled_share, small_classes
 from distill_mtl.data.quota import Alternating, Quota
@@ -84,8 +84,7 @@ def open_sources(
     kinds: Mapping[str, TaskKind],
     size: Size,
     *,
-    local_rank: int = 0,
-    local_world: int = 1,
+    local: ProcessShare = ALONE,
     every_set: bool = True,
 ) -> "Sources":
     """Find, fetch, index and check every shard of some data sets.
@@ -94,7 +93,7 @@ def open_sources(
         settings: of a recipe, or the data sets alone.
         kinds: every task that they have labels for.
         size: height and width that images get, the canonical size.
-        local_rank, local_world: this process among those of this machine, which share the work.
+        local: this process among those of this machine, which share the work.
         every_set: a task that has labels must have some in each set.
 
     Raises:
@@ -105,9 +104,7 @@ def open_sources(
     for name, section in settings.data.items():
         members = {task: label.member or kinds[task].member for task, label in section.labels.items()}
         try:
-            sources.append(
-                open_source(name, section, members, local_rank=local_rank, local_world=local_world)
-            )
+            sources.append(open_source(name, section, members, local=local))
         except ShardError as error:
             findings.append(str(error))
     if findings:
@@ -182,8 +179,7 @@ class Sources:
         self,
         *,
         micro_batches: int = 1,
-        rank: int = 0,
-        world: int = 1,
+        share: ProcessShare = ALONE,
         start_step: int = 0,
         steps: int,
         workers: int = 0,
@@ -194,7 +190,7 @@ class Sources:
 
         Args:
             micro_batches: parts of this process's rows of a step.
-            rank, world: this process among all.
+            share: this process among all.
             start_step: the first step, 0 or where a run goes on.
             steps: of the whole run.
             workers: reader processes; 0 reads in this one.
@@ -203,14 +199,13 @@ class Sources:
             RecipeError: fewer rows in a batch than parts to share them.
             ShardError: a row cannot be read.
         """
-        self._refuse_empty_parts(world, micro_batches)
+        self._refuse_empty_parts(share.world, micro_batches)
         batches = stream(
             self._plan,
             self._reader,
             range(start_step, steps),
             micro_batches=micro_batches,
-            rank=rank,
-            world=world,
+            share=share,
             workers=workers,
         )
         return self._noting_skipped(batches)
@@ -269,8 +264,7 @@ class Sources:
         split: Split | None,
         batch_size: int,
         *,
-        rank: int = 0,
-        world: int = 1,
+        share: ProcessShare = ALONE,
         limit: int | None = None,
         only: Collection[str] | None = None,
     ) -> Iterator[Batch]:
@@ -280,7 +274,7 @@ class Sources:
             task: of the recipe; a batch holds its labels alone.
             split: which set; None: all rows, whatever their set.
             batch_size: rows per batch, fewer in the last or where rows are skipped.
-            rank, world: this process's share is every world-th row.
+            share: this process's, of every world-th row.
             limit: at most this many rows, spread evenly over the set.
             only: the rows with these keys alone.
 
@@ -291,7 +285,7 @@ class Sources:
         if only is not None:
             named = self._named(source, row, only)
             source, row = source[named], row[named]
-        return self._plain(source, row, task, batch_size, rank, world, limit)
+        return self._plain(source, row, task, batch_size, share, limit)
 
     def unlabelled(self, task: str) -> list[str]:
         """The sources that have no labels of a task."""
@@ -303,15 +297,14 @@ class Sources:
         split: Split | None,
         batch_size: int,
         *,
-        rank: int = 0,
-        world: int = 1,
+        share: ProcessShare = ALONE,
         limit: int | None = None,
     ) -> Iterator[Batch]:
         """The rows of one source in a set, under plain views and without labels; arguments as in `labelled`."""
         number = self.names.index(source)
         owner = self._sources[number]
         rows = np.arange(len(owner)) if split is None else owner.sets[split]
-        return self._plain(np.full(len(rows), number), rows, None, batch_size, rank, world, limit)
+        return self._plain(np.full(len(rows), number), rows, None, batch_size, share, limit)
 
     def _plain(
         self,
@@ -319,8 +312,7 @@ class Sources:
         row: np.ndarray,
         task: str | None,
         batch_size: int,
-        rank: int,
-        world: int,
+        share: ProcessShare,
         limit: int | None,
     ) -> Iterator[Batch]:
         chosen = np.arange(len(row))
@@ -329,7 +321,7 @@ class Sources:
             borders = np.arange(limit + 1) * len(row) // limit
             lot = uniforms(fold("limit", np.arange(limit)), 1)[:, 0]
             chosen = borders[:-1] + (lot * np.diff(borders)).astype(np.int64)
-        picks = BatchRows(source[chosen], np.zeros_like(chosen), row[chosen])[rank::world]
+        picks = BatchRows(source[chosen], np.zeros_like(chosen), row[chosen])[share.rank :: share.world]
         parts = (picks[first : first + batch_size] for first in range(0, len(picks), batch_size))
         batches = (self._reader.plain(part, task) for part in parts)
         return (batch for batch in self._noting_skipped(batches) if len(batch))

@@ -20,6 +20,23 @@ def _none() -> Tensor:
 
 
 @dataclass(frozen=True)
+class ProcessShare:
+    """One process among several that share work.
+
+    Attributes:
+        rank: of this process, from 0.
+        world: number of processes.
+    """
+
+    rank: int = 0
+    world: int = 1
+
+
+ALONE = ProcessShare()
+"""The share of a process that has all the work."""
+
+
+@dataclass(frozen=True)
 class Batch:
     """B rows in one canonical image size, normalised for nobody yet.
 

@@ -22,6 +22,7 @@ from typing import Any
 import fsspec
 from braceexpand import braceexpand
 
+from distill_mtl.data.batch import ALONE, ProcessShare
 from distill_mtl.demos import built_in
 from distill_mtl.errors import ShardError
 from distill_mtl.files import atomic_file, cache_folder, wait_for
@@ -47,15 +48,13 @@ class Shard:
         return _names([self.url], 1)[0]
 
 
-def find_shards(
-    patterns: str | Sequence[str], place: str, *, local_rank: int = 0, local_world: int = 1
-) -> list[Shard]:
+def find_shards(patterns: str | Sequence[str], place: str, *, local: ProcessShare = ALONE) -> list[Shard]:
     """The shards of one set, in the order of the patterns.
 
     Args:
         patterns: paths, URLs or built-in `NAME:SET-SPLIT`, with `{000..009}`, `{a,b}`, `*`, `?` and `[...]`.
         place: dotted path of the patterns in the recipe, for messages.
-        local_rank, local_world: this process among those of this machine, which share the fetching.
+        local: this process among those of this machine, which share the fetching.
 
     Raises:
         ShardError: shards are missing, given twice, or cannot be fetched; `pipe:` is not read.
@@ -63,12 +62,12 @@ def find_shards(
     listed = [patterns] if isinstance(patterns, str) else list(patterns)
     urls, missing = [], []
     for pattern in [url for entry in listed for url in expand_braces(entry, place)]:
-        found = _matches(pattern, place, local_rank)
+        found = _matches(pattern, place, local.rank)
         urls += found
         missing += [] if found else [pattern]
     if missing:
         raise ShardError(f"{place}: {_count(missing)} missing: {_list(missing)}.")
-    paths = bring(urls, place, local_rank, local_world)
+    paths = bring(urls, place, local)
     return [Shard(url, path) for url, path in zip(urls, paths, strict=True)]
 
 
@@ -158,15 +157,13 @@ def remote_matches(pattern: str, place: str) -> list[str]:
         raise ShardError(f"{place}: {pattern} cannot be listed ({error}).") from None
 
 
-def bring(
-    urls: Sequence[str], place: str, local_rank: int, local_world: int, *, patience: float = 300.0
-) -> list[Path]:
+def bring(urls: Sequence[str], place: str, local: ProcessShare, *, patience: float = 300.0) -> list[Path]:
     """Local, uncompressed tar files for paths and URLs, in their order.
 
     Args:
         urls: existing files. A local `.tar` stays where it is.
         place: dotted path in the recipe, for messages.
-        local_rank, local_world: this process among those of this machine.
+        local: this process among those of this machine.
         patience: seconds without any progress after which another process is given up.
 
     Raises:
@@ -174,7 +171,7 @@ def bring(
     """
     paths = [_cached(url, place) if _must_move(url) else Path(url) for url in urls]
     moving = [(url, path) for url, path in zip(urls, paths, strict=True) if _must_move(url)]
-    mine = [(url, path) for url, path in moving[local_rank::local_world] if not path.exists()]
+    mine = [(url, path) for url, path in moving[local.rank :: local.world] if not path.exists()]
     if mine:
         _log.info("%s: bringing %d shards to %s", place, len(mine), mine[0][1].parent)
     for url, path in mine:

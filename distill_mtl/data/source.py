@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distill_mtl.data.batch import Integers
+from distill_mtl.data.batch import ALONE, Integers, ProcessShare
 from distill_mtl.data.index import ShardIndex, load_index
 from distill_mtl.data.shard_files import Shard, find_shards, shard_names
 from distill_mtl.errors import ShardError
@@ -66,7 +66,7 @@ class Source:
         section: of the recipe.
         members: task -> member, for every task that the source has labels for.
         shards: of each set.
-        local_rank, local_world: this process among those of this machine, which share the indexing.
+        local: this process among those of this machine, which share the indexing.
 
     Attributes:
         sets: split -> int64 numbers of its rows, ascending.
@@ -87,13 +87,12 @@ class Source:
         members: Mapping[str, str],
         shards: Mapping[Split, Sequence[Shard]],
         *,
-        local_rank: int = 0,
-        local_world: int = 1,
+        local: ProcessShare = ALONE,
     ) -> None:
         self.name, self.section = name, section
         listed = [shard for split in SPLITS for shard in shards[split]]
         self.shards = shard_names([shard.url for shard in listed], f"data.{name}")
-        self._indexes = _load_all(listed, local_rank, local_world)
+        self._indexes = _load_all(listed, local)
         lengths = [len(index) for index in self._indexes]
         self._key_spans = np.concatenate([index.key_spans() for index in self._indexes])
         self._shard = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
@@ -234,8 +233,7 @@ def open_source(
     section: SourceSection,
     members: Mapping[str, str],
     *,
-    local_rank: int = 0,
-    local_world: int = 1,
+    local: ProcessShare = ALONE,
 ) -> Source:
     """Find, fetch and index the shards of one source.
 
@@ -243,7 +241,7 @@ def open_source(
         name: in the recipe.
         section: of the recipe.
         members: task -> member, for every task that the source has labels for.
-        local_rank, local_world: this process among those of this machine.
+        local: this process among those of this machine.
 
     Raises:
         ShardError: as `find_shards` and `Source`.
@@ -256,15 +254,13 @@ def open_source(
     shards: dict[Split, list[Shard]] = {}
     for split, (pattern, key) in patterns.items():
         place = f"data.{name}.{key}"
-        shards[split] = (
-            find_shards(pattern, place, local_rank=local_rank, local_world=local_world) if pattern else []
-        )
-    return Source(name, section, members, shards, local_rank=local_rank, local_world=local_world)
+        shards[split] = find_shards(pattern, place, local=local) if pattern else []
+    return Source(name, section, members, shards, local=local)
 
 
-def _load_all(shards: Sequence[Shard], local_rank: int, local_world: int) -> list[ShardIndex]:
+def _load_all(shards: Sequence[Shard], local: ProcessShare) -> list[ShardIndex]:
     """The index of every shard. Each process begins at another one, and finds what the others have made."""
-    start = local_rank * len(shards) // local_world
+    start = local.rank * len(shards) // local.world
     turned = list(range(start, len(shards))) + list(range(start))
     indexes = {number: load_index(shards[number].path) for number in turned}
     return [indexes[number] for number in range(len(shards))]

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from distill_mtl.data.batch import Batch, BatchRows
+from distill_mtl.data.batch import ALONE, Batch, BatchRows, ProcessShare
 from distill_mtl.data.batch_plan import Plan
 from distill_mtl.data.reader import Reader
 from distill_mtl.errors import UserError
@@ -27,8 +27,7 @@ def stream(
     steps: range,
     *,
     micro_batches: int = 1,
-    rank: int = 0,
-    world: int = 1,
+    share: ProcessShare = ALONE,
     workers: int = 0,
 ) -> Iterator[Batch]:
     """The batches of one process, `micro_batches` for each step.
@@ -38,13 +37,13 @@ def stream(
         reader: how they are read.
         steps: the steps to go through.
         micro_batches: parts of a process's rows of a step.
-        rank, world: this process among all.
+        share: this process among all.
         workers: reader processes; 0 reads in this one.
 
     Raises:
         UserError: what a row's reading raises, as soon as its batch is due.
     """
-    return read_ahead(reader.training, _Slices(plan, steps, micro_batches, rank, world), workers)
+    return read_ahead(reader.training, _Slices(plan, steps, micro_batches, share), workers)
 
 
 def read_ahead(work: Callable[[Item], Made], items: Iterable[Item], workers: int) -> Iterator[Made]:
@@ -84,10 +83,10 @@ class _Slices(Sampler[BatchRows]):
     A step's rows stand source after source, so taking every n-th row gives each slice the mix of the whole.
     """
 
-    def __init__(self, plan: Plan, steps: range, micro_batches: int, rank: int, world: int) -> None:
+    def __init__(self, plan: Plan, steps: range, micro_batches: int, share: ProcessShare) -> None:
         self._plan, self._steps = plan, steps
-        self._mine = range(rank * micro_batches, (rank + 1) * micro_batches)
-        self._stride = world * micro_batches
+        self._mine = range(share.rank * micro_batches, (share.rank + 1) * micro_batches)
+        self._stride = share.world * micro_batches
 
     def __iter__(self) -> Iterator[BatchRows]:
         for step in self._steps:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from accelerate.utils import gather_object
 
-from distill_mtl.data.batch import Batch
+from distill_mtl.data.batch import Batch, ProcessShare
 from distill_mtl.splits import Split
 
 
@@ -20,8 +20,7 @@ class LabelledRows(Protocol):
         split: Split | None,
         batch_size: int,
         *,
-        rank: int,
-        world: int,
+        share: ProcessShare,
         limit: int | None,
         only: Collection[str] | None = None,
     ) -> Iterable[Batch]:
@@ -34,7 +33,7 @@ class LabelledRows(Protocol):
         """The sources that have no labels of the task."""
 
     def pictures(
-        self, source: str, split: Split | None, batch_size: int, *, rank: int, world: int, limit: int | None
+        self, source: str, split: Split | None, batch_size: int, *, share: ProcessShare, limit: int | None
     ) -> Iterable[Batch]:
         """This process's share of a source's rows, without labels and augmentation."""
 
@@ -43,17 +42,13 @@ class LabelledRows(Protocol):
 
 
 @dataclass(frozen=True)
-class Processes:
+class Processes(ProcessShare):
     """The process that asks, among all that evaluate together.
 
     Attributes:
-        rank: of this process.
-        world: number of processes.
         gather: joins a list of every process, on every process.
     """
 
-    rank: int = 0
-    world: int = 1
     gather: Callable[[list[Any]], list[Any]] = gather_object
 
     def join(self, items: list[Any]) -> list[Any]:
@@ -90,13 +85,11 @@ class EvaluationSet:
 
     def batches(self, task: str) -> Iterator[Batch]:
         """This process's share on the device."""
-        share = self.processes
         for batch in self.sources.labelled(
             task,
             self.split,
             self.batch_size,
-            rank=share.rank,
-            world=share.world,
+            share=self.processes,
             limit=self.limit,
             only=self.only,
         ):
@@ -104,8 +97,7 @@ class EvaluationSet:
 
     def pictures(self, source: str, most: int) -> Iterator[Batch]:
         """This process's share of at most so many rows of a source, spread evenly, without labels, on the device."""
-        share = self.processes
         for batch in self.sources.pictures(
-            source, self.split, self.batch_size, rank=share.rank, world=share.world, limit=most
+            source, self.split, self.batch_size, share=self.processes, limit=most
         ):
             yield batch.to(self.device)

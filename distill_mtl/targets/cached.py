@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distill_mtl.data.augmentation import ChooseView, TrainingViews
-from distill_mtl.data.batch import Batch, Integers
+from distill_mtl.data.batch import ALONE, Batch, Integers, ProcessShare
 from distill_mtl.data.shard_files import find_shards
 from distill_mtl.data.source import Source
 from distill_mtl.errors import CacheError, UserError
@@ -188,7 +188,7 @@ def check_sidecar(wanted: Wanted, places: Places) -> Sidecar:
 
 
 def cached_facts(
-    recipe: Recipe, tasks: Iterable[str], *, local_rank: int = 0, local_world: int = 1
+    recipe: Recipe, tasks: Iterable[str], *, local: ProcessShare = ALONE
 ) -> Mapping[str, TeacherFacts] | None:
     """task -> facts of its teacher; None where a sidecar of some teacher as it is now is not found.
 
@@ -197,7 +197,7 @@ def cached_facts(
     Args:
         recipe: as loaded.
         tasks: those with a teacher.
-        local_rank, local_world: this process among those of this machine, which share the fetching of shards.
+        local: this process among those of this machine, which share the fetching of shards.
     """
     if recipe.targets.from_ == "live" or recipe.training.teachers_on == "none":
         return None
@@ -207,9 +207,7 @@ def cached_facts(
             shard.path
             for name, source in recipe.data.items()
             if source.shards is not None
-            for shard in find_shards(
-                source.shards, f"data.{name}.shards", local_rank=local_rank, local_world=local_world
-            )
+            for shard in find_shards(source.shards, f"data.{name}.shards", local=local)
         ]
         for task in tasks:
             facts = _facts(recipe.tasks[task], task, shards)

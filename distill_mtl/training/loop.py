@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from distill_mtl.data.batch import Batch
+from distill_mtl.data.batch import Batch, ProcessShare
 from distill_mtl.display import Display, losses_note
 from distill_mtl.errors import Stopped, StoppedElsewhere, UserError
 from distill_mtl.training.checkpoint import Session
@@ -145,8 +145,7 @@ class TrainingLoop:
         return iter(
             self.parts.sources.stream(
                 micro_batches=self.training.accumulate,
-                rank=self.accelerator.process_index,
-                world=self.accelerator.num_processes,
+                share=ProcessShare(self.accelerator.process_index, self.accelerator.num_processes),
                 start_step=self.session.step,
                 steps=self.parts.steps,
                 workers=reader_workers(self.training.workers, self.accelerator.device),

@@ -3,13 +3,11 @@
 `check`, training and `evaluate` all build through here, so what is checked is what is trained.
 """
 
-import os
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
-from accelerate import PartialState
 from accelerate.tracking import get_available_trackers
 
 from distill_mtl.balance import Rule
@@ -35,6 +33,7 @@ from distill_mtl.teachers.teacher import Teacher
 from distill_mtl.training.choose_rule import choose_rule
 from distill_mtl.training.initialisation import initial_heads, initialisation_in_words
 from distill_mtl.training.loss_terms import admit_terms, loss_configs_of, terms_of
+from distill_mtl.training.processes import share_of_machine
 from distill_mtl.training.schedule import build_schedule
 from distill_mtl.training.target_providers import (
     SelfTeacherSchedule,
@@ -189,8 +188,7 @@ def build_teachers(recipe: Recipe, old: InitialStudent | None = None) -> tuple[T
     _admit_own_kinds(recipe)
     sections = {task: section for task, section in recipe.tasks.items() if section.network is not None}
     loaders = {task: partial(_load, task, section) for task, section in sections.items()}
-    rank, world = _here()
-    facts = cached_facts(recipe, sections, local_rank=rank, local_world=world) if sections else None
+    facts = cached_facts(recipe, sections, local=share_of_machine()) if sections else None
     teachers = Teachers(loaders, facts)
     kinds = {
         task: _kind(
@@ -235,13 +233,11 @@ def _load(task: str, section: TaskSection) -> Teacher:
 def build_sources(recipe: Recipe, kinds: Mapping[str, TaskKind], inputs: Iterable[InputContract]) -> Sources:
     """The data sets in the canonical size: the largest height and width that a network wants."""
     heights, widths = zip(*(contract.size for contract in inputs), strict=True)
-    rank, world = _here()
     sources = open_sources(
         DataSettings.of(recipe),
         kinds,
         (max(heights), max(widths)),
-        local_rank=rank,
-        local_world=world,
+        local=share_of_machine(),
     )
     unmeasured = [task for task in kinds if not sources.count(task, "test")]
     if unmeasured:
@@ -251,12 +247,6 @@ def build_sources(recipe: Recipe, kinds: Mapping[str, TaskKind], inputs: Iterabl
             "`data`: rows that are only tested on are `data: {split: {test: ...}}`."
         )
     return sources
-
-
-def _here() -> tuple[int, int]:
-    """This process among those of this machine, and how many they are."""
-    state = PartialState()
-    return state.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
 
 
 def _steps(recipe: Recipe, sources: Sources) -> int:

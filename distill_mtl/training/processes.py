@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitProcessGroupKwargs
 from torch import distributed
 
+from distill_mtl.data.batch import ProcessShare
 from distill_mtl.errors import UserError
 from distill_mtl.recipe.schema import TrainingSection
 
@@ -133,6 +134,13 @@ def reader_workers(wanted: int | None, device: torch.device) -> int:
         return 0
     cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return min(8, max(1, cores - 1))
+
+
+def share_of_machine() -> ProcessShare:
+    """This process among those of this machine, which share the fetching and indexing of shards."""
+    state = PartialState()
+    world = int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
+    return ProcessShare(state.local_process_index, world)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

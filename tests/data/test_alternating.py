@@ -12,6 +12,7 @@ from torch import nn
 
 from distill_mtl.checks.before_training import batchnorm_warnings
 from distill_mtl.data import Batch
+from distill_mtl.data.batch import ProcessShare
 from distill_mtl.data.quota import Alternating
 
 TURNING = {"mode": "alternate", "phase": 2}
@@ -77,7 +78,7 @@ def test_a_resumed_stream_is_the_tail_of_the_whole_one(tmp_path: Path) -> None:
 def test_two_processes_with_micro_batches_are_one_process(tmp_path: Path) -> None:
     sources = open_two(tmp_path, stream=TURNING)
     whole = list(sources.stream(steps=5))
-    parts = [list(sources.stream(steps=5, rank=rank, world=2, micro_batches=2)) for rank in range(2)]
+    parts = [list(sources.stream(steps=5, share=ProcessShare(rank, 2), micro_batches=2)) for rank in range(2)]
     for step, batch in enumerate(whole):
         shares = [share for part in parts for share in part[2 * step : 2 * step + 2]]
         assert sorted(key for share in shares for key in share.keys) == sorted(batch.keys)

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from distill_mtl.checks.before_training import show_sources
 from distill_mtl.data import DataSettings, Sources, open_sources
+from distill_mtl.data.batch import ProcessShare
 from distill_mtl.errors import RecipeError
 
 
@@ -149,7 +150,7 @@ def test_every_row_of_a_part_comes_once_before_any_comes_again(tmp_path: Path) -
 def test_slices_and_resuming_give_the_same_rows(tmp_path: Path, stream: dict | None) -> None:
     sources = open_two(tmp_path, batch_size=12, limit={"rows": 4}, stream=stream)
     whole = list(sources.stream(steps=7))
-    ranks = [list(sources.stream(steps=7, rank=rank, world=3)) for rank in range(3)]
+    ranks = [list(sources.stream(steps=7, share=ProcessShare(rank, 3))) for rank in range(3)]
     for step, batch in enumerate(whole):
         flat = [row for rank in ranks for row in _rows(rank[step])]
         assert sorted(flat) == sorted(_rows(batch))

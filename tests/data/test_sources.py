@@ -8,6 +8,7 @@ import torch
 from data_shards import KINDS, mask, open_two, parts, pets, picture, recipe, source, three_sets, write
 
 from distill_mtl.data import DataSettings, Sources, open_sources
+from distill_mtl.data.batch import ProcessShare
 from distill_mtl.errors import RecipeError, ShardError
 
 
@@ -166,9 +167,11 @@ def test_processes_share_the_labelled_rows_and_a_limit_spreads_over_the_set(tmp_
     def keys(**options: int) -> list[str]:
         return [key[-4:] for batch in sources.labelled("pet", "train", 4, **options) for key in batch.keys]
 
-    assert sorted(keys(rank=0, world=3) + keys(rank=1, world=3) + keys(rank=2, world=3)) == sorted(keys())
+    assert sorted(
+        keys(share=ProcessShare(0, 3)) + keys(share=ProcessShare(1, 3)) + keys(share=ProcessShare(2, 3))
+    ) == sorted(keys())
     assert [key[:3] for key in keys(limit=4)] == ["000", "001", "002", "003"]
-    assert keys(limit=4, rank=1, world=2) == keys(limit=4)[1::2]
+    assert keys(limit=4, share=ProcessShare(1, 2)) == keys(limit=4)[1::2]
     assert keys(limit=400) == keys()
 
 
@@ -256,8 +259,8 @@ def test_nothing_but_damaged_pictures_ends_with_an_error(tmp_path: Path) -> None
 def test_processes_that_index_together_see_the_same_rows(tmp_path: Path) -> None:
     three_sets(tmp_path, "pets", pets, 12)
     data = {"pets": source(tmp_path, "pets", "pet")}
-    first = open_sources(DataSettings.of(recipe(data)), KINDS, (8, 8), local_rank=0, local_world=2)
-    second = open_sources(DataSettings.of(recipe(data)), KINDS, (8, 8), local_rank=1, local_world=2)
+    first = open_sources(DataSettings.of(recipe(data)), KINDS, (8, 8), local=ProcessShare(0, 2))
+    second = open_sources(DataSettings.of(recipe(data)), KINDS, (8, 8), local=ProcessShare(1, 2))
     assert [batch.keys for batch in first.stream(steps=3)] == [batch.keys for batch in second.stream(steps=3)]
 
 

@@ -9,6 +9,7 @@ import torch
 from data_shards import KINDS, open_two, recipe, source
 
 from distill_mtl.data import Batch, DataSettings, Sources, open_sources
+from distill_mtl.data.batch import ProcessShare
 from distill_mtl.errors import RecipeError, ShardError
 
 Content = dict[tuple[str, int], tuple]
@@ -38,7 +39,7 @@ def test_two_processes_with_micro_batches_are_one_process(sources: Sources) -> N
     whole = list(sources.stream(steps=5))
     for world, micro in ((2, 1), (1, 3), (2, 2), (3, 3)):
         parts = [
-            list(sources.stream(steps=5, rank=rank, world=world, micro_batches=micro))
+            list(sources.stream(steps=5, share=ProcessShare(rank, world), micro_batches=micro))
             for rank in range(world)
         ]
         assert all(len(part) == 5 * micro for part in parts)
@@ -50,7 +51,7 @@ def test_two_processes_with_micro_batches_are_one_process(sources: Sources) -> N
 
 def test_every_part_of_a_step_mixes_the_sources(tmp_path: Path) -> None:
     sources = open_two(tmp_path, batch_size=32)
-    for batch in sources.stream(steps=6, rank=1, world=2, micro_batches=2):
+    for batch in sources.stream(steps=6, share=ProcessShare(1, 2), micro_batches=2):
         assert set(batch.source.tolist()) == {0, 1}
 
 
@@ -157,6 +158,6 @@ def test_colours_follow_the_strength_of_each_source(tmp_path: Path) -> None:
 
 def test_more_parts_than_rows_are_refused(sources: Sources) -> None:
     with pytest.raises(RecipeError, match=r"training\.batch_size: 9 rows cannot be shared by 5 processes"):
-        sources.stream(steps=1, world=5, micro_batches=2)
+        sources.stream(steps=1, share=ProcessShare(0, 5), micro_batches=2)
     with pytest.raises(RecipeError, match=r"1 processes with 10 micro-batches"):
         sources.preview(steps=1, micro_batches=10)

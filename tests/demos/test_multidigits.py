@@ -10,6 +10,7 @@ import webdataset
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from distill_mtl.data.batch import ProcessShare
 from distill_mtl.data.shard_files import find_shards
 from distill_mtl.demos.multidigits import DIGITS, ROWS, SETS, compose, source_digits
 from distill_mtl.errors import ShardError
@@ -111,7 +112,7 @@ def test_training_rows_have_no_group() -> None:
 def test_a_shard_is_made_once(tmp_path: Path) -> None:
     (first,) = find_shards("multidigits:right-validation", "data.x.shards")
     made = first.path.stat().st_mtime_ns
-    (again,) = find_shards("multidigits:right-validation", "data.x.shards", local_rank=1, local_world=2)
+    (again,) = find_shards("multidigits:right-validation", "data.x.shards", local=ProcessShare(1, 2))
     assert again == first
     assert again.path.stat().st_mtime_ns == made
     assert [shard.name for shard in find_shards("multidigits:{left,right}-validation", "x")] == [

@@ -10,6 +10,7 @@ import pytest
 import webdataset
 from PIL import Image
 
+from distill_mtl.data.batch import ProcessShare
 from distill_mtl.data.shard_files import find_shards
 from distill_mtl.demos import built_in
 from distill_mtl.demos.scenes import scene_rows as shards
@@ -277,7 +278,7 @@ def test_each_set_has_one_kind_of_label_that_reads_back(name: str) -> None:
 def test_a_shard_is_made_once_and_then_found_by_the_other_processes() -> None:
     (first,) = find_shards("scenes:objects-test", "data.x.shards")
     made = first.path.stat().st_mtime_ns
-    (again,) = find_shards("scenes:objects-test", "data.x.shards", local_rank=1, local_world=2)
+    (again,) = find_shards("scenes:objects-test", "data.x.shards", local=ProcessShare(1, 2))
     assert again == first
     assert again.path.stat().st_mtime_ns == made
     assert first.path.parent.name == f"scenes-{shards.VERSION}"

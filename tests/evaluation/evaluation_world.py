@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill_mtl.data.batch import Batch
+from distill_mtl.data.batch import ALONE, Batch, ProcessShare
 from distill_mtl.evaluation import Evaluation, Processes
 from distill_mtl.teachers.teacher import TeacherOutput
 
@@ -40,11 +40,10 @@ class ListedRows:
         split: str,
         batch_size: int,
         *,
-        rank: int = 0,
-        world: int = 1,
+        share: ProcessShare = ALONE,
         limit: int | None = None,
     ) -> Iterator[Batch]:
-        return self.labelled(source, split, batch_size, rank=rank, world=world, limit=limit)
+        return self.labelled(source, split, batch_size, share=share, limit=limit)
 
     def labelled(
         self,
@@ -52,14 +51,13 @@ class ListedRows:
         split: str,
         batch_size: int,
         *,
-        rank: int = 0,
-        world: int = 1,
+        share: ProcessShare = ALONE,
         limit: int | None = None,
         only: Collection[str] | None = None,
     ) -> Iterator[Batch]:
         whole = self.rows[task, split]
         named = [row for row, key in enumerate(whole.keys) if only is None or key in only]
-        mine = named[:limit][rank::world]
+        mine = named[:limit][share.rank :: share.world]
         for first in range(0, len(mine), batch_size):
             yield pick(whole, mine[first : first + batch_size])
 
