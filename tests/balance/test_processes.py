@@ -1,7 +1,5 @@
 """Two real processes under DistributedDataParallel end where one process with the same global batch does."""
 
-import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -97,10 +95,9 @@ def disagree() -> str:
     return "nothing"
 
 
-def work(rank: int, port: int, folder: str) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     found = {case: train(case, rank, 2) for case in CASES}
     found["disagreement"] = disagree()
     torch.save(found, Path(folder) / f"{rank}.pt")
@@ -110,10 +107,7 @@ def work(rank: int, port: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(work, (port, str(folder)), nprocs=2)
+    mp.spawn(work, (str(folder),), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 
