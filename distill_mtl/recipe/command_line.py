@@ -1,10 +1,8 @@
-"""`--set tasks.breed.temperature=2`: a value from the command line takes the place of the file's.
+"""What the command line says of a recipe: `--set tasks.breed.temperature=2`, and a teacher with options of its own.
 
 `load_recipe` applies overrides to what the file says, before short forms are expanded, so that one may
 reach into a short form too (`student.args.norm_layer=...` where the file says `student: resnet18`). A key
 that does not exist is reported by validation, as in the file.
-
-A teacher named on the command line, as the section of a recipe that says the same.
 """
 
 import re

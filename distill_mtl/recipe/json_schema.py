@@ -1,11 +1,7 @@
 """The recipe as a JSON Schema that admits short forms too: `distill-mtl schema > docs/recipe.schema.json`.
 
-Editors check and complete recipes with it (`# yaml-language-server: $schema=...`), and the error messages of
-validation take their "expected ..." and their known keys from it. Draft 7, which every editor knows.
-
-What the recipe's schema expects at a path, in the words of an error message.
-
-Called by validation, so that every message says what is allowed without a second list of rules.
+Editors check and complete recipes with it (`# yaml-language-server: $schema=...`). Validation takes from it what its
+messages say is expected at a path, so there is no second list of rules. Draft 7, which every editor knows.
 """
 
 import copy

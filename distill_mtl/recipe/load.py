@@ -1,8 +1,7 @@
 """A recipe's file to a `Recipe`: the one way in, for the command line and for library users.
 
-Paths of a recipe, made absolute from the working directory, so that a resolved recipe runs from anywhere.
-
-Only text is changed: nothing here looks at the disk.
+Paths become absolute, from the working directory, so that a resolved recipe runs from anywhere. Nothing but the
+file is looked at: teachers and shards need not exist.
 """
 
 import os

@@ -1,22 +1,9 @@
 """The short forms of a recipe, and how each becomes the long form that the schema knows.
 
-`load_recipe` expands the file with `expand`, `--set` walks through short forms with `long_form`, and the
-editors' JSON Schema admits exactly what `SHORT_FORMS` lists. Nothing here judges values: what makes no
-sense passes through, and validation reports it under the path that the user wrote.
-
-The forms of `acceptance`, brought to the one that the schema knows: a margin for every task, and the rule.
-
-    acceptance: 2                                       # one margin for all tasks
-    acceptance: {breed: 2}                              # by task
-    acceptance: point                                   # the rule
-    acceptance: {margin: {breed: 2}, rule: point}       # both
-
-A mapping with `margin` or `rule` is the last form, so a task of such a name has its margin under `margin`. Called by
-`fill_defaults`, after `shorthand` has made a mapping of the number and of the word.
-
-Defaults that depend on the rest of the recipe: written out by `load_recipe` before validation.
-
-Every other default stands in the schema. Sections that are not mappings are left for validation to report.
+`load_recipe` expands the file with `expand` and writes out with `fill_defaults` what depends on the rest of the recipe;
+`--set` walks through short forms with `long_form`, and the editors' JSON Schema admits exactly what `SHORT_FORMS` lists.
+Nothing here judges values: what makes no sense passes through, and validation reports it under the path that the user
+wrote.
 """
 
 import copy
@@ -54,6 +41,10 @@ SCHEDULES: dict[str, list[dict[str, Any]]] = {
 }
 """Schedules by name. `fitnets`: Romero et al. 2015, section 2.2."""
 
+MARGIN = 1.0
+"""Points that a task may lose where nothing is said."""
+_ACCEPTANCE = "acceptance"
+_KEYS = ("margin", "rule")
 AUGMENT: tuple[KeyPath, ...] = (("data", "*", "augment"), ("tasks", "*", "data", "augment"))
 
 
@@ -100,6 +91,44 @@ def long_form(path: KeyPath, value: Any) -> Any:
     if value is None and any(matches(path, pattern) for pattern in AUGMENT):
         return {"crop": None, "flip": False, "color": 0.0}
     return value
+
+
+def fill_defaults(form: LongForm, stem: str, known: KnownNames) -> None:
+    """Fill the run's name from the file's, each task's margin and weights, and no hints from a self-teacher."""
+    recipe = form.value
+    if not isinstance(recipe, dict):
+        return
+    if recipe.get("name") is None:
+        recipe["name"] = run_name(stem)
+    _fill_acceptance(form, known)
+    tasks = recipe.get("tasks")
+    for task in tasks.values() if isinstance(tasks, dict) else ():
+        if not isinstance(task, dict):
+            continue
+        if is_self_teacher(task.get("teacher")):
+            task.setdefault("hints", [])
+        weights = task.get("weights", {})
+        if isinstance(weights, dict):
+            task["weights"] = {term: weight for term, weight in known.terms.items() if weight > 0} | weights
+
+
+def run_name(stem: str) -> str:
+    """A name that a run folder may have, from the name of a recipe's file without its ending."""
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", stem)
+    return name if re.match("[A-Za-z]", name) else f"run-{name}"
+
+
+def in_units(kind: str, metric: str | None, known: KnownNames) -> bool:
+    """Whether the score of a kind of task is measured in the unit of its labels; None: its default score."""
+    return metric in known.unit_metrics.get(kind, ())
+
+
+def no_margin(task: str, metric: str) -> str:
+    """What to tell who has a task judged whose score is in the unit of its labels, and did not say a margin."""
+    return (
+        f"{metric} is measured in the unit of its labels. Say how much of it may be lost: "
+        f"`acceptance: {{{task}: ...}}`."
+    )
 
 
 def matches(path: KeyPath, pattern: KeyPath) -> bool:
@@ -171,43 +200,30 @@ def _label(source: dict[str, Any], task: str, key: str, form: LongForm) -> dict[
     return {name: value for name, value in source.items() if name != "member"} | {"labels": {task: label}}
 
 
-MARGIN = 1.0
-"""Points that a task may lose where nothing is said."""
-_HERE = "acceptance"
-_KEYS = ("margin", "rule")
+def _fill_acceptance(form: LongForm, known: KnownNames) -> None:
+    """Bring the forms of `acceptance` to one: a margin for every task that is scored in points, and the rule.
 
+        acceptance: 2                                       # one margin for all tasks
+        acceptance: {breed: 2}                              # by task
+        acceptance: point                                   # the rule
+        acceptance: {margin: {breed: 2}, rule: point}       # both
 
-def fill_acceptance(form: LongForm, known: KnownNames) -> None:
-    """Write out a margin for every task whose score has a unit that 1 point is known to mean something in.
-
-    Sections that are not mappings are left for validation to report.
+    A mapping with `margin` or `rule` is the last form, so a task of such a name has its margin under `margin`. `expand`
+    has made a mapping of the number and of the word; what is not a mapping is left for validation to report.
     """
     recipe = form.value
     tasks = recipe.get("tasks") if isinstance(recipe.get("tasks"), dict) else {}
-    said = {} if recipe.get(_HERE) is None else recipe[_HERE]
+    said = {} if recipe.get(_ACCEPTANCE) is None else recipe[_ACCEPTANCE]
     if not isinstance(said, dict):
         return
     if any(key in said for key in _KEYS):
         _refuse_mixture(said, tasks, form)
         section = {key: said[key] for key in said if key in _KEYS}
     else:
-        form.origins.update({(_HERE, "margin", name): (_HERE, name) for name in said})
+        form.origins.update({(_ACCEPTANCE, "margin", name): (_ACCEPTANCE, name) for name in said})
         section = {"margin": said}
     section["margin"] = _by_task(section.get("margin"), tasks, form, known)
-    recipe[_HERE] = section
-
-
-def in_units(kind: str, metric: str | None, known: KnownNames) -> bool:
-    """Whether the score of a kind of task is measured in the unit of its labels; None: its default score."""
-    return metric in known.unit_metrics.get(kind, ())
-
-
-def no_margin(task: str, metric: str) -> str:
-    """What to tell who has a task judged whose score is in the unit of its labels, and did not say a margin."""
-    return (
-        f"{metric} is measured in the unit of its labels. Say how much of it may be lost: "
-        f"`acceptance: {{{task}: ...}}`."
-    )
+    recipe[_ACCEPTANCE] = section
 
 
 def _refuse_mixture(said: dict[str, Any], tasks: dict[str, Any], form: LongForm) -> None:
@@ -218,13 +234,13 @@ def _refuse_mixture(said: dict[str, Any], tasks: dict[str, Any], form: LongForm)
                 "beside `margin` or `rule`, margins by task stand under `margin`: "
                 f"`acceptance: {{margin: {{{key}: ...}}}}`."
             )
-            form.mistakes.append(Mistake((_HERE, key), text))
-        elif key in tasks and type(value) in (int, float) and (_HERE, key) not in form.origins:
+            form.mistakes.append(Mistake((_ACCEPTANCE, key), text))
+        elif key in tasks and type(value) in (int, float) and (_ACCEPTANCE, key) not in form.origins:
             text = (
                 f"`{key}` is a key of `acceptance` and a task too, so {value} could belong to either. For the task: "
                 f"`acceptance: {{margin: {{{key}: {value}}}}}`; for all tasks: `acceptance: {value}`."
             )
-            form.mistakes.append(Mistake((_HERE, key), text))
+            form.mistakes.append(Mistake((_ACCEPTANCE, key), text))
 
 
 def _by_task(margin: Any, tasks: dict[str, Any], form: LongForm, known: KnownNames) -> Any:
@@ -234,7 +250,7 @@ def _by_task(margin: Any, tasks: dict[str, Any], form: LongForm, known: KnownNam
         return default | (margin or {})
     if isinstance(margin, bool) or not isinstance(margin, int | float):
         return margin
-    here: KeyPath = (_HERE, "margin")
+    here: KeyPath = (_ACCEPTANCE, "margin")
     form.origins.update({(*here, name): here for name in tasks})
     return dict.fromkeys(tasks, margin)
 
@@ -246,28 +262,3 @@ def _in_its_own_units(task: Any, known: KnownNames) -> bool:
         return False
     kind = str(task.get("kind"))
     return ":" in kind or in_units(kind, task.get("metric"), known)
-
-
-def fill_defaults(form: LongForm, stem: str, known: KnownNames) -> None:
-    """Fill the run's name from the file's, each task's margin and weights, and no hints from a self-teacher."""
-    recipe = form.value
-    if not isinstance(recipe, dict):
-        return
-    if recipe.get("name") is None:
-        recipe["name"] = run_name(stem)
-    fill_acceptance(form, known)
-    tasks = recipe.get("tasks")
-    for task in tasks.values() if isinstance(tasks, dict) else ():
-        if not isinstance(task, dict):
-            continue
-        if is_self_teacher(task.get("teacher")):
-            task.setdefault("hints", [])
-        weights = task.get("weights", {})
-        if isinstance(weights, dict):
-            task["weights"] = {term: weight for term, weight in known.terms.items() if weight > 0} | weights
-
-
-def run_name(stem: str) -> str:
-    """A name that a run folder may have, from the name of a recipe's file without its ending."""
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", stem)
-    return name if re.match("[A-Za-z]", name) else f"run-{name}"

@@ -1,7 +1,4 @@
-"""A `Recipe` to the YAML text that is saved beside a run and repeats it.
-
-YAML with a word beside every value: where it came from. For recipes that a command writes for people.
-"""
+"""Recipes as YAML text: the resolved one that is saved beside a run and repeats it, and drafts with comments for people."""
 
 import re
 from collections.abc import Iterator, Mapping
