@@ -38,7 +38,7 @@ ALONE = ProcessShare()
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows in one canonical image size, normalised for nobody yet.
+    """B rows in one canonical image size, not normalised for any network yet.
 
     Attributes:
         images: uint8 [B, 3, H, W] as read; float [B, 3, H, W] in [0, 1] after `to`.

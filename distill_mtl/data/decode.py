@@ -23,7 +23,7 @@ def read_image(payload: bytes) -> Tensor:
     """uint8 [3, H, W] from an encoded picture.
 
     Raises:
-        ValueError: the bytes are no picture, or a cut or damaged one.
+        ValueError: the bytes are not a picture, or it is truncated or damaged.
     """
     if not payload.startswith(_FAST):
         return _read_with_pil(payload)

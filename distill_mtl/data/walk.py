@@ -31,7 +31,7 @@ class Row:
 
 
 def walk_shard(path: Path) -> list[Row]:
-    """Every row of a tar archive, in order. Members without an ending are no part of a row.
+    """Every row of a tar archive, in order. Members without an ending belong to no row.
 
     Raises:
         ShardError: the shard cannot be opened, is cut or damaged, holds a key or a member twice, or no row.

@@ -47,7 +47,7 @@ def recipe_json_schema() -> Schema:
     by_task = {"type": "object", "additionalProperties": margin}
     _admit(margins, "margin", margin)
     margins["margin"]["default"] = MARGIN
-    # The section's own keys are no tasks.
+    # The section's own keys are not tasks.
     _admit(top, "acceptance", by_task | {"properties": dict.fromkeys(margins, False)})
     _admit(top, "acceptance", {"type": "string", "enum": margins["rule"]["enum"]})
     _admit(top, "acceptance", margin)
@@ -120,7 +120,7 @@ BOUNDS = {
 }
 NAME = "a name of letters, digits, - and _ that begins with a letter"
 PATTERNS = {"^[0-9a-f]{64}$": "64 hexadecimal digits"}
-"""What a pattern asks for in words, where that is no name."""
+"""What a pattern asks for in words, where that is not a name."""
 
 
 def expected(path: KeyPath) -> str:

@@ -15,7 +15,7 @@ class KnownNames:
     Attributes:
         choices: names by dotted path with `*` for any name: {"tasks.*.kind": ["classification", ...]}. A name
             that ends in a colon stands for all that begin so, a colon alone for all that hold one.
-        fixed_classes: kinds of task whose classes are always the same, so that nobody has to say them; None: which
+        fixed_classes: kinds of task whose classes are always the same, so that a recipe need not list them; None: which
             these are is not known.
         unit_metrics: kind of task -> its scores in the labels' own unit, of which 1 may be everything or nothing;
             None among them stands for the kind's default score.

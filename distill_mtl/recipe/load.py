@@ -92,7 +92,7 @@ def absolute_paths(recipe: Recipe) -> Recipe:
 
 
 def absolute(place: str) -> str:
-    """A path or shard pattern as an absolute one, `~` expanded; what is no local path stays as it is."""
+    """A path or shard pattern as an absolute one, `~` expanded; what is not a local path stays as it is."""
     if "://" in place or _PREFIX.match(place):
         return place
     return os.path.abspath(os.path.expanduser(place))

@@ -1,9 +1,9 @@
 """The short forms of a recipe, and how each becomes the long form that the schema knows.
 
 `load_recipe` expands the file with `expand` and writes out with `fill_defaults` what depends on the rest of the recipe;
-`--set` walks through short forms with `long_form`, and the editors' JSON Schema admits exactly what `SHORT_FORMS` lists.
-Nothing here judges values: what makes no sense passes through, and validation reports it under the path that the user
-wrote.
+`--set` walks through short forms with `long_form`, and the editors' JSON Schema admits exactly what `SHORT_FORMS`
+lists. Nothing here judges values: what makes no sense passes through, and validation reports it under the path that
+the user wrote.
 """
 
 import copy
@@ -124,7 +124,7 @@ def in_units(kind: str, metric: str | None, known: KnownNames) -> bool:
 
 
 def no_margin(task: str, metric: str) -> str:
-    """What to tell who has a task judged whose score is in the unit of its labels, and did not say a margin."""
+    """The message for a task whose score is in the unit of its labels and has no margin."""
     return (
         f"{metric} is measured in the unit of its labels. Say how much of it may be lost: "
         f"`acceptance: {{{task}: ...}}`."

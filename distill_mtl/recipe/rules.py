@@ -139,13 +139,13 @@ def _tasks(judged: Judged) -> Iterator[Mistake]:
                 )
                 yield Mistake(path, f"{text} Add `data` to the task, or let teachers see the rows.")
         if task.network is None and judged.reads(*path, "kind") and _lacks_classes(task, judged.known):
-            nobody = "no teacher" if task.teacher is None else "a self-teacher has none"
-            text = f"found no `classes`, and {nobody} to take them from. Add their number or their names."
+            source = "no teacher" if task.teacher is None else "a self-teacher has none"
+            text = f"found no `classes`, and {source} to take them from. Add their number or their names."
             yield Mistake((*path, "classes"), text)
 
 
 def _lacks_classes(task: TaskSection, known: KnownNames) -> bool:
-    """Whether nobody but a teacher can say the task's classes; what a user's own kind says is not known yet."""
+    """Whether only a teacher can say the task's classes; what a user's own kind says is not known yet."""
     if task.classes is not None or known.fixed_classes is None:
         return False
     return task.kind not in known.fixed_classes and ":" not in task.kind

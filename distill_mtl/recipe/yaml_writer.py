@@ -1,4 +1,4 @@
-"""Recipes as YAML text: the resolved one that is saved beside a run and repeats it, and drafts with comments for people."""
+"""Recipes as YAML text: the resolved one that is saved beside a run and repeats it, and drafts with comments."""
 
 import re
 from collections.abc import Iterator, Mapping

@@ -264,7 +264,7 @@ def _named(classes: int | list[str] | None) -> tuple[str, ...]:
 
 
 def _refuse_missing_trackers(recipe: Recipe) -> None:
-    """Refuse a tracker whose package is not installed; Accelerate would leave it out without a word."""
+    """Refuse a tracker whose package is not installed; Accelerate would leave it out silently."""
     there = {str(name) for name in get_available_trackers()}
     if missing := [name for name in recipe.training.trackers if name not in there]:
         raise RecipeError(
