@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -84,24 +84,60 @@ def as_slice(value: slice | str | None) -> slice:
     return slice(int(first) if first else None, int(last) if last else None)
 
 
-def read_acceptance(value: Acceptance) -> tuple[float | dict[str, float] | None, AcceptanceRule | None]:
-    """`2`, `breed=2 part=1`, `point`, or `point 2`: margins and rule, None for what was not said.
+@dataclass(frozen=True)
+class GivenAcceptance:
+    """What an argument says of acceptance, in place of the recipe's.
 
-    Raises:
-        UserError: no number, one below 0, several without a task, or two rules.
+    Attributes:
+        margins: for all tasks, or by task; None: not said.
+        rule: that judges by them; None: not said.
     """
-    if isinstance(value, Mapping):
-        return dict(_margin(task, f"{margin}") for task, margin in value.items()), None
-    texts = [f"{value}"] if isinstance(value, float | int | str) else list(value)
-    rules = [rule for rule in _RULES if rule in texts]
-    if len(rules) > 1:
-        raise UserError(f"--acceptance {' '.join(texts)}: expected one rule, {' or '.join(_RULES)}.")
-    numbers = [text for text in texts if text not in _RULES]
-    margins = dict(_margin(*text.rpartition("=")[::2]) for text in numbers)
-    if "" in margins and len(numbers) > 1:
-        several = next(text for text in numbers if "=" not in text)
-        raise UserError(f"--acceptance {several}: expected one number, or TASK=NUMBER for each task.")
-    return margins.get("", margins or None), next(iter(rules), None)
+
+    margins: float | Mapping[str, float] | None = None
+    rule: AcceptanceRule | None = None
+
+    @classmethod
+    def read(cls, value: Acceptance) -> "GivenAcceptance":
+        """From `2`, `breed=2 part=1`, `point`, or `point 2`.
+
+        Raises:
+            UserError: no number, one below 0, several without a task, or two rules.
+        """
+        if isinstance(value, Mapping):
+            return cls(dict(_margin(task, f"{margin}") for task, margin in value.items()))
+        texts = [f"{value}"] if isinstance(value, float | int | str) else list(value)
+        rules = [rule for rule in _RULES if rule in texts]
+        if len(rules) > 1:
+            raise UserError(f"--acceptance {' '.join(texts)}: expected one rule, {' or '.join(_RULES)}.")
+        numbers = [text for text in texts if text not in _RULES]
+        margins = dict(_margin(*text.rpartition("=")[::2]) for text in numbers)
+        if "" in margins and len(numbers) > 1:
+            several = next(text for text in numbers if "=" not in text)
+            raise UserError(f"--acceptance {several}: expected one number, or TASK=NUMBER for each task.")
+        return cls(margins.get("", margins or None), next(iter(rules), None))
+
+    def has(self, task: str) -> bool:
+        """Whether it says how much of a task may be lost."""
+        return self.margins is not None and (not isinstance(self.margins, Mapping) or task in self.margins)
+
+    def applied(self, settings: ComparisonSettings, tasks: Sequence[str]) -> ComparisonSettings:
+        """The settings with what is said here in place of their own.
+
+        Raises:
+            UserError: a margin for a task that is not among these.
+        """
+        if isinstance(self.margins, Mapping):
+            margins = self.margins
+        else:
+            margins = {} if self.margins is None else dict.fromkeys(tasks, self.margins)
+        for task in margins:
+            if task not in tasks:
+                raise UserError(
+                    f"--acceptance: there is no task '{task}'.{nearest(task, tasks)} Tasks: {', '.join(tasks)}."
+                )
+        section = settings.acceptance
+        changed = {"margin": {**section.margin, **margins}, "rule": self.rule or section.rule}
+        return replace(settings, acceptance=section.model_copy(update=changed))
 
 
 def _margin(task: str, number: str) -> tuple[str, float]:
@@ -116,25 +152,3 @@ def _margin(task: str, number: str) -> tuple[str, float]:
     if margin < 0:
         raise UserError(f"--acceptance {text}: a margin is how much may be lost, 0 or more.")
     return task, margin
-
-
-def with_acceptance(
-    settings: ComparisonSettings,
-    tasks: Sequence[str],
-    margins: float | Mapping[str, float] | None,
-    rule: AcceptanceRule | None,
-) -> ComparisonSettings:
-    """The settings with other margins, or another rule; None: their own.
-
-    Raises:
-        UserError: a margin for a task that is not among these.
-    """
-    said = dict.fromkeys(tasks, margins) if isinstance(margins, float) else margins or {}
-    for task in said:
-        if task not in tasks:
-            raise UserError(
-                f"--acceptance: there is no task '{task}'.{nearest(task, tasks)} Tasks: {', '.join(tasks)}."
-            )
-    section = settings.acceptance
-    changed = {"margin": {**section.margin, **said}, "rule": rule or section.rule}
-    return replace(settings, acceptance=section.model_copy(update=changed))

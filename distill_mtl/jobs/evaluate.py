@@ -9,9 +9,8 @@ from rich.console import Console
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.evaluation import Evaluation
 from distill_mtl.evaluation.comparison import ComparisonSettings, compare_with_progress, evaluation_set_of
-from distill_mtl.evaluation.verdict import AcceptanceRule
 from distill_mtl.files import write_text
-from distill_mtl.jobs.arguments import Acceptance, as_classes, read_acceptance, with_acceptance
+from distill_mtl.jobs.arguments import Acceptance, GivenAcceptance, as_classes
 from distill_mtl.jobs.model_comparison import TaskGiven, compare_models
 from distill_mtl.jobs.run_artefacts import card_of, earlier_result, shared_console, write_run_artefacts
 from distill_mtl.jobs.trained_baselines import measure_baselines, open_baselines, train_baselines
@@ -138,7 +137,7 @@ def evaluate(
     file = None if json is None else Path(json)
     if file is not None and not file.parent.is_dir():
         raise UserError(f"--json {file}: there is no folder {file.parent}. Make it first.")
-    margins, rule = read_acceptance(acceptance)
+    judged_by = GivenAcceptance.read(acceptance)
     if run is None:
         assert student is not None
         given = TaskGiven(task, kind, as_classes(classes), member)
@@ -147,8 +146,7 @@ def evaluate(
             against,
             data,
             given=given,
-            margins=margins,
-            rule=rule,
+            acceptance=judged_by,
             trust=trust,
             file=file,
             console=console,
@@ -156,8 +154,7 @@ def evaluate(
     return _evaluate_run(
         RunFolder(Path(run)),
         list(dict.fromkeys(baseline)),
-        margins=margins,
-        rule=rule,
+        acceptance=judged_by,
         write=write,
         file=file,
         trust=trust,
@@ -205,8 +202,7 @@ def _evaluate_run(
     run: RunFolder,
     baselines: Sequence[str],
     *,
-    margins: float | Mapping[str, float] | None,
-    rule: AcceptanceRule | None,
+    acceptance: GivenAcceptance,
     write: bool,
     file: Path | None,
     trust: bool,
@@ -216,7 +212,7 @@ def _evaluate_run(
     refuse_no_run(run)
     recipe = load_recipe(run.recipe)
     state, console = shared_console(console)
-    settings = with_acceptance(ComparisonSettings.of(recipe), list(recipe.tasks), margins, rule)
+    settings = acceptance.applied(ComparisonSettings.of(recipe), list(recipe.tasks))
     teachers, kinds = build_teachers(recipe)
     opened = open_baselines(baselines, kinds, trust=trust)
     earlier = earlier_result(run.results, console)

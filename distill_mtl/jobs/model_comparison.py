@@ -14,9 +14,8 @@ from distill_mtl.data.shard_sets import as_patterns, find_sets
 from distill_mtl.errors import UserError
 from distill_mtl.evaluation import Evaluation
 from distill_mtl.evaluation.comparison import ComparisonSettings, compare_with_progress, evaluation_set_of
-from distill_mtl.evaluation.verdict import AcceptanceRule
 from distill_mtl.files import write_text
-from distill_mtl.jobs.arguments import with_acceptance
+from distill_mtl.jobs.arguments import GivenAcceptance
 from distill_mtl.jobs.run_artefacts import shared_console
 from distill_mtl.networks.network import Network
 from distill_mtl.networks.opening import open_network
@@ -54,8 +53,7 @@ def compare_models(
     data: Sequence[str],
     *,
     given: TaskGiven,
-    margins: float | Mapping[str, float] | None,
-    rule: AcceptanceRule | None,
+    acceptance: GivenAcceptance,
     trust: bool,
     file: Path | None,
     console: Console | None,
@@ -67,8 +65,7 @@ def compare_models(
         against: the same, one or several; each stands in the teachers' place.
         data: folders, paths and patterns of shards, for several tasks each as TASK=PLACE. Rows are not cut into sets.
         given: what the networks do not say of their task.
-        margins: default 1 point.
-        rule: what must stay within them; default the interval.
+        acceptance: default 1 point, judged by the interval.
         trust: let files run code.
         file: for the results: those of the pair, or a list of several pairs'.
         console: where to print; default standard output.
@@ -91,8 +88,8 @@ def compare_models(
     kinds = {task: kind_of(teacher) for task, teacher in mine.items()}
     asked = {task: Asked.as_by(kind, mine[task].card.options) for task, kind in kinds.items()}
     others = {place: teachers_of(open_network(place, trust=trust), asked) for place in against}
-    default = ComparisonSettings(AcceptanceSection(margin=_default_margins(kinds, margins)))
-    settings = with_acceptance(default, list(kinds), margins, rule)
+    default = ComparisonSettings(AcceptanceSection(margin=_default_margins(kinds, acceptance)))
+    settings = acceptance.applied(default, list(kinds))
     sources = _sources(places, given.member, kinds, [mine, *others.values()])
     evaluation_set = evaluation_set_of(sources, None, settings)
     network = JoinedTeachers(mine).to(state.device)
@@ -142,17 +139,15 @@ def _only_task(student: str, opened: Network, task: str | None) -> str:
     return known[0]
 
 
-def _default_margins(
-    kinds: Mapping[str, TaskKind], said: float | Mapping[str, float] | None
-) -> dict[str, float]:
+def _default_margins(kinds: Mapping[str, TaskKind], said: GivenAcceptance) -> dict[str, float]:
     """One point of each task that is scored in points; what is scored in its label's unit needs its own."""
     margins = {}
     for task, kind in kinds.items():
         if kind.in_points:
             margins[task] = MARGIN
-        elif said is None or (isinstance(said, Mapping) and task not in said):
+        elif not said.has(task):
             raise UserError(
-                f"{kind.metric} of {task} is measured in the unit of its labels. Say how much of it may be lost: "
+                f"{kind.metric} of {task} is measured in the unit of its labels. Give the largest loss allowed: "
                 f"--acceptance {task}=..."
             )
     return margins
