@@ -27,7 +27,9 @@ from distill_mtl.demos import built_in
 from distill_mtl.errors import ShardError
 from distill_mtl.files import atomic_file, cache_folder, wait_for
 
-_SHOWN = 10
+_SHOWN = 10  # shards named in a message
+_log = logging.getLogger(__name__)
+_CHUNK = 1 << 22  # bytes copied at a time
 
 
 @dataclass(frozen=True)
@@ -106,55 +108,11 @@ def expand_braces(pattern: str, place: str) -> list[str]:
         raise ShardError(f"{place}: '{pattern}' has a brace without its partner.") from None
 
 
-def _matches(pattern: str, place: str, local_rank: int) -> list[str]:
-    """Paths and URLs of one pattern without braces; none where nothing is there."""
-    if built_in.is_built_in(pattern):
-        return [str(built_in.shard(pattern, place, local_rank))]
-    if is_remote(pattern):
-        return remote_matches(pattern, place)
-    pattern = os.path.abspath(os.path.expanduser(pattern.removeprefix("file://")))
-    return [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
-
-
-def _names(urls: Sequence[str], depth: int) -> list[str]:
-    """The last `depth` parts of each URL, without the ending of an archive."""
-    parts = [url.split("?")[0].split("/")[-depth:] for url in urls]
-    return [re.sub(r"(\.tar(\.gz)?|\.tgz)$", "", "/".join(part)) for part in parts]
-
-
-def _count(shards: Sequence[str]) -> str:
-    return "1 shard is" if len(shards) == 1 else f"{len(shards)} shards are"
-
-
-def _list(shards: Sequence[str]) -> str:
-    more = f" and {len(shards) - _SHOWN} more" if len(shards) > _SHOWN else ""
-    return ", ".join(shards[:_SHOWN]) + more
-
-
-_log = logging.getLogger(__name__)
-_CHUNK = 1 << 22
-
-
 def is_remote(url: str) -> bool:
     """Whether a pattern is a URL for fsspec, not a path."""
     return re.match(r"[a-z][a-z0-9+.-]+:(:|//)", url, re.IGNORECASE) is not None and not url.startswith(
         "file://"
     )
-
-
-def remote_matches(pattern: str, place: str) -> list[str]:
-    """The URLs that a remote pattern (only `*` counts) stands for; none where nothing is there.
-
-    Raises:
-        ShardError: the URL's kind is unknown, needs a package that is not installed, or does not answer.
-    """
-    system, path = _system(pattern, place)
-    try:
-        if "*" in path:
-            return [system.unstrip_protocol(match) for match in sorted(system.glob(path))]
-        return [pattern] if system.exists(path) else []
-    except OSError as error:
-        raise ShardError(f"{place}: {pattern} cannot be listed ({error}).") from None
 
 
 def bring(urls: Sequence[str], place: str, local: ProcessShare, *, patience: float = 300.0) -> list[Path]:
@@ -179,6 +137,46 @@ def bring(urls: Sequence[str], place: str, local: ProcessShare, *, patience: flo
     for url, path in moving:
         wait_for(path, f"{place}: {url}", patience)
     return paths
+
+
+def _matches(pattern: str, place: str, local_rank: int) -> list[str]:
+    """Paths and URLs of one pattern without braces; none where nothing is there."""
+    if built_in.is_built_in(pattern):
+        return [str(built_in.shard(pattern, place, local_rank))]
+    if is_remote(pattern):
+        return _remote_matches(pattern, place)
+    pattern = os.path.abspath(os.path.expanduser(pattern.removeprefix("file://")))
+    return [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
+
+
+def _names(urls: Sequence[str], depth: int) -> list[str]:
+    """The last `depth` parts of each URL, without the ending of an archive."""
+    parts = [url.split("?")[0].split("/")[-depth:] for url in urls]
+    return [re.sub(r"(\.tar(\.gz)?|\.tgz)$", "", "/".join(part)) for part in parts]
+
+
+def _count(shards: Sequence[str]) -> str:
+    return "1 shard is" if len(shards) == 1 else f"{len(shards)} shards are"
+
+
+def _list(shards: Sequence[str]) -> str:
+    more = f" and {len(shards) - _SHOWN} more" if len(shards) > _SHOWN else ""
+    return ", ".join(shards[:_SHOWN]) + more
+
+
+def _remote_matches(pattern: str, place: str) -> list[str]:
+    """The URLs that a remote pattern (only `*` counts) stands for; none where nothing is there.
+
+    Raises:
+        ShardError: the URL's kind is unknown, needs a package that is not installed, or does not answer.
+    """
+    system, path = _system(pattern, place)
+    try:
+        if "*" in path:
+            return [system.unstrip_protocol(match) for match in sorted(system.glob(path))]
+        return [pattern] if system.exists(path) else []
+    except OSError as error:
+        raise ShardError(f"{place}: {pattern} cannot be listed ({error}).") from None
 
 
 def _must_move(url: str) -> bool:

@@ -19,7 +19,8 @@ from distill_mtl.recipe.schema import SourceSection
 from distill_mtl.splits import SPLITS, Split, split_by_hash
 
 _GROUP = "group"
-_EXAMPLES = 3
+_EXAMPLES = 3  # rows named in a message
+_MOST = 128  # open files
 
 
 @dataclass(frozen=True)
@@ -275,9 +276,6 @@ def member_column(index: ShardIndex, member: str) -> tuple[Integers, Integers]:
             use = (sizes < 0) & (index.sizes[:, place] >= 0)
             offsets[use], sizes[use] = index.offsets[use, place], index.sizes[use, place]
     return offsets, sizes
-
-
-_MOST = 128
 
 
 class OpenFiles:
