@@ -8,6 +8,7 @@ import fsspec
 import pytest
 from data_shards import pets, write
 
+from distill_mtl.data.batch import ProcessShare
 from distill_mtl.data.index import load_index
 from distill_mtl.data.shard_files import bring, find_shards, shard_names
 from distill_mtl.errors import ShardError
@@ -98,11 +99,11 @@ def test_each_process_fetches_its_share_and_waits_for_the_others(tmp_path: Path,
     for url in urls:
         remote.pipe(url, write(tmp_path / "a.tar", pets(2)).read_bytes())
     with pytest.raises(ShardError, match="another process, which has made no progress"):
-        bring(urls, "data.pets.shards", 1, 2, patience=0.3)
+        bring(urls, "data.pets.shards", ProcessShare(1, 2), patience=0.3)
     assert len(list((cache_folder() / "shards").iterdir())) == 2, "its own two, and only those"
-    other = threading.Thread(target=bring, args=(urls, "data.pets.shards", 0, 2))
+    other = threading.Thread(target=bring, args=(urls, "data.pets.shards", ProcessShare(0, 2)))
     other.start()
-    paths = bring(urls, "data.pets.shards", 1, 2)
+    paths = bring(urls, "data.pets.shards", ProcessShare(1, 2))
     other.join()
     assert [len(load_index(path)) for path in paths] == [2, 2, 2, 2]
 
