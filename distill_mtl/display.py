@@ -1,4 +1,4 @@
-"""What a person sees while a run works: a bar with time left and live losses, or plain lines in a log file."""
+"""Progress of a run: a bar with time left and losses on a terminal, or plain lines in a log file."""
 
 import os
 import time

@@ -1,7 +1,7 @@
 """The errors that a user's own input can cause.
 
 Every mistake a user can make (in a recipe, a shard, a teacher's folder, a command) is raised as a
-`UserError` whose message says what was found, where, and how to mend it. The command line prints the
+`UserError` whose message says what was found, where, and how to correct it. The command line prints the
 message alone, without a traceback, and exits with status 2.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
-    """A mistake in what the user gave us; the message names the place and the mend.
+    """A mistake in what the user gave us; the message names the place and the remedy.
 
     Attributes:
         everywhere: every process of a run has found it. False: only this one has, and must say so itself.

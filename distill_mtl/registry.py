@@ -58,7 +58,7 @@ class Registry(Generic[Entry]):
         """The class known as `name`.
 
         Raises:
-            UserError: nobody registered that name; the message lists the names and the nearest one.
+            UserError: the name is not registered; the message lists the names and the nearest one.
         """
         names = self.names()
         if name not in self._entries:

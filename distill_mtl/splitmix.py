@@ -1,4 +1,4 @@
-"""Random numbers that are a pure function of what they are for, the same on every machine and for ever.
+"""Random numbers that are a pure function of their purpose, the same on every machine.
 
 NumPy's and torch's generators may change their streams between versions and have a state to carry
 along. Here a number follows from its purpose ("seed 3, source pets, epoch 2, row 17") alone, so the order

@@ -1,4 +1,4 @@
-"""All data sets of a recipe behind one door: what training, the check and evaluation ask for rows."""
+"""All data sets of a recipe as one object: training, the check and evaluation get their rows from it."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ class SourceSummary:
         labelled: training rows that keep their labels.
         labelled_share: of the source's rows in a batch, those that keep their labels, in (0, 1].
         small_classes: class -> rows, where `limit.per_class` asks for more.
-        share: of a training batch, or of the steps where the sources take turns, in [0, 1].
+        share: of a training batch, or of the steps where sources alternate, in [0, 1].
         hashed: the sets that were cut from the training shards by a hash of the key.
     """
 
@@ -213,7 +213,7 @@ class Sources:
     def preview(self, *, micro_batches: int, steps: int) -> Iterator[Batch]:
         """Batches with rows of every source, the same on every process, to try and to calibrate on.
 
-        They are the stream's first ones where it mixes the sources. Where the sources take turns, its first
+        They are the stream's first ones where it mixes the sources. Where sources alternate, its first
         batches would be of one source alone.
 
         Args:

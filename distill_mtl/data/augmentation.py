@@ -1,4 +1,4 @@
-"""What changes a training row's picture: which view of it is seen, and its colours.
+"""Augmentation of a training row: its view, and its colours.
 
 The view is a pure function of the row and its turn: a fresh one each epoch, or a fixed number of them in turn, drawn
 from a hash. The target cache (targets/stored_views.py) gives back the views that it recorded. Student and teachers

@@ -1,4 +1,4 @@
-"""What the stream hands to a step of training or of evaluation: rows of several data sets, mixed.
+"""A batch of training or evaluation: rows of several data sets, mixed.
 
 `BatchRows` are the rows by number: the plan decides them, the stream cuts them up, and the reader reads them.
 """

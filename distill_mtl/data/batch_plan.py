@@ -1,4 +1,4 @@
-"""Which rows stand in the global batch of each training step, as a pure function of the step."""
+"""The rows of the global batch of each training step, as a pure function of the step."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Part:
 
 
 class Plan:
-    """Which rows stand in the global batch of each step.
+    """The rows of the global batch of each step.
 
     Args:
         parts: of each source.

@@ -1,4 +1,4 @@
-"""Where every member of a shard lies, found once and kept beside the shard; rows are then read by offset.
+"""The positions of all members of a shard, found once and saved beside the shard; rows are then read by offset.
 
 The index is a NumPy archive without pickle, `<shard>.index.npz`, valid for one size and modification
 time of the shard. Where the shard's folder cannot be written to, it goes to the user's cache folder.

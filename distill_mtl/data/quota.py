@@ -1,10 +1,10 @@
-"""How many rows of each source stand in a step's batch, and how many stood in all steps before it.
+"""The number of rows of each source in a step's batch, and in all steps before it.
 
 `Quota` mixes the sources in every batch. Shares rarely divide a batch, so the remainders rotate: systematic sampling
 with an offset that runs through a van der Corput sequence. Everything is counted in whole units of 1/128 row, so each
 period of 128 steps gives every source its share to the unit, and both questions have a closed form.
 
-`Alternating` answers the same questions where the sources take turns.
+`Alternating` answers the same questions where sources alternate.
 """
 
 from collections.abc import Sequence
@@ -67,7 +67,7 @@ def _van_der_corput() -> NDArray[np.int64]:
 
 
 class Alternating:
-    """Rows of each part of each source per step where the sources take turns, as a pure function of the step.
+    """Rows of each part of each source per step where sources alternate, as a pure function of the step.
 
     A source has whole batches for the steps of one phase, then the next one has them: the setting of Kim et
     al., "Disjoint Multi-Task Learning Between Heterogeneous Human-Centric Tasks", WACV 2018.

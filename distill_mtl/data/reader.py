@@ -89,7 +89,7 @@ class Reader:
         return batch.only(batch.labelled[task].nonzero().flatten())
 
     def every_view(self, block: tuple[int, Integers]) -> "EveryView":
-        """Rows of one source, each under all its views, for whoever shows them to the teachers once.
+        """Rows of one source, each under all its views, for writing the target cache.
 
         Args:
             block: number of the source, and its rows.
@@ -297,7 +297,7 @@ def read_labels(
         known: labels read before, by their bytes; this adds to it.
 
     Raises:
-        ShardError: a label makes no sense for the kind of task.
+        ShardError: a label is invalid for the kind of task.
     """
     column, labels = source.labels[task], []
     known = {} if known is None else known

@@ -1,4 +1,4 @@
-"""From the shard patterns of a recipe to tar files on this machine.
+"""Shard patterns of a recipe to tar files on this machine.
 
 Braces and stars are expanded, every missing shard is named at once, and built-in data sets are made. Shards that
 cannot be read by offset where they lie (remote, or compressed) come to the local cache: each process of a machine

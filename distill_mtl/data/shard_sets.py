@@ -1,4 +1,4 @@
-"""Shards as a person names them (a folder, a pattern, some files), sorted into the three sets by their names."""
+"""Shards as a user names them (a folder, a pattern, some files), sorted into the three sets by their names."""
 
 import glob
 import os

@@ -75,7 +75,7 @@ class Source:
         image: the picture of every row.
         labels: task -> its label in every row.
         shown: bool [N], whether the labels of a row may be seen; `keep_labels` hides some.
-        groups: what rows have in common, where they say so.
+        groups: the member with what rows have in common.
 
     Raises:
         ShardError: a shard stands in two sets, is damaged, or has rows without a picture or a label.

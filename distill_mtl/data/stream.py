@@ -1,4 +1,4 @@
-"""The training stream: for every step, the rows that it is made of, and their batches.
+"""The training stream: the rows of each step, and their batches.
 
 The plan says which rows a step has; `stream` cuts each step into one slice per process and micro-batch
 and has the slices read, here or by worker processes. So the union of two

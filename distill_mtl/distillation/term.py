@@ -204,7 +204,7 @@ def admit_term(name: str, *, trust: bool, say: str) -> None:
         say: how the user says so, for the message.
 
     Raises:
-        UserError: there is no such term, its code is not trusted, or it is not a whole term.
+        UserError: there is no such term, its code is not trusted, or it is not a complete term.
     """
     if ":" in name and name not in TERMS.names():
         if not trust:

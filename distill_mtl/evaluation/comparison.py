@@ -53,7 +53,7 @@ def compare_networks(
         resamples: of the bootstrap.
         seed: of the bootstrap.
         progress: called with (rows done, rows in all) after every batch of the tasks' own rows.
-        note: told what is being done after that.
+        note: called with what is being done after that.
 
     Raises:
         ShardError: a task has no labelled row in this set.

@@ -1,4 +1,4 @@
-"""What networks cost: parameters, FLOPs, bytes, latency, rows per second, memory; and a student beside its teachers.
+"""The cost of networks: parameters, FLOPs, bytes, latency, rows per second, memory; of a student and of its teachers.
 
 Networks that are to be compared are timed in turns, round by round, so that a machine that is busy for a while
 is busy for all of them. One batch size serves all: the smallest at which, taken together, they have stopped to
@@ -26,7 +26,7 @@ from distill_mtl.teachers.shared_trunks import JoinedTeachers
 from distill_mtl.teachers.teacher import Teacher
 
 Note = Callable[[str], None]
-"""Told what is being measured, for whoever waits."""
+"""Called with what is being measured, to show progress."""
 
 MOST_ROWS = 4096
 """Largest batch that is tried on a GPU, whose memory ends in an error and not in the process's."""
@@ -56,7 +56,7 @@ def compare_costs(
     batch_size: int,
     note: Note = lambda text: None,
 ) -> Costs:
-    """What a student costs beside the teachers that it replaces, measured in turns.
+    """The cost of a student and of the teachers that it replaces, measured in turns.
 
     Teachers together are a sum (`Cost.__add__`) over what has to run for all tasks: one that teaches two tasks
     counts once, and so does a trunk that several share.
@@ -66,7 +66,7 @@ def compare_costs(
         size: height and width of the images.
         device: where the networks are.
         batch_size: of the comparison, which has shown that such batches fit.
-        note: told what is being measured.
+        note: called with what is being measured.
     """
     present = {task: teacher for task, teacher in teachers.items() if teacher is not None}
     runs = _runs(present)
@@ -84,7 +84,7 @@ def compare_costs(
 
 
 class Measured(NamedTuple):
-    """What networks cost, and how far the times can be believed.
+    """What networks cost, and how reliable the times are.
 
     Attributes:
         costs: of each network.
@@ -113,16 +113,16 @@ def costs_of(
 
     FLOPs are those of convolutions, matrix products and attention, as torch's counter has them, the same in every
     version of torch; a network that another runtime runs has none that it could see. What such a network says of its
-    `parameter_count` is believed. Latency is the median of up to 30 passes of one image within about a second; rows per
+    `parameter_count` is used. Latency is the median of up to 30 passes of one image within about a second; rows per
     second follow from the median pass of a batch that saturates; memory is the peak of a pass of that batch
     (`peak_memory`).
 
     Args:
-        networks: on the device; they take turns.
+        networks: on the device; they are timed in turn.
         size: height and width of the images.
         device: where the networks are.
         known: rows of a batch that fits, for sure. On a GPU larger ones are tried too.
-        note: told what is being measured.
+        note: called with what is being measured.
     """
     with ExitStack() as modes, torch.no_grad():
         for network in networks:
@@ -270,7 +270,7 @@ def _in_turns(
     networks: Sequence[nn.Module], images: Tensor, rounds: int, seconds: float
 ) -> list[list[float]]:
     """Seconds of each network's passes. Before each comes one that is not timed: the network before it in the round
-    has emptied the caches. The order of a round is drawn by lot: other work on the machine comes and goes in slices
+    has emptied the caches. The order of a round is random: other work on the machine comes and goes in slices
     of time, which could fall on the same network every round."""
     times: list[list[float]] = [[] for _ in networks]
     lot, turns = random.Random(0), list(zip(networks, times, strict=True))

@@ -1,4 +1,4 @@
-"""How student and teacher agree on images that the task has no labels for: does the student switch mode?
+"""Agreement of student and teacher on images of other data sets: does the student behave differently there?
 
 A student learns each task on all data sets, with its teacher's word where a label lacks. One that answers a task
 well on the data set of its labels and otherwise elsewhere has learned to tell data sets apart. Its own test rows
@@ -35,10 +35,10 @@ def cross_domain(
     """Every head on every other source's images; the same on every process.
 
     Args:
-        student, teachers: on the device of the set; a task without a teacher has nobody to agree with.
+        student, teachers: on the device of the set; a task without a teacher has no agreement.
         kinds: the tasks.
         evaluation_set: usually the test set; at most `MOST_ROWS` rows of each of its sources, spread evenly.
-        tick: told how many rows were looked at after every batch.
+        tick: called with the number of rows after every batch.
 
     Returns:
         task -> source -> agreement; a task whose labels every source has gets an empty mapping.
@@ -80,7 +80,7 @@ def notable(own: float | None, agreement: float | None, rows: int) -> bool:
     that a mean of so many numbers between 0 and 1 can have.
 
     Args:
-        own: agreement on the task's own rows, in [0, 1]; None: nobody to agree with.
+        own: agreement on the task's own rows, in [0, 1]; None: no teacher.
         agreement: on the other source's images; None: no images.
         rows: images of that source that were looked at.
     """

@@ -1,4 +1,4 @@
-"""Which rows evaluation looks at, and with whom it shares the work."""
+"""The rows of an evaluation, and the processes that share them."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass

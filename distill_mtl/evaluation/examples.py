@@ -1,4 +1,4 @@
-"""A few rows of every task as people see them: image, label, and what teacher and student answer."""
+"""Example rows of every task: image, label, and the answers of teacher and student."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -42,7 +42,7 @@ def examples(
 
     Args:
         student: put into eval mode meanwhile, if it is a module.
-        teachers: by task; absent or None: nobody is shown.
+        teachers: by task; absent or None: not shown.
         kinds: the tasks.
         evaluation_set: the rows.
         count: of rows for each task.

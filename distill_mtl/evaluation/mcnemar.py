@@ -1,4 +1,4 @@
-"""Two classifiers on the same rows: do their accuracies differ at all?
+"""McNemar's test: do the accuracies of two classifiers on the same rows differ?
 
 That is another question than whether a loss is within a margin, and it decides nothing about acceptance. Called by
 `compare`.

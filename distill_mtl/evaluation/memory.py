@@ -1,8 +1,8 @@
-"""The most memory that a network takes during a forward pass, weights included; and the name of the machine.
+"""Peak memory of a network's forward pass, weights included; and the name of the machine.
 
 On CUDA it is what torch's allocator counts. On Linux' CPUs it is resident memory, which sees every library: what
 is free is given back to the system first, and the kernel's high-water mark is reset before the pass, so that
-nothing that ran earlier is counted. Elsewhere nobody can say.
+nothing that ran earlier is counted. It is unknown elsewhere.
 """
 
 import copy

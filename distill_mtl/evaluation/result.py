@@ -155,7 +155,7 @@ class Cost:
     Attributes:
         parameters: numbers that were learned; None: not known of a network that comes as a program.
         flops: of one forward pass; a multiplication and an addition count as two. None: another runtime than
-            torch runs it, and nobody counts.
+            torch runs it, and it is not counted.
         bytes: of the weights in float32, as a file of them takes; None: not known.
         latency_ms: median time of one forward pass of one image.
         batch: rows of a batch that saturates, for what follows.
@@ -225,14 +225,14 @@ class HeadCost:
 
 @dataclass(frozen=True, kw_only=True, config=_PART)
 class Costs:
-    """What a student costs beside the teachers that it replaces, measured on one machine in one go.
+    """The cost of a student and of the teachers that it replaces, measured on one machine in one go.
 
     Attributes:
         student: the whole.
         teachers: all together, one after the other; None where there is none.
         each: by task, its teacher alone.
         heads: by task, what its head takes of the student; empty where the student does not show its heads.
-        machine: in words, also that it was busy; None: not known.
+        machine: a description, also whether it was busy; None: unknown.
     """
 
     student: Cost

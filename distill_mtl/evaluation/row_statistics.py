@@ -1,8 +1,8 @@
-"""What one or two networks answer on every row of a task, as statistics that add up.
+"""Statistics of one or two networks' answers on every row of a task.
 
 Both networks see the very same batches, and every number is kept by row, so that no result depends on the batch size
-or on how rows were split over processes. A teacher that knows some of the classes only has no say in the others: its
-logits there (`teachers.label_map.UNKNOWN`) are no answers, so neither it nor the student beside it is scored on them,
+or on how rows were split over processes. A teacher may know only some of the classes. Its
+logits for the others (`teachers.label_map.UNKNOWN`) are not answers, so neither it nor the student is scored on them,
 in the check, along the way and in the comparison.
 """
 
@@ -69,9 +69,9 @@ def collect(
         task, kind: what is measured.
         student, teacher: on the device of the set.
         evaluation_set: the rows.
-        tick: told how many rows were looked at after every batch.
+        tick: called with the number of rows after every batch.
         known: the classes that the teacher knows, if not all: both are scored on those alone.
-        observe: told of every batch, its answers and its statistics.
+        observe: called with each batch, its answers and its statistics.
 
     Raises:
         ShardError: there is no row.

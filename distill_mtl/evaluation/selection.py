@@ -1,4 +1,4 @@
-"""Scores along the way: how good the student is so far, for `training.select: best`."""
+"""Validation scores during training, for `training.select: best`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -49,7 +49,7 @@ def compare_tasks(
         evaluation_set: the rows.
         resamples: of the bootstrap.
         seed: of the bootstrap.
-        progress: told after every batch.
+        progress: called after every batch.
 
     Raises:
         ShardError: a task has no labelled row in this split.

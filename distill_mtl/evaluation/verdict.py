@@ -1,4 +1,4 @@
-"""What a difference and its interval decide about one task: whether its student may replace its teacher.
+"""The verdict on one task, from a difference and its interval: may the student replace the teacher?
 
 A test of non-inferiority (Piaggio et al. 2012, "Reporting of Noninferiority and Equivalence Randomized Trials", JAMA
 308(24), figure 1): not that no difference was found, but that one beyond the margin is excluded. `Evaluation` calls
@@ -65,7 +65,7 @@ def judge(
 
 
 def _more_rows(delta: float, ci95: tuple[float, float], margin: float, rows: int) -> float | None:
-    """About how many more rows, in groups of the size they have now, decide; None: more than anybody has.
+    """About how many more rows, in groups of the size they have now, decide; None: more than can be collected.
 
     The interval shrinks as 1 / sqrt(rows). To reach from delta just to the margin decides half of all sets, as delta
     itself varies; for `POWER` of them it must be shorter, as in every sample size formula. Where nothing differed it

@@ -75,7 +75,7 @@ class ExportRequest:
     Attributes:
         trained: where the student lies, and the run that made it.
         student: loaded for this request alone, with the heads of the wanted tasks; a format may change it.
-        out: file or folder to write; what a format writes to no file reads it as it likes.
+        out: file or folder to write.
         pixels: what the graph takes; "normalised": preprocessing is left to the caller.
         decode: answers too, beside the logits.
         int8: quantise.
@@ -137,7 +137,7 @@ class Format(ABC):
 
     @abstractmethod
     def export(self, request: ExportRequest) -> None:
-        """Write it, complete or not at all, check it, and say so.
+        """Write it, complete or not at all, and check it.
 
         Raises:
             UserError: the student has no such form, or what was written does not answer as it does.

@@ -87,7 +87,7 @@ def recorded_program(module: Deployable) -> ExportedProgram:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warnings with which exporters speak to their own developers."""
+    """Without the warnings that exporters print for their own developers."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

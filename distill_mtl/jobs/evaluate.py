@@ -243,7 +243,7 @@ def _evaluate_run(
 
 
 def refuse_no_run(run: RunFiles) -> None:
-    """Refuse what is no folder of a finished run.
+    """Refuse a path that is not the folder of a finished run.
 
     Raises:
         UserError: the path is not there, is a file, is the student of a run, or holds no recipe or no student.

@@ -101,7 +101,7 @@ def shared_console(console: Console | None) -> tuple[PartialState, Console]:
 def earlier_result(path: Path, console: Console) -> Evaluation | None:
     """The result that stands in a run folder; None where there is none.
 
-    One that cannot be read says so and counts as none: whoever asks is about to measure again.
+    A result that cannot be read is reported and counts as missing, because it is about to be measured again.
     """
     try:
         return Evaluation.read(path) if path.exists() else None

@@ -286,7 +286,7 @@ class _Shards:
         return Path(self.to).resolve().name
 
     def write(self, list_rows: Callable[[], ListedRows], console: Console | None) -> WrittenShards:
-        """List the rows, write them, and say what came of it."""
+        """List the rows, write them, and print a summary."""
         refuse_below(1, rows=self.rows)
         refuse_below(0, shuffle=self.shuffle, workers=self.workers)
         take = as_slice(self.take)

@@ -22,7 +22,7 @@ def overridden(contract: InputContract, section: InputSection) -> InputContract:
     """The contract with everything replaced that the recipe says.
 
     Raises:
-        UserError: the two together make no sense.
+        UserError: the two do not fit together.
     """
     return _checked({**contract.to_dict(), **_said(section)})
 
@@ -32,11 +32,11 @@ def contract_of(
 ) -> tuple[InputContract, tuple[str, ...], tuple[str, ...]]:
     """The contract of a network that comes as a file, the keys that the file says, and those that are assumed.
 
-    What is assumed where nobody says it: ImageNet's mean and std, which timm and torchvision train with, for
+    Assumed if neither recipe nor file says it: ImageNet's mean and std, which timm and torchvision train with, for
     pixels from 0 to 1 (no normalisation for uint8), and RGB for three channels.
 
     Raises:
-        UserError: the size is not known, or the parts make no sense together.
+        UserError: the size is not known, or the parts do not fit together.
     """
     note, said = read_note(declared), _said(section)
     told = {**_declared(declared), **note.get("inputs", {})}
@@ -64,7 +64,7 @@ def read_note(declared: DeclaredInput) -> dict[str, Any]:
     """What the file says about itself in our own words; empty where it says nothing.
 
     Raises:
-        UserError: the note is no JSON object.
+        UserError: the note is not a JSON object.
     """
     try:
         note = json.loads(declared.notes.get(NOTE, "{}"))

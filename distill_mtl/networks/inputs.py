@@ -1,6 +1,6 @@
 """What a network wants to see. Every teacher and every student owns one `InputContract`.
 
-Batches hold images normalised for nobody; `Preprocess` turns the same view into what one network
+Batches hold images that are not normalised; `Preprocess` turns the same view into what one network
 was trained on, inside the network, so that no caller can forget it or apply it twice.
 """
 
@@ -111,7 +111,7 @@ class InputContract:
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> "InputContract":
-        """The inverse of `to_dict`. Raises ValueError or TypeError for keys or values that make no sense."""
+        """The inverse of `to_dict`. Raises ValueError or TypeError for invalid keys or values."""
         names = {field.name for field in fields(cls)}
         if unknown := sorted(set(entry) - names):
             raise ValueError(f"unknown keys {', '.join(unknown)}")

@@ -31,7 +31,7 @@ class TaskOutput:
     """What a network's files say of one task that it answers.
 
     Attributes:
-        form: what it is read from, in words ("an ONNX file").
+        form: what it is read from, such as "an ONNX file".
         kind: of the task; None where the files do not say it.
         classes: in the order of the logits, numbers where they have no names; None where the files do not say them.
         described: keyword arguments of `build_kind`, where distill_mtl wrote the files; else empty.
@@ -88,7 +88,7 @@ class Network:
         tasks: by name; where the files name no task, the only one, under the name of its file.
         view: makes the network of one task; those of all tasks have one trunk in common.
         names_tasks: the names are the files' own.
-        told: keys of `inputs` that the files say.
+        told: keys of `inputs` that the files contain.
         assumed: keys of `inputs` that neither the files nor the recipe say, and that matter.
         trunk: what `student` would say in a recipe to get the same trunk; None where it is not known.
         resize: what evaluation showed it of a picture of another shape.
@@ -199,7 +199,7 @@ class Network:
         return image if self.any_size else head.pixels(image[None])[0]
 
     def _share(self, head: TaskNetwork) -> None:
-        """Let the trunk of all heads give what each of them reads."""
+        """Make the trunk of all heads return what each of them reads."""
         for other in self._heads.values():
             if other is not head:
                 other.join(head)

@@ -66,7 +66,7 @@ def as_section(where: str | Path | TeacherSection, *, trust: bool = False) -> Te
     """What `open_network` takes, as the section of a recipe; paths on the command line become absolute.
 
     Raises:
-        UserError: it is no YAML, or names keys that no teacher has.
+        UserError: it is not YAML, or has keys that a teacher does not have.
     """
     if isinstance(where, TeacherSection):
         return where

@@ -53,7 +53,7 @@ class Runtime(nn.Module, ABC):
         declared: what they say about the input.
         outputs: names of what it returns, in its own order. Where only a forward pass tells (TorchScript, a
             user's module) there are none before the first one; `probe` is that one.
-        tapped: what `RuntimeNetwork` tapped last, for whoever must put it back.
+        tapped: what `RuntimeNetwork` tapped last, so that it can be restored.
     """
 
     words: ClassVar[str]
@@ -158,7 +158,7 @@ def declared_input(
         file, name: of the network and its input, for the message.
 
     Raises:
-        UserError: it is no batch of images.
+        UserError: it is not a batch of images.
     """
     if shape is None:
         return DeclaredInput(dtype=dtype, notes=notes)
@@ -206,7 +206,7 @@ def read_extra_files(path: Path) -> dict[str, str]:
     """The extra files by name; those that are not text are left out.
 
     Raises:
-        UserError: there is no such file, or it is no zip archive.
+        UserError: there is no such file, or it is not a zip archive.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist.")

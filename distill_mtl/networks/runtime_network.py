@@ -189,7 +189,7 @@ class RuntimeNetwork(TaskNetwork):
             self._tap(tapped)
 
     def _trial_of_each(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """What the runtime gives for names of which some may give nothing: halved until those stand alone."""
+        """The runtime's tensors for these names. Names that it cannot give are found by halving."""
         try:
             return self._trial(names)
         except UserError:

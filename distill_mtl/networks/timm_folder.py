@@ -61,7 +61,7 @@ def _trunk_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _input(model: Any) -> dict[str, Any]:
-    """The network's pretrained_cfg; a network built for another number of channels says so itself."""
+    """The network's pretrained_cfg; the number of channels is read from the network."""
     cfg = dict(model.pretrained_cfg)
     return cfg | {"input_size": (getattr(model, "in_chans", cfg["input_size"][0]), *cfg["input_size"][1:])}
 

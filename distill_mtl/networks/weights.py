@@ -131,10 +131,10 @@ class RecordedScore:
     Attributes:
         metric: name of the score.
         score: in points of 100, or as the metric has it.
-        rows: how many were measured; None where nobody says, and the score is then taken as exact.
+        rows: how many were measured; None if unknown; the score is then taken as exact.
         task: name of the task in the recipe that trained the teacher.
         kind: of the task.
-        measured_on: which rows, in words.
+        measured_on: a description of the rows.
         command: how to get such a teacher and this score again.
     """
 
@@ -151,7 +151,7 @@ def read_score(folder: Path) -> RecordedScore | None:
     """The score in a teacher's folder, None where it records none.
 
     Raises:
-        TeacherError: the file is there and makes no sense.
+        TeacherError: the file exists and is invalid.
     """
     path = folder / SCORE
     if not path.is_file():

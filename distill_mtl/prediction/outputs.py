@@ -53,7 +53,7 @@ class JsonLines(Output):
     Args:
         stream: to write to.
         kinds: the tasks.
-        top: likeliest classes that are told.
+        top: number of likeliest classes in the answer.
     """
 
     def __init__(self, stream: TextIO, kinds: Mapping[str, TaskKind], top: int) -> None:
@@ -126,7 +126,7 @@ class AnswerTable(Output):
     Args:
         console: to print to, at the end.
         kinds: the tasks.
-        top: likeliest classes that are told.
+        top: number of likeliest classes in the answer.
     """
 
     def __init__(self, console: Console, kinds: Mapping[str, TaskKind], top: int) -> None:

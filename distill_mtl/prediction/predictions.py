@@ -57,7 +57,7 @@ class Unread:
     Attributes:
         key: of the picture.
         place: of the picture.
-        reason: in words for the user.
+        reason: a text for the user.
     """
 
     key: str

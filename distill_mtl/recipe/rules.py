@@ -19,7 +19,7 @@ PARTS = ("trunk", "trunk:LAYER", "guided", "heads", "heads:TASK", "adapters")
 PART = re.compile("(trunk|heads)(:.+)?|guided|adapters")
 """What `schedule.train` may name."""
 BESIDE_OPTIONS = ("kind", "classes", "metric", "head")
-"""Keys of a task that every kind is told, whatever its options."""
+"""Keys of a task that every kind gets, besides its options."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _selection(judged: Judged) -> Iterator[Mistake]:
 
 
 def _tasks(judged: Judged) -> Iterator[Mistake]:
-    """Every task learns from something, and somebody knows its classes."""
+    """Every task has a label or a teacher, and its classes are known."""
     sources = judged.recipe.data.values()
     labelled = {task for source in sources if source.shards is not None for task in source.labels}
     labels_only = judged.recipe.training.teachers_on == "none"

@@ -193,7 +193,7 @@ class AugmentSection(Section):
 
 
 class LimitSection(Section):
-    """How few labels are to be used, for whoever has many. In short form the number of rows."""
+    """Use only some of the labels. In short form the number of rows."""
 
     rows: Count | None = None
     """Training rows that keep their labels; the others become an unlabelled pool."""

@@ -1,4 +1,4 @@
-"""The long form against the schema: a Recipe, or every mistake in words.
+"""Validate the long form against the schema: a Recipe, or a message for every mistake.
 
 Pydantic finds what is wrong; this module says it in the user's terms. Where a value may take several
 forms, pydantic complains once per form: those complaints become one mistake.
@@ -56,7 +56,7 @@ def validate(form: LongForm) -> Validated:
 
 
 def validate_teacher(form: LongForm, path: KeyPath) -> tuple[TeacherSection | None, list[Mistake]]:
-    """The trained network that stands at a path of a recipe's long form, of which there need not be more."""
+    """The trained network at a path of a recipe's long form; other parts of the recipe may be missing."""
     try:
         text = json.dumps(_value(form.value, path))
         return TeacherSection.model_validate_json(text, strict=True), []

@@ -49,7 +49,7 @@ _FOREVER = 1_000_000  # columns: a value stands in one line
 
 @dataclass(frozen=True)
 class Noted:
-    """A value of the recipe, or a section of them, and what is said beside it."""
+    """A value or section of a recipe, and the comment beside it."""
 
     value: Any
     note: str

@@ -40,7 +40,7 @@ class Table:
     """Rows of cells.
 
     Attributes:
-        name: for those who hear the page.
+        name: for screen readers.
         columns: headings.
         rows: cells, as many as columns in each; the first is the row's heading.
         left: headings of the columns that hold words; figures stand to the right.

@@ -53,7 +53,7 @@ def _shown(block: Block) -> Iterator[RenderableType]:
 
 
 def _table(block: Table) -> rich_table.Table:
-    """A table of which nothing is cut but what the block says."""
+    """A table in which only the columns that the block names are cut."""
     table = rich_table.Table(box=box.SIMPLE_HEAD, show_edge=False, collapse_padding=True, header_style="dim")
     for place, column in enumerate(block.columns):
         narrow = block.narrow.get(column)

@@ -21,7 +21,7 @@ _TONES: dict[Decision | None, Tone] = {
 
 
 def tone_of(result: TaskResult) -> Tone:
-    """good: as good as its teacher within the margin; bad: not; unsure: nobody can say yet; else no teacher."""
+    """good: as good as its teacher within the margin; bad: not; unsure: undecided; else no teacher."""
     return _TONES[result.verdict]
 
 
@@ -85,7 +85,7 @@ def headline(run: RunRecord) -> tuple[str, Tone]:
 
 
 def advice(run: RunRecord) -> list[str]:
-    """What would decide a task, what would mend it; where a run is not finished, how to go on."""
+    """What would decide or improve a task; for an unfinished run, how to continue."""
     results = run.results
     if results is None:
         return (

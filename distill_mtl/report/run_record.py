@@ -72,13 +72,13 @@ class Metrics:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run, or a comparison that is no run's: then it is all results.
+    """One run, or a comparison of two models, which has results only.
 
     Attributes:
         results: the comparison; None while the run is not finished.
-        label: how it is called beside other runs.
+        label: its name in a comparison of runs.
         files: its folder; None: there is none.
-        recipe_text: the resolved recipe as it stands in the folder.
+        recipe_text: the resolved recipe of the folder.
         teachers: teachers.json.
         environment: environment.json; empty where the run wrote none.
         metrics: what was logged.

@@ -1,11 +1,11 @@
-"""`distill-mtl shards`: what people have (folders, tables, masks, torchvision's data sets) becomes shards.
+"""`distill-mtl shards`: shards from folders, tables, images with masks, and torchvision's data sets.
 
     from distill_mtl.shards import folder_rows, write_shards
 
     written = write_shards(folder_rows("photos/train"), "shards/breed")
 
 Files are named after what they do: the origins (`folder`, `table`, `pairs`, `torchvision_data`) list rows,
-`write` turns rows into shards, `report` and `recipe_lines` say what came of it.
+`shard_writer` turns rows into shards, `shard_summary` prints the result.
 """
 
 import importlib

@@ -32,7 +32,7 @@ def find_files(
     Args:
         folder: where to look. Links are followed.
         endings: of the files that are wanted, without a dot.
-        pattern: of the files' names or relative paths, such as `*_mask.png`; others are no files of this data set
+        pattern: of the files' names or relative paths, such as `*_mask.png`; other files are left out
             and are not counted.
 
     Raises:
@@ -70,7 +70,7 @@ def folder_rows(images: str | Path, *, labelled: bool = True, task: str = "") ->
 
     Args:
         images: the folder. Without sub-folders its pictures are unlabelled.
-        labelled: False: sub-folders are no classes.
+        labelled: False: sub-folders are not classes.
         task: a name for the task; default the folder's.
 
     Raises:
@@ -154,7 +154,7 @@ def pair_rows(
 
     Raises:
         ShardError: no such folder or no files; files without partner; two files of the same name.
-        UserError: a kind or an option that makes no sense.
+        UserError: an invalid kind or option.
     """
     images, masks = Path(images), Path(masks)
     known = LabelKinds(kinds, trust=trust, options=options)

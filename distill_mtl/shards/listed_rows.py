@@ -1,4 +1,4 @@
-"""What shards are written from: rows that are listed, but not read yet, and the keys that they get."""
+"""Rows that are listed but not read yet, from which shards are written, and their keys."""
 
 import hashlib
 import io
@@ -19,7 +19,7 @@ PICTURE_ENDINGS = tuple(SourceSection.model_fields["image"].default.split(";"))
 
 
 class LabelError(ValueError):
-    """A label cannot be read or makes no sense, though its picture can be read."""
+    """A label cannot be read or is invalid, though its picture can be read."""
 
 
 class RowContent(NamedTuple):
@@ -138,7 +138,7 @@ def picture_file(path: str) -> tuple[str, bytes]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it has to be turned into a PNG and is no picture.
+        ValueError: it has to be converted to PNG and is not a picture.
     """
     with open(path, "rb") as file:
         content = file.read()

@@ -1,4 +1,4 @@
-"""What is to be written, and which shards are finished: `NAME.plan.jsonl` beside the shards.
+"""The plan of the shards to write, and which are finished: `NAME.plan.jsonl` beside the shards.
 
 Its first line is the plan: rows, labels and options, of which the shards' bytes are a function. Then each finished
 shard has a line with what was counted in it. A line is written after its shard, so it stands for a whole shard; a

@@ -1,4 +1,4 @@
-"""What was written, for people: how much, how large, what the labels say, and the lines of a recipe to paste."""
+"""The summary of written shards: rows, bytes, statistics of labels, and lines for a recipe."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""ListedRows to shards: read and checked in parallel, written one after the other, so that the bytes never differ.
+"""Write rows to shards: read and checked in parallel, written in order, so that the bytes are always the same.
 
 What a shard holds follows from rows and options alone. Reader processes work ahead (data/stream.py); this process fills
 shard after shard in the order of rows. So a command that was stopped goes on after its last finished shard, and the
@@ -77,7 +77,7 @@ class RefusedRow(NamedTuple):
 
     Attributes:
         place: where it comes from.
-        reason: in words.
+        reason: a text.
         picture: whether it is the picture that is corrupt.
     """
 

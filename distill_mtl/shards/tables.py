@@ -48,7 +48,7 @@ def table_rows(
 
     Raises:
         ShardError: no such file or column; every row that cannot be understood, at once.
-        UserError: a kind or an option that makes no sense.
+        UserError: an invalid kind or option.
     """
     path = Path(file)
     lines, columns = _read(path)

@@ -1,4 +1,4 @@
-"""Any data set of torchvision.datasets: its pictures and targets, asked for row by row."""
+"""Any data set of torchvision.datasets, read row by row."""
 
 import hashlib
 import inspect
@@ -49,8 +49,8 @@ def torchvision_rows(
         options: of the labels' kinds, where their defaults do not fit, such as {"ignore_index": 0}.
 
     Raises:
-        ShardError: no such class or argument, data that is not there, or targets that are no labels of ours.
-        UserError: an option that makes no sense.
+        ShardError: no such class or argument, data that is not there, or targets that are not known labels.
+        UserError: an invalid option.
     """
     data = _open(name, root, dict(arguments or {}), download)
     return TorchvisionRows(name, data, dict(arguments or {}), task or name.lower(), options)
@@ -67,8 +67,8 @@ class TorchvisionRows(ListedRows):
         options: of the labels' kinds.
 
     Raises:
-        ShardError: its rows are no pictures with labels.
-        UserError: an option that makes no sense.
+        ShardError: its rows are not pictures with labels.
+        UserError: an invalid option.
     """
 
     def __init__(
@@ -254,7 +254,7 @@ def _class_names(classes: Any) -> tuple[str, ...] | int | None:
 
 
 def _files(data: Any) -> list[str] | None:
-    """Where the pictures lie, if the data set seems to say so."""
+    """The files of the pictures, if the data set lists them in an attribute."""
     for attribute in _FILES:
         listed = getattr(data, attribute, None)
         if isinstance(listed, list) and len(listed) == len(data):

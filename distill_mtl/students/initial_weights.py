@@ -45,7 +45,7 @@ class InitialHead:
         place: the teacher's folder, or file; or the old student's folder.
         asked: which of its heads the recipe names; None: the one of the task's name, or the only one.
         labels: how its outputs stand for the task's classes.
-        inherited: it is the old student's, which nobody asked for by name.
+        inherited: it is the old student's, which was not named in the recipe.
     """
 
     place: Path
@@ -243,7 +243,7 @@ def load_initial_head(head: nn.Module, kind: TaskKind, task: str, source: Initia
         source: whose head.
 
     Raises:
-        StudentError: the teacher is no folder of ours or of timm's, or its head is another one, or computes with
+        StudentError: the teacher is not a folder of ours or of timm's, or its head is another one, or computes with
             other options.
     """
     try:

@@ -118,7 +118,7 @@ def read_student(folder: Path, config: Mapping[str, Any], *, trust: bool = False
         trust: let the code of a user's own kinds run.
 
     Raises:
-        UserError: a user's own kind cannot be had, the config makes no sense, or the weights do not fit it.
+        UserError: a user's own kind cannot be had, the config is invalid, or the weights do not fit it.
     """
     if config.get("format") != FORMAT:
         raise StudentError(f"{folder} is not a student's folder: config.json has no `format: {FORMAT}`.")

@@ -1,4 +1,4 @@
-"""A teacher's answers to the numbers that stand in a sidecar, and back.
+"""Encode a teacher's answers as the numbers of a sidecar, and decode them.
 
 Logits are kept, not probabilities, so that the temperature stays free. What each form costs in bytes and
 in accuracy is in docs/target-cache.md.

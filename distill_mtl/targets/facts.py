@@ -1,4 +1,4 @@
-"""The teachers of a recipe, and what must be known of them to use their cached answers.
+"""The teachers of a recipe, and the facts about them that cached answers need.
 
 `Teachers` keeps the networks closed as long as facts will do. Every sidecar carries the facts of its teacher as
 JSON, so that a cache is complete in itself.

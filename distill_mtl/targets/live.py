@@ -1,4 +1,4 @@
-"""The teachers of a run, asked during training about the rows whose labels leave them something to say."""
+"""Live teachers: they run during training, on the rows that need a target."""
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager

@@ -1,4 +1,4 @@
-"""What the cache of a recipe is made of: for every shard with training rows, one sidecar per teacher.
+"""The plan of a recipe's cache: one sidecar per teacher for every shard with training rows.
 
 Writing, verifying and training all start from this plan, so what is written is what is looked for. A sidecar's
 identity is everything that its numbers depend on: it stands in the header as text, and its hash in the file's name,
@@ -285,7 +285,7 @@ class Places:
 
 
 def remove_left_overs(folders: Iterable[Path]) -> None:
-    """Delete sidecars that killed processes left half-made; what somebody still writes is young."""
+    """Delete sidecars that killed processes left half-made; a sidecar that is still being written is younger."""
     for folder in set(folders):
         with suppress(OSError):
             for part in half_made(folder, f"*{_ENDING}"):

@@ -1,4 +1,4 @@
-"""What every target provider offers to training, which does not know whether teachers or a cache answer.
+"""The interface of target providers. Training does not know whether teachers or a cache answer.
 
 Below it: rows of several tasks in one pass of a trunk. Those that any task needs run, and each task takes its own.
 """

@@ -1,4 +1,4 @@
-"""The self-teacher: the student as it was, for tasks that have no other teacher. It makes the student forget less.
+"""The self-teacher: an earlier copy of the student, for tasks without another teacher. It reduces forgetting.
 
 Learning without Forgetting (Li & Hoiem 2016, section 3) freezes the network before it learns something new
 and keeps its answers on the new rows; Kim et al. 2018 do so over and over while data sets of different

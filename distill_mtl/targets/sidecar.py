@@ -135,7 +135,7 @@ def write_sidecar(
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """What the operating system says becomes a message that names the file and the mend."""
+    """What the operating system says becomes a message that names the file and the remedy."""
     try:
         yield
     except OSError as error:
@@ -260,7 +260,7 @@ def _reserve(file: BinaryIO, size: int) -> None:
 
 
 def _read_header(file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
-    """The header's entries and where the data begin. Raises ValueError, in words, for anything but a whole file."""
+    """The header's entries and where the data begin. Raises ValueError, with a text, unless the file is complete."""
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > min(size - 8, _LONGEST_HEADER):
         raise ValueError(f"it ends after {size} bytes, inside its header")

@@ -1,4 +1,4 @@
-"""Rows of a cache, run through the teachers again and compared number by number."""
+"""Verify a cache: run some rows through the teachers again and compare number by number."""
 
 import random
 from collections.abc import Mapping, Sequence

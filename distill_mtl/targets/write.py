@@ -1,4 +1,4 @@
-"""Every teacher once over the training rows: the writing side of the target cache.
+"""Write the target cache: every teacher runs once over the training rows.
 
 A unit is one shard and all its teachers: its pictures are decoded once, its files appear whole when the
 unit is done. So a stopped command loses at most the unit it was at, and processes share units, not rows.

@@ -1,7 +1,7 @@
 """A kind of task: everything that differs between, say, classification and depth.
 
 One file per kind derives from `TaskKind` (or `AdditiveKind`, where scores follow from sums over rows) and registers
-itself under the name that a recipe uses. The rest of the program only speaks this interface: it never asks which kind
+itself under the name that a recipe uses. The rest of the program uses this interface only: it never asks which kind
 it holds. A user's own kind, `my_tasks:Angle`, is known under that very name once `import_kind` has imported it.
 """
 
@@ -50,7 +50,7 @@ DEFAULT_HEAD = HeadShape()
 
 
 class Truth(NamedTuple):
-    """What is known about the rows that a teacher speaks about.
+    """What is known about the rows with a teacher's target.
 
     Attributes:
         labels: [R, ...], as `read_label` and `transform_label` give them; a filler where a row has none.
@@ -66,7 +66,7 @@ class Legend(NamedTuple):
 
     Attributes:
         colors: name -> (red, green, blue), 0 to 255; empty where no colour stands for a name.
-        note: how to read what is no list of names, and the unit of captions; or nothing.
+        note: how to read what is not a list of names, and the unit of captions; or nothing.
     """
 
     colors: Mapping[str, tuple[int, int, int]] = {}
@@ -178,7 +178,7 @@ class TaskKind(LabelForm):
         """The class of a task with these options, at least those in `output_options`: its class methods know them.
 
         Raises:
-            UserError: a value that makes no sense.
+            UserError: an invalid value.
         """
         return cls
 
@@ -210,7 +210,7 @@ class TaskKind(LabelForm):
         """Logits that mean the same as the probabilities [R, C, ...] that a teacher gives.
 
         Raises:
-            UserError: answers of this kind are no probabilities.
+            UserError: answers of this kind are not probabilities.
         """
         raise UserError(f"answers of kind {cls.name} are not probabilities. Use `output: {{gives: logits}}`.")
 
@@ -256,7 +256,7 @@ class TaskKind(LabelForm):
 
         Args:
             decoded: of one row, from `decode` or `to_picture`; no dimension for the batch.
-            top: how many of the likeliest classes are told, where the kind ranks them.
+            top: number of likeliest classes in the answer, if the kind ranks them.
         """
         return {
             name: plain_values(value) if value.ndim < 2 else {"shape": list(value.shape)}
@@ -427,7 +427,7 @@ def import_kind(kind: str, *, trust: bool, say: str) -> None:
         say: how the user says so, for the message.
 
     Raises:
-        UserError: it is not trusted, there is no such class, or the class is no whole kind of task.
+        UserError: it is not trusted, there is no such class, or the class is not a complete kind of task.
     """
     if not is_user_kind(kind) or kind in KINDS.names():
         return

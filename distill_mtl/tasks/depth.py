@@ -1,4 +1,4 @@
-"""How far away each pixel is. Labels are 16-bit grey PNG pictures (`depth.png`) or float arrays (`depth.npy`)."""
+"""Depth of each pixel. Labels are 16-bit grey PNG pictures (`depth.png`) or float arrays (`depth.npy`)."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -48,7 +48,7 @@ class Depth(AdditiveKind):
     """One distance per pixel; logits [R, 1, h, w] are depths, labels float32 [R, H, W], 0 where there is none.
 
     Both are in one unit, that of `scale` times a PNG's values (metres), of an npy file's values as they
-    stand, and of what a teacher answers. A number that is not finite or not above 0 is no depth, in a label
+    stand, and of what a teacher answers. A number that is not finite or not above 0 is not a depth, in a label
     and in a teacher's answer: such pixels of either teach nothing. Logits may have another size than labels:
     they are resized (bilinear).
 
@@ -135,7 +135,7 @@ class Depth(AdditiveKind):
         self, logits: Tensor, teacher_logits: Tensor, temperature: float, truth: Truth | None = None
     ) -> Tensor:
         """The supervised loss towards the teacher, where it answers with a depth, at the size of the student's
-        logits. A depth is no decision that could be softened: the temperature is not used; nor is `truth`.
+        logits. A depth is not a decision, so `temperature` and `truth` are not used.
         """
         theirs = _cleaned(teacher_logits.detach().float())
         goal, valid = resized_where(theirs, theirs[:, 0] > 0, map_size(logits))
@@ -285,7 +285,7 @@ _LOSSES: dict[str, Loss] = {"l1": l1, "silog": silog}
 
 
 def _cleaned(depths: Tensor) -> Tensor:
-    """0 for what is no depth."""
+    """0 for an invalid depth."""
     return depths.where(torch.isfinite(depths) & (depths > 0), 0.0)
 
 

@@ -1,4 +1,4 @@
-"""Pictures for people: boxes and points drawn on an image, colours for class numbers and for measurements."""
+"""Drawings: boxes and points on an image, colours for class numbers and for measurements."""
 
 from collections import Counter
 from collections.abc import Sequence

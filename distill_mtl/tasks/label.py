@@ -32,7 +32,7 @@ class LabelForm(ABC):
         from_table: what a table has for one label: the value in one column, the values in several columns, or the
             path of a file that is the label. Such files can also be paired with pictures by their names.
         label_options: options that decide which labels are valid and what they mean.
-        open_classes: how many classes labels may number where nobody has said how many there are; 0: the classes
+        open_classes: how many classes labels may have if their number is unknown; 0: the classes
             must be known before a label is read.
         classes: names of what is answered.
     """
@@ -53,7 +53,7 @@ class LabelForm(ABC):
     # ---- from a shard to training -----------------------------------------------------------------
     @abstractmethod
     def read_label(self, payload: bytes) -> Tensor:
-        """Decode one label member. Raises ValueError, in words for the user, if it makes no sense."""
+        """Decode one label member. Raises ValueError, with a text for the user, if it is invalid."""
 
     @abstractmethod
     def has_label(self, label: Tensor) -> bool:
@@ -135,7 +135,7 @@ class LabelForm(ABC):
             cells: column -> text, or a value of JSON. At least one of them is not empty.
 
         Raises:
-            ValueError: a cell makes no sense; the message names its column.
+            ValueError: a cell is invalid; the message names its column.
         """
         (cell,) = cells.values()
         return cell.strip().encode() if isinstance(cell, str) else to_json(cell)
@@ -171,7 +171,7 @@ class LabelForm(ABC):
         """
 
     def counts_table(self, counts: "LabelCounts") -> "CountsTable":
-        """What was counted, in words; here how many rows have a label."""
+        """A text about what was counted; here how many rows have a label."""
         lines = [("with a label", f"{counts.labelled:,}"), ("without", f"{counts.rows - counts.labelled:,}")]
         return CountsTable(("", "rows"), lines)
 

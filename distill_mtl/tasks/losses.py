@@ -70,7 +70,7 @@ class Decoupled:
     TCKD is the divergence between the two networks' decisions "the target class, or another", NCKD the
     one between their decisions among the others as if the target class did not exist. The plain
     divergence is TCKD + (1 - p) NCKD with the teacher's probability p of the target class (equation 6):
-    it hardly listens to what a sure teacher says about the other classes, and beta does.
+    it hardly uses a confident teacher's answer about the other classes, and beta does.
 
     Attributes:
         alpha: weight of TCKD.
@@ -85,7 +85,7 @@ class Decoupled:
         """From a recipe's option.
 
         Raises:
-            UserError: it is no mapping of these two weights, or one of them is negative.
+            UserError: it is not a mapping of these two weights, or one of them is negative.
         """
         known = asdict(cls())
         if not isinstance(said, Mapping) or any(key not in known for key in said):

@@ -1,4 +1,4 @@
-"""Numbers per pixel, as students, teachers and labels have them: maps of several sizes, and the files of labels."""
+"""Maps of numbers per pixel, of students, teachers and labels, in several sizes; and the files of labels."""
 
 import io
 
@@ -90,7 +90,7 @@ def read_png(payload: bytes, what: str) -> tuple[str, NDArray]:
         what: it shows, for the message.
 
     Raises:
-        ValueError: it is no PNG, cut or damaged.
+        ValueError: it is not a PNG, or it is truncated or damaged.
     """
     try:
         with Image.open(io.BytesIO(payload), formats=["PNG"]) as picture:

@@ -211,7 +211,7 @@ def precision_recall(ranking: Ranking, weights: Tensor, positives: Tensor) -> Cu
     Args:
         ranking: of the answers.
         weights: [S, R], how often each row counts.
-        positives: [S], how many answers could be right, those that nobody gave among them.
+        positives: [S], how many answers could be right, also those that were not given.
     """
     counted = weights.double()[:, ranking.columns]
     taken = counted.cumsum(1)[:, ranking.last]
@@ -240,7 +240,7 @@ def average_precision(
         interpolated: at COCO's 101 recalls instead of step by step.
 
     Returns:
-        float64 [S]; NaN where there are no positives, which says nothing about the answers.
+        float64 [S]; NaN without positives.
     """
     area = interpolated_area if interpolated else stepwise_area
     chunk = max(1, _AT_ONCE // max(1, len(scores)))

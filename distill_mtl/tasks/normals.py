@@ -1,4 +1,4 @@
-"""Which way the surface faces at each pixel. Labels are RGB PNG pictures (`normals.png`) or float arrays
+"""Surface normals, one direction per pixel. Labels are RGB PNG pictures (`normals.png`) or float arrays
 (`normals.npy`).
 
 Where many unit vectors point, as counts that add up: for the best constant answer of `normals`.
@@ -116,7 +116,7 @@ class Normals(AdditiveKind):
     ) -> Tensor:
         """1 - cosine towards the teacher, where it answers with a direction, at the size of the student's logits.
 
-        A direction is no decision that could be softened: the temperature is not used; nor is `truth`.
+        A direction is not a decision, so `temperature` and `truth` are not used.
         """
         size, theirs = map_size(logits), _finite(teacher_logits.detach())
         valid = theirs.norm(dim=1) > _EPSILON

@@ -45,7 +45,7 @@ def read_objects(payload: bytes, classes: Mapping[str, int], form: str, most: in
         most: slots.
 
     Raises:
-        ValueError: it is no such list, or has more objects than slots.
+        ValueError: it is not such a list, or has more objects than slots.
     """
     try:
         entries = json.loads(payload)

@@ -26,7 +26,7 @@ def whole_number(name: str, value: Any, *, least: int) -> int:
     """An option that counts something.
 
     Raises:
-        UserError: it is no whole number from `least` on.
+        UserError: it is not a whole number from `least` on.
     """
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**31:
         raise UserError(f"options.{name} must be a whole number from {least}, found {value!r}.")
@@ -37,7 +37,7 @@ def number(name: str, value: Any, *, below: float = math.inf) -> float:
     """An option that is a weight or a share.
 
     Raises:
-        UserError: it is no number from 0 on, or not below `below`.
+        UserError: it is not a number of 0 or more, or not below `below`.
     """
     if not is_number(value) or not 0 <= value < below:
         end = f" and below {below:g}" if below < math.inf else ""
@@ -49,7 +49,7 @@ def positive_number(name: str, value: Any) -> float:
     """An option that is a unit or a size.
 
     Raises:
-        UserError: it is no number above 0.
+        UserError: it is not a number above 0.
     """
     if not is_number(value) or value <= 0:
         raise UserError(f"options.{name} must be a number above 0, found {value!r}.")
@@ -67,7 +67,7 @@ def read_mirrored(said: Any, classes: Sequence[str]) -> Pairs:
         classes: names of the task's classes.
 
     Raises:
-        UserError: it is no list of pairs, or a name is unknown or named twice.
+        UserError: it is not a list of pairs, or a name is unknown or named twice.
     """
     if not isinstance(said, list | tuple) or not all(
         isinstance(pair, list | tuple) and len(pair) == 2 for pair in said

@@ -246,7 +246,7 @@ def mask_pixels(payload: bytes) -> NDArray[np.int64]:
     """int64 [H, W]: the class numbers of a mask, whichever they are.
 
     Raises:
-        ValueError: it is no PNG, or a colour picture.
+        ValueError: it is not a PNG, or it is a colour picture.
     """
     mode, pixels = read_png(payload, "the mask")
     if mode not in _NUMBER_MODES:

@@ -1,4 +1,4 @@
-"""What is known of a teacher without its network: everything that a run is built from."""
+"""What is known of a teacher without its network: all that a run is built from."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,16 +21,16 @@ class TeacherCard:
         kind: of the task.
         labels: how its outputs stand for the task's classes.
         inputs: what its network wants to see.
-        assumed: keys of `inputs` that nobody said.
+        assumed: keys of `inputs` that were assumed.
         layers: names of the hidden features it gives, each once.
         last_map: name of the default hint layer; None where the network gives nothing but its answer.
         shapes: of `layers`.
         code: which callable of the user's own makes the network, and with what; empty for files.
         fingerprint: changes with everything that changes an answer (`teacher_fingerprint`).
         score: what its folder records about its quality, if anything.
-        form: what it was read from, in words ("an ONNX file").
+        form: what it was read from, such as "an ONNX file".
         program: what of it is code that was run; None where it is data alone.
-        told: what its files say: keys of `inputs`, `kind`, `classes`.
+        told: what its files contain: keys of `inputs`, `kind`, `classes`.
         trunk: what `student` would say in a recipe to get the same trunk; None where it is not known.
         options: of the kind, those that decide what the outputs stand for.
     """

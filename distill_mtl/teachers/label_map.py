@@ -1,4 +1,4 @@
-"""How the outputs of a teacher stand for the classes of its task."""
+"""How the outputs of a teacher are matched with the classes of its task."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -71,7 +71,7 @@ def match_classes(
     """Compare a teacher's classes with its task's.
 
     Names decide: a teacher may know the task's classes in another order, more of them, or fewer. Where one
-    side has no names, the numbers of classes must be equal and their order is taken as it stands.
+    side has no names, the numbers of classes must be equal and their order is assumed to be the same.
 
     Args:
         own: the teacher's names, in the order of its outputs; None: it has none.

@@ -1,4 +1,4 @@
-"""A trained network as a teacher: it is opened, and what it answers is compared with what its task wants.
+"""A trained network as a teacher: it is opened, and its output is checked against its task.
 
 `load_teacher` is for a recipe's `teacher`, `teachers_of` for a network that stands beside a student in a comparison.
 """

@@ -1,4 +1,4 @@
-"""Teachers that lie in one file: its trunk is kept once and runs once, however many tasks ask it.
+"""Teachers of one file: its trunk is loaded once and runs once for all their tasks.
 
 `JoinedTeachers` are all of them as one network of several tasks. The evaluation puts it in the student's place, and
 measures with it what a shared trunk costs.

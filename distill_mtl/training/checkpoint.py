@@ -150,7 +150,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(path: Path) -> tuple[int, dict[str, Any]]:
-    """Step and state of a checkpoint, on the CPU: whoever takes a tensor moves it where it belongs.
+    """Step and state of a checkpoint, on the CPU.
 
     Tensors and plain values only: no pickled code is run.
     """

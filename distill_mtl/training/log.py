@@ -1,4 +1,4 @@
-"""What a run logs: metrics.jsonl, one line per logged step, and trackers such as TensorBoard that show it live.
+"""The log of a run: metrics.jsonl, one line per logged step, and trackers such as TensorBoard.
 
 metrics.jsonl is the record and always written. A tracker that fails along the way is left out with a warning, and
 the run goes on.

@@ -1,4 +1,4 @@
-"""The training loop of a run: from where its session stands to the last step, or to a request to stop.
+"""The training loop of a run: from the session's step to the last one, or to a request to stop.
 
 Around each step (`step.Trainer`) it agrees with the other processes on whether to go on, writes metrics and
 checkpoints, and shows where the run is. Ctrl-C and SIGTERM end it after a step, with a checkpoint.

@@ -1,4 +1,4 @@
-"""How this process was launched: threads, precision, and the mistakes that a launcher makes silently."""
+"""How this process was launched: threads, precision, and launcher mistakes that are otherwise silent."""
 
 import atexit
 import os
@@ -104,7 +104,7 @@ def start_processes() -> PartialState:
 
 
 def _refuse_unseen_processes() -> None:
-    """Several processes on a machine without an accelerator, of which Accelerate would see one each."""
+    """Several processes on a machine without an accelerator; Accelerate alone would start one process each."""
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched > 1 and not _on_cpu() and not torch.accelerator.is_available():
         raise UserError(

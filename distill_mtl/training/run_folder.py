@@ -1,4 +1,4 @@
-"""The folder of one run: who may write into it, what must be equal before a run goes on, and its origin.
+"""The folder of one run: when it may be written, what must be equal to resume a run, and its origin.
 
 teachers.json says what was really loaded, by file and hash, with each teacher's score in the check and its precision;
 environment.json has versions, processes, time and rule of the last start, which the report names.

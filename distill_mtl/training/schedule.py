@@ -1,4 +1,4 @@
-"""From a recipe's `schedule` to the loss configs of every step, with everything that makes no sense refused."""
+"""From a recipe's `schedule` to the loss configs of every step, with every contradiction refused."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

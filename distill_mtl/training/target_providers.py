@@ -272,7 +272,7 @@ def gates(
     """task -> which of its teacher's rows are masked, where the recipe says.
 
     Raises:
-        RecipeError: a task's answers are no softmax, which has the entropy and the confidence.
+        RecipeError: a task's answers are not a softmax, so they have no entropy and no confidence.
     """
     found = {}
     for task, section in recipe.tasks.items():

@@ -23,7 +23,7 @@ from distill_mtl.students.student_folder import load_student, save_student
 PLACE = "path/to/this/folder"
 """What the run's card says for the folder in its example."""
 UNKNOWN = "unknown"
-"""The hub's own word for a licence that nobody has named."""
+"""The hub's name for an unknown licence."""
 
 
 @FORMATS.register("hub")
@@ -90,7 +90,7 @@ def hub_card(request: ExportRequest) -> str:
     The run's own card where the whole student is exported; else a new one, with the scores of the tasks that are.
 
     Raises:
-        ExportError: the run's card has a front matter that is no YAML.
+        ExportError: the run's card has a front matter that is not YAML.
     """
     card = ModelCard(_text(request))
     card.data["library_name"] = "distill_mtl"

@@ -32,7 +32,7 @@ _SWITCHES = {
     "aten::feature_dropout": 2,
     "aten::alpha_dropout": 2,
 }
-"""Operations that train or evaluate, and which of their arguments says so."""
+"""Operations with a training mode, and the argument that sets it."""
 
 
 @RUNTIMES.register(".ts")

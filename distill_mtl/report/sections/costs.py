@@ -1,4 +1,4 @@
-"""What the student costs beside its teachers."""
+"""The cost of the student and of its teachers."""
 
 from collections.abc import Sequence
 
@@ -74,7 +74,7 @@ def ratios(cost: Costs) -> dict[str, Cell]:
 
 # ---- the page
 Quantities = list[tuple[str, list[tuple[float | None, str]]]]
-"""What it is, and a number and its text for every network."""
+"""The quantity, and a number and its text for every network."""
 
 
 def _counted(costs: Sequence[Cost]) -> Quantities:

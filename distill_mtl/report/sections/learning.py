@@ -10,7 +10,7 @@ from distill_mtl.report.run_record import Curve, RunRecord
 from distill_mtl.report.sections import section
 
 _NO_TERMS = ("total", "gated")
-"""Entries of a task in the log that are no loss terms."""
+"""Entries of a task in the log that are not loss terms."""
 _MANY_PAIRS = 7
 
 

@@ -84,7 +84,7 @@ def short_table(
 
 
 def verdict_sign(result: TaskResult, results: Evaluation) -> Cell:
-    """The verdict of a task, in words, a sign and a colour."""
+    """The verdict of a task as a text, a sign and a colour."""
     tone = tone_of(result)
     return Cell((_SIGNS if results.acceptance.rule == "interval" else _POINT_SIGNS)[tone], tone)
 
