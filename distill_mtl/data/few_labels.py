@@ -71,14 +71,14 @@ def _class_task(source: Source, kinds: Mapping[str, TaskKind]) -> str:
     return class_task(source, kinds, "limit.per_class", "Limit the number of `rows` instead.")
 
 
-def class_task(source: Source, kinds: Mapping[str, TaskKind], key: str, mend: str) -> str:
+def class_task(source: Source, kinds: Mapping[str, TaskKind], key: str, remedy: str) -> str:
     """The one task for which the source's rows have a class per picture.
 
     Args:
         source: whose rows are told apart.
         kinds: every task of the recipe.
         key: of the source's section that needs the classes, for the message.
-        mend: what to do where there is no such task, for the message.
+        remedy: what to do where there is no such task, for the message.
 
     Raises:
         RecipeError: it has no such task, or several.
@@ -88,7 +88,7 @@ def class_task(source: Source, kinds: Mapping[str, TaskKind], key: str, mend: st
         found = ", ".join(tasks) or "none"
         raise RecipeError(
             f"data.{source.name}.{key}: needs labels of exactly one task with a class per picture, "
-            f"found {found}. {mend}"
+            f"found {found}. {remedy}"
         )
     return tasks[0]
 

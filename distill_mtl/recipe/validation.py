@@ -133,10 +133,10 @@ def _wrong(path: KeyPath, error: ErrorDetails, form: LongForm) -> Mistake:
     if error["type"] == "finite_number":
         return Mistake(user, found + "expected a finite number.")
     wants = expected(user)
-    mend = nearest(value, choices(user)) if isinstance(value, str) else ""
+    remedy = nearest(value, choices(user)) if isinstance(value, str) else ""
     if wants == "text" and isinstance(value, int | float):
-        mend = " Put it in quotes."
-    return Mistake(user, f"{found}expected {wants}.{mend}")
+        remedy = " Put it in quotes."
+    return Mistake(user, f"{found}expected {wants}.{remedy}")
 
 
 def _of_the_other_form(path: KeyPath, form: LongForm) -> Mistake | None:

@@ -222,11 +222,11 @@ def _refusal(refused: list[RefusedRow]) -> ShardError:
     listed = "\n".join(f"  {_some(where)}: {reason}" for reason, where in list(places.items())[:_SHOWN])
     rest = sum(len(where) for where in list(places.values())[_SHOWN:])
     more = f"\n  and {rest:,} more" if rest else ""
-    mend = "Correct or remove them, and run the command again (with --overwrite, where shards are finished)"
+    remedy = "Correct or remove them, and run the command again (with --overwrite, where shards are finished)"
     if all(row.picture for row in refused):
-        mend += "; or leave them out with --skip-corrupt"
+        remedy += "; or leave them out with --skip-corrupt"
     rows = "1 row" if len(refused) == 1 else f"{len(refused):,} rows"
-    return ShardError(f"{rows} cannot be written:\n{listed}{more}\n{mend}.")
+    return ShardError(f"{rows} cannot be written:\n{listed}{more}\n{remedy}.")
 
 
 def _some(places: list[str]) -> str:

@@ -80,8 +80,8 @@ def table_rows(
             numbers.append(number)
         except ValueError as error:
             findings.append(f"line {number}: {error}")
-    mend = " Rows without a label are left out with --allow-missing." if lacking else ""
-    _refuse(path, findings, mend)
+    remedy = " Rows without a label are left out with --allow-missing." if lacking else ""
+    _refuse(path, findings, remedy)
     if not kept:
         raise ShardError(f"{path}: no rows.")
     built = _build_labels(chosen, kept, known, path)
@@ -224,8 +224,8 @@ def _refuse_unreadable(
     )
 
 
-def _refuse(path: Path, findings: Sequence[str], mend: str) -> None:
+def _refuse(path: Path, findings: Sequence[str], remedy: str) -> None:
     if findings:
         more = f"; and {len(findings) - _SHOWN:,} more" if len(findings) > _SHOWN else ""
         listed = "; ".join(findings[:_SHOWN]) + more
-        raise ShardError(f"{path}: {len(findings):,} rows cannot be used: {listed}.{mend}")
+        raise ShardError(f"{path}: {len(findings):,} rows cannot be used: {listed}.{remedy}")

@@ -80,11 +80,11 @@ class Half(Codec):
 
     Args:
         name, shape: of the slot.
-        mend: what a user can do about larger ones.
+        remedy: what a user can do about larger ones.
     """
 
-    def __init__(self, name: str, shape: tuple[int, ...], mend: str = _INT8_HOLDS) -> None:
-        self.name, self.mend = name, mend
+    def __init__(self, name: str, shape: tuple[int, ...], remedy: str = _INT8_HOLDS) -> None:
+        self.name, self.remedy = name, remedy
         self.slots = {name: Slot(np.dtype(np.float16), shape)}
 
     def encode(self, values: Tensor) -> dict[str, NDArray]:
@@ -92,7 +92,7 @@ class Half(Codec):
         if not torch.isfinite(half).all():
             _refuse_strange(self.name, values)
             raise ValueError(
-                f"{self.name} holds {values.abs().max():.3g}, and fp16 ends at 65504; {self.mend}"
+                f"{self.name} holds {values.abs().max():.3g}, and fp16 ends at 65504; {self.remedy}"
             )
         return {self.name: half.cpu().numpy()}
 

@@ -140,9 +140,9 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        mend = "Make room, or cache less (targets.views, targets.features), and run" if full else "Run"
+        remedy = "Make room, or cache less (targets.views, targets.features), and run" if full else "Run"
         raise CacheError(
-            f"{path} cannot be written ({error.strerror}). Finished shards are kept. {mend} the same command again "
+            f"{path} cannot be written ({error.strerror}). Finished shards are kept. {remedy} the same command again "
             "to go on."
         ) from None
 

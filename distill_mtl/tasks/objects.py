@@ -125,10 +125,10 @@ def _numbers(entry: Mapping[str, Any], key: str, count: int, form: str, place: i
     values = entry.get(key)
     if not isinstance(values, list) or len(values) != count or not all(map(is_number, values)):
         other, other_form = ("point", "points") if key == "box" else ("box", "boxes")
-        mend = f" Objects with `{other}` need the option `form: {other_form}`."
+        remedy = f" Objects with `{other}` need the option `form: {other_form}`."
         raise ValueError(
             f"object {place} of the label needs `{key}: {form}` in pixels, found {_short(entry)}."
-            + mend * (other in entry)
+            + remedy * (other in entry)
         )
     return tuple(float(value) for value in values)
 

@@ -66,7 +66,7 @@ def match_classes(
     what: str,
     *,
     rest: int = 0,
-    mend: str = "Remove the task's `classes` to take the teacher's.",
+    remedy: str = "Remove the task's `classes` to take the teacher's.",
 ) -> LabelMap:
     """Compare a teacher's classes with its task's.
 
@@ -79,7 +79,7 @@ def match_classes(
         wanted: the task's names or their number; None: the teacher's own.
         what: the teacher, for messages.
         rest: of its outputs that stand for no class.
-        mend: what to do where they differ, for messages.
+        remedy: what to do where they differ, for messages.
 
     Raises:
         UserError: the two cannot be brought together.
@@ -97,10 +97,10 @@ def match_classes(
         if count != width:
             name = (
                 ""
-                if own is not None or not mend
+                if own is not None or not remedy
                 else " If it knows some of them, name them in `teacher.classes`."
             )
-            raise UserError(f"{what} says {width} classes, the recipe says {count}. {mend}{name}")
+            raise UserError(f"{what} says {width} classes, the recipe says {count}. {remedy}{name}")
         return straight if isinstance(wanted, int) else replace(straight, classes=tuple(wanted))
     known = [index for index, name in enumerate(wanted) if name in own]
     other = [name for name in wanted if name not in own]
@@ -108,7 +108,7 @@ def match_classes(
     if not known or (other and beyond):
         raise UserError(
             f"{what} does not know the recipe's classes {_some(other)}, and the recipe not its classes "
-            f"{_some(beyond)}. One side must name all of the other's. {mend}"
+            f"{_some(beyond)}. One side must name all of the other's. {remedy}"
         )
     outputs = tuple(own.index(wanted[index]) for index in known)
     return LabelMap(tuple(wanted), outputs, tuple(known) if other else None, width, rest)

@@ -49,7 +49,7 @@ def _inherited(task: str, kind: TaskKind, old: InitialStudent, head: str) -> Ini
             kind.classes if named_classes(kind.classes) is not None else len(kind.classes),
             what,
             rest=kind.outputs - len(kind.classes),
-            mend="",
+            remedy="",
         )
     except UserError as error:
         raise StudentError(f"tasks.{task}.head: {str(error).strip()} {ANEW}") from error

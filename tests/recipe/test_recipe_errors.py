@@ -1,4 +1,4 @@
-"""Every mistake is reported, all at once, with file, line, the user's own path, and the mend."""
+"""Every mistake is reported, all at once, with file, line, the user's own path, and the remedy."""
 
 import json
 import re
