@@ -28,7 +28,7 @@ class Objective(nn.Module):
 
     Args:
         student: its trunk returns every feature that a head or a term reads.
-        loss_configs: task -> how its loss is made, until `begin` says otherwise.
+        loss_configs: task -> how its loss is made, until `begin` changes it.
         terms: task -> its terms, those without a weight too: a stage may give them one.
         rule: the balancing rule, here so that its parameters and state are saved with the rest.
     """
@@ -78,7 +78,7 @@ class Objective(nn.Module):
         return losses, shared, terms
 
     def begin(self, stage: Stage) -> None:
-        """From now on learn as a stage says; what it does not train goes into evaluation mode."""
+        """Learn as a stage has it from now on; what it does not train goes into evaluation mode."""
         self.loss_configs = dict(stage.loss_configs)
         self.train()
         if stage.trains is not None:
@@ -103,20 +103,20 @@ class Objective(nn.Module):
         """Task -> the terms that have a weight in its loss, and the rows that each is about."""
         return {task: {term.name: term.rows for term in self._used(task)} for task in self.loss_configs}
 
-    def silent(self, counts: Counts) -> list[nn.Parameter]:
+    def idle(self, counts: Counts) -> list[nn.Parameter]:
         """Parameters that learn nothing in a step of these rows."""
         if not counts.total:
             return list(self.parameters())
-        silent: list[nn.Parameter] = []
+        idle: list[nn.Parameter] = []
         for task in self.loss_configs:
             learning = [term for term in self._used(task) if counts.of(term.rows)[task]]
             if not any(term.uses_logits for term in learning):
-                silent += self.student.heads[task].parameters()
-            silent += [p for term in self._all_terms(task) if term not in learning for p in term.parameters()]
-        return silent
+                idle += self.student.heads[task].parameters()
+            idle += [p for term in self._all_terms(task) if term not in learning for p in term.parameters()]
+        return idle
 
     def nothing(self) -> Tensor:
-        """Zero, with a zero gradient for every parameter: a step's loss where no row has anything to say."""
+        """Zero, with a zero gradient for every parameter: a step's loss where no row teaches anything."""
         return torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum() * 0.0
 
     def _all_terms(self, task: str) -> Iterator[Term]:

@@ -61,7 +61,7 @@ class Schedule:
         """The stage of step `step`, counted from 0."""
         return self.stages[min(bisect_right(self._ends, step), len(self.stages) - 1)]
 
-    def asks_teacher(self, task: str) -> bool:
+    def uses_teacher(self, task: str) -> bool:
         """Whether in any stage a teacher's answer changes the task's loss."""
         return any(task in stage.taught for stage in self.stages)
 

@@ -26,7 +26,7 @@ TERMS: Registry[type["Term"]] = Registry("loss term", "distill_mtl.distillation.
 TermRows = Literal["labelled", "taught"]
 """Rows of a task: those with a label, or those with a teacher's target."""
 RESERVED = ("total", "weight", "gated")
-"""What metrics.jsonl says of a task beside its terms."""
+"""What metrics.jsonl has of a task beside its terms."""
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def build_terms(
     Args:
         configs: task -> its loss config.
         student: shapes of the student's features, by layer.
-        teachers: task -> shapes of its teacher's hidden features, for tasks with a teacher network that is asked.
+        teachers: task -> shapes of its teacher's hidden features, for tasks with a teacher network that is used.
         named: terms that the recipe names somewhere; others are built if they have a default weight.
         seed: of the recipe.
     """

@@ -15,11 +15,11 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class LiveTeachers(TargetProvider):
-    """Runs each teacher on its rows of a batch, and on no other row; teachers of one trunk run it once.
+    """Runs each teacher on its rows of a batch; teachers of one trunk run it once.
 
     Args:
         teachers: task -> teacher; a task may have none.
-        on: which rows they are asked about.
+        on: which rows get a target.
         precisions: task -> fp32, bf16 or fp16; what is not named runs in fp32. Teachers of one trunk that
             differ run in fp32.
         compiled: tasks whose networks go through torch.compile.
@@ -47,10 +47,10 @@ class LiveTeachers(TargetProvider):
 
     def everything(self, images: Tensor, tasks: Iterable[str]) -> dict[str, TeacherOutput]:
         """The answers of some teachers about every image [B, 3, H, W] in [0, 1]."""
-        asked, every = set(tasks), torch.arange(len(images))
+        wanted, every = set(tasks), torch.arange(len(images))
         outputs: dict[str, TeacherOutput] = {}
         for group in self._groups:
-            mine = dict.fromkeys((task for task in group if task in asked), every)
+            mine = dict.fromkeys((task for task in group if task in wanted), every)
             outputs |= self.together(images, mine) if mine else {}
         return outputs
 

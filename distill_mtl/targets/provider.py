@@ -33,11 +33,11 @@ class TargetProvider(ABC):
 
     @abstractmethod
     def ask(self, task: str, batch: Batch, rows: Tensor | None = None) -> TeacherOutput:
-        """What the teacher of a task says, on the device of the batch's images.
+        """The answers of a task's teacher, on the device of the batch's images.
 
         Args:
             task: one of `tasks`.
-            batch: whose rows are asked about.
+            batch: with the rows.
             rows: int64 [R] on the host, ascending positions in the batch; None: every row.
         """
 
@@ -50,19 +50,20 @@ class TargetProvider(ABC):
         return rows_with_target(batch, self.tasks, self.on)
 
     def __call__(self, batch: Batch, rows: Mapping[str, Tensor] | None = None) -> Targets:
-        """What the teachers say about a batch that is on the device of the student.
+        """The targets of a batch that is on the device of the student.
 
         Args:
-            batch: whose rows are asked about.
-            rows: task -> those to ask about, where not all that `rows` gives; what is no task of theirs is
-                left to others.
+            batch: with the rows.
+            rows: task -> rows that get a target; default: all that `rows` gives. Tasks of other providers are
+                left out.
         """
         wanted = self.rows(batch) if rows is None else rows
-        asked = {task: mine for task, mine in wanted.items() if task in self.tasks and len(mine)}
-        outputs = self._answers(batch, asked)
+        mine = {task: of_task for task, of_task in wanted.items() if task in self.tasks and len(of_task)}
+        outputs = self._answers(batch, mine)
         device = batch.images.device
         return {
-            task: Target(mine.to(device, non_blocking=True), outputs[task]) for task, mine in asked.items()
+            task: Target(of_task.to(device, non_blocking=True), outputs[task])
+            for task, of_task in mine.items()
         }
 
     def _answers(self, batch: Batch, rows: Mapping[str, Tensor]) -> dict[str, TeacherOutput]:
@@ -82,7 +83,7 @@ def rows_with_target(batch: Batch, tasks: Iterable[str], on: Rows) -> dict[str, 
 
 
 def union_of(rows: Mapping[str, Tensor]) -> Tensor:
-    """int64 [U]: the rows that some task asks about, ascending; task -> int64 [R], ascending, on the host."""
+    """int64 [U]: the rows that some task needs, ascending; task -> int64 [R], ascending, on the host."""
     return next(iter(rows.values())) if len(rows) == 1 else torch.cat(list(rows.values())).unique()
 
 

@@ -31,7 +31,7 @@ class SelfTeacher:
     Args:
         student: that trains, on its device, before it is prepared.
         tasks: those that it teaches; one pass through the trunk serves them all.
-        due: says of a step, counted from 0, whether the student is frozen before it. Step 0 never is.
+        due: whether the student is frozen before a step, counted from 0; never before step 0.
         decay: None: what was frozen stays until the next such moment. Else an average that moves before
             every step, with a warm-up as `training.ema` has it, and teaches from the first such moment on.
         on: rows that it teaches, as for other teachers.

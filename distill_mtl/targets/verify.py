@@ -45,7 +45,7 @@ def draw_rows(units: Sequence[Unit], views: int, count: int) -> BatchRows:
 
 
 class Verifier:
-    """Compares rows of a cache with what the teachers say.
+    """Compares rows of a cache with the teachers' answers.
 
     Args:
         cache: opened.
@@ -68,7 +68,7 @@ class Verifier:
         self._device = device
 
     def compare(self, blocks: Sequence[BatchRows]) -> Verified:
-        """Run rows through the teachers and compare what they say with what is cached.
+        """Run rows through the teachers and compare their answers with the cached ones.
 
         Args:
             blocks: rows, the epoch of each the number of its view.
@@ -139,7 +139,7 @@ def _shown(batch: Batch, place: int) -> str:
 def _report(wrong: Sequence[str]) -> str:
     shown = [*wrong[:_SHOWN], *([f"and {len(wrong) - _SHOWN} more"] if len(wrong) > _SHOWN else [])]
     return (
-        "the cache does not hold what the teachers say:\n"
+        "the cached targets differ from the teachers' answers:\n"
         + "\n".join(f"  {line}" for line in shown)
         + "\nDelete these files and run `distill-mtl cache` again."
     )

@@ -85,7 +85,7 @@ class CacheWriter:
 
     @torch.no_grad()
     def _put(self, unit: Unit, writers: Mapping[str, Writer], seen: EveryView) -> None:
-        """What every teacher says about one block of rows."""
+        """Every teacher's answers about one block of rows."""
         rows, views = seen.flips.shape
         framing = {BOXES: seen.boxes.numpy(), FLIPS: seen.flips.numpy()}
         images = seen.images.to(self._device, non_blocking=True).float().div_(255)

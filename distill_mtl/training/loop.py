@@ -114,8 +114,8 @@ class TrainingLoop:
         if any_error:
             raise StoppedElsewhere(kept)
         raise Stopped(
-            f"stopped after step {self.session.step} of {self.parts.steps}. Nothing is lost: --resume goes on from "
-            f"{self.folder.checkpoints}."
+            f"stopped after step {self.session.step} of {self.parts.steps}. Nothing is lost: start the same command "
+            f"with --resume to go on from {self.folder.checkpoints}."
         )
 
     def _refuse_broken(self, report: StepReport) -> None:

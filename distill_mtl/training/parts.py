@@ -60,7 +60,7 @@ class Parts:
         terms: task -> the terms of its loss.
         rule: the balancing rule.
         balance: one sentence on which rule was taken and why.
-        cached: what the teachers said; None where they are asked live.
+        cached: the teachers' cached answers; None where they run live.
         taught: one sentence on where targets come from and why.
         begins: one sentence on what the student's first weights are.
     """
@@ -82,19 +82,19 @@ class Parts:
     begins: str
 
     def targets(self, precisions: Mapping[str, str] | None = None) -> TargetProvider:
-        """What training asks: the cache, or the teachers whose answers change a loss in some stage.
+        """The targets of training: the cache, or the teachers whose answers change a loss in some stage.
 
         Args:
             precisions: task -> in which its targets are made; default fp32.
         """
         if self.cached is not None:
             return self.cached
-        asked = {task: teacher for task, teacher in self.teachers.items() if self.schedule.asks_teacher(task)}
-        sections = {task: self.recipe.tasks[task].network for task in asked}
+        used = {task: teacher for task, teacher in self.teachers.items() if self.schedule.uses_teacher(task)}
+        sections = {task: self.recipe.tasks[task].network for task in used}
         compiled = frozenset(
             task for task, section in sections.items() if section is not None and section.compile
         )
-        return LiveTeachers(asked, self.recipe.training.teachers_on, precisions=precisions, compiled=compiled)
+        return LiveTeachers(used, self.recipe.training.teachers_on, precisions=precisions, compiled=compiled)
 
     def providers(
         self, teachers: TargetProvider, student: Student, autocast: Context = nullcontext

@@ -153,7 +153,7 @@ def _precision(wanted: str) -> Precision:
     if wanted == "auto":
         return "bf16" if gpu and torch.cuda.is_bf16_supported() else "no"
     if wanted == "fp16" and not gpu:
-        raise UserError("training.precision is fp16, which no CPU trains well in. Use bf16, fp32 or auto.")
+        raise UserError("training.precision: fp16 needs a GPU. Use bf16, fp32 or auto.")
     return {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}[wanted]  # type: ignore[return-value]
 
 

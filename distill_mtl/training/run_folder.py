@@ -46,13 +46,11 @@ class RunFolder(RunFiles):
         """
         if not self.path.exists() or not any(self.path.iterdir()):
             if resume:
-                raise UserError(
-                    f"{self.path} holds no run to go on with. Look at --out, or leave out --resume."
-                )
+                raise UserError(f"{self.path} has no run to continue. Check --out, or leave out --resume.")
             return
         if not self.recipe.exists():
             raise UserError(
-                f"{self.path} is not empty and holds no run of ours (no {self.recipe.name}). "
+                f"{self.path} is not empty and is not a run folder: it has no {self.recipe.name}. "
                 "Choose another folder with --out."
             )
         if resume:
@@ -121,8 +119,8 @@ class RunFolder(RunFiles):
 
 def describe_teachers(recipe: Recipe, teachers: Teachers) -> dict[str, dict[str, Any]]:
     """Who teaches each task that has a teacher: its file, sha256, classes and input, or `self`."""
-    remembered = {task: {"self": section.student} for task, section in self_taught(recipe).items()}
-    return {task: card.describe() for task, card in teachers.cards.items()} | remembered
+    own = {task: {"self": section.student} for task, section in self_taught(recipe).items()}
+    return {task: card.describe() for task, card in teachers.cards.items()} | own
 
 
 def write_teachers(

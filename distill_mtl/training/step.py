@@ -24,7 +24,7 @@ from distill_mtl.training.processes import seed_step
 
 @dataclass
 class StepReport:
-    """What one optimizer step did; its numbers stay on the device until `values` is asked.
+    """What one optimizer step did; its numbers stay on the device until `values` is called.
 
     Attributes:
         counts: rows of the step.
@@ -101,7 +101,7 @@ class Trainer:
         accelerator: started for the recipe's precision and accumulation.
         objective: student, loss terms and rule.
         providers: of targets, on the accelerator's device; never prepared.
-        recipe: says how to step.
+        recipe: with `optimizer`, `training` and `balance`.
         schedule: the loss configs of every step of the run.
 
     Attributes:
@@ -186,7 +186,7 @@ class Trainer:
         A zero gradient is not nothing: momentum and weight decay would still move the parameter.
         """
         assert self._stage is not None
-        for parameter in (*self.objective.silent(counts), *self.objective.untrained(self._stage)):
+        for parameter in (*self.objective.idle(counts), *self.objective.untrained(self._stage)):
             parameter.grad = None
         if self.asynchronous is not None:
             self.asynchronous.hold_back(counts)

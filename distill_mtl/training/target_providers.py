@@ -55,18 +55,16 @@ def choose_targets(
         return live, None, f"targets: live{_views(live.targets.view_count)}"
     settled = settle_targets(recipe, "cached")
     loss_configs = configs_of(settled)
-    asked = [task for task in teachers if _asks(recipe, loss_configs[task])]
-    if not asked:
-        return live, None, "targets: none, no task asks a teacher"
+    used = [task for task in teachers if _uses_teacher(recipe, loss_configs[task])]
+    if not used:
+        return live, None, "targets: none, no loss uses a teacher"
     cached, problem = None, None
-    if wanted == "cached" or _anything_cached(asked, sources):
-        cached, problem = _open(
-            settled, loss_configs, {task: teachers.facts(task) for task in asked}, sources
-        )
+    if wanted == "cached" or _anything_cached(used, sources):
+        cached, problem = _open(settled, loss_configs, {task: teachers.facts(task) for task in used}, sources)
     everywhere = _on_every_process(cached is not None)
     if cached is not None and all(everywhere):
         sources.see_under(StoredViews(cached.cache))
-        scores = [f"{task} {score}" for task in asked if (score := cached.cache.score(task)) is not None]
+        scores = [f"{task} {score}" for task in used if (score := cached.cache.score(task)) is not None]
         known = f"; its teachers scored {', '.join(scores)}" if scores else ""
         taught = f"targets: cached{_views(cached.cache.views)}, {megabytes(cached.cache.size)}{known}"
         return settled, cached, taught
@@ -127,7 +125,7 @@ def plan_targets(
             else None,
         )
         for task, teacher in facts.items()
-        if _asks(recipe, loss_configs[task])
+        if _uses_teacher(recipe, loss_configs[task])
     }
     views = targets.view_count or 1
     units = plan_cache(sources.opened, codecs, views=views, size=sources.size, seed=recipe.seed)
@@ -142,8 +140,8 @@ def logits_kept_in(kind: type[TaskKind], wanted: Numbers) -> Numbers:
     return "fp16" if wanted == "int8" and kind.dense and not kind.exclusive else wanted
 
 
-def _asks(recipe: Recipe, loss_config: LossConfig) -> bool:
-    """Whether the teacher may be asked at all; a stage of a schedule may use what the task itself does not."""
+def _uses_teacher(recipe: Recipe, loss_config: LossConfig) -> bool:
+    """Whether the teacher may be used at all; a stage of a schedule may use what the task itself does not."""
     return loss_config.uses_teacher or bool(recipe.schedule)
 
 

@@ -32,18 +32,18 @@ def test_parts_stand_for_parameters_as_the_objective_names_them(student: Student
 
 
 @pytest.mark.parametrize(
-    ("part", "said"),
+    ("part", "found"),
     [
-        ("trunk:frist", "there is no layer 'frist'. Did you mean 'first'?"),
-        ("heads:c", "there is no head 'c'."),
-        ("trunks", "there is no part 'trunks'. Did you mean 'trunk'?"),
+        ("trunk:frist", "'first'"),
+        ("heads:c", "'c'"),
+        ("trunks", "'trunk'"),
     ],
 )
-def test_a_part_that_is_not_there_is_refused(student: Student, part: str, said: str) -> None:
+def test_a_part_that_is_not_there_is_refused(student: Student, part: str, found: str) -> None:
     returns = student.trunk.returns
     with pytest.raises(UserError) as caught:
         named_parameters(student, {}, part)
-    assert str(caught.value).startswith(said)
+    assert found in str(caught.value)
     assert student.trunk.returns == returns
 
 

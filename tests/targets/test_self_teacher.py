@@ -14,60 +14,62 @@ from distill_mtl.targets.self_teacher import SelfTeacher
 KINDS = {"a": toys.classification(3), "b": toys.segmentation(2)}
 
 
-def test_it_is_silent_until_it_was_frozen_and_then_says_what_the_student_said() -> None:
+def test_it_has_no_target_until_it_was_frozen_and_then_answers_as_the_student_did() -> None:
     student = toys.toy_student(KINDS)
-    former, batch = SelfTeacher(student, ["a", "b"], lambda step: step % 2 == 0), _batch()
+    teacher, batch = SelfTeacher(student, ["a", "b"], lambda step: step % 2 == 0), _batch()
     for step in (0, 1):
-        former.begin(step, student)
-        assert former.rows(batch) == {}
+        teacher.begin(step, student)
+        assert teacher.rows(batch) == {}
     _move(student)
-    said = student.eval()(batch.images)
-    former.begin(2, student)
+    answered = student.eval()(batch.images)
+    teacher.begin(2, student)
     _move(student)
-    former.begin(3, student)
-    assert {task: rows.tolist() for task, rows in former.rows(batch).items()} == {"a": [1, 2], "b": [0, 1]}
-    answers = former.ask(batch.images, former.rows(batch))
-    assert torch.equal(answers["a"].output.logits, said["a"][[1, 2]])
-    assert torch.allclose(answers["b"].output.logits, said["b"][[0, 1]], atol=1e-6)
+    teacher.begin(3, student)
+    assert {task: rows.tolist() for task, rows in teacher.rows(batch).items()} == {"a": [1, 2], "b": [0, 1]}
+    answers = teacher.ask(batch.images, teacher.rows(batch))
+    assert torch.equal(answers["a"].output.logits, answered["a"][[1, 2]])
+    assert torch.allclose(answers["b"].output.logits, answered["b"][[0, 1]], atol=1e-6)
     assert answers["a"].output.hidden == {}
-    former.begin(4, student)
-    assert not torch.equal(former.ask(batch.images, former.rows(batch))["a"].output.logits, said["a"][[1, 2]])
+    teacher.begin(4, student)
+    assert not torch.equal(
+        teacher.ask(batch.images, teacher.rows(batch))["a"].output.logits, answered["a"][[1, 2]]
+    )
 
 
 def test_it_keeps_the_running_statistics_and_never_moves_its_own() -> None:
     student = toys.toy_student(KINDS)
     student.trunk.model.first.append(nn.BatchNorm2d(6))
-    former, batch = SelfTeacher(student, ["a"], lambda step: True), _batch()
+    teacher, batch = SelfTeacher(student, ["a"], lambda step: True), _batch()
     student.train()(batch.images)
-    former.begin(1, student)
-    before = former.state_dict()["copy"]
+    teacher.begin(1, student)
+    before = teacher.state_dict()["copy"]
     frozen = {name: value.clone() for name, value in before.items()}
     assert torch.equal(frozen["trunk.model.first.2.running_mean"], student.trunk.model.first[2].running_mean)
-    former.ask(batch.images, former.rows(batch))
+    teacher.ask(batch.images, teacher.rows(batch))
     student(batch.images)
-    assert all(torch.equal(value, frozen[name]) for name, value in former.state_dict()["copy"].items())
+    assert all(torch.equal(value, frozen[name]) for name, value in teacher.state_dict()["copy"].items())
 
 
 def test_tasks_share_one_pass_through_the_trunk() -> None:
     student = toys.toy_student(KINDS)
     runs: list[int] = []
     student.trunk.register_forward_hook(lambda *_: runs.append(1))  # a copy has it too
-    former = SelfTeacher(student, ["a", "b"], lambda step: True)
-    former.begin(1, student)
+    teacher = SelfTeacher(student, ["a", "b"], lambda step: True)
+    teacher.begin(1, student)
     runs.clear()
-    answers = former.ask(_batch().images, former.rows(_batch()))
+    answers = teacher.ask(_batch().images, teacher.rows(_batch()))
     assert runs == [1]
     assert not any(target.output.logits.requires_grad for target in answers.values())
 
 
 def test_an_average_moves_before_every_step_and_speaks_from_the_first_moment_on() -> None:
     student = toys.toy_student(KINDS)
-    former, batch = SelfTeacher(student, ["a"], lambda step: step == 3, decay=0.5), _batch()
+    teacher, batch = SelfTeacher(student, ["a"], lambda step: step == 3, decay=0.5), _batch()
     weights = []
     for step in range(5):
-        former.begin(step, student)
-        assert bool(former.rows(batch)) == (step >= 3)
-        weights.append(former.state_dict()["copy"]["heads.a.linear.weight"].clone())
+        teacher.begin(step, student)
+        assert bool(teacher.rows(batch)) == (step >= 3)
+        weights.append(teacher.state_dict()["copy"]["heads.a.linear.weight"].clone())
         _move(student)
     now = student.state_dict()["heads.a.linear.weight"]
     assert all(not torch.equal(earlier, later) for earlier, later in pairwise(weights[1:]))
@@ -77,30 +79,30 @@ def test_an_average_moves_before_every_step_and_speaks_from_the_first_moment_on(
 @pytest.mark.parametrize("decay", [None, 0.5])
 def test_it_goes_on_from_a_checkpoint(decay: float | None) -> None:
     student = toys.toy_student(KINDS)
-    former, again = (SelfTeacher(student, ["a"], lambda step: step == 2, decay=decay) for _ in range(2))
+    teacher, again = (SelfTeacher(student, ["a"], lambda step: step == 2, decay=decay) for _ in range(2))
     for step in range(4):
-        former.begin(step, student)
+        teacher.begin(step, student)
         _move(student)
-    again.load_state_dict(former.state_dict())
-    for subject in (former, again):
+    again.load_state_dict(teacher.state_dict())
+    for subject in (teacher, again):
         subject.begin(4, student)
     batch = _batch()
-    one, other = (subject.ask(batch.images, subject.rows(batch)) for subject in (former, again))
+    one, other = (subject.ask(batch.images, subject.rows(batch)) for subject in (teacher, again))
     assert torch.equal(one["a"].output.logits, other["a"].output.logits)
 
 
-def test_labels_alone_silence_it() -> None:
+def test_with_labels_alone_it_has_no_target() -> None:
     student = toys.toy_student(KINDS)
-    former = SelfTeacher(student, ["a"], lambda step: True, on="none")
-    former.begin(1, student)
-    assert former.rows(_batch()) == {}
+    teacher = SelfTeacher(student, ["a"], lambda step: True, on="none")
+    teacher.begin(1, student)
+    assert teacher.rows(_batch()) == {}
 
 
 def test_only_tasks_that_use_a_teacher_get_targets_and_a_gate_masks_them() -> None:
     student = toys.toy_student(KINDS)
-    former = SelfTeacher(student, ["a", "b"], lambda step: True)
-    former.begin(1, student)
-    providers = TargetProviders(LiveTeachers({}), [former], {"b": Gate("entropy", 0.0)})
+    teacher = SelfTeacher(student, ["a", "b"], lambda step: True)
+    teacher.begin(1, student)
+    providers = TargetProviders(LiveTeachers({}), [teacher], {"b": Gate("entropy", 0.0)})
     rows = providers.rows(_batch(), {"b"})
     assert list(rows) == ["b"]
     targets = providers(_batch(), rows)

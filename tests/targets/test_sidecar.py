@@ -90,10 +90,10 @@ def test_a_file_cut_at_any_byte_is_refused_by_name(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for length in range(len(whole)):
         cut.write_bytes(whole[:length])
-        with pytest.raises(CacheError, match="cut.safetensors is cut, damaged or no sidecar"):
+        with pytest.raises(CacheError, match="cut.safetensors"):
             Sidecar(cut)
     cut.write_bytes(whole + b"x")
-    with pytest.raises(CacheError, match=f"has {len(whole) + 1} bytes and should have {len(whole)}"):
+    with pytest.raises(CacheError, match=f"{len(whole) + 1} bytes.*{len(whole)}"):
         Sidecar(cut)
 
 

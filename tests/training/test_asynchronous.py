@@ -98,9 +98,9 @@ def test_thresholds_within_a_batch_step_as_if_there_were_none(recipe: Path) -> N
 
 def test_rules_that_compare_gradients_are_refused_and_auto_takes_another(recipe: Path) -> None:
     thresholds = "training.asynchronous={trunk: 24, heads: 12}"
-    with pytest.raises(RecipeError, match=r"mgda_ub chooses one step for all tasks.*uniform, fixed"):
+    with pytest.raises(RecipeError, match=r"mgda_ub .*training.asynchronous.*uniform, fixed"):
         build(load_recipe(recipe, [thresholds, "balance=mgda_ub"]))
-    with pytest.raises(RecipeError, match=r"balance.method: mgda chooses"):
+    with pytest.raises(RecipeError, match=r"balance.method: mgda "):
         build(load_recipe(recipe, [thresholds, "balance=mgda"]))
     assert "uniform (auto: with training.asynchronous" in build(load_recipe(recipe, [thresholds])).balance
     for rule in ("uncertainty", "gradnorm", "geometric"):

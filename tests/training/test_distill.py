@@ -215,12 +215,12 @@ def test_the_share_of_harmed_tasks_is_logged_on_request(recipe: Path, tmp_path: 
 
 def test_another_precision_in_the_same_process_is_refused_in_words(recipe: Path, tmp_path: Path) -> None:
     distill(load_recipe(recipe), out=tmp_path / "fp32", console=QUIET)
-    with pytest.raises(UserError, match="already trained in fp32"):
+    with pytest.raises(UserError, match="training.precision: .*fp32"):
         distill(load_recipe(recipe, ["training.precision=bf16"]), out=tmp_path / "bf16", console=QUIET)
 
 
 def test_half_precision_on_the_cpu_is_refused(recipe: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="fp16, which no CPU trains well in"):
+    with pytest.raises(UserError, match="training.precision: fp16"):
         distill(load_recipe(recipe, ["training.precision=fp16"]), out=tmp_path / "run", console=QUIET)
 
 
@@ -281,7 +281,7 @@ def test_overwriting_deletes_the_run_and_nothing_else(recipe: Path, tmp_path: Pa
 
 
 def test_resuming_where_nothing_is_says_so(recipe: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no run to go on with"):
+    with pytest.raises(UserError, match="--resume"):
         distill(recipe, out=tmp_path / "typo", resume=True, console=QUIET)
 
 

@@ -1,5 +1,6 @@
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -28,10 +29,8 @@ def test_a_former_self_speaks_from_the_second_phase_on_beside_real_teachers(
     loaded = load_recipe(recipe, [*HUE, TURNS, "training.log_every=1"])
     evaluation = distill(loaded, out=out, console=console)
     said = console.export_text()
-    assert (
-        "uniform (auto: some rows have neither a label nor a teacher for hue; the self-teacher of hue" in said
-    )
-    assert "self-teacher, frozen at the beginning of each phase: hue" in said
+    assert re.search(r"uniform \(auto: .*for hue; the self-teacher of hue", said)
+    assert re.search("self-teacher, .* each phase: hue", said)
     lines = quickstart.metrics(out)
     # hue's rows come in steps 1, 2, 5, 6, those of shape between them.
     taught = [{"soft_targets", "supervised"} & set(line["tasks"].get("hue", {})) for line in lines]
@@ -44,7 +43,7 @@ def test_a_former_self_speaks_from_the_second_phase_on_beside_real_teachers(
     teachers = json.loads((out / "teachers.json").read_text())
     assert teachers["hue"] == {"self": "frozen"}
     assert evaluate(out, console=Console(quiet=True)).tasks == evaluation.tasks
-    with pytest.raises(UserError, match="mgda_ub needs a label.*knows no more than the student"):
+    with pytest.raises(UserError, match="mgda_ub .*self-teacher of hue"):
         distill(load_recipe(recipe, [*HUE, "balance=mgda_ub"]), out=tmp_path / "other", console=console)
 
 
@@ -63,7 +62,7 @@ def test_phases_of_one_step_freeze_it_ten_times_in_the_run(recipe: Path, tmp_pat
     ],
 )
 def test_a_former_self_that_would_never_speak_is_refused(recipe: Path, override: str, key: str) -> None:
-    with pytest.raises(RecipeError, match=f"{key}: the self-teacher.*before step 6.*the run has 6 steps"):
+    with pytest.raises(RecipeError, match=f"{key}: .*step 6.* 6 steps"):
         build(load_recipe(recipe, [*HUE, override]))
 
 

@@ -18,7 +18,7 @@ def test_a_filled_folder_is_refused_and_both_ways_on_are_named(tmp_path: Path) -
 
 def test_a_folder_of_somebody_elses_is_never_deleted(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="holds no run of ours"):
+    with pytest.raises(UserError, match="not a run folder"):
         RunFolder(tmp_path).refuse("seed: 0\n", resume=False, overwrite=True)
     assert (tmp_path / "thesis.tex").exists()
 

@@ -19,6 +19,6 @@ class SoftTargets(Term):
         if config.known is None:
             truth = Truth(rows.labels, rows.labelled)
             return rows.kind.soft_target_loss(student, teacher, config.temperature, truth)
-        # The teacher says nothing about the other classes, neither yes nor no.
+        # The teacher has no answer for the other classes, neither yes nor no.
         known = list(config.known)
         return rows.kind.soft_target_loss(student[:, known], teacher[:, known], config.temperature, None)
