@@ -84,7 +84,9 @@ def import_class(name: str, base: type[Base], what: str) -> type[Base]:
     with working_directory_importable():
         found = attribute_of(import_module(module_name), attribute)
     if not (isinstance(found, type) and issubclass(found, base)):
-        raise UserError(f"{name} is no {what}: derive the class from {base.__module__}.{base.__qualname__}.")
+        raise UserError(
+            f"{name} is not a {what}: derive the class from {base.__module__}.{base.__qualname__}."
+        )
     here = os.getcwd()
     if here not in sys.path:
         sys.path.append(here)  # a process that begins anew, as a DataLoader's worker may, imports it by name

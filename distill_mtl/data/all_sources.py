@@ -271,7 +271,7 @@ class Sources:
         """The rows of a set that are labelled for `task`, under plain views, in shard order, with `groups`.
 
         Args:
-            task: of the recipe; a batch holds its labels alone.
+            task: of the recipe; a batch holds its labels only.
             split: which set; None: all rows, whatever their set.
             batch_size: rows per batch, fewer in the last or where rows are skipped.
             share: this process's, of every world-th row.

@@ -210,7 +210,7 @@ def admit_term(name: str, *, trust: bool, say: str) -> None:
         if not trust:
             raise UserError(
                 f"{name} is code, which runs with all your rights on this machine. If you trust its origin, "
-                f"say so with {say}."
+                f"write {say}."
             )
         found = import_class(name, Term, "loss term")
         if found.forward is Term.forward:

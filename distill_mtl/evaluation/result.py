@@ -275,7 +275,7 @@ class Baseline:
     """One network, or several, in the student's place.
 
     Attributes:
-        kind: labels_only: one student trained on labels alone; single_task: a network for each task, of the same
+        kind: labels_only: one student trained on labels only; single_task: a network for each task, of the same
             trunk; model: any other that was named.
         tasks: scores by task; a model may lack some.
     """

@@ -251,7 +251,7 @@ def _write(job: _Job, left: Sequence[Unit], places: Places, made: Mapping[str, M
             display.update(pace.done, f"{pace.rows_per_second:.0f} rows/s")
             if stop.requested:
                 raise Stopped(
-                    "stopped. Finished shards are kept; the same command goes on from there: "
+                    "stopped. Finished shards are kept; the same command continues: "
                     f"{len(unfinished(job.units, Places()))} of {len(job.units)} are left."
                 )
         if pace.total:

@@ -86,7 +86,7 @@ def distill(
         To look before training: distill-mtl check RECIPE.
     """
     if resume and overwrite:
-        raise UserError("--resume goes on with the run, --overwrite deletes it. Choose one.")
+        raise UserError("--resume continues the run, --overwrite deletes it. Choose one.")
     recipe = as_recipe(recipe, [*overrides, *(LABELS_ONLY if labels_only else ())])
     accelerator = start_accelerator(recipe.training)
     console = console_of(console, first=accelerator.is_main_process)

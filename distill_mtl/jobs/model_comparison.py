@@ -81,7 +81,7 @@ def compare_models(
     places = _places(data, student, opened, given.task)
     if len(places) > 1 and (given.kind, given.classes, given.member) != (None, None, None):
         raise UserError(
-            f"--kind, --classes and --member say something of one task, and --data has {', '.join(places)}. Compare "
+            f"--kind, --classes and --member are for one task, and --data has {', '.join(places)}. Compare "
             "these one by one."
         )
     mine = teachers_of(opened, {task: Asked(given.kind, given.classes) for task in places})

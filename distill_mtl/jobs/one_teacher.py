@@ -239,7 +239,7 @@ def train_teacher(
 ) -> Path:
     """Train a network of one task, to be a teacher.
 
-    Train the one task of a recipe on its labels alone, with the machinery of a run, and save the network as a
+    Train the one task of a recipe on its labels only, with the machinery of a run, and save the network as a
     teacher: timm's local-dir form for a classifier, a student folder for any other kind, and for a head of several
     layers, which timm has no form for. Each has its score in score.json.
 
@@ -313,7 +313,7 @@ def _card(task: str, result: TaskResult, folder: Path, recipe: str, in_timms_for
         code = f'network = distill_mtl.load_student("{folder}")'
     return (
         f"# Teacher of `{task}`\n\n"
-        f"A {result.kind} network of one task, trained on labels alone: {result.metric} {result.student:.2f} on the "
+        f"A {result.kind} network of one task, trained on labels only: {result.metric} {result.student:.2f} on the "
         f"{result.rows:,} test rows of {recipe}.\n\n"
         f"```python\n{code}\n```\n\n"
         f"Trained by `distill-mtl teacher train {recipe}`; as a teacher: `teacher: {folder}`.\n"

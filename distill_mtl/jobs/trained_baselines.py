@@ -62,7 +62,7 @@ def train_baselines(
     console.print(
         f"to train first, into {run.baselines}: {', '.join(missing)}. The run itself took {_minutes(seconds)}; each of "
         f"these takes at most about as long, in all {_minutes(None if seconds is None else seconds * len(missing))}. "
-        "Ctrl-C stops; the same command goes on.",
+        "After Ctrl-C the same command continues.",
         highlight=False,
         soft_wrap=True,
     )
@@ -73,7 +73,7 @@ def train_baselines(
             distill(each, out=folder.path, resume=folder.recipe.exists(), console=console)
         except Stopped as stopped:
             raise type(stopped)(
-                f"stopped in the baseline {name}. The same `distill-mtl evaluate` goes on with what is there."
+                f"stopped in the baseline {name}. The same `distill-mtl evaluate` continues."
             ) from stopped
 
 
@@ -192,7 +192,7 @@ def single_task(recipe: Recipe, task: str, steps: int | None) -> Recipe:
     }
     if not data:
         raise RecipeError(
-            f"--baseline {SINGLE_TASK}: no source has labels of {task}, so no network can learn it alone."
+            f"--baseline {SINGLE_TASK}: no source has labels of {task}, so no network can be trained for it."
         )
     length = {} if steps is None else {"steps": steps, "epochs": None}
     asynchronous = recipe.training.asynchronous

@@ -27,7 +27,7 @@ def recipe_json_schema() -> Schema:
     sections["TaskData"] = _data_of_a_task(sections["SourceSection"])
     sections["TaskSection"]["properties"]["data"] = {
         "anyOf": [*_shards(), _section("TaskData"), {"type": "null"}],
-        "description": "A data set labelled for this task alone: its shards, or a source with its settings.",
+        "description": "A data set labelled for this task only: its shards, or a source with its settings.",
     }
     _admit(top, "student", {"type": "string"})
     _admit(top, "balance", {"type": "string"})
@@ -83,7 +83,7 @@ def _plain(schema: Any) -> Any:
 def _data_of_a_task(source: Schema) -> Schema:
     data = copy.deepcopy(source)
     del data["properties"]["labels"]
-    data["description"] = "One data set in WebDataset shards, labelled for this task alone."
+    data["description"] = "One data set in WebDataset shards, labelled for this task only."
     data["properties"]["member"] = {
         "anyOf": [{"type": "string"}, {"type": "null"}],
         "default": None,

@@ -169,7 +169,7 @@ def _is_empty(value: Any, default: Any) -> bool:
 
 
 def _move_data_of_tasks(form: LongForm) -> None:
-    """A task's own `data` becomes a source of the task's name, labelled for this task alone."""
+    """A task's own `data` becomes a source of the task's name, labelled for this task only."""
     tasks = form.value.get("tasks")
     for name, task in tasks.items() if isinstance(tasks, dict) else ():
         source = task.pop("data", None) if isinstance(task, dict) else None
@@ -191,9 +191,7 @@ def _move_data_of_tasks(form: LongForm) -> None:
 def _label(source: dict[str, Any], task: str, key: str, form: LongForm) -> dict[str, Any]:
     here: KeyPath = ("tasks", task, "data")
     if "labels" in source:
-        text = (
-            "a task's own data is labelled for this task alone. Use `member`, or move the source to `data`."
-        )
+        text = "a task's own data is labelled for this task only. Use `member`, or move the source to `data`."
         form.mistakes.append(Mistake((*here, "labels"), text))
     label = {"member": source["member"]} if "member" in source else {}
     form.origins[("data", key, "labels", task, "member")] = (*here, "member")

@@ -69,7 +69,7 @@ def network_rules(path: KeyPath, teacher: TeacherSection) -> Iterator[Mistake]:
         text = f"found {' and '.join(f'`{key}`' for key in origins)}, a teacher is one network. Keep one of them."
         yield Mistake((*path, origins[1]), text)
     elif origins == ["module"] and teacher.weights is None:
-        text = "found `module` without `weights`: code alone is a random network. Add its state dict."
+        text = "found `module` without `weights`: without them its weights are random. Add its state dict."
         yield Mistake((*path, "module"), text)
     elif origins != ["module"]:
         for key in ("weights", "args"):
@@ -219,7 +219,7 @@ def _teachers(judged: Judged) -> Iterator[Mistake]:
                 text = "a frozen self-teacher has no average. Remove `decay`, or write `student: ema`."
                 yield Mistake((*path, "decay"), text)
             if task.hints:
-                text = "a self-teacher gives soft targets alone. Remove the hints."
+                text = "a self-teacher gives soft targets only. Remove the hints."
                 yield Mistake(("tasks", name, "hints"), text)
 
 
@@ -274,7 +274,7 @@ def _schedule(judged: Judged) -> Iterator[Mistake]:
     for number, stage in enumerate(stages):
         path = ("schedule", number)
         if stage.until is None and number + 1 < len(stages):
-            text = "only the last stage goes on to the end. Say where this one ends."
+            text = "only the last stage has no `until`. Add it to this one."
             yield Mistake((*path, "until"), text)
         for task in stage.tasks:
             if text := judged.missing_task(task):

@@ -67,7 +67,7 @@ def headline(run: RunRecord) -> tuple[str, Tone]:
     compared = results.compared
     if not compared:
         tasks = words.counted(len(results.tasks), "task")
-        return f"One student for {tasks}, trained on labels alone: no teacher to compare it with.", ""
+        return f"One student for {tasks}, trained on labels only: no teacher to compare it with.", ""
     behind = [task for task, result in compared.items() if result.verdict == "inferior"]
     open_ones = [task for task, result in compared.items() if result.verdict == "undecided"]
     if behind:

@@ -79,7 +79,7 @@ def _usage(kinds: Mapping[str, TaskKind], size: tuple[int, int]) -> str:
 def _tasks(kinds: Mapping[str, TaskKind], teachers: Mapping[str, str]) -> str:
     rows = []
     for task, kind in kinds.items():
-        taught = Cell(teachers[task], "code") if task in teachers else Cell("labels alone")
+        taught = Cell(teachers[task], "code") if task in teachers else Cell("labels only")
         rows.append([Cell(task), Cell(kind.name), Cell(_classes(kind)), taught])
     columns = ["task", "kind", "classes", "taught by"]
     return markdown_table(Table("Tasks", columns, rows, frozenset(columns)))

@@ -434,7 +434,7 @@ def import_kind(kind: str, *, trust: bool, say: str) -> None:
     if not trust:
         raise UserError(
             f"{kind} is code, which runs with all your rights on this machine. If you trust its origin, "
-            f"say so with {say}."
+            f"write {say}."
         )
     KINDS.register(kind)(_import(kind))
 

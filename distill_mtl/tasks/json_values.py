@@ -62,7 +62,7 @@ def first_characters(payload: bytes) -> str:
 
 
 def _no_number(constant: str) -> NoReturn:
-    raise ValueError(f"the label holds {constant}; write null where nothing is known.")
+    raise ValueError(f"the label holds {constant}; write null for an unknown value.")
 
 
 NOT_KNOWN = ("", "nan", "na", "null", "none", "?")

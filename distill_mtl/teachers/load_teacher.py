@@ -235,7 +235,7 @@ def _agreed_kind(network: Network, head: str, task: str, kind: str | None) -> st
     if KINDS[kind].dense != dense:
         shape = "a map" if dense else "a vector"
         raise UserError(
-            f"{place} answers with {shape} for each picture, which is no {kind}, as tasks.{task}.kind says. "
+            f"{place} answers with {shape} for each picture, which is not a {kind}, as tasks.{task}.kind says. "
             f"Write `kind: {found}`, choose another output with `output: {{name: ...}}`, or name another teacher."
         )
     if dense and not network.inputs.whole_view:

@@ -124,7 +124,7 @@ class Trackers:
             except Exception as error:
                 self._running.remove(tracker)
                 _log.warning(
-                    "%s failed and is left out from now on: %s. metrics.jsonl goes on",
+                    "%s failed and is left out from now on: %s. metrics.jsonl is still written",
                     tracker.name,
                     brief(error),
                 )

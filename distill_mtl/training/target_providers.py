@@ -189,7 +189,7 @@ def _refuse(problem: CacheError | None, everywhere: Sequence[bool]) -> NoReturn:
 def _views(count: int | None) -> str:
     if count is None:
         return ""
-    return f", {count} views per row" if count > 1 else ", the plain view alone (no crop, no flip)"
+    return f", {count} views per row" if count > 1 else ", the plain view only (no crop, no flip)"
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def test_a_self_teacher_or_gate_that_makes_no_sense_is_refused(
     ("tail", "finding"),
     [
         ("schedule: fitnet", 'line 5, schedule:\n  found "fitnet", expected fitnets or a list of mappings. Did you'),
-        ("schedule: [{}, {}]", "line 5, schedule.0.until:\n  only the last stage goes on to the end."),
+        ("schedule: [{}, {}]", "line 5, schedule.0.until:\n  only the last stage has no `until`."),
         ("schedule: [{until: 1.5}]", "line 5, schedule.0.until:\n  found 1.5, expected a whole number greater than 0,"),
         ("schedule: [{train: []}]", "line 5, schedule.0.train:\n  found [], expected"),
         ("schedule: [{train: [trunks]}]", 'line 5, schedule.0.train.0:\n  found "trunks", expected trunk, trunk:LAYER'),

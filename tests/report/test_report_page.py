@@ -110,7 +110,7 @@ def test_without_teachers_there_are_scores_and_nothing_to_judge(tmp_path: Path) 
     content = report_world.results({"left": alone}, cross_domain={}, baselines={})
     content["cost"] |= {"teachers": None, "each": {}}
     run = read_run(report_world.write_run(tmp_path / "run", content))
-    assert "labels alone" in headline(run)[0]
+    assert "labels only" in headline(run)[0]
     text = write_report(run.files.path).read_text()
     assert 'id="deltas"' not in text
     assert 'id="cost"' in text

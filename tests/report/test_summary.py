@@ -254,7 +254,7 @@ def test_the_card_says_what_the_student_does_and_how_to_load_it(evaluation: Eval
     assert front["library_name"] == "distill_mtl"
     assert "image-segmentation" in front["tags"]
     assert "| left | classification | 3: a, b, c | `teachers/left` |" in card
-    assert "and 10 more in config.json | labels alone |" in card
+    assert "and 10 more in config.json | labels only |" in card
     assert markdown_summary(evaluation).strip() in card
     assert "ab12" in card
     assert "distilled from trained networks" in card

@@ -52,9 +52,7 @@ def test_a_stopped_command_goes_on_with_the_same_bytes(
     write_shards(folder_rows(folder), tmp_path / "whole", name="s", rows_per_shard=7)
     with monkeypatch.context() as patch:
         patch.setattr(FileRows, "read", stopping_after(17))
-        with pytest.raises(
-            Stopped, match="2 shards with 14 of 30 rows are finished; the same command goes on"
-        ):
+        with pytest.raises(Stopped, match="2 shards with 14 of 30 rows are finished"):
             write_shards(folder_rows(folder), tmp_path / "cut", name="s", rows_per_shard=7, workers=0)
     assert names(tmp_path / "cut") == ["s-000000.tar", "s-000001.tar", "s.plan.jsonl"]
     first = times(tmp_path / "cut")

@@ -176,6 +176,6 @@ def test_a_tracker_that_fails_along_the_way_is_left_out_and_the_run_goes_on(
     out = tmp_path / "run"
     distill(load_recipe(recipe, [ON]), out=out, console=QUIET)
     assert [record.getMessage() for record in caplog.records if "left out" in record.getMessage()] == [
-        "tensorboard failed and is left out from now on: no route to host. metrics.jsonl goes on"
+        "tensorboard failed and is left out from now on: no route to host. metrics.jsonl is still written"
     ]
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 3

@@ -130,7 +130,7 @@ class OnnxRuntime(Runtime):
             raise UserError(f"{self.files[0]}: ONNX Runtime is used on cpu and cuda, not on {device.type}.")
         if device.type == "cuda" and _CUDA not in package("onnxruntime").get_available_providers():
             raise UserError(
-                f"{self.files[0]} cannot run on the GPU: the installed onnxruntime works on the CPU alone. "
+                f"{self.files[0]} cannot run on the GPU: the installed onnxruntime works on the CPU only. "
                 "Run `pip uninstall onnxruntime; pip install onnxruntime-gpu`, or write `teacher.device: cpu`."
             )
         self._device, self._session = device, None

@@ -200,7 +200,7 @@ def _read(file: Path) -> Any:
             raise UserError(
                 f"{file} cannot be opened safely: it is a pickle that asks for {refused[1]}, and such a pickle "
                 "may run code. If you trust its origin, open it yourself with "
-                "torch.load(FILE, weights_only=False) and save its state dict alone: "
+                "torch.load(FILE, weights_only=False) and save only its state dict: "
                 "torch.save(loaded['state_dict'], NEW_FILE), or loaded.state_dict() where it is a network."
             ) from error
         raise _unreadable(file, "it was not written by torch.save") from error

@@ -299,7 +299,7 @@ def _how_to_read(results: Evaluation, *, with_ece: bool) -> str:
             f"Margins: {', '.join(f'{task} {words.margin(result)}' for task, result in compared.items())}."
         )
     by_interval = results.acceptance.rule == "interval"
-    rule = "" if by_interval else " This recipe judges the difference alone, not its interval."
+    rule = "" if by_interval else " This recipe judges by the difference, without its interval."
     ece = " ECE: expected calibration error in points, teacher → student." if with_ece else ""
     return (
         f"Measured on each task's own {results.split} rows. Delta is positive where the student is better, "
@@ -309,8 +309,9 @@ def _how_to_read(results: Evaluation, *, with_ece: bool) -> str:
 
 def _mcnemar(results: Evaluation) -> str:
     found = [
-        f"{task}: {result.mcnemar.student_only:,} rows right by the student alone, {result.mcnemar.teacher_only:,} by "
-        f"the teacher alone, p = {result.mcnemar.p:.2g}{', by groups' if result.mcnemar.test == 'clustered' else ''}"
+        f"{task}: {result.mcnemar.student_only:,} rows that only the student gets right, "
+        f"{result.mcnemar.teacher_only:,} that only the teacher gets right, p = {result.mcnemar.p:.2g}"
+        f"{', by groups' if result.mcnemar.test == 'clustered' else ''}"
         for task, result in results.tasks.items()
         if result.mcnemar is not None
     ]
