@@ -28,18 +28,28 @@ USER_ERROR, STOPPED = 2, 130
 
 def distill_command(arguments: Sequence[str] | None = None) -> None:
     """Entry of distill.py and of `python -m distill_mtl`."""
-    told, parameters = read_function(DISTILL.module, DISTILL.function)
-    parser = argparse.ArgumentParser(prog="accelerate launch distill.py", **told.parser)
-    _fill(parser, DISTILL, told, parameters)
-    _run(parser.parse_args(arguments))
+    _run(distill_parser().parse_args(arguments))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry of `distill-mtl`."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    _run(command_parser().parse_args(in_full(sys.argv[1:] if arguments is None else arguments)))
+
+
+def in_full(arguments: Sequence[str]) -> list[str]:
+    """`cache RECIPE` is `cache write RECIPE`."""
+    words = list(arguments)
     if words[:1] == ["cache"] and words[1:2] not in (["write"], ["verify"], ["-h"], ["--help"], []):
-        words.insert(1, "write")  # `cache RECIPE` is `cache write RECIPE`
-    _run(command_parser().parse_args(words))
+        words.insert(1, "write")
+    return words
+
+
+def distill_parser() -> argparse.ArgumentParser:
+    """The parser of distill.py."""
+    told, parameters = read_function(DISTILL.module, DISTILL.function)
+    parser = argparse.ArgumentParser(prog="accelerate launch distill.py", **told.parser)
+    _fill(parser, DISTILL, told, parameters)
+    return parser
 
 
 def command_parser() -> argparse.ArgumentParser:

@@ -4,6 +4,8 @@ import ast
 import importlib
 import inspect
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 import distill_mtl
-from distill_mtl.cli import command_parser, distill_command, main
+from distill_mtl.cli import command_parser, distill_command, distill_parser, in_full, main
 from distill_mtl.errors import RecipeError
 from distill_mtl.jobs import DISTILL, JOBS, Job
 from distill_mtl.jobs.as_command import REQUIRED, read_function
@@ -234,6 +236,23 @@ def test_command_lines_become_arguments(line: str, expected: dict[str, object]) 
     parsed = vars(command_parser().parse_args(line.split()))
     del parsed["job"], parsed["interrupted"]
     assert parsed == expected
+
+
+def test_every_command_on_a_page_is_one() -> None:
+    pages = [*(ROOT / "docs").rglob("*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md"))]
+    lines = [
+        re.split(r"\s(?:#|>|\||&&)\s", line)[0]
+        for page in pages
+        for block in re.findall(r"```\w*\n(.*?)```", page.read_text().replace("\\\n", " "), re.DOTALL)
+        for line in block.splitlines()
+        if re.match(r"\s*(distill-mtl|accelerate launch.* distill\.py) ", line) and "..." not in line
+    ]
+    assert len(lines) > 20
+    for line in lines:
+        before, _, words = re.split(r"(distill-mtl|distill\.py) ", line, maxsplit=1)
+        parser = distill_parser() if "accelerate" in before else command_parser()
+        given = vars(parser.parse_args(in_full(shlex.split(words))))
+        assert given["job"].function in distill_mtl.__all__, line
 
 
 @pytest.mark.parametrize(
