@@ -7,7 +7,7 @@ result whole or not at all.
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -205,24 +205,24 @@ def export_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
         raise ExportError(f"{out} exists and holds no network. Choose another folder with --out.")
     if (out / CONFIG).is_file() and not overwrite:
         raise ExportError(f"{out} exists. Replace it with --overwrite, or choose another folder with --out.")
-    with _writable(out), atomic_folder(out) as made:
+    with _entered(atomic_folder(out), out) as made:
         yield made
 
 
-@contextmanager
-def export_files(out: Path) -> Iterator[Path]:
+def export_files(out: Path) -> AbstractContextManager[Path]:
     """An empty folder for a file of the name of `out` and others, which all move beside `out` when the block ends well.
 
     Raises:
         ExportError: the folder cannot be written to.
     """
-    with _writable(out), atomic_files(out) as made:
-        yield made
+    return _entered(atomic_files(out), out)
 
 
 @contextmanager
-def _writable(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ExportError(f"{out.parent} cannot be written to: {error.strerror or error}.") from error
+def _entered(folder: AbstractContextManager[Path], out: Path) -> Iterator[Path]:
+    with ExitStack() as stack:
+        try:
+            made = stack.enter_context(folder)
+        except OSError as error:
+            raise ExportError(f"{out.parent} cannot be written to: {error.strerror or error}.") from error
+        yield made

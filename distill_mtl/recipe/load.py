@@ -55,7 +55,7 @@ def load_recipe(
     noted = {mistake.path for mistake in document.mistakes}
     mistakes = [one for one in (*form.mistakes, *invalid, *contradictions) if one.path not in noted]
     mistakes += document.mistakes
-    if recipe is None or mistakes:
+    if recipe is None or mistakes or unread:
         raise recipe_error(str(path), mistakes, document.place)
     return absolute_paths(recipe)
 
