@@ -36,10 +36,10 @@ def find_files(
             and are not counted.
 
     Raises:
-        ShardError: there is no such folder, or nothing in it fits.
+        ShardError: the folder does not exist, or no file in it fits.
     """
     if not folder.is_dir():
-        raise ShardError(f"{folder}: there is no such folder.")
+        raise ShardError(f"{folder}: this folder does not exist.")
     found: list[str] = []
     others: Counter[str] = Counter()
     for place, folders, files in os.walk(folder, followlinks=True):

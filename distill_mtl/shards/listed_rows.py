@@ -68,7 +68,7 @@ class ListedRows(ABC):
 
     @abstractmethod
     def digest(self) -> str:
-        """What is another one as soon as rows, labels or files change."""
+        """A text that changes with the rows, their labels and files."""
 
 
 class FileRow(NamedTuple):

@@ -1,7 +1,7 @@
 """The plan of the shards to write, and which are finished: `NAME.plan.jsonl` beside the shards.
 
-Its first line is the plan: rows, labels and options, of which the shards' bytes are a function. Then each finished
-shard has a line with what was counted in it. A line is written after its shard, so it stands for a whole shard; a
+Its first line is the plan: rows, labels and options, which decide the bytes of the shards. Then each finished shard
+has a line with what was counted in it. A line is written after its shard, so it stands for a whole shard; a
 truncated last line is ignored.
 """
 
@@ -79,7 +79,7 @@ class ShardPlan:
     Args:
         folder: of the shards.
         name: that they begin with.
-        plan: of which the bytes of the shards are a function.
+        plan: everything that decides the bytes of the shards.
         overwrite: delete the shards of this name that are there.
 
     Attributes:
@@ -98,7 +98,7 @@ class ShardPlan:
         if overwrite:
             self._delete()
         lines = self._lines()
-        found = self._shards()  # a plan of which nothing was written binds nobody
+        found = self._shards()  # a plan without a shard is replaced
         if lines and found:
             self._refuse_another_plan(lines[0])
             self._take_finished(lines[1:])
@@ -125,7 +125,7 @@ class ShardPlan:
             file.write(_line(finished))
 
     def _lines(self) -> list[dict[str, Any]]:
-        """The whole lines of the file; none where there is no such file."""
+        """The complete lines of the file; none if it does not exist."""
         try:
             text = self._path.read_text(encoding="utf-8")
         except FileNotFoundError:

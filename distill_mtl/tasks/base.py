@@ -252,7 +252,7 @@ class TaskKind(LabelForm):
     def answers(self, decoded: Mapping[str, Tensor], top: int = 1) -> dict[str, Any]:
         """One row's answers in plain values that JSON knows, numbers that are not finite as None.
 
-        Here all vectors and scalars as they are; of maps, which are no reading, the shape.
+        Here all vectors and scalars as they are; of maps only the shape.
 
         Args:
             decoded: of one row, from `decode` or `to_picture`; no dimension for the batch.
@@ -419,12 +419,12 @@ def is_user_kind(kind: str) -> bool:
 
 
 def import_kind(kind: str, *, trust: bool, say: str) -> None:
-    """Import a user's kind, so that `KINDS` knows it; nothing for any other, or one admitted before.
+    """Import a user's kind, so that `KINDS` knows it; nothing for any other, or one imported before.
 
     Args:
         kind: as a recipe or a student's folder names it.
         trust: whether its code may run.
-        say: how the user says so, for the message.
+        say: the option that says so, for the message.
 
     Raises:
         UserError: it is not trusted, there is no such class, or the class is not a complete kind of task.
@@ -440,7 +440,7 @@ def import_kind(kind: str, *, trust: bool, say: str) -> None:
 
 
 def _import(kind: str) -> type[TaskKind]:
-    found = import_class(kind, TaskKind, "kind of task")
+    found = import_class(kind, TaskKind, "kind of task")  # type: ignore[type-abstract]
     missing = [*sorted(found.__abstractmethods__), *(key for key in _NEEDED if not hasattr(found, key))]
     if inspect.isabstract(found) or missing:
         raise UserError(f"{kind} lacks what every kind of task has: {', '.join(missing)}.")

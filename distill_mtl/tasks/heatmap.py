@@ -48,7 +48,7 @@ from distill_mtl.tasks.options import mirror_partners, read_mirrored, swap_class
 LEAST_SCORE = 0.3
 """Score from which a peak counts as an answer where there must be a yes or no."""
 SIZE_WEIGHT = 0.1
-_LEAST_RADIUS = 1.0  # cells: the neighbour of a centre is no background, also for the smallest boxes
+_LEAST_RADIUS = 1.0  # cells: the neighbour of a centre is not background, also for the smallest boxes
 _POINT_RADIUS = 2.0  # cells: the standard deviation is 5/6 of a cell
 _PRIOR = -2.19  # logit of 0.1
 _LEAST = 1e-6  # of a probability and of what is left to 1, before its logit is taken
@@ -69,7 +69,7 @@ class Heatmap(TaskKind):
     one for points.
 
     Args:
-        form: `boxes`, or `points`, of which each class has one in a picture.
+        form: `boxes`, or `points`: each class has one in a picture.
         max_objects: room in a label; a picture with more is refused.
         mirrored: pairs of classes that become each other in a mirror, such as [left_eye, right_eye].
         top: boxes of a picture that are answered at most.
@@ -126,7 +126,7 @@ class Heatmap(TaskKind):
         ((column, cell),) = cells.items()
         try:
             return to_json(json.loads(cell) if isinstance(cell, str) else cell)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ValueError(f"{column} is not JSON: {str(cell)[:60]}") from None
 
     @classmethod

@@ -25,7 +25,7 @@ def map_size(maps: Tensor) -> Size:
 
 
 def resized_where(maps: Tensor, valid: Tensor, size: Size) -> tuple[Tensor, Tensor]:
-    """Maps of which some pixels mean nothing, in another size.
+    """Maps with pixels that mean nothing, in another size.
 
     Args:
         maps: [R, C, h, w], finite everywhere.

@@ -209,7 +209,7 @@ class Multilabel(TaskKind):
     def constant_score(self, counts: Tensor) -> float:
         """map: all answers are alike, so each class's precision is its share; error: its rarer side."""
         positive, known = counts.chunk(2)
-        shares = positive / known  # NaN for a class of which nothing is known
+        shares = positive / known  # NaN for a class without a known label
         if self.metric == "error":
             return 100 * float(torch.minimum(shares, 1 - shares).nanmean().nan_to_num(0.0))
         return 100 * float(shares[positive > 0].mean().nan_to_num(0.0))
@@ -231,7 +231,7 @@ class Multilabel(TaskKind):
         return torch.stack(columns, dim=1)
 
     def _error(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        """[S, C]: share of wrong decisions, NaN for a class of which nothing is known."""
+        """[S, C]: share of wrong decisions, NaN for a class without a known label."""
         known = labels != UNKNOWN
         wrong = known & ((logits > 0) != (labels == 1))
         return (weights @ wrong.double()) / (weights @ known.double())

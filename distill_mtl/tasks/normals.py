@@ -36,7 +36,7 @@ _NEAR = 11.25
 _BIN = 0.1
 _BINS = 1800
 _SHORTEST = 0.5
-"""Length below which a PNG's pixel is no direction: mid-grey is as usual as black for a pixel without a label."""
+"""Length below which a PNG's pixel has no direction: for pixels without a label mid-grey is as usual as black."""
 _AXES = Legend(
     {
         "x": (255, 128, 128),

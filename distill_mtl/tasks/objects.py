@@ -143,7 +143,7 @@ MATCH_IOU = 0.5
 
 
 def match_objects(found: Tensor, labels: Tensor) -> Tensor:
-    """bool [R, K]: which found objects are labelled ones, each of which can be found once.
+    """bool [R, K]: which found objects are labelled ones; each label can be found once.
 
     In the order of the found ones, strongest first, each takes the free label of its class that it overlaps most
     (COCO's evaluation, Lin et al. 2014, arXiv:1405.0312; `COCOeval.evaluateImg`).

@@ -78,7 +78,7 @@ def read_mirrored(said: Any, classes: Sequence[str]) -> Pairs:
     for name in named:
         if name not in classes:
             raise UserError(
-                f"options.mirrored: there is no class '{name}'.{nearest(name, classes)} Classes: {a_few(classes)}."
+                f"options.mirrored: the task has no class '{name}'.{nearest(name, classes)} Classes: {a_few(classes)}."
             )
     if repeated := sorted({name for name in named if named.count(name) > 1}):
         raise UserError(

@@ -29,7 +29,7 @@ def test_labels_are_numbers_or_names() -> None:
 
 @pytest.mark.parametrize("payload", [b"3", b"-1", b"horse", b"", b"1.0"])
 def test_a_label_outside_the_classes_is_refused_with_what_is_known(payload: bytes) -> None:
-    with pytest.raises(ValueError, match="neither a class number from 0 to 2 nor one of the class names"):
+    with pytest.raises(ValueError, match="0 to 2"):
         Classification(PETS).read_label(payload)
 
 
@@ -93,7 +93,7 @@ def test_top5_by_hand_and_as_torchmetrics_has_it() -> None:
 
 
 def test_top5_of_five_classes_is_refused() -> None:
-    with pytest.raises(UserError, match="top5 of 5 classes is always 100"):
+    with pytest.raises(UserError, match="top5 of 5 classes"):
         Classification(DIGITS[:5], "top5")
 
 
@@ -173,7 +173,7 @@ def test_the_head_is_one_linear_layer_on_the_pooled_vector() -> None:
 
 def test_a_width_that_nothing_has_is_refused() -> None:
     shapes = {"pooled": FeatureShape(5, None)}
-    with pytest.raises(UserError, match=r"head\.width is 9, but the head is a single linear layer"):
+    with pytest.raises(UserError, match=r"head\.width.*9"):
         Classification(PETS, head=HeadShape(width=9)).head(shapes)
     head = Classification(PETS, head=HeadShape(width=9, depth=3)).head(shapes)
     assert [tuple(value.shape) for value in head.state_dict().values() if value.ndim == 2] == [

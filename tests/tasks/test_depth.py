@@ -59,12 +59,12 @@ def test_an_array_is_read_as_it_stands_without_what_is_no_depth(dtype: type) -> 
 @pytest.mark.parametrize(
     ("payload", "words"),
     [
-        (png(np.zeros((4, 4), dtype=np.uint8)), "8 bits or fewer.*shows depth but does not measure it"),
-        (png(np.zeros((4, 4, 3), dtype=np.uint8)), "is a colour picture"),
+        (png(np.zeros((4, 4), dtype=np.uint8)), "mode L"),
+        (png(np.zeros((4, 4, 3), dtype=np.uint8)), "mode RGB"),
         (png(np.zeros((8, 8, 3), dtype=np.uint8), "JPEG"), "neither a PNG nor an npy"),
         (png(np.full((64, 64), 900, dtype=np.uint16))[:60], "PNG picture that cannot be read"),
-        (npy(np.ones((4, 4, 1), dtype=np.float32)), "shape 4x4x1. It must be height x width"),
-        (npy(np.ones((4, 4), dtype=np.uint16)), "holds uint16 numbers. It must hold floats"),
+        (npy(np.ones((4, 4, 1), dtype=np.float32)), "4x4x1"),
+        (npy(np.ones((4, 4), dtype=np.uint16)), "uint16.*floats"),
         (npy(np.ones((4, 4), dtype=np.float32))[:90], "npy file cannot be read"),
         (npy(np.array([object()])), "npy file cannot be read"),
         (b"", "neither a PNG nor an npy"),
@@ -316,9 +316,9 @@ def test_options_are_kept_and_wrong_ones_refused() -> None:
     assert vars(build_kind(**kind.describe())) == vars(kind)
     with pytest.raises(UserError, match="Did you mean 'silog'"):
         depth(loss="sillog")
-    with pytest.raises(UserError, match="scale must be a number above 0, found 0"):
+    with pytest.raises(UserError, match="scale.*found 0"):
         depth(scale=0)
-    with pytest.raises(UserError, match="typical must be a number above 0, found 'far'"):
+    with pytest.raises(UserError, match="typical.*'far'"):
         depth(typical="far")
-    with pytest.raises(UserError, match="answers depth and nothing else. Remove `classes`"):
+    with pytest.raises(UserError, match="depth.*`classes`"):
         build_kind("depth", ("near", "far"))

@@ -84,20 +84,23 @@ def test_an_empty_list_is_a_label_too() -> None:
         (b"\x89PNG\r\n\x1a\n", "not JSON"),
         (b"", "not JSON"),
         (b'{"class": 0}', "not a list of objects"),
-        (b"[1, 0, 1]", "object 1 of the label has no `class`"),
-        (b'[{"box": [0, 0, 2, 2]}]', "has no `class`"),
+        (b"[1, 0, 1]", "object 1 .*no `class`"),
+        (b'[{"box": [0, 0, 2, 2]}]', "object 1 .*no `class`"),
         (
             b'[{"class": "cow", "box": [0, 0, 2, 2]}]',
-            'of class "cow", which is neither a class number from 0 to 2',
+            'object 1 .*"cow".*0 to 2',
         ),
-        (b'[{"class": 3, "box": [0, 0, 2, 2]}]', "of class 3"),
-        (b'[{"class": true, "box": [0, 0, 2, 2]}]', "of class true"),
-        (b'[{"class": 0, "point": [2, 2]}]', r"needs `box: \[left, top, width, height\]` in pixels"),
-        (b'[{"class": 0, "box": [0, 0, 2]}]', "needs `box"),
-        (b'[{"class": 0, "box": [0, NaN, 2, 2]}]', "needs `box"),
+        (b'[{"class": 3, "box": [0, 0, 2, 2]}]', "object 1 .*class 3"),
+        (b'[{"class": true, "box": [0, 0, 2, 2]}]', "object 1 .*class true"),
+        (
+            b'[{"class": 0, "point": [2, 2]}]',
+            r"object 1 .*`box: \[left, top, width, height\].*`form: points`",
+        ),
+        (b'[{"class": 0, "box": [0, 0, 2]}]', "object 1 .*`box"),
+        (b'[{"class": 0, "box": [0, NaN, 2, 2]}]', "object 1 .*`box"),
         (b'[{"class": 0, "box": [4, 4, 0, 2]}]', "without area"),
-        (b'[{"class": 0, "box": [0.4, 0.3, 0.1, 0.2]}]', "not in shares of the picture"),
-        (json.dumps([{"class": 0, "box": [0, 0, 2, 2]}] * 7).encode(), "7 objects, and max_objects is 6"),
+        (b'[{"class": 0, "box": [0.4, 0.3, 0.1, 0.2]}]', "object 1 .*0.4.*shares"),
+        (json.dumps([{"class": 0, "box": [0, 0, 2, 2]}] * 7).encode(), "7 objects.*max_objects is 6"),
     ],
 )
 def test_a_label_that_makes_no_sense_is_refused_in_words(payload: bytes, words: str) -> None:
@@ -133,15 +136,15 @@ def test_mirrored_classes_swap_in_a_mirror_alone() -> None:
 
 # ---- options --------------------------------------------------------------------------------------
 def test_wrong_options_are_refused_in_words() -> None:
-    with pytest.raises(UserError, match="unknown form 'box' of kind heatmap. Did you mean 'boxes'"):
+    with pytest.raises(UserError, match="form 'box'.*'boxes'"):
         build_kind("heatmap", CLASSES, form="box")
-    with pytest.raises(UserError, match="unknown form"):
+    with pytest.raises(UserError, match="form"):
         build_kind("heatmap", CLASSES, form=["boxes"])
-    with pytest.raises(UserError, match="top must be a whole number from 1, found 0"):
+    with pytest.raises(UserError, match="top.*found 0"):
         build_kind("heatmap", CLASSES, top=0)
-    with pytest.raises(UserError, match="unknown metric 'map50' of kind heatmap. Known: pck"):
+    with pytest.raises(UserError, match="'map50'.*heatmap.*pck"):
         build_kind("heatmap", CLASSES, "map50", form="points")
-    with pytest.raises(UserError, match="there is no class 'dgo'. Did you mean 'dog'"):
+    with pytest.raises(UserError, match="mirrored.*'dgo'.*'dog'"):
         build_kind("heatmap", CLASSES, mirrored=[["cat", "dgo"]])
 
 

@@ -33,12 +33,12 @@ def test_labels_come_back_from_a_shard(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("payload", "why"),
     [
-        (b"[0, 1]", "has 2 values, the task 3 names"),
-        (b"[0, 1, 2]", "label of 'right_arm' is 2. Expected 0, 1 or null"),
-        (b'["yes", 1, 0]', "label of 'hat' is \"yes\""),
-        (b'{"hatt": 1}', "names 'hatt', which the task does not. Did you mean 'hat'\\? The task names hat, "),
-        (b"\xff\xfe", "is not JSON"),
-        (b"[0, 1, NaN]", "holds NaN; write null"),
+        (b"[0, 1]", "2 values.*3 names"),
+        (b"[0, 1, 2]", "'right_arm' is 2"),
+        (b'["yes", 1, 0]', "'hat' is \"yes\""),
+        (b'{"hatt": 1}', "'hatt'.*'hat'"),
+        (b"\xff\xfe", "JSON"),
+        (b"[0, 1, NaN]", "NaN.*null"),
     ],
 )
 def test_a_label_that_makes_no_sense_is_refused_with_its_place(
@@ -144,10 +144,10 @@ def test_left_and_right_change_places_when_the_picture_is_mirrored() -> None:
 @pytest.mark.parametrize(
     ("mirrored", "why"),
     [
-        ([["left_arm", "rigth_arm"]], "no class 'rigth_arm'. Did you mean 'right_arm'"),
-        ([["left_arm"]], "is a list of pairs"),
-        (["left_arm"], "is a list of pairs"),
-        ([["hat", "left_arm"], ["left_arm", "right_arm"]], "found more than once: left_arm"),
+        ([["left_arm", "rigth_arm"]], "'rigth_arm'.*'right_arm'"),
+        ([["left_arm"]], "mirrored.*pairs"),
+        (["left_arm"], "mirrored.*pairs"),
+        ([["hat", "left_arm"], ["left_arm", "right_arm"]], "once: left_arm"),
     ],
 )
 def test_pairs_that_make_no_sense_are_refused(mirrored: list, why: str) -> None:

@@ -71,11 +71,11 @@ def test_an_array_is_brought_to_length_1() -> None:
 @pytest.mark.parametrize(
     ("payload", "words"),
     [
-        (png(np.zeros((4, 4), dtype=np.uint8)), "has the mode L. It must be an RGB PNG"),
-        (png(np.zeros((4, 4, 4), dtype=np.uint8)), "has the mode RGBA"),
-        (npy(np.ones((3, 4, 5), dtype=np.float32)), "shape 3x4x5. It must be height x width x 3"),
-        (npy(np.ones((4, 4, 3), dtype=np.uint8)), "holds uint8 numbers. It must hold floats"),
-        (b"GIF89a", "neither a PNG nor an npy file: it begins with b'GIF89a'"),
+        (png(np.zeros((4, 4), dtype=np.uint8)), "mode L"),
+        (png(np.zeros((4, 4, 4), dtype=np.uint8)), "mode RGBA"),
+        (npy(np.ones((3, 4, 5), dtype=np.float32)), "3x4x5"),
+        (npy(np.ones((4, 4, 3), dtype=np.uint8)), "uint8.*floats"),
+        (b"GIF89a", "PNG.*npy.*GIF89a"),
     ],
 )
 def test_a_label_that_makes_no_sense_is_refused_in_words(payload: bytes, words: str) -> None:
@@ -303,5 +303,5 @@ def test_pictures_have_the_usual_colours_and_grey_where_nothing_is_known() -> No
 
 def test_classes_are_the_kinds_own() -> None:
     assert vars(build_kind(**normals("median_angle").describe())) == vars(normals("median_angle"))
-    with pytest.raises(UserError, match="answers x, y, z and nothing else"):
+    with pytest.raises(UserError, match="x, y, z.*`classes`"):
         build_kind("normals", ("u", "v", "w"))

@@ -34,12 +34,12 @@ def test_one_value_may_stand_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("payload", "why"),
     [
-        (b"[1]", "has 1 values, the task 2 names"),
-        (b'["1", 2]', "label of 'yaw' is \"1\". Expected a number"),
-        (b"[true, 2]", "label of 'yaw' is true"),
-        (b"[1, Infinity]", "holds Infinity"),
-        (b'{"jaw": 1}', "Did you mean 'yaw'"),
-        (b"cat", 'is not JSON, it begins with "cat". Expected a list'),
+        (b"[1]", "1 values.*2 names"),
+        (b'["1", 2]', "'yaw' is \"1\".*number"),
+        (b"[true, 2]", "'yaw' is true"),
+        (b"[1, Infinity]", "Infinity"),
+        (b'{"jaw": 1}', "'jaw'.*'yaw'"),
+        (b"cat", 'JSON.*"cat"'),
     ],
 )
 def test_a_label_that_makes_no_sense_is_refused_with_its_place(
@@ -165,12 +165,12 @@ def test_agreement_is_the_share_of_values_that_hardly_differ() -> None:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"loss": "huber"}, "loss: found 'huber', expected smooth_l1, l1, l2"),
-        ({"scale": [1, 2, 3]}, "scale: found .*one for each of yaw, pitch"),
-        ({"scale": 0}, "scale: found 0, expected numbers above 0"),
+        ({"loss": "huber"}, "loss: .*'huber'.*smooth_l1, l1, l2"),
+        ({"scale": [1, 2, 3]}, "scale: .*yaw, pitch"),
+        ({"scale": 0}, "scale: found 0"),
         ({"offset": "mean"}, "offset: found 'mean'"),
         ({"bounded": -1}, "bounded: found -1"),
-        ({"negated": ["jaw"]}, r"options.negated: the task has no 'jaw'. Did you mean 'yaw'\? Values: "),
+        ({"negated": ["jaw"]}, r"negated.*'jaw'.*'yaw'"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict, why: str) -> None:

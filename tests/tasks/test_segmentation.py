@@ -58,9 +58,9 @@ def test_masks_of_one_and_of_sixteen_bits_are_read() -> None:
     [
         (
             png(np.array([[0, 9]], dtype=np.uint8)),
-            "holds the value 9, which is neither a class number from 0 to 3",
+            "value 9.*0 to 3",
         ),
-        (png(np.zeros((2, 2, 3), dtype=np.uint8)), "is a colour picture"),
+        (png(np.zeros((2, 2, 3), dtype=np.uint8)), "mode RGB"),
         (png(np.zeros((8, 8), dtype=np.uint8), form="JPEG"), "not a PNG"),
         (png(np.zeros((64, 64), dtype=np.uint8))[:50], "PNG picture that cannot be read"),
         (b"", "not a PNG"),
@@ -243,7 +243,7 @@ def test_dice_is_at_its_floor_for_a_perfect_row_whatever_classes_it_lacks() -> N
     perfect = 1e4 * one_hot_logits(labels)
     assert soft_dice_loss(perfect, labels, labels != 255).item() == pytest.approx(0, abs=1e-6)
     assert soft_dice_loss(-perfect, labels, labels != 255).item() > 0.9
-    with pytest.raises(UserError, match=r"options\.dice must be a number from 0, found -1"):
+    with pytest.raises(UserError, match=r"options\.dice.*found -1"):
         Segmentation(PARTS, dice=-1)
 
 
