@@ -15,21 +15,17 @@ from distill_mtl.data import Sources
 from distill_mtl.display import Display
 from distill_mtl.evaluation.cost import Note, compare_costs
 from distill_mtl.evaluation.cross_domain import cross_domain
-from distill_mtl.evaluation.evaluation_set import EvaluationSet, Processes
+from distill_mtl.evaluation.evaluation_set import Comparison, EvaluationSet, Processes
 from distill_mtl.evaluation.result import Acceptance, Costs, Evaluation, TaskResult, margins_by_task
 from distill_mtl.evaluation.task_comparison import Progress, compare_tasks
 from distill_mtl.evaluation.verdict import AcceptanceRule
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import AcceptanceSection, EvaluationSection
 from distill_mtl.splits import Split
-from distill_mtl.tasks.base import TaskKind
 
 
 def compare_networks(
-    student: nn.Module,
-    teachers: Mapping[str, nn.Module | None],
-    kinds: Mapping[str, TaskKind],
-    evaluation_set: EvaluationSet,
+    comparison: Comparison,
     *,
     size: tuple[int, int],
     acceptance: float | Mapping[str, float] = 1.0,
@@ -42,11 +38,8 @@ def compare_networks(
     """Compare a student with its teachers on every task's own labelled rows. Every process gets the result.
 
     Args:
-        student: images [B, 3, H, W] in [0, 1] -> logits by task (or dicts with `logits`, as a loaded
-            student folder answers); without adapters, whose cost no user pays.
-        teachers: by task, each images -> TeacherOutput; absent or None: the task is only scored.
-        kinds: the tasks.
-        evaluation_set: the rows, usually of the test set.
+        comparison: of modules: a student without adapters, whose cost no user pays, and its teachers; usually on the
+            test rows.
         size: height and width of the images, for the cost.
         acceptance: the margin, for all tasks or by task: the largest loss allowed, in points or the score's unit.
         rule: what must stay within it.
@@ -58,30 +51,23 @@ def compare_networks(
     Raises:
         ShardError: a task has no labelled row in this set.
     """
-    tasks = compare_tasks(
-        student, teachers, kinds, evaluation_set, resamples=resamples, seed=seed, progress=progress
-    )
+    kinds, rows = comparison.kinds, comparison.rows
+    tasks = compare_tasks(comparison, resamples=resamples, seed=seed, progress=progress)
     note("agreement on the other data sets")
-    agreements = cross_domain(student, teachers, kinds, evaluation_set)
+    agreements = cross_domain(comparison)
     costs: list[Costs] = []
-    if evaluation_set.processes.rank == 0:  # the others wait, and leave it the machine
-        costs.append(
-            compare_costs(
-                student,
-                teachers,
-                size,
-                evaluation_set.device,
-                batch_size=evaluation_set.batch_size,
-                note=note,
-            )
-        )
-    split, sources = evaluation_set.split, evaluation_set.sources
+    if rows.processes.rank == 0:  # the others wait, and leave it the machine
+        student, teachers = comparison.student, comparison.teachers.items()
+        assert isinstance(student, nn.Module)
+        modules = {task: teacher for task, teacher in teachers if isinstance(teacher, nn.Module)}
+        found = compare_costs(student, modules, size, rows.device, batch_size=rows.batch_size, note=note)
+        costs.append(found)
     return Evaluation(
         tasks=tasks,
-        cost=evaluation_set.processes.join(costs)[0],
+        cost=rows.processes.join(costs)[0],
         cross_domain=agreements,
-        split=split,
-        hashed=tuple(task for task in kinds if split is not None and sources.hashed(task)),
+        split=rows.split,
+        hashed=tuple(task for task in kinds if rows.split is not None and rows.sources.hashed(task)),
         acceptance=Acceptance(rule, margins_by_task(acceptance, kinds)),
     )
 
@@ -119,61 +105,42 @@ def evaluation_set_of(sources: Sources, split: Split | None, settings: Compariso
 
 
 def compare_with_progress(
-    student: nn.Module,
-    teachers: Mapping[str, nn.Module],
-    kinds: Mapping[str, TaskKind],
-    evaluation_set: EvaluationSet,
-    settings: ComparisonSettings,
-    console: Console,
+    comparison: Comparison, settings: ComparisonSettings, console: Console, *, name: str = "evaluation"
 ) -> Evaluation:
     """The comparison as the settings want it; every process gets the result.
 
     Args:
-        student, teachers: on the device of the set.
-        kinds: the tasks.
-        evaluation_set: rows of opened `Sources`, whose images' size the costs are measured at.
+        comparison: on rows of opened `Sources`, whose images' size the costs are measured at.
         settings: what is acceptable, and how sure to be.
         console: where progress is shown.
+        name: of the bar.
 
     Raises:
         ShardError: a task has no labelled row in the set.
     """
-    assert isinstance(evaluation_set.sources, Sources)
-    rows = sum(evaluation_set.rows(task) for task in kinds)
-    with Display(console, "evaluation", rows, unit="row") as display:
+    sources, total = comparison.rows.sources, comparison.total
+    assert isinstance(sources, Sources)
+    with Display(console, name, total, unit="row") as display:
         return compare_networks(
-            student,
-            teachers,
-            kinds,
-            evaluation_set,
-            size=evaluation_set.sources.size,
+            comparison,
+            size=sources.size,
             acceptance=settings.acceptance.margin,
             rule=settings.acceptance.rule,
             resamples=settings.evaluation.bootstrap,
             seed=settings.seed,
-            progress=lambda done, total: display.update(done),
-            note=lambda text: display.update(rows, text),
+            progress=lambda done, _: display.update(done),
+            note=lambda text: display.update(total, text),
         )
 
 
 def scores_with_progress(
-    name: str,
-    network: nn.Module,
-    teachers: Mapping[str, nn.Module],
-    kinds: Mapping[str, TaskKind],
-    evaluation_set: EvaluationSet,
-    settings: ComparisonSettings,
-    console: Console,
+    name: str, comparison: Comparison, settings: ComparisonSettings, console: Console
 ) -> dict[str, TaskResult]:
-    """Scores alone, of a network in the student's place; arguments as in `compare_with_progress`."""
-    rows = sum(evaluation_set.rows(task) for task in kinds)
-    with Display(console, name, rows, unit="row") as display:
+    """Scores alone, of a network by this name in the student's place."""
+    with Display(console, name, comparison.total, unit="row") as display:
         return compare_tasks(
-            network,
-            teachers,
-            kinds,
-            evaluation_set,
+            comparison,
             resamples=settings.evaluation.bootstrap,
             seed=settings.seed,
-            progress=lambda done, total: display.update(done),
+            progress=lambda done, _: display.update(done),
         )

@@ -49,7 +49,7 @@ _BUSY = ", busy with other work: measure again when it is quiet"
 
 def compare_costs(
     student: nn.Module,
-    teachers: Mapping[str, nn.Module | None],
+    teachers: Mapping[str, nn.Module],
     size: tuple[int, int],
     device: torch.device | str,
     *,
@@ -62,22 +62,21 @@ def compare_costs(
     counts once, and so does a trunk that several share.
 
     Args:
-        student, teachers: on the device; absent or None: a task without a teacher.
+        student, teachers: on the device; a task without a teacher is absent.
         size: height and width of the images.
         device: where the networks are.
         batch_size: of the comparison, which has shown that such batches fit.
         note: called with what is being measured.
     """
-    present = {task: teacher for task, teacher in teachers.items() if teacher is not None}
-    runs = _runs(present)
-    distinct = list({id(network): network for network in (*runs, *present.values())}.values())
+    runs = _runs(teachers)
+    distinct = list({id(network): network for network in (*runs, *teachers.values())}.values())
     measured = costs_of([student, *distinct], size, device, known=batch_size, note=note)
     mine, *theirs = measured.costs
     cost = {id(network): found for network, found in zip(distinct, theirs, strict=True)}
     return Costs(
         student=mine,
         teachers=reduce(Cost.__add__, [cost[id(run)] for run in runs]) if runs else None,
-        each={task: cost[id(teacher)] for task, teacher in present.items()},
+        each={task: cost[id(teacher)] for task, teacher in teachers.items()},
         heads=head_costs(student, size, mine, device),
         machine=machine(device) + (_BUSY if measured.unrest > _RESTLESS else ""),
     )

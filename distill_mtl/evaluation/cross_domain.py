@@ -8,14 +8,13 @@ beside the agreement on the task's own rows. Called by `compare_networks`.
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from distill_mtl.evaluation.evaluation_set import EvaluationSet
+from distill_mtl.evaluation.evaluation_set import Comparison, Teacher
 from distill_mtl.evaluation.result import CrossDomainAgreement
-from distill_mtl.evaluation.row_statistics import Student, Teacher, examined, known_classes, logits_in
+from distill_mtl.evaluation.row_statistics import examined, known_classes, logits_in
 from distill_mtl.tasks.base import TaskKind
 
 MOST_ROWS = 512
@@ -24,53 +23,33 @@ NOTABLE = 0.1
 """By how much agreement may be lower than on the task's own rows before it is worth a word."""
 
 
-def cross_domain(
-    student: Student,
-    teachers: Mapping[str, Teacher | None],
-    kinds: Mapping[str, TaskKind],
-    evaluation_set: EvaluationSet,
-    *,
-    tick: Callable[[int], None] = lambda rows: None,
-) -> dict[str, dict[str, CrossDomainAgreement]]:
+def cross_domain(comparison: Comparison) -> dict[str, dict[str, CrossDomainAgreement]]:
     """Every head on every other source's images; the same on every process.
 
     Args:
-        student, teachers: on the device of the set; a task without a teacher has no agreement.
-        kinds: the tasks.
-        evaluation_set: usually the test set; at most `MOST_ROWS` rows of each of its sources, spread evenly.
-        tick: called with the number of rows after every batch.
+        comparison: a task without a teacher has no agreement. At most `MOST_ROWS` rows of each source are used,
+            spread evenly.
 
     Returns:
         task -> source -> agreement; a task whose labels every source has gets an empty mapping.
     """
-    found: dict[str, dict[str, CrossDomainAgreement]] = {task: {} for task in kinds}
-    for source, tasks in foreign(teachers, kinds, evaluation_set).items():
+    student, teachers, rows = comparison.student, comparison.teachers, comparison.rows
+    found: dict[str, dict[str, CrossDomainAgreement]] = {task: {} for task in comparison.kinds}
+    for source, tasks in _unlabelled(comparison).items():
         agreements: dict[str, list[tuple[str, float]]] = defaultdict(list)
         with torch.no_grad(), examined(student):
-            for batch in evaluation_set.pictures(source, MOST_ROWS):
+            for batch in rows.pictures(source, MOST_ROWS):
                 answers = student(batch.images)
                 for task in tasks:
-                    alike = _alike(kinds[task], logits_in(answers[task]), teachers[task], batch.images)
+                    kind, logits = comparison.kinds[task], logits_in(answers[task])
+                    alike = _alike(kind, logits, teachers[task], batch.images)
                     agreements[task] += zip(batch.keys, alike.tolist(), strict=True)
-                tick(len(batch))
         for task in tasks:
             # In the order of the keys, so that sums round alike however many processes there are.
-            joined = sorted(evaluation_set.processes.join(agreements[task]))
+            joined = sorted(rows.processes.join(agreements[task]))
             total = sum(agreement for _, agreement in joined)
             found[task][source] = CrossDomainAgreement(len(joined), total / len(joined) if joined else None)
     return found
-
-
-def foreign(
-    teachers: Mapping[str, Teacher | None], kinds: Mapping[str, TaskKind], evaluation_set: EvaluationSet
-) -> dict[str, list[str]]:
-    """The sources that lack labels of some task with a teacher, and these tasks."""
-    sources: dict[str, list[str]] = {}
-    for task in kinds:
-        if teachers.get(task) is not None:
-            for source in evaluation_set.sources.unlabelled(task):
-                sources.setdefault(source, []).append(task)
-    return sources
 
 
 def notable(own: float | None, agreement: float | None, rows: int) -> bool:
@@ -87,6 +66,16 @@ def notable(own: float | None, agreement: float | None, rows: int) -> bool:
     if own is None or agreement is None:
         return False
     return own - agreement > max(NOTABLE, 1 / math.sqrt(rows))
+
+
+def _unlabelled(comparison: Comparison) -> dict[str, list[str]]:
+    """The sources that lack labels of some task with a teacher, and these tasks."""
+    sources: dict[str, list[str]] = {}
+    for task in comparison.kinds:
+        if comparison.teachers.get(task) is not None:
+            for source in comparison.rows.sources.unlabelled(task):
+                sources.setdefault(source, []).append(task)
+    return sources
 
 
 def _alike(kind: TaskKind, logits: Tensor, teacher: Teacher | None, images: Tensor) -> Tensor:

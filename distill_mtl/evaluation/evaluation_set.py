@@ -1,14 +1,21 @@
-"""The rows of an evaluation, and the processes that share them."""
+"""Networks that are compared, their rows, and the processes that share them."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from accelerate.utils import gather_object
+from torch import Tensor
 
 from distill_mtl.data.batch import Batch, ProcessShare
 from distill_mtl.splits import Split
+from distill_mtl.tasks.base import TaskKind
+from distill_mtl.teachers.teacher import TeacherOutput
+
+Student = Callable[[Tensor], Mapping[str, Any]]
+"""Images -> logits by task, or, as an exported student answers, a dict with `logits` by task."""
+Teacher = Callable[[Tensor], TeacherOutput]
 
 
 class LabelledRows(Protocol):
@@ -101,3 +108,25 @@ class EvaluationSet:
             source, self.split, self.batch_size, share=self.processes, limit=most
         ):
             yield batch.to(self.device)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A student, the teachers that it is compared with, and the rows.
+
+    Attributes:
+        student: on the device of the rows; put into eval mode while it is measured, if it is a module.
+        teachers: on the same device, by task; a task that is absent or None is scored without a comparison.
+        kinds: the tasks.
+        rows: where both are measured.
+    """
+
+    student: Student
+    teachers: Mapping[str, Teacher | None]
+    kinds: Mapping[str, TaskKind]
+    rows: EvaluationSet
+
+    @property
+    def total(self) -> int:
+        """Rows of all tasks, over all processes."""
+        return sum(self.rows.rows(task) for task in self.kinds)

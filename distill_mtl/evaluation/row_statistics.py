@@ -9,24 +9,18 @@ in the check, along the way and in the comparison.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distill_mtl.data.batch import Batch
 from distill_mtl.errors import ShardError, UserError
-from distill_mtl.evaluation.evaluation_set import EvaluationSet
+from distill_mtl.evaluation.evaluation_set import EvaluationSet, Student, Teacher
 from distill_mtl.networks.modes import evaluating
 from distill_mtl.tasks.base import TaskKind
-from distill_mtl.teachers.teacher import TeacherOutput
 
 KnownClasses = tuple[int, ...] | None
 """Positions of the classes that a teacher knows; None: all of them."""
-
-Student = Callable[[Tensor], Mapping[str, Any]]
-"""Images -> logits by task, or, as an exported student answers, a dict with `logits` by task."""
-Teacher = Callable[[Tensor], TeacherOutput]
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from distill_mtl.evaluation.evaluation_set import EvaluationSet
-from distill_mtl.evaluation.row_statistics import (
-    KnownClasses,
-    Student,
-    Teacher,
-    collect,
-    known_classes,
-    no_row,
-)
+from distill_mtl.evaluation.evaluation_set import Comparison, EvaluationSet, Student, Teacher
+from distill_mtl.evaluation.row_statistics import KnownClasses, collect, known_classes, no_row
 from distill_mtl.tasks.base import TaskKind
 
 
@@ -32,22 +25,17 @@ class Reference:
 
 
 def references(
-    teachers: Mapping[str, Teacher | None], kinds: Mapping[str, TaskKind], evaluation_set: EvaluationSet
+    teachers: Mapping[str, Teacher | None], kinds: Mapping[str, TaskKind], rows: EvaluationSet
 ) -> dict[str, Reference]:
     """Of every task, measured on its own labelled rows.
 
     Raises:
-        ShardError: a task has no labelled row in this split.
+        ShardError: a task has no labelled row in this set.
     """
-    return {task: _reference(task, kind, teachers.get(task), evaluation_set) for task, kind in kinds.items()}
+    return {task: _reference(task, kind, teachers.get(task), rows) for task, kind in kinds.items()}
 
 
-def delta_on(
-    student: Student,
-    against: Mapping[str, Reference],
-    kinds: Mapping[str, TaskKind],
-    evaluation_set: EvaluationSet,
-) -> dict[str, float]:
+def delta_on(comparison: Comparison, against: Mapping[str, Reference]) -> dict[str, float]:
     """By how much the student is better than each reference, positive for better in either direction.
 
     In points; where the score is in the labels' unit, in percent of the reference's error, so that metres and
@@ -55,35 +43,32 @@ def delta_on(
     counts as it is. Only the student runs.
 
     Args:
-        student: put into eval mode while it is measured, if it is a module.
+        comparison: of the student, usually on the validation rows.
         against: by task, from the same rows.
-        kinds: the tasks.
-        evaluation_set: the rows, usually of the validation set.
     """
     deltas = {}
-    for task, kind in kinds.items():
+    for task, kind in comparison.kinds.items():
         reference = against[task]
         sign = 1 if kind.higher_is_better else -1
-        delta = sign * (_score(task, kind, student, reference.known, evaluation_set) - reference.score)
+        score = _score(task, kind, comparison.student, reference.known, comparison.rows)
+        delta = sign * (score - reference.score)
         in_percent = not kind.in_points and reference.score != 0
         deltas[task] = 100 * delta / abs(reference.score) if in_percent else delta
     return deltas
 
 
-def _reference(
-    task: str, kind: TaskKind, teacher: Teacher | None, evaluation_set: EvaluationSet
-) -> Reference:
+def _reference(task: str, kind: TaskKind, teacher: Teacher | None, rows: EvaluationSet) -> Reference:
     if teacher is not None:
         known = known_classes(teacher)
-        return Reference(_score(task, kind, _as_student(task, teacher), known, evaluation_set), known)
-    return Reference(0.0 if kind.in_points else _constant(task, kind, evaluation_set))
+        return Reference(_score(task, kind, _as_student(task, teacher), known, rows), known)
+    return Reference(0.0 if kind.in_points else _constant(task, kind, rows))
 
 
-def _constant(task: str, kind: TaskKind, evaluation_set: EvaluationSet) -> float:
-    counts = [kind.label_counts(batch.labels[task]) for batch in evaluation_set.batches(task)]
-    counts = evaluation_set.processes.join(counts)
+def _constant(task: str, kind: TaskKind, rows: EvaluationSet) -> float:
+    counts = [kind.label_counts(batch.labels[task]) for batch in rows.batches(task)]
+    counts = rows.processes.join(counts)
     if not counts:
-        raise no_row(task, evaluation_set)
+        raise no_row(task, rows)
     return kind.constant_score(torch.stack(counts).sum(0))
 
 
@@ -92,8 +77,6 @@ def _as_student(task: str, teacher: Teacher) -> Student:
     return lambda images: {task: teacher(images).logits}
 
 
-def _score(
-    task: str, kind: TaskKind, student: Student, known: KnownClasses, evaluation_set: EvaluationSet
-) -> float:
-    rows = collect(task, kind, student, None, evaluation_set, known=known)
-    return float(kind.score(rows.student))
+def _score(task: str, kind: TaskKind, student: Student, known: KnownClasses, rows: EvaluationSet) -> float:
+    found = collect(task, kind, student, None, rows, known=known)
+    return float(kind.score(found.student))

@@ -5,7 +5,7 @@ set. Called by `compare_networks`, and for baselines.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,64 +14,45 @@ from torch import Tensor
 
 from distill_mtl.data.batch import Batch
 from distill_mtl.evaluation.bootstrap import paired_interval, unseen_difference
-from distill_mtl.evaluation.evaluation_set import EvaluationSet, Processes
+from distill_mtl.evaluation.evaluation_set import Comparison, Processes
 from distill_mtl.evaluation.mcnemar import mcnemar
 from distill_mtl.evaluation.result import CalibrationError, ClassDelta, Disagreement, McNemar, TaskResult
-from distill_mtl.evaluation.row_statistics import RowStatistics, Student, Teacher, collect, known_classes
+from distill_mtl.evaluation.row_statistics import RowStatistics, collect, known_classes
 from distill_mtl.tasks.base import Shown, TaskKind
 from distill_mtl.tasks.metrics import calibration_error
 
 Progress = Callable[[int, int], None]
 """Told how many rows are done, of how many, over all processes."""
-
-
 MOST_DISAGREEMENTS = 12
 _MOST_WORST = 3
 _LONGEST = 80  # characters of a label or an answer in words
 
 
 def compare_tasks(
-    student: Student,
-    teachers: Mapping[str, Teacher | None],
-    kinds: Mapping[str, TaskKind],
-    evaluation_set: EvaluationSet,
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
-    progress: Progress | None = None,
+    comparison: Comparison, *, resamples: int = 2000, seed: int = 0, progress: Progress | None = None
 ) -> dict[str, TaskResult]:
-    """One result per task of `kinds`, the same on every process.
+    """One result per task, the same on every process.
 
     Args:
-        student: put into eval mode while it is measured, if it is a module.
-        teachers: by task; a task that is absent or None is scored without a comparison.
-        kinds: the tasks.
-        evaluation_set: the rows.
+        comparison: who is compared, and where.
         resamples: of the bootstrap.
         seed: of the bootstrap.
         progress: called after every batch.
 
     Raises:
-        ShardError: a task has no labelled row in this split.
+        ShardError: a task has no labelled row in the set.
     """
-    tick = _ticker(progress, sum(evaluation_set.rows(task) for task in kinds), evaluation_set.processes.world)
+    rows = comparison.rows
+    tick = _ticker(progress, comparison.total, rows.processes.world)
     results = {}
-    for task, kind in kinds.items():
-        teacher = teachers.get(task)
+    for task, kind in comparison.kinds.items():
+        teacher = comparison.teachers.get(task)
         collector = DifferenceCollector(task, kind)
-        rows = collect(
-            task,
-            kind,
-            student,
-            teacher,
-            evaluation_set,
-            tick,
-            known=known_classes(teacher),
-            observe=collector.add,
-        )
-        calibration, disagreements = collector.joined(evaluation_set.processes)
+        known, observe = known_classes(teacher), collector.add
+        found = collect(task, kind, comparison.student, teacher, rows, tick, known=known, observe=observe)
+        calibration, disagreements = collector.joined(rows.processes)
         results[task] = replace(
-            summarise(kind, rows, resamples=resamples, seed=seed),
+            summarise(kind, found, resamples=resamples, seed=seed),
             ece=calibration,
             disagreements=disagreements,
         )

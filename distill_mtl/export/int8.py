@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from distill_mtl.display import Display
 from distill_mtl.errors import ExportError, brief
-from distill_mtl.evaluation import Evaluation, EvaluationSet, compare_networks
+from distill_mtl.evaluation import Comparison, Evaluation, EvaluationSet
+from distill_mtl.evaluation.comparison import ComparisonSettings, compare_with_progress
 from distill_mtl.export.deployable import INPUT, Deployable
 from distill_mtl.export.export_format import ExportRequest
 from distill_mtl.export.parity import RealRows
@@ -100,25 +100,17 @@ def compare_files(
 ) -> Evaluation:
     """The int8 file in the student's column, the fp32 one in the teachers', on the test rows of the run's recipe."""
     recipe, size = rows.recipe, module.trunk.inputs.size
-    evaluation_set = EvaluationSet(rows.sources(size), "test", batch_size=recipe.evaluation.batch_size)
-    total = sum(evaluation_set.rows(task) for task in module.kinds)
     quantised, whole = (
         teachers_of(open_network(file, trust=request.source.trust), dict.fromkeys(module.kinds, Asked()))
         for file in (int8, fp32)
     )
-    with Display(request.console, "int8 against fp32", total, unit="row") as display:
-        found = compare_networks(
-            JoinedTeachers(quantised),
-            whole,
-            module.kinds,
-            evaluation_set,
-            size=size,
-            acceptance=recipe.acceptance.margin,
-            rule=recipe.acceptance.rule,
-            resamples=recipe.evaluation.bootstrap,
-            seed=recipe.seed,
-            progress=lambda done, total: display.update(done),
-        )
+    test = EvaluationSet(rows.sources(size), "test", batch_size=recipe.evaluation.batch_size)
+    found = compare_with_progress(
+        Comparison(JoinedTeachers(quantised), whole, module.kinds, test),
+        ComparisonSettings.of(recipe),
+        request.console,
+        name="int8 against fp32",
+    )
     # All tasks of a file are answered in one pass, so no task has a cost of its own.
     assert found.cost.teachers is not None
     cost = replace(

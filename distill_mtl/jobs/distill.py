@@ -19,7 +19,7 @@ from distill_mtl.display import console_of
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.distillation.term import calibrate_terms
 from distill_mtl.errors import UserError
-from distill_mtl.evaluation import Evaluation, EvaluationSet, delta_on, references
+from distill_mtl.evaluation import Comparison, Evaluation, delta_on, references
 from distill_mtl.evaluation.comparison import ComparisonSettings, compare_with_progress, evaluation_set_of
 from distill_mtl.evaluation.selection import Reference
 from distill_mtl.jobs.arguments import as_recipe
@@ -181,25 +181,23 @@ class StudentComparison:
         """Mean over tasks of the student's lead on the validation rows (`delta_on`); what `select: best`
         maximises."""
         self.session.synchronise()
-        deltas = delta_on(self.session.student, self._references, self.parts.kinds, self.rows("validation"))
+        deltas = delta_on(self.on("validation"), self._references)
         return sum(deltas.values()) / len(deltas)
 
     def compare(self) -> Evaluation:
         """The comparison on the test rows."""
         self.session.synchronise()
-        parts = self.parts
-        found = compare_with_progress(
-            self.session.student,
-            self.teachers,
-            parts.kinds,
-            self.rows("test"),
-            ComparisonSettings.of(parts.recipe),
-            self.console,
-        )
+        settings = ComparisonSettings.of(self.parts.recipe)
+        found = compare_with_progress(self.on("test"), settings, self.console)
         return found.changed(steps=self.session.step, seconds=self.session.seconds)
 
+    def on(self, split: Split) -> Comparison:
+        """Student and teachers on the rows of a set, shared by the processes."""
+        rows = evaluation_set_of(self.parts.sources, split, ComparisonSettings.of(self.parts.recipe))
+        return Comparison(self.session.student, self._teachers, self.parts.kinds, rows)
+
     @cached_property
-    def teachers(self) -> Teachers:
+    def _teachers(self) -> Teachers:
         """On the device; with cached targets they are loaded here, when training is over."""
         for teacher in self.parts.teachers.values():
             teacher.to(self.session.trainer.accelerator.device)
@@ -207,11 +205,7 @@ class StudentComparison:
 
     @cached_property
     def _references(self) -> dict[str, Reference]:
-        return references(self.teachers, self.parts.kinds, self.rows("validation"))
-
-    def rows(self, split: Split) -> EvaluationSet:
-        """Of a set, shared by the processes."""
-        return evaluation_set_of(self.parts.sources, split, ComparisonSettings.of(self.parts.recipe))
+        return references(self._teachers, self.parts.kinds, self.on("validation").rows)
 
 
 def _finish(parts: Parts, session: Session, folder: RunFolder, console: Console) -> Evaluation:
@@ -232,9 +226,7 @@ def _finish(parts: Parts, session: Session, folder: RunFolder, console: Console)
     if accelerator.is_main_process:
         extra = _extra(parts) | {SCORES: recorded_scores(evaluation)}
         save_student(session.student, folder.student, card=_card(parts, folder, evaluation), extra=extra)
-        report = write_run_artefacts(
-            folder, evaluation, session.student, comparison.teachers, parts.kinds, comparison.rows("test")
-        )
+        report = write_run_artefacts(folder, evaluation, comparison.on("test"))
         console.print(console_table(evaluation))
         for source, count in skipped.items():
             console.print(

@@ -7,7 +7,7 @@ from typing import overload
 from rich.console import Console
 
 from distill_mtl.errors import UserError, nearest
-from distill_mtl.evaluation import Evaluation
+from distill_mtl.evaluation import Comparison, Evaluation
 from distill_mtl.evaluation.comparison import ComparisonSettings, compare_with_progress, evaluation_set_of
 from distill_mtl.files import write_text
 from distill_mtl.jobs.arguments import Acceptance, GivenAcceptance, as_classes
@@ -223,16 +223,16 @@ def _evaluate_run(
     )
     for network in (student, *teachers.values()):
         network.to(state.device)
-    evaluation_set = evaluation_set_of(sources, "test", settings)
-    found = compare_with_progress(student, teachers, kinds, evaluation_set, settings, console)
-    measured = measure_baselines(run, baselines, opened, teachers, kinds, evaluation_set, recipe, console)
+    comparison = Comparison(student, teachers, kinds, evaluation_set_of(sources, "test", settings))
+    found = compare_with_progress(comparison, settings, console)
+    measured = measure_baselines(run, baselines, opened, comparison, recipe, console)
     if earlier is not None:
         measured = earlier.baselines | measured
         found = found.changed(steps=earlier.steps, seconds=earlier.seconds)
     found = found.changed(baselines=measured)
     if state.is_main_process:
         if write or baselines:
-            write_run_artefacts(run, found, student, teachers, kinds, evaluation_set)
+            write_run_artefacts(run, found, comparison)
             card = card_of(run, recipe, student.student.trunk, kinds, teachers.cards, found)
             write_text(run.student / CARD, card)
         if file is not None:

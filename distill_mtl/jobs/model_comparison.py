@@ -12,7 +12,7 @@ from rich.console import Console
 from distill_mtl.data import DataSettings, Sources, open_sources
 from distill_mtl.data.shard_sets import as_patterns, find_sets
 from distill_mtl.errors import UserError
-from distill_mtl.evaluation import Evaluation
+from distill_mtl.evaluation import Comparison, Evaluation
 from distill_mtl.evaluation.comparison import ComparisonSettings, compare_with_progress, evaluation_set_of
 from distill_mtl.files import write_text
 from distill_mtl.jobs.arguments import GivenAcceptance
@@ -97,7 +97,8 @@ def compare_models(
     for place, teachers in others.items():
         for teacher in teachers.values():
             teacher.to(state.device)
-        compared = compare_with_progress(network, teachers, kinds, evaluation_set, settings, console)
+        comparison = Comparison(network, teachers, kinds, evaluation_set)
+        compared = compare_with_progress(comparison, settings, console)
         found[place] = compared.changed(student=student, against=place)
         console.print(console_table(found[place]))
         if place != against[-1]:

@@ -13,9 +13,8 @@ from rich.markup import escape
 
 from distill_mtl.display import console_of
 from distill_mtl.errors import UserError
-from distill_mtl.evaluation import Evaluation, EvaluationSet
+from distill_mtl.evaluation import Comparison, Evaluation
 from distill_mtl.evaluation.examples import examples, examples_of
-from distill_mtl.evaluation.row_statistics import Student, Teacher
 from distill_mtl.jobs.report import report_in
 from distill_mtl.recipe import Recipe
 from distill_mtl.report.model_card import model_card
@@ -33,19 +32,14 @@ _PICTURED = 24  # disagreements over all tasks: a page of one or two megabytes
 def write_run_artefacts(
     folder: RunFolder,
     evaluation: Evaluation,
-    student: Student,
-    teachers: Mapping[str, Teacher],
-    kinds: Mapping[str, TaskKind],
-    evaluation_set: EvaluationSet,
+    comparison: Comparison,
 ) -> Path:
     """Write all but the model card, which lies with the weights; for one process alone.
 
     Args:
         folder: of the run.
-        evaluation: of the student on these rows.
-        student, teachers: on the device of the set.
-        kinds: the tasks.
-        evaluation_set: the rows.
+        evaluation: the comparison's result.
+        comparison: whose rows are shown.
 
     Returns:
         The report.
@@ -55,11 +49,12 @@ def write_run_artefacts(
     keys = {
         task: [row.key for row in result.disagreements[:few]] for task, result in evaluation.tasks.items()
     }
-    asked = student, teachers, kinds, evaluation_set
-    samples = examples(*asked)
-    legends = {task: kind.legend() for task, kind in kinds.items()}
+    samples = examples(comparison)
+    legends = {task: kind.legend() for task, kind in comparison.kinds.items()}
     sample_grid(samples, legends).save(folder.pictures)
-    write_gallery(folder.examples, disagreements=examples_of(keys, *asked), samples=samples, legends=legends)
+    write_gallery(
+        folder.examples, disagreements=examples_of(keys, comparison), samples=samples, legends=legends
+    )
     return report_in(folder.path)
 
 

@@ -5,13 +5,14 @@ trained on its own labels for as many steps. They lie in RUN/baselines/, each a 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from torch import nn
 
 from distill_mtl.errors import RecipeError, Stopped, UserError, nearest
-from distill_mtl.evaluation import Evaluation, EvaluationSet, TaskResult
+from distill_mtl.evaluation import Comparison, Evaluation, TaskResult
 from distill_mtl.evaluation.comparison import ComparisonSettings, scores_with_progress
 from distill_mtl.evaluation.result import Baseline
 from distill_mtl.jobs.distill import distill
@@ -114,9 +115,7 @@ def measure_baselines(
     run: RunFolder,
     wanted: Sequence[str],
     opened: Mapping[str, Mapping[str, Teacher]],
-    teachers: Mapping[str, nn.Module],
-    kinds: Mapping[str, TaskKind],
-    evaluation_set: EvaluationSet,
+    comparison: Comparison,
     recipe: Recipe,
     console: Console,
 ) -> dict[str, Baseline]:
@@ -126,18 +125,18 @@ def measure_baselines(
         run: the finished run, whose baselines are trained.
         wanted: as in `train_baselines`.
         opened: the models among them, by place.
-        teachers, kinds, evaluation_set, console: as in `compare_with_progress`.
+        comparison: of the run's student.
         recipe: of the run.
+        console: where progress is shown.
     """
     own = any(section.trust for section in recipe.tasks.values())
-    settings = ComparisonSettings.of(recipe)
+    settings, kinds = ComparisonSettings.of(recipe), comparison.kinds
     found: dict[str, Baseline] = {}
 
     def scores(network: nn.Module, tasks: Sequence[str]) -> dict[str, TaskResult]:
-        asked = {task: kinds[task] for task in tasks}
-        return scores_with_progress(
-            name, network.to(evaluation_set.device), teachers, asked, evaluation_set, settings, console
-        )
+        network.to(comparison.rows.device)
+        asked = replace(comparison, student=network, kinds={task: kinds[task] for task in tasks})
+        return scores_with_progress(name, asked, settings, console)
 
     for name in wanted:
         if name == LABELS_ONLY:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from threading import Barrier
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distill_mtl.data.batch import ALONE, Batch, ProcessShare
-from distill_mtl.evaluation import Evaluation, Processes
+from distill_mtl.evaluation import Processes
 from distill_mtl.teachers.teacher import TeacherOutput
 
 CLASSES = ("a", "b", "c")
@@ -123,11 +122,6 @@ class ToyStudent(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         return {task: self.dropout(head(images).logits) for task, head in self.heads.items()}
-
-
-def with_acceptance(evaluation: Evaluation, **changes: Any) -> Evaluation:
-    """Judged by another rule, or other margins."""
-    return evaluation.changed(acceptance=replace(evaluation.acceptance, **changes))
 
 
 def as_processes(world: int, work: Callable[[Processes], Any]) -> list[Any]:

@@ -6,21 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from evaluation_world import (
-    CLASSES,
-    ListedRows,
-    ToyStudent,
-    ToyTeacher,
-    as_processes,
-    make_rows,
-    with_acceptance,
-)
+from evaluation_world import CLASSES, ListedRows, ToyStudent, ToyTeacher, as_processes, make_rows
+from result_toys import with_margins, with_rule
 from torch import Tensor, nn
 
 from distill_mtl.checks.teacher_score import measure_score
 from distill_mtl.data.batch import Batch
 from distill_mtl.errors import ShardError, UserError
 from distill_mtl.evaluation import (
+    Comparison,
     Evaluation,
     EvaluationSet,
     Processes,
@@ -44,7 +38,9 @@ Kinds = dict[str, TaskKind]
 def run(
     student: Any, teachers: Teachers, kinds: Kinds, sources: ListedRows, **view: Any
 ) -> dict[str, TaskResult]:
-    return compare_tasks(student, teachers, kinds, EvaluationSet(sources, "test", **view), resamples=300)
+    return compare_tasks(
+        Comparison(student, teachers, kinds, EvaluationSet(sources, "test", **view)), resamples=300
+    )
 
 
 def test_scores_delta_and_agreement_by_hand(
@@ -109,7 +105,9 @@ def test_every_process_reports_the_cost_that_the_first_one_measured(
 ) -> None:
     def work(processes: Processes) -> Evaluation:
         view = EvaluationSet(sources, "test", processes=processes)
-        return compare_networks(deepcopy(student), teachers, kinds, view, size=(8, 8), resamples=100)
+        return compare_networks(
+            Comparison(deepcopy(student), teachers, kinds, view), size=(8, 8), resamples=100
+        )
 
     first, second = as_processes(2, work)
     assert first == second
@@ -182,7 +180,9 @@ def test_progress_counts_to_the_number_of_rows(
     seen: list[tuple[int, int]] = []
     view = EvaluationSet(sources, "test", batch_size=16, limit=50)
     compare_tasks(
-        student, teachers, kinds, view, resamples=100, progress=lambda done, total: seen.append((done, total))
+        Comparison(student, teachers, kinds, view),
+        resamples=100,
+        progress=lambda done, total: seen.append((done, total)),
     )
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
     assert seen[-1] == (90, 90)  # 50 of 90 words, all 40 parts
@@ -202,12 +202,12 @@ def test_deltas_on_validation_need_the_teachers_once(
     view = EvaluationSet(sources, "validation", batch_size=10)
     scores = references(teachers | {"part": None}, kinds, view)
     calls = teachers["word"].calls
-    deltas = delta_on(student, scores, kinds, view)
+    deltas = delta_on(Comparison(student, {}, kinds, view), scores)
     assert teachers["word"].calls == calls
-    full = compare_tasks(student, teachers, kinds, view, resamples=100)
+    full = compare_tasks(Comparison(student, teachers, kinds, view), resamples=100)
     assert deltas["word"] == pytest.approx(full["word"].delta)
     assert deltas["part"] == full["part"].student
-    worse = delta_on(student, scores, kinds | {"word": ErrorRate(("a", "b", "c"))}, view)
+    worse = delta_on(Comparison(student, {}, kinds | {"word": ErrorRate(("a", "b", "c"))}, view), scores)
     assert worse["word"] == pytest.approx(scores["word"].score - (100 - full["word"].student))
 
 
@@ -215,7 +215,7 @@ def test_evaluate_joins_scores_cost_and_verdict(
     student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
 ) -> None:
     view = EvaluationSet(sources, "test")
-    evaluation = compare_networks(student, teachers, kinds, view, size=(8, 8), resamples=300)
+    evaluation = compare_networks(Comparison(student, teachers, kinds, view), size=(8, 8), resamples=300)
     measured = run(student, teachers, kinds, sources)
     assert evaluation.tasks == {task: each.judged(1.0, "interval") for task, each in measured.items()}
     assert evaluation.cost.student.parameters == 18
@@ -228,12 +228,12 @@ def test_evaluate_joins_scores_cost_and_verdict(
     assert evaluation.hashed == ("part",)
     assert evaluation.acceptance.rule == "interval"
     lowest = min(result.ci95[0] for result in evaluation.tasks.values())
-    assert with_acceptance(evaluation, margin=dict.fromkeys(kinds, 0.01 - lowest)).accepted
-    assert not with_acceptance(evaluation, margin=dict.fromkeys(kinds, -lowest - 0.01)).accepted
-    evaluation = with_acceptance(evaluation, rule="point")
+    assert with_margins(evaluation, **dict.fromkeys(kinds, 0.01 - lowest)).accepted
+    assert not with_margins(evaluation, **dict.fromkeys(kinds, -lowest - 0.01)).accepted
+    evaluation = with_rule(evaluation, "point")
     worst = min(result.delta for result in evaluation.tasks.values())
-    assert with_acceptance(evaluation, margin=dict.fromkeys(kinds, -worst)).accepted
-    assert not with_acceptance(evaluation, margin=dict.fromkeys(kinds, -worst - 0.01)).accepted
+    assert with_margins(evaluation, **dict.fromkeys(kinds, -worst)).accepted
+    assert not with_margins(evaluation, **dict.fromkeys(kinds, -worst - 0.01)).accepted
 
 
 def test_one_teacher_of_two_tasks_costs_once(student: ToyStudent, kinds: Kinds, sources: ListedRows) -> None:
@@ -242,10 +242,7 @@ def test_one_teacher_of_two_tasks_costs_once(student: ToyStudent, kinds: Kinds, 
     sources.rows["again", "test"] = make_rows("again", 4, dense=True)
     student.heads["again"] = ToyTeacher(dense=True, seed=6)
     evaluation = compare_networks(
-        student,
-        {"part": both, "again": both},
-        only,
-        EvaluationSet(sources, "test"),
+        Comparison(student, {"part": both, "again": both}, only, EvaluationSet(sources, "test")),
         size=(8, 8),
         resamples=100,
     )
@@ -257,7 +254,7 @@ def test_without_teachers_there_is_nothing_to_judge(
     student: ToyStudent, kinds: Kinds, sources: ListedRows
 ) -> None:
     evaluation = compare_networks(
-        student, {}, kinds, EvaluationSet(sources, "test"), size=(8, 8), resamples=100
+        Comparison(student, {}, kinds, EvaluationSet(sources, "test")), size=(8, 8), resamples=100
     )
     assert evaluation.accepted
     assert evaluation.cost.teachers is None
@@ -292,7 +289,8 @@ def test_a_teacher_is_compared_on_the_attributes_that_it_knows(metric: str) -> N
 
     view = EvaluationSet(ListedRows({("looks", "test"): rows}), "test")
     teacher = KnowsTwo(dense=False, seed=0)
-    result = compare_tasks(student, {"looks": teacher}, {"looks": kind}, view, resamples=100)["looks"]
+    compared = Comparison(student, {"looks": teacher}, {"looks": kind}, view)
+    result = compare_tasks(compared, resamples=100)["looks"]
     assert result.teacher == kind.perfect
     assert result.agreement == pytest.approx(0.5)
     assert result.rows == 39
@@ -300,7 +298,7 @@ def test_a_teacher_is_compared_on_the_attributes_that_it_knows(metric: str) -> N
         assert result.student == pytest.approx(50)
     rows.labels["looks"][:, :2] = -1
     with pytest.raises(ShardError, match=r"no row in the test set with a label of a class .* \(a, b\)"):
-        compare_tasks(student, {"looks": teacher}, {"looks": kind}, view, resamples=100)
+        compare_tasks(Comparison(student, {"looks": teacher}, {"looks": kind}, view), resamples=100)
 
 
 def test_the_check_measures_a_teacher_by_the_attributes_that_it_knows() -> None:
@@ -337,7 +335,7 @@ def test_a_delta_in_a_unit_counts_in_percent_whatever_the_unit(taught: bool) -> 
         teacher = (lambda images, off=off: TeacherOutput(off(images, 0.04), {})) if taught else None
         against = references({"light": teacher}, {"light": kind}, view)
         student = lambda images, off=off: {"light": off(images, 0.03)}  # noqa: E731
-        deltas.append(delta_on(student, against, {"light": kind}, view)["light"])
+        deltas.append(delta_on(Comparison(student, {}, {"light": kind}, view), against)["light"])
         if not taught:
             labels = view.sources.rows["light", "validation"].labels["light"]
             assert against["light"].score == kind.constant_score(kind.label_counts(labels))
@@ -350,7 +348,8 @@ def test_a_reference_without_error_has_no_percent() -> None:
     kind, rows = build_kind("regression", CLASSES, "mae"), values(20, 1.0)
     view = EvaluationSet(ListedRows({("light", "validation"): rows}), "validation")
     student = lambda images: {"light": answers(images) + 0.5}  # noqa: E731
-    assert delta_on(student, {"light": Reference(0.0)}, {"light": kind}, view)["light"] == pytest.approx(-0.5)
+    found = delta_on(Comparison(student, {}, {"light": kind}, view), {"light": Reference(0.0)})
+    assert found["light"] == pytest.approx(-0.5)
 
 
 def test_along_the_way_too_both_are_scored_on_what_the_teacher_knows() -> None:
@@ -359,4 +358,4 @@ def test_along_the_way_too_both_are_scored_on_what_the_teacher_knows() -> None:
     against = references({"looks": KnowsTwo(dense=False, seed=0)}, {"looks": kind}, view)
     assert against == {"looks": Reference(0.0, (0, 1))}
     student = lambda images: {"looks": answers(images) * torch.tensor([1.0, 1.0, -1.0])}  # noqa: E731
-    assert delta_on(student, against, {"looks": kind}, view) == {"looks": 0.0}
+    assert delta_on(Comparison(student, {}, {"looks": kind}, view), against) == {"looks": 0.0}

@@ -10,7 +10,7 @@ import torch
 from evaluation_world import ListedRows, ToyStudent
 from torch import Tensor, nn
 
-from distill_mtl.evaluation import EvaluationSet, compare_networks, cross_domain
+from distill_mtl.evaluation import Comparison, EvaluationSet, compare_networks, cross_domain
 from distill_mtl.evaluation.cross_domain import notable
 from distill_mtl.evaluation.evaluation_set import Processes
 from distill_mtl.tasks.base import TaskKind
@@ -44,7 +44,7 @@ def test_a_student_that_switches_mode_is_found_and_named(
     mark(sources, "part", 7)
     student = SwitchesMode(teachers, tell=7)
     evaluation = compare_networks(
-        student, teachers, kinds, EvaluationSet(sources, "test"), size=(8, 8), resamples=100
+        Comparison(student, teachers, kinds, EvaluationSet(sources, "test")), size=(8, 8), resamples=100
     )
     assert evaluation.tasks["word"].agreement == 1
     assert evaluation.cross_domain["word"]["part"].rows == 40
@@ -59,7 +59,7 @@ def test_a_student_that_is_alike_everywhere_gets_no_word(
 ) -> None:
     student = SwitchesMode(teachers, tell=300)
     evaluation = compare_networks(
-        student, teachers, kinds, EvaluationSet(sources, "test"), size=(8, 8), resamples=100
+        Comparison(student, teachers, kinds, EvaluationSet(sources, "test")), size=(8, 8), resamples=100
     )
     assert evaluation.cross_domain["word"]["part"].agreement == 1
     assert evaluation.cross_domain["part"]["word"].agreement == 1
@@ -80,7 +80,7 @@ def test_only_tasks_with_a_teacher_have_somebody_to_agree_with(
     student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
 ) -> None:
     found = cross_domain.cross_domain(
-        student, teachers | {"part": None}, kinds, EvaluationSet(sources, "test")
+        Comparison(student, teachers | {"part": None}, kinds, EvaluationSet(sources, "test"))
     )
     assert list(found["word"]) == ["part"]
     assert found["part"] == {}
@@ -94,14 +94,16 @@ def test_rows_are_capped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cross_domain, "MOST_ROWS", 12)
-    found = cross_domain.cross_domain(student, teachers, kinds, EvaluationSet(sources, "test"))
+    found = cross_domain.cross_domain(Comparison(student, teachers, kinds, EvaluationSet(sources, "test")))
     assert {abroad.rows for sources in found.values() for abroad in sources.values()} == {12}
 
 
 def test_several_processes_find_the_very_same(
     student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
 ) -> None:
-    alone = cross_domain.cross_domain(student, teachers, kinds, EvaluationSet(sources, "test", batch_size=7))
+    alone = cross_domain.cross_domain(
+        Comparison(student, teachers, kinds, EvaluationSet(sources, "test", batch_size=7))
+    )
     assert 0 < (alone["part"]["word"].agreement or 0) < 1
     shelf: list[list[Any]] = [[], [], []]
     meeting = Barrier(3)
@@ -115,7 +117,7 @@ def test_several_processes_find_the_very_same(
             return joined
 
         view = EvaluationSet(sources, "test", batch_size=5, processes=Processes(rank, 3, gather))
-        return cross_domain.cross_domain(deepcopy(student), deepcopy(teachers), kinds, view)
+        return cross_domain.cross_domain(Comparison(deepcopy(student), deepcopy(teachers), kinds, view))
 
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(run, range(3))) == [alone] * 3

@@ -12,7 +12,7 @@ from scipy.stats import binom
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from distill_mtl.evaluation import EvaluationSet, Processes, TaskResult, compare_networks
+from distill_mtl.evaluation import Comparison, EvaluationSet, Processes, TaskResult, compare_networks
 from distill_mtl.evaluation.mcnemar import mcnemar
 from distill_mtl.evaluation.result import ClassDelta, McNemar
 from distill_mtl.evaluation.task_comparison import MOST_DISAGREEMENTS, compare_tasks, worst_classes
@@ -28,7 +28,7 @@ def results(
     student: ToyStudent, teachers: Teachers, kinds: Kinds, sources: ListedRows
 ) -> dict[str, TaskResult]:
     return compare_tasks(
-        student, teachers, kinds, EvaluationSet(sources, "test", batch_size=16), resamples=100
+        Comparison(student, teachers, kinds, EvaluationSet(sources, "test", batch_size=16)), resamples=100
     )
 
 
@@ -77,7 +77,9 @@ def test_of_rows_that_lose_alike_those_come_first_where_the_student_is_surest(
 def test_a_student_as_good_on_every_row_has_no_disagreement(
     student: ToyStudent, kinds: Kinds, sources: ListedRows
 ) -> None:
-    found = compare_tasks(student, dict(student.heads), kinds, EvaluationSet(sources, "test"), resamples=100)
+    found = compare_tasks(
+        Comparison(student, dict(student.heads), kinds, EvaluationSet(sources, "test")), resamples=100
+    )
     assert all(result.disagreements == () for result in found.values())
     assert all(each.delta == 0 for result in found.values() for each in result.classes)
 
@@ -91,7 +93,9 @@ def test_long_words_are_cut(kinds: Kinds) -> None:
     wrong = lambda images: {"word": -images.mean((2, 3))}  # noqa: E731
     teacher = lambda images: TeacherOutput(images.mean((2, 3)), {})  # noqa: E731
     view = EvaluationSet(sources, "test")
-    found = compare_tasks(wrong, {"word": teacher}, {"word": Wordy(CLASSES)}, view, resamples=100)["word"]
+    found = compare_tasks(
+        Comparison(wrong, {"word": teacher}, {"word": Wordy(CLASSES)}, view), resamples=100
+    )["word"]
     assert {len(each.teacher) for each in found.disagreements} == {80}
 
 
@@ -102,7 +106,7 @@ def test_several_processes_write_the_results_of_one(
     def work(processes: Processes) -> str:
         view = EvaluationSet(sources, "test", batch_size=8, processes=processes)
         found = compare_networks(
-            deepcopy(student), deepcopy(teachers), kinds, view, size=(8, 8), resamples=100
+            Comparison(deepcopy(student), deepcopy(teachers), kinds, view), size=(8, 8), resamples=100
         )
         return json.dumps(found.model_dump(mode="json") | {"cost": None})
 
@@ -122,7 +126,9 @@ def test_calibration_of_both_networks_is_reported(results: dict[str, TaskResult]
 def test_without_a_teacher_the_student_s_own_figures_stand(
     student: ToyStudent, kinds: Kinds, sources: ListedRows
 ) -> None:
-    found = compare_tasks(student, {}, kinds, EvaluationSet(sources, "test"), resamples=100)["word"]
+    found = compare_tasks(Comparison(student, {}, kinds, EvaluationSet(sources, "test")), resamples=100)[
+        "word"
+    ]
     assert found.ece is not None
     assert found.ece.teacher is None
     assert found.disagreements == ()
@@ -146,7 +152,7 @@ def test_mcnemar_counts_rows_that_one_network_alone_gets_right(
     rows = make_rows("word", 90, dense=False, seed=1)
     alone = {"word": kinds["word"]}
     view = EvaluationSet(ListedRows({("word", "test"): rows}), "test")
-    found = compare_tasks(student, teachers, alone, view, resamples=100)["word"]
+    found = compare_tasks(Comparison(student, teachers, alone, view), resamples=100)["word"]
     test = found.mcnemar
     assert test is not None
     assert test.test == "exact"

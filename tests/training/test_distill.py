@@ -10,7 +10,7 @@ from rich.console import Console
 
 from distill_mtl import distill, evaluate, load_recipe, load_student
 from distill_mtl.errors import UserError
-from distill_mtl.evaluation import Evaluation, EvaluationSet, delta_on, references
+from distill_mtl.evaluation import Comparison, Evaluation, EvaluationSet, delta_on, references
 from distill_mtl.training.parts import build
 
 QUIET = Console(quiet=True)
@@ -249,7 +249,7 @@ def test_select_best_takes_the_checkpoint_with_the_highest_mean_delta(recipe: Pa
         }
         parts.student.load_state_dict(state)
         students.append(state)
-        deltas.append(sum(delta_on(parts.student, scores, parts.kinds, view).values()))
+        deltas.append(sum(delta_on(Comparison(parts.student, {}, parts.kinds, view), scores).values()))
     assert len(students) == 6
     chosen = students[max(range(6), key=deltas.__getitem__)]
     saved = _weights(tmp_path / "best")
