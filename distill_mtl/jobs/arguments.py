@@ -86,11 +86,11 @@ def as_slice(value: slice | str | None) -> slice:
 
 @dataclass(frozen=True)
 class GivenAcceptance:
-    """What an argument says of acceptance, in place of the recipe's.
+    """Acceptance as it was given, in place of the recipe's.
 
     Attributes:
-        margins: for all tasks, or by task; None: not said.
-        rule: that judges by them; None: not said.
+        margins: for all tasks, or by task; None: not given.
+        rule: how to judge by them; None: not given.
     """
 
     margins: float | Mapping[str, float] | None = None
@@ -117,11 +117,11 @@ class GivenAcceptance:
         return cls(margins.get("", margins or None), next(iter(rules), None))
 
     def has(self, task: str) -> bool:
-        """Whether it says how much of a task may be lost."""
+        """Whether it has a margin for a task."""
         return self.margins is not None and (not isinstance(self.margins, Mapping) or task in self.margins)
 
     def applied(self, settings: ComparisonSettings, tasks: Sequence[str]) -> ComparisonSettings:
-        """The settings with what is said here in place of their own.
+        """The settings with what was given in place of their own.
 
         Raises:
             UserError: a margin for a task that is not among these.
@@ -150,5 +150,5 @@ def _margin(task: str, number: str) -> tuple[str, float]:
     if not math.isfinite(margin):
         raise UserError(f"--acceptance {text}: expected a number, or TASK=NUMBER, or {' or '.join(_RULES)}.")
     if margin < 0:
-        raise UserError(f"--acceptance {text}: a margin is how much may be lost, 0 or more.")
+        raise UserError(f"--acceptance {text}: a margin is the largest loss allowed, 0 or more.")
     return task, margin

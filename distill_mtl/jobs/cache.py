@@ -161,7 +161,7 @@ def _prepare(recipe: Recipe | Path | str, overrides: Sequence[str], console: Con
     loaded, place = as_recipe(recipe, overrides), recipe_place(recipe)
     if loaded.training.teachers_on == "none":
         raise RecipeError(
-            f"Recipe {place}: training.teachers_on is none, so there is nothing to cache. Say missing or all."
+            f"Recipe {place}: training.teachers_on is none, so there is nothing to cache. Set it to missing or all."
         )
     accelerator = start_accelerator(loaded.training, shares_steps=False)
     parts = build(live_twin(loaded))
@@ -177,7 +177,7 @@ def _prepare(recipe: Recipe | Path | str, overrides: Sequence[str], console: Con
 
 
 def _made(job: _Job) -> dict[str, dict[str, str]]:
-    """Check the teachers as a run does; task -> what the headers say about how the numbers were made."""
+    """Check the teachers as a run does; task -> header entries on how the numbers were made."""
     made = {}
     for task, (score, precision) in _checked(job).items():
         made[task] = {"made.by": f"distill_mtl {distill_mtl.__version__}", "made.precision": precision}
@@ -227,7 +227,7 @@ def _write_together(
 
 
 def _write(job: _Job, left: Sequence[Unit], places: Places, made: Mapping[str, Mapping[str, str]]) -> None:
-    """This process's share of what is left, with a bar; says what it will be as soon as its pace is known."""
+    """This process's share of what is left, with a bar; announces size and time once the pace is known."""
     accelerator, recipe = job.accelerator, job.parts.recipe
     mine = list(left[accelerator.process_index :: accelerator.num_processes])
     writer = CacheWriter(

@@ -32,10 +32,10 @@ _NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)=(.+)", re.DOTALL)
 
 @dataclass(frozen=True)
 class TaskGiven:
-    """What the caller says of the task, where the networks do not.
+    """What the caller states of the task, where the networks do not.
 
     Attributes:
-        task: whose labels `--data` has, where it does not say so itself.
+        task: of the labels in `--data`, where that does not name it.
         kind: None: the student's.
         classes: None: the student's.
         member: of the label; None: the kind's.
@@ -64,7 +64,7 @@ def compare_models(
         student: a run folder, a student folder, or whatever `teacher:` takes in a recipe.
         against: the same, one or several; each stands in the teachers' place.
         data: folders, paths and patterns of shards, for several tasks each as TASK=PLACE. Rows are not cut into sets.
-        given: what the networks do not say of their task.
+        given: what the networks do not state of their task.
         acceptance: default 1 point, judged by the interval.
         trust: let files run code.
         file: for the results: those of the pair, or a list of several pairs'.
@@ -134,7 +134,7 @@ def _only_task(student: str, opened: Network, task: str | None) -> str:
         return task
     if len(known) > 1:
         raise UserError(
-            f"--data: {student} answers {', '.join(known)}. Say whose labels these are, with --task {known[0]}, or for "
+            f"--data: {student} answers {', '.join(known)}. Name the task of these labels, with --task {known[0]}, or for "
             f"several tasks with --data {known[0]}=SHARDS {known[1]}=SHARDS."
         )
     return known[0]

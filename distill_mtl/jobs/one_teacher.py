@@ -72,7 +72,8 @@ def inspect_teacher(
 
     Args:
         all: every layer, not only one of each shape.
-        console: where it is printed; default standard output. The other arguments: as the module says.
+        console: where it is printed; default standard output. For the others see
+            `distill_mtl.jobs.one_teacher`.
 
     Raises:
         UserError: it cannot be loaded, or no network is named.
@@ -111,7 +112,8 @@ def check_teacher(
         classes: number, or cat,dog,owl in the order of the label numbers; default its own.
         expect (SCORE): the score that it should reach; default the one that its folder records.
         limit (N): largest number of rows, spread evenly; default all.
-        console: where the result is printed; default standard output. The other arguments: as the module says.
+        console: where the result is printed; default standard output. For the others see
+            `distill_mtl.jobs.one_teacher`.
 
     Raises:
         TeacherError: it cannot be loaded, or falls short.

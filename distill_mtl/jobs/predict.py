@@ -126,7 +126,7 @@ def _opened(path: Path, files: ExitStack) -> TextIO:
 
 
 def _conclude(errors: Console, found: FoundPictures, unread: Sequence[Unread], cropped: int) -> None:
-    """What the answers do not say."""
+    """What the answers do not show: cropped pictures, files left out, pictures that could not be read."""
     if cropped:
         were, them = ("picture was", "it") if cropped == 1 else ("pictures were", "them")
         errors.print(

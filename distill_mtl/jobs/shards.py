@@ -86,7 +86,7 @@ def shards_from_folder(
         unlabelled: sub-folders are not classes.
 
     Returns:
-        What was written, counted. The other arguments and errors: as the module says.
+        What was written, counted. For the other arguments and the errors see `distill_mtl.jobs.shards`.
     """
     shards = _Shards(to, name, rows, shuffle, take, workers, overwrite, skip_corrupt)
     return shards.write(lambda: folder_rows(images, labelled=not unlabelled, task=shards.task), console)
@@ -129,7 +129,7 @@ def shards_from_table(
         group (COLUMN): column with what several rows have in common: a patient, a scene.
 
     Returns:
-        What was written, counted. The other arguments and errors: as the module says.
+        What was written, counted. For the other arguments and the errors see `distill_mtl.jobs.shards`.
     """
     labels = {member: as_names(columns) or [] for member, columns in (label or {}).items()}
     shards = _Shards(to, name, rows, shuffle, take, workers, overwrite, skip_corrupt)
@@ -188,7 +188,7 @@ def shards_from_pairs(
         allow_missing: leave out what has no partner.
 
     Returns:
-        What was written, counted. The other arguments and errors: as the module says.
+        What was written, counted. For the other arguments and the errors see `distill_mtl.jobs.shards`.
     """
     shards = _Shards(to, name, rows, shuffle, take, workers, overwrite, skip_corrupt)
     return shards.write(
@@ -239,7 +239,7 @@ def shards_from_torchvision(
         download: download what is not there.
 
     Returns:
-        What was written, counted. The other arguments and errors: as the module says.
+        What was written, counted. For the other arguments and the errors see `distill_mtl.jobs.shards`.
     """
     from distill_mtl.shards.torchvision_data import torchvision_rows  # seconds, and no other origin needs it
 

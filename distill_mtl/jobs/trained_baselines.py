@@ -44,7 +44,7 @@ def train_baselines(
         run: the finished run.
         recipe: its resolved recipe.
         wanted: of `TRAINED`, and places of models, which need no training.
-        earlier: result of the run, which says how long it trained; None: not known.
+        earlier: result of the run, with its steps and seconds; None: not known.
         console: where to say what will be trained.
 
     Raises:
