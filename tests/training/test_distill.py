@@ -134,10 +134,10 @@ def test_evaluating_again_gives_the_same_scores(finished: tuple[Path, Evaluation
     assert again.tasks == before.tasks
 
 
-def test_the_resolved_recipe_repeats_the_run(finished: tuple[Path, Evaluation], tmp_path: Path) -> None:
-    out, _ = finished
-    distill(out / "recipe.resolved.yaml", out=tmp_path / "again", console=QUIET)
-    assert_equal_weights(out, tmp_path / "again")
+def test_the_resolved_recipe_repeats_the_run(recipe: Path, tmp_path: Path) -> None:
+    distill(recipe, out=tmp_path / "run", console=QUIET)
+    distill(tmp_path / "run" / "recipe.resolved.yaml", out=tmp_path / "again", console=QUIET)
+    assert_equal_weights(tmp_path / "run", tmp_path / "again")
 
 
 def test_resuming_a_finished_run_changes_nothing(
