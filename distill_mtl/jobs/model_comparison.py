@@ -134,8 +134,8 @@ def _only_task(student: str, opened: Network, task: str | None) -> str:
         return task
     if len(known) > 1:
         raise UserError(
-            f"--data: {student} answers {', '.join(known)}. Name the task of these labels, with --task {known[0]}, or for "
-            f"several tasks with --data {known[0]}=SHARDS {known[1]}=SHARDS."
+            f"--data: {student} answers {', '.join(known)}. Name the task of these labels with --task {known[0]}; for "
+            f"several tasks: --data {known[0]}=SHARDS {known[1]}=SHARDS."
         )
     return known[0]
 

@@ -103,62 +103,43 @@ def test_a_baseline_that_is_not_there_is_told_before_anything_is_measured(
     assert "--baseline nonsense: there is no such run, folder or file" in capsys.readouterr().err
 
 
+PAIR = ["--student", "RUN", "--against", "RUN"]
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "told"),
     [
-        ([], "neither a run folder nor --student and --against and --data"),
-        (["--student", "RUN", "--against", "RUN"], "nor --data"),
-        (["RUN", "--task", "hue"], "--task compares models on data that you name"),
-        (
-            ["--student", "RUN", "--against", "RUN", "--data", "HUE", "--write"],
-            "--write belongs to a run",
-        ),
-        (
-            ["--student", "RUN", "--against", "RUN", "--data", "HUE"],
-            "RUN answers hue, shape. Say whose labels these are, with --task hue",
-        ),
-        (
-            ["--student", "RUN", "--against", "RUN", "--data", "heu=HUE"],
-            "RUN/student has no task 'heu'. Did you mean 'hue'?",
-        ),
-        (
-            ["--student", "RUN", "--against", "RUN", "--data", "hue=HUE", "HUE"],
-            "Name the task of each",
-        ),
+        ([], ["--student", "--against", "--data"]),
+        (PAIR, ["--data"]),
+        (["RUN", "--task", "hue"], ["--task", "RUN"]),
+        ([*PAIR, "--data", "HUE", "--write"], ["--write"]),
+        ([*PAIR, "--data", "HUE"], ["--data", "hue, shape", "--task hue"]),
+        ([*PAIR, "--data", "heu=HUE"], ["RUN/student", "'heu'", "Did you mean 'hue'?"]),
+        ([*PAIR, "--data", "hue=HUE", "HUE"], ["--data HUE"]),
         (
             ["--student", "RUN", "--against", "missing.onnx", "--data", "hue=HUE"],
-            "missing.onnx does not exist",
+            ["missing.onnx does not exist"],
         ),
-        (["RUN", "--json", "nowhere/found.json"], "--json nowhere/found.json: there is no folder nowhere"),
-        (["RUN", "--acceptance", "little"], "--acceptance little: expected a number, or TASK=NUMBER"),
-        (["RUN", "--acceptance", "hue=nan"], "--acceptance hue=nan: expected a number, or TASK=NUMBER"),
-        (
-            ["RUN", "--acceptance", "1", "hue=2"],
-            "--acceptance 1: expected one number, or TASK=NUMBER for each",
-        ),
-        (["RUN", "--acceptance", "-1"], "--acceptance -1: a margin is how much may be lost, 0 or more."),
-        (
-            ["RUN", "--acceptance", "hue=-3"],
-            "--acceptance hue=-3: a margin is how much may be lost, 0 or more.",
-        ),
-        (["RUN", "--acceptance", "point", "interval"], "expected one rule, interval or point"),
+        (["RUN", "--json", "nowhere/found.json"], ["--json nowhere/found.json", "no folder nowhere"]),
+        (["RUN", "--acceptance", "little"], ["--acceptance little", "TASK=NUMBER"]),
+        (["RUN", "--acceptance", "hue=nan"], ["--acceptance hue=nan", "TASK=NUMBER"]),
+        (["RUN", "--acceptance", "1", "hue=2"], ["--acceptance 1", "TASK=NUMBER"]),
+        (["RUN", "--acceptance", "-1"], ["--acceptance -1", "0 or more"]),
+        (["RUN", "--acceptance", "hue=-3"], ["--acceptance hue=-3", "0 or more"]),
+        (["RUN", "--acceptance", "point", "interval"], ["--acceptance", "one rule"]),
         (
             ["RUN", "--baseline", "labelsonly"],
-            "--baseline labelsonly: there is no such run, folder or file; built-in: labels_only, single_task. Did you "
-            "mean 'labels_only'?",
+            ["--baseline labelsonly", "labels_only, single_task", "Did you mean 'labels_only'?"],
         ),
-        (["RUN", "--baseline", "RUNS"], "Did you mean 'RUN'?"),
-        (["RUN/student"], "RUN/student is the student of RUN: give RUN."),
-        (["RUNS"], "there is no run folder RUNS. Did you mean 'RUN'?"),
-        (
-            ["HUE"],
-            "HUE is a file, and no run folder. Compare a model's file with `distill-mtl evaluate --student HUE",
-        ),
-        (["RUN/checkpoints"], "RUN/checkpoints holds no finished run: there is no recipe.resolved.yaml."),
+        (["RUN", "--baseline", "RUNS"], ["--baseline RUNS", "Did you mean 'RUN'?"]),
+        (["RUN/student"], ["RUN/student", "give RUN"]),
+        (["RUNS"], ["no run folder RUNS", "Did you mean 'RUN'?"]),
+        (["HUE"], ["HUE is a file", "distill-mtl evaluate --student HUE"]),
+        (["RUN/checkpoints"], ["RUN/checkpoints", "recipe.resolved.yaml"]),
     ],
 )
 def test_mistakes_are_told_in_a_line_and_status_2(
-    finished: Path, capsys: pytest.CaptureFixture[str], arguments: Sequence[str], message: str
+    finished: Path, capsys: pytest.CaptureFixture[str], arguments: Sequence[str], told: Sequence[str]
 ) -> None:
     places = {"RUN": str(finished), "HUE": str(finished.parent / "hue-test.tar")}
 
@@ -168,9 +149,9 @@ def test_mistakes_are_told_in_a_line_and_status_2(
         return text
 
     assert _status(*map(real, arguments)) == 2
-    told = capsys.readouterr().err
-    assert real(message) in told
-    assert "Traceback" not in told
+    said = capsys.readouterr().err
+    assert [part for part in map(real, told) if part not in said] == [], said
+    assert "Traceback" not in said
 
 
 def _status(*arguments: object) -> object:
