@@ -29,7 +29,7 @@ from PIL import Image
 from distill_mtl.tasks.base import AdditiveKind, Legend, Shown
 from distill_mtl.tasks.heads import PyramidDecoder, pyramid_levels
 from distill_mtl.tasks.label import CountsTable, percent
-from distill_mtl.tasks.maps import laid, map_size, mean_where, resized
+from distill_mtl.tasks.maps import map_size, mean_where, paste_view, resized
 
 
 class Matte(AdditiveKind):
@@ -93,7 +93,7 @@ class Matte(AdditiveKind):
         return {"opacity": resized(logits.float(), size).sigmoid()[:, 0]}
 
     def to_picture(self, decoded, view, picture):
-        return {"opacity": laid(decoded["opacity"], view, picture, -1.0)}
+        return {"opacity": paste_view(decoded["opacity"], view, picture, -1.0)}
 
     def write_label(self, decoded):
         opacity = decoded["opacity"]
