@@ -80,7 +80,7 @@ def import_class(name: str, base: type[Base], what: str) -> type[Base]:
     """
     module_name, _, attribute = name.partition(":")
     if not (module_name and attribute):
-        raise UserError(f"'{name}' names no {what}. Write `module:Class`.")
+        raise UserError(f"'{name}' does not name a {what}. Write `module:Class`.")
     with working_directory_importable():
         found = attribute_of(import_module(module_name), attribute)
     if not (isinstance(found, type) and issubclass(found, base)):
@@ -128,7 +128,7 @@ def import_module(name: str) -> ModuleType:
 
 
 def attribute_of(module: ModuleType, name: str) -> Any:
-    """What the module calls so. Raises UserError if it has no such thing."""
+    """What the module has under that name. Raises UserError if it has nothing."""
     found = getattr(module, name, None)
     if found is None:
         public = [known for known in vars(module) if not known.startswith("_")]

@@ -174,7 +174,7 @@ class Difference:
     def add(self, expected: Tensor, found: Tensor, keys: Sequence[str]) -> None:
         """Count the numbers of a batch."""
         apart = (expected.double() - found.double()).abs()
-        # What is no number on both sides is equal, on one side as far apart as can be.
+        # NaN on both sides is equal; on one side it is infinitely far apart.
         apart = apart.where(~(expected.isnan() & found.isnan()), 0.0).nan_to_num(nan=torch.inf)
         worst = float(apart.max()) if apart.numel() else 0.0
         if worst > self.largest:

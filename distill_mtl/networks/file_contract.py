@@ -61,7 +61,7 @@ def contract_of(
 
 
 def read_note(declared: DeclaredInput) -> dict[str, Any]:
-    """What the file says about itself in our own words; empty where it says nothing.
+    """The note that `distill-mtl export` left in the file; empty where there is none.
 
     Raises:
         UserError: the note is not a JSON object.

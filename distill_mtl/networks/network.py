@@ -144,7 +144,7 @@ class Network:
         return self
 
     def choose(self, asked: str | None, default: str) -> str:
-        """Which of the tasks is meant; see `chosen_task`.
+        """One task of the network; see `chosen_task`.
 
         Raises:
             UserError: there is no such task.
@@ -153,8 +153,8 @@ class Network:
             return chosen_task(self.source.place, list(self.tasks), asked, default)
         if asked is not None:
             raise UserError(
-                f"{self.source.place} names no tasks, so it has no task '{asked}'. Remove `task`; an output of a file "
-                "is chosen with `output: {name: ...}`."
+                f"{self.source.place} does not name its tasks, so it has no task '{asked}'. Remove `task`; "
+                "`output: {name: ...}` chooses an output of a file."
             )
         return next(iter(self.tasks))
 
@@ -206,7 +206,7 @@ class Network:
 
 
 def chosen_task(place: Path, tasks: Sequence[str], asked: str | None, default: str) -> str:
-    """Which task of several is meant.
+    """One task of several, by name.
 
     Args:
         place: of the network, for the message.

@@ -116,7 +116,7 @@ def _find(section: TeacherSection) -> NetworkFiles:
 
         return _folder(section, fetch_folder(timm_repository(section.timm)))
     if section.path is None:
-        raise UserError("names no network. Add `path`, `timm` or `module`.")
+        raise UserError("no network is named. Add `path`, `timm` or `module`.")
     if section.path.startswith(HUB):
         from distill_mtl.networks.hub_repository import fetch_folder
 

@@ -23,7 +23,7 @@ RUNTIMES: Registry[type["Runtime"]] = Registry("file of a network", "distill_mtl
 
 @dataclass(frozen=True)
 class DeclaredInput:
-    """What a file says about the input it wants; None where it says nothing.
+    """What a file says about the input it wants; None where it does not say.
 
     Attributes:
         size: height and width in pixels.
@@ -100,7 +100,7 @@ class Runtime(nn.Module, ABC):
         """From now on a forward pass also gives these inner tensors, beside `outputs`; replaces earlier taps.
 
         Raises:
-            UserError: no such name (with the nearest one), or the format gives nothing but its outputs.
+            UserError: no such name (with the nearest one), or the format gives its outputs alone.
         """
 
     @abstractmethod

@@ -33,7 +33,7 @@ class TaskNetwork(nn.Module, ABC):
     A pass has two halves, so that the tasks of one file can share the first: `run`, then `read`.
 
     Attributes:
-        last_map: name of the default hint layer; None where the network gives nothing but its answer.
+        last_map: name of the default hint layer; None where the network gives its answer alone.
         width: number of logits, or of channels of a map of them.
         dense: the logits are maps.
         answer: name of the output that answers the task.
@@ -60,7 +60,7 @@ class TaskNetwork(nn.Module, ABC):
         """From now on the answer is one of this kind of task: probabilities are found out and turned into its logits.
 
         Raises:
-            UserError: the answer is said to be probabilities, and this kind knows none.
+            UserError: the recipe says that the answer is probabilities, and this kind has none.
         """
 
     @abstractmethod

@@ -199,7 +199,7 @@ def load_initial(
             not named, the folder's word is taken.
 
     Raises:
-        StudentError: there is no such teacher or file, or its architecture is another one.
+        StudentError: there is no such teacher or file, or it has another architecture.
     """
     if init in ("pretrained", "random"):
         return

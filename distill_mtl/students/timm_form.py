@@ -131,7 +131,7 @@ def _config(trunk: Trunk, classes: Sequence[str]) -> dict[str, Any]:
         "num_classes": len(classes),
     }
     if InputContract.from_timm(cfg) != inputs:
-        raise UserError(f"timm has no words for its input, {inputs}.")
+        raise UserError(f"timm's form cannot describe its input, {inputs}.")
     return {
         "architecture": trunk.name.partition(".")[0],
         "num_classes": len(classes),

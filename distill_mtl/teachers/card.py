@@ -23,7 +23,7 @@ class TeacherCard:
         inputs: what its network wants to see.
         assumed: keys of `inputs` that were assumed.
         layers: names of the hidden features it gives, each once.
-        last_map: name of the default hint layer; None where the network gives nothing but its answer.
+        last_map: name of the default hint layer; None where the network gives its answer alone.
         shapes: of `layers`.
         code: which callable of the user's own makes the network, and with what; empty for files.
         fingerprint: changes with everything that changes an answer (`teacher_fingerprint`).

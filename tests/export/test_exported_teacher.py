@@ -51,7 +51,7 @@ def test_a_task_is_chosen_by_its_name(exported: Exported) -> None:
     file = str(exported("onnx"))
     teacher = load_teacher(TeacherSection(path=file, task="shape"), task="road")
     assert teacher.card.kind == "segmentation"
-    with pytest.raises(TeacherError, match="has no task 'road'. Its tasks: hue, shape. Choose one"):
+    with pytest.raises(TeacherError, match="no task 'road'.*hue, shape"):
         load_teacher(TeacherSection(path=file), task="road")
 
 

@@ -114,5 +114,5 @@ def test_a_layer_that_never_runs_is_refused() -> None:
 
 def test_a_layer_of_several_outputs_is_refused() -> None:
     network = nn.Sequential(nn.LSTM(3, 3))
-    with pytest.raises(UserError, match="'0' gives a tuple, not one tensor"):
+    with pytest.raises(UserError, match="'0'.* tuple"):
         tapped(network, ["0"], torch.rand(2, 4, 3))

@@ -223,7 +223,7 @@ def test_a_key_that_leads_out_of_the_folder_is_refused(
 ) -> None:
     shard(tmp_path / "pets" / "p.tar", {"../../../evil": png(0)})
     assert predict(run, tmp_path / "pets", "--masks", tmp_path / "deep" / "masks") == 2
-    assert "leads out of the folder" in capsys.readouterr().err
+    assert "out of the folder" in capsys.readouterr().err
     assert not list(tmp_path.rglob("evil*"))
 
 

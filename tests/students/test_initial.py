@@ -79,14 +79,12 @@ def test_another_width_is_refused_with_both_shapes(tmp_path: Path) -> None:
 
 
 def test_a_task_without_a_teacher_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        StudentError, match=r"no task 'right' with a teacher\. Teachers to begin with: teacher:left"
-    ):
+    with pytest.raises(StudentError, match=r"'right'.* teacher:left"):
         begin("teacher:right", {"left": tmp_path})
 
 
 def test_a_path_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(StudentError, match="'pretraned' is neither pretrained, random nor teacher:TASK"):
+    with pytest.raises(StudentError, match="'pretraned'.* pretrained, random .*teacher:TASK"):
         begin("pretraned")
 
 

@@ -154,9 +154,7 @@ def test_another_width_is_refused_with_both_shapes_and_the_mend(tmp_path: Path) 
 def test_other_classes_of_another_width_are_refused_in_the_same_words(tmp_path: Path) -> None:
     save_timm(student(seed=1), "left", tmp_path / "t")
     labels = match_classes(ABC, 3, ["c", "a"], "it")
-    with pytest.raises(
-        StudentError, match=r"linear\.weight is \[3, 96\] in the file, \[2, 40\] in the network"
-    ):
+    with pytest.raises(StudentError, match=r"linear\.weight .*\[3, 96\].*\[2, 40\]"):
         begin(
             {"left": InitialHead(tmp_path / "t", None, labels)},
             {"left": build_kind("classification", ["c", "a"])},
@@ -187,13 +185,13 @@ def test_a_head_that_computes_in_another_unit_is_refused(
     save_student(source, tmp_path / "s")
     heads = {"it": InitialHead(tmp_path / "s", None, straight(taught["it"].classes))}
     assert equal(begin(heads, taught).heads["it"], source.heads["it"])
-    with pytest.raises(StudentError, match=rf"was trained with `{option}: .*Write the same under `options`"):
+    with pytest.raises(StudentError, match=rf"`{option}: .*`options`"):
         begin(heads, {"it": build_kind(kind, classes)})
 
 
 def test_a_program_says_nothing_about_its_head(tmp_path: Path) -> None:
     (tmp_path / "left.onnx").write_bytes(b"")
-    with pytest.raises(StudentError, match=r"left\.onnx is a whole network in one file.*\n.*`init: random`"):
+    with pytest.raises(StudentError, match=r"left\.onnx.*\n.*`init: random`"):
         begin({"left": InitialHead(tmp_path / "left.onnx", None, straight(ABC))})
 
 

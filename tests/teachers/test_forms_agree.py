@@ -118,7 +118,7 @@ def test_layers_of_a_module_have_their_dotted_names(forms: dict[str, dict[str, A
 
 def test_torchscript_gives_no_hint_and_says_so_when_asked(forms: dict[str, dict[str, Any]]) -> None:
     assert load(forms, "ts", layers=[None]).card.layers == ()
-    with pytest.raises(TeacherError, match="TorchScript gives only what it returns"):
+    with pytest.raises(TeacherError, match="TorchScript"):
         load(forms, "ts", layers=["layer4"])
 
 
@@ -135,7 +135,7 @@ def test_onnx_is_data_and_needs_no_trust(forms: dict[str, dict[str, Any]]) -> No
 def test_a_pinned_file_is_the_only_one(forms: dict[str, dict[str, Any]]) -> None:
     digest = sha256(Path(forms["pt2"]["path"]))
     load_teacher(TeacherSection(**forms["pt2"], sha256=digest), task="breed")
-    with pytest.raises(TeacherError, match=f"its sha256 is {digest}, expected {'0' * 64}"):
+    with pytest.raises(TeacherError, match=f"{digest}.*{'0' * 64}"):
         load_teacher(TeacherSection(**forms["pt2"], sha256="0" * 64), task="breed")
 
 
@@ -178,9 +178,7 @@ def test_probabilities_become_logits_and_an_answer_is_chosen_by_number(
 
 
 def test_a_file_that_does_not_say_its_size_is_asked_for_it(forms: dict[str, dict[str, Any]]) -> None:
-    with pytest.raises(
-        TeacherError, match=r"does not say how large its images are. Add `input: {size: ...}`"
-    ):
+    with pytest.raises(TeacherError, match=r"`input: {size: ...}`"):
         load_teacher(TeacherSection(path=forms["ts"]["path"], trust=True), task="breed")
 
 
@@ -193,14 +191,12 @@ def test_what_nobody_says_is_marked_as_assumed(forms: dict[str, dict[str, Any]])
 def test_an_output_that_is_not_there_is_answered_with_those_that_are(
     forms: dict[str, dict[str, Any]],
 ) -> None:
-    with pytest.raises(TeacherError, match=r"there is no output 'logit'\. .*Outputs: output\."):
+    with pytest.raises(TeacherError, match=r"no output 'logit'\. .*Outputs: output\."):
         load_teacher(TeacherSection(**forms["ts"], output={"name": "logit"}), task="breed")
 
 
 def test_a_vector_is_no_map(forms: dict[str, dict[str, Any]]) -> None:
-    with pytest.raises(
-        TeacherError, match="answers with a vector for each picture, which is no segmentation"
-    ):
+    with pytest.raises(TeacherError, match="a vector .*segmentation"):
         load(forms, "pt2", kind="segmentation")
 
 

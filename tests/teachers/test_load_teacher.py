@@ -55,7 +55,7 @@ def test_the_recipe_may_repeat_what_the_folder_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("classes", "complaint"),
     [
-        (5, "says 4 classes, the recipe says 5. Remove the task's `classes`"),
+        (5, "4 classes.* 5. .*`classes`"),
         (
             ("cat", "dog", "owl", "elk"),
             "does not know the recipe's classes elk, and the recipe not its classes eel",
@@ -103,15 +103,13 @@ def test_a_wrong_number_of_names_for_unnamed_classes_is_refused(tmp_path: Path) 
 def test_label_names_that_miss_a_class_are_refused(tmp_path: Path) -> None:
     timm_folder(tmp_path)
     edit_config(tmp_path, label_names=["cat", "dog"])
-    with pytest.raises(TeacherError, match="must name 4 classes in label_names, found 2"):
+    with pytest.raises(TeacherError, match="4 classes in label_names, found 2"):
         load(tmp_path)
 
 
 def test_another_kind_of_task_is_refused(tmp_path: Path) -> None:
     timm_folder(tmp_path)
-    with pytest.raises(
-        TeacherError, match=r"answers with a vector .* no segmentation, as tasks\.breed\.kind says"
-    ):
+    with pytest.raises(TeacherError, match=r"a vector .*segmentation.* tasks\.breed"):
         load(tmp_path, kind="segmentation")
     assert load(tmp_path).card.kind == "classification"
     for kind in ("classification", "multilabel", "regression"):  # timm's form does not say what its vector is
@@ -121,10 +119,10 @@ def test_another_kind_of_task_is_refused(tmp_path: Path) -> None:
 def test_a_class_count_that_would_leave_the_head_random_is_refused(tmp_path: Path) -> None:
     timm_folder(tmp_path)
     edit_config(tmp_path, num_classes=7, model_args={"num_classes": 4})
-    with pytest.raises(TeacherError, match="says 7 classes, its weights have 4"):
+    with pytest.raises(TeacherError, match=" 7 classes.* 4\\."):
         load(tmp_path)
     edit_config(tmp_path, num_classes=7, model_args={})
-    with pytest.raises(TeacherError, match=r"fc\.weight is \[4, 96\] in the file, \[7, 96\] in the network"):
+    with pytest.raises(TeacherError, match=r"fc\.weight .*\[4, 96\].*\[7, 96\]"):
         load(tmp_path)
 
 
@@ -158,7 +156,7 @@ def test_a_folder_with_a_pickle_alone_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(TeacherError, match="nowhere holds no network: there is no such folder"):
+    with pytest.raises(TeacherError, match="nowhere.* no such folder"):
         load(tmp_path / "nowhere")
 
 

@@ -41,7 +41,7 @@ class Timm(Format):
         request.console.print(
             f"{request.out}: {student.trunk.name}, {'with the classifier of ' + task if whole else 'the trunk alone'}. "
             f'Open it with timm.create_model("local-dir:{request.out}", pretrained=True); without pretrained=True timm '
-            "gives random weights, and says nothing.",
+            "gives random weights, without a warning.",
             highlight=False,
             soft_wrap=True,
         )

@@ -114,7 +114,9 @@ def _build(spec: str, args: Mapping[str, Any]) -> tuple[nn.Module, Path]:
     """The network, with random weights, and the file of the module that makes it."""
     name, colon, attribute = spec.partition(":")
     if not (name and colon and attribute):
-        raise UserError(f"'{spec}' names no network. Write `package.module:callable`, as `models:resnet20`.")
+        raise UserError(
+            f"'{spec}' does not name a network. Write `package.module:callable`, as `models:resnet20`."
+        )
     with working_directory_importable():
         module = import_module(name)
         make = attribute_of(module, attribute)

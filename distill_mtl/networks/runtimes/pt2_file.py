@@ -139,7 +139,7 @@ def _load(path: Path) -> ExportedProgram:
 
 
 class _Logged(logging.Handler):
-    """PyTorch logs why it cannot open a program, with a traceback, and raises an error that says nothing."""
+    """PyTorch logs why it cannot open a program, with a traceback, and raises an error without a reason."""
 
     error: BaseException | None = None
 

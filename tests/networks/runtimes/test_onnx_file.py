@@ -100,7 +100,7 @@ def test_weights_beside_the_file_are_found_and_listed(tmp_path: Path) -> None:
     runtime.tap(["relu"])
     assert torch.allclose(runtime(batch)["linear"], network(batch), atol=1e-5)
     (tmp_path / "n.weights").unlink()
-    with pytest.raises(UserError, match=r"keeps weights in .*n\.weights, which does not exist"):
+    with pytest.raises(UserError, match=r"n\.weights.*not exist"):
         OnnxRuntime(path)
 
 
@@ -134,13 +134,13 @@ def test_only_tensors_of_numbers_count(tmp_path: Path) -> None:
     runtime = OnnxRuntime(write(tmp_path / "n.onnx", nodes, outputs={"words": STRING, "answer": FLOAT}))
     assert runtime.outputs == ("answer",)
     assert runtime.names() == ["answer"]
-    with pytest.raises(UserError, match="gives no tensor of numbers"):
+    with pytest.raises(UserError, match="tensor of numbers"):
         OnnxRuntime(write(tmp_path / "n.onnx", nodes, outputs={"words": STRING}))
 
 
 def test_inputs_beside_the_images_are_refused_but_not_weights_listed_as_inputs(tmp_path: Path) -> None:
     nodes = [helper.make_node("Mul", ["images", "scale"], ["answer"])]
-    with pytest.raises(UserError, match="takes the inputs images, scale; a teacher takes one batch"):
+    with pytest.raises(UserError, match="images, scale"):
         OnnxRuntime(write(tmp_path / "n.onnx", nodes, more_inputs=("scale",)))
     two = helper.make_tensor("scale", FLOAT, [1], [2.0])
     runtime = OnnxRuntime(write(tmp_path / "n.onnx", nodes, more_inputs=("scale",), weights=(two,)))
@@ -151,8 +151,8 @@ def test_inputs_beside_the_images_are_refused_but_not_weights_listed_as_inputs(t
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"shape": ["batch", 32]}, r"takes 'images' of shape \[\?, 32\]; .* four axes"),
-        ({"dtype": 7}, "takes 'images' of type int64; images are of type float32, uint8"),
+        ({"shape": ["batch", 32]}, r"'images'.*\[\?, 32\]"),
+        ({"dtype": 7}, "'images'.* int64.* float32, uint8"),
     ],
 )
 def test_an_input_that_is_no_batch_of_images_is_refused(
@@ -167,11 +167,11 @@ def test_a_network_exported_in_training_mode_is_refused(tmp_path: Path) -> None:
     norm = helper.make_node(
         "BatchNormalization", ["images", *"sbmv"], ["answer", "mean", "var"], training_mode=1
     )
-    with pytest.raises(UserError, match=r"training mode: its 'BatchNormalization' .*model\.eval\(\)"):
+    with pytest.raises(UserError, match=r"training mode.*'BatchNormalization' .*model\.eval\(\)"):
         OnnxRuntime(write(tmp_path / "n.onnx", [norm], weights=tuple(ones)))
     ratio, mode = helper.make_tensor("r", FLOAT, [], [0.5]), helper.make_tensor("t", 9, [], [True])
     drop = helper.make_node("Dropout", ["images", "r", "t"], ["answer"])
-    with pytest.raises(UserError, match="training mode: its 'Dropout'"):
+    with pytest.raises(UserError, match="training mode.*'Dropout'"):
         OnnxRuntime(write(tmp_path / "n.onnx", [drop], weights=(ratio, mode)))
     off = helper.make_node("Constant", [], ["t"], value=helper.make_tensor("", 9, [], [False]))
     OnnxRuntime(write(tmp_path / "n.onnx", [off, drop], weights=(ratio,)))
@@ -197,13 +197,13 @@ def test_weights_may_be_normalised_by_themselves_and_have_no_names(tmp_path: Pat
 def test_operators_of_other_libraries_are_refused(tmp_path: Path) -> None:
     foreign = [helper.make_node("Magic", ["images"], ["answer"], domain="somebody.ops")]
     runtime = OnnxRuntime(write(tmp_path / "n.onnx", foreign))
-    with pytest.raises(UserError, match="ONNX Runtime cannot run .*somebody.ops:Magic"):
+    with pytest.raises(UserError, match="somebody.ops:Magic"):
         runtime.probe(torch.rand(2, 3, 16, 12))
 
 
 def test_a_file_without_a_graph_is_refused(tmp_path: Path) -> None:
     (tmp_path / "n.onnx").touch()
-    with pytest.raises(UserError, match="holds no ONNX graph"):
+    with pytest.raises(UserError, match="ONNX graph"):
         OnnxRuntime(tmp_path / "n.onnx")
 
 
@@ -212,14 +212,14 @@ def test_a_missing_package_is_named_with_its_extra(
     toy: Any, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError, match=rf"needs the package {package}: pip install 'distill_mtl\[onnx\]'"):
+    with pytest.raises(UserError, match=rf"{package}: pip install 'distill_mtl\[onnx\]'"):
         OnnxRuntime(toy.folder / "network.onnx")
 
 
 def test_a_device_that_the_runtime_cannot_use_is_refused(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = toy.open["onnx"]()
-    with pytest.raises(UserError, match="used on cpu and cuda, not on meta"):
+    with pytest.raises(UserError, match="cpu and cuda.* meta"):
         torch.nn.ModuleList([runtime]).to("meta")
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(UserError, match=r"onnxruntime-gpu`, or write `teacher\.device: cpu`"):
+    with pytest.raises(UserError, match=r"onnxruntime-gpu.*`teacher\.device: cpu`"):
         runtime.moved(torch.device("cuda", 0))

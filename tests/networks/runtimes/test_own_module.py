@@ -67,17 +67,17 @@ def test_code_in_the_working_directory_is_found_and_sys_path_left_alone(weights:
 @pytest.mark.parametrize(
     ("spec", "complaint"),
     [
-        ("userpkg.models", "'userpkg.models' names no network. Write `package.module:callable`"),
-        (":Net", "names no network"),
-        ("userpkg.modelz:Net", "no module 'userpkg.modelz' .*Searched: .*set PYTHONPATH"),
-        ("nowhere.models:Net", "no module 'nowhere' to import nowhere.models from. Searched: "),
-        ("userneeds:Net", "importing userneeds failed: No module named 'a_package_that_is_missing'. Install"),
-        ("userscript:Net", "importing userscript failed with SystemExit: usage: data"),
+        ("userpkg.models", "'userpkg.models'.*`package.module:callable`"),
+        (":Net", "':Net'"),
+        ("userpkg.modelz:Net", "'userpkg.modelz'.*PYTHONPATH"),
+        ("nowhere.models:Net", "'nowhere'.* nowhere.models"),
+        ("userneeds:Net", "userneeds.*'a_package_that_is_missing'"),
+        ("userscript:Net", "userscript.*SystemExit: usage: data"),
         ("userpkg.models:Nett", r"models\.py\) has no 'Nett'\. Did you mean 'Net'\?"),
-        ("userpkg.models:built", "is a Net. Name the function or class"),
-        ("userpkg.models:fail", r"userpkg\.models:fail\(\) failed with ValueError: no such size\."),
-        ("userpkg.models:leave", "failed with SystemExit: usage"),
-        ("userpkg.models:number", r"number\(\) returned a int, not a torch\.nn\.Module"),
+        ("userpkg.models:built", " a Net"),
+        ("userpkg.models:fail", r"userpkg\.models:fail\(\).*ValueError: no such size"),
+        ("userpkg.models:leave", "SystemExit: usage"),
+        ("userpkg.models:number", r"number\(\).* int\b.*torch\.nn\.Module"),
     ],
 )
 def test_a_network_that_cannot_be_built_is_refused(weights: Path, spec: str, complaint: str) -> None:
@@ -86,12 +86,12 @@ def test_a_network_that_cannot_be_built_is_refused(weights: Path, spec: str, com
 
 
 def test_arguments_that_the_callable_does_not_take_are_shown(weights: Path) -> None:
-    with pytest.raises(UserError, match=r"Net\(wings=2\) failed with TypeError: .*wings"):
+    with pytest.raises(UserError, match=r"Net\(wings=2\).*TypeError: .*wings"):
         ModuleRuntime("userpkg.models:Net", {"wings": 2}, weights)
 
 
 def test_weights_of_other_arguments_are_refused(weights: Path) -> None:
-    with pytest.raises(UserError, match=r"w\.safetensors do not fit the network:\n  conv\.weight is \[5, 3"):
+    with pytest.raises(UserError, match=r"w\.safetensors[\s\S]*conv\.weight.*\[5, 3"):
         ModuleRuntime("userpkg.models:Net", {"width": 6}, weights)
 
 

@@ -90,7 +90,7 @@ def test_the_weights_that_fit_are_taken_of_several(tmp_path: Path, network: nn.M
 
 def test_several_weights_that_fit_are_refused(tmp_path: Path, network: nn.Module) -> None:
     content = {"model": network.state_dict(), "model_ema": Classifier().state_dict()}
-    with pytest.raises(UserError, match=r"'model' and 'model_ema'\. Save the one you want by itself"):
+    with pytest.raises(UserError, match=r"'model' and 'model_ema'"):
         load(content, tmp_path)
 
 
@@ -108,13 +108,13 @@ def test_weights_that_fit_nowhere_are_refused_by_the_nearest_place(
 
 
 def test_another_number_of_classes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"head\.weight is \[7, 6\] in the file, \[4, 6\] in the network"):
+    with pytest.raises(UserError, match=r"head\.weight .*\[7, 6\].*\[4, 6\]"):
         load(Classifier(classes=7).state_dict(), tmp_path)
 
 
 @pytest.mark.parametrize("content", [{"epoch": 3}, {}, [torch.ones(2)], torch.ones(2)])
 def test_a_file_without_weights_is_refused(tmp_path: Path, content: Any) -> None:
-    with pytest.raises(UserError, match=r"n\.pth holds no weights: a state dict maps names"):
+    with pytest.raises(UserError, match=r"n\.pth.* no weights"):
         load(content, tmp_path)
 
 
@@ -152,21 +152,21 @@ def test_a_planted_pickle_is_not_run(tmp_path: Path, name: str, save: Any) -> No
 def test_a_pickle_of_more_than_tensors_is_refused_with_the_way_to_convert_it(
     tmp_path: Path, content: Any, asks: str
 ) -> None:
-    with pytest.raises(UserError, match=rf"asks for {asks}, .* may run code\. If you trust .*NEW_FILE\)"):
+    with pytest.raises(UserError, match=rf"{asks}.* run code.*NEW_FILE\)"):
         load(content, tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.load. received a zip file")
 def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="gone.pth does not exist"):
+    with pytest.raises(UserError, match="gone.pth.* not exist"):
         load_checkpoint(Classifier(), tmp_path / "gone.pth")
     (tmp_path / "text.pth").write_text("hello")
-    with pytest.raises(UserError, match="text.pth cannot be read as weights"):
+    with pytest.raises(UserError, match="text.pth"):
         load_checkpoint(Classifier(), tmp_path / "text.pth")
     torch.save(Classifier().state_dict(), tmp_path / "cut.pth")
     (tmp_path / "cut.pth").write_bytes((tmp_path / "cut.pth").read_bytes()[:700])
-    with pytest.raises(UserError, match="cut.pth cannot be read as weights"):
+    with pytest.raises(UserError, match="cut.pth"):
         load_checkpoint(Classifier(), tmp_path / "cut.pth")
     save_torchscript(Classifier().eval(), tmp_path / "script.pt", "trace")
-    with pytest.raises(UserError, match="it is a TorchScript program, not weights"):
+    with pytest.raises(UserError, match="TorchScript program"):
         load_checkpoint(Classifier(), tmp_path / "script.pt")

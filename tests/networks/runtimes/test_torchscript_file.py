@@ -59,7 +59,7 @@ def test_outputs_are_found_by_the_probe(
 
 
 def test_a_network_that_returns_no_tensor_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="n.pt returns a int without a tensor"):
+    with pytest.raises(UserError, match="n.pt.* int "):
         script(tmp_path, Number(block())).probe(images())
 
 
@@ -67,7 +67,7 @@ def test_inner_tensors_are_refused_with_the_ways_on(tmp_path: Path) -> None:
     runtime = script(tmp_path, block())
     runtime.probe(images())
     runtime.tap(["output"])
-    with pytest.raises(UserError, match=r"cannot give 'layer1': .* returns \(output\).*`hints: \[\]`"):
+    with pytest.raises(UserError, match=r"'layer1'.*\(output\).*`hints: \[\]`"):
         runtime.tap(["output", "layer1"])
 
 
@@ -80,9 +80,7 @@ def test_a_script_saved_in_training_mode_is_put_in_evaluation_mode(tmp_path: Pat
 
 @pytest.mark.parametrize("part", [nn.BatchNorm2d(3), nn.Dropout(0.1), nn.Dropout2d(0.1)])
 def test_a_trace_recorded_in_training_mode_is_refused(tmp_path: Path, part: nn.Module) -> None:
-    with pytest.raises(
-        UserError, match=r"training mode: its '\w+' .*model\.eval\(\) before torch\.jit\.trace"
-    ):
+    with pytest.raises(UserError, match=r"training mode.*'\w+' .*model\.eval\(\) before torch\.jit\.trace"):
         script(tmp_path, nn.Sequential(nn.Conv2d(3, 3, 1), part).train(), "trace")
 
 
@@ -104,6 +102,6 @@ def test_a_move_takes_the_weights_along(tmp_path: Path) -> None:
 
 def test_an_archive_of_weights_is_refused(tmp_path: Path) -> None:
     torch.save(Classifier().state_dict(), tmp_path / "n.pt")
-    with pytest.raises(UserError, match="n.pt cannot be opened as TorchScript") as caught:
+    with pytest.raises(UserError, match="n.pt.* TorchScript") as caught:
         TorchScriptRuntime(tmp_path / "n.pt")
     assert "\n" not in str(caught.value)
