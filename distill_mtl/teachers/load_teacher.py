@@ -118,14 +118,9 @@ def teacher_of(
         UserError: the network has no such layer, or is one of another kind or for other classes.
     """
     section, source, output = network.source.section, network.source, network.tasks[head]
-    for name in (asked.kind, output.kind):
-        if name is not None:
-            import_kind(name, trust=section.trust, say="`trust: true` (on the command line: --trust)")
     reader = network.head(head)
-    kind = _agreed_kind(network, head, task or head, asked.kind)
-    told = output_options_in(kind, output.described)
-    output_options = told if asked.options is None else output_options_in(kind, asked.options)
-    shaped = _shaped(kind, output_options, told if output.kind is not None else None, source, task or head)
+    kind, options = _agreed_task(network, head, asked, task or head)
+    shaped = KINDS[kind].told(options)
     reader.answers(shaped)
     named = named_classes(output.classes) if output.classes is not None else None
     labels = _labels(section, named, reader.width, shaped, asked.classes, str(source.place))
@@ -154,7 +149,7 @@ def teacher_of(
         program=source.program,
         told=_told(network, head),
         trunk=network.trunk,
-        options=output_options,
+        options=options,
     )
     fixed_device = None if section.device is None else usable_device(section.device, "device:")
     return Teacher(reader, card, fixed_device)
@@ -173,24 +168,6 @@ def _told(network: Network, head: str) -> tuple[str, ...]:
     output = network.tasks[head]
     said = {"kind": output.kind, "classes": output.classes}
     return (*network.told, *(key for key, value in said.items() if value is not None))
-
-
-def _shaped(
-    kind: str,
-    options: Mapping[str, Any],
-    said: Mapping[str, Any] | None,
-    source: NetworkFiles,
-    task: str,
-) -> type[TaskKind]:
-    """The class of the task, which must be the one that the files say."""
-    wanted = KINDS[kind].class_for(options)
-    if said is not None and KINDS[kind].class_for(said) is not wanted:
-        made = ", ".join(f"{name}: {value}" for name, value in said.items())
-        raise UserError(
-            f"{source.place} is a {kind} network with other options than tasks.{task}.options says. "
-            f"Write `options: {{{made}}}`, or name another teacher."
-        )
-    return wanted
 
 
 def teacher_fingerprint(
@@ -220,6 +197,24 @@ def teacher_fingerprint(
         "classes": classes if classes is None or isinstance(classes, int) else list(classes),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _agreed_task(network: Network, head: str, asked: Asked, task: str) -> tuple[str, dict[str, Any]]:
+    """Kind, and those of its options that decide what the outputs stand for, on which files and recipe agree."""
+    section, output = network.source.section, network.tasks[head]
+    for name in (asked.kind, output.kind):
+        if name is not None:
+            import_kind(name, trust=section.trust, say="`trust: true` (on the command line: --trust)")
+    kind = _agreed_kind(network, head, task, asked.kind)
+    told = output_options_in(kind, output.described)
+    options = told if asked.options is None else output_options_in(kind, asked.options)
+    if output.kind is not None and KINDS[kind].told(told) is not KINDS[kind].told(options):
+        made = ", ".join(f"{name}: {value}" for name, value in told.items())
+        raise UserError(
+            f"{network.source.place} is a {kind} network with other options than tasks.{task}.options says. "
+            f"Write `options: {{{made}}}`, or name another teacher."
+        )
+    return kind, options
 
 
 def _agreed_kind(network: Network, head: str, task: str, kind: str | None) -> str:

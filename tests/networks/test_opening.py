@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from distill_mtl.export.export_format import FORMATS
 from distill_mtl.jobs.evaluate import evaluate
 from distill_mtl.jobs.predict import predict
 from distill_mtl.networks.opening import as_section, exists, open_network
+from distill_mtl.networks.runtime import RUNTIMES, DeclaredInput, Runtime
 from distill_mtl.prediction.named_pictures import find_pictures
 from distill_mtl.prediction.predictions import Prediction, answered_kinds, predictions
 from distill_mtl.students.student_folder import load_student, save_student
@@ -200,3 +202,33 @@ def test_one_file_is_compared_with_another(places: dict[str, str], tmp_path: Pat
     result = found[places["onnx"]].tasks["breed"]
     assert result.delta == 0
     assert result.agreement == 1
+
+
+class ToyRuntime(Runtime):
+    """All that a new format of file needs."""
+
+    words, is_program = "a toy file", False
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.files, self.outputs, self.declared = (path,), ("colors",), DeclaredInput(size=(8, 8), channels=3)
+
+    def names(self) -> list[str]:
+        return ["colors"]
+
+    def tap(self, names: Sequence[str]) -> None:
+        assert not names
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"colors": images.mean((2, 3))}
+
+
+def test_a_new_format_is_one_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    RUNTIMES.names()
+    monkeypatch.setitem(RUNTIMES._entries, ".toy", ToyRuntime)
+    (tmp_path / "colors.toy").write_bytes(b"")
+    images, where = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8), str(tmp_path / "colors.toy")
+    taught = as_a_teacher(where, images, "color")
+    assert taught.shape == (2, 3)
+    assert torch.equal(as_a_prediction(where, images, "colors", tmp_path), taught)
+    assert torch.equal(in_a_comparison(where, images, ["color"])["color"], taught)
