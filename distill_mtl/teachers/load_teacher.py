@@ -120,7 +120,7 @@ def teacher_of(
     section, source, output = network.source.section, network.source, network.tasks[head]
     reader = network.head(head)
     kind, options = _agreed_task(network, head, asked, task or head)
-    shaped = KINDS[kind].told(options)
+    shaped = KINDS[kind].class_for(options)
     reader.answers(shaped)
     named = named_classes(output.classes) if output.classes is not None else None
     labels = _labels(section, named, reader.width, shaped, asked.classes, str(source.place))
@@ -208,7 +208,7 @@ def _agreed_task(network: Network, head: str, asked: Asked, task: str) -> tuple[
     kind = _agreed_kind(network, head, task, asked.kind)
     told = output_options_in(kind, output.described)
     options = told if asked.options is None else output_options_in(kind, asked.options)
-    if output.kind is not None and KINDS[kind].told(told) is not KINDS[kind].told(options):
+    if output.kind is not None and KINDS[kind].class_for(told) is not KINDS[kind].class_for(options):
         made = ", ".join(f"{name}: {value}" for name, value in told.items())
         raise UserError(
             f"{network.source.place} is a {kind} network with other options than tasks.{task}.options says. "
