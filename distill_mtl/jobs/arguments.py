@@ -6,10 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
+from distill_mtl.data import DataSettings
+from distill_mtl.data.shard_sets import as_patterns, find_sets
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.evaluation.comparison import ComparisonSettings
 from distill_mtl.evaluation.verdict import AcceptanceRule
 from distill_mtl.recipe import Recipe, load_recipe
+from distill_mtl.recipe.schema import LabelSection, SourceSection
 
 _RULES: tuple[AcceptanceRule, ...] = get_args(AcceptanceRule)
 
@@ -82,6 +85,24 @@ def as_slice(value: slice | str | None) -> slice:
     if not colon or not all(end == "" or end.removeprefix("-").isdecimal() for end in (first, last)):
         raise UserError(f"--take {value}: expected A:B, such as :900 or 900:.")
     return slice(int(first) if first else None, int(last) if last else None)
+
+
+def as_data(places: Mapping[str, Sequence[str]], member: str | None) -> DataSettings:
+    """Labelled shards as data sets, one for each task; their rows are not cut into sets.
+
+    Args:
+        places: task -> folders, files and patterns.
+        member: file ending of the label; None: the kind's.
+    """
+    return DataSettings(
+        {
+            task: SourceSection(
+                shards=as_patterns([path for paths in find_sets(given).values() for path in paths]) or [],
+                labels={task: LabelSection(member=member)},
+            )
+            for task, given in places.items()
+        }
+    )
 
 
 @dataclass(frozen=True)

@@ -9,23 +9,21 @@ from typing import Any
 
 from rich.console import Console
 
-from distill_mtl.data import DataSettings, Sources, open_sources
-from distill_mtl.data.shard_sets import as_patterns, find_sets
+from distill_mtl.data import open_sources
 from distill_mtl.errors import UserError
 from distill_mtl.evaluation import Comparison, Evaluation
 from distill_mtl.evaluation.comparison import ComparisonSettings, compare_with_progress, evaluation_set_of
 from distill_mtl.files import write_text
-from distill_mtl.jobs.arguments import GivenAcceptance
+from distill_mtl.jobs.arguments import GivenAcceptance, as_data
 from distill_mtl.jobs.run_artefacts import shared_console
 from distill_mtl.networks.network import Network
 from distill_mtl.networks.opening import open_network
 from distill_mtl.recipe.long_form import MARGIN
-from distill_mtl.recipe.schema import AcceptanceSection, LabelSection, SourceSection
+from distill_mtl.recipe.schema import AcceptanceSection
 from distill_mtl.report.console import console_table
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.load_teacher import Asked, kind_of, teachers_of
 from distill_mtl.teachers.shared_trunks import JoinedTeachers
-from distill_mtl.teachers.teacher import Teacher
 
 _NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)=(.+)", re.DOTALL)
 
@@ -90,7 +88,9 @@ def compare_models(
     others = {place: teachers_of(open_network(place, trust=trust), asked) for place in against}
     default = ComparisonSettings(AcceptanceSection(margin=_default_margins(kinds, acceptance)))
     settings = acceptance.applied(default, list(kinds))
-    sources = _sources(places, given.member, kinds, [mine, *others.values()])
+    sizes = [teacher.card.inputs.size for each in (mine, *others.values()) for teacher in each.values()]
+    largest = max(height for height, _ in sizes), max(width for _, width in sizes)
+    sources = open_sources(as_data(places, given.member), kinds, largest, every_set=False)
     evaluation_set = evaluation_set_of(sources, None, settings)
     network = JoinedTeachers(mine).to(state.device)
     found: dict[str, Evaluation] = {}
@@ -152,25 +152,6 @@ def _default_margins(kinds: Mapping[str, TaskKind], said: GivenAcceptance) -> di
                 f"--acceptance {task}=..."
             )
     return margins
-
-
-def _sources(
-    places: Mapping[str, Sequence[str]],
-    member: str | None,
-    kinds: Mapping[str, TaskKind],
-    networks: Sequence[Mapping[str, Teacher]],
-) -> Sources:
-    """The rows in the largest size that a network wants."""
-    sizes = [teacher.card.inputs.size for each in networks for teacher in each.values()]
-    heights, widths = zip(*sizes, strict=True)
-    data = {
-        task: SourceSection(
-            shards=as_patterns([path for paths in find_sets(given).values() for path in paths]) or [],
-            labels={task: LabelSection(member=member)},
-        )
-        for task, given in places.items()
-    }
-    return open_sources(DataSettings(data), kinds, (max(heights), max(widths)), every_set=False)
 
 
 def _write(to: Path, found: Mapping[str, Evaluation]) -> None:

@@ -31,19 +31,18 @@ from rich.table import Table
 
 from distill_mtl.checks.inspection import print_inspection
 from distill_mtl.checks.teacher_check import ROWS_AT_A_TIME, TeacherCheck, expected_score, measure_teacher
-from distill_mtl.data import DataSettings, Sources, open_sources
+from distill_mtl.data import Sources, open_sources
 from distill_mtl.data.batch import Batch
-from distill_mtl.data.shard_sets import as_patterns, find_sets
 from distill_mtl.display import output
 from distill_mtl.errors import RecipeError, TeacherError, UserError
 from distill_mtl.evaluation import Evaluation, TaskResult
-from distill_mtl.jobs.arguments import as_classes, as_recipe, recipe_place, refuse_below
+from distill_mtl.jobs.arguments import as_classes, as_data, as_recipe, recipe_place, refuse_below
 from distill_mtl.jobs.distill import distill
 from distill_mtl.networks.weights import RecordedScore, write_score
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.command_line import read_teacher, task_name
 from distill_mtl.recipe.load import absolute_teacher
-from distill_mtl.recipe.schema import LabelSection, SourceSection, TeacherSection
+from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.students.student_folder import load_student, save_student
 from distill_mtl.students.timm_form import save_timm
 from distill_mtl.tasks.base import TaskKind
@@ -125,7 +124,8 @@ def check_teacher(
     section, name = _named_teacher(file, timm, module, args, weights, trust, task, [*overrides, *expected])
     teacher = load_teacher(absolute_teacher(section), task=name, kind=kind, classes=as_classes(classes))
     measured_as = kind_of(teacher)
-    sources = _sources(name, teacher, measured_as, data, member)
+    size = teacher.card.inputs.size
+    sources = open_sources(as_data({name: data}, member), {name: measured_as}, size, every_set=False)
     examined = _examine(teacher, measured_as, name, sources, section, limit)
     _show(console or output(), examined, measured_as, data)
     if examined.problem is not None:
@@ -156,19 +156,6 @@ def _named_teacher(
     name = task or task_name(file or timm or weights or "")
     in_yaml = [f"args={args}"] if isinstance(args, str) else []
     return read_teacher(values, [*in_yaml, *overrides], name), name
-
-
-def _sources(
-    task: str,
-    teacher: Teacher,
-    kind: TaskKind,
-    data: Sequence[str],
-    member: str | None,
-) -> Sources:
-    shards = as_patterns([path for paths in find_sets(data).values() for path in paths])
-    label = LabelSection(member=member)
-    settings = DataSettings({task: SourceSection(shards=shards or [], labels={task: label})})
-    return open_sources(settings, {task: kind}, teacher.card.inputs.size, every_set=False)
 
 
 def _examine(
