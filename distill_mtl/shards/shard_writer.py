@@ -146,7 +146,7 @@ def write_shards(
     except KeyboardInterrupt:
         raise Stopped(
             f"stopped. {len(plan.finished)} shards with {plan.next_position():,} of {len(order):,} rows are finished; "
-            "the same command goes on from there."
+            "the same command continues."
         ) from None
     except OSError as error:
         raise ShardError(f"{folder}: cannot be written to ({error.strerror or error}).") from None
