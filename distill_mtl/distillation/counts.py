@@ -1,7 +1,7 @@
-"""How many rows each term of each task has in a step, over all processes and micro-batches.
+"""Counts of the rows of each term of each task in a step, over all processes and micro-batches.
 
 Every loss is a mean over the rows that have it in the step's global batch. A mean over local rows
-would weight a row by how empty its process happens to be.
+would give more weight to rows of a process that has few of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence

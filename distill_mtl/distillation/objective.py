@@ -1,4 +1,4 @@
-"""From a batch to one loss per task: the student's only pass, cut where its tasks part.
+"""From a batch to one loss per task: one pass of the student, with the cut between trunk and heads.
 
 The training loop hands `Objective` to `accelerator.prepare` as its one module: student, loss terms
 and the parameters of the balancing rule train together, and only the student leaves the run.
@@ -78,7 +78,7 @@ class Objective(nn.Module):
         return losses, shared, terms
 
     def begin(self, stage: Stage) -> None:
-        """Learn as a stage has it from now on; what it does not train goes into evaluation mode."""
+        """Begin a stage; what it does not train goes into evaluation mode."""
         self.loss_configs = dict(stage.loss_configs)
         self.train()
         if stage.trains is not None:

@@ -1,4 +1,4 @@
-"""How the tasks are learned at each step of a run: one stage after the other, each with weights and parts of its own.
+"""The stages of a run, one after the other, each with its own loss weights and trained parts.
 
 FitNets' two stages (Romero et al. 2015, algorithm 1) are a schedule of two: hints alone up to the guided layer, then
 everything. Without a schedule a run is one stage. What a stage does not train does not move at all: no gradient, so
@@ -18,7 +18,7 @@ from distill_mtl.students.student import Student, Trunk
 
 @dataclass(frozen=True)
 class Stage:
-    """What is learned between two steps.
+    """One stage of a run.
 
     Attributes:
         ends: the first step after it.

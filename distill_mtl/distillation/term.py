@@ -1,4 +1,4 @@
-"""What a loss term is, and which terms make the loss of a task.
+"""Loss terms: their base class, and the terms of a task's loss.
 
 A term is one file of `terms/`, or a class of the user's own, found by the name that a recipe's `weights` uses. The
 rest of the program knows no term by name: `Objective` gathers those that a task's loss config gives a weight, and
@@ -77,7 +77,7 @@ class LossConfig:
 
 
 class TermInput:
-    """What a term sees: the R rows of a micro-batch that it is about, on one device.
+    """The input of a term: its R rows of a micro-batch, on one device.
 
     Args:
         kind: of the task.

@@ -246,7 +246,7 @@ def _refuse_other_views(unit: Unit, together: Sequence[Sidecar]) -> None:
 
 
 def _why_missing(wanted: Wanted, places: Places) -> str:
-    """What differs in the sidecar that comes nearest, or that there is none."""
+    """What differs in the most similar sidecar, or that there is none."""
     shard = wanted.shard.path
     candidates = []
     for path in places.all(shard, wanted.task):

@@ -66,7 +66,7 @@ class TargetProviders:
         self.teachers, self.self_teachers, self.gates = teachers, tuple(self_teachers), dict(gates or {})
 
     def begin(self, step: int, student: Student) -> None:
-        """Before step `step`, counted from 0: let the self-teachers look at the student."""
+        """Before step `step`, counted from 0: update the self-teachers that are due."""
         for teacher in self.self_teachers:
             teacher.begin(step, student)
 
@@ -109,7 +109,7 @@ class TargetProviders:
         return [teacher.state_dict() for teacher in self.self_teachers]
 
     def load_state_dict(self, state: Sequence[Mapping[str, Any]]) -> None:
-        """Go on from `state_dict`."""
+        """Continue from `state_dict`."""
         for teacher, kept in zip(self.self_teachers, state, strict=True):
             teacher.load_state_dict(kept)
 

@@ -70,7 +70,7 @@ class Whole(Codec):
         return _on(device, stored[self.name])
 
     def deviation(self, one: Arrays, other: Arrays) -> Tensor:
-        """As above, in shares of the largest number of all rows: near 0 a value has no size of its own."""
+        """As above, as a share of the largest number of all rows, because a value near 0 has no scale."""
         first, second = (self.decode(stored, _HOST) for stored in (one, other))
         return _largest(first - second) / _largest(first).amax().clamp_min(1e-6)
 

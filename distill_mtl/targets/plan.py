@@ -49,7 +49,7 @@ _KEYS = {
 }
 """Header -> what a user knows it as."""
 _ENDING = ".safetensors"
-_ABANDONED = 600.0  # seconds without a write, after which whoever wrote a file is taken to be gone
+_ABANDONED = 600.0  # seconds without a write, after which the writer of a file is assumed to be gone
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def plan_cache(
 
 
 def megabytes(size: int) -> str:
-    """Bytes as people say them: `310 MB`, with two digits that count."""
+    """Bytes with two significant digits: `310 MB`."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if size >= factor:
             return f"{size / factor:.{0 if size >= 10 * factor else 1}f} {unit}"

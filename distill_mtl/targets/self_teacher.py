@@ -56,7 +56,7 @@ class SelfTeacher:
         self._copy.tap(())
 
     def begin(self, step: int, student: Student) -> None:
-        """Before step `step`, look at the student as the step before has left it."""
+        """Before step `step`, copy or average the student if that is due."""
         due = step > 0 and self._due(step)
         self.teaches = self.teaches or due
         if self._moves and step > 0:
@@ -95,7 +95,7 @@ class SelfTeacher:
         return {"teaches": self.teaches, "copy": self._copy.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Continue from `state_dict`."""
         self.teaches = state["teaches"]
         self._copy.load_state_dict(state["copy"])
 

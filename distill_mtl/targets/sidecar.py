@@ -30,7 +30,7 @@ _METADATA = "__metadata__"
 
 @dataclass(frozen=True)
 class Slot:
-    """Type and shape of one row of a tensor, or of a whole one."""
+    """Type and shape of a tensor, or of one row of it."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -250,7 +250,7 @@ def _places(start: int, tensors: Mapping[str, Slot]) -> dict[str, _Place]:
 
 
 def _reserve(file: BinaryIO, size: int) -> None:
-    """Take the room before the work, where the file system can, so that a full disk is met now."""
+    """Reserve the disk space before the work, if the file system can, so that a full disk fails now."""
     try:
         os.posix_fallocate(file.fileno(), 0, size)
     except (AttributeError, OSError) as error:

@@ -24,7 +24,7 @@ _STEP = 1 / 127  # of int8
 
 @dataclass(frozen=True)
 class Verified:
-    """What a comparison found.
+    """The result of a comparison.
 
     Attributes:
         rows: how many rows and views were looked at.

@@ -102,7 +102,7 @@ class CacheWriter:
 
 
 def unfinished(units: Sequence[Unit], places: Places) -> list[Unit]:
-    """The units with sidecars that are still to be written, and only those of their sidecars."""
+    """The units that are not complete, with the sidecars that they lack."""
     left = []
     for unit in units:
         files = {task: wanted for task, wanted in unit.files.items() if not _is_there(wanted, places)}
@@ -112,7 +112,7 @@ def unfinished(units: Sequence[Unit], places: Places) -> list[Unit]:
 
 
 def refuse_full_disks(units: Sequence[Unit], places: Places) -> None:
-    """Refuse to begin what cannot end.
+    """Refuse to start without enough disk space.
 
     Raises:
         CacheError: a disk has less room than its sidecars will take.

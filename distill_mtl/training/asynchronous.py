@@ -18,7 +18,7 @@ Named = dict[str, nn.Parameter]
 
 
 class Asynchronous:
-    """Gradients of parts whose turn to step has not come.
+    """Gradients of parts that do not step yet.
 
     The parts are the trunk with the balancing rule's own parameters, and each task's head with its loss terms.
     A task counts the rows that have a label or a target for it, the trunk every row with anything to learn.
@@ -45,7 +45,7 @@ class Asynchronous:
         self._sums: dict[str, Tensor] = {}
 
     def hold_back(self, counts: Counts) -> None:
-        """Take in the gradients of a step; give each part whose rows suffice the mean over them, the others none.
+        """Add the gradients of a step. Parts with enough rows get the mean over them, the others no gradient.
 
         No gradient rather than a zero one: the optimizer's momentum and weight decay wait with the part.
 
@@ -71,7 +71,7 @@ class Asynchronous:
         return {"rows": dict(self.rows), "sums": dict(self._sums)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Continue from `state_dict`."""
         parameters = {name: value for named in self._parts.values() for name, value in named.items()}
         self.rows = dict(state["rows"])
         self._sums = {name: sum_.to(parameters[name].device) for name, sum_ in state["sums"].items()}

@@ -72,7 +72,7 @@ def choose_rule(
 
 
 def _why_bare(recipe: Recipe, bare: Iterable[str]) -> str:
-    """What a user may not expect about tasks that lack cover; empty where there is nothing."""
+    """A note about tasks without a target on every row; empty if there are none."""
     own = [task for task in bare if task in self_taught(recipe)]
     if own:
         return f"; the self-teacher of {', '.join(own)} knows no more than the student"

@@ -1,4 +1,4 @@
-"""What a recipe's student begins with: the trained heads among its first, and one clause about all of it for people."""
+"""The initial weights of a recipe's student: its trained heads, and a description of all of them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ def initial_heads(
     kinds: Mapping[str, TaskKind],
     old: InitialStudent | None,
 ) -> dict[str, InitialHead]:
-    """task -> the trained head that its own begins with; the others are random.
+    """task -> the trained head with its initial weights; the other heads are random.
 
     Args:
         recipe: as loaded.
@@ -59,7 +59,7 @@ def _inherited(task: str, kind: TaskKind, old: InitialStudent, head: str) -> Ini
 def initialisation_in_words(
     recipe: Recipe, heads: Mapping[str, InitialHead], old: InitialStudent | None
 ) -> str:
-    """One clause on the student's first weights: what was taken from where, and what begins anew."""
+    """One clause on the student's initial weights: what is taken from where, and what is random."""
     if old is None:
         return f"init {recipe.student.init}"
     inherited = {task: head for task, head in heads.items() if head.inherited}

@@ -19,7 +19,7 @@ from distill_mtl.recipe import Recipe
 from distill_mtl.training.run_folder import RunFolder
 
 PROJECT = "distill_mtl"
-"""What trackers for many runs file ours under."""
+"""The project's name in trackers."""
 _log = logging.getLogger(__name__)
 
 

@@ -59,7 +59,7 @@ def terms_of(
     student: Student,
     teachers: Mapping[str, TeacherCard],
 ) -> dict[str, list[Term]]:
-    """The terms of every task's loss; their first weights follow from the seed."""
+    """The terms of every task's loss; their initial weights follow from the seed."""
     named = {term for section in recipe.tasks.values() for term in section.weights}
     named = named.union(*map(_named_in, recipe.schedule))
     asked = {} if recipe.training.teachers_on == "none" else teachers

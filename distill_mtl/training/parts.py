@@ -1,4 +1,4 @@
-"""From a recipe to the parts of a run: teachers, kinds of task, student, data, loss terms and rule.
+"""Build the parts of a run from its recipe: teachers, kinds of task, student, data, loss terms and rule.
 
 `check`, training and `evaluate` all build through here, so what is checked is what is trained.
 """
@@ -45,7 +45,7 @@ from distill_mtl.training.target_providers import (
 
 @dataclass(frozen=True)
 class Parts:
-    """What a recipe stands for, loaded.
+    """The parts of a run, built from its recipe.
 
     Attributes:
         recipe: as resolved, with nothing of its `targets` left to decide.
@@ -56,13 +56,13 @@ class Parts:
         loss_configs: task -> how its loss is made where no stage of the schedule says otherwise.
         schedule: the loss configs of every step.
         gates: task -> which of its teacher's rows are masked, where the recipe says.
-        self_teachers: when each self-teacher looks at the student -> the tasks that it teaches.
+        self_teachers: when each self-teacher copies the student -> the tasks that it teaches.
         terms: task -> the terms of its loss.
         rule: the balancing rule.
         balance: one sentence on which rule was taken and why.
         cached: the teachers' cached answers; None where they run live.
         taught: one sentence on where targets come from and why.
-        begins: one sentence on what the student's first weights are.
+        begins: one sentence on the student's initial weights.
     """
 
     recipe: Recipe

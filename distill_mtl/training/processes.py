@@ -158,5 +158,5 @@ def _precision(wanted: str) -> Precision:
 
 
 def _shown(precision: str) -> str:
-    """The recipe's word for Accelerate's."""
+    """The recipe's precision, as Accelerate names it."""
     return "fp32" if precision == "no" else precision

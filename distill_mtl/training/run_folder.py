@@ -27,7 +27,7 @@ _PACKAGES = ("distill_mtl", "torch", "torchvision", "timm", "accelerate", "webda
 
 
 class RunFolder(RunFiles):
-    """`runs/NAME` as the run itself sees it.
+    """The folder `runs/NAME` of one run.
 
     Args:
         path: the folder; it need not exist yet.
@@ -65,7 +65,7 @@ class RunFolder(RunFiles):
             )
 
     def targets(self) -> Literal["live", "cached"] | None:
-        """Where the run in this folder began to take its targets from; None where there is no run."""
+        """The source of targets of the run in this folder; None without a run."""
         if not self.recipe.exists():
             return None
         found: Literal["live", "cached"] | None = (

@@ -70,7 +70,7 @@ def _ends(sections: Sequence[StageSection], steps: int) -> list[int]:
 
 
 def _loss_config(section: StageSection, task: str, config: LossConfig) -> LossConfig:
-    """The task's word, then the stage's, then the stage's about the task."""
+    """The task's values, overridden by the stage's, then by the stage's for the task."""
     weights, temperature = {**config.weights, **_given(section.weights)}, section.temperature
     if task in section.tasks:
         weights |= _given(section.tasks[task].weights)

@@ -155,7 +155,7 @@ class Trainer:
         return every is not None and done % every == 0
 
     def _begin(self, number: int) -> Stage:
-        """What holds in step `number`: its stage, and self-teachers that have looked at the student."""
+        """The stage of step `number`; self-teachers that are due are updated."""
         stage = self.schedule.at(number)
         if stage is not self._stage:
             self._stage = stage
@@ -181,9 +181,9 @@ class Trainer:
         self.optimizer.zero_grad()
 
     def _finish_gradients(self, counts: Counts) -> None:
-        """Leave alone what has nothing to learn or does not train, hold back what is not due, then clip.
+        """Remove the gradients of parts that have nothing to learn, do not train or are not due, then clip.
 
-        A zero gradient is not nothing: momentum and weight decay would still move the parameter.
+        With a zero gradient momentum and weight decay would still move the parameter.
         """
         assert self._stage is not None
         for parameter in (*self.objective.idle(counts), *self.objective.untrained(self._stage)):

@@ -154,7 +154,7 @@ def _pooled(loss_config: LossConfig) -> dict[str, bool]:
 
 
 def _anything_cached(tasks: Iterable[str], sources: Sources) -> bool:
-    """Whether it is worth while to look closer."""
+    """Whether any sidecar of these tasks exists."""
     places, tasks = Places(), list(tasks)
     shards = [path for source in sources.opened for path in source.paths("train")]
     return any(places.all(path, task) for path in shards for task in tasks)
@@ -175,7 +175,7 @@ def _open(
 
 
 def _on_every_process(opened: bool) -> list[bool]:
-    """Who has opened the cache: machines may have folders of their own, and all must decide alike."""
+    """Which processes opened the cache; machines may have different folders, and all must decide the same."""
     return gather_object([opened]) if PartialState().num_processes > 1 else [opened]
 
 
@@ -194,7 +194,7 @@ def _views(count: int | None) -> str:
 
 @dataclass(frozen=True)
 class SelfTeacherSchedule:
-    """When a self-teacher looks at the student.
+    """When a self-teacher copies the student.
 
     Attributes:
         every: steps between two freezes; None: the beginnings of `phases`.
