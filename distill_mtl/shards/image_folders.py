@@ -164,12 +164,9 @@ def pair_rows(
         )
     found, others = find_files(images, PICTURES, image_pattern)
     labels, other_labels = find_files(masks, (member.rpartition(".")[2],), mask_pattern)
-    by_path = [_by_name(folder, paths, strip) for folder, paths in ((images, found), (masks, labels))]
-    if not by_path[0].keys() & by_path[1].keys():
-        by_path = [
-            _by_name(folder, paths, strip, bare=True) for folder, paths in ((images, found), (masks, labels))
-        ]
-    pictures, dense = by_path
+    pictures, dense = (_by_name(*files, strip) for files in ((images, found), (masks, labels)))
+    if not pictures.keys() & dense.keys():
+        pictures, dense = (_by_name(*files, strip, bare=True) for files in ((images, found), (masks, labels)))
     alone = sorted(pictures.keys() - dense.keys()), sorted(dense.keys() - pictures.keys())
     both = sorted(pictures.keys() & dense.keys())
     if not both or (any(alone) and not allow_missing):

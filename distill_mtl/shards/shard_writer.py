@@ -150,15 +150,20 @@ def write_shards(
         ) from None
     except OSError as error:
         raise ShardError(f"{folder}: cannot be written to ({error.strerror or error}).") from None
+    return _written(plan, rows, accepted.take_skipped(), kept)
+
+
+def _written(plan: ShardPlan, rows: ListedRows, skipped: list[str], kept: int) -> WrittenShards:
+    """What the finished shards of a plan hold; `skipped` are the pictures left out after the last of them."""
     counts = RowCounts()
     for finished in plan.finished:
         counts.add(finished.counts)
     return WrittenShards(
-        shards=[folder / finished.shard for finished in plan.finished],
+        shards=[plan.folder / finished.shard for finished in plan.finished],
         labels=tuple(rows.labels),
         counts=counts,
         size=sum(finished.size for finished in plan.finished),
-        skipped=[place for finished in plan.finished for place in finished.skipped] + accepted.take_skipped(),
+        skipped=[place for finished in plan.finished for place in finished.skipped] + skipped,
         left_out={what: count for what, count in rows.left_out.items() if count},
         notes=tuple(rows.notes),
         kept=kept,

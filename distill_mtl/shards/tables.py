@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from distill_mtl.errors import ShardError, nearest
 from distill_mtl.shards.label_kinds import FoundLabel, Label, LabelKinds
@@ -64,33 +64,14 @@ def table_rows(
                 _no_column(path, column, columns) + (" Name it with --image." * (column == image))
             )
     folder = Path(images) if images is not None else path.parent
-    kept, numbers, findings, missing, lacking = [], list[int](), list[str](), 0, 0
-    for number, cells in lines:
-        empty = [
-            member for member, own in chosen.items() if all(_is_empty(cells.get(column)) for column in own)
-        ]
-        if empty and allow_missing:
-            missing += 1
-            continue
-        try:
-            if empty:
-                lacking += 1
-                raise ValueError(f"no {empty[0]} ({', '.join(chosen[empty[0]][:3])})")
-            kept.append(_row(cells, chosen, known, image, group, folder))
-            numbers.append(number)
-        except ValueError as error:
-            findings.append(f"line {number}: {error}")
-    remedy = " Rows without a label are left out with --allow-missing." if lacking else ""
-    _refuse(path, findings, remedy)
-    if not kept:
-        raise ShardError(f"{path}: no rows.")
+    kept, numbers = _usable_rows(path, lines, _Columns(chosen, known, image, group, folder), allow_missing)
     built = _build_labels(chosen, kept, known, path)
     _refuse_unreadable(path, built, kept, numbers)
     keys = unique_keys(os.path.relpath(row.picture, folder) for row in kept)
     rows = [row._replace(key=key) for row, key in zip(kept, keys, strict=True)]
     what = {"origin": "table", "labels": chosen, "image": image, "group": group}
     what |= {"options": dict(options)} if options else {}
-    return FileRows(rows, what, built, {"rows that lack a label": missing})
+    return FileRows(rows, what, built, {"rows that lack a label": len(lines) - len(kept)})
 
 
 def _read(path: Path) -> tuple[list[Line], list[str]]:
@@ -162,28 +143,65 @@ def _no_column(path: Path, column: str, columns: Sequence[str]) -> str:
     return f"{path} has no column '{column}'.{nearest(column, columns)} Columns: {', '.join(columns[:40]) or 'none'}."
 
 
-def _row(
-    cells: Mapping[str, Any],
-    chosen: Mapping[str, Sequence[str]],
-    known: LabelKinds,
-    image: str,
-    group: str | None,
-    folder: Path,
-) -> FileRow:
+class _Columns(NamedTuple):
+    """What the columns of a table mean.
+
+    Attributes:
+        labels: member -> its columns.
+        kinds: of the members.
+        image: column of the picture's path.
+        group: column of what rows have in common.
+        folder: that paths start from.
+    """
+
+    labels: Mapping[str, Sequence[str]]
+    kinds: LabelKinds
+    image: str
+    group: str | None
+    folder: Path
+
+
+def _usable_rows(
+    path: Path, lines: Sequence[Line], columns: _Columns, allow_missing: bool
+) -> tuple[list[FileRow], list[int]]:
+    """The rows that have all labels, without their keys, and the numbers of their lines."""
+    kept, numbers, findings, lacking = [], list[int](), list[str](), 0
+    for number, cells in lines:
+        empty = [
+            member for member, own in columns.labels.items() if all(_is_empty(cells.get(one)) for one in own)
+        ]
+        if empty and allow_missing:
+            continue
+        try:
+            if empty:
+                lacking += 1
+                raise ValueError(f"no {empty[0]} ({', '.join(columns.labels[empty[0]][:3])})")
+            kept.append(_row(cells, columns))
+            numbers.append(number)
+        except ValueError as error:
+            findings.append(f"line {number}: {error}")
+    remedy = " Rows without a label are left out with --allow-missing." if lacking else ""
+    _refuse(path, findings, remedy)
+    if not kept:
+        raise ShardError(f"{path}: no rows.")
+    return kept, numbers
+
+
+def _row(cells: Mapping[str, Any], columns: _Columns) -> FileRow:
     """The row of one line, without its key."""
-    if _is_empty(cells.get(image)):
-        raise ValueError(f"no picture ({image})")
+    if _is_empty(cells.get(columns.image)):
+        raise ValueError(f"no picture ({columns.image})")
     texts: dict[str, bytes] = {}
     files: dict[str, str] = {}
-    for member, columns in chosen.items():
-        own = {column: cells.get(column) for column in columns}
-        if known[member].from_table == "file":
-            files[member] = str(folder / str(own[columns[0]]))
+    for member, asked in columns.labels.items():
+        own = {column: cells.get(column) for column in asked}
+        if columns.kinds[member].from_table == "file":
+            files[member] = str(columns.folder / str(own[asked[0]]))
         else:
-            texts[member] = known[member].label_from_cells(own)
-    if group is not None and not _is_empty(cells.get(group)):
-        texts["group"] = str(cells[group]).strip().encode()
-    return FileRow("", str(folder / str(cells[image]).strip()), texts, files)
+            texts[member] = columns.kinds[member].label_from_cells(own)
+    if columns.group is not None and not _is_empty(cells.get(columns.group)):
+        texts["group"] = str(cells[columns.group]).strip().encode()
+    return FileRow("", str(columns.folder / str(cells[columns.image]).strip()), texts, files)
 
 
 def _is_empty(cell: Any) -> bool:
