@@ -18,10 +18,14 @@ from rich.console import Console
 from distill_mtl.errors import ExportError, nearest
 from distill_mtl.export.deployable import Pixels
 from distill_mtl.files import atomic_files, atomic_folder
+from distill_mtl.networks.opening import open_network
 from distill_mtl.networks.weights import CONFIG, read_config
+from distill_mtl.recipe.schema import StudentSection
 from distill_mtl.registry import Registry
+from distill_mtl.students.initial_weights import InitialHead, build_student
 from distill_mtl.students.student import Student
 from distill_mtl.students.student_folder import DeployedStudent, load_student
+from distill_mtl.teachers.load_teacher import kind_of, teacher_of
 from distill_mtl.training.run_folder import RunFolder
 
 FORMATS: Registry[type["Format"]] = Registry("export format", "distill_mtl.export.formats")
@@ -29,7 +33,7 @@ FORMATS: Registry[type["Format"]] = Registry("export format", "distill_mtl.expor
 
 @dataclass(frozen=True)
 class StudentSource:
-    """A student on disk.
+    """A student on disk, or a classifier in timm's form, which is a student of one task.
 
     Attributes:
         folder: the student's.
@@ -63,8 +67,10 @@ class StudentSource:
         """The student, anew.
 
         Raises:
-            StudentError: it is broken, or names code that is not trusted.
+            UserError: it is broken, or names code that is not trusted.
         """
+        if "architecture" in read_config(self.folder):
+            return DeployedStudent(_student_of_timm(self.folder)).eval()
         return load_student(self.folder, trust=self.trust)
 
 
@@ -184,6 +190,19 @@ def only_tasks(student: DeployedStudent, tasks: list[str] | None) -> Student:
     for task in kinds:
         part.heads[task] = whole.heads[task]
     return part.eval()
+
+
+def _student_of_timm(folder: Path) -> Student:
+    """A classifier in timm's form as a student, which begins with all of its weights."""
+    network = open_network(folder)
+    (task,) = network.tasks
+    teacher, trunk = teacher_of(network, task), network.trunk
+    assert trunk is not None, "timm's form names the architecture"
+    section = StudentSection(
+        model=trunk["model"], args=trunk["args"], init=str(folder), input_size=network.inputs.size
+    )
+    head = InitialHead(folder, None, teacher.card.labels)
+    return build_student(section, {task: kind_of(teacher)}, seed=0, initial_heads={task: head})
 
 
 def refuse_existing(out: Path, *, overwrite: bool) -> None:

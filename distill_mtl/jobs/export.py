@@ -38,7 +38,7 @@ def export_student(
     fails if a decision changes that the student is sure of. More: docs/export.md.
 
     Args:
-        folder (RUN): run folder, such as runs/multidigits, or a student's folder.
+        folder (RUN): run folder, such as runs/multidigits, a student's folder, or a classifier in timm's form.
         to (--to FORMAT): onnx, pt2, torchscript, timm or hub.
         out (FILE): default RUN/export/NAME.ENDING.
         only (TASKS): left,right: leave out all other heads and what only they read.

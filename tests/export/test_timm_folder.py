@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from export_toys import run_folder, student, toy_run, without_us
+from export_toys import run_file, run_folder, student, toy_run, without_us
 from rich.console import Console
 
 from distill_mtl import load_student
@@ -140,3 +140,20 @@ def test_an_earlier_folder_is_replaced_on_request_and_other_folders_never(
     with pytest.raises(ExportError, match="holds no network"):
         to_timm(run, world, out=other, overwrite=True)
     assert (other / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("model", ["test_resnet", "test_vit"])
+def test_a_classifier_of_timms_is_exported_as_it_answers(tmp_path: Path, world: Path, model: str) -> None:
+    network = timm.create_model(model, num_classes=3).eval()
+    timm.models.save_for_hf(network, str(tmp_path / "breeds"), safe_serialization=True)
+    file = export_student(
+        tmp_path / "breeds",
+        "torchscript",
+        out=tmp_path / "breeds.ts",
+        rows=6,
+        data=[str(world / "pool-test.tar")],
+        console=QUIET,
+    )
+    pixels = torch.rand(2, *network.pretrained_cfg["input_size"])
+    with torch.no_grad():
+        torch.testing.assert_close(run_file(file, pixels)["breeds"], network(pixels), atol=1e-4, rtol=1e-4)
