@@ -61,6 +61,7 @@ class HintTerm(Term):
 
     def calibrate(self, config: LossConfig, hidden: Sequence[Mapping[str, Tensor]]) -> None:
         for pair, hint in zip(config.hints, self.adapters, strict=True):
+            assert isinstance(hint, Hint)
             hint.calibrate([features[pair.teacher] for features in hidden])
 
 
