@@ -132,7 +132,7 @@ def costs_of(
 def head_costs(
     student: nn.Module, size: tuple[int, int], whole: Cost, device: torch.device | str = "cpu"
 ) -> dict[str, HeadCost]:
-    """By task, what each head takes of a student's parameters and FLOPs for one image.
+    """The parameters of each head, and its FLOPs for one image, by task.
 
     Args:
         student: a `Student`, or a module that holds one, such as a loaded folder. Any other has no heads that

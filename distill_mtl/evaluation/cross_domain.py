@@ -20,7 +20,7 @@ from distill_mtl.tasks.base import TaskKind
 MOST_ROWS = 512
 """Images of a source that are looked at."""
 NOTABLE = 0.1
-"""By how much agreement may be lower than on the task's own rows before it is worth a word."""
+"""How much lower than on the task's own rows the agreement may be before it is reported."""
 
 
 def cross_domain(comparison: Comparison) -> dict[str, dict[str, CrossDomainAgreement]]:

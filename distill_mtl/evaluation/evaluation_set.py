@@ -19,7 +19,7 @@ Teacher = Callable[[Tensor], TeacherOutput]
 
 
 class LabelledRows(Protocol):
-    """What evaluation asks of the data sets; `distill_mtl.data` answers."""
+    """The data sets as evaluation needs them; `distill_mtl.data` implements this."""
 
     def labelled(
         self,

@@ -86,7 +86,7 @@ def _resident(entry: str) -> int:
 
 
 def machine(device: torch.device | str) -> str:
-    """What a cost was measured on: `AMD EPYC 7B13, 2 threads, torch 2.15.0`."""
+    """The machine of a measurement: `AMD EPYC 7B13, 2 threads, torch 2.15.0`."""
     device = torch.device(device)
     version = f"torch {torch.__version__}"
     if device.type == "cuda":

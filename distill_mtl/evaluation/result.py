@@ -28,7 +28,7 @@ from distill_mtl.files import write_text
 
 FORMAT: Final = "distill_mtl results"
 VERSION: Final = 1
-"""What a results.json says of itself. The version goes up with every change that an older reader cannot take."""
+"""Format and version of results.json. The version changes if an older reader cannot read the file."""
 McNemarTest = Literal["exact", "clustered"]
 BaselineKind = Literal["labels_only", "single_task", "model"]
 _PART = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -150,7 +150,7 @@ class TaskResult:
 
 @dataclass(frozen=True, config=_PART)
 class Cost:
-    """What one image costs a network, or several together.
+    """The cost of one image for a network, or for several together.
 
     Attributes:
         parameters: numbers that were learned; None: not known of a network that comes as a program.
@@ -199,7 +199,7 @@ class Cost:
 
 @dataclass(frozen=True, config=_PART)
 class HeadCost:
-    """What one task's head takes of its student, or all heads together.
+    """The share of one task's head in its student, or of all heads together.
 
     Attributes:
         parameters: of the head alone.
@@ -294,7 +294,7 @@ class Baseline:
 
 @dataclass(frozen=True, config=_PART)
 class Acceptance:
-    """How a student is accepted.
+    """The margins and the rule by which a student is accepted.
 
     Attributes:
         rule: whether the interval or the measured difference alone is held against the margin.
@@ -412,5 +412,5 @@ def margins_by_task(acceptance: float | Mapping[str, float], tasks: Mapping[str,
 
 
 def _sum(one: int | None, other: int | None) -> int | None:
-    """Not known where a part is not."""
+    """The sum; None if a part is unknown."""
     return None if one is None or other is None else one + other

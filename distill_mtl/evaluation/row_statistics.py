@@ -43,7 +43,7 @@ class RowStatistics:
 
 
 RowObserver = Callable[[Batch, Tensor, Tensor | None, RowStatistics], None]
-"""Told of a batch, the student's logits, the teacher's, and what was counted."""
+"""Called with a batch, the student's logits, the teacher's, and the statistics."""
 
 
 def collect(
@@ -110,7 +110,7 @@ def collect(
 
 
 def _refuse_nan(who: str, task: str, logits: Tensor, keys: Sequence[str]) -> None:
-    """A score would take the answer for one like any other, such as the first class."""
+    """Refuse NaN: a score would count it as an ordinary answer, such as the first class."""
     broken = logits.isnan().flatten(1).any(1).cpu()
     if broken.any():
         row = int(broken.nonzero()[0])

@@ -12,7 +12,7 @@ from distill_mtl.tasks.base import TaskKind
 
 @dataclass(frozen=True)
 class Reference:
-    """What a task's score is compared with. It stays the same while the student learns, so it is measured once.
+    """The reference of a task's score. It does not change while the student learns, so it is measured once.
 
     Attributes:
         score: of the teacher. Of a task without one: 0 where the score is in points; else, as no unit fits beside

@@ -22,7 +22,7 @@ from distill_mtl.tasks.base import Shown, TaskKind
 from distill_mtl.tasks.metrics import calibration_error
 
 Progress = Callable[[int, int], None]
-"""Told how many rows are done, of how many, over all processes."""
+"""Called with the number of rows done, and of how many, over all processes."""
 MOST_DISAGREEMENTS = 12
 _MOST_WORST = 3
 _LONGEST = 80  # characters of a label or an answer in words
@@ -136,7 +136,7 @@ class _Rank(NamedTuple):
 
 
 class DifferenceCollector:
-    """Looks at rows while both networks answer, for what their statistics do not say."""
+    """Collects what the statistics do not contain, while both networks answer."""
 
     def __init__(self, task: str, kind: TaskKind) -> None:
         self._task = task
@@ -225,7 +225,7 @@ def class_deltas(kind: TaskKind, rows: RowStatistics) -> tuple[ClassDelta, ...] 
 
 
 def worst_classes(result: TaskResult) -> list[ClassDelta]:
-    """The classes of a task that are worth a word, worst first, at most three.
+    """The classes of a task to report, worst first, at most three.
 
     Those that lose more than the margin, and as much more than their task does: else the task's own line says it.
     """

@@ -26,7 +26,7 @@ _ENOUGH = 1 + _NORMAL.inv_cdf(POWER) / _NORMAL.inv_cdf((1 + LEVEL) / 2)
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is decided about a task.
+    """The verdict on a task, with its margin and rows to decide.
 
     Attributes:
         decision: `non-inferior`, `inferior` or `undecided`.

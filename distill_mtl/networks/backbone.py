@@ -68,7 +68,7 @@ class Backbone(nn.Module):
         return self.stages[-1] if self.stages else POOLED
 
     def tap(self, returns: Iterable[str]) -> None:
-        """From now on a forward pass gives these features; finds their shapes in a dry forward.
+        """Make forward passes return these features; finds their shapes in a dry forward.
 
         Raises:
             UserError: no such layer, or its output is neither a map, tokens nor a vector.

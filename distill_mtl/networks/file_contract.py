@@ -1,4 +1,4 @@
-"""The input contract of a network that is a file: what the file says, overruled by what the recipe says."""
+"""The input contract of a network in a file: the recipe's values, else the file's, else defaults."""
 
 import json
 from typing import Any

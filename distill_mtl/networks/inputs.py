@@ -1,4 +1,4 @@
-"""What a network wants to see. Every teacher and every student owns one `InputContract`.
+"""The input contract of a network: size, resize, normalisation, channels, layout. Every teacher and student has one.
 
 Batches hold images that are not normalised; `Preprocess` turns the same view into what one network
 was trained on, inside the network, so that no caller can forget it or apply it twice.

@@ -192,7 +192,7 @@ class Network:
         return found
 
     def _pixels(self, head: TaskNetwork, picture: Tensor) -> Tensor:
-        """A picture as the network takes it."""
+        """A picture, resized for the network."""
         if self.any_size and self.inputs.dtype == "uint8":
             return picture
         image = picture.float() / 255

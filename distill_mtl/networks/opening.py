@@ -63,7 +63,7 @@ def open_network(where: str | Path | TeacherSection, *, trust: bool = False) -> 
 
 
 def as_section(where: str | Path | TeacherSection, *, trust: bool = False) -> TeacherSection:
-    """What `open_network` takes, as the section of a recipe; paths on the command line become absolute.
+    """The argument of `open_network` as the section of a recipe; paths on the command line become absolute.
 
     Raises:
         UserError: it is not YAML, or has keys that a teacher does not have.

@@ -97,7 +97,7 @@ class Runtime(nn.Module, ABC):
 
     @abstractmethod
     def tap(self, names: Sequence[str]) -> None:
-        """From now on a forward pass also gives these inner tensors, beside `outputs`; replaces earlier taps.
+        """Make forward passes also return these inner tensors, besides `outputs`; replaces earlier taps.
 
         Raises:
             UserError: no such name (with the nearest one), or the format gives its outputs alone.

@@ -180,7 +180,7 @@ class RuntimeNetwork(TaskNetwork):
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
-        """After the block, whatever it tapped, everything is read as before."""
+        """Restore the tapped layers after the block."""
         layers, layouts, tapped = self._layers, self._layouts, self.runtime.tapped
         try:
             yield

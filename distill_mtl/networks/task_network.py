@@ -65,7 +65,7 @@ class TaskNetwork(nn.Module, ABC):
 
     @abstractmethod
     def tap(self, layers: Sequence[str]) -> None:
-        """From now on a forward pass gives these features beside the logits; replaces earlier ones.
+        """Make forward passes return these features besides the logits; replaces earlier ones.
 
         Raises:
             UserError: no such layer, or its output is neither a map, tokens nor a vector.

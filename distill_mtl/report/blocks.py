@@ -1,4 +1,4 @@
-"""What a report is made of, whatever it becomes: sections of tables, charts, pictures, code and sentences.
+"""The blocks of a report for every writer: sections of tables, charts, pictures, code and sentences.
 
 Console, Markdown and HTML are three ways to write the same blocks.
 """
@@ -120,7 +120,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Code:
-    """Text that stands as it is."""
+    """Text in a fixed-width block."""
 
     form: ClassVar[str] = "code"
     words: str
@@ -129,7 +129,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Folded:
-    """What few want to see: behind its title. `in_short` stands in the Markdown form instead, where it is given."""
+    """A part that is folded behind its title. `in_short` stands in the Markdown form instead, where it is given."""
 
     form: ClassVar[str] = "folded"
     title: str

@@ -26,7 +26,7 @@ def tone_of(result: TaskResult) -> Tone:
 
 
 def title(evaluation: Evaluation) -> str:
-    """What was compared, on which rows."""
+    """The comparison and its rows."""
     rows = f"{evaluation.split} rows" if evaluation.split is not None else "all rows"
     if not evaluation.compared:
         return f"Scores on {rows}"
@@ -109,7 +109,7 @@ def advice(run: RunRecord) -> list[str]:
 
 
 def figures(results: Evaluation | None) -> list[Figure]:
-    """What the student takes of what its teachers take."""
+    """The student's cost relative to that of its teachers."""
     if results is None or results.cost.teachers is None:
         return []
     mine, theirs = results.cost.student, results.cost.teachers

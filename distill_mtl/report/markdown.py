@@ -31,7 +31,7 @@ def markdown(report: Report, pictures: str | None = None) -> str:
 
 
 def markdown_summary(evaluation: Evaluation) -> str:
-    """What the console shows of a result: tables, verdict, and notes under it."""
+    """The summary of a result, as on the console: tables, verdict, and notes under it."""
     report = report_of_result(evaluation)
     parts = [text for section in report.sections for block in section.summary for text in _written(block)]
     if report.verdict is not None:
@@ -41,7 +41,7 @@ def markdown_summary(evaluation: Evaluation) -> str:
 
 
 def markdown_table(table: Table) -> str:
-    """Without the columns that say nothing in any row."""
+    """Without the columns that are empty in every row."""
     kept = [
         place
         for place in range(len(table.columns))
@@ -75,7 +75,7 @@ def _cell(cell: Cell) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown takes for nothing else."""
+    """Text, escaped for Markdown."""
     for sign in ("\\", "|", "*", "_", "<", "`"):
         text = text.replace(sign, f"\\{sign}")
     return text.replace("\n", " ")

@@ -64,7 +64,7 @@ class PictureRow(_Entry):
 
 
 class ColorLegend(_Entry):
-    """What colours mean, each as "#rrggbb", and how to read the rest."""
+    """The meaning of colours, each as "#rrggbb", and how to read the rest."""
 
     colors: dict[str, str]
     note: str

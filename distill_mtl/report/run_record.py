@@ -1,4 +1,4 @@
-"""All that a report knows of a run: its folder, read, with metrics.jsonl as curves; or a result alone.
+"""The data of a report: a run folder, read, with metrics.jsonl as curves; or a result alone.
 
 No teacher, no student and no data is opened.
 """
@@ -19,7 +19,7 @@ from distill_mtl.report.pictures import Gallery, read_gallery
 from distill_mtl.run_files import RunFiles
 
 _POINTS = 240
-"""More of them than a chart has pixels to tell apart only make a page large."""
+"""More points than a chart has pixels would only make a page large."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Metrics:
-    """What a run logged; empty where it logged nothing.
+    """The log of a run; empty without one.
 
     Attributes:
         last_step: of the log.

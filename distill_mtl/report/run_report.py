@@ -9,7 +9,7 @@ from distill_mtl.report.sections import sections_of
 
 
 def report_of(run: RunRecord) -> Report:
-    """What there is to say about a run, finished or not; what does not apply is left out."""
+    """The report of a run, finished or not; sections that do not apply are left out."""
     results = run.results
     sentence, tone = headline(run)
     return Report(

@@ -1,4 +1,4 @@
-"""Numbers as a report writes them, on the console, in Markdown and on the page alike."""
+"""Formatting of numbers, the same on the console, in Markdown and on the page."""
 
 import math
 from collections.abc import Sequence

@@ -61,7 +61,7 @@ def find_files(
 
 
 def files_left_out(others: Counter[str]) -> dict[str, int]:
-    """In words, for the report."""
+    """A description, for the summary."""
     return {f"files that are not pictures ({ending})": others[ending] for ending in sorted(others)}
 
 

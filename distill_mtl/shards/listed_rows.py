@@ -31,7 +31,7 @@ class RowContent(NamedTuple):
 
 
 class ListedRows(ABC):
-    """A data set as people have it. It travels to reader processes.
+    """A data set whose rows are listed. It is sent to reader processes.
 
     Attributes:
         what: the command's origin and options, as the plan of the shards records them.

@@ -1,4 +1,4 @@
-"""A student with its first weights: of the trunk (`student.init`), and of each head (`tasks.NAME.head.init`).
+"""A student with its initial weights: of the trunk (`student.init`), and of each head (`tasks.NAME.head.init`).
 
 They are read from folders, so that a run with cached targets need not open a teacher's network. Where `student.init`
 names an older student, its architecture and size are the defaults, and tasks of the same names begin with its heads.
@@ -39,7 +39,7 @@ ANEW = "Write `head: {init: random}` to let the task begin anew."
 
 @dataclass(frozen=True)
 class InitialHead:
-    """Where a task's head begins.
+    """The initial weights of a task's head.
 
     Attributes:
         place: the teacher's folder, or file; or the old student's folder.
@@ -142,7 +142,7 @@ def build_student(
     teacher_inputs: Mapping[str, InputContract] | None = None,
     initial_heads: Mapping[str, InitialHead] | None = None,
 ) -> Student:
-    """The student of a recipe, with its first weights. The global random state is left as it was.
+    """The student of a recipe, with its initial weights. The global random state is left as it was.
 
     Args:
         section: what the recipe says, with the architecture.

@@ -202,7 +202,7 @@ def _card(student: Student, folder: Path) -> str:
 
 
 def _recorded(folder: Path, config: Mapping[str, Any], task: str) -> RecordedScore | None:
-    """What the run that left the student found it to score."""
+    """The student's scores, measured by its run."""
     entry = config.get("extra", {}).get(SCORES, {}).get(task)
     try:
         return None if entry is None else RecordedScore(**{**entry, "score": float(entry["score"])})

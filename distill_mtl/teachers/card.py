@@ -115,7 +115,7 @@ class TeacherCard:
         )
 
     def describe(self) -> dict[str, Any]:
-        """What was really loaded, for teachers.json."""
+        """The loaded files and contracts, for teachers.json."""
         return {
             "file": str(self.file.resolve()),
             "sha256": self.sha256,

@@ -15,7 +15,7 @@ UNKNOWN = -1e4
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Which output says what.
+    """The output for each class.
 
     Attributes:
         classes: of the task, in its order.

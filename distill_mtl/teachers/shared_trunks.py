@@ -13,7 +13,7 @@ from distill_mtl.teachers.teacher import Teacher
 
 
 def share_trunks(teachers: Iterable[Teacher]) -> None:
-    """Let teachers of the same files, code, input contract and device use one trunk.
+    """Make teachers of the same files, code, input contract and device share one trunk.
 
     Two heads of a student folder, or two outputs of an ONNX file, answer for two tasks in one pass.
     """

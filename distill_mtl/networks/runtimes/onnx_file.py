@@ -359,7 +359,7 @@ def _is_tensor(value: Any) -> bool:
 
 
 def refuse_training(model: Any, image: str, path: Path) -> None:
-    """ONNX Runtime would run such a graph without a word.
+    """ONNX Runtime would run such a graph without a warning.
 
     Raises:
         UserError: the graph was exported in training mode.

@@ -12,7 +12,7 @@ from distill_mtl.report.blocks import Section
 from distill_mtl.report.run_record import RunRecord
 
 BuildSection = Callable[[RunRecord], Section | None]
-"""What a report says of one thing; None where a run has nothing of it."""
+"""Builds one section of a report; None if the run has nothing for it."""
 _SECTIONS: list[tuple[float, BuildSection]] = []
 
 
@@ -27,7 +27,7 @@ def section(position: float) -> Callable[[BuildSection], BuildSection]:
 
 
 def sections_of(run: RunRecord) -> list[Section]:
-    """All that there is to say of a run, in the order of the page."""
+    """The sections of a run, in the order of the page."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
     ordered = sorted(_SECTIONS, key=lambda entry: entry[0])

@@ -78,7 +78,7 @@ Quantities = list[tuple[str, list[tuple[float | None, str]]]]
 
 
 def _counted(costs: Sequence[Cost]) -> Quantities:
-    """The same on every machine and at every hour."""
+    """Figures that do not depend on the machine."""
     return [
         ("parameters", [(cost.parameters, words.short(cost.parameters)) for cost in costs]),
         ("FLOPs for one image", [(cost.flops, words.short(cost.flops)) for cost in costs]),

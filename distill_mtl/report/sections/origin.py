@@ -1,4 +1,4 @@
-"""What a run was made from, and how to make it again."""
+"""The origin of a run: recipe, teachers, versions, and the command that repeats it."""
 
 import hashlib
 from typing import Any
@@ -35,7 +35,7 @@ def recipe(run: RunRecord) -> Section | None:
 
 @section(120)
 def teachers(run: RunRecord) -> Section | None:
-    """What was really loaded as teachers."""
+    """The loaded teachers."""
     if not run.teachers:
         return None
     rows = [_teacher(task, entry) for task, entry in run.teachers.items()]

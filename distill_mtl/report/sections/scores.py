@@ -29,7 +29,7 @@ _LONGEST_NAME = 16
 
 @section(10)
 def tasks(run: RunRecord) -> Section | None:
-    """The table that everything else explains."""
+    """The main table."""
     results = run.results
     if results is None:
         return None
