@@ -85,11 +85,6 @@ def pyramid_levels(features: Mapping[str, FeatureShape]) -> tuple[str, ...]:
     return tuple(deepest[size] for size in sorted(deepest, key=math.prod, reverse=True))
 
 
-def _norm(width: int) -> nn.GroupNorm:
-    """GroupNorm, not BatchNorm: a head sees few rows, and not the same ones in training and in use."""
-    return nn.GroupNorm(math.gcd(width, 8), width)
-
-
 class PooledHead(nn.Module):
     """One linear layer unless more are asked for, so that timm's form can hold it (`linear`).
 
@@ -125,3 +120,8 @@ class PooledHead(nn.Module):
         """[B, outputs] from features["pooled"] [B, channels]."""
         logits: Tensor = self.linear(self.hidden(features["pooled"]))
         return logits
+
+
+def _norm(width: int) -> nn.GroupNorm:
+    """GroupNorm, not BatchNorm: a head sees few rows, and not the same ones in training and in use."""
+    return nn.GroupNorm(math.gcd(width, 8), width)

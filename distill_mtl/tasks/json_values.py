@@ -9,6 +9,10 @@ from torch import Tensor
 
 from distill_mtl.errors import a_few, nearest
 
+NOT_KNOWN = ("", "nan", "na", "null", "none", "?")
+"""What cells of a table say where nothing is known, as `cell_text` gives them."""
+_DIGITS = 7
+"""More a float32 does not hold."""
 _SHOWN = 40  # characters of a value in a message
 
 
@@ -61,16 +65,6 @@ def first_characters(payload: bytes) -> str:
     return json.dumps(payload[:16].decode(errors="replace"), ensure_ascii=False)
 
 
-def _no_number(constant: str) -> NoReturn:
-    raise ValueError(f"the label holds {constant}; write null for an unknown value.")
-
-
-NOT_KNOWN = ("", "nan", "na", "null", "none", "?")
-"""What cells of a table say where nothing is known, as `cell_text` gives them."""
-_DIGITS = 7
-"""More a float32 does not hold."""
-
-
 def plain_values(values: Tensor) -> Any:
     """Numbers, or nested lists of them, with as many digits as float32 has; None for what is not finite."""
     return _plain_value(values.tolist())
@@ -97,3 +91,7 @@ def _plain_value(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
     return value
+
+
+def _no_number(constant: str) -> NoReturn:
+    raise ValueError(f"the label holds {constant}; write null for an unknown value.")

@@ -88,56 +88,6 @@ def corners(objects: Tensor) -> Tensor:
     return torch.cat([centre - half, centre + half], -1)
 
 
-def _class(entry: Any, classes: Mapping[str, int], place: int) -> int:
-    if not isinstance(entry, dict) or "class" not in entry:
-        raise ValueError(f"object {place} of the label has no `class`: {_short(entry)}.")
-    named = entry["class"]
-    if isinstance(named, str) and named in classes:
-        return classes[named]
-    if isinstance(named, int) and not isinstance(named, bool) and 0 <= named < len(classes):
-        return named
-    some = ", ".join(list(classes)[:5]) + (", …" if len(classes) > 5 else "")
-    raise ValueError(
-        f"object {place} of the label is of class {_short(named)}, which is neither a class number from 0 to "
-        f"{len(classes) - 1} nor one of the class names ({some})."
-    )
-
-
-def _box(entry: Mapping[str, Any], place: int) -> tuple[float, ...]:
-    """Centre x, y, width and height."""
-    numbers = _numbers(entry, "box", 4, "[left, top, width, height]", place)
-    left, top, width, height = numbers
-    if width <= 0 or height <= 0:
-        raise ValueError(f"object {place} of the label has a box without area, {_short(list(numbers))}.")
-    if max(numbers) <= 1 and max(width, height) < 1:
-        raise ValueError(
-            f"object {place} of the label has the box {_short(list(numbers))}, smaller than a pixel. Boxes are in "
-            "pixels, not in shares of the picture."
-        )
-    return (left + width / 2, top + height / 2, width, height)
-
-
-def _point(entry: Mapping[str, Any], place: int) -> tuple[float, ...]:
-    return (*_numbers(entry, "point", 2, "[x, y]", place), 0.0, 0.0)
-
-
-def _numbers(entry: Mapping[str, Any], key: str, count: int, form: str, place: int) -> Sequence[float]:
-    values = entry.get(key)
-    if not isinstance(values, list) or len(values) != count or not all(map(is_number, values)):
-        other, other_form = ("point", "points") if key == "box" else ("box", "boxes")
-        remedy = f" Objects with `{other}` need the option `form: {other_form}`."
-        raise ValueError(
-            f"object {place} of the label needs `{key}: {form}` in pixels, found {_short(entry)}."
-            + remedy * (other in entry)
-        )
-    return tuple(float(value) for value in values)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:60] + " …"
-
-
 MATCH_IOU = 0.5
 """Intersection over union from which a box counts as found (PASCAL VOC; COCO's AP50)."""
 
@@ -223,3 +173,53 @@ def best_constant_pck(counts: Tensor) -> float:
     disk = (line**2 + column**2 <= _REACH**2).double()
     reached = F.conv2d(counts.view(-1, 1, _GRID, _GRID), disk[None, None], padding=_REACH)
     return 100 * float(reached.flatten(1).amax(1).sum() / counts.sum().clamp(min=1))
+
+
+def _class(entry: Any, classes: Mapping[str, int], place: int) -> int:
+    if not isinstance(entry, dict) or "class" not in entry:
+        raise ValueError(f"object {place} of the label has no `class`: {_short(entry)}.")
+    named = entry["class"]
+    if isinstance(named, str) and named in classes:
+        return classes[named]
+    if isinstance(named, int) and not isinstance(named, bool) and 0 <= named < len(classes):
+        return named
+    some = ", ".join(list(classes)[:5]) + (", …" if len(classes) > 5 else "")
+    raise ValueError(
+        f"object {place} of the label is of class {_short(named)}, which is neither a class number from 0 to "
+        f"{len(classes) - 1} nor one of the class names ({some})."
+    )
+
+
+def _box(entry: Mapping[str, Any], place: int) -> tuple[float, ...]:
+    """Centre x, y, width and height."""
+    numbers = _numbers(entry, "box", 4, "[left, top, width, height]", place)
+    left, top, width, height = numbers
+    if width <= 0 or height <= 0:
+        raise ValueError(f"object {place} of the label has a box without area, {_short(list(numbers))}.")
+    if max(numbers) <= 1 and max(width, height) < 1:
+        raise ValueError(
+            f"object {place} of the label has the box {_short(list(numbers))}, smaller than a pixel. Boxes are in "
+            "pixels, not in shares of the picture."
+        )
+    return (left + width / 2, top + height / 2, width, height)
+
+
+def _point(entry: Mapping[str, Any], place: int) -> tuple[float, ...]:
+    return (*_numbers(entry, "point", 2, "[x, y]", place), 0.0, 0.0)
+
+
+def _numbers(entry: Mapping[str, Any], key: str, count: int, form: str, place: int) -> Sequence[float]:
+    values = entry.get(key)
+    if not isinstance(values, list) or len(values) != count or not all(map(is_number, values)):
+        other, other_form = ("point", "points") if key == "box" else ("box", "boxes")
+        remedy = f" Objects with `{other}` need the option `form: {other_form}`."
+        raise ValueError(
+            f"object {place} of the label needs `{key}: {form}` in pixels, found {_short(entry)}."
+            + remedy * (other in entry)
+        )
+    return tuple(float(value) for value in values)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:60] + " …"

@@ -70,7 +70,7 @@ class Segmentation(SoftmaxKind):
         self.dice = number("dice", dice)
 
     def read_label(self, payload: bytes) -> Tensor:
-        pixels = mask_pixels(payload)
+        pixels = _mask_pixels(payload)
         strange = pixels[(pixels >= len(self.classes)) & (pixels != self.ignore_index)]
         if strange.size:
             raise ValueError(
@@ -242,20 +242,6 @@ class Segmentation(SoftmaxKind):
         return flat.view(rows, number)
 
 
-def mask_pixels(payload: bytes) -> NDArray[np.int64]:
-    """int64 [H, W]: the class numbers of a mask, whichever they are.
-
-    Raises:
-        ValueError: it is not a PNG, or it is a colour picture.
-    """
-    mode, pixels = read_png(payload, "the mask")
-    if mode not in _NUMBER_MODES:
-        raise ValueError(
-            f"the mask is a colour picture (mode {mode}). It must hold class numbers, grey or with a palette."
-        )
-    return pixels.astype(np.int64)
-
-
 def soft_dice_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
     """1 - D of Milletari, Navab & Ahmadi (2016, arXiv:1606.04797, section 3), mean over classes, per row.
 
@@ -278,3 +264,17 @@ def soft_dice_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
     dice = 2 * overlap / (probabilities.square().flatten(2).sum(-1) + pixels).clamp(min=1)
     present = pixels > 0
     return ((1 - dice) * present).sum(1) / present.sum(1).clamp(min=1)
+
+
+def _mask_pixels(payload: bytes) -> NDArray[np.int64]:
+    """int64 [H, W]: the class numbers of a mask, whichever they are.
+
+    Raises:
+        ValueError: it is not a PNG, or it is a colour picture.
+    """
+    mode, pixels = read_png(payload, "the mask")
+    if mode not in _NUMBER_MODES:
+        raise ValueError(
+            f"the mask is a colour picture (mode {mode}). It must hold class numbers, grey or with a palette."
+        )
+    return pixels.astype(np.int64)
