@@ -113,3 +113,16 @@ def test_a_recipe_made_in_python_is_dumped_with_absolute_paths(
     )
     assert f"path: {tmp_path}/t\n" in dump_recipe(recipe)
     assert f"shards: {tmp_path}/a.tar\n" in dump_recipe(recipe)
+
+
+def test_a_resolved_recipe_with_empty_keys_of_the_other_form_of_teacher_loads(load: Load) -> None:
+    """Earlier versions wrote out the keys of a network and of a self-teacher in one section."""
+    network = "{path: t, student: null, every: null, decay: null}"
+    itself = (
+        "{path: null, args: {}, student: ema, decay: 0.9, input: {size: null}, trust: false, precision: auto}"
+    )
+    first, second = f"teacher: {network}, data: a.tar", f"teacher: {itself}, classes: 2, data: b.tar"
+    tasks = load(f"student: r\ntasks: {{a: {{{first}}}, b: {{{second}}}}}\n").tasks
+    assert tasks["a"].network is not None
+    assert tasks["b"].self_teacher is not None
+    assert tasks["b"].self_teacher.decay == 0.9
