@@ -145,9 +145,11 @@ def test_a_baseline_of_another_recipe_is_refused_with_what_differs(
         evaluate(out, baseline=["labels_only"], console=QUIET)
 
 
-def test_a_model_without_a_task_in_common_is_refused(finished: Path) -> None:
+def test_a_model_without_a_task_in_common_is_refused(finished: Path, tmp_path: Path) -> None:
     alone = finished.parent / "teachers" / "hue"
-    found = evaluate(finished, baseline=[str(alone)], console=QUIET)
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    found = evaluate(copy, baseline=[str(alone)], console=QUIET)
     assert set(found.baselines[str(alone)].tasks) == {"hue"}
     assert found.baselines[str(alone)].tasks["hue"].delta == 0, "it is the teacher itself"
     renamed = finished.parent / "renamed"
