@@ -98,27 +98,27 @@ class TeacherSection(Section):
     input: InputSection = InputSection()
     """What the network wants to see. Default: what its file says."""
     output: OutputSection = OutputSection()
-    """What its answers are. Default: what its file says."""
+    """Its output. Default: as its file says."""
     trust: bool = False
     """Let it run code: .pt2, .ts and `module` are programs."""
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """Of the weights' file; another file is refused."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """For its targets. auto: bf16 for a large teacher where the check finds it a quarter
-    faster on this machine and the score kept, else fp32."""
+    """For its targets. auto: bf16 for a large teacher if the check finds it a quarter
+    faster on this machine at the same score, else fp32."""
     compile: bool = False
-    """Put it through torch.compile before the first step; worth it for long runs with a large teacher."""
+    """Compile it with torch.compile before the first step, for long runs with a large teacher."""
     device: str | None = None
-    """Where it lives, such as cuda:1 or cpu. Default: where the student is."""
+    """Its device, such as cuda:1 or cpu. Default: that of the student."""
     expect: float | None = None
-    """Score in points that the check must find. Default: what the folder records."""
+    """The score that the check must reproduce. Default: the one that the folder records."""
 
 
 class SelfTeacherSection(Section):
-    """The student itself as it was, in place of a network. In short form `self`."""
+    """The student itself as teacher, instead of a network. In short form `self`."""
 
     student: Literal["frozen", "ema"]
-    """A copy that is frozen now and then, or the average of the student's weights."""
+    """A copy that is frozen at intervals, or the average of the student's weights."""
     every: Count | None = None
     """Steps between two freezes; for ema, before the first targets. Default: the beginning of each phase of an
     alternating stream, else a tenth of the run."""
@@ -140,12 +140,12 @@ AnyTeacher = Annotated[
 
 
 class GateSection(Section):
-    """When a teacher's answer is left out, because it is too unsure. One of the two keys."""
+    """Masks the rows on which the teacher's answer is too uncertain. One of the two keys."""
 
     entropy: Share | None = None
-    """Largest entropy of an answer (T = 1) that counts, as a share of that of an even guess."""
+    """Largest entropy (T = 1) that is not masked, as a share of the entropy of equal probabilities."""
     confidence: Share | None = None
-    """Smallest probability of the likeliest class of an answer that counts."""
+    """Smallest probability of the likeliest class that is not masked."""
 
 
 class HintSection(Section):
@@ -156,12 +156,12 @@ class HintSection(Section):
     teacher: str | None = None
     """Dotted layer name. Default: the teacher's last map."""
     form: Literal["auto", "map", "pooled"] = "auto"
-    """What is compared: map by map, or the means over their pixels. auto: maps from live teachers, pooled from
-    cached ones, whose maps would take much room."""
+    """What is compared: maps pixel by pixel, or the means over their pixels. auto: maps of live teachers, means of
+    cached ones."""
 
 
 class LabelSection(Section):
-    """Where a source keeps the labels of one task. In short form only the member."""
+    """The labels of one task in a source. In short form only the member."""
 
     member: str | None = None
     """File ending of the label inside a shard: cls, seg.png. Default: the kind's."""
@@ -175,14 +175,14 @@ class SplitSection(Section):
 
 
 class AugmentSection(Section):
-    """Changes of the picture while training: geometry for student and teachers, colour for the student."""
+    """Changes of the picture in training: geometry for student and teachers, colour for the student."""
 
     crop: tuple[Share, Share] | None = (0.5, 1.0)
     """Area of a random resized crop as a share of the picture, from and to; null: no crop."""
     flip: bool = True
     """Mirror half of the rows left to right."""
     color: Part = 0.2
-    """Strength of brightness, contrast and saturation changes, for the student alone."""
+    """Strength of brightness, contrast and saturation changes, for the student only."""
 
     @field_validator("crop")
     @classmethod
@@ -196,12 +196,12 @@ class LimitSection(Section):
     """Use only some of the labels. In short form the number of rows."""
 
     rows: Count | None = None
-    """Training rows that keep their labels; the others become an unlabelled pool."""
+    """Training rows that keep their labels; the others become unlabelled."""
     per_class: Count | None = None
     """The same counted by class (needs one class label). Give `rows` or `per_class`."""
     share: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Of the source's rows in a batch, the share that has labels. Default: a quarter, or more where more
-    of its rows have them."""
+    """The share of the source's rows in a batch that have labels. Default: a quarter, or more if more of its
+    rows have labels."""
 
     @model_validator(mode="after")
     def _one_count(self) -> "LimitSection":
@@ -238,7 +238,7 @@ class SourceSection(Section):
 
 
 class HeadSection(Section):
-    """The part of the student that serves one task alone."""
+    """The part of the student for one task only."""
 
     width: Count | None = None
     """Channels inside. Default: those of the head it begins with; else 24 for maps, and a pooled vector has one
@@ -252,7 +252,7 @@ class HeadSection(Section):
 
 
 class TaskSection(Section):
-    """One task: what is asked, who teaches it, and how its loss is made."""
+    """One task: its kind, its teacher, its labels and its loss."""
 
     kind: str = "classification"
     """classification | multilabel | regression | segmentation | depth | normals | heatmap, or a class of your own:
@@ -262,22 +262,22 @@ class TaskSection(Section):
     classes: Count | list[str] | None = None
     """Number or names. Default: the teacher's."""
     teacher: AnyTeacher | None = None
-    """Who teaches rows that lack this task's label: a trained network, or the student itself as it was."""
+    """The source of targets for rows without this task's label: a trained network, or the student itself."""
     temperature: Positive = 4.0
-    """Softens teacher and student before they are compared."""
+    """Softens the answers of teacher and student before they are compared."""
     weights: dict[str, NotNegative] = {}
     """Weights of the loss's terms: supervised, soft_targets, hint, or a class of your own, my_terms:Margin. Default:
     each term's own."""
     head: HeadSection = HeadSection()
-    """Size and first weights of the task's head."""
+    """Size and initial weights of the task's head."""
     hints: list[HintSection] = [HintSection()]
     """Pairs of layers; an empty list switches hints off for the task."""
     metric: str | None = None
-    """Score that is reported. Default: the kind's first."""
+    """The score that is reported. Default: the kind's first."""
     options: dict[str, Any] = {}
     """Options of the kind of task, such as ignore_index."""
     gate: GateSection | None = None
-    """Rows on which the teacher's answer is left out; null: it counts on all rows that it sees."""
+    """Rows on which the teacher's answer is masked; null: none."""
 
     @property
     def network(self) -> TeacherSection | None:
@@ -294,7 +294,7 @@ class BalanceSection(Section):
     """How the tasks share the trunk. In short form only the method."""
 
     method: str = "auto"
-    """auto (mgda_ub where every row has label or teacher for every task, else uniform) | uniform | ..."""
+    """auto (mgda_ub if every row has a label or a teacher for every task, else uniform) | uniform | ..."""
     options: dict[str, Any] = {}
     """Options of the method."""
     harm_every: Count | None = None
@@ -318,7 +318,7 @@ class OptimizerSection(Section):
 
 
 class AsynchronousSection(Section):
-    """Parts that are stepped by their own count of rows, as UberNet does (Kokkinos 2016)."""
+    """Parts that step after their own number of rows, as in UberNet (Kokkinos 2016)."""
 
     trunk: Count
     """Rows with any loss between two steps of the trunk."""
@@ -327,12 +327,12 @@ class AsynchronousSection(Section):
 
 
 class StreamSection(Section):
-    """How the rows of several data sets come together. In short form only the mode."""
+    """How a batch mixes the data sets. In short form only the mode."""
 
     mode: Literal["mixed", "alternate"] = "mixed"
-    """mixed: rows of all data sets in every batch; alternate: batches of one data set each, turning."""
+    """mixed: rows of all data sets in every batch; alternate: batches of one data set each, in turn."""
     phase: Count = 1
-    """With alternate, the steps that a data set keeps before the next one turns."""
+    """With alternate, the number of steps before the next data set."""
 
 
 class TrainingSection(Section):
@@ -358,7 +358,7 @@ class TrainingSection(Section):
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     """auto: bf16 where the GPU has it, else fp32."""
     teachers_on: Literal["missing", "all", "none"] = "missing"
-    """Rows that teachers see: those without a label, all, or none (labels only)."""
+    """Rows with a teacher target: those without a label, all, or none (labels only)."""
     clip: Positive | None = 1.0
     """Largest gradient norm; null: no clipping."""
     asynchronous: AsynchronousSection | None = None
@@ -370,7 +370,7 @@ class TrainingSection(Section):
     log_every: Count = 10
     """Steps between two lines of metrics.jsonl."""
     trackers: list[str] = []
-    """Live views of metrics.jsonl, by Accelerate's names: tensorboard, wandb, mlflow, trackio, ..."""
+    """Services that show metrics.jsonl live, by their names in Accelerate: tensorboard, wandb, mlflow, trackio, ..."""
     checkpoint_every: Count = 500
     """Steps between two checkpoints."""
     keep: Count = 2
@@ -380,7 +380,7 @@ class TrainingSection(Section):
 
 
 class StageTaskSection(Section):
-    """What one task does otherwise in a stage."""
+    """Settings of one task in a stage."""
 
     weights: dict[str, NotNegative | None] = {}
     """Weights of its loss's terms. Default: the stage's."""
@@ -392,13 +392,13 @@ class StageSection(Section):
     """One stage of the run."""
 
     until: Count | Annotated[float, Field(gt=0, le=1)] | None = None
-    """Where it ends: a share of the run, or a whole number of steps. The last stage goes on to the end."""
+    """Where it ends: a share of the run, or a whole number of steps. The last stage ends with the run."""
     weights: dict[str, NotNegative | None] = {}
     """Weights of the terms of every task's loss. Default: the tasks' own."""
     temperature: Positive | None = None
     """Of all soft targets. Default: the tasks' own."""
     tasks: dict[Name, StageTaskSection] = {}
-    """What single tasks do otherwise."""
+    """Settings of single tasks."""
     train: Annotated[list[str], Field(min_length=1)] | None = None
     """Parts that train: trunk, trunk:LAYER (up to that layer), guided (up to the layers of the hints), heads,
     heads:TASK, adapters. Default: all."""
@@ -408,17 +408,17 @@ class TargetsSection(Section):
     """Where the teachers' answers come from while the student trains. In short form only `from`."""
 
     from_: Literal["auto", "live", "cached"] = Field(default="auto", alias="from")
-    """live: teachers run in every step | cached: what `distill-mtl cache` wrote is read | auto: cached where
-    that is present and valid, else live"""
+    """live: teachers run in every step | cached: the cache of `distill-mtl cache` is read | auto: cached if there
+    is a valid cache, else live"""
     views: Count | None = None
     """Views of each row in turn, the first one plain. Default: live teachers see a fresh view every epoch, cached
     ones saw the plain one."""
     logits: Literal["fp32", "fp16", "int8"] = "fp16"
-    """Numbers that cached logits are kept in."""
+    """Type of cached logits."""
     top_k: Count | None = None
-    """Keep the largest logits of a row and the mass of the others. Default: all of them."""
+    """Store only the largest logits of a row and the sum of the others. Default: all."""
     features: Literal["fp16", "int8"] = "fp16"
-    """Numbers that cached hidden features are kept in."""
+    """Type of cached hidden features."""
 
     @property
     def view_count(self) -> int | None:
