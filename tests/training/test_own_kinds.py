@@ -167,7 +167,7 @@ def test_code_runs_only_where_the_recipe_says_so(folder: Path) -> None:
         ("my_task:Angle", "", r"there is no module 'my_task'"),
         ("my_tasks:Angel", "class Angle: ...", r"has no 'Angel'. Did you mean 'Angle'"),
         ("my_tasks:Angle", "class Angle: ...", r"kind of task.*TaskKind"),
-        ("my_tasks:", "", r"names no kind of task"),
+        ("my_tasks:", "", r"'my_tasks:'.*module:Class"),
         ("my_tasks:Angle", "1 / 0", r"importing my_tasks failed with ZeroDivisionError"),
         (
             "my_tasks:Angle",
