@@ -124,19 +124,23 @@ def _refuse_nan(who: str, task: str, logits: Tensor, keys: Sequence[str]) -> Non
 
 def no_row(task: str, evaluation_set: EvaluationSet) -> ShardError:
     """The error of a task that cannot be measured."""
-    return ShardError(
-        f"task '{task}' has no labelled row in the {evaluation_set.split} set, so nothing can be measured. Name "
-        f"shards with labels under data.SOURCE.split.{evaluation_set.split}, or leave it out: a share is split off."
-    )
+    found = f"task '{task}' has no labelled row in {_name(evaluation_set)}, so it cannot be measured."
+    key = f"data.SOURCE.split.{evaluation_set.split}"
+    ways = f" Name labelled shards under {key}, or leave that key out: then a share of the rows is split off."
+    return ShardError(found if evaluation_set.split is None else found + ways)
 
 
 def _no_known_row(
     task: str, kind: TaskKind, evaluation_set: EvaluationSet, known: Sequence[int]
 ) -> ShardError:
     return ShardError(
-        f"task '{task}' has no row in the {evaluation_set.split} set with a label of a class that its teacher knows "
+        f"task '{task}' has no row in {_name(evaluation_set)} with a label of a class that its teacher knows "
         f"({', '.join(kind.classes[place] for place in known)}), so the two cannot be compared."
     )
+
+
+def _name(evaluation_set: EvaluationSet) -> str:
+    return "the data" if evaluation_set.split is None else f"the {evaluation_set.split} set"
 
 
 def examined(student: Student) -> AbstractContextManager[object]:
