@@ -101,11 +101,8 @@ def collect(
                 observe(batch, logits, target, part)
     parts = evaluation_set.processes.join(parts)
     if not parts:
-        raise (
-            no_row(task, evaluation_set)
-            if known is None
-            else _no_known_row(task, kind, evaluation_set, known)
-        )
+        known_row = None if known is None else _no_known_row(task, kind, evaluation_set, known)
+        raise known_row or no_row(task, evaluation_set)
     return _merge(parts)
 
 
