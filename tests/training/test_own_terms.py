@@ -91,7 +91,7 @@ def test_a_terms_loss_grows_with_its_weight(folder: Path) -> None:
     ("name", "found"),
     [
         ("my_terms:Missing", "has no 'Missing'"),
-        ("my_terms:F", "no loss term"),
+        ("my_terms:F", "loss term"),
         ("my_terms:Term", "forward"),
         ("hnt", "'hint'"),
     ],
