@@ -362,10 +362,13 @@ class Evaluation(BaseModel):
         except ValueError as error:
             raise UserError(f"{path} is not JSON ({error}). {again}") from None
         found = content if isinstance(content, dict) else {}
-        if (found.get("format"), found.get("version")) != (FORMAT, VERSION):
-            said = f"version {found.get('version')}" if found.get("format") == FORMAT else "no such format"
+        named = found.get("format"), found.get("version")
+        if named != (FORMAT, VERSION):
+            said = (
+                "it has no format" if named[0] is None else f"it has format {named[0]!r}, version {named[1]}"
+            )
             raise UserError(
-                f"{path} is not in the format '{FORMAT}', version {VERSION}: it names {said}. {again}"
+                f"{path} cannot be read by this version: {said}, and not {FORMAT!r}, version {VERSION}. {again}"
             )
         try:
             return cls.model_validate(content)

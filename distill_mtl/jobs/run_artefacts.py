@@ -101,5 +101,7 @@ def earlier_result(path: Path, console: Console) -> Evaluation | None:
     try:
         return Evaluation.read(path) if path.exists() else None
     except UserError as error:
-        console.print(f"[yellow]{escape(str(error))} Its baselines, steps and seconds are not kept.[/yellow]")
+        console.print(
+            f"[yellow]{escape(str(error))}\nIts baselines, steps and seconds are not kept.[/yellow]"
+        )
         return None

@@ -127,10 +127,10 @@ def _without_format(content: dict[str, Any]) -> object:
 @pytest.mark.parametrize(
     ("spoil", "finding"),
     [
-        (_without_format, "no such format"),
+        (_without_format, "no format"),
         (lambda content: content | {"version": 99}, "version 99"),
-        (lambda content: content | {"format": "another"}, "no such format"),
-        (lambda content: [content], "no such format"),
+        (lambda content: content | {"format": "another"}, "another"),
+        (lambda content: [content], "no format"),
         (lambda content: content | {"split": 3}, "split"),
     ],
 )

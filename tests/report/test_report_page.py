@@ -257,7 +257,7 @@ def test_equal_names_of_runs_are_told_apart_by_their_folders(tmp_path: Path) -> 
     [
         (lambda folder: (folder / "recipe.resolved.yaml").unlink(), "recipe.resolved.yaml"),
         (lambda folder: (folder / "results.json").write_text("{"), "is not JSON"),
-        (lambda folder: (folder / "results.json").write_text('{"tasks": {}}'), "no such format"),
+        (lambda folder: (folder / "results.json").write_text('{"tasks": {}}'), "no format"),
     ],
 )
 def test_a_folder_that_is_no_run_is_refused_in_one_line(tmp_path: Path, spoil: object, message: str) -> None:
