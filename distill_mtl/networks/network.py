@@ -116,11 +116,14 @@ class Network:
         self._view, self._heads = view, dict[str, TaskNetwork]()
 
     def head(self, task: str) -> TaskNetwork:
-        """The network of one task; asked for before the network is moved to another device."""
+        """The network of one task, on the network's device."""
         if task not in self._heads:
+            device = self.device
+            self.to(torch.device("cpu"))  # where a trunk is first looked at
             head = self._view(task).eval()
             self._share(head)
             self._heads[task] = head
+            self.to(device)
         return self._heads[task]
 
     def with_inputs(self, inputs: InputContract) -> "Network":
@@ -137,7 +140,7 @@ class Network:
         self._share(head)
 
     def to(self, device: torch.device) -> "Network":
-        """Move the heads that were asked for. Raises UserError where the form cannot work there."""
+        """Move the network. Raises UserError where the form cannot work there."""
         self.device = device
         for head in self._heads.values():
             head.to(device)
@@ -175,9 +178,9 @@ class Network:
 
         Args:
             pictures: uint8 [3, H, W], of any sizes; each is resized alone.
-            tasks: whose heads were asked for.
+            tasks: of the network.
         """
-        heads = {task: self._heads[task] for task in tasks}
+        heads = {task: self.head(task) for task in tasks}
         first = next(iter(heads.values()))
         pixels = [self._pixels(first, picture.to(self.device)) for picture in pictures]
         found = {task: [torch.empty(0)] * len(pictures) for task in heads}

@@ -148,7 +148,6 @@ def test_heads_of_one_network_keep_their_own_layers(places: dict[str, str]) -> N
 
 def test_pictures_of_several_sizes_are_answered_one_by_one(places: dict[str, str]) -> None:
     network = open_network(places["student"])
-    network.head("breed")
     mixed = [torch.randint(256, (3, *size), dtype=torch.uint8) for size in ((8, 8), (20, 11), (8, 8))]
     together = network.logits(mixed, ["breed"])["breed"]
     for picture, logits in zip(mixed, together, strict=True):
