@@ -73,7 +73,7 @@ class RuntimeNetwork(TaskNetwork):
                 self._last_map = next(maps, None) or next(filter(self._readable, others), None)
         return self._last_map
 
-    def answers(self, kind: AnswerKind) -> None:
+    def read_as(self, kind: AnswerKind) -> None:
         probable = kind.are_probabilities(self._tried)
         self.gives = self._said or ("probabilities" if probable else "logits")
         self._logits_of = kind.logits_of if self.gives == "probabilities" else _as_it_is

@@ -56,7 +56,7 @@ class TaskNetwork(nn.Module, ABC):
     def shapes(self) -> Mapping[str, FeatureShape]:
         """Shape of every feature that can be read without tapping more, by name."""
 
-    def answers(self, kind: AnswerKind) -> None:
+    def read_as(self, kind: AnswerKind) -> None:
         """From now on the answer is one of this kind of task: probabilities are found out and turned into its logits.
 
         Raises:

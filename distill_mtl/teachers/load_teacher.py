@@ -121,7 +121,7 @@ def teacher_of(
     reader = network.head(head)
     kind, options = _agreed_task(network, head, asked, task or head)
     shaped = KINDS[kind].class_for(options)
-    reader.answers(shaped)
+    reader.read_as(shaped)
     named = named_classes(output.classes) if output.classes is not None else None
     labels = _labels(section, named, reader.width, shaped, asked.classes, str(source.place))
     taken = _layers(reader, layers)

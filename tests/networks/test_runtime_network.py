@@ -96,7 +96,7 @@ def test_what_it_returns_is_told_with_shapes() -> None:
     assert subject.outputs == {"soft": (4,)}
     assert subject.answer == "soft"
     assert subject.gives == "logits"
-    subject.answers(KINDS["classification"])
+    subject.read_as(KINDS["classification"])
     assert subject.gives == "probabilities"
     assert subject(torch.rand(2, 3, 8, 8))[LOGITS].max() <= 0
 
