@@ -134,7 +134,7 @@ def score_problem(measured: MeasuredScore, expected: ExpectedScore | None, kind:
     - With an expected score, it may be 2 points lower, or as much lower as chance explains: both scores come from a
       sample, so the difference has both errors. For scores in the label's unit, the 2 points are 2 % of the way
       from a constant answer to the expected score.
-    - A recorded score that a constant answer also reaches proves nothing. One that the recipe states is believed.
+    - A recorded score that a constant answer also reaches proves nothing. One that the recipe states is accepted.
     - Without an expected score, it must be clearly better than the best constant answer.
     """
     sign = 1 if kind.higher_is_better else -1

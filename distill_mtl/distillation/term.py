@@ -219,7 +219,7 @@ def admit_term(name: str, *, trust: bool, say: str) -> None:
         found.name, found.weight = name, 0.0
         TERMS.register(name)(found)
     else:
-        TERMS[name]  # raises for a name that nobody registered
+        TERMS[name]  # raises for a name that is not registered
 
 
 def build_terms(

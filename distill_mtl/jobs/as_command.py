@@ -13,7 +13,7 @@ What argparse needs beyond Python's signature stands in the docstring, in the br
         shuffle (SEED): what a value says. None: what --no-shuffle says.
 
 A section `Args TITLE:` is a group in the help, `Usage:` replaces the usage line, `Examples:` is the epilog, and
-`KeyboardInterrupt` under `Raises:` says what an interrupted command leaves. `console` is no argument. An argument that
+`KeyboardInterrupt` under `Raises:` says what an interrupted command leaves. `console` is not one. An argument that
 a function does not describe is described by its module. What is not given is not passed.
 """
 

@@ -120,7 +120,7 @@ BOUNDS = {
 }
 NAME = "a name of letters, digits, - and _ that begins with a letter"
 PATTERNS = {"^[0-9a-f]{64}$": "64 hexadecimal digits"}
-"""What a pattern asks for in words, where that is not a name."""
+"""A description of a pattern that is not a name."""
 
 
 def expected(path: KeyPath) -> str:

@@ -17,7 +17,7 @@ class KnownNames:
             that ends in a colon stands for all that begin so, a colon alone for all that hold one.
         fixed_classes: kinds of task whose classes are always the same, so that a recipe need not list them; None: which
             these are is not known.
-        unit_metrics: kind of task -> its scores in the labels' own unit, of which 1 may be everything or nothing;
+        unit_metrics: kind of task -> its scores in the label's unit, which have no default margin;
             None among them stands for the kind's default score.
         terms: loss term -> its default weight; empty: they are not known.
     """

@@ -2,7 +2,7 @@
 
 `load_recipe` expands the file with `expand` and writes out with `fill_defaults` what depends on the rest of the recipe;
 `--set` walks through short forms with `long_form`, and the editors' JSON Schema admits exactly what `SHORT_FORMS`
-lists. Nothing here judges values: what makes no sense passes through, and validation reports it under the path that
+lists. Nothing here judges values: invalid values pass through, and validation reports them under the path that
 the user wrote.
 """
 

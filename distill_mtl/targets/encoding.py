@@ -56,7 +56,7 @@ class Codec(ABC):
 
 
 class Whole(Codec):
-    """fp32, as it is: for values in a unit of their own, of which fp16 would keep three digits."""
+    """fp32, as it is: for values in the label's unit; fp16 would keep three digits of them."""
 
     def __init__(self, name: str, shape: tuple[int, ...]) -> None:
         self.name = name

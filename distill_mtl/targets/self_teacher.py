@@ -1,8 +1,8 @@
 """The self-teacher: an earlier copy of the student, for tasks without another teacher. It reduces forgetting.
 
 Learning without Forgetting (Li & Hoiem 2016, section 3) freezes the network before it learns something new
-and keeps its answers on the new rows; Kim et al. 2018 do so over and over while data sets of different
-tasks take turns. As an average of weights it is a mean teacher (Tarvainen & Valpola 2017).
+and keeps its answers on the new rows; Kim et al. 2018 do so over and over while batches alternate between data
+sets of different tasks. As an average of weights it is a mean teacher (Tarvainen & Valpola 2017).
 """
 
 from collections.abc import Callable, Mapping, Sequence

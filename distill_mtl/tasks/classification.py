@@ -65,7 +65,7 @@ class Classification(SoftmaxKind):
     """Softmax over the classes; logits [R, C], labels int64 [R].
 
     Metrics, as `class_scores` defines them: `accuracy`, `balanced_accuracy`, `macro_f1`, `top5`, and `ece`, the
-    calibration error, of which less is better.
+    calibration error; lower is better.
 
     Args:
         label_smoothing: share of the supervised target spread over all classes. 0 by default: soft

@@ -25,7 +25,7 @@ def read_vector(payload: bytes, names: Sequence[str]) -> list[Any]:
         names: in the order of the result.
 
     Raises:
-        ValueError: it is none of these, in words for the user.
+        ValueError: it is none of these, with a text for the user.
     """
     try:
         read = json.loads(payload, parse_constant=_no_number)

@@ -1,6 +1,6 @@
 """The label of a kind of task: read, checked, moved with the view, counted and written.
 
-`LabelForm` is the half of `TaskKind` that knows the label's bytes. Whoever handles labels asks it (the data reader,
+`LabelForm` is the half of `TaskKind` that knows the label's bytes. Whatever handles labels calls it (the data reader,
 `shards`, `init`, `predict --masks`), so what one command writes or counts is what training reads.
 """
 

@@ -18,8 +18,8 @@ def choose_rule(
     """The balancing rule of a recipe and why it was taken.
 
     MGDA-UB compares gradients on the same rows, so it needs a label or a teacher for every task on every
-    row, in every stage; without them it would only see which task has how many rows. A self-teacher is no
-    such cover: before the first freeze it gives no targets, and then it answers as the student does, so that its
+    row, in every stage; without them it would only see which task has how many rows. A self-teacher does
+    not count: before the first freeze it gives no targets, and then it answers as the student does, so that its
     gradient is nearly zero. Parts that step by their own counts never take the step that a Gramian was for.
 
     Raises:

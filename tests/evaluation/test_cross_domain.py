@@ -95,7 +95,7 @@ def test_rows_are_capped(
 ) -> None:
     monkeypatch.setattr(cross_domain, "MOST_ROWS", 12)
     found = cross_domain.cross_domain(Comparison(student, teachers, kinds, EvaluationSet(sources, "test")))
-    assert {abroad.rows for sources in found.values() for abroad in sources.values()} == {12}
+    assert {other.rows for sources in found.values() for other in sources.values()} == {12}
 
 
 def test_several_processes_find_the_very_same(

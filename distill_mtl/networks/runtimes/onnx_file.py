@@ -116,7 +116,7 @@ class OnnxRuntime(Runtime):
             binding.bind_output(name, *where)
         if images.is_cuda:
             # The session works on a stream of its own and waits for it before it returns, but knows nothing
-            # of torch's: the images must be there, and nobody may still read memory that it takes again.
+            # of torch's: the images must be there, and no kernel may still read memory that it reuses.
             torch.cuda.current_stream(images.device).synchronize()
         self._session.run_with_iobinding(binding)
         return {
