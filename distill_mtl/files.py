@@ -159,7 +159,7 @@ def wait_for(target: Path, what: str, patience: float = 300.0) -> None:
         elif time.monotonic() - since > patience:
             raise ShardError(
                 f"{what} is being made by another process, which has made no progress for {patience:.0f} s. "
-                "Its own message says why; start the command again to go on."
+                "Its own message says why; start the command again to continue."
             )
         time.sleep(_POLL)
 

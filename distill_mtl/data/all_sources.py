@@ -397,8 +397,8 @@ class Sources:
             for split in SPLITS if trained else ("test",):
                 if owners and not self.count(task, split):
                     raise ShardError(
-                        f"data.{owners[0].name}: no {split} rows for the task {task}. A twentieth of so few rows "
-                        f"is none: name shards for it in data.{owners[0].name}.split.{split}."
+                        f"data.{owners[0].name}: no {split} rows for the task {task}. 5 % of so few rows is less "
+                        f"than one row. Name shards in data.{owners[0].name}.split.{split}."
                     )
 
     def _named(self, source: Integers, row: Integers, keys: Collection[str]) -> NDArray[np.bool_]:

@@ -258,7 +258,7 @@ def refuse_no_run(run: RunFiles) -> None:
         )
     if not path.is_dir():
         raise UserError(
-            f"{path} is a file, and no run folder. Compare a model's file with "
+            f"{path} is a file, not a run folder. Compare a model's file with "
             f"`distill-mtl evaluate --student {path} --against RUN --data SHARDS`."
         )
     if owner.student == path.resolve() and owner.recipe.exists():

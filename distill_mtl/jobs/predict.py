@@ -128,9 +128,9 @@ def _opened(path: Path, files: ExitStack) -> TextIO:
 def _conclude(errors: Console, found: FoundPictures, unread: Sequence[Unread], cropped: int) -> None:
     """What the answers do not show: cropped pictures, files left out, pictures that could not be read."""
     if cropped:
-        were, them = ("picture was", "it") if cropped == 1 else ("pictures were", "them")
+        were, whole = ("picture was", "picture") if cropped == 1 else ("pictures were", "pictures")
         errors.print(
-            f"{cropped:,} {were} cropped to what the network sees; use --resize squash to see all of {them}.",
+            f"{cropped:,} {were} cropped to the network's input. Use --resize squash for the whole {whole}.",
             soft_wrap=True,
         )
     for ending, count in sorted(found.left_out.items()):

@@ -89,7 +89,7 @@ def advice(run: RunRecord) -> list[str]:
     results = run.results
     if results is None:
         return (
-            [f"Go on with --resume --out {run.files.path}; the comparison is made at the end."]
+            [f"Continue with --resume --out {run.files.path}; the comparison is made at the end."]
             if run.files
             else []
         )

@@ -96,7 +96,8 @@ class Trackers:
             tracker.store_init_configuration(hyperparameters)
         except Exception as error:
             alone = UserError(
-                f"training.trackers: {name} could not be started: {brief(error)}. Mend it, or remove it from the list."
+                f"training.trackers: {name} could not be started: {brief(error)}. Correct its settings, or remove it "
+                "from the list."
             )
             alone.everywhere = False  # the other processes have no trackers
             raise alone from error

@@ -115,7 +115,7 @@ class TrainingLoop:
             raise StoppedElsewhere(kept)
         raise Stopped(
             f"stopped after step {self.session.step} of {self.parts.steps}. Nothing is lost: start the same command "
-            f"with --resume to go on from {self.folder.checkpoints}."
+            f"with --resume to continue from {self.folder.checkpoints}."
         )
 
     def _refuse_broken(self, report: StepReport) -> None:

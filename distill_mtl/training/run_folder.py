@@ -60,7 +60,7 @@ class RunFolder(RunFiles):
             )
         elif not overwrite:
             raise UserError(
-                f"{self.path} already holds a run. Go on with --resume, start again with --overwrite "
+                f"{self.path} already holds a run. Continue with --resume, start again with --overwrite "
                 "(deletes it), or choose another folder with --out."
             )
 
