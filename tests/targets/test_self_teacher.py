@@ -62,7 +62,7 @@ def test_tasks_share_one_pass_through_the_trunk() -> None:
     assert not any(target.output.logits.requires_grad for target in answers.values())
 
 
-def test_an_average_moves_before_every_step_and_speaks_from_the_first_moment_on() -> None:
+def test_an_average_moves_before_every_step_and_teaches_from_the_first_moment_on() -> None:
     student = toys.toy_student(KINDS)
     teacher, batch = SelfTeacher(student, ["a"], lambda step: step == 3, decay=0.5), _batch()
     weights = []

@@ -137,7 +137,7 @@ def test_the_old_student_runs_once_for_all_its_tasks(folder: Path) -> None:
     assert len(passes) == 1
 
 
-def test_every_image_of_the_new_task_is_heard_by_the_old_ones_and_none_of_theirs_is_trained_on(
+def test_the_old_tasks_have_targets_on_every_image_of_the_new_one_and_none_of_theirs_is_trained_on(
     folder: Path,
 ) -> None:
     built = parts(folder)

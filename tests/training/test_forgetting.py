@@ -17,7 +17,7 @@ def test_labels_alone_forget_a_task_while_the_other_has_its_turn(from_labels_alo
 
 
 @pytest.mark.parametrize("decay", [None, 0.9], ids=["frozen", "ema"])
-def test_a_former_self_makes_the_student_forget_less(
+def test_a_self_teacher_makes_the_student_forget_less(
     from_labels_alone: list[float], decay: float | None
 ) -> None:
     remembered = taking_turns.drops(decay, remembers=True)

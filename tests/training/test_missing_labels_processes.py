@@ -21,7 +21,7 @@ VOICES = (
 )
 
 
-def test_two_processes_equal_one_with_every_voice_at_once(tmp_path: Path) -> None:
+def test_two_processes_equal_one_with_every_provider_at_once(tmp_path: Path) -> None:
     recipe = toy_world.build(tmp_path)
     one, two = tmp_path / "one", tmp_path / "two"
     distill(load_recipe(recipe, VOICES), out=one, console=Console(quiet=True))

@@ -22,7 +22,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return toy_world.build(tmp_path_factory.mktemp("world"))
 
 
-def test_a_former_self_speaks_from_the_second_phase_on_beside_real_teachers(
+def test_a_self_teacher_has_targets_from_the_second_phase_on_beside_real_teachers(
     recipe: Path, tmp_path: Path
 ) -> None:
     out, console = tmp_path / "run", Console(record=True, file=io.StringIO(), width=200)
@@ -61,7 +61,7 @@ def test_phases_of_one_step_freeze_it_ten_times_in_the_run(recipe: Path, tmp_pat
         ("training.stream={mode: alternate, phase: 6}", "training.stream.phase"),
     ],
 )
-def test_a_former_self_that_would_never_speak_is_refused(recipe: Path, override: str, key: str) -> None:
+def test_a_self_teacher_that_would_never_teach_is_refused(recipe: Path, override: str, key: str) -> None:
     with pytest.raises(RecipeError, match=f"{key}: .*step 6.* 6 steps"):
         build(load_recipe(recipe, [*HUE, override]))
 
@@ -80,12 +80,12 @@ def test_a_former_self_that_would_never_speak_is_refused(recipe: Path, override:
         ("training.asynchronous={trunk: 20, heads: 10}", "balance=uncertainty", "training.ema=0.5"),
     ],
 )
-def test_every_voice_runs_to_a_table(recipe: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:
+def test_every_provider_runs_to_a_table(recipe: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:
     evaluation = distill(load_recipe(recipe, overrides), out=tmp_path / "run", console=Console(quiet=True))
     assert set(evaluation.tasks) == {"hue", "shape"}
 
 
-def test_the_share_of_rows_on_which_a_teacher_is_not_heard_is_logged(recipe: Path, tmp_path: Path) -> None:
+def test_the_share_of_masked_rows_is_logged(recipe: Path, tmp_path: Path) -> None:
     gates = ("tasks.hue.gate={confidence: 1.0}", "tasks.shape.gate={entropy: 1.0}")
     distill(load_recipe(recipe, gates), out=tmp_path / "run", console=Console(quiet=True))
     for line in quickstart.metrics(tmp_path / "run"):
