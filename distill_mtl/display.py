@@ -61,18 +61,21 @@ class Display:
             TextColumn("{task.fields[note]}"),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
         )
         self._bar = self._progress.add_task(what, total=total, completed=done, note="")
 
     def __enter__(self) -> "Display":
-        self._progress.start()
+        if (
+            self.console.is_terminal
+        ):  # elsewhere rich before 14.3 ends a bar with an empty line, even one that is off
+            self._progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        if self.console.is_terminal:
+            self._progress.stop()
 
     def update(self, done: int, note: str = "") -> None:
         """Move to `done`; `note` is shown beside the bar."""
