@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distill_mtl.errors import RecipeError
+from distill_mtl.reading import Remedy, read_text
 from distill_mtl.recipe.command_line import apply_overrides
 from distill_mtl.recipe.known_names import KnownNames, known_names
 from distill_mtl.recipe.long_form import expand, fill_defaults
@@ -26,6 +27,8 @@ from distill_mtl.recipe.schema import (
 )
 from distill_mtl.recipe.validation import validate
 from distill_mtl.recipe.yaml_reader import YamlDocument, YamlSyntaxError, read_document
+
+_LARGEST = 16 << 20  # bytes of a recipe
 
 
 def load_recipe(
@@ -61,15 +64,7 @@ def load_recipe(
 
 
 def _read(path: Path) -> YamlDocument:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        reason = error.strerror or error
-        raise RecipeError(f"Recipe {path} cannot be read: {reason}. Give the path of a YAML file.") from error
-    except UnicodeDecodeError as error:
-        raise RecipeError(
-            f"Recipe {path} is not UTF-8 text (byte {error.start}). Save it as UTF-8."
-        ) from error
+    text = read_text(path, _LARGEST, remedy=Remedy("Name a YAML file in UTF-8.", RecipeError))
     try:
         return read_document(text)
     except YamlSyntaxError as error:

@@ -8,14 +8,18 @@ in the editors that check a recipe against its JSON Schema. No tag is ever execu
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from distill_mtl.reading import MAX_DEPTH, REMEDY, Remedy, fit, read_text
 from distill_mtl.recipe.mistakes import KeyPath, Mistake, Place, show
 
 TAG = "tag:yaml.org,2002:"
+MAX_VALUES = 1_000_000
+"""In one document, with what its aliases stand for written out."""
 FLOAT = re.compile(
     r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
 )
@@ -55,7 +59,7 @@ def read_document(text: str) -> YamlDocument:
     """Parse one YAML document.
 
     Raises:
-        YamlSyntaxError: the text is not YAML, or more than one document.
+        YamlSyntaxError: the text is not YAML, more than one document, nested too deep, or too large.
     """
     try:
         root = yaml.compose(text, Loader=CoreLoader)
@@ -75,10 +79,69 @@ def read_document(text: str) -> YamlDocument:
     return document
 
 
+def read_yaml(path: Path | str, schema: Any = Any, *, remedy: Remedy = REMEDY) -> Any:
+    """What a YAML file that is not a recipe to be checked holds, as its schema: the resolved recipe of a run.
+
+    Raises:
+        UserError: the file cannot be read, is not YAML, or does not fit the schema.
+    """
+    return parse_yaml(read_text(path, remedy=remedy), schema, str(path), remedy=remedy)
+
+
+def parse_yaml(text: str, schema: Any, where: str, *, remedy: Remedy = REMEDY) -> Any:
+    """As `read_yaml`, of a text that has been read; `where` names its place.
+
+    Raises:
+        UserError: it is not YAML, or does not fit the schema.
+    """
+    try:
+        document = read_document(text)
+    except YamlSyntaxError as error:
+        raise remedy.error(f"{where}, line {error.line}: not valid YAML: {error}. {remedy.mend}") from error
+    for mistake in document.mistakes:
+        line = mistake.place or document.place(mistake.path)
+        raise remedy.error(f"{where}, line {line}: {mistake.text} {remedy.mend}")
+    return fit(document.value, schema, where, remedy=remedy)
+
+
+@dataclass(frozen=True)
+class _Extent:
+    """How many values a node stands for, aliases written out, and how deep they are nested."""
+
+    values: int = 0
+    depth: int = 0
+
+
 class CoreLoader(yaml.SafeLoader):
-    """Resolves plain scalars as YAML 1.2's core schema does (section 10.3.2 of its specification)."""
+    """Resolves plain scalars as YAML 1.2's core schema does (section 10.3.2 of its specification).
+
+    Refuses, before it is built, what is nested too deep or what aliases make too large.
+    """
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's own form)
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = self._values = self._deepest = 0
+        self._anchored: dict[str, _Extent] = {}
+
+    def compose_node(self, parent: Node | None, index: Any) -> Node | None:
+        event = self.peek_event()
+        before, outer = self._values, self._deepest
+        alias = isinstance(event, yaml.AliasEvent)
+        known = self._anchored.get(event.anchor, _Extent()) if alias else _Extent()
+        self._values += 1 + known.values
+        self._deepest = self._depth + known.depth
+        if self._deepest > MAX_DEPTH or self._values > MAX_VALUES:
+            what = f"nested more than {MAX_DEPTH} deep" if self._deepest > MAX_DEPTH else "too large"
+            raise yaml.MarkedYAMLError(problem=f"found a value that is {what}", problem_mark=event.start_mark)
+        self._depth += 1
+        node: Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        if not alias and event.anchor is not None:
+            self._anchored[event.anchor] = _Extent(self._values - before, self._deepest - self._depth)
+        self._deepest = max(outer, self._deepest)
+        return node
 
 
 CoreLoader.add_implicit_resolver(f"{TAG}null", re.compile(r"^(~|null|Null|NULL|)$"), ["~", "n", "N", ""])
