@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=2 python benchmarks/balance_cost.py [--rounds 15]
 
 timm's resnet18 at 64 px, batch 32, with 3 and with 8 linear heads: forward, backward by the rule, SGD
-step. Rounds are interleaved, so that whatever else the machine does hits all alike; figures are medians
+step. Rounds are interleaved, so that other work on the machine affects all of them; figures are medians
 of process CPU time. "plain sum" is one backward pass without a cut; TorchJD's `mtl_backward` with its
 MGDA runs in the same rounds, batched by vmap and task by task. Peak memory is that of all tensors,
 weights included, as torch's profiler counts allocations over two steps.

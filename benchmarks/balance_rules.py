@@ -3,7 +3,7 @@
     python benchmarks/balance_rules.py
 
 Six rules with three seeds (mean and spread of the delta in points), the rest with one. Runs are processes of
-one thread, two at a time, kept in runs/rules/ and skipped where they are finished.
+one thread, two at a time, kept in runs/rules/ and not repeated.
 """
 
 import argparse

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/many_tasks.py [--rounds 5] [--figure docs/images/many-tasks.png]
 
 timm's resnet18 at 64 px, batch 64, T tasks of two classes, every row labelled for all of them. `labels` learns from
-labels alone; `teachers` asks one deployed network with T heads about every row as well, for soft targets and for hints
+labels alone; `teachers`: one deployed network with T heads gives soft targets on every row as well, and hints
 from its pooled features. Whole steps of the trainer, interleaved; medians of process CPU time on one thread. The figure
 needs the extra `bench`.
 """

@@ -1,10 +1,9 @@
-"""Who speaks where a label is missing: every voice on the quickstart at a quarter of its length.
+"""Sources of targets for missing labels, compared on the quickstart at a quarter of its length.
 
     python benchmarks/missing_labels.py [--seeds 3] [--figure docs/images/missing-labels.svg]
 
-At full labels and at 100 labels a task; mean and standard deviation over seeds of the lead over the single-task
-teachers in points. Runs are processes of one thread, two at a time, kept in runs/missing/ and skipped where they are
-finished. The figure needs the extra `bench`.
+With all labels and with 100 labels per task; mean and standard deviation over seeds of the difference to the
+single-task teachers in points. Runs are processes of one thread, two at a time, kept in runs/missing/ and not repeated. The figure needs the extra `bench`.
 """
 
 import argparse

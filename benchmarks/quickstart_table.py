@@ -3,9 +3,9 @@
     python benchmarks/quickstart_table.py
 
 Rows: the teachers; single-task networks of the student's trunk, each trained on its own labels for as many
-steps as the student; one student from labels only; one distilled under `uniform`; one whose teachers speak on
-labelled rows too; and the quickstart as it stands. Every row is a run of its own process, kept in
-runs/table/, and skipped where it is finished.
+steps as the student; one student from labels only; one distilled under `uniform`; one whose teachers give
+targets on labelled rows too; and the quickstart itself. Each row is a run in its own process, kept in runs/table/ and not
+repeated.
 """
 
 import argparse

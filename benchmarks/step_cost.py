@@ -2,10 +2,10 @@
 
     python benchmarks/step_cost.py
 
-timm's resnet18 at 64 px, batch 64, three teachers of the same architecture, each asked about the two
-thirds of the rows that lack its label. The ideal is the student's forward, backward and AdamW step and
+timm's resnet18 at 64 px, batch 64, three teachers of the same architecture, each needed on the two
+thirds of the rows without its label. The ideal is the student's forward, backward and AdamW step and
 the teachers' forwards on just these rows, written by hand, channels-last like ours. Rounds are
-interleaved, so that whatever else the machine does hits all alike; figures are medians of process CPU
+interleaved, so that other work on the machine affects all of them; figures are medians of process CPU
 time on one thread.
 """
 

@@ -4,9 +4,9 @@
 
 timm's resnet18 at 64 px, batch 64, three teachers of the same architecture, three data sets of 64 px JPEGs that
 are each labelled for one task. All three ways train the same rows in the same two views with the same
-student and rule, reading included. Rounds are interleaved, so that whatever else the machine does hits all
-alike; figures are medians of process CPU time on one thread. A last table says what each form of keeping
-logits costs in accuracy.
+student and rule, reading included. Rounds are interleaved, so that other work on the machine affects all of
+them; figures are medians of process CPU time on one thread. A last table shows the error of each way to
+store logits.
 """
 
 import argparse
