@@ -7,8 +7,8 @@ takes the same real test images in [0, 1] and answers all tasks: the teachers on
 one pass) in PyTorch and in ONNX Runtime; the student in PyTorch, as a torch.export program, in ONNX Runtime, and
 quantised there. The student's files are written by `distill-mtl export` into a folder of their own, through its checks.
 Rounds are interleaved, so that other work on the machine affects all of them; figures are medians of wall-clock time.
-"Difference" is the largest of any logit from the eager network's, beside its largest logit; "same decisions" is the share of
-decisions that stay in the task with the fewest, on the rows of the large batch.
+"Difference" is the largest of any logit from the eager network's, beside its largest logit; "same
+decisions" is the share of decisions that stay in the task with the fewest, on the rows of the large batch.
 """
 
 import argparse

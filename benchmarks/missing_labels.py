@@ -3,7 +3,8 @@
     python benchmarks/missing_labels.py [--seeds 3] [--figure docs/images/missing-labels.svg]
 
 With all labels and with 100 labels per task; mean and standard deviation over seeds of the difference to the
-single-task teachers in points. Runs are processes of one thread, two at a time, kept in runs/missing/ and not repeated. The figure needs the extra `bench`.
+single-task teachers in points. Runs are processes of one thread, two at a time, kept in runs/missing/ and
+not repeated. The figure needs the extra `bench`.
 """
 
 import argparse
@@ -32,7 +33,7 @@ def own(section: str) -> list[str]:
     ]
 
 
-VOICES = {
+SOURCES = {
     "labels only, alternating": [*LABELS_ONLY, ALTERNATE],
     "labels only, alternating, asynchronous": [
         *LABELS_ONLY,
@@ -52,11 +53,11 @@ VOICES = {
 LABELS = ("all labels", "100 labels a task")
 
 
-def limits(voice: str, labels: str) -> list[str]:
-    """Changes that hide all but 100 labels of each task; where nobody speaks about the others, they stay away."""
+def limits(source: str, labels: str) -> list[str]:
+    """Changes that hide all but 100 labels of each task; without teachers the other rows are left out."""
     if labels == LABELS[0]:
         return []
-    share = ", share: 1" if voice.startswith("labels only") else ""
+    share = ", share: 1" if source.startswith("labels only") else ""
     return each(f"data.limit={{rows: 100{share}}}")
 
 
@@ -70,33 +71,36 @@ def main() -> None:
     arguments = parser.parse_args()
     seeds = range(arguments.seeds)
     make_all(
-        job(voice, labels, seed, arguments.steps) for seed in seeds for labels in LABELS for voice in VOICES
+        job(source, labels, seed, arguments.steps)
+        for seed in seeds
+        for labels in LABELS
+        for source in SOURCES
     )
-    # A voice without teachers has nobody to be compared with in its own run.
+    # A run without teachers has no comparison of its own.
     default = results_of(*job("teachers, no hints", LABELS[0], 0, arguments.steps))
     theirs = {task: default[task]["teacher"] for task in TASKS}
     means: dict[str, list[list[float]]] = {}
     for labels in LABELS:
         print(f"\n| {labels} | {' | '.join(TASKS)} | mean delta |\n|---|{'---:|' * (len(TASKS) + 1)}")
-        for voice in VOICES:
-            results = [results_of(*job(voice, labels, seed, arguments.steps)) for seed in seeds]
+        for source in SOURCES:
+            results = [results_of(*job(source, labels, seed, arguments.steps)) for seed in seeds]
             deltas = [[result[task]["student"] - theirs[task] for task in TASKS] for result in results]
             averages = [statistics.mean(row) for row in deltas]
-            means.setdefault(voice, []).append(averages)
+            means.setdefault(source, []).append(averages)
             columns = [*zip(*deltas, strict=True), averages]
-            print(f"| {voice} | {' | '.join(figure(column) for column in columns)} |")
+            print(f"| {source} | {' | '.join(figure(column) for column in columns)} |")
     if arguments.figure is not None:
         draw(means, arguments.figure)
 
 
-def job(voice: str, labels: str, seed: int, steps: int) -> tuple[Path, list[str]]:
+def job(source: str, labels: str, seed: int, steps: int) -> tuple[Path, list[str]]:
     """The folder of a run, and what it changes in the recipe."""
-    changes = [*VOICES[voice], *limits(voice, labels), f"training.steps={steps}", f"seed={seed}"]
-    return RUNS / folder_name(f"{voice}-{labels}-{seed}"), changes
+    changes = [*SOURCES[source], *limits(source, labels), f"training.steps={steps}", f"seed={seed}"]
+    return RUNS / folder_name(f"{source}-{labels}-{seed}"), changes
 
 
 def draw(means: dict[str, list[list[float]]], path: Path) -> None:
-    """A bar for every voice, at both amounts of labels."""
+    """A bar for every source, at both amounts of labels."""
     from matplotlib import pyplot
 
     axes = pyplot.figure(figsize=(8, 5), layout="constrained").subplots(1, len(LABELS), sharey=True)

@@ -4,8 +4,8 @@
 
 Rows: the teachers; single-task networks of the student's trunk, each trained on its own labels for as many
 steps as the student; one student from labels only; one distilled under `uniform`; one whose teachers give
-targets on labelled rows too; and the quickstart itself. Each row is a run in its own process, kept in runs/table/ and not
-repeated.
+targets on labelled rows too; and the quickstart itself. Each row is a run in its own process, kept in
+runs/table/ and not repeated.
 """
 
 import argparse
