@@ -246,7 +246,7 @@ class Sources:
         Raises:
             ShardError: a row cannot be read.
         """
-        for seen in read_ahead(self._reader.every_view, blocks, workers):
+        for seen in read_ahead(self._reader.every_view, blocks, workers, self._reader.one_view_by_one):
             self._note(seen.skipped)
             yield seen
 

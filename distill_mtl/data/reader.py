@@ -118,6 +118,19 @@ class Reader:
             draft.skipped,
         )
 
+    def one_by_one(self, picks: BatchRows) -> Iterator[tuple[str, BatchRows]]:
+        """Where each row's picture stands, and the row alone."""
+        for place, (number, row) in enumerate(zip(picks.source.tolist(), picks.row.tolist(), strict=True)):
+            source = self.sources[number]
+            yield source.place(source.image, row), picks[place : place + 1]
+
+    def one_view_by_one(self, block: tuple[int, Integers]) -> Iterator[tuple[str, tuple[int, Integers]]]:
+        """As `one_by_one`, of a block for `every_view`."""
+        number, rows = block
+        source = self.sources[number]
+        for place, row in enumerate(rows.tolist()):
+            yield source.place(source.image, row), (number, rows[place : place + 1])
+
     def _color(self, picks: BatchRows) -> Tensor | None:
         """float32 [B, 3], fresh each epoch whatever the view: colours are the student's alone."""
         if not self._strengths.any():

@@ -5,8 +5,12 @@ and has the slices read, here or by worker processes. So the union of two
 processes' slices is one process's batch, and resuming is a step number (DESIGN 4.24).
 """
 
+import multiprocessing
 import signal
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -15,10 +19,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from distill_mtl.data.batch import ALONE, Batch, BatchRows, ProcessShare
 from distill_mtl.data.batch_plan import Plan
 from distill_mtl.data.reader import Reader
-from distill_mtl.errors import UserError
+from distill_mtl.errors import ShardError, UserError
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
+_DIED = "DataLoader worker (pid"
+_PATIENCE = 60.0  # seconds for reading a few rows again
 
 
 def stream(
@@ -43,26 +49,35 @@ def stream(
     Raises:
         UserError: what a row's reading raises, as soon as its batch is due.
     """
-    return read_ahead(reader.training, _Slices(plan, steps, micro_batches, share), workers)
+    slices = _Slices(plan, steps, micro_batches, share)
+    return read_ahead(reader.training, slices, workers, reader.one_by_one)
 
 
-def read_ahead(work: Callable[[Item], Made], items: Iterable[Item], workers: int) -> Iterator[Made]:
+def read_ahead(
+    work: Callable[[Item], Made],
+    items: Iterable[Item],
+    workers: int,
+    one_by_one: Callable[[Item], Iterable[tuple[str, Item]]],
+) -> Iterator[Made]:
     """`work` done on each item, in their order: here, or ahead of time by other processes.
 
     Args:
         work: travels to the other processes, and what it makes travels back.
         items: what to do it on.
         workers: reader processes; 0 works in this one.
+        one_by_one: the rows of an item: where each comes from, and the item of that row alone.
 
     Raises:
         UserError: what `work` raises, as soon as its item is due.
+        ShardError: a reader process was ended by a signal, with the row that it was at.
     """
     if workers == 0:
         yield from map(work, items)
         return
+    taken = _Taken(items)
     loader = DataLoader(
         _Work(work),
-        sampler=items,
+        sampler=taken,
         batch_size=None,
         num_workers=workers,
         collate_fn=_as_it_is,
@@ -71,10 +86,118 @@ def read_ahead(work: Callable[[Item], Made], items: Iterable[Item], workers: int
         generator=torch.Generator(),
         worker_init_fn=_leave_signals_to_the_run,
     )
-    for made in loader:
+    readers = iter(loader)
+    _raise_only_while_waiting()
+    while True:
+        try:
+            made = _next(readers)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if not str(error).startswith(_DIED):
+                raise
+            break
+        taken.waiting.popleft()
         if isinstance(made, UserError):
             raise made
         yield made
+    rows = [row for item in taken.waiting for row in one_by_one(item)]
+    raise _reader_ended(work, rows, _kill(readers._workers))  # type: ignore[attr-defined]
+
+
+class _Wait:
+    """Whether this process waits for a batch, and what torch does about the end of a reader process."""
+
+    is_on = False
+    torch_handler: Callable[[int, Any], object]
+
+    @classmethod
+    def child_ended(cls, number: int, frame: Any) -> None:
+        if cls.is_on:
+            cls.torch_handler(number, frame)
+
+
+def _raise_only_while_waiting() -> None:
+    """torch raises of a reader's end wherever the main thread is; here only where it waits, and can say what it was."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        return
+    handler = signal.getsignal(signal.SIGCHLD)
+    if callable(handler) and handler != _Wait.child_ended:
+        _Wait.torch_handler = handler
+        signal.signal(signal.SIGCHLD, _Wait.child_ended)
+
+
+def _next(readers: Iterator[Any]) -> Any:
+    _Wait.is_on = True
+    try:
+        if any(process.exitcode for process in readers._workers):  # type: ignore[attr-defined]
+            raise RuntimeError(_DIED)
+        return next(readers)
+    finally:
+        _Wait.is_on = False
+
+
+def _kill(workers: Sequence[Any]) -> str:
+    """End reader processes after one has died: they ignore SIGTERM, and Python waits for them. Returns its signal."""
+    for process in workers:
+        process.join(0)
+    text = ", ".join(_exit_text(process.exitcode) for process in workers if process.exitcode)
+    for process in workers:
+        process.kill()
+    return text or "of unknown cause"
+
+
+def _reader_ended(
+    work: Callable[[Item], object], rows: Sequence[tuple[str, Item]], signals: str
+) -> ShardError:
+    """The error that names the row whose reading ends a process; it is found by reading the rows in another one."""
+    context = multiprocessing.get_context()
+    at = context.Value("q", 0, lock=False)
+    child = context.Process(target=_read_each, args=(work, [item for _, item in rows], at), daemon=True)
+    child.start()
+    child.join(_PATIENCE)
+    if child.exitcode == 0 or not rows:
+        between = f" between {rows[0][0]} and {rows[-1][0]}" if rows else ""
+        return ShardError(
+            f"a reader process was ended ({signals}) at a row{between}. Each of these rows alone is read without "
+            "harm, so memory may be short: lower the number of workers, and look at /dev/shm."
+        )
+    ended = (
+        f"ends the process ({_exit_text(child.exitcode)})" if child.exitcode else "does not come to an end"
+    )
+    child.kill()
+    return ShardError(
+        f"{rows[at.value][0]}: reading this row {ended}. Write its picture again, or take it out."
+    )
+
+
+def _read_each(work: Callable[[Item], object], items: Sequence[Item], at: Any) -> None:
+    """Note the number of each item before it is read."""
+    for number, item in enumerate(items):
+        at.value = number
+        with suppress(UserError):
+            work(item)
+
+
+def _exit_text(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit status {code}"
+
+
+class _Taken(Sampler[Item]):
+    """Items, of which those that are handed out and not done yet are kept.
+
+    Attributes:
+        waiting: in their order; whoever gets an item's work back takes it out.
+    """
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._items = items
+        self.waiting: deque[Item] = deque()
+
+    def __iter__(self) -> Iterator[Item]:
+        for item in self._items:
+            self.waiting.append(item)
+            yield item
 
 
 class _Slices(Sampler[BatchRows]):

@@ -10,20 +10,18 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from distill_mtl.data.index import ShardIndex, load_index
 from distill_mtl.data.shard_files import Shard, expand_braces, find_shards, is_remote
 from distill_mtl.data.source import OpenFiles
 from distill_mtl.demos.built_in import is_built_in
 from distill_mtl.errors import UserError
+from distill_mtl.picture_bytes import PICTURE_ENDINGS
 from distill_mtl.recipe.schema import SourceSection
-from distill_mtl.shards.image_folders import PICTURES, find_files
+from distill_mtl.shards.image_folders import find_files
 
 MEMBERS = str(SourceSection.model_fields["image"].default)
 _ARCHIVES = (".tar", ".tar.gz", ".tgz")
-_NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
-"""Formats that Pillow knows by name, and reads only with the help of other programs."""
 
 
 @dataclass(frozen=True)
@@ -79,22 +77,16 @@ def find_pictures(places: Sequence[str], members: str = MEMBERS) -> FoundPicture
     return FoundPictures(pictures, dict(others))
 
 
-def picture_endings() -> tuple[str, ...]:
-    """Of every format that the installed Pillow reads by itself, without dots."""
-    known = Image.registered_extensions()
-    read = {ending[1:] for ending, name in known.items() if name in Image.OPEN and name not in _NO_PICTURES}
-    return tuple(sorted(read | set(PICTURES)))
-
-
 def _in_folder(folder: Path, members: str) -> tuple[list[Picture], Counter[str]]:
     archives = sorted(
         str(path) for path in folder.rglob("*") if path.name.endswith(_ARCHIVES) and path.is_file()
     )
     if not archives:
-        found, others = find_files(folder, picture_endings())
+        found, others = find_files(folder, PICTURE_ENDINGS)
         return [_file(folder / path, Path(path).as_posix()) for path in found], others
-    endings = picture_endings()
-    if loose := next((path for path in folder.rglob("*") if path.suffix.lower()[1:] in endings), None):
+    if loose := next(
+        (path for path in folder.rglob("*") if path.suffix.lower()[1:] in PICTURE_ENDINGS), None
+    ):
         raise UserError(
             f"{folder} holds shards ({archives[0]}) and pictures ({loose}). Name the shards ('{folder}/*.tar') or the "
             "folder of the pictures."

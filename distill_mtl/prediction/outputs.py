@@ -19,7 +19,8 @@ from torch import Tensor
 from distill_mtl.errors import UserError, brief
 from distill_mtl.files import atomic_file
 from distill_mtl.geometry.views import View
-from distill_mtl.prediction.named_pictures import Picture, picture_endings
+from distill_mtl.picture_bytes import PICTURE_ENDINGS
+from distill_mtl.prediction.named_pictures import Picture
 from distill_mtl.prediction.predictions import Prediction, Unread
 from distill_mtl.tasks.base import Shown, TaskKind
 
@@ -31,7 +32,6 @@ _PAPER, _INK, _EDGE = "white", "#202020", "#909090"
 
 
 _ROWS = 40  # of the table
-_ENDINGS = frozenset(picture_endings())
 
 Color = tuple[int, int, int]
 
@@ -256,7 +256,7 @@ class _Places:
     def _path(self, key: str) -> Path:
         """Without the ending of a picture file."""
         path = Path(os.path.normpath(self._folder / key))
-        return path.with_suffix("") if path.suffix.lower()[1:] in _ENDINGS else path
+        return path.with_suffix("") if path.suffix.lower()[1:] in PICTURE_ENDINGS else path
 
 
 def _mixed(image: Tensor, answer: Tensor) -> Tensor:

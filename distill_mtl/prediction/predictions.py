@@ -1,5 +1,6 @@
 """Pictures to decoded answers, in the order in which they were named; what cannot be read is an answer too."""
 
+import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -167,7 +168,7 @@ def _read_ahead(pictures: Sequence[Picture], batch_size: int) -> Iterator[list[T
 
 def _read(picture: Picture) -> Tensor | str:
     try:
-        return read_image(picture.read())
+        return read_image(picture.read(), os.path.splitext(picture.place)[1][1:])
     except (ValueError, UserError) as error:
         return brief(error)
     except OSError as error:

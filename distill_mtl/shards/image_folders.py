@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from distill_mtl.errors import ShardError
+from distill_mtl.picture_bytes import PICTURE_ENDINGS
 from distill_mtl.shards.label_kinds import FoundLabel, Label, LabelKinds
-from distill_mtl.shards.listed_rows import PICTURE_ENDINGS, FileRow, FileRows, unique_keys
+from distill_mtl.shards.listed_rows import FileRow, FileRows, unique_keys
 from distill_mtl.splits import SPLITS
 from distill_mtl.tasks.label import class_text, list_classes
 
 _SETS = {*SPLITS, "val", "valid", "dev", "training"}
 _CLASS = "cls"
 _SHOWN = 3
-
-PICTURES = (*PICTURE_ENDINGS, "bmp", "tif", "tiff", "ppm", "pgm")
-"""Endings of picture files; those that readers of shards do not take are written as PNG."""
 
 
 def find_files(
@@ -77,7 +75,7 @@ def folder_rows(images: str | Path, *, labelled: bool = True, task: str = "") ->
         ShardError: no such folder or no pictures; pictures beside the class folders; the sub-folders are sets.
     """
     folder = Path(images)
-    found, others = find_files(folder, PICTURES)
+    found, others = find_files(folder, PICTURE_ENDINGS)
     classes = [path.partition(os.sep)[0] if os.sep in path else None for path in found]
     labelled = labelled and any(classes)
     if labelled:
@@ -162,7 +160,7 @@ def pair_rows(
         raise ShardError(
             f"--member {member}: its labels are not files of their own. Those that are: {', '.join(known.pairable())}."
         )
-    found, others = find_files(images, PICTURES, image_pattern)
+    found, others = find_files(images, PICTURE_ENDINGS, image_pattern)
     labels, other_labels = find_files(masks, (member.rpartition(".")[2],), mask_pattern)
     pictures, dense = (_by_name(*files, strip) for files in ((images, found), (masks, labels)))
     if not pictures.keys() & dense.keys():

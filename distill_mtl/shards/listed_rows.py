@@ -14,8 +14,9 @@ from distill_mtl.data.decode import read_image
 from distill_mtl.recipe.schema import SourceSection
 from distill_mtl.shards.label_kinds import Label
 
-PICTURE_ENDINGS = tuple(SourceSection.model_fields["image"].default.split(";"))
-"""Pictures that go into a shard as they are."""
+_STORED = {ending: ending for ending in SourceSection.model_fields["image"].default.split(";")}
+_STORED |= {"jfif": "jpg", "jpe": "jpg"}
+"""Ending of pictures that go into a shard as they are -> that they have there; all others are written as PNG."""
 
 
 class LabelError(ValueError):
@@ -143,9 +144,9 @@ def picture_file(path: str) -> tuple[str, bytes]:
     with open(path, "rb") as file:
         content = file.read()
     ending = os.path.splitext(path)[1][1:].lower()
-    if ending in PICTURE_ENDINGS:
-        return ending, content
-    return "png", png(Image.fromarray(read_image(content).permute(1, 2, 0).numpy()))
+    if ending in _STORED:
+        return _STORED[ending], content
+    return "png", png(Image.fromarray(read_image(content, ending).permute(1, 2, 0).numpy()))
 
 
 def png(picture: Image.Image) -> bytes:

@@ -138,7 +138,8 @@ def write_shards(
     spans = [range(at, min(at + _AT_ONCE, len(order))) for at in range(first, len(order), _AT_ONCE)]
     workers = min(_cores() if workers is None else workers, len(spans))
     display = Display(console or Console(quiet=True), "writing", len(order), done=first, unit="row")
-    reading = read_ahead(_RowChecker(rows, order.tolist()), spans, workers)
+    checker = _RowChecker(rows, order.tolist())
+    reading = read_ahead(checker, spans, workers, checker.one_by_one)
     accepted = _AcceptedRows(chain.from_iterable(reading), skip_corrupt)
     try:
         with display:
@@ -268,6 +269,11 @@ class _RowChecker:
     def __call__(self, positions: range) -> list[CheckedRow | RefusedRow]:
         """The rows at some positions."""
         return [self._check(position) for position in positions]
+
+    def one_by_one(self, positions: range) -> Iterator[tuple[str, range]]:
+        """Where each row comes from, and its position alone."""
+        for position in positions:
+            yield self._rows.place(self._order[position]), range(position, position + 1)
 
     def _check(self, position: int) -> CheckedRow | RefusedRow:
         number = self._order[position]

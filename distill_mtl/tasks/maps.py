@@ -5,11 +5,12 @@ import io
 import numpy as np
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.modes import recorded
+from distill_mtl.picture_bytes import check_png
 
 
 def resized(maps: Tensor, size: Size) -> Tensor:
@@ -68,7 +69,7 @@ def mean_where(values: Tensor, valid: Tensor) -> Tensor:
     return values.masked_fill(~valid, 0.0).sum(dim=(1, 2)) / count
 
 
-_PNG, _NPY = b"\x89PNG", b"\x93NUMPY"
+_PNG, _NPY = b"\x89PNG\r\n\x1a\n", b"\x93NUMPY"
 
 
 def is_png(payload: bytes) -> bool:
@@ -92,11 +93,12 @@ def read_png(payload: bytes, what: str) -> tuple[str, NDArray]:
     Raises:
         ValueError: it is not a PNG, or it is truncated or damaged.
     """
+    if not payload.startswith(_PNG):
+        raise ValueError(f"{what} is not a PNG picture.")
     try:
+        check_png(payload)
         with Image.open(io.BytesIO(payload), formats=["PNG"]) as picture:
             return picture.mode, np.asarray(picture)
-    except UnidentifiedImageError:  # its own words are about the buffer in memory
-        raise ValueError(f"{what} is not a PNG picture.") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{what} is a PNG picture that cannot be read ({error}).") from None
 

@@ -4,7 +4,8 @@ import pytest
 from prediction_world import picture, png, shard
 
 from distill_mtl.errors import UserError
-from distill_mtl.prediction.named_pictures import find_pictures, picture_endings
+from distill_mtl.picture_bytes import PICTURE_ENDINGS
+from distill_mtl.prediction.named_pictures import find_pictures
 
 
 def keys(*places: Path | str, **how: str) -> list[str]:
@@ -66,6 +67,7 @@ def test_nothing_there_is_a_clear_mistake(tmp_path: Path) -> None:
 
 
 def test_every_usual_format_is_a_picture_and_programs_are_not() -> None:
-    endings = picture_endings()
-    assert {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "tga", "jp2"} <= set(endings)
-    assert not {"mpg", "eps", "h5", "txt"} & set(endings)
+    assert {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "tga", "jp2"} <= set(
+        PICTURE_ENDINGS
+    )
+    assert not {"mpg", "eps", "h5", "txt"} & set(PICTURE_ENDINGS)
