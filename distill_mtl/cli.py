@@ -19,6 +19,7 @@ from typing import Any
 from distill_mtl.errors import Stopped, StoppedElsewhere, UserError
 from distill_mtl.jobs import DISTILL, JOBS, Job
 from distill_mtl.jobs.as_command import Docstring, Parameter, add_arguments, module_docstring, read_function
+from distill_mtl.system_errors import exhausted
 
 # Threads that spin while they wait make a shared machine crawl. Read when torch is loaded, which is later.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -123,6 +124,11 @@ def _run(arguments: argparse.Namespace) -> None:
     except BrokenPipeError:  # whoever reads standard output, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
+    except (OSError, RuntimeError) as error:
+        if (found := exhausted(error)) is None:
+            raise
+        _say(found, style="red")
+        status = USER_ERROR
     sys.exit(status)
 
 

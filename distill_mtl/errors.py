@@ -6,6 +6,7 @@ message alone, without a traceback, and exits with status 2.
 """
 
 import difflib
+import os
 from collections.abc import Iterable, Sequence
 
 
@@ -41,6 +42,25 @@ class StudentError(UserError):
 
 class ExportError(UserError):
     """A student cannot be exported as asked, or the exported file does not answer as the student does."""
+
+
+class WriteError(UserError, OSError):
+    """A file or folder cannot be written: the disk is full, read-only or the like.
+
+    An OSError too, with its `errno` and `strerror`, for callers that have a place to fall back to.
+
+    Args:
+        message: what could not be written, why, what is whole, how to go on.
+        number: the operating system's number of the error, where it gave one.
+    """
+
+    def __init__(self, message: str, number: int | None = None) -> None:
+        super().__init__(message)
+        self.errno = number
+        self.strerror = None if number is None else os.strerror(number)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class Stopped(Exception):

@@ -1,25 +1,34 @@
 """Files and folders that appear whole or not at all, and the folder where this program keeps what it makes once.
 
 Everything is written beside its place, under a name that `half_made` knows again, and renamed when it is done. A
-process that is killed leaves the old content or the new one, never a part of it.
+process that is killed leaves the old content or the new one, never a part of it, and the next process that writes
+there removes what it left. What is no plain file (a device, a pipe, standard output) is written to directly.
 """
 
+import fcntl
 import fnmatch
 import glob
+import io
 import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache, partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from distill_mtl.errors import ShardError, UserError
+from distill_mtl.errors import ShardError, UserError, WriteError
+from distill_mtl.system_errors import free_bytes, megabytes, naming
 
 _HALF_MADE = re.compile(r"\.(.+)\.\d+-[0-9a-f]{8}\.part", re.DOTALL)
+_DESCRIPTOR = re.compile(r"/dev/(?:fd/(\d+)|std(in|out|err))|/proc/self/fd/(\d+)")
+_BUFFER = 1 << 17
 _POLL = 0.1
+_YOUNG = 2.0  # seconds, in which a file that was just made is locked for sure
 
 
 @contextmanager
@@ -27,28 +36,39 @@ def atomic_file(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
     """A new file to write to, which becomes `path` when the block ends well.
 
     Args:
-        path: the file; an earlier one is replaced. Several processes may write the same one.
+        path: the file; an earlier one is replaced. Several processes may write the same one. Of a link the file that
+            it leads to is replaced; a device or a pipe gets what is written at once.
         durable: what was written survives a power loss too. For what took long to make.
 
     Raises:
-        OSError: the folder cannot be made or written to.
+        WriteError: the folder cannot be made or written to, or the disk is full.
     """
-    with _beside(path) as aside:
-        with open(aside, "wb") as file:
+    with naming(path, every=True):
+        direct = _not_a_plain_file(path)
+    if direct is not None:
+        with _writer(direct, path) as file:
+            yield file
+        return
+    final = _target(path)
+    with _beside(final) as aside:
+        with _writer(aside, path) as file:
+            _lock(file.fileno())
             yield file
             if durable:
                 file.flush()
-                os.fsync(file.fileno())
-        os.replace(aside, path)
-        if durable:
-            _to_disk(path.parent)
+                with naming(path, every=True):
+                    os.fsync(file.fileno())
+        with naming(path, every=True):
+            os.replace(aside, final)
+            if durable:
+                _to_disk(final.parent)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all.
 
     Raises:
-        OSError: it cannot be written.
+        WriteError: it cannot be written.
     """
     with atomic_file(path) as file:
         file.write(text.encode())
@@ -64,43 +84,47 @@ def atomic_folder(path: Path, *, durable: bool = False) -> Iterator[Path]:
         durable: what was written survives a power loss too.
 
     Raises:
-        OSError: the folder above it cannot be made or written to.
+        WriteError: the folder above it cannot be made or written to, or the disk is full.
     """
-    remove_half_made(path.parent, glob.escape(path.name))
-    with _beside(path) as aside:
-        aside.mkdir()
+    final = _target(path)
+    remove_half_made(final.parent, glob.escape(final.name))
+    with _folder_beside(final) as aside:
         made, earlier = aside / path.name, aside / "earlier version"
         made.mkdir()
         yield made
         if durable:
             for written in (*made.iterdir(), made):
                 _to_disk(written)
-        if path.exists():
-            os.replace(path, earlier)
+        if final.exists():
+            os.replace(final, earlier)
         try:
-            os.replace(made, path)
+            os.replace(made, final)
         except BaseException:
             if earlier.exists():
-                os.replace(earlier, path)
+                os.replace(earlier, final)
             raise
         if durable:
-            _to_disk(path.parent)
+            _to_disk(final.parent)
 
 
 @contextmanager
 def atomic_files(path: Path) -> Iterator[Path]:
     """An empty folder in which the block writes a file of `path`'s name and others that belong to it.
 
-    When the block ends well they all move to where `path` is, that file last.
+    When the block ends well they all move to where `path` is, that file last; of a link to where it leads.
 
     Raises:
-        OSError: the folder above it cannot be made or written to.
+        WriteError: the folder above it cannot be made or written to, the disk is full, or `path` is a device or a pipe.
     """
-    with _beside(path) as aside:
-        aside.mkdir()
+    with naming(path, every=True):
+        direct = _not_a_plain_file(path)
+    if direct is not None:
+        raise WriteError(f"{path} is a device or a pipe, and this needs a plain file. Name another.")
+    final = _target(path)
+    with _folder_beside(final) as aside:
         yield aside
         for file in sorted(aside.iterdir(), key=lambda file: file.name == path.name):
-            os.replace(file, path.with_name(file.name))
+            os.replace(file, final if file.name == path.name else final.with_name(file.name))
 
 
 def half_made(folder: Path, names: str) -> list[Path]:
@@ -122,23 +146,58 @@ def remove_half_made(folder: Path, names: str) -> None:
         _delete(path)
 
 
+def remove_abandoned(folder: Path) -> None:
+    """Delete whatever killed processes have left half-made in a folder; what is still being written stays."""
+    with suppress(OSError):  # a folder that cannot be listed
+        for path in half_made(folder, "*"):
+            if _is_abandoned(path):
+                _delete(path)
+
+
 def cache_folder() -> Path:
     """$DISTILL_MTL_CACHE, or ~/.cache/distill_mtl."""
     return Path(os.environ.get("DISTILL_MTL_CACHE") or "~/.cache/distill_mtl").expanduser()
 
 
-def refuse_folder(path: Path, option: str) -> None:
-    """Called before the work whose result goes to a file.
+def refuse_unwritable(path: Path, option: str, *, folder: bool = False) -> None:
+    """Called before the work whose result goes to a file or folder. Leaves nothing behind.
 
     Args:
         path: that will be written.
         option: that named it.
+        folder: `path` will be a folder.
 
     Raises:
-        UserError: it is a folder.
+        UserError: it is a folder where a file is needed, or the other way round; it cannot be written.
     """
-    if path.is_dir():
+    if os.path.isdir(path) and not folder:
         raise UserError(f"{option} {path} is a folder. Name a file, such as {option} {path / 'FILE'}.")
+    if folder and os.path.exists(path) and not os.path.isdir(path):
+        raise UserError(f"{option} {path} is a file, and a folder is needed. Name another place.")
+    try:
+        with naming(path, every=True):
+            direct = None if folder else _not_a_plain_file(path)
+            if direct is None:
+                with _beside(_target(path / "file" if folder else path)) as aside:
+                    aside.touch()
+            elif isinstance(direct, int):
+                os.close(direct)
+    except WriteError as error:
+        raise UserError(f"{option}: {error}") from error
+
+
+def refuse_full_disk(path: Path, size: int, option: str) -> None:
+    """Called before the work that will write `size` bytes to `path`.
+
+    Raises:
+        UserError: its disk has less room.
+    """
+    folder, free = free_bytes(path)
+    if size > free:
+        raise UserError(
+            f"{option} {path}: it will hold {megabytes(size)}, and the disk of {folder} has {megabytes(free)} free. "
+            "Make room there, or name a place on another disk."
+        )
 
 
 def wait_for(target: Path, what: str, patience: float = 300.0) -> None:
@@ -164,11 +223,59 @@ def wait_for(target: Path, what: str, patience: float = 300.0) -> None:
         time.sleep(_POLL)
 
 
+class _NamedFile(io.FileIO):
+    """A file whose failing writes say what could not be written.
+
+    Args:
+        file: its path, or a descriptor.
+        place: what the message names.
+    """
+
+    def __init__(self, file: Path | int, place: Path) -> None:
+        super().__init__(file, "wb")
+        self._place, self._written = place, 0
+
+    def write(self, data: Any) -> int:
+        """As FileIO does."""
+        with naming(self._place, lambda: self._written, every=True):
+            count = super().write(data)
+        self._written += count
+        return count
+
+
+@contextmanager
+def _writer(file: Path | int, place: Path) -> Iterator[BinaryIO]:
+    with naming(place, every=True):
+        raw = _NamedFile(file, place)
+    with io.BufferedWriter(raw, _BUFFER) as buffered:
+        yield buffered
+
+
+def _not_a_plain_file(path: Path) -> Path | int | None:
+    """What to open to write to a device, a pipe or an open descriptor; None for a plain file, a folder or nothing."""
+    if (found := _DESCRIPTOR.fullmatch(os.path.abspath(path))) is not None:
+        number, standard, own = found.groups()
+        # A copy of it: to open its name again would cut a file that others write to, and no socket can be opened.
+        return os.dup(("in", "out", "err").index(standard) if standard else int(number or own))
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return None
+    return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else path
+
+
+def _target(path: Path) -> Path:
+    """Where a link leads; another path as it is."""
+    return Path(os.path.realpath(path)) if os.path.islink(path) else path
+
+
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """A free name beside `path`. At the end nothing is left there, nor of the folders that were made for it."""
-    made = [folder for folder in path.parents if not folder.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    made = [folder for folder in path.parents if not os.path.exists(folder)]
+    with naming(path, every=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned_once(path.parent)
     aside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         yield aside
@@ -177,6 +284,48 @@ def _beside(path: Path) -> Iterator[Path]:
         for folder in made:
             with suppress(OSError):  # in use by now
                 folder.rmdir()
+
+
+@contextmanager
+def _folder_beside(path: Path) -> Iterator[Path]:
+    """An empty, locked folder with a free name beside `path`; what fails inside is named as `path`."""
+    with _beside(path) as aside:
+        with naming(path, every=True):
+            aside.mkdir()
+            descriptor = os.open(aside, os.O_RDONLY)
+        try:
+            _lock(descriptor)
+            with naming(path, partial(_bytes_below, aside)):
+                yield aside
+        finally:
+            os.close(descriptor)
+
+
+_remove_abandoned_once = cache(remove_abandoned)
+"""Once per folder and process: predictions write a hundred thousand files into one."""
+
+
+def _lock(descriptor: int) -> bool:
+    """Hold what is being written until this process ends, however it ends; False where another one does."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # or the file system knows no locks
+        return False
+    return True
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether nobody writes it any more."""
+    try:
+        if time.time() - path.stat().st_mtime < _YOUNG:
+            return False
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return _lock(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _delete(path: Path) -> None:
@@ -193,6 +342,10 @@ def _to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _bytes_below(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _bytes_in(folder: Path) -> int:

@@ -1,9 +1,17 @@
+import os
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
 
-from distill_mtl.files import atomic_file, atomic_files, atomic_folder, half_made, write_text
+from distill_mtl.files import (
+    atomic_file,
+    atomic_files,
+    atomic_folder,
+    half_made,
+    remove_abandoned,
+    write_text,
+)
 
 
 def stopping(file: BinaryIO) -> None:
@@ -54,12 +62,20 @@ def test_a_file_and_what_belongs_to_it_appear_together(tmp_path: Path) -> None:
     assert everything_in(tmp_path) == ["model.onnx", "model.onnx.parity.json"]
 
 
-def test_what_a_kill_left_of_a_folder_is_removed_and_of_others_kept(tmp_path: Path) -> None:
-    mine, other = (tmp_path / f".{name}.7-0123abcd.part" for name in ("net", "nets"))
-    for folder in (mine, other):
-        folder.mkdir()
-        (folder / "half").write_text("half")
-    assert set(half_made(tmp_path, "net*")) == {mine, other}
+def test_what_a_kill_left_is_removed_and_what_is_being_written_stays(tmp_path: Path) -> None:
+    killed, other = (tmp_path / f".{name}.7-0123abcd.part" for name in ("net", "nets.bin"))
+    killed.mkdir()
+    (killed / "half").write_text("half")
+    other.write_text("half")
+    os.utime(other, (0, 0))
+    assert set(half_made(tmp_path, "net*")) == {killed, other}
+    with atomic_file(tmp_path / "a.bin") as file, atomic_folder(tmp_path / "folder") as made:
+        file.write(b"content")
+        file.flush()
+        for path in half_made(tmp_path, "*"):
+            os.utime(path, (0, 0))
+        remove_abandoned(tmp_path)
+        assert (other.exists(), made.exists()) == (False, True)
     with atomic_folder(tmp_path / "net"):
         pass
-    assert (mine.exists(), other.exists()) == (False, True)
+    assert everything_in(tmp_path) == ["a.bin", "folder", "net"]

@@ -1,13 +1,13 @@
 """What an export is: a format (a class of `formats/`, found by the name that `--to` takes), and a request to write it.
 
-`ExportRequest` holds the student, its source on disk and the options; `export_files` and `export_folder` write the
+`ExportRequest` holds the student, its source on disk and the options; `export_folder` writes the
 result whole or not at all.
 """
 
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,7 @@ from rich.console import Console
 
 from distill_mtl.errors import ExportError, nearest
 from distill_mtl.export.deployable import Pixels
-from distill_mtl.files import atomic_files, atomic_folder
+from distill_mtl.files import atomic_folder
 from distill_mtl.networks.opening import open_network
 from distill_mtl.networks.weights import CONFIG, read_config
 from distill_mtl.recipe.schema import StudentSection
@@ -224,24 +224,5 @@ def export_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
         raise ExportError(f"{out} exists and holds no network. Choose another folder with --out.")
     if (out / CONFIG).is_file() and not overwrite:
         raise ExportError(f"{out} exists. Replace it with --overwrite, or choose another folder with --out.")
-    with _entered(atomic_folder(out), out) as made:
-        yield made
-
-
-def export_files(out: Path) -> AbstractContextManager[Path]:
-    """An empty folder for a file of the name of `out` and others, which all move beside `out` when the block ends well.
-
-    Raises:
-        ExportError: the folder cannot be written to.
-    """
-    return _entered(atomic_files(out), out)
-
-
-@contextmanager
-def _entered(folder: AbstractContextManager[Path], out: Path) -> Iterator[Path]:
-    with ExitStack() as stack:
-        try:
-            made = stack.enter_context(folder)
-        except OSError as error:
-            raise ExportError(f"{out.parent} cannot be written to: {error.strerror or error}.") from error
+    with atomic_folder(out) as made:
         yield made

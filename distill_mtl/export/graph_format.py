@@ -14,8 +14,9 @@ from torch.export import Dim, ExportedProgram
 
 from distill_mtl.errors import ExportError, brief
 from distill_mtl.export.deployable import Deployable, file_note, remove_unread
-from distill_mtl.export.export_format import ExportRequest, Format, export_files, refuse_existing
+from distill_mtl.export.export_format import ExportRequest, Format, refuse_existing
 from distill_mtl.export.parity import Parity, RealRows, check_parity
+from distill_mtl.files import atomic_files
 from distill_mtl.networks.runtime import RUNTIMES
 
 
@@ -40,7 +41,7 @@ class GraphFormat(Format):
         module = (
             Deployable(request.student, request.pixels, decode=request.decode).eval().requires_grad_(False)
         )
-        with torch.no_grad(), export_files(request.out) as made:
+        with torch.no_grad(), atomic_files(request.out) as made:
             file = made / request.out.name
             note = file_note(module, request.source.recipe_sha256, resize=request.source.resize)
             with telling(request, f"recording {', '.join(request.tasks)} as {self.words}"):

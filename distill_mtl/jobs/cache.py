@@ -34,12 +34,14 @@ import distill_mtl
 from distill_mtl.checks.before_training import run_check
 from distill_mtl.display import Display, console_of
 from distill_mtl.errors import RecipeError, Stopped, StoppedElsewhere, UserError
+from distill_mtl.files import remove_abandoned
 from distill_mtl.jobs.arguments import as_recipe, recipe_place, refuse_below
 from distill_mtl.recipe import Recipe
+from distill_mtl.system_errors import megabytes
 from distill_mtl.targets.cached import OpenCache
 from distill_mtl.targets.encoding import AnswerCodec
 from distill_mtl.targets.live import LiveTeachers
-from distill_mtl.targets.plan import Places, Unit, megabytes, remove_left_overs
+from distill_mtl.targets.plan import Places, Unit
 from distill_mtl.targets.verify import Verifier, draw_rows
 from distill_mtl.targets.write import CacheWriter, refuse_full_disks, unfinished
 from distill_mtl.training.loop import StopRequest
@@ -74,7 +76,8 @@ def write_cache(
     accelerator, places = job.accelerator, Places()
     made = _made(job)
     if accelerator.is_main_process:
-        remove_left_overs(places.to_write(unit.shard.path) for unit in job.units)
+        for folder in {places.to_write(unit.shard.path) for unit in job.units}:
+            remove_abandoned(folder)
     left = unfinished(job.units, places)
     refuse_full_disks(left, places)
     accelerator.wait_for_everyone()

@@ -12,8 +12,7 @@ from accelerate import PartialState
 from rich.console import Console
 
 from distill_mtl.display import Display, output
-from distill_mtl.errors import UserError, brief
-from distill_mtl.files import atomic_file, refuse_folder
+from distill_mtl.files import atomic_file, refuse_unwritable
 from distill_mtl.jobs.arguments import as_names, refuse_below
 from distill_mtl.networks.modes import usable_device
 from distill_mtl.networks.opening import open_network
@@ -82,7 +81,7 @@ def predict(
     refuse_below(1, top=top, batch_size=batch_size)
     lines = None if json is None or str(json) == "-" else Path(json)
     if lines is not None:
-        refuse_folder(lines, "--json")
+        refuse_unwritable(lines, "--json")
     where = _device(device)
     opened = open_network(network, trust=trust)
     kinds = answered_kinds(opened, as_names(only))
@@ -118,11 +117,8 @@ def predict(
 
 def _opened(path: Path, files: ExitStack) -> TextIO:
     """The file for JSON lines, which appears whole once `files` are closed."""
-    try:
-        file = files.enter_context(atomic_file(path))
-        return files.enter_context(io.TextIOWrapper(file, encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--json {path} cannot be written: {brief(error)}.") from error
+    file = files.enter_context(atomic_file(path))
+    return files.enter_context(io.TextIOWrapper(file, encoding="utf-8"))
 
 
 def _conclude(errors: Console, found: FoundPictures, unread: Sequence[Unread], cropped: int) -> None:

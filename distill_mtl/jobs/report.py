@@ -7,7 +7,7 @@ from rich.console import Console
 
 from distill_mtl.display import output
 from distill_mtl.errors import UserError
-from distill_mtl.files import refuse_folder, write_text
+from distill_mtl.files import refuse_unwritable, write_text
 from distill_mtl.report.html import page
 from distill_mtl.report.markdown import markdown
 from distill_mtl.report.run_comparison import comparison_of
@@ -36,7 +36,7 @@ def write_report(folders: Sequence[Path], *, to: Path | None = None, console: Co
         KeyboardInterrupt: interrupted before the report was finished. The same command writes it.
     """
     if to is not None:
-        refuse_folder(to, "--to")
+        refuse_unwritable(to, "--to")
     given = [folders] if isinstance(folders, Path | str) else folders
     paths = [Path(folder) for folder in given]
     if len(paths) == 1:
@@ -44,7 +44,7 @@ def write_report(folders: Sequence[Path], *, to: Path | None = None, console: Co
     else:
         runs = [read_run(path, label) for path, label in zip(paths, _labels(paths), strict=True)]
         written = to or paths[0].resolve().parent / "comparison.html"
-        _write(written, page(comparison_of(runs)))
+        write_text(written, page(comparison_of(runs)))
     (console or output()).print(f"report: {written}", highlight=False, soft_wrap=True)
     return written
 
@@ -53,10 +53,10 @@ def report_in(folder: Path, *, to: Path | None = None) -> Path:
     """Write the report of one run into its folder, or its page to `to`; the page's place."""
     files = RunFiles(folder)
     report = report_of(read_run(folder))
-    _write(to or files.report, page(report))
+    write_text(to or files.report, page(report))
     if to is None:
         grid = files.pictures.name if files.pictures.exists() else None
-        _write(files.report_markdown, markdown(report, grid))
+        write_text(files.report_markdown, markdown(report, grid))
     return to or files.report
 
 
@@ -70,13 +70,3 @@ def _labels(folders: Sequence[Path]) -> list[str]:
         if len(set(labels)) == len(labels):
             return labels
     return [str(folder) for folder in folders]
-
-
-def _write(path: Path, text: str) -> None:
-    """Complete or not at all."""
-    try:
-        write_text(path, text)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror}). Choose another file with --to."
-        ) from None

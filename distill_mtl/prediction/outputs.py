@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from distill_mtl.errors import UserError, brief
+from distill_mtl.errors import UserError
 from distill_mtl.files import atomic_file
 from distill_mtl.geometry.views import View
 from distill_mtl.picture_bytes import PICTURE_ENDINGS
@@ -241,17 +241,12 @@ class _Places:
         """One answer, whole or not at all.
 
         Raises:
-            UserError: it cannot be written.
+            WriteError: it cannot be written.
         """
         path = self._folder / task / self._path(key).relative_to(self._folder)
         path = path.with_name(f"{path.name}.{ending}")
-        try:
-            with atomic_file(path) as file:
-                file.write(content)
-        except OSError as error:
-            raise UserError(
-                f"{self._option}: {path} cannot be written ({error.strerror or brief(error)})."
-            ) from error
+        with atomic_file(path) as file:
+            file.write(content)
 
     def _path(self, key: str) -> Path:
         """Without the ending of a picture file."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from distill_mtl.errors import ShardError
 from distill_mtl.files import remove_half_made, write_text
+from distill_mtl.system_errors import naming
 from distill_mtl.tasks.label import LabelCounts
 
 _VERSION = 2  # 1 counted labels in another form
@@ -121,7 +122,7 @@ class ShardPlan:
     def add(self, finished: FinishedShard) -> None:
         """Note a shard that is in its place."""
         self.finished.append(finished)
-        with open(self._path, "a", encoding="utf-8") as file:
+        with naming(self._path, every=True), open(self._path, "a", encoding="utf-8") as file:
             file.write(_line(finished))
 
     def _lines(self) -> list[dict[str, Any]]:
@@ -157,10 +158,7 @@ class ShardPlan:
             self.finished.append(FinishedShard(**line | {"counts": RowCounts.from_json(line["counts"])}))
 
     def _write(self) -> None:
-        try:
-            write_text(self._path, "".join([json.dumps(self._plan) + "\n", *map(_line, self.finished)]))
-        except OSError as error:
-            raise ShardError(f"{self._path}: cannot be written ({error.strerror}).") from None
+        write_text(self._path, "".join([json.dumps(self._plan) + "\n", *map(_line, self.finished)]))
 
     def _shards(self) -> list[Path]:
         if not self.folder.is_dir():

@@ -21,7 +21,7 @@ from rich.console import Console
 from distill_mtl.data.decode import read_image
 from distill_mtl.data.stream import read_ahead
 from distill_mtl.display import Display
-from distill_mtl.errors import ShardError, Stopped, brief
+from distill_mtl.errors import ShardError, Stopped, WriteError, brief
 from distill_mtl.files import atomic_file
 from distill_mtl.shards.label_kinds import Label
 from distill_mtl.shards.listed_rows import LabelError, ListedRows
@@ -149,8 +149,10 @@ def write_shards(
             f"stopped. {len(plan.finished)} shards with {plan.next_position():,} of {len(order):,} rows are finished; "
             "the same command continues."
         ) from None
-    except OSError as error:
-        raise ShardError(f"{folder}: cannot be written to ({error.strerror or error}).") from None
+    except WriteError as error:
+        raise ShardError(
+            f"{error} {len(plan.finished)} shards are finished; the same command continues."
+        ) from None
     return _written(plan, rows, accepted.take_skipped(), kept)
 
 

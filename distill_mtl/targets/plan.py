@@ -10,9 +10,8 @@ import hashlib
 import json
 import os
 import tempfile
-import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from distill_mtl.data.source import ShardRows, Source
-from distill_mtl.files import cache_folder, half_made
+from distill_mtl.files import cache_folder
 from distill_mtl.geometry.views import Size
 from distill_mtl.targets.encoding import AnswerCodec
 from distill_mtl.targets.facts import TeacherFacts
@@ -49,7 +48,6 @@ _KEYS = {
 }
 """Header -> what a user knows it as."""
 _ENDING = ".safetensors"
-_ABANDONED = 600.0  # seconds without a write, after which the writer of a file is assumed to be gone
 
 
 @dataclass(frozen=True)
@@ -144,14 +142,6 @@ def plan_cache(
             }
             units.append(Unit(number, shard, files))
     return units
-
-
-def megabytes(size: int) -> str:
-    """Bytes with two significant digits: `310 MB`."""
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if size >= factor:
-            return f"{size / factor:.{0 if size >= 10 * factor else 1}f} {unit}"
-    return f"{max(1, round(size / 1e3))} kB"
 
 
 def identity(
@@ -282,15 +272,6 @@ class Places:
         """The folder where new sidecars of the shard go."""
         beside, elsewhere = _folders(shard)
         return beside if self._writable(beside) else elsewhere
-
-
-def remove_left_overs(folders: Iterable[Path]) -> None:
-    """Delete sidecars that killed processes left half-made; a sidecar that is still being written is younger."""
-    for folder in set(folders):
-        with suppress(OSError):
-            for part in half_made(folder, f"*{_ENDING}"):
-                if time.time() - part.stat().st_mtime > _ABANDONED:
-                    part.unlink()
 
 
 def _folders(shard: Path) -> tuple[Path, Path]:

@@ -17,9 +17,10 @@ from distill_mtl.data.all_sources import Sources
 from distill_mtl.data.batch import Integers
 from distill_mtl.data.reader import EveryView
 from distill_mtl.errors import CacheError
+from distill_mtl.system_errors import megabytes
 from distill_mtl.targets.cached import check_sidecar
 from distill_mtl.targets.live import LiveTeachers
-from distill_mtl.targets.plan import BOXES, FLIPS, Places, Unit, Wanted, megabytes
+from distill_mtl.targets.plan import BOXES, FLIPS, Places, Unit, Wanted
 from distill_mtl.targets.sidecar import Writer, write_sidecar
 
 

@@ -16,6 +16,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from distill_mtl.errors import UserError, brief
 from distill_mtl.recipe import Recipe
+from distill_mtl.system_errors import naming
 from distill_mtl.training.run_folder import RunFolder
 
 PROJECT = "distill_mtl"
@@ -32,12 +33,19 @@ class MetricsLog:
     """
 
     def __init__(self, path: Path, *, enabled: bool = True) -> None:
-        self._file: TextIO | None = path.open("a", buffering=1) if enabled else None
+        self._path = path
+        with naming(path, every=True):
+            self._file: TextIO | None = path.open("a", buffering=1) if enabled else None
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Append one line."""
+        """Append one line.
+
+        Raises:
+            WriteError: the disk is full, or the like.
+        """
         if self._file is not None:
-            self._file.write(json.dumps(_rounded(line), allow_nan=False) + "\n")
+            with naming(self._path, every=True):
+                self._file.write(json.dumps(_rounded(line), allow_nan=False) + "\n")
 
     def __enter__(self) -> "MetricsLog":
         return self

@@ -15,11 +15,12 @@ from distill_mtl.distillation.term import LossConfig
 from distill_mtl.errors import CacheError, RecipeError, StoppedElsewhere
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import SelfTeacherSection
+from distill_mtl.system_errors import megabytes
 from distill_mtl.targets.cached import CachedTargets, OpenCache, StoredViews
 from distill_mtl.targets.combined import Gate
 from distill_mtl.targets.encoding import AnswerCodec, Numbers
 from distill_mtl.targets.facts import TeacherFacts, Teachers
-from distill_mtl.targets.plan import Places, Unit, megabytes, plan_cache
+from distill_mtl.targets.plan import Places, Unit, plan_cache
 from distill_mtl.tasks.base import KINDS, TaskKind
 
 DECAY = 0.999

@@ -1,7 +1,6 @@
 """`distill-mtl cache` and `cache verify` as a user's own processes run them, stopped and killed among others."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -25,7 +24,6 @@ from distill_mtl.files import cache_folder
 from distill_mtl.jobs import cache as cache_module
 from distill_mtl.jobs.cache import verify_cache, write_cache
 from distill_mtl.targets import plan as plan_module
-from distill_mtl.targets.plan import remove_left_overs
 
 SLOW = "evaluation.batch_size=1"  # a row at a time leaves time to stop it
 FILES = 8  # four shards, two teachers
@@ -159,15 +157,6 @@ def test_killed_with_kill_9_it_goes_on_and_ends_the_same(tmp_path: Path) -> None
         path.unlink()
     write_cache(recipe, (*cache_world.VIEWS, SLOW))
     assert contents(recipe) == after
-
-
-def test_what_a_killed_process_left_is_removed_once_it_is_old(tmp_path: Path) -> None:
-    old, young = (tmp_path / f".a.hue.0.safetensors.{name}.part" for name in ("1-0123abcd", "2-4567cdef"))
-    for path in (old, young):
-        path.write_bytes(b"x")
-    os.utime(old, (0, 0))
-    remove_left_overs([tmp_path])
-    assert list(tmp_path.iterdir()) == [young]
 
 
 def test_stopped_by_a_signal_it_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
