@@ -11,6 +11,7 @@ import timm
 
 from distill_mtl.errors import UserError
 from distill_mtl.networks.backbone import LOGITS, Backbone
+from distill_mtl.networks.checkpoint_names import fitting
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.networks.network import Network, NetworkFiles, TaskOutput
 from distill_mtl.networks.task_network import BackboneNetwork
@@ -35,7 +36,8 @@ def open_timm_folder(source: NetworkFiles, config: Mapping[str, Any]) -> Network
         raise UserError(f"timm cannot build the network of {folder / CONFIG}: {error}") from error
     if not model.num_classes:
         raise UserError(f"{folder} holds a network without a classifier (num_classes 0).")
-    load_exactly(model, state, str(folder))
+    readings = list(fitting(state, model.state_dict()).values())
+    load_exactly(model, readings[0] if len(readings) == 1 else state, str(folder))
     if model.pretrained_cfg["num_classes"] != model.num_classes:
         raise UserError(
             f"{folder / CONFIG} says {model.pretrained_cfg['num_classes']} classes, its weights have "

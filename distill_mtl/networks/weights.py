@@ -5,7 +5,7 @@ Weights are safetensors only: a pickle can run code when it is opened, so none i
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from distill_mtl.errors import TeacherError, UserError
 from distill_mtl.files import atomic_folder
+from distill_mtl.networks.checkpoint_names import differences
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -34,6 +35,7 @@ _CONVERT = (
 
 
 SCORE = "score.json"
+_SHOWN = 5  # names of tensors in a message, of each side
 
 
 def network_folder(place: Path) -> Path:
@@ -83,22 +85,34 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def load_exactly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Load every tensor of `state` into `module`, and every tensor of `module` from `state`.
 
+    What no answer depends on may be missing or too many: see `checkpoint_names.differences`.
+
     Raises:
-        UserError: names or shapes differ; the message names `source` and the first of them.
+        UserError: names or shapes differ; the message names `source` and the first of both sides.
     """
     own = module.state_dict()
-    found = [f"{key} is missing in the file" for key in own if key not in state]
-    found += [f"{key} is not in the network" for key in state if key not in own]
-    found += [
-        f"{key} is {list(state[key].shape)} in the file, {list(own[key].shape)} in the network"
-        for key in own
-        if key in state and own[key].shape != state[key].shape
+    missing, unexpected, other = differences(state, own)
+    shapes = [
+        f"{name} is {list(state[name].shape)} in the file, {list(own[name].shape)} in the network"
+        for name in other
+    ]
+    found = [
+        f"{what}: {_first(names)}"
+        for what, names in (
+            ("missing in the file", missing),
+            ("not in the network", unexpected),
+            ("shape", shapes),
+        )
+        if names
     ]
     if found:
-        shown = "".join(f"\n  {line}" for line in found[:5])
-        more = f"\n  and {len(found) - 5} more" if len(found) > 5 else ""
-        raise UserError(f"the weights of {source} do not fit the network:{shown}{more}")
-    module.load_state_dict(dict(state))
+        raise UserError(f"the weights of {source} do not fit the network: {'; '.join(found)}.")
+    module.load_state_dict(dict(state), strict=False)
+
+
+def _first(names: Sequence[str]) -> str:
+    shown = [name if name.isprintable() else ascii(name) for name in names[:_SHOWN]]
+    return ", ".join(shown) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def write_network(folder: Path, config: Mapping[str, Any], state: Mapping[str, Tensor], card: str) -> None:

@@ -138,7 +138,7 @@ def test_a_weight_that_is_missing_in_the_file_is_refused(tmp_path: Path) -> None
     state = load_file(tmp_path / "model.safetensors")
     del state["layer2.0.bn1.running_mean"]
     save_file(state, tmp_path / "model.safetensors")
-    with pytest.raises(TeacherError, match=r"layer2\.0\.bn1\.running_mean is missing in the file"):
+    with pytest.raises(TeacherError, match=r"missing in the file: layer2\.0\.bn1\.running_mean"):
         load(tmp_path)
 
 

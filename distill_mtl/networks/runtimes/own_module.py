@@ -6,7 +6,7 @@
 import importlib.util
 import inspect
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from distill_mtl.errors import UserError, brief
+from distill_mtl.networks.checkpoint_names import fitting, nearest_reading
 from distill_mtl.networks.modes import freeze
 from distill_mtl.networks.runtime import DeclaredInput, Runtime, named
 from distill_mtl.networks.taps import Taps
@@ -154,7 +155,9 @@ def _declared(network: nn.Module) -> DeclaredInput:
 
 
 def load_checkpoint(network: nn.Module, file: Path) -> None:
-    """Load the weights in `file` into the network, every one of them and into every place; runs no code.
+    """Load the weights in `file` into the network, into every place of it; runs no code.
+
+    Prefixes are taken off, and what is known to stand beside a network (a counter, a loss) is left out.
 
     Args:
         network: takes them.
@@ -164,32 +167,60 @@ def load_checkpoint(network: nn.Module, file: Path) -> None:
         UserError: no such file, none that can be read without running code, no state dict in it, several
             that fit, or none that does.
     """
-    own = network.state_dict().keys()
-    states = [_without_prefix(state, own) for state in _state_dicts(_read(file))]
+    own = network.state_dict()
+    states = list(_state_dicts(_read(file)))
     if not states:
         raise UserError(
             f"{file} holds no weights: a state dict maps names to tensors, alone or under a name such as "
             "'state_dict'. Save it with torch.save(model.state_dict(), FILE)."
         )
-    fitting = [state for state in states if state.tensors.keys() == own]
-    if len(fitting) > 1 and not all(_equal(fitting[0].tensors, other.tensors) for other in fitting[1:]):
-        names = " and ".join(f"'{state.name}'" for state in fitting)
+    readings = [
+        _State(state.name, tensors, prefix)
+        for state in states
+        for prefix, tensors in fitting(state.tensors, own).items()
+    ]
+    if len(readings) > 1 and not all(_equal(readings[0].tensors, other.tensors) for other in readings[1:]):
+        names = " and ".join(state.place for state in readings)
         raise UserError(
-            f"{file} holds several sets of weights that fit: {names}. Save the one you want by itself: "
-            f"torch.save(torch.load(FILE, weights_only=True)[{fitting[0].name!r}], NEW_FILE)."
+            f"{file} holds several sets of weights that fit: {names}. Save the one you want by itself, with "
+            "torch.save(STATE_DICT, NEW_FILE) after torch.load(FILE, weights_only=True)."
         )
-    best = max(fitting or states, key=lambda state: len(state.tensors.keys() & own))
-    others = ", ".join(f"'{state.name}'" for state in states if state is not best)
+    if readings:
+        load_exactly(network, readings[0].tensors, str(file))
+        return
+    nearest = []
+    for state in states:
+        prefix, tensors = nearest_reading(state.tensors, own)
+        nearest.append(_State(state.name, tensors, prefix))
+    best = max(nearest, key=lambda state: len(state.tensors.keys() & own.keys()))
+    others = ", ".join(f"'{state.name}'" for state in nearest if state is not best)
     beside = f" (nearer than {others})" if others else ""
-    load_exactly(network, best.tensors, f"{file}, under '{best.name}'{beside}" if best.name else str(file))
+    load_exactly(network, best.tensors, f"{file}, under {best.place}{beside}" if best.place else str(file))
 
 
 @dataclass(frozen=True)
 class _State:
-    """A state dict in a file; `name` is empty where it is the file's whole content."""
+    """A state dict in a file.
+
+    Attributes:
+        name: where it stands; empty where it is the file's whole content.
+        tensors: by name.
+        prefix: that was taken off its names.
+    """
 
     name: str
     tensors: dict[str, Tensor]
+    prefix: str = ""
+
+    @property
+    def place(self) -> str:
+        """Name and prefix, for a message."""
+        parts = [f"'{part}'" for part in (self.name, self.prefix) if part]
+        return (
+            " without the prefix ".join(parts)
+            if self.name
+            else "".join(f"the prefix {part}" for part in parts)
+        )
 
 
 def _read(file: Path) -> Any:
@@ -218,29 +249,20 @@ def _unreadable(file: Path, why: str) -> UserError:
 
 
 def _state_dicts(loaded: Any, name: str = "", depth: int = 0) -> Iterator[_State]:
-    """Every mapping from names to tensors, down to two levels; deeper lie an optimizer's."""
-    if not isinstance(loaded, Mapping) or not loaded:
+    """The tensors of every mapping by name, down to two levels; deeper lie an optimizer's."""
+    if not isinstance(loaded, Mapping):
         return
-    if all(isinstance(key, str) and isinstance(value, Tensor) for key, value in loaded.items()):
-        yield _State(name, dict(loaded))
-    elif depth < 2:
+    tensors = {
+        key: value for key, value in loaded.items() if isinstance(key, str) and isinstance(value, Tensor)
+    }
+    if tensors:
+        yield _State(name, tensors)
+    if depth < 2:
         for key, value in loaded.items():
             yield from _state_dicts(value, f"{name}.{key}" if name else str(key), depth + 1)
 
 
-def _without_prefix(state: _State, own: Collection[str]) -> _State:
-    """The state without what all its names begin with (`module.`, `_orig_mod.`, `model.`), where that fits better."""
-    levels = [state.tensors]
-    while prefix := _shared_prefix(levels[-1]):
-        levels.append({key.removeprefix(prefix): value for key, value in levels[-1].items()})
-    return _State(state.name, max(levels, key=lambda level: len(level.keys() & set(own))))
-
-
-def _shared_prefix(tensors: Mapping[str, Tensor]) -> str:
-    prefixes = {"".join(key.partition(".")[:2]) for key in tensors}
-    prefix = prefixes.pop()
-    return prefix if not prefixes and prefix.endswith(".") else ""
-
-
 def _equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
-    return all(torch.equal(value, second[key]) for key, value in first.items())
+    return first.keys() == second.keys() and all(
+        torch.equal(value, second[key]) for key, value in first.items()
+    )

@@ -101,9 +101,8 @@ def test_weights_that_fit_nowhere_are_refused_by_the_nearest_place(
     del state["module.bn.weight"]
     with pytest.raises(UserError) as caught:
         load({"a": nn.Linear(2, 2).state_dict(), "b": state}, tmp_path)
-    assert "n.pth, under 'b' (nearer than 'a') do not fit the network:\n  bn.weight is missing" in str(
-        caught.value
-    )
+    for finding in ("n.pth", "under 'b'", "nearer than 'a'", "'module.'", "missing in the file: bn.weight"):
+        assert finding in str(caught.value)
     assert "conv.weight" not in str(caught.value)
 
 
