@@ -133,9 +133,9 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _say(text: str, style: str | None = None) -> None:
-    from rich.console import Console
+    from distill_mtl.display import messages
 
-    Console(stderr=True, highlight=False).print(text, style=style, markup=False, soft_wrap=True)
+    messages().print(text, style=style, soft_wrap=True)
 
 
 @contextmanager

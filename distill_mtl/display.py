@@ -2,10 +2,11 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -14,9 +15,39 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
+from rich.text import Text
+
+from distill_mtl.errors import visible
 
 PLAIN_SECONDS = 10.0
 FILE_COLUMNS = 120
+
+
+class PlainConsole(Console):
+    """A console that obeys no text: a class named `[red]` or `:cat:` is shown by that name, and a control sequence of
+    the terminal as its characters' numbers. Colours come from `style` and from `rich.text.Text`.
+
+    Args:
+        options: rich's own.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
+def messages() -> Console:
+    """Standard error."""
+    return PlainConsole(stderr=True, highlight=False)
+
+
+def mark(passed: bool) -> Text:
+    """The cell of a table that says whether something passed."""
+    return Text("✓", "green") if passed else Text("✗", "red")
 
 
 def output() -> Console:
@@ -24,7 +55,7 @@ def output() -> Console:
 
     There rich would assume 80, and a log would lack what does not fit.
     """
-    console = Console()
+    console = PlainConsole()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = FILE_COLUMNS
     return console
@@ -52,13 +83,13 @@ class Display:
         self._first, self._done = done, done
         self._start = self._last_line = time.monotonic()
         self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("ETA"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             transient=True,
         )

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distill_mtl.checks.recipe_draft import classes_in_words, teacher_lines
+from distill_mtl.display import messages
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.networks.task_network import TaskNetwork
@@ -45,7 +46,7 @@ def print_inspection(section: TeacherSection, task: str, console: Console, *, ev
     Raises:
         UserError: it cannot be loaded.
     """
-    with Console(stderr=True).status("opening it and running it once"):
+    with messages().status("opening it and running it once"):
         teacher = load_teacher(absolute_teacher(section), task=task, layers=(None,))
         layers = teacher.network.features()
     for line in _files(teacher):

@@ -29,6 +29,7 @@ from distill_mtl.checks.teacher_score import (
     score_problem,
 )
 from distill_mtl.data import Sources
+from distill_mtl.display import mark
 from distill_mtl.errors import TeacherError
 from distill_mtl.evaluation.row_statistics import within_known
 from distill_mtl.recipe import Recipe
@@ -182,7 +183,7 @@ def show_teachers(
     rows = [_cells(task, result, kinds[task].metric) for task, result in examined.items()]
     for column, *cells in zip(_COLUMNS, *rows, strict=True):
         # A narrow console shortens the teacher's name, never a figure.
-        widest = max(len(column), *(len(Text.from_markup(cell)) for cell in cells))
+        widest = max(len(column), *(len(str(cell)) for cell in cells))
         table.add_column(
             column,
             justify="right" if column in ("rows", "recorded", "measured") else "left",
@@ -208,7 +209,7 @@ def show_teachers(
             )
 
 
-def _cells(task: str, result: TeacherCheck, metric: str) -> tuple[str, ...]:
+def _cells(task: str, result: TeacherCheck, metric: str) -> tuple[str | Text, ...]:
     measured, expected = result.measured, result.expected
     return (
         task,
@@ -218,7 +219,7 @@ def _cells(task: str, result: TeacherCheck, metric: str) -> tuple[str, ...]:
         f"{measured.rows:,}" if measured else "0",
         f"{expected.score:.2f}" if expected else "-",
         f"{measured.score:.2f} ± {measured.error:.2f}" if measured else "not measured",
-        "[red]✗[/red]" if result.problem else "[green]✓[/green]" if measured else "?",
+        mark(False) if result.problem else mark(True) if measured else "?",
         result.precision,
     )
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Protocol, cast
 
 import webdataset
-from rich.console import Console
 from rich.progress import track
 
+from distill_mtl.display import messages
 from distill_mtl.errors import ShardError, nearest
 from distill_mtl.files import atomic_file, cache_folder, wait_for
 from distill_mtl.splits import SPLITS, Split
@@ -85,7 +85,7 @@ def shard(pattern: str, place: str, local_rank: int = 0) -> Path:
 
 def _shown(samples: Iterator[Sample], what: str, total: int) -> Iterator[Sample]:
     """The rows, with a progress bar on a terminal, else a log line every 10 seconds."""
-    console = Console(stderr=True)
+    console = messages()
     if console.is_terminal:
         yield from track(samples, f"making {what}", total, console=console, transient=True)
         return

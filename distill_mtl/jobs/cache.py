@@ -29,6 +29,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from rich.console import Console
+from rich.text import Text
 
 import distill_mtl
 from distill_mtl.checks.before_training import run_check
@@ -85,12 +86,11 @@ def write_cache(
         _write_together(job, left, places, made)
     if accelerator.is_main_process:
         cache = OpenCache(job.units, job.parts.sources.opened, Places())
-        job.console.print(
-            f"[green]cached[/green]: {_amount(job.units)}, {megabytes(cache.size)}, in "
-            f"{places.to_write(job.units[0].shard.path)}. Runs of this recipe use it (targets: auto or cached).",
-            highlight=False,
-            soft_wrap=True,
+        said = (
+            f": {_amount(job.units)}, {megabytes(cache.size)}, in "
+            f"{places.to_write(job.units[0].shard.path)}. Runs of this recipe use it (targets: auto or cached)."
         )
+        job.console.print(Text.assemble(("cached", "green"), said), soft_wrap=True)
 
 
 def verify_cache(
@@ -131,11 +131,8 @@ def verify_cache(
     blocks = [picks[first : first + job.rows_at_once] for first in range(0, len(picks), job.rows_at_once)]
     found = verifier.compare(blocks)
     worst = ", ".join(f"{task} {100 * deviation:.2f} %" for task, deviation in found.worst.items())
-    job.console.print(
-        f"[green]verified[/green]: {found.rows} of {_amount(job.units)}; largest deviation {worst}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    said = f": {found.rows} of {_amount(job.units)}; largest deviation {worst}"
+    job.console.print(Text.assemble(("verified", "green"), said), soft_wrap=True)
 
 
 @dataclass(frozen=True)

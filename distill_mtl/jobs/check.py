@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from distill_mtl.checks.before_training import run_check, try_one_batch
 from distill_mtl.display import console_of
@@ -37,7 +38,8 @@ def check(
     parts = build(loaded)
     run_check(parts, accelerator.device, console)
     try_one_batch(parts, accelerator.device, slices=loaded.training.accumulate)
-    console.print(
-        f"[green]ready[/green]: {parts.steps} steps of {loaded.training.batch_size} rows. "
+    said = (
+        f": {parts.steps} steps of {loaded.training.batch_size} rows. "
         f"Train with: accelerate launch distill.py {recipe_place(recipe)}"
     )
+    console.print(Text.assemble(("ready", "green"), said))

@@ -111,7 +111,7 @@ def distill(
     for warning in batchnorm_warnings(
         parts.student, parts.sources, accelerator.device, accelerator.num_processes
     ):
-        console.print(f"[yellow]{warning}[/yellow]", highlight=False)
+        console.print(warning, style="yellow", highlight=False, markup=False)
 
     session = _train(parts, accelerator, folder, console, precisions, resume=resume)
     return _finish(parts, session, folder, console)
@@ -229,9 +229,8 @@ def _finish(parts: Parts, session: Session, folder: RunFolder, console: Console)
         report = write_run_artefacts(folder, evaluation, comparison.on("test"))
         console.print(console_table(evaluation))
         for source, count in skipped.items():
-            console.print(
-                f"[yellow]{count} corrupt rows of data.{source} were replaced by their next row[/yellow]"
-            )
+            said = f"{count} corrupt rows of data.{source} were replaced by their next row"
+            console.print(said, style="yellow")
         console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
         console.print(f"report: {report}", highlight=False, soft_wrap=True)
     accelerator.wait_for_everyone()

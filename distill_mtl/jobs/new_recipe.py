@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from distill_mtl.checks.recipe_draft import TeacherWithData, draft
+from distill_mtl.display import messages
 from distill_mtl.recipe import load_recipe
 from distill_mtl.recipe.json_schema import recipe_json_schema_text
 from distill_mtl.recipe.yaml_writer import write_yaml
@@ -51,7 +52,7 @@ def draft_recipe(
           distill-mtl init --teacher breed.onnx --data shards/breed \\
               --teacher part.pt2 --data shards/part --trust > recipe.yaml
     """
-    notes = console or Console(stderr=True, highlight=False)
+    notes = console or messages()
     with notes.status("looking at teachers and data"):
         recipe, pairs = draft(teacher, data, student=student, trust=trust, overrides=overrides)
     assumed = [pair for pair in pairs if pair.teacher.card.assumed]

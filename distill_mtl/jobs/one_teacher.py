@@ -33,7 +33,7 @@ from distill_mtl.checks.inspection import print_inspection
 from distill_mtl.checks.teacher_check import ROWS_AT_A_TIME, TeacherCheck, expected_score, measure_teacher
 from distill_mtl.data import Sources, open_sources
 from distill_mtl.data.batch import Batch
-from distill_mtl.display import output
+from distill_mtl.display import mark, messages, output
 from distill_mtl.errors import RecipeError, TeacherError, UserError
 from distill_mtl.evaluation import Evaluation, TaskResult
 from distill_mtl.jobs.arguments import as_classes, as_data, as_recipe, recipe_place, refuse_below
@@ -171,7 +171,7 @@ def _examine(
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    console = Console(stderr=True)
+    console = messages()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("measuring", total=number)
 
@@ -202,7 +202,7 @@ def _show(console: Console, examined: TeacherCheck, kind: TaskKind, data: Sequen
         f"{measured.score:.2f} ± {measured.error:.2f}",
         f"{expected.score:.2f}" if expected else "–",
         f"{measured.constant:.2f}",
-        "[red]✗[/red]" if examined.problem else "[green]✓[/green]",
+        mark(examined.problem is None),
     )
     for line in (
         f"{card.place}: {card.form}, sha256 {card.sha256[:8]}",
@@ -210,7 +210,7 @@ def _show(console: Console, examined: TeacherCheck, kind: TaskKind, data: Sequen
     ):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if card.labels.describe:
-        console.print(card.labels.describe, highlight=False)
+        console.print(card.labels.describe, highlight=False, markup=False)
     console.print(table)
     if expected is None and examined.problem is None:
         console.print("It has no recorded score. If you know one: --expect SCORE.", style="dim")

@@ -11,7 +11,7 @@ import torch
 from accelerate import PartialState
 from rich.console import Console
 
-from distill_mtl.display import Display, output
+from distill_mtl.display import Display, messages, output
 from distill_mtl.files import atomic_file, refuse_unwritable
 from distill_mtl.jobs.arguments import as_names, refuse_below
 from distill_mtl.networks.modes import usable_device
@@ -86,7 +86,7 @@ def predict(
     opened = open_network(network, trust=trust)
     kinds = answered_kinds(opened, as_names(only))
     opened.to(where)
-    found, errors = find_pictures(images, image), console or Console(stderr=True, highlight=False)
+    found, errors = find_pictures(images, image), console or messages()
     with ExitStack() as files:
         stream = sys.stdout if lines is None else _opened(lines, files)
         outputs = list[Output]()

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from accelerate import PartialState
 from rich.console import Console
-from rich.markup import escape
 
 from distill_mtl.display import console_of
 from distill_mtl.errors import UserError
@@ -101,7 +100,6 @@ def earlier_result(path: Path, console: Console) -> Evaluation | None:
     try:
         return Evaluation.read(path) if path.exists() else None
     except UserError as error:
-        console.print(
-            f"[yellow]{escape(str(error))}\nIts baselines, steps and seconds are not kept.[/yellow]"
-        )
+        said = f"{error}\nIts baselines, steps and seconds are not kept."
+        console.print(said, style="yellow", markup=False)
         return None

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
+from distill_mtl.errors import visible
 from distill_mtl.report.run_record import Curve
 
 if TYPE_CHECKING:  # matplotlib takes most of a second, which the console has no use for
@@ -108,12 +109,15 @@ class Drawing:
         """Markup that can stand in a page beside others."""
         import matplotlib
         from matplotlib.figure import Figure
+        from matplotlib.text import Text
 
         # The context changes matplotlib's settings, which are global, for the length of this block alone.
         with matplotlib.rc_context({**_STYLE, "svg.hashsalt": self.name}):
             size = (WIDTH / 72, self.height / 72)
             figure = Figure(figsize=size, dpi=72, layout="constrained")
             self.paint(figure.add_subplot())
+            for text in figure.findobj(Text):
+                text.set_text(visible(text.get_text()))
             content = io.StringIO()
             figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         return _for_page(content.getvalue(), self.name, self.title)
@@ -333,7 +337,7 @@ def _for_page(svg: str, name: str, title: str) -> str:
         root.attrib.pop(size, None)
     root.attrib |= {"role": "img", "aria-labelledby": f"{name}-title"}
     heading = ElementTree.Element("title", {"id": f"{name}-title"})
-    heading.text = title
+    heading.text = visible(title)
     root.insert(0, heading)
     return ElementTree.tostring(root, encoding="unicode")
 

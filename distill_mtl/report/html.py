@@ -5,6 +5,7 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from distill_mtl.errors import visible
 from distill_mtl.report.blocks import Report
 
 
@@ -20,6 +21,9 @@ def _environment() -> Environment:
     return Environment(
         loader=PackageLoader("distill_mtl.report"),
         autoescape=True,
+        finalize=lambda value: (
+            value if isinstance(value, Markup) or not isinstance(value, str) else visible(value)
+        ),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

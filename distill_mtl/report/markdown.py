@@ -1,8 +1,11 @@
 """A report as Markdown: the whole for a merge request, its summary for a model card. Charts stay in the page."""
 
+import re
 from collections.abc import Iterator
 from html import escape
+from urllib.parse import quote
 
+from distill_mtl.errors import visible
 from distill_mtl.evaluation.result import Evaluation
 from distill_mtl.report.blocks import Block, Cell, Code, Folded, Report, Table, Text
 from distill_mtl.report.run_report import report_of_result
@@ -16,17 +19,20 @@ def markdown(report: Report, pictures: str | None = None) -> str:
         report: its sections that hold nothing but charts or pictures are left out.
         pictures: a sample grid to show, as a path from where the text stands.
     """
-    parts = [f"# {_plain(report.eyebrow)}", f"**{_plain(report.headline)}**"]
-    parts += [_plain(sentence) for sentence in report.advice]
+    parts = [f"# {plain(report.eyebrow)}", f"**{plain(report.headline)}**"]
+    parts += [plain(sentence) for sentence in report.advice]
     if report.figures:
-        parts.append(" · ".join(f"{figure.value} {figure.what}" for figure in report.figures))
-    parts.append(_plain(report.facts))
+        parts.append(" · ".join(f"{plain(figure.value)} {plain(figure.what)}" for figure in report.figures))
+    parts.append(plain(report.facts))
     for section in report.sections:
         written = [text for block in section.blocks for text in _written(block)]
         if any(not isinstance(block, Text) and list(_written(block)) for block in section.blocks):
-            parts += [f"## {_plain(section.title)}", *written]
+            parts += [f"## {plain(section.title)}", *written]
     if pictures is not None:
-        parts += ["## Rows", f"![Test rows of every task: image, label, teacher, student]({pictures})"]
+        parts += [
+            "## Rows",
+            f"![Test rows of every task: image, label, teacher, student]({quote(pictures)})",
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -35,8 +41,8 @@ def markdown_summary(evaluation: Evaluation) -> str:
     report = report_of_result(evaluation)
     parts = [text for section in report.sections for block in section.summary for text in _written(block)]
     if report.verdict is not None:
-        parts.append(f"**{_plain(report.verdict.words)}**")
-    parts += [_plain(note) for section in report.sections for note in section.notes]
+        parts.append(f"**{plain(report.verdict.words)}**")
+    parts += [plain(note) for section in report.sections for note in section.notes]
     return "\n\n".join(parts) + "\n"
 
 
@@ -50,32 +56,57 @@ def markdown_table(table: Table) -> str:
     columns = [table.columns[place] for place in kept]
     rule = ["---" if column in table.left else "---:" for column in columns]
     rows = [[_cell(row[place]) for place in kept] for row in table.rows]
-    lines = [[_plain(column) for column in columns], rule, *rows]
+    lines = [[plain(column) for column in columns], rule, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _written(block: Block) -> Iterator[str]:
     if isinstance(block, Text):
-        yield _plain(block.words)
+        yield plain(block.words)
     elif isinstance(block, Table):
         yield markdown_table(block)
     elif isinstance(block, Code):
-        yield f"```{block.language}\n{block.words.rstrip()}\n```"
+        yield code_block(block.words.rstrip(), block.language)
     elif isinstance(block, Folded) and block.in_short:
-        yield _plain(block.in_short)
+        yield plain(block.in_short)
     elif isinstance(block, Folded):
         inner = "\n\n".join(text for each in block.blocks for text in _written(each))
         # A line of HTML, in which Markdown's own signs mean nothing.
-        yield f"<details><summary>{escape(block.title)}</summary>\n\n{inner}\n\n</details>"
+        yield f"<details><summary>{escape(_one_line(block.title))}</summary>\n\n{inner}\n\n</details>"
 
 
 def _cell(cell: Cell) -> str:
     text = f"{cell.words} ({cell.aside})" if cell.aside else cell.words
-    return f"`{text}`" if cell.tone == "code" else _plain(text)
+    # A table is cut into cells before code is looked for, and takes the backslash away.
+    return code(text).replace("|", "\\|") if cell.tone == "code" else plain(text)
 
 
-def _plain(text: str) -> str:
-    """Text, escaped for Markdown."""
-    for sign in ("\\", "|", "*", "_", "<", "`"):
-        text = text.replace(sign, f"\\{sign}")
-    return text.replace("\n", " ")
+def plain(text: str) -> str:
+    """Untrusted text in one line, escaped for Markdown: no markup, HTML, character reference or formula is left."""
+    escaped = _MARKUP.sub(r"\\\g<0>", _one_line(text))
+    return _LINE_MARKUP.sub(r"\g<1>\\\g<2>", escaped)
+
+
+def code(text: str) -> str:
+    """Untrusted text in one line as code, between as many backticks as its own do not close."""
+    line, ticks = _one_line(text), "`" * (_longest("`", text) + 1)
+    return f"{ticks} {line} {ticks}" if "`" in line else f"{ticks}{line or ' '}{ticks}"
+
+
+def code_block(text: str, language: str = "") -> str:
+    """Lines of code, fenced with as many backticks as their own do not close."""
+    fence = "`" * max(3, _longest("`", text) + 1)
+    return f"{fence}{language}\n{visible(text)}\n{fence}"
+
+
+_MARKUP = re.compile(r"[\\|*_<`\[\]~$]|&(?=[#\w])")
+_LINE_MARKUP = re.compile(r"^(\d{0,9})([#>]|[-+.)](?=\s|$)|-(?=-)|=(?==*$))")
+"""What makes a heading, a quotation, a list or a rule of a line that begins with it."""
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"[\n\t]+", " ", visible(text)).strip()
+
+
+def _longest(sign: str, text: str) -> int:
+    return max(map(len, re.findall(f"{sign}+", text)), default=0)

@@ -1,5 +1,6 @@
 """The README.md of a student's folder: what the network does, how good it is, how to load it."""
 
+import json
 from collections.abc import Mapping
 
 import yaml
@@ -7,7 +8,7 @@ import yaml
 from distill_mtl.evaluation.result import Evaluation, TaskResult
 from distill_mtl.report import words
 from distill_mtl.report.blocks import Cell, Table
-from distill_mtl.report.markdown import markdown_summary, markdown_table
+from distill_mtl.report.markdown import code, code_block, markdown_summary, markdown_table, plain
 from distill_mtl.tasks.base import TaskKind
 
 _SHOWN_CLASSES = 20
@@ -44,8 +45,8 @@ def model_card(
     )
     sections = [
         f"---\n{front}---",
-        f"# {name}",
-        f"One network for {_count(len(kinds), 'task')}: a `{architecture}` trunk with a light head per task, "
+        f"# {plain(name)}",
+        f"One network for {_count(len(kinds), 'task')}: a {code(architecture)} trunk with a light head per task, "
         f"{'distilled from trained networks' if teachers else 'trained on labels'} with distill_mtl.",
         f"## Use\n\n{_usage(kinds, size)}",
         f"## Tasks\n\n{_tasks(kinds, teachers or {})}",
@@ -62,16 +63,16 @@ def _usage(kinds: Mapping[str, TaskKind], size: tuple[int, int]) -> str:
     folder = '"path/to/this/folder"' + (
         ", trust=True" if any(":" in each.name for each in kinds.values()) else ""
     )
-    return (
-        "```python\n"
+    return code_block(
         "import torch\n"
         "from distill_mtl import load_student\n\n"
         f"student = load_student({folder})\n"
         f"images = torch.rand(1, 3, {height}, {width})  # RGB in [0, 1]\n"
         "answers = student(images)\n"
-        f'answers["{task}"].keys()  # logits, and what is decoded from them\n'
-        "```\n\n"
-        f"Images of any size are resized to {height} x {width} and normalised inside; give them as read, "
+        f"answers[{json.dumps(task, ensure_ascii=False)}].keys()  # logits, and what is decoded from them",
+        "python",
+    ) + (
+        f"\n\nImages of any size are resized to {height} x {width} and normalised inside; give them as read, "
         "without normalisation."
     )
 
@@ -133,7 +134,7 @@ def _details(result: TaskResult) -> list[str]:
 
 
 def _origin(recipe_digest: str | None) -> str:
-    recipe = f"Resolved recipe: sha256 `{recipe_digest}`.\n\n" if recipe_digest is not None else ""
+    recipe = f"Resolved recipe: sha256 {code(recipe_digest)}.\n\n" if recipe_digest is not None else ""
     return recipe + (
         "Licence: a student learns from its teachers and their data; check what their licences ask before "
         "you pass it on."
