@@ -15,7 +15,6 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
-    ValidationError,
     computed_field,
     model_serializer,
     model_validator,
@@ -25,6 +24,7 @@ from pydantic.dataclasses import dataclass
 from distill_mtl.errors import UserError
 from distill_mtl.evaluation.verdict import AcceptanceRule, Decision, judge
 from distill_mtl.files import write_text
+from distill_mtl.reading import Remedy, fit, read_json, shown
 
 FORMAT: Final = "distill_mtl results"
 VERSION: Final = 1
@@ -357,24 +357,20 @@ class Evaluation(BaseModel):
             UserError: it is not one of this version; says which command measures again.
         """
         again = f"Measure again: distill-mtl evaluate {path.parent} --write"
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path} is not JSON ({error}). {again}") from None
+        content = read_json(path, remedy=Remedy(again))
         found = content if isinstance(content, dict) else {}
         named = found.get("format"), found.get("version")
         if named != (FORMAT, VERSION):
             said = (
-                "it has no format" if named[0] is None else f"it has format {named[0]!r}, version {named[1]}"
+                "it has no format"
+                if named[0] is None
+                else f"it has format {shown(named[0])}, version {shown(named[1])}"
             )
             raise UserError(
                 f"{path} cannot be read by this version: {said}, and not {FORMAT!r}, version {VERSION}. {again}"
             )
-        try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise UserError(f"{path}, {'.'.join(map(str, first['loc']))}: {first['msg']}. {again}") from None
+        result: Evaluation = fit(content, cls, str(path), remedy=Remedy(again))
+        return result
 
     def changed(self, **fields: Any) -> "Evaluation":
         """The same with other values of some fields, checked and judged again."""
@@ -392,6 +388,8 @@ class Evaluation(BaseModel):
     def _judge(self) -> "Evaluation":
         """Set every task's verdict, so that none can differ from the numbers and the margin beside it."""
         rule, margin = self.acceptance.rule, self.acceptance.margin
+        if lacking := [task for task in self.tasks if task not in margin]:
+            raise ValueError(f"acceptance.margin lacks the task {shown(lacking[0])}")
         judged = {task: result.judged(margin[task], rule) for task, result in self.tasks.items()}
         object.__setattr__(self, "tasks", judged)
         return self

@@ -26,6 +26,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from distill_mtl.errors import UserError
+
 REQUIRED = object()
 _SECTION = re.compile(r"^(Usage|Args(?: [^:\n]+)?|Returns|Raises|Examples):\n", re.MULTILINE)
 _ENTRY = re.compile(r"^(\w+)(?: \((.+?)\))?: ", re.MULTILINE)
@@ -210,13 +212,13 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _pair_of_yaml(text: str) -> tuple[str, Any]:
-    import yaml
+    from distill_mtl.recipe.yaml_reader import parse_yaml
 
     key, value = _pair(text)
     try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise argparse.ArgumentTypeError(f"{value} is not YAML") from None
+        return key, parse_yaml(value, Any, key)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 class _Pairs(argparse.Action):

@@ -11,19 +11,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from distill_mtl.errors import UserError, brief
+from distill_mtl.errors import UserError
 from distill_mtl.networks.file_contract import contract_of, overridden, read_note
 from distill_mtl.networks.network import Network, NetworkFiles, TaskOutput
 from distill_mtl.networks.runtime import RUNTIMES, Runtime
 from distill_mtl.networks.runtime_network import RuntimeNetwork
 from distill_mtl.networks.task_network import TaskNetwork
 from distill_mtl.networks.weights import CONFIG, HUB, WEIGHTS, network_folder, read_config, sha256
+from distill_mtl.reading import Remedy, shown
 from distill_mtl.recipe.command_line import read_teacher, task_name
 from distill_mtl.recipe.load import absolute_teacher
 from distill_mtl.recipe.schema import InputSection, OutputSection, TeacherSection
+from distill_mtl.recipe.yaml_reader import parse_yaml
 from distill_mtl.registry import Registry
+
+_AS_YAML = Remedy("A network in several keys is written {path: net.onnx, input: {size: 64}}.")
 
 
 class FolderForm(ABC):
@@ -72,10 +74,7 @@ def as_section(where: str | Path | TeacherSection, *, trust: bool = False) -> Te
         return where
     values: Any = {"path": str(where)}
     if str(where).startswith("{"):
-        try:
-            values = yaml.safe_load(str(where))
-        except yaml.YAMLError as error:
-            raise UserError(f"{where} cannot be read as YAML: {brief(error)}.") from error
+        values = parse_yaml(str(where), dict[str, Any], "network", remedy=_AS_YAML)
     values |= {"trust": True} if trust else {}
     return absolute_teacher(read_teacher(values, (), "network"))
 
@@ -138,6 +137,10 @@ def _open_folder(source: NetworkFiles) -> Network:
             f"{source.place} is a folder, whose network gives logits. Remove `output`, which is for files."
         )
     if "format" in config:
+        if not isinstance(config["format"], str):
+            raise UserError(
+                f"{source.place / CONFIG}, format: found {shown(config['format'])}, expected a name."
+            )
         network = FORMS[config["format"]].open(source, config)
     elif "architecture" in config:
         from distill_mtl.networks.timm_folder import open_timm_folder

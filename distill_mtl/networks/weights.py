@@ -6,11 +6,13 @@ Weights are safetensors only: a pickle can run code when it is opened, so none i
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from distill_mtl.errors import TeacherError, UserError
 from distill_mtl.files import atomic_folder
 from distill_mtl.networks.checkpoint_names import differences
+from distill_mtl.reading import Remedy, read_json
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -36,6 +39,7 @@ _CONVERT = (
 
 SCORE = "score.json"
 _SHOWN = 5  # names of tensors in a message, of each side
+_CONFIG = Remedy("Fetch the folder again, or let the program that wrote it write it again.")
 
 
 def network_folder(place: Path) -> Path:
@@ -54,12 +58,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         what = f"it has no {CONFIG}" if folder.is_dir() else "there is no such folder"
         raise UserError(f"{folder} holds no network: {what}.")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}.") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path} must hold one JSON object, found {type(config).__name__}.")
+    config: dict[str, Any] = read_json(path, dict[str, Any], remedy=_CONFIG)
     return config
 
 
@@ -138,7 +137,7 @@ def sha256(file: Path) -> str:
     return _sha256(file, status.st_size, status.st_mtime_ns)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class RecordedScore:
     """A measured score.
 
@@ -170,14 +169,10 @@ def read_score(folder: Path) -> RecordedScore | None:
     path = folder / SCORE
     if not path.is_file():
         return None
-    try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
-        return RecordedScore(**{**entry, "score": float(entry["score"])})
-    except (ValueError, TypeError, KeyError) as error:
-        raise TeacherError(
-            f"{path} cannot be read: {error}. It holds `metric` and `score`, and may hold "
-            f"{', '.join(list(RecordedScore.__dataclass_fields__)[2:])}; or delete it."
-        ) from error
+    more = ", ".join(list(RecordedScore.__dataclass_fields__)[2:])
+    holds = f"It holds `metric` and `score`, and may hold {more}. Correct or delete it."
+    score: RecordedScore = read_json(path, RecordedScore, remedy=Remedy(holds, TeacherError))
+    return score
 
 
 def write_score(folder: Path, score: RecordedScore) -> None:

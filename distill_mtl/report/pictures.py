@@ -6,7 +6,6 @@ without student, teachers and data.
 
 import base64
 import io
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from distill_mtl.evaluation.examples import Example
+from distill_mtl.reading import Remedy, read_json
 from distill_mtl.tasks.base import Legend, Shown
 
 _INDEX = "index.json"
@@ -24,6 +24,9 @@ _LONGEST = 256
 _HEAVY = 16_000
 """Bytes of a PNG above which the picture is a photograph, and JPEG keeps it as well in a tenth."""
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
+_AGAIN = Remedy(
+    "Delete the folder to do without its pictures, or measure again with distill-mtl evaluate RUN --write."
+)
 
 
 class _Entry(BaseModel):
@@ -142,7 +145,7 @@ def read_gallery(folder: Path) -> Gallery | None:
     index = folder / _INDEX
     if not index.exists():
         return None
-    return Gallery(folder, GalleryIndex.model_validate(json.loads(index.read_text(encoding="utf-8"))))
+    return Gallery(folder, read_json(index, GalleryIndex, remedy=_AGAIN))
 
 
 class _Pictures:

@@ -3,21 +3,25 @@
 No teacher, no student and no data is opened.
 """
 
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from distill_mtl.errors import UserError
 from distill_mtl.evaluation.result import Evaluation
+from distill_mtl.reading import Remedy, read_text
+from distill_mtl.recipe.yaml_reader import parse_yaml
 from distill_mtl.report.pictures import Gallery, read_gallery
 from distill_mtl.run_files import RunFiles
+from distill_mtl.run_notes import ResolvedRecipe, read_environment, read_metrics_lines, read_teachers
 
+_RECIPE = Remedy(
+    "It is what the run wrote: name another run folder, or start the run again with --overwrite."
+)
 _POINTS = 240
 """More points than a chart has pixels would only make a page large."""
 
@@ -97,7 +101,10 @@ class RunRecord:
     @cached_property
     def recipe(self) -> dict[str, Any]:
         """The resolved recipe's content."""
-        content: dict[str, Any] = yaml.safe_load(self.recipe_text) or {}
+        where = str(self.files.recipe) if self.files else "recipe"
+        content: dict[str, Any] = (
+            parse_yaml(self.recipe_text, ResolvedRecipe, where, remedy=_RECIPE) if self.recipe_text else {}
+        )
         return content
 
     @property
@@ -125,24 +132,13 @@ def read_run(folder: Path, label: str | None = None) -> RunRecord:
     return RunRecord(
         label=label or folder.resolve().name,
         files=files,
-        recipe_text=files.recipe.read_text(encoding="utf-8"),
-        teachers=_json(files.teachers),
-        environment=_json(files.environment),
+        recipe_text=read_text(files.recipe, remedy=_RECIPE),
+        teachers=read_teachers(files.teachers),
+        environment=read_environment(files.environment),
         metrics=read_metrics(files.metrics),
         results=Evaluation.read(files.results) if files.results.exists() else None,
         gallery=read_gallery(files.examples),
     )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """Nothing where there is no file: a run that was stopped in its check has not written it."""
-    if not path.exists():
-        return {}
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON ({error}). Start the run again with --overwrite.") from None
-    return content
 
 
 class _Points:
@@ -163,7 +159,7 @@ class _Points:
 
 def read_metrics(path: Path) -> Metrics:
     """The curves of a log; a half-written last line, as a kill leaves it, is left out."""
-    lines = _lines(path)
+    lines = read_metrics_lines(path)
     terms: dict[tuple[str, str], _Points] = {}
     cosines: dict[str, _Points] = {}
     norm, harmed = _Points(), _Points()
@@ -188,15 +184,3 @@ def read_metrics(path: Path) -> Metrics:
         norm=norm.curve(),
         harmed=harmed.curve(),
     )
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    found = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            found.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return found

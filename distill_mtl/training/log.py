@@ -16,6 +16,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from distill_mtl.errors import UserError, brief
 from distill_mtl.recipe import Recipe
+from distill_mtl.run_notes import read_metrics_lines
 from distill_mtl.system_errors import naming
 from distill_mtl.training.run_folder import RunFolder
 
@@ -110,8 +111,8 @@ class Trackers:
             alone.everywhere = False  # the other processes have no trackers
             raise alone from error
         if name == "tensorboard" and self._folder.metrics.exists():
-            for line in self._folder.metrics.read_text().splitlines():
-                _show(tracker, json.loads(line))
+            for line in read_metrics_lines(self._folder.metrics):
+                _show(tracker, line)
 
     def _make(self, name: str) -> GeneralTracker:
         kind: type[GeneralTracker] = LOGGER_TYPE_TO_CLASS[name]

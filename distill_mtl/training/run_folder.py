@@ -18,12 +18,18 @@ import yaml
 
 from distill_mtl.errors import UserError
 from distill_mtl.files import write_text
+from distill_mtl.reading import Remedy, loads, read_text
 from distill_mtl.recipe import Recipe
+from distill_mtl.recipe.yaml_reader import parse_yaml, read_yaml
 from distill_mtl.run_files import RunFiles
+from distill_mtl.run_notes import ResolvedRecipe, read_teachers
 from distill_mtl.targets.facts import Teachers
 from distill_mtl.training.target_providers import self_taught
 
 _PACKAGES = ("distill_mtl", "torch", "torchvision", "timm", "accelerate", "webdataset", "numpy")
+_RECIPE = Remedy(
+    "It is what the run wrote: start again with --overwrite, or choose another folder with --out."
+)
 
 
 class RunFolder(RunFiles):
@@ -56,7 +62,7 @@ class RunFolder(RunFiles):
         if resume:
             _refuse_other(
                 f"{self.path} was started with another recipe",
-                *map(_what_trains, (self.recipe.read_text(), recipe)),
+                *map(_what_trains, (read_text(self.recipe, remedy=_RECIPE), recipe)),
             )
         elif not overwrite:
             raise UserError(
@@ -68,10 +74,9 @@ class RunFolder(RunFiles):
         """The source of targets of the run in this folder; None without a run."""
         if not self.recipe.exists():
             return None
-        found: Literal["live", "cached"] | None = (
-            yaml.safe_load(self.recipe.read_text()).get("targets", {}).get("from")
-        )
-        return found
+        recipe: dict[str, Any] = read_yaml(self.recipe, ResolvedRecipe, remedy=_RECIPE)
+        found = (recipe.get("targets") or {}).get("from")
+        return found if found in ("live", "cached") else None
 
     def begin(self, recipe: str, *, resume: bool) -> None:
         """Make the folder ready. Without `resume` an earlier run in it is deleted: call `refuse` first.
@@ -99,7 +104,7 @@ class RunFolder(RunFiles):
             UserError: shows what changed.
         """
         if self.teachers.exists():
-            before = json.loads(self.teachers.read_text())
+            before = read_teachers(self.teachers)
             known = {
                 task: {key: entry.get(key) for key in teachers.get(task, entry)}
                 for task, entry in before.items()
@@ -113,7 +118,7 @@ class RunFolder(RunFiles):
     def cut_metrics(self, step: int) -> None:
         """Drop logged lines after `step` (and a half-written last line), which a resumed run writes again."""
         if self.metrics.exists():
-            lines = self.metrics.read_text().splitlines()
+            lines = read_text(self.metrics, 1 << 30).splitlines()
             write_text(self.metrics, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
 
 
@@ -146,9 +151,7 @@ def write_teachers(
 
 def read_precisions(path: Path) -> dict[str, str]:
     """The precision in which each teacher of a run makes its targets; nothing where the run wrote none."""
-    if not path.exists():
-        return {}
-    entries = json.loads(path.read_text(encoding="utf-8"))
+    entries = read_teachers(path)
     return {task: entry["precision"] for task, entry in entries.items() if "precision" in entry}
 
 
@@ -171,19 +174,19 @@ def write_environment(path: Path, *, processes: int, balance: str) -> None:
 
 def _step_of(line: str) -> float:
     try:
-        return float(json.loads(line)["step"])
-    except (json.JSONDecodeError, KeyError):
+        return float(loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
         return float("inf")
 
 
 def _what_trains(recipe: str) -> str:
     """A resolved recipe without what may change when a run goes on, because it does not change the weights."""
-    content = yaml.safe_load(recipe)
+    content: dict[str, Any] = parse_yaml(recipe, ResolvedRecipe, "recipe.resolved.yaml", remedy=_RECIPE)
     for key in ("evaluation", "acceptance"):
         content.pop(key, None)
     for key in ("workers", "log_every", "checkpoint_every", "keep", "trackers"):
-        content.get("training", {}).pop(key, None)
-    for source in content.get("data", {}).values():
+        (content.get("training") or {}).pop(key, None)
+    for source in (content.get("data") or {}).values():
         source.pop("corrupt", None)
     return yaml.safe_dump(content, sort_keys=False)
 

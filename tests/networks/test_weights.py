@@ -58,9 +58,7 @@ def test_a_missing_folder_and_a_missing_file_are_told_apart(tmp_path: Path) -> N
         read_config(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("text", "complaint"), [("{", "not valid JSON"), ("[]", "one JSON object, found list")]
-)
+@pytest.mark.parametrize(("text", "complaint"), [("{", "not valid JSON"), ("[]", "found a list")])
 def test_a_broken_config_is_refused_with_its_path(tmp_path: Path, text: str, complaint: str) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=f"config.json.*{complaint}"):

@@ -3,10 +3,7 @@
 Its README.md is the run's model card, with what the hub asks for on top.
 """
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import HfApi, ModelCard
@@ -15,9 +12,12 @@ from distill_mtl.errors import ExportError, brief
 from distill_mtl.evaluation import Evaluation
 from distill_mtl.export.export_format import FORMATS, ExportRequest, Format, export_folder
 from distill_mtl.networks.weights import CARD, read_config
+from distill_mtl.reading import Remedy, read_text
 from distill_mtl.report.markdown import markdown_table
 from distill_mtl.report.model_card import model_card
 from distill_mtl.report.sections.scores import short_table
+from distill_mtl.run_files import RunFiles
+from distill_mtl.run_notes import read_teachers
 from distill_mtl.students.student_folder import load_student, save_student
 
 PLACE = "path/to/this/folder"
@@ -112,7 +112,7 @@ def _text(request: ExportRequest) -> str:
     whole = set(request.source.load().student.kinds) == set(request.tasks)
     path = request.source.folder / CARD
     if whole and path.is_file():
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, remedy=Remedy("Correct it.", ExportError))
         try:
             ModelCard(text, ignore_metadata_errors=False)
         # Whatever a YAML reader stumbles over.
@@ -136,11 +136,11 @@ def _text(request: ExportRequest) -> str:
 
 def _teachers(request: ExportRequest) -> dict[str, str]:
     """What taught each task, as the run's teachers.json says."""
-    found = _json(request.source.run / "teachers.json")
+    found = read_teachers(RunFiles(request.source.run).teachers)
     return {
         task: f"{Path(found[task]['file']).parent.name} {found[task]['sha256'][:12]}"
         for task in request.tasks
-        if task in found
+        if {"file", "sha256"} <= found.get(task, {}).keys()
     }
 
 
@@ -153,9 +153,3 @@ def _scores(request: ExportRequest) -> str:
     columns = ("task", "metric", "rows", "teacher", "student", "delta")
     only = [task for task in request.tasks if task in results.tasks]
     return markdown_table(short_table(results, columns, only)) if only else ""
-
-
-def _json(path: Path) -> Mapping[str, Any]:
-    """The object in a file of a run; empty where there is no such file."""
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found
