@@ -1,4 +1,4 @@
-"""What every run does before its first step: show the data, measure the teachers, try one batch.
+"""What every run does before its first step: show the data, read its labels, measure the teachers, try one batch.
 
 The jobs `check`, `distill` and `cache` call it.
 """
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from distill_mtl.checks.label_check import check_labels
 from distill_mtl.checks.teacher_check import TeacherCheck, check_teachers, refuse_bad_teachers, show_teachers
 from distill_mtl.data import Sources
 from distill_mtl.data.all_sources import SourceSummary
@@ -27,7 +28,7 @@ _NO_BATCHNORM = "a student without it, such as --set student.args.norm_layer=gro
 
 
 def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[str, TeacherCheck]:
-    """Show the data, measure the teachers, say which balancing rule was chosen. One process does it for all.
+    """Show the data, read every label, measure the teachers, say which balancing rule was chosen. One process does it for all.
 
     Args:
         parts: of the run; to build them validated the recipe, every shard and every folder.
@@ -39,9 +40,11 @@ def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[s
         when it was written.
 
     Raises:
+        ShardError: labels cannot be read, or none of a task's labels says anything.
         TeacherError: a teacher falls short of its recorded score, or of a constant answer.
     """
     show_sources(console, parts.sources)
+    check_labels(parts.sources, parts.kinds, console)
     examined: Mapping[str, TeacherCheck] = {}
     if parts.cached is None:
         with console.status("measuring the teachers"):

@@ -2,14 +2,18 @@
 
 The index is a NumPy archive without pickle, `<shard>.index.npz`, valid for one size and modification
 time of the shard. Where the shard's folder cannot be written to, it goes to the user's cache folder.
+What was counted in all labels of a shard is kept in it too.
 An index that is stale or unreadable is made again from the shard, which is the truth.
 """
 
 import hashlib
+import json
 import os
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +23,9 @@ from distill_mtl.errors import ShardError
 from distill_mtl.files import atomic_file, cache_folder
 
 _VERSION = 1
+_COUNTS = "label_counts"
+_MOST_COUNTS = 32
+_UNREADABLE = (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,48 @@ def load_index(path: Path) -> ShardIndex:
     return index
 
 
+def read_label_counts(path: Path, name: str) -> Any:
+    """What `keep_label_counts` kept under this name for the shard as it is now; None if there is nothing."""
+    found = _kept_counts(path)
+    return None if found is None else found[1].get(name)
+
+
+def keep_label_counts(path: Path, name: str, counts: Mapping[str, Any]) -> None:
+    """Keep in the shard's index what was counted in its labels; nothing where there is no index to keep it in.
+
+    Args:
+        path: the shard.
+        name: says which labels were counted, and as what. The latest names are kept.
+        counts: plain values of JSON.
+    """
+    found = _kept_counts(path)
+    if found is None:
+        return
+    place, kept = found
+    latest = dict([*((each, kept[each]) for each in kept if each != name), (name, counts)][-_MOST_COUNTS:])
+    with np.load(place, allow_pickle=False) as arrays:
+        content = {array: arrays[array] for array in arrays.files}
+    content[_COUNTS] = np.frombuffer(json.dumps(latest).encode(), np.uint8)
+    try:
+        with atomic_file(place) as file:
+            np.savez(file, **content)
+    except OSError:
+        return  # not writable: it is counted again next time
+
+
+def _kept_counts(path: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Where the index of a shard lies, and the counts in it."""
+    for place in _places(path):
+        try:
+            with np.load(place, allow_pickle=False) as arrays:
+                if np.array_equal(arrays["stamp"], _stamp(path)):
+                    counts = json.loads(arrays[_COUNTS].tobytes()) if _COUNTS in arrays.files else {}
+                    return place, counts if isinstance(counts, dict) else {}
+        except _UNREADABLE:
+            continue
+    return None
+
+
 def _stamp(path: Path) -> NDArray[np.int64]:
     status = os.stat(path)
     return np.array([_VERSION, status.st_size, status.st_mtime_ns], np.int64)
@@ -95,7 +144,7 @@ def _read(place: Path, path: Path, stamp: NDArray[np.int64]) -> ShardIndex | Non
                 return None
             endings = tuple(str(ending) for ending in arrays["endings"])
             columns = (arrays["offsets"], arrays["sizes"], arrays["key_text"].tobytes(), arrays["key_ends"])
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+    except _UNREADABLE:
         return None
     return ShardIndex(path, endings, *columns)
 

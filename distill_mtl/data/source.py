@@ -98,6 +98,7 @@ class Source:
         self._key_spans = np.concatenate([index.key_spans() for index in self._indexes])
         self._shard = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
         self._paths = [str(shard.path) for shard in listed]
+        self._homes = [split for split in SPLITS for _ in shards[split]]
         self._files = OpenFiles()
         self.image = self._column(section.image)
         self.labels = {task: self._column(member) for task, member in members.items()}
@@ -146,6 +147,12 @@ class Source:
         borders = np.flatnonzero(np.diff(self._shard[rows])) + 1
         parts = np.split(rows, borders) if len(rows) else []
         return [self._shard_rows(int(self._shard[part[0]]), part) for part in parts]
+
+    def whole_shards(self) -> list[tuple[Split, Path, Integers]]:
+        """Every shard: the set that the recipe names it in, its file, and all its rows."""
+        borders = np.flatnonzero(np.diff(self._shard)) + 1
+        parts = np.split(np.arange(len(self)), borders)
+        return [(self._homes[(n := int(self._shard[rows[0]]))], Path(self._paths[n]), rows) for rows in parts]
 
     def payloads(self, column: Column, rows: Integers) -> list[bytes]:
         """One member of rows that all have it, as it stands in the shards."""

@@ -19,7 +19,7 @@ def check(
 ) -> None:
     """Do everything that a run does before it trains.
 
-    Validate the recipe, read every shard to its end, load every teacher and measure it on its own labelled validation
+    Validate the recipe, read every shard to its end and every label, load every teacher and measure it on its own labelled validation
     rows, then run one batch through everything. A teacher that scores too low is refused, with the likely cause.
 
     Args:
@@ -36,7 +36,8 @@ def check(
     accelerator = start_accelerator(loaded.training)
     console = console_of(console, first=accelerator.is_main_process)
     parts = build(loaded)
-    run_check(parts, accelerator.device, console)
+    if accelerator.is_main_process:
+        run_check(parts, accelerator.device, console)
     try_one_batch(parts, accelerator.device, slices=loaded.training.accumulate)
     said = (
         f": {parts.steps} steps of {loaded.training.batch_size} rows. "

@@ -95,12 +95,13 @@ def _show_label(console: Console, label: Label, counts: LabelCounts) -> None:
     for line in _ends(counted.lines):
         table.add_row(*map(Text, line))  # a class may be called [red]
     console.print(table)
-    for warning in (*_warnings(label, counts), *counted.warnings):
+    for warning in (*_warnings(label, counts), *(doubt.text for doubt in label.kind.doubts(counts))):
         console.print(warning, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 def _warnings(label: Label, counts: LabelCounts) -> Iterator[str]:
-    if silent := counts.rows - counts.labelled:
+    silent = counts.rows - counts.labelled
+    if silent and counts.labelled:
         yield f"{silent:,} of {counts.rows:,} rows have an empty {label.member}: training counts them as unlabelled."
     classes = _classes(label, counts)
     count, fewest = len(classes) if isinstance(classes, list) else classes, label.kind.fewest_classes

@@ -16,6 +16,7 @@ from distill_mtl.errors import UserError
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.base import DEFAULT_HEAD, KINDS, AdditiveKind, HeadShape, Shown, Truth, named_classes
+from distill_mtl.tasks.doubts import Doubt, class_doubts, from_one_hint
 from distill_mtl.tasks.heads import PooledHead
 from distill_mtl.tasks.json_values import likeliest_classes, plain_values
 from distill_mtl.tasks.label import MOST_CLASSES, CountsTable, LabelCounts, by_count, class_text, list_classes
@@ -112,9 +113,11 @@ class Classification(SoftmaxKind):
             number = None
         named = self._index.get(text)
         if number is None and named is None:
+            last = len(self.classes) - 1
+            from_one = from_one_hint(self.classes) if text == str(last + 1) else ""
             raise ValueError(
-                f"the label {text[:40]!r} is neither a class number from 0 to {len(self.classes) - 1} "
-                f"nor one of the class names ({self._some_names()})."
+                f"the label {text[:40]!r} is neither a class number from 0 to {last} nor one of the class names "
+                f"({self._some_names()}).{from_one}"
             )
         if number is not None and named is not None and number != named:
             raise ValueError(
@@ -152,6 +155,10 @@ class Classification(SoftmaxKind):
         return CountsTable(
             ("class", "rows"), [*lines, *((name, "0") for name in absent)], f"{len(rows):,} classes"
         )
+
+    def doubts(self, counts: LabelCounts) -> list[Doubt]:
+        rows = counts.counts.get("rows", Counter())
+        return super().doubts(counts) + class_doubts(self.classes, rows, "row")
 
     def classes_counted(self, counts: LabelCounts) -> int:
         return 1 + max(map(int, counts.counts["rows"]))

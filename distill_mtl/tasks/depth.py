@@ -12,10 +12,11 @@ from distill_mtl.errors import UserError, nearest
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.base import DEFAULT_HEAD, KINDS, AdditiveKind, HeadShape, Legend, Shown, Truth
+from distill_mtl.tasks.doubts import Doubt, impossible_values
 from distill_mtl.tasks.drawing import GREY, color_ramp, grey_where_unknown
 from distill_mtl.tasks.heads import PyramidDecoder, pyramid_levels
 from distill_mtl.tasks.json_values import plain_values
-from distill_mtl.tasks.label import CountsTable, LabelCounts, count_pixels, percent
+from distill_mtl.tasks.label import CountsTable, LabelCounts, NumberStats, count_pixels, percent
 from distill_mtl.tasks.maps import (
     is_png,
     map_size,
@@ -33,6 +34,7 @@ from distill_mtl.tasks.options import positive_number
 _WIDE_MODES = ("I;16", "I;16B", "I")  # PIL's names of grey pictures of 16 bits; the last is an older Pillow's
 _ALIKE = 1.25
 """Depths whose ratio stays below this count as alike (Eigen, Puhrsch & Fergus 2014, arXiv:1406.2283, section 4.2)."""
+_LARGEST = "largest depth of each row"
 _REACH = 10.0
 """The head's depths lie within a factor of e^10, 22 thousand, of the typical one."""
 _STEP = 0.01
@@ -65,6 +67,7 @@ class Depth(AdditiveKind):
     """
 
     name = "depth"
+    silent_label = "none of their pixels has a depth"
     member = "depth.png;depth.npy"
     metrics = ("abs_rel", "rmse", "delta1")
     lower_is_better = frozenset({"abs_rel", "rmse"})
@@ -106,8 +109,22 @@ class Depth(AdditiveKind):
         return map_size(label)
 
     def count_label(self, label: Tensor, picture: Size, counts: LabelCounts) -> None:
-        counts.measure("depth", label[label > 0])
+        depths = label[label > 0]
+        counts.measure("depth", depths)
         count_pixels(label > 0, counts)
+        if len(depths):
+            counts.count_values(_LARGEST, [float(depths.max())])
+
+    def doubts(self, counts: LabelCounts) -> list[Doubt]:
+        found, numbers = super().doubts(counts), counts.numbers.get("depth", NumberStats())
+        if numbers.count > 1 and numbers.least == numbers.largest:
+            found.append(
+                Doubt(
+                    f"every depth is {numbers.least:g}. A constant answers it, so these labels teach nothing. Are "
+                    "these the right files?"
+                )
+            )
+        return found + impossible_values(_LARGEST, counts.counts.get(_LARGEST, {}))
 
     def counts_table(self, counts: LabelCounts) -> CountsTable:
         numbers, pixels = counts.numbers.get("depth"), counts.counts["pixels"]

@@ -14,6 +14,7 @@ from distill_mtl.errors import UserError, nearest
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.base import DEFAULT_HEAD, KINDS, HeadShape, Legend, Shown, TaskKind, Truth
+from distill_mtl.tasks.doubts import Doubt, never
 from distill_mtl.tasks.drawing import draw_objects, named_colors
 from distill_mtl.tasks.heads import PyramidDecoder, pyramid_levels
 from distill_mtl.tasks.heat import (
@@ -151,18 +152,34 @@ class Heatmap(TaskKind):
             counts.count("boxes beyond their picture", {"all": len(objects), "beyond": int(beyond.sum())})
 
     def counts_table(self, counts: LabelCounts) -> CountsTable:
-        objects, boxes = counts.counts["objects"], counts.counts.get("boxes beyond their picture", Counter())
+        objects = counts.counts["objects"]
         title = f"{objects.total():,} in {counts.counts['rows']['with objects']:,} rows"
-        warnings = (
-            f"{boxes['beyond']:,} of {boxes['all']:,} boxes reach beyond their picture. Are they [left, top, right, "
-            "bottom]? [left, top, width, height] is expected.",
-        )
         return CountsTable(
-            ("class", self.form),
-            [(name, f"{count:,}") for name, count in by_count(objects)],
-            title,
-            warnings if boxes["beyond"] else (),
+            ("class", self.form), [(name, f"{count:,}") for name, count in by_count(objects)], title
         )
+
+    def doubts(self, counts: LabelCounts) -> list[Doubt]:
+        objects, boxes = (
+            counts.counts.get(what, Counter()) for what in ("objects", "boxes beyond their picture")
+        )
+        if counts.rows and not objects:
+            return [
+                Doubt(f"none of the {counts.rows:,} labels has an object. Are these the right files?", True)
+            ]
+        absent = [name for name in self.classes if name not in objects]
+        found = super().doubts(counts) + never(
+            absent,
+            "no row has {names}. Labels teach nothing about what they do not show, and it has no score. Add such rows, "
+            "or remove these classes.",
+        )
+        if boxes["beyond"]:
+            found.append(
+                Doubt(
+                    f"{boxes['beyond']:,} of {boxes['all']:,} boxes reach beyond their picture. Are they [left, top, "
+                    "right, bottom]? [left, top, width, height] is expected."
+                )
+            )
+        return found
 
     def filler(self, size: Size) -> Tensor:
         return no_objects(self.max_objects)

@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from distill_mtl.errors import UserError
 from distill_mtl.geometry.views import Size, View
+from distill_mtl.tasks.doubts import Doubt, short_number
 
 MOST_CLASSES = 100_000
 """The largest number of classes that are told apart by their numbers alone."""
@@ -34,6 +35,7 @@ class LabelForm(ABC):
         label_options: options that decide which labels are valid and what they mean.
         open_classes: how many classes labels may have if their number is unknown; 0: the classes
             must be known before a label is read.
+        silent_label: what a label looks like that says nothing (`has_label`), for messages.
         classes: names of what is answered.
     """
 
@@ -43,6 +45,7 @@ class LabelForm(ABC):
     from_table: ClassVar[Literal["column", "columns", "file"]] = "column"
     label_options: ClassVar[tuple[str, ...]] = ()
     open_classes: ClassVar[int] = 0
+    silent_label: ClassVar[str] = "all of them are empty"
     classes: tuple[str, ...]
 
     @classmethod
@@ -175,6 +178,17 @@ class LabelForm(ABC):
         lines = [("with a label", f"{counts.labelled:,}"), ("without", f"{counts.rows - counts.labelled:,}")]
         return CountsTable(("", "rows"), lines)
 
+    def doubts(self, counts: "LabelCounts") -> list[Doubt]:
+        """What makes sense as labels and is seldom meant; here labels of which none says anything.
+
+        Args:
+            counts: of all rows of a data set, or of one of its sets.
+        """
+        if counts.labelled or not counts.rows:
+            return []
+        found = f"none of the {counts.rows:,} labels says anything: {self.silent_label}"
+        return [Doubt(f"{found}. Is this the right file, column or option?", fatal=True)]
+
     def classes_counted(self, counts: "LabelCounts") -> int:
         """How many classes the labels number, for kinds with `open_classes`."""
         raise NotImplementedError(f"kind {self.name} has open_classes and does not define classes_counted")
@@ -238,11 +252,35 @@ class LabelCounts:
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     numbers: dict[str, NumberStats] = field(default_factory=dict)
 
-    def add_label(self, kind: LabelForm, label: Tensor, picture: Size) -> None:
-        """Take in the label of one row, whose picture has this height and width."""
+    def add_label(self, kind: LabelForm, label: Tensor, picture: Size, times: int = 1) -> None:
+        """Take in the label of one row, or of several with the same, whose picture has this height and width."""
+        if times > 1:
+            one = LabelCounts()
+            one.add_label(kind, label, picture)
+            self.add(one.repeated(times))
+            return
         self.rows += 1
         self.labelled += kind.has_label(label)
         kind.count_label(label, picture, self)
+
+    def repeated(self, times: int) -> "LabelCounts":
+        """The counts of so many times the same rows."""
+        return LabelCounts(
+            self.rows * times,
+            self.labelled * times,
+            {
+                what: Counter({value: count * times for value, count in values.items()})
+                for what, values in self.counts.items()
+            },
+            {
+                what: replace(numbers, count=numbers.count * times, squares=numbers.squares * times)
+                for what, numbers in self.numbers.items()
+            },
+        )
+
+    def count_values(self, what: str, numbers: Iterable[float]) -> None:
+        """Count numbers by their value, to three digits."""
+        self.count(what, Counter(map(short_number, numbers)))
 
     def count(self, what: str, values: Mapping[str, int]) -> None:
         """Add to a count."""
@@ -289,13 +327,11 @@ class CountsTable(NamedTuple):
         columns: their heads; all but the first hold numbers.
         lines: the cells of each.
         title: how many there are of what, or nothing.
-        warnings: what makes sense as a label and is seldom meant.
     """
 
     columns: tuple[str, ...]
     lines: Sequence[tuple[str, ...]]
     title: str = ""
-    warnings: tuple[str, ...] = ()
 
 
 def class_text(name: str) -> str:

@@ -1,6 +1,7 @@
 """Any number of classes per image, each there or not. Labels are JSON (`attributes.json`), 0, 1 or null per class."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.base import DEFAULT_HEAD, KINDS, HeadShape, Shown, TaskKind, Truth
+from distill_mtl.tasks.doubts import Doubt, never
 from distill_mtl.tasks.heads import PooledHead
 from distill_mtl.tasks.json_values import (
     NOT_KNOWN,
@@ -89,6 +91,19 @@ class Multilabel(TaskKind):
             for name, values in sorted(counts.counts.items(), key=lambda one: -one[1]["1"])
         ]
         return CountsTable(("attribute", "1", "0", "unknown"), lines, f"{len(lines):,} attributes")
+
+    def doubts(self, counts: LabelCounts) -> list[Doubt]:
+        found = super().doubts(counts)
+        if found:
+            return found
+        values = {name: counts.counts.get(name, Counter()) for name in self.classes}
+        known = {name: each for name, each in values.items() if each["0"] or each["1"]}
+        alike = "{names}, so these labels teach nothing about it. Is the right column named?"
+        return [
+            *never([name for name in values if name not in known], f"no label says anything of {alike}"),
+            *never([name for name, each in known.items() if not each["1"]], f"no row has {alike}"),
+            *never([name for name, each in known.items() if not each["0"]], f"every row has {alike}"),
+        ]
 
     def has_label(self, label: Tensor) -> bool:
         return bool((label != UNKNOWN).any())

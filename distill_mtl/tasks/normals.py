@@ -67,6 +67,7 @@ class Normals(AdditiveKind):
     """
 
     name = "normals"
+    silent_label = "none of their pixels has a normal"
     member = "normals.png;normals.npy"
     metrics = ("mean_angle", "median_angle", "within_11_25")
     lower_is_better = frozenset({"mean_angle", "median_angle"})

@@ -13,6 +13,7 @@ from distill_mtl.errors import UserError, a_few, nearest
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.base import DEFAULT_HEAD, KINDS, AdditiveKind, HeadShape, Shown, Truth
+from distill_mtl.tasks.doubts import Doubt, impossible_values, never
 from distill_mtl.tasks.heads import PooledHead
 from distill_mtl.tasks.json_values import NOT_KNOWN, cell_text, plain_values, read_vector, short_json
 from distill_mtl.tasks.label import CountsTable, LabelCounts, NumberStats, percent, to_json
@@ -115,8 +116,10 @@ class Regression(AdditiveKind):
 
     def count_label(self, label: Tensor, picture: Size, counts: LabelCounts) -> None:
         for name, value in zip(self.classes, label, strict=True):
-            counts.count(name, {"unknown": int(value.isnan())})
-            counts.measure(name, value[None][~value[None].isnan()])
+            known = value[None][~value[None].isnan()]
+            counts.count(name, {"unknown": 1 - len(known)})
+            counts.measure(name, known)
+            counts.count_values(_values_of(name), known.tolist())
 
     def counts_table(self, counts: LabelCounts) -> CountsTable:
         lines: list[tuple[str, ...]] = []
@@ -126,6 +129,32 @@ class Regression(AdditiveKind):
             cells = (*(f"{figure:,.5g}" for figure in figures), *["–"] * (4 - len(figures)))
             lines.append((name, *cells, percent(unknown, counts.rows)))
         return CountsTable(("value", "mean", "std", "min", "max", "unknown"), lines)
+
+    def doubts(self, counts: LabelCounts) -> list[Doubt]:
+        found = super().doubts(counts)
+        if found:
+            return found
+        alike = {
+            f"{name} = {numbers.least:g}"
+            for name, numbers in counts.numbers.items()
+            if numbers.count > 1 and numbers.least == numbers.largest
+        }
+        return [
+            *never(
+                [name for name in self.classes if name not in counts.numbers],
+                "no label says anything of {names}. Is the right column named?",
+            ),
+            *never(
+                sorted(alike),
+                "all labels are the same: {names}. A constant answers them, so they teach nothing. Is the right column "
+                "named?",
+            ),
+            *(
+                doubt
+                for name in self.classes
+                for doubt in impossible_values(name, counts.counts.get(_values_of(name), {}))
+            ),
+        ]
 
     def options_counted(self, counts: LabelCounts) -> dict[str, Any]:
         """`offset` and `scale` that bring the values to mean 0 and standard deviation 1."""
@@ -312,6 +341,11 @@ class _ValuesHead(nn.Module):
         """[B, C]."""
         values: Tensor = self.standardised(features).float() * self.scale + self.offset
         return values
+
+
+def _values_of(name: str) -> str:
+    """The name of the counts of a value's numbers."""
+    return f"values of {name}"
 
 
 def _value(column: str, cell: Any) -> float | int | None:

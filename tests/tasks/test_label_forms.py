@@ -108,5 +108,5 @@ def test_boxes_beyond_their_picture_are_counted_but_for_a_pixel_of_rounding() ->
         label = kind.read_label(json.dumps([{"class": 0, "box": box}]).encode())
         counts.add_label(kind, label, (6, 8))
     assert counts.counts["boxes beyond their picture"] == {"all": 3, "beyond": 1}
-    (warning,) = kind.counts_table(counts).warnings
-    assert warning.startswith("1 of 3 boxes")
+    (warning,) = kind.doubts(counts)
+    assert warning.text.startswith("1 of 3 boxes")
