@@ -28,7 +28,9 @@ _NO_BATCHNORM = "a student without it, such as --set student.args.norm_layer=gro
 
 
 def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[str, TeacherCheck]:
-    """Show the data, read every label, measure the teachers, say which balancing rule was chosen. One process does it for all.
+    """Show the data, read every label, measure the teachers, say which balancing rule was chosen.
+
+    One process does it for all.
 
     Args:
         parts: of the run; to build them validated the recipe, every shard and every folder.

@@ -19,8 +19,9 @@ def check(
 ) -> None:
     """Do everything that a run does before it trains.
 
-    Validate the recipe, read every shard to its end and every label, load every teacher and measure it on its own labelled validation
-    rows, then run one batch through everything. A teacher that scores too low is refused, with the likely cause.
+    Validate the recipe, read every shard to its end and every label, load every teacher and measure it on its own
+    labelled validation rows, then run one batch through everything. A teacher that scores too low is refused, with the
+    likely cause.
 
     Args:
         recipe: the recipe, a YAML file.

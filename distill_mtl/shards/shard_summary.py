@@ -100,8 +100,7 @@ def _show_label(console: Console, label: Label, counts: LabelCounts) -> None:
 
 
 def _warnings(label: Label, counts: LabelCounts) -> Iterator[str]:
-    silent = counts.rows - counts.labelled
-    if silent and counts.labelled:
+    if silent := counts.rows - counts.labelled:
         yield f"{silent:,} of {counts.rows:,} rows have an empty {label.member}: training counts them as unlabelled."
     classes = _classes(label, counts)
     count, fewest = len(classes) if isinstance(classes, list) else classes, label.kind.fewest_classes

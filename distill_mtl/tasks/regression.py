@@ -115,11 +115,12 @@ class Regression(AdditiveKind):
         return to_json(values if len(values) > 1 else next(iter(values.values())))
 
     def count_label(self, label: Tensor, picture: Size, counts: LabelCounts) -> None:
-        for name, value in zip(self.classes, label, strict=True):
-            known = value[None][~value[None].isnan()]
-            counts.count(name, {"unknown": 1 - len(known)})
-            counts.measure(name, known)
-            counts.count_values(_values_of(name), known.tolist())
+        for name, value in zip(self.classes, label.tolist(), strict=True):
+            unknown = math.isnan(value)
+            counts.count(name, {"unknown": int(unknown)})
+            if not unknown:
+                counts.measure(name, value)
+                counts.count_values(_values_of(name), [value])
 
     def counts_table(self, counts: LabelCounts) -> CountsTable:
         lines: list[tuple[str, ...]] = []

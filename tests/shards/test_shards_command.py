@@ -124,7 +124,7 @@ def test_depth_written_as_masks_is_doubted(tmp_path: Path, capsys: pytest.Captur
         *("pairs", str(tmp_path / "img"), str(tmp_path / "d"), "--to", str(tmp_path / "s"), "--workers", "0"),
         capsys=capsys,
     )
-    assert "The masks hold 48 numbers up to 447. Are they depth maps" in said
+    assert "masks hold 48 numbers up to 447. Are they depth maps" in said
 
 
 @pytest.mark.parametrize(
