@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.segment import Segment
 from rich.text import Text
 
-from distill_mtl.errors import visible
+from distill_mtl.untrusted_text import visible
 
 PLAIN_SECONDS = 10.0
 FILE_COLUMNS = 120

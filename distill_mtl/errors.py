@@ -7,7 +7,6 @@ message alone, without a traceback, and exits with status 2.
 
 import difflib
 import os
-import re
 from collections.abc import Iterable, Sequence
 
 
@@ -90,18 +89,3 @@ def brief(error: BaseException) -> str:
         lines = lines[-1:]
     text = " ".join(lines).rstrip(".")
     return (text if len(text) <= 400 else text[:400] + "…") or type(error).__name__
-
-
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
-)
-"""Control characters but tab and newline, separators of lines, signs that turn the direction of writing, and the
-halves of a pair: what a name that is not UTF-8 holds in Python."""
-
-
-def visible(text: str) -> str:
-    """Untrusted text for people: what a terminal or a page would obey, or cannot show, is written as its number.
-
-    Every writer calls it: console, Markdown, page and charts. Tabs and newlines stay.
-    """
-    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)

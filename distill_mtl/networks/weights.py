@@ -21,6 +21,7 @@ from distill_mtl.errors import TeacherError, UserError
 from distill_mtl.files import atomic_folder
 from distill_mtl.networks.checkpoint_names import differences
 from distill_mtl.reading import Remedy, read_json
+from distill_mtl.untrusted_text import json_text
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -123,7 +124,7 @@ def write_network(folder: Path, config: Mapping[str, Any], state: Mapping[str, T
     if folder.exists() and not (folder / CONFIG).is_file() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty and holds no network. Choose another folder.")
     with atomic_folder(folder) as made:
-        (made / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (made / CONFIG).write_text(json_text(config, indent=2) + "\n", encoding="utf-8")
         (made / CARD).write_text(card, encoding="utf-8")
         # Clones, because safetensors refuses tensors that share memory (tied weights, views).
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}

@@ -1,7 +1,6 @@
 """Where predictions go: JSON lines, label files, overlays (pictures under their answers), a table on the console."""
 
 import io
-import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from distill_mtl.picture_bytes import PICTURE_ENDINGS
 from distill_mtl.prediction.named_pictures import Picture
 from distill_mtl.prediction.predictions import Prediction, Unread
 from distill_mtl.tasks.base import Shown, TaskKind
+from distill_mtl.untrusted_text import json_text
 
 _SHARE = 0.6  # of the answer's colours in the mixture
 _UNSEEN = 0.35  # of the light that is left where the network saw nothing
@@ -68,7 +68,7 @@ class JsonLines(Output):
             line["tasks"] = {
                 task: kind.answers(answer.decoded[task], self._top) for task, kind in self._kinds.items()
             }
-        self._stream.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+        self._stream.write(json_text(line, allow_nan=False) + "\n")
         self._stream.flush()
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill_mtl.errors import RecipeError
+from distill_mtl.untrusted_text import visible
 
 KeyPath = tuple[str | int, ...]
 Place = int | str
@@ -50,7 +51,7 @@ def dotted(path: KeyPath) -> str:
 
 def show(value: Any) -> str:
     """A value of the recipe on one short line."""
-    text = json.dumps(value, ensure_ascii=False)
+    text = visible(json.dumps(value, ensure_ascii=False))
     return text if len(text) <= LONGEST else text[: LONGEST - 4] + " ..."
 
 
@@ -62,4 +63,9 @@ def either(names: Sequence[str]) -> str:
 def _paragraph(file: str, place: Place, path: KeyPath, text: str) -> str:
     where = place if isinstance(place, str) else f"{file}, line {place}"
     key = f", {dotted(path)}" if path else ""
-    return f"Recipe error in {where}{key}:\n  {text}"
+    return f"Recipe error in {_one_line(where + key)}:\n  {_one_line(text)}"
+
+
+def _one_line(text: str) -> str:
+    """Keys, overrides and file names may hold newlines, and a paragraph is one finding."""
+    return visible(text.replace("\n", "\\n"))

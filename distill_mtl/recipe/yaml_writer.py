@@ -11,6 +11,7 @@ import yaml
 from distill_mtl.recipe.load import absolute_paths
 from distill_mtl.recipe.schema import Recipe
 from distill_mtl.recipe.yaml_reader import FLOAT, TAG
+from distill_mtl.untrusted_text import visible
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -68,7 +69,7 @@ def _lines(section: Mapping[str, Any], indent: str) -> Iterator[str]:
     for key, entry in section.items():
         value, note = (entry.value, entry.note) if isinstance(entry, Noted) else (entry, "")
         # A note is a comment, whatever a file's name may hold.
-        comment = f"  # {' '.join(note.split())}" if note else ""
+        comment = f"  # {visible(' '.join(note.split()))}" if note else ""
         if isinstance(value, Mapping) and value:
             yield f"{indent}{key}:{comment}"
             yield from _lines(value, indent + "  ")

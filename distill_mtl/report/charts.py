@@ -14,8 +14,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from distill_mtl.errors import visible
 from distill_mtl.report.run_record import Curve
+from distill_mtl.untrusted_text import visible
 
 if TYPE_CHECKING:  # matplotlib takes most of a second, which the console has no use for
     from matplotlib.axes import Axes

@@ -5,8 +5,8 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from distill_mtl.errors import visible
 from distill_mtl.report.blocks import Report
+from distill_mtl.untrusted_text import visible
 
 
 def page(report: Report) -> str:

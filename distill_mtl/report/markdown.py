@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from html import escape
 from urllib.parse import quote
 
-from distill_mtl.errors import visible
 from distill_mtl.evaluation.result import Evaluation
 from distill_mtl.report.blocks import Block, Cell, Code, Folded, Report, Table, Text
 from distill_mtl.report.run_report import report_of_result
 from distill_mtl.report.words import NONE
+from distill_mtl.untrusted_text import visible
 
 
 def markdown(report: Report, pictures: str | None = None) -> str:

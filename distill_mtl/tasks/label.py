@@ -4,7 +4,6 @@
 `shards`, `init`, `predict --masks`), so what one command writes or counts is what training reads.
 """
 
-import json
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -18,6 +17,7 @@ from torch import Tensor
 from distill_mtl.errors import UserError
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.tasks.doubts import Doubt, short_number
+from distill_mtl.untrusted_text import json_text
 
 MOST_CLASSES = 100_000
 """The largest number of classes that are told apart by their numbers alone."""
@@ -396,4 +396,4 @@ def count_pixels(valid: Tensor, counts: LabelCounts) -> None:
 
 def to_json(value: Any) -> bytes:
     """A value as the JSON of a label."""
-    return json.dumps(value, ensure_ascii=False).encode()
+    return json_text(value).encode()
