@@ -20,10 +20,11 @@ from distill_mtl.data.all_sources import SourceSummary
 from distill_mtl.data.augmentation import jitter_colors
 from distill_mtl.distillation.counts import count_rows
 from distill_mtl.distillation.objective import Objective
-from distill_mtl.errors import UserError
+from distill_mtl.errors import ShardError, UserError
 from distill_mtl.training.parts import Parts
 
 _CLASSES_SHOWN = 5
+_FAULTS_SHOWN = 10
 _NO_BATCHNORM = "a student without it, such as --set student.args.norm_layer=groupnorm1"
 
 
@@ -136,6 +137,41 @@ def _notes(summaries: Sequence[SourceSummary], phase_length: int | None) -> Iter
             more = f" and {len(found) - _CLASSES_SHOWN} more" if len(found) > _CLASSES_SHOWN else ""
             few = ", ".join(found[:_CLASSES_SHOWN])
             yield f"{source.name}: all rows of classes that have fewer than limit.per_class: {few}{more}"
+
+
+def check_every_row(sources: Sources, workers: int, console: Console) -> None:
+    """Read every row of the data, and say what was found.
+
+    Args:
+        sources: of the run.
+        workers: reader processes; 0 reads in this one.
+        console: where the findings are shown.
+
+    Raises:
+        ShardError: rows are damaged; the first of them are named.
+    """
+    rows, skipped, faults = 0, 0, list[str]()
+    with console.status("reading every row"):
+        for found in sources.check_rows(workers):
+            rows, skipped = rows + found.rows, skipped + found.skipped
+            faults += found.faults
+    if faults:
+        more = [f"and {len(faults) - _FAULTS_SHOWN:,} more"] if len(faults) > _FAULTS_SHOWN else []
+        count = "1 row is" if len(faults) == 1 else f"{len(faults):,} rows are"
+        listed = "\n".join(f"  {line}" for line in faults[:_FAULTS_SHOWN] + more)
+        raise ShardError(
+            f"{count} damaged:\n{listed}\nWrite or copy the shards again, or leave these rows out."
+        )
+    checksums = sources.checksums()
+    console.print(
+        f"every row was read: {rows:,} pictures and their labels; {checksums:,} rows have checksums, which are right",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if skipped:
+        console.print(
+            f"{skipped:,} pictures cannot be decoded and are skipped (corrupt: skip)", highlight=False
+        )
 
 
 def try_one_batch(parts: Parts, device: torch.device, slices: int) -> None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from distill_mtl.data.augmentation import DrawnViews, TrainingViews
 from distill_mtl.data.batch import ALONE, Batch, BatchRows, Integers, ProcessShare
 from distill_mtl.data.batch_plan import Plan, source_parts
+from distill_mtl.data.deep_check import RowsChecked, check_rows
 from distill_mtl.data.few_labels import kept_rows, labelled_share, small_classes
 from distill_mtl.data.quota import Alternating, Quota
 from distill_mtl.data.reader import EveryView, Reader
@@ -249,6 +250,14 @@ class Sources:
         for seen in read_ahead(self._reader.every_view, blocks, workers, self._reader.one_view_by_one):
             self._note(seen.skipped)
             yield seen
+
+    def check_rows(self, workers: int) -> Iterator[RowsChecked]:
+        """Every row of every set: read, compared with its checksums, decoded, with its labels."""
+        return check_rows(self._sources, self._kinds, workers)
+
+    def checksums(self) -> int:
+        """How many rows have checksums."""
+        return sum(source.checksums() for source in self._sources)
 
     def training_rows(self, picks: BatchRows) -> Batch:
         """A batch of just these rows, each in the view of its epoch.

@@ -35,6 +35,7 @@ _DAMAGE = (
     TypeError,
     OverflowError,
     MemoryError,
+    RuntimeError,  # AVIF
     struct.error,
     Image.DecompressionBombError,
 )

@@ -1,8 +1,8 @@
 """The positions of all members of a shard, found once and saved beside the shard; rows are then read by offset.
 
 The index is a NumPy archive without pickle, `<shard>.index.npz`, valid for one size and modification
-time of the shard. Where the shard's folder cannot be written to, it goes to the user's cache folder.
-What was counted in all labels of a shard is kept in it too.
+time of the shard and of its checksums. Where the shard's folder cannot be written to, it goes to the
+user's cache folder. What was counted in all labels of a shard is kept in it too.
 An index that is stale or unreadable is made again from the shard, which is the truth.
 """
 
@@ -11,6 +11,7 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distill_mtl.data.checksums import Checksums, checksums_path, read_checksums
 from distill_mtl.data.walk import Row, walk_shard
 from distill_mtl.errors import ShardError
 from distill_mtl.files import atomic_file, cache_folder
 
-_VERSION = 1
+_VERSION = 2  # 1 had no checksums
 _COUNTS = "label_counts"
 _MOST_COUNTS = 32
 _UNREADABLE = (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile)
@@ -37,6 +39,7 @@ class ShardIndex:
         endings: what follows the first dot of the members' names, E different ones.
         offsets: int64 [N, E] in bytes.
         sizes: int64 [N, E] in bytes; -1 where a row has no such member.
+        checksums: int64 [N, E], CRC32 of the members; -1 where it is unknown.
         key_text: the UTF-8 keys without anything between them.
         key_ends: int64 [N], where each key ends in it.
     """
@@ -45,6 +48,7 @@ class ShardIndex:
     endings: tuple[str, ...]
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
+    checksums: NDArray[np.int64]
     key_text: bytes
     key_ends: NDArray[np.int64]
 
@@ -74,7 +78,7 @@ def load_index(path: Path) -> ShardIndex:
     for place in places:
         if (kept := _read(place, path, stamp)) is not None:
             return kept
-    index = _from_rows(path, walk_shard(path))
+    index = _from_rows(path, walk_shard(path), read_checksums(path))
     for place in places:
         try:
             _write(place, index, stamp)
@@ -127,8 +131,10 @@ def _kept_counts(path: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def _stamp(path: Path) -> NDArray[np.int64]:
-    status = os.stat(path)
-    return np.array([_VERSION, status.st_size, status.st_mtime_ns], np.int64)
+    files = [os.stat(path)]
+    with suppress(OSError):
+        files.append(os.stat(checksums_path(path)))
+    return np.array([_VERSION, *[part for one in files for part in (one.st_size, one.st_mtime_ns)]], np.int64)
 
 
 def _places(path: Path) -> tuple[Path, Path]:
@@ -143,10 +149,11 @@ def _read(place: Path, path: Path, stamp: NDArray[np.int64]) -> ShardIndex | Non
             if not np.array_equal(arrays["stamp"], stamp):
                 return None
             endings = tuple(str(ending) for ending in arrays["endings"])
-            columns = (arrays["offsets"], arrays["sizes"], arrays["key_text"].tobytes(), arrays["key_ends"])
+            columns = (arrays["offsets"], arrays["sizes"], arrays["checksums"])
+            keys = (arrays["key_text"].tobytes(), arrays["key_ends"])
     except _UNREADABLE:
         return None
-    return ShardIndex(path, endings, *columns)
+    return ShardIndex(path, endings, *columns, *keys)
 
 
 def _write(place: Path, index: ShardIndex, stamp: NDArray[np.int64]) -> None:
@@ -157,20 +164,23 @@ def _write(place: Path, index: ShardIndex, stamp: NDArray[np.int64]) -> None:
             endings=np.array(index.endings),
             offsets=index.offsets,
             sizes=index.sizes,
+            checksums=index.checksums,
             key_text=np.frombuffer(index.key_text, np.uint8),
             key_ends=index.key_ends,
         )
 
 
-def _from_rows(path: Path, rows: list[Row]) -> ShardIndex:
+def _from_rows(path: Path, rows: list[Row], known: Checksums) -> ShardIndex:
     endings = tuple(sorted({ending for row in rows for ending in row.members}))
     column = {ending: place for place, ending in enumerate(endings)}
     offsets = np.zeros((len(rows), len(endings)), np.int64)
     sizes = np.full((len(rows), len(endings)), -1, np.int64)
+    checksums = np.full((len(rows), len(endings)), -1, np.int64)
     for number, row in enumerate(rows):
         for ending, (offset, size) in row.members.items():
             offsets[number, column[ending]] = offset
             sizes[number, column[ending]] = size
+            checksums[number, column[ending]] = known.get((row.key, ending), -1)
     keys = [row.key.encode(errors="surrogateescape") for row in rows]
     key_ends = np.cumsum([len(key) for key in keys], dtype=np.int64)
-    return ShardIndex(path, endings, offsets, sizes, b"".join(keys), key_ends)
+    return ShardIndex(path, endings, offsets, sizes, checksums, b"".join(keys), key_ends)

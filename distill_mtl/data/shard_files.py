@@ -23,13 +23,16 @@ import fsspec
 from braceexpand import braceexpand
 
 from distill_mtl.data.batch import ALONE, ProcessShare
+from distill_mtl.data.checksums import SUFFIX, Checksums, is_intact, parse_checksums, write_checksums
+from distill_mtl.data.walk import walk_shard
 from distill_mtl.demos import built_in
 from distill_mtl.errors import ShardError
-from distill_mtl.files import atomic_file, cache_folder, wait_for
+from distill_mtl.files import atomic_files, cache_folder, wait_for
 
 _SHOWN = 10  # shards named in a message
 _log = logging.getLogger(__name__)
 _CHUNK = 1 << 22  # bytes copied at a time
+_MOST_CHECKSUMS = 1 << 30  # bytes
 
 
 @dataclass(frozen=True)
@@ -210,8 +213,46 @@ def _cached(url: str, place: str) -> Path:
 def _fetch(url: str, target: Path, place: str) -> None:
     system, path = _system(url, place)
     try:
-        with atomic_file(target) as local, system.open(path, "rb") as remote:
-            source = gzip.GzipFile(fileobj=remote) if _compressed(url) else remote
-            shutil.copyfileobj(source, local, _CHUNK)
+        with atomic_files(target) as folder:
+            whole = folder / target.name
+            with open(whole, "wb") as local, system.open(path, "rb") as remote:
+                source = gzip.GzipFile(fileobj=remote) if _compressed(url) else remote
+                shutil.copyfileobj(source, local, _CHUNK)
+            if checksums := _fetched_checksums(url):
+                _compare(whole, checksums, f"{place}: {url}")
+                write_checksums(whole, checksums)
     except (OSError, EOFError, zlib.error) as error:
         raise ShardError(f"{place}: {url} could not be brought to {target.parent} ({error}).") from None
+
+
+def _fetched_checksums(url: str) -> Checksums:
+    """Those beside a remote shard; empty where there are none to be had."""
+    name, mark, query = url.partition("?")
+    beside = re.sub(r"(\.tar\.gz|\.tgz)$", ".tar", name) + SUFFIX + mark + query
+    system, path = _system(beside, beside)
+    try:
+        with system.open(path, "rb") as file:
+            content = file.read(_MOST_CHECKSUMS)
+    except OSError:
+        return {}
+    return parse_checksums(content, beside)
+
+
+def _compare(shard: Path, checksums: Checksums, place: str) -> None:
+    """Refuse a shard of which a member does not have its checksum, by the rows' names."""
+    damaged = []
+    try:
+        rows = walk_shard(shard)
+    except ShardError as error:
+        raise ShardError(str(error).replace(str(shard), place)) from None
+    with open(shard, "rb") as file:
+        for row in rows:
+            for ending, (offset, size) in row.members.items():
+                file.seek(offset)
+                if not is_intact(file.read(size), checksums.get((row.key, ending), -1)):
+                    damaged.append(f"{row.key}.{ending}")
+    if damaged:
+        raise ShardError(
+            f"{place}: {len(damaged):,} members are damaged, there or on the way: {_list(damaged)}. "
+            f"They do not have the checksums in the file {SUFFIX} beside the shard. Copy or write the shard again."
+        )

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from distill_mtl.data.batch import ALONE, Integers, ProcessShare
+from distill_mtl.data.checksums import is_intact
 from distill_mtl.data.index import ShardIndex, load_index
 from distill_mtl.data.shard_files import Shard, find_shards, shard_names
 from distill_mtl.errors import ShardError
@@ -163,6 +164,28 @@ class Source:
             strict=True,
         )
         return [self._files.read(self._paths[shard], offset, size) for shard, offset, size in wheres]
+
+    def damaged(self, row: int) -> list[str]:
+        """The members of a row, whatever they are for, that do not have their checksum."""
+        shard = int(self._shard[row])
+        index = self._indexes[shard]
+        place = row - int(np.searchsorted(self._shard, shard))
+        known = np.flatnonzero((index.sizes[place] >= 0) & (index.checksums[place] >= 0)).tolist()
+        path = self._paths[shard]
+        return [
+            index.endings[column]
+            for column in known
+            if not is_intact(
+                self._files.read(path, int(index.offsets[place, column]), int(index.sizes[place, column])),
+                int(index.checksums[place, column]),
+            )
+        ]
+
+    def checksums(self) -> int:
+        """How many rows have checksums of all their members."""
+        return sum(
+            int(((index.checksums >= 0) | (index.sizes < 0)).all(axis=1).sum()) for index in self._indexes
+        )
 
     def group(self, row: int) -> str:
         """What the row shares with others, or its own identity."""

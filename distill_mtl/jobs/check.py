@@ -6,16 +6,20 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from distill_mtl.checks.before_training import run_check, try_one_batch
+from distill_mtl.checks.before_training import check_every_row, run_check, try_one_batch
 from distill_mtl.display import console_of
 from distill_mtl.jobs.arguments import as_recipe, recipe_place
 from distill_mtl.recipe import Recipe
 from distill_mtl.training.parts import build
-from distill_mtl.training.processes import start_accelerator
+from distill_mtl.training.processes import reader_workers, start_accelerator
 
 
 def check(
-    recipe: Recipe | Path | str, overrides: Sequence[str] = (), *, console: Console | None = None
+    recipe: Recipe | Path | str,
+    overrides: Sequence[str] = (),
+    *,
+    deep: bool = False,
+    console: Console | None = None,
 ) -> None:
     """Do everything that a run does before it trains.
 
@@ -27,6 +31,8 @@ def check(
         recipe: the recipe, a YAML file.
         overrides (--set KEY=VALUE, repeated): override any key, as often as you like:
             --set tasks.breed.temperature=2
+        deep: read every row too: compare it with its checksums, decode its picture, read its labels. It takes as long
+            as one pass over the data.
         console: where findings are shown; default standard output of the first process.
 
     Raises:
@@ -38,6 +44,9 @@ def check(
     console = console_of(console, first=accelerator.is_main_process)
     parts = build(loaded)
     if accelerator.is_main_process:
+        if deep:
+            workers = reader_workers(loaded.training.workers, accelerator.device)
+            check_every_row(parts.sources, workers, console)
         run_check(parts, accelerator.device, console)
     try_one_batch(parts, accelerator.device, slices=loaded.training.accumulate)
     said = (

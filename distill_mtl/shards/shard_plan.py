@@ -163,7 +163,7 @@ class ShardPlan:
     def _shards(self) -> list[Path]:
         if not self.folder.is_dir():
             return []
-        mine = re.compile(re.escape(self.name) + r"-\d{6}\.tar(\.index\.npz)?")
+        mine = re.compile(re.escape(self.name) + r"-\d{6}\.tar(\.index\.npz|\.crc32)?")
         return sorted(path for path in self.folder.iterdir() if mine.fullmatch(path.name))
 
     def _delete(self) -> None:
@@ -175,7 +175,7 @@ class ShardPlan:
     def _remove_left_overs(self) -> None:
         """What killed commands left half-written."""
         name = glob.escape(self.name)
-        for names in (f"{name}-{'[0-9]' * 6}.tar", f"{name}.plan.jsonl"):
+        for names in (f"{name}-{'[0-9]' * 6}.tar", f"{name}-{'[0-9]' * 6}.tar.crc32", f"{name}.plan.jsonl"):
             remove_half_made(self.folder, names)
 
 

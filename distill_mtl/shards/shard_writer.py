@@ -7,8 +7,9 @@ number of workers changes nothing.
 
 import os
 import re
+import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import webdataset
 from rich.console import Console
 
+from distill_mtl.data.checksums import write_checksums
 from distill_mtl.data.decode import read_image
 from distill_mtl.data.stream import read_ahead
 from distill_mtl.display import Display
@@ -178,18 +180,28 @@ def _fill(plan: ShardPlan, accepted: "_AcceptedRows", rows_per_shard: int, displ
     rows = iter(accepted)
     while (first := next(rows, None)) is not None:
         path, counts = plan.shard(len(plan.finished)), RowCounts()
+        checksums: dict[tuple[str, str], int] = {}
         with (
             atomic_file(path) as file,
             webdataset.TarWriter(file, encoder=False, mtime=0) as writer,
         ):
             for row in chain([first], islice(rows, rows_per_shard - 1)):
                 writer.write(row.sample)
+                checksums |= _checksums(row.sample)
                 counts.add(row.counts)
                 display.update(row.next)
+        write_checksums(path, checksums)
         size = path.stat().st_size
         plan.add(FinishedShard(path.name, size, row.next, counts, accepted.take_skipped()))
     if not plan.finished:
         raise ShardError(f"{plan.folder}: not one picture can be decoded.")
+
+
+def _checksums(sample: Mapping[str, str | bytes]) -> dict[tuple[str, str], int]:
+    key = str(sample["__key__"])
+    return {
+        (key, ending): zlib.crc32(content) for ending, content in sample.items() if isinstance(content, bytes)
+    }
 
 
 class _AcceptedRows:

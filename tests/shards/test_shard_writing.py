@@ -54,7 +54,7 @@ def test_a_stopped_command_goes_on_with_the_same_bytes(
         patch.setattr(FileRows, "read", stopping_after(17))
         with pytest.raises(Stopped, match="2 shards with 14 of 30 rows are finished"):
             write_shards(folder_rows(folder), tmp_path / "cut", name="s", rows_per_shard=7, workers=0)
-    assert names(tmp_path / "cut") == ["s-000000.tar", "s-000001.tar", "s.plan.jsonl"]
+    assert names(tmp_path / "cut") == [*with_checksums("s-000000.tar", "s-000001.tar"), "s.plan.jsonl"]
     first = times(tmp_path / "cut")
     written = write_shards(folder_rows(folder), tmp_path / "cut", name="s", rows_per_shard=7)
     assert digests(tmp_path / "cut") == digests(tmp_path / "whole")
@@ -76,7 +76,7 @@ def test_what_a_killed_command_left_is_not_believed(tmp_path: Path) -> None:
     (to / ".s-000004.tar.123-0123abcd.part").write_bytes(b"half a shard")
     assert write_shards(folder_rows(folder), to, rows_per_shard=7).kept == 2
     assert digests(to) == whole
-    assert names(to) == [*whole, "s.plan.jsonl"]
+    assert names(to) == [*with_checksums(*whole), "s.plan.jsonl"]
 
 
 def test_a_finished_command_does_nothing_again_and_tells_the_same(
@@ -98,7 +98,7 @@ def test_shards_of_another_plan_are_not_mixed_in(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="another plan: other files or labels, rows"):
         write_shards(folder_rows(folder), to, rows_per_shard=4)
     assert len(write_shards(folder_rows(folder), to, rows_per_shard=5, overwrite=True).shards) == 2
-    assert names(to) == ["s-000000.tar", "s-000001.tar", "s.plan.jsonl"]
+    assert names(to) == [*with_checksums("s-000000.tar", "s-000001.tar"), "s.plan.jsonl"]
 
 
 def test_a_plan_of_which_nothing_was_written_is_no_hindrance(tmp_path: Path) -> None:
@@ -159,6 +159,10 @@ def stopping_after(count: int) -> Callable[[FileRows, int], RowContent]:
         return read(rows, number)
 
     return stopping
+
+
+def with_checksums(*shards: str) -> list[str]:
+    return [name for shard in shards for name in (shard, f"{shard}.crc32")]
 
 
 def names(folder: Path) -> list[str]:
