@@ -114,6 +114,9 @@ class TaskResult:
         mcnemar: the test of whether accuracies differ; None for other scores.
         ece: calibration error of student and teacher; None where answers carry no confidence.
         classes: scores of each class in the classes' order; None where the score has none.
+        unscored: classes without a label on these rows, which have no score.
+        unmeasured: the labels cannot tell a good answer from a constant one: only one of several exclusive classes has
+            labels, or no class has a score. The scores mean nothing then, and there is no verdict.
         disagreements: rows on which the student is worse than its teacher, hardest first.
         margin: the largest loss allowed, in the score's unit. It and the verdict are set by the `Evaluation`.
         verdict: what is decided; None without a teacher, and before it is judged.
@@ -135,6 +138,8 @@ class TaskResult:
     mcnemar: McNemar | None = None
     ece: CalibrationError | None = None
     classes: tuple[ClassDelta, ...] | None = None
+    unscored: tuple[str, ...] = ()
+    unmeasured: bool = False
     disagreements: tuple[Disagreement, ...] = ()
     margin: float = 0.0
     verdict: Decision | None = None
@@ -144,6 +149,8 @@ class TaskResult:
         """The same with a margin and what it decides."""
         if self.delta is None:
             return replace(self, margin=margin, verdict=None, rows_to_decide=None)
+        if self.unmeasured:
+            return replace(self, margin=margin, verdict="undecided", rows_to_decide=None)
         found = judge(self.delta, self.ci95, self.rows, margin, rule)
         return replace(self, margin=margin, verdict=found.decision, rows_to_decide=found.rows_to_decide)
 
@@ -341,7 +348,7 @@ class Evaluation(BaseModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def accepted(self) -> bool:
-        """Whether every task that has a teacher is non-inferior to it."""
+        """Whether every task that has a teacher is measured, and non-inferior to it."""
         return all(result.verdict in (None, "non-inferior") for result in self.tasks.values())
 
     @property

@@ -61,6 +61,9 @@ def compare_tasks(
 
 def summarise(kind: TaskKind, rows: RowStatistics, *, resamples: int, seed: int) -> TaskResult:
     """All that follows from the statistics of all rows: scores, signed difference, its interval, agreement, classes."""
+    scores = kind.class_scores(rows.student)
+    lacking = [] if scores is None else scores.isnan().nonzero().flatten().tolist()
+    least = 2 if kind.exclusive else 1
     scored = TaskResult(
         kind=kind.name,
         metric=kind.metric,
@@ -70,6 +73,8 @@ def summarise(kind: TaskKind, rows: RowStatistics, *, resamples: int, seed: int)
         groups=len(set(rows.groups)),
         student=float(kind.score(rows.student)),
         classes=class_deltas(kind, rows),
+        unscored=tuple(kind.classes[place] for place in lacking),
+        unmeasured=bool(lacking) and len(kind.classes) - len(lacking) < least,
     )
     if rows.teacher is None or rows.agreement is None:
         return scored

@@ -247,6 +247,7 @@ def recorded_scores(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
             "measured_on": f"{evaluation.split} rows",
         }
         for task, result in evaluation.tasks.items()
+        if not result.unmeasured
     }
 
 

@@ -283,6 +283,8 @@ def _save(run: RunFolder, task: str, folder: Path, evaluation: Evaluation, recip
         save_timm(student, task, folder, card=card)
     else:
         save_student(student, folder, card=card)
+    if result.unmeasured:
+        return
     score = RecordedScore(
         task=task,
         kind=result.kind,
@@ -300,9 +302,12 @@ def _card(task: str, result: TaskResult, folder: Path, recipe: str, in_timms_for
         code = f'network = timm.create_model("local-dir:{folder}", pretrained=True)'
     else:
         code = f'network = distill_mtl.load_student("{folder}")'
+    score = f"{result.metric} {result.student:.2f}"
+    if result.unmeasured:
+        score = f"{result.metric} not measured, for lack of labels of more classes,"
     return (
         f"# Teacher of `{task}`\n\n"
-        f"A {result.kind} network of one task, trained on labels only: {result.metric} {result.student:.2f} on the "
+        f"A {result.kind} network of one task, trained on labels only: {score} on the "
         f"{result.rows:,} test rows of {recipe}.\n\n"
         f"```python\n{code}\n```\n\n"
         f"Trained by `distill-mtl teacher train {recipe}`; as a teacher: `teacher: {folder}`.\n"

@@ -135,7 +135,9 @@ def _undecided(results: Mapping[str, TaskResult]) -> str:
     """`left (about 1,200 more rows would decide), right (about 300 more), depth (it lies on the margin)`."""
     texts, what = [], " rows would decide"
     for task, result in results.items():
-        if result.rows_to_decide is None:
+        if result.unmeasured:
+            texts.append(f"{task} (its labels do not measure it)")
+        elif result.rows_to_decide is None:
             why = "all its rows are of one group" if result.ci95 is None else "it lies on the margin"
             texts.append(f"{task} ({why})")
         else:
@@ -197,6 +199,8 @@ def _rest(results: Mapping[str, TaskResult], behind: list[str], open_ones: list[
 
 
 def _more_rows(result: TaskResult) -> str:
+    if result.unmeasured:
+        return "its labels do not measure it. Test rows with labels of more classes would."
     if result.rows_to_decide is None:
         return "more labelled test rows would decide, or `acceptance: point` for a small test set."
     return f"about {words.about(result.rows_to_decide)} more labelled test rows would decide."

@@ -12,13 +12,16 @@ _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def score(value: float | None, task: TaskResult) -> str:
-    """A score of the task: to a hundredth of a point, or of a unit to four digits of the student's score."""
-    return NONE if value is None else f"{value:.{_places(task)}f}"
+    """A score of the task: to a hundredth of a point, or of a unit to four digits of the student's score.
+
+    Nothing for a task that its labels do not measure.
+    """
+    return NONE if value is None or task.unmeasured else f"{value:.{_places(task)}f}"
 
 
 def difference(value: float | None, task: TaskResult) -> str:
     """A signed difference of two scores, in the digits of the task's score."""
-    if value is None:
+    if value is None or task.unmeasured:
         return NONE
     text = f"{value:+.{_places(task)}f}"
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
@@ -26,7 +29,7 @@ def difference(value: float | None, task: TaskResult) -> str:
 
 def interval(ends: tuple[float, float] | None, task: TaskResult) -> str:
     """Both ends, signed."""
-    return NONE if ends is None else " … ".join(difference(end, task) for end in ends)
+    return NONE if ends is None or task.unmeasured else " … ".join(difference(end, task) for end in ends)
 
 
 def percent(share: float | None, places: int = 1) -> str:

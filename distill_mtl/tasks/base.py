@@ -299,7 +299,7 @@ class TaskKind(LabelForm):
         return torch.cat([self.score(rows, torch.eye(len(rows), dtype=torch.float64)) for rows in some])
 
     def class_scores(self, statistics: Tensor) -> Tensor | None:
-        """float64 [C]: the metric of each class, NaN for one that does not occur; None: the metric has no classes."""
+        """float64 [C]: the metric of each class, NaN for one without a label; None: the metric has no classes."""
         return None
 
     def correct_rows(self, statistics: Tensor) -> Tensor | None:

@@ -37,7 +37,7 @@ class ClassScore(ABC):
         """The metric of the best answer that never looks at the image, from rows by class [C]."""
 
     def of_classes(self, statistics: Tensor, classes: int) -> Tensor | None:
-        """[C] from statistics [R, K] of rows, NaN for a class that does not occur; None: the metric has no classes."""
+        """[C] from statistics [R, K] of rows, NaN for a class without a label; None: the metric has no classes."""
         return None
 
 
@@ -113,9 +113,9 @@ class MacroF1(ByClass):
         return 100 * _mean(2 * right / rows.clamp(min=1), rows > 0)
 
     def of_classes(self, statistics: Tensor, classes: int) -> Tensor:
-        """Each class's F1."""
+        """Each class's F1; none for a class that is only predicted, whose truth nobody knows."""
         right, labelled, predicted = statistics.sum(0).chunk(3)
-        return 100 * 2 * right / (labelled + predicted)
+        return (100 * 2 * right / (labelled + predicted)).where(labelled > 0, torch.nan)
 
     def of_constant(self, counts: Tensor) -> float:
         """The commonest class's F1 out of those that occur."""

@@ -228,7 +228,8 @@ class Segmentation(SoftmaxKind):
     def class_scores(self, statistics: Tensor) -> Tensor:
         """miou: of each class, over all rows; pixel_accuracy: of each class's pixels the share that is right."""
         right, labelled, predicted = statistics.sum(0).chunk(3)
-        return 100 * right / (labelled if self.metric == "pixel_accuracy" else labelled + predicted - right)
+        of = labelled if self.metric == "pixel_accuracy" else labelled + predicted - right
+        return (100 * right / of).where(labelled > 0, torch.nan)
 
     def calibration(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Of pixels."""

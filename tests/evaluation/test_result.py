@@ -64,7 +64,16 @@ def test_results_json_has_the_promised_keys_and_no_others(tmp_path: Path) -> Non
     for task in written["tasks"].values():
         assert set(task) == {
             *("kind", "metric", "higher_is_better", "rows", "groups", "teacher", "student", "delta", "ci95"),
-            *("agreement", "in_points", "mcnemar", "ece", "classes", "disagreements"),
+            *(
+                "agreement",
+                "in_points",
+                "mcnemar",
+                "ece",
+                "classes",
+                "unscored",
+                "unmeasured",
+                "disagreements",
+            ),
             *("margin", "verdict", "rows_to_decide"),
         }
     assert set(written["cost"]) == {"student", "teachers", "each", "heads", "machine"}

@@ -1,7 +1,8 @@
 """How good the student is: tasks, changes per task, other data sets, baselines."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from distill_mtl.errors import a_few
 from distill_mtl.evaluation.cross_domain import notable
 from distill_mtl.evaluation.result import CalibrationError, Evaluation, TaskResult
 from distill_mtl.evaluation.task_comparison import worst_classes
@@ -46,6 +47,7 @@ def tasks(run: RunRecord) -> Section | None:
         Table("Tasks", columns, rows, left=frozenset({"task", "verdict"})),
         Text(_how_to_read(results, with_ece=with_ece), quiet=True),
     ]
+    blocks += [Text(note) for note in unmeasured_notes(results)]
     if tested := _mcnemar(results):
         blocks.append(Text(tested, quiet=True))
     return Section(
@@ -238,9 +240,27 @@ def _notes(results: Evaluation) -> list[str]:
         notes.append(
             "* rows split off by a hash of their key: the teacher may have seen them in its training."
         )
+    notes += list(unmeasured_notes(results))
     if any(result.ci95 is None for result in results.compared.values()):
         notes.append("No interval where all rows belong to one group: there is nothing to resample.")
     return notes
+
+
+def unmeasured_notes(results: Evaluation) -> Iterator[str]:
+    """A line for each task that its labels do not measure, or whose labels do not show all of its classes."""
+    for task, result in results.tasks.items():
+        if result.unmeasured:
+            labelled = [each.name for each in result.classes or ()]
+            only = f"of '{labelled[0]}' alone" if labelled else "of no class"
+            yield (
+                f"{task}: no {result.metric}, and no verdict. The {result.rows:,} rows have labels {only}, so a "
+                "constant answer is as good as any."
+            )
+        elif result.unscored:
+            yield (
+                f"{task}: {len(result.unscored):,} of its classes without a label in these rows, and "
+                f"without a score: {a_few(result.unscored)}."
+            )
 
 
 def _possibly_seen(results: Evaluation) -> set[str]:
