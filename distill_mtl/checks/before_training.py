@@ -163,8 +163,9 @@ def check_every_row(sources: Sources, workers: int, console: Console) -> None:
             f"{count} damaged:\n{listed}\nWrite or copy the shards again, or leave these rows out."
         )
     checksums = sources.checksums()
+    compared = f"{checksums:,} rows have checksums, and all match" if checksums else "no shard has checksums"
     console.print(
-        f"every row was read: {rows:,} pictures and their labels; {checksums:,} rows have checksums, which are right",
+        f"every row was read: {rows:,} pictures and their labels; {compared}",
         highlight=False,
         soft_wrap=True,
     )
