@@ -38,42 +38,40 @@ def class_doubts(classes: Sequence[str], found: Collection[str], what: str) -> l
         found: those that occur.
         what: a label is of, such as "row".
     """
-    doubts = []
     if len(found) == 1 and len(classes) > 1:
         (only,) = found
-        doubts.append(
+        return [
             Doubt(
                 f"every labelled {what} is of class {_quoted(only)}. A network that always answers it is never wrong, "
                 "so these labels neither teach nor measure anything. Are the right files, column and classes named?"
             )
-        )
+        ]
     absent = [name for name in classes if name not in found]
     if not absent or not found:
-        return doubts
+        return []
     numbers = sorted(int(name) for name in found) if _are_numbers(classes) else []
     if numbers == list(range(1, len(classes))):
-        return [*doubts, _from_one(len(numbers), what)]
-    if numbers and len(absent) > 1 and len(absent) >= len(found):
-        gaps = (
-            f"the class numbers ({a_few([str(number) for number in numbers])}) have gaps: they make {len(classes):,} "
-            f"classes, and {len(absent):,} of them have no {what}. If there are {len(found):,} classes, number them "
-            f"from 0 to {len(found) - 1}."
+        return [
+            Doubt(
+                f"the class numbers go from 1 to {len(numbers)}, and no {what} is of class 0: there are {len(classes)} "
+                f"classes with an empty first one. If there are {len(numbers)}, number them from 0."
+            )
+        ]
+    if len(numbers) and len(absent) >= max(2, len(found)):
+        listed = a_few([str(number) for number in numbers])
+        return [
+            Doubt(
+                f"the class numbers ({listed}) have gaps: they make {len(classes):,} classes, and {len(absent):,} of "
+                f"them have no {what}. If there are {len(found):,} classes, number them from 0 to {len(found) - 1}."
+            )
+        ]
+    return [
+        Doubt(
+            f"no {what} is of {'class' if len(absent) == 1 else 'the classes'} {a_few([*map(_quoted, absent)])} "
+            f"({len(absent):,} of {len(classes):,}). Labels teach nothing about what they do not show, and it has no "
+            "score. Add such rows, or remove these classes."
         )
-        return [*doubts, Doubt(gaps)]
-    named = a_few([_quoted(name) for name in absent])
-    missing = (
-        f"no {what} is of {'class' if len(absent) == 1 else 'the classes'} {named} ({len(absent):,} of "
-        f"{len(classes):,}). Labels teach nothing about what they do not show, and it has no score. Add such rows, or "
-        "remove these classes."
-    )
-    return [*doubts, Doubt(missing)]
-
-
-def _from_one(count: int, what: str) -> Doubt:
-    return Doubt(
-        f"the class numbers go from 1 to {count}, and no {what} is of class 0: there are {count + 1} classes with an "
-        f"empty first one. If there are {count}, number them from 0, or give them names that are not numbers."
-    )
+    ]
 
 
 def from_one_hint(classes: Sequence[str]) -> str:
