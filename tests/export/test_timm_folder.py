@@ -77,7 +77,7 @@ def test_the_readme_warns_of_timms_silent_random_weights(tmp_path: Path, world: 
 
 
 def test_a_single_classification_takes_its_classifier_along(tmp_path: Path, world: Path) -> None:
-    folder = to_timm(run_of(tmp_path / "r", world), world, tasks=["breed"])
+    folder = to_timm(run_of(tmp_path / "r", world), world, only=["breed"])
     assert folder.name == "r-breed-timm"
     assert json.loads((folder / "config.json").read_text())["label_names"] == list(NAMED)
     opened = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
@@ -91,7 +91,7 @@ def test_a_single_classification_takes_its_classifier_along(tmp_path: Path, worl
 def test_a_head_that_timm_has_no_form_for_leaves_the_trunk_alone(
     tmp_path: Path, world: Path, task: str
 ) -> None:
-    folder = to_timm(run_of(tmp_path / "r", world), world, tasks=[task])
+    folder = to_timm(run_of(tmp_path / "r", world), world, only=[task])
     assert timm.create_model(f"local-dir:{folder}", pretrained=True).num_classes == 0
 
 
