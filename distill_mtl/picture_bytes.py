@@ -10,6 +10,9 @@ import zlib
 MOST_PIXELS = 89_478_485
 """Of a picture that is decoded: a quarter of a gigabyte as RGB, which is also where Pillow suspects a bomb."""
 
+MOST_BYTES = 1 << 30
+"""Of a picture's file: what one of `MOST_PIXELS` takes unpacked, four times."""
+
 _FORMATS = {
     "JPEG": ("jpg", "jpeg", "jpe", "jfif"),
     "PNG": ("png",),

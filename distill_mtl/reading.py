@@ -24,7 +24,6 @@ MAX_DEPTH = 64
 """Lists and mappings inside each other."""
 _SHOWN = 60
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
-_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class Remedy(NamedTuple):
@@ -133,19 +132,13 @@ def loads(text: str | bytes) -> Any:
     """`json.loads` of an untrusted text.
 
     Raises:
-        ValueError: it is not UTF-8, not JSON, nested too deep, or holds half a character, which no file can keep.
+        ValueError: it is not UTF-8, not JSON, or nested too deep.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8-sig")
     if text.count("[") + text.count("{") > MAX_DEPTH and (depth := _depth(text)) > MAX_DEPTH:
         raise ValueError(f"it is nested {depth:,} deep; at most {MAX_DEPTH} is read")
-    value = json.loads(text)
-    if _HALF.search(text):
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise ValueError("it holds half of a surrogate pair") from None
-    return value
+    return json.loads(text)
 
 
 def shown(value: Any) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,10 +25,11 @@ from distill_mtl.data.walk import Row, walk_shard
 from distill_mtl.errors import ShardError
 from distill_mtl.files import atomic_file, cache_folder
 
-_VERSION = 2  # 1 had no checksums
+_VERSION = 2  # 1 had no checksums, and rows of hidden and system names
 _COUNTS = "label_counts"
 _MOST_COUNTS = 32
-_UNREADABLE = (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile)
+_UNREADABLE = (OSError, KeyError, ValueError, EOFError, MemoryError, NotImplementedError)
+_UNREADABLE += (zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,20 @@ from distill_mtl.data.batch import ALONE, ProcessShare
 from distill_mtl.data.checksums import SUFFIX, Checksums, is_intact, parse_checksums, write_checksums
 from distill_mtl.data.walk import walk_shard
 from distill_mtl.demos import built_in
-from distill_mtl.errors import ShardError
+from distill_mtl.errors import ShardError, brief
 from distill_mtl.files import atomic_files, cache_folder, wait_for
+from distill_mtl.reading import MAX_DEPTH, shown
 
+MOST_SHARDS = 1_000_000
+"""That one pattern may stand for."""
+SCHEMES = (
+    *("http", "https", "s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "adl", "oss", "oci"),
+    *("ftp", "sftp", "ssh", "hdfs", "webhdfs", "memory"),
+)
+"""Where shards are fetched from: plain stores of files. fsspec knows others, which open archives, run through other
+layers or read this machine's own folders."""
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):(:|//)", re.IGNORECASE)
+_RANGE = re.compile(r"\{(-?\d{1,4000})\.\.(-?\d{1,4000})(?:\.\.-?\d+)?\}")
 _SHOWN = 10  # shards named in a message
 _log = logging.getLogger(__name__)
 _CHUNK = 1 << 22  # bytes copied at a time
@@ -99,23 +111,29 @@ def expand_braces(pattern: str, place: str) -> list[str]:
     """`pets-{000..001}.tar` -> `pets-000.tar`, `pets-001.tar`.
 
     Raises:
-        ShardError: a brace without its partner; `pipe:`, which would run a command.
+        ShardError: a brace without its partner; too many shards; `pipe:`, which would run a command.
     """
     if pattern.startswith("pipe:"):
         raise ShardError(
             f"{place}: '{pattern}' would run a command. Name the file or its URL instead (s3://, gs://, https://)."
         )
+    ranges = (abs(int(end) - int(start)) for start, end in _RANGE.findall(pattern))
     try:
-        return list(braceexpand(pattern))
+        if pattern.count("{") <= MAX_DEPTH and not any(length >= MOST_SHARDS for length in ranges):
+            expanded = list(islice(braceexpand(pattern), MOST_SHARDS + 1))
+            if len(expanded) <= MOST_SHARDS:
+                return expanded
+        raise ShardError(
+            f"{place}: {shown(pattern)} stands for more than {MOST_SHARDS:,} shards, or has more than {MAX_DEPTH} "
+            "braces. Correct the numbers between the braces, or name the shards with `*`."
+        )
     except ValueError:
         raise ShardError(f"{place}: '{pattern}' has a brace without its partner.") from None
 
 
 def is_remote(url: str) -> bool:
     """Whether a pattern is a URL for fsspec, not a path."""
-    return re.match(r"[a-z][a-z0-9+.-]+:(:|//)", url, re.IGNORECASE) is not None and not url.startswith(
-        "file://"
-    )
+    return _SCHEME.match(url) is not None and not url.startswith("file://")
 
 
 def bring(urls: Sequence[str], place: str, local: ProcessShare, *, patience: float = 300.0) -> list[Path]:
@@ -149,7 +167,9 @@ def _matches(pattern: str, place: str, local_rank: int) -> list[str]:
     if is_remote(pattern):
         return _remote_matches(pattern, place)
     pattern = os.path.abspath(os.path.expanduser(pattern.removeprefix("file://")))
-    return [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
+    if os.path.isfile(pattern):  # a name may hold signs of a pattern
+        return [pattern]
+    return [path for path in sorted(glob.glob(pattern)) if os.path.isfile(path)]
 
 
 def _names(urls: Sequence[str], depth: int) -> list[str]:
@@ -178,8 +198,9 @@ def _remote_matches(pattern: str, place: str) -> list[str]:
         if "*" in path:
             return [system.unstrip_protocol(match) for match in sorted(system.glob(path))]
         return [pattern] if system.exists(path) else []
-    except OSError as error:
-        raise ShardError(f"{place}: {pattern} cannot be listed ({error}).") from None
+    # The clients of the stores have errors of their own.
+    except Exception as error:
+        raise ShardError(f"{place}: {shown(pattern)} cannot be listed ({brief(error)}).") from None
 
 
 def _must_move(url: str) -> bool:
@@ -191,10 +212,17 @@ def _compressed(url: str) -> bool:
 
 
 def _system(url: str, place: str) -> tuple[Any, str]:
+    scheme = _SCHEME.match(url)
+    if scheme is not None and ("::" in url or scheme[1].lower() not in (*SCHEMES, "file")):
+        raise ShardError(
+            f"{place}: {shown(url)} is not read. Name paths on this machine, or URLs that begin with "
+            f"{', '.join(SCHEMES[:-1])}, without `::`."
+        )
     try:
         system, path = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise ShardError(f"{place}: {url} cannot be read: {error}.") from None
+    # A package that is missing, credentials, or whatever a client asks for at once.
+    except Exception as error:
+        raise ShardError(f"{place}: {shown(url)} cannot be read: {brief(error)}.") from None
     return system, path
 
 
@@ -203,8 +231,9 @@ def _cached(url: str, place: str) -> Path:
     system, path = _system(url, place)
     try:
         state = system.ukey(path)
-    except OSError as error:
-        raise ShardError(f"{place}: {url} cannot be read ({error}).") from None
+    # The client's own, as above.
+    except Exception as error:
+        raise ShardError(f"{place}: {shown(url)} cannot be read ({brief(error)}).") from None
     identity = f"{system.unstrip_protocol(path)} {state}"
     digest = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
     return cache_folder() / "shards" / f"{digest}.tar"

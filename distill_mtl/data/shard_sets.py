@@ -8,6 +8,7 @@ from pathlib import Path
 
 from distill_mtl.data.shard_files import expand_braces
 from distill_mtl.errors import ShardError
+from distill_mtl.folders import walk_folder
 from distill_mtl.splits import SPLITS, Split
 
 _ARCHIVES = (".tar", ".tar.gz", ".tgz")
@@ -34,7 +35,7 @@ def find_sets(places: Sequence[str], option: str = "--data") -> Sets:
     for place in places:
         folder = Path(place)
         if folder.is_dir():
-            found = sorted(str(path) for path in folder.rglob("*") if path.name.endswith(_ARCHIVES))
+            found = [str(folder / path) for path in walk_folder(folder).ending(_ARCHIVES)]
             if not found:
                 raise ShardError(f"{option} {place}: there are no shards (*.tar) in this folder.")
             for path in found:

@@ -5,6 +5,7 @@ archive and says nothing (DESIGN 4.25). So this looks at the place where the wal
 the zeros that close an archive, and nothing but zeros after them.
 """
 
+import logging
 import re
 import tarfile
 from collections import Counter
@@ -14,12 +15,15 @@ from pathlib import Path
 from typing import NoReturn
 
 from distill_mtl.errors import ShardError
+from distill_mtl.folders import HIDDEN, is_hidden
+from distill_mtl.reading import open_regular
 
 # WebDataset's rule: the key ends at the first dot of the file's name, the rest is the ending.
 _NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
 _META = re.compile(r"__[^/]*__($|/)")
 _END = 2 * tarfile.BLOCKSIZE
 _CHUNK = 1 << 20
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -31,13 +35,17 @@ class Row:
 
 
 def walk_shard(path: Path) -> list[Row]:
-    """Every row of a tar archive, in order. Members without an ending belong to no row.
+    """Every row of a tar archive, in order. Members without an ending, and hidden and system ones, belong to no row.
 
     Raises:
         ShardError: the shard cannot be opened, is cut or damaged, holds a key or a member twice, or no row.
     """
     rows: list[Row] = []
+    hidden = 0
     for name, offset, size in _members(path):
+        if is_hidden(name):
+            hidden += 1
+            continue
         match = None if _META.match(name) else _NAME.fullmatch(name)
         if match is None:
             continue
@@ -47,6 +55,8 @@ def walk_shard(path: Path) -> list[Row]:
         if ending in rows[-1].members:
             raise ShardError(f"{path}: the member {name} occurs twice. Keys must be unique.")
         rows[-1].members[ending] = (offset, size)
+    if hidden:
+        _log.info("%s: left out %d %s", path, hidden, HIDDEN)
     if not rows:
         raise ShardError(f"{path}: no rows. Members are named KEY.ENDING, such as 000017.jpg and 000017.cls.")
     _refuse_repeated_keys(path, rows)
@@ -57,7 +67,7 @@ def _members(path: Path) -> Iterator[tuple[str, int, int]]:
     """(name, offset, size) of every regular file in the archive; then the check of its end."""
     count = 0
     try:
-        with tarfile.open(path, "r:") as archive:
+        with open_regular(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # it would keep every header
                 if member.issparse():

@@ -129,8 +129,8 @@ def _conclude(errors: Console, found: FoundPictures, unread: Sequence[Unread], c
             f"{cropped:,} {were} cropped to the network's input. Use --resize squash for the whole {whole}.",
             soft_wrap=True,
         )
-    for ending, count in sorted(found.left_out.items()):
-        errors.print(f"{count:,} files are not pictures and were left out: {ending}")
+    for what, count in sorted(found.left_out.items()):
+        errors.print(f"left out: {count:,} {what}", markup=False, soft_wrap=True)
     if unread:
         names = ", ".join(each.key for each in unread[:_NAMED]) + (", …" if len(unread) > _NAMED else "")
         errors.print(

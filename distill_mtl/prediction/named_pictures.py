@@ -16,7 +16,9 @@ from distill_mtl.data.shard_files import Shard, expand_braces, find_shards, is_r
 from distill_mtl.data.source import OpenFiles
 from distill_mtl.demos.built_in import is_built_in
 from distill_mtl.errors import UserError
-from distill_mtl.picture_bytes import PICTURE_ENDINGS
+from distill_mtl.folders import walk_folder
+from distill_mtl.picture_bytes import MOST_BYTES, PICTURE_ENDINGS
+from distill_mtl.reading import read_bytes
 from distill_mtl.recipe.schema import SourceSection
 from distill_mtl.shards.image_folders import find_files
 
@@ -45,7 +47,7 @@ class FoundPictures:
 
     Attributes:
         pictures: in the order of the names, of folders in the order of their paths, of shards in their own.
-        left_out: ending of files that are not pictures -> how many folders hold.
+        left_out: what else folders hold -> how many.
     """
 
     pictures: Sequence[Picture]
@@ -78,36 +80,40 @@ def find_pictures(places: Sequence[str], members: str = MEMBERS) -> FoundPicture
 
 
 def _in_folder(folder: Path, members: str) -> tuple[list[Picture], Counter[str]]:
-    archives = sorted(
-        str(path) for path in folder.rglob("*") if path.name.endswith(_ARCHIVES) and path.is_file()
-    )
+    content = walk_folder(folder)
+    archives = [str(folder / path) for path in content.ending(_ARCHIVES)]
     if not archives:
         found, others = find_files(folder, PICTURE_ENDINGS)
         return [_file(folder / path, Path(path).as_posix()) for path in found], others
     if loose := next(
-        (path for path in folder.rglob("*") if path.suffix.lower()[1:] in PICTURE_ENDINGS), None
+        (path for path in content.files if Path(path).suffix.lower()[1:] in PICTURE_ENDINGS), None
     ):
         raise UserError(
-            f"{folder} holds shards ({archives[0]}) and pictures ({loose}). Name the shards ('{folder}/*.tar') or the "
-            "folder of the pictures."
+            f"{folder} holds shards ({archives[0]}) and pictures ({folder / loose}). Name the shards "
+            f"('{folder}/*.tar') or the folder of the pictures."
         )
-    return list(_in_shards(find_shards(archives, "predict"), members)), Counter()
+    return list(_in_shards(find_shards(archives, "predict"), members)), content.left_out
 
 
 def _files(pattern: str) -> list[str]:
     """A file, or what fits a pattern."""
-    if os.path.exists(pattern):
+    if os.path.isfile(pattern):
         return [pattern]
+    if os.path.exists(pattern):
+        raise UserError(f"{pattern} is a FIFO or a device. Name a picture, a folder or a shard.")
     found = sorted(
-        path for part in expand_braces(pattern, "predict") for path in glob.glob(os.path.expanduser(part))
+        path
+        for part in expand_braces(pattern, "predict")
+        for path in glob.glob(os.path.expanduser(part))
+        if os.path.isfile(path)
     )
     if not found:
         raise UserError(f"{pattern}: there is no such picture, folder or shard.")
-    return [path for path in found if os.path.isfile(path)]
+    return found
 
 
 def _file(path: Path, key: str) -> Picture:
-    return Picture(key, str(path), path.read_bytes)
+    return Picture(key, str(path), partial(read_bytes, path, MOST_BYTES))
 
 
 def _in_shards(shards: Sequence[Shard], members: str) -> Iterator[Picture]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distill_mtl.errors import ShardError
+from distill_mtl.folders import FolderContent, walk_folder
 from distill_mtl.picture_bytes import PICTURE_ENDINGS
 from distill_mtl.shards.label_kinds import FoundLabel, Label, LabelKinds
 from distill_mtl.shards.listed_rows import FileRow, FileRows, unique_keys
@@ -22,45 +23,40 @@ _CLASS = "cls"
 _SHOWN = 3
 
 
-def find_files(
-    folder: Path, endings: tuple[str, ...], pattern: str | None = None
-) -> tuple[list[str], Counter[str]]:
-    """Paths relative to a folder, sorted; and the endings of files that are left out -> how many.
+def find_files(folder: Path, endings: tuple[str, ...], pattern: str | None = None) -> FolderContent:
+    """The files of a folder that are wanted.
 
     Args:
-        folder: where to look. Links are followed.
+        folder: where to look, as `walk_folder` does.
         endings: of the files that are wanted, without a dot.
         pattern: of the files' names or relative paths, such as `*_mask.png`; other files are left out
             and are not counted.
 
     Raises:
         ShardError: the folder does not exist, or no file in it fits.
+        UserError: a folder in it cannot be read.
     """
     if not folder.is_dir():
         raise ShardError(f"{folder}: this folder does not exist.")
+    content = walk_folder(folder)
     found: list[str] = []
     others: Counter[str] = Counter()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders.sort()
-        for file in files:
-            path = os.path.relpath(os.path.join(place, file), folder)
-            if pattern is not None and not (fnmatch(file, pattern) or fnmatch(path, pattern)):
-                continue
-            ending = os.path.splitext(file)[1].lower()
-            if ending[1:] in endings:
-                found.append(path)
-            else:
-                others[ending or file] += 1
+    for path in content.files:
+        file = os.path.basename(path)
+        if pattern is not None and not (fnmatch(file, pattern) or fnmatch(path, pattern)):
+            continue
+        ending = os.path.splitext(file)[1].lower()
+        if ending[1:] in endings:
+            found.append(path)
+        else:
+            others[ending or file] += 1
     if not found:
         wanted = f"{pattern} with the ending " if pattern is not None else "a file with the ending "
-        there = f" There are: {', '.join(sorted(others)[:10])}." if others else ""
+        beside = [*sorted(others)[:10], *(f"{count:,} {what}" for what, count in content.left_out.items())]
+        there = f" There are: {', '.join(beside)}." if beside else ""
         raise ShardError(f"{folder}: no file fits: {wanted}{', '.join(endings)}.{there}")
-    return sorted(found), others
-
-
-def files_left_out(others: Counter[str]) -> dict[str, int]:
-    """A description, for the summary."""
-    return {f"files that are not pictures ({ending})": others[ending] for ending in sorted(others)}
+    left_out = {f"files that are not pictures ({ending})": others[ending] for ending in sorted(others)}
+    return FolderContent(found, Counter(left_out) + content.left_out)
 
 
 def folder_rows(images: str | Path, *, labelled: bool = True, task: str = "") -> FileRows:
@@ -87,7 +83,7 @@ def folder_rows(images: str | Path, *, labelled: bool = True, task: str = "") ->
         FileRow(key, str(folder / path), {_CLASS: text.encode()} if labelled else {}, {})
         for key, path, text in zip(unique_keys(found), found, texts, strict=True)
     ]
-    return FileRows(rows, {"origin": "folder", "labelled": labelled}, labels, files_left_out(others))
+    return FileRows(rows, {"origin": "folder", "labelled": labelled}, labels, others)
 
 
 def _class_label(folder: Path, texts: Sequence[str], task: str) -> list[Label]:
@@ -171,7 +167,8 @@ def pair_rows(
         _refuse_unpaired(
             [pictures[name] for name in alone[0]], [dense[name] for name in alone[1]], images, masks
         )
-    left_out = files_left_out(others + (Counter() if masks == images else other_labels)) | {
+    left_out = {
+        **(others + (Counter() if masks == images else other_labels)),
         "pictures without a mask": len(alone[0]),
         "masks without a picture": len(alone[1]),
     }

@@ -11,6 +11,8 @@ from typing import NamedTuple
 from PIL import Image
 
 from distill_mtl.data.decode import read_image
+from distill_mtl.picture_bytes import MOST_BYTES
+from distill_mtl.reading import read_bytes
 from distill_mtl.recipe.schema import SourceSection
 from distill_mtl.shards.label_kinds import Label
 
@@ -141,8 +143,7 @@ def picture_file(path: str) -> tuple[str, bytes]:
         OSError: the file cannot be read.
         ValueError: it has to be converted to PNG and is not a picture.
     """
-    with open(path, "rb") as file:
-        content = file.read()
+    content = read_bytes(path, MOST_BYTES)
     ending = os.path.splitext(path)[1][1:].lower()
     if ending in _STORED:
         return _STORED[ending], content
@@ -158,8 +159,7 @@ def png(picture: Image.Image) -> bytes:
 
 def _label_file(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        return read_bytes(path, MOST_BYTES)
     except OSError as error:
         raise LabelError(f"{path} cannot be read ({error.strerror})") from None
 

@@ -4,7 +4,7 @@ What the columns of a label become is the matter of its kind of task (`LabelForm
 """
 
 import csv
-import json
+import io
 import os
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from distill_mtl.errors import ShardError, nearest
+from distill_mtl.reading import loads, open_regular
 from distill_mtl.shards.label_kinds import FoundLabel, Label, LabelKinds
 from distill_mtl.shards.listed_rows import FileRow, FileRows, unique_keys
 
@@ -78,7 +79,7 @@ def _read(path: Path) -> tuple[list[Line], list[str]]:
     """All lines, and the columns that occur, in the order of the file."""
     ending = path.suffix.lower()
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
             if ending == ".jsonl":
                 lines = [(at, _object(path, at, text)) for at, text in enumerate(file, 1) if text.strip()]
                 return lines, list(dict.fromkeys(column for _, cells in lines for column in cells))
@@ -103,7 +104,7 @@ def _whole(path: Path, number: int, cells: dict[Any, Any]) -> dict[str, Any]:
 
 def _object(path: Path, number: int, text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = loads(text)
     except ValueError as error:
         raise ShardError(f"{path}: line {number} is not JSON ({error}).") from None
     if not isinstance(value, dict):

@@ -20,7 +20,7 @@ def test_a_folder_is_searched_at_any_depth_in_an_order_of_names_and_what_is_no_p
     (tmp_path / "notes.txt").write_text("no picture")
     found = find_pictures([str(tmp_path)])
     assert [each.key for each in found.pictures] == ["a/deep/er.webp", "a/z.jpg", "b.png", "c.bmp", "d.gif"]
-    assert found.left_out == {".txt": 1}
+    assert found.left_out == {"files that are not pictures (.txt)": 1}
 
 
 def test_files_and_patterns_keep_the_order_of_the_command(tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def test_files_that_are_no_pictures_are_counted(
 ) -> None:
     (photos / "notes.txt").write_text("no picture")
     assert predict(run, photos) == 0
-    assert "1 files are not pictures and were left out: .txt" in capsys.readouterr().err
+    assert "left out: 1 files that are not pictures (.txt)" in capsys.readouterr().err
 
 
 def test_shards_are_answered_by_their_keys_and_their_labels_ignored(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from distill_mtl.errors import UserError, brief
+from distill_mtl.folders import walk_folder
 from distill_mtl.networks.checkpoint_names import fitting, nearest_reading
 from distill_mtl.networks.modes import freeze
 from distill_mtl.networks.runtime import DeclaredInput, Runtime, named
@@ -107,7 +108,9 @@ def module_files(spec: str) -> tuple[Path, ...]:
         return ()
     folders = [Path(folder) for folder in found.submodule_search_locations or ()]
     if folders:
-        return tuple(sorted(file for folder in folders for file in folder.rglob("*.py")))
+        return tuple(
+            sorted(folder / file for folder in folders for file in walk_folder(folder).ending(".py"))
+        )
     return (Path(found.origin),) if found.has_location and found.origin else ()
 
 
