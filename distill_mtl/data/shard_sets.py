@@ -34,7 +34,7 @@ def find_sets(places: Sequence[str], option: str = "--data") -> Sets:
     sets: Sets = {split: [] for split in SPLITS}
     for place in places:
         folder = Path(place)
-        if folder.is_dir():
+        if os.path.isdir(folder):
             found = [str(folder / path) for path in walk_folder(folder).ending(_ARCHIVES)]
             if not found:
                 raise ShardError(f"{option} {place}: there are no shards (*.tar) in this folder.")

@@ -5,6 +5,7 @@ Hugging Face hub, a file that a runtime reads, or the user's own code. Teachers,
 `inspect` and the parity check of an export all come here.
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -81,7 +82,7 @@ def as_section(where: str | Path | TeacherSection, *, trust: bool = False) -> Te
 
 def exists(where: str) -> bool:
     """Whether a folder or file of that name is on this machine; what lies elsewhere, only opening it tells."""
-    return where.startswith((*HUB, "{")) or Path(where).exists()
+    return where.startswith((*HUB, "{")) or os.path.exists(where)
 
 
 def find_network(section: TeacherSection) -> NetworkFiles:
@@ -97,7 +98,7 @@ def find_network(section: TeacherSection) -> NetworkFiles:
             "machine. If you trust its origin, write `trust: true` (on the command line: --trust). "
             "Folders with safetensors and .onnx files are only data and need no trust."
         )
-    if section.sha256 is not None and not source.files[0].is_file():
+    if section.sha256 is not None and not os.path.isfile(source.files[0]):
         raise UserError(f"{source.files[0]} does not exist.")
     if section.sha256 is not None and (found := sha256(source.files[0])) != section.sha256:
         raise UserError(
@@ -121,7 +122,7 @@ def _find(section: TeacherSection) -> NetworkFiles:
 
         return _folder(section, fetch_folder(section.path.partition(":")[2]))
     path = Path(section.path)
-    if path.is_dir() or not path.suffix:
+    if os.path.isdir(path) or not path.suffix:
         return _folder(section, network_folder(path))
     return _file(section, path)
 
@@ -161,7 +162,7 @@ def _file(section: TeacherSection, path: Path) -> NetworkFiles:
     Raises:
         UserError: no such file, or one of another form.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"{path} does not exist.")
     for ending in RUNTIMES.names():
         runtime = RUNTIMES[ending]
@@ -186,7 +187,7 @@ def _own_module(section: TeacherSection) -> NetworkFiles:
     from distill_mtl.networks.runtimes.own_module import ModuleRuntime, module_files
 
     spec, weights = str(section.module), Path(str(section.weights))
-    if not weights.is_file():
+    if not os.path.isfile(weights):
         raise UserError(f"{weights} does not exist. `weights` names the state dict of `module`.")
     files = (weights, *(module_files(spec) if section.trust else ()))
     load = partial(ModuleRuntime, spec, section.args, weights)

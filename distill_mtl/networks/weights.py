@@ -5,6 +5,7 @@ Weights are safetensors only: a pickle can run code when it is opened, so none i
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
@@ -46,7 +47,7 @@ _CONFIG = Remedy("Fetch the folder again, or let the program that wrote it write
 def network_folder(place: Path) -> Path:
     """The folder of a network; the folder of a run, `runs/NAME`, stands for the student in it."""
     student = place / STUDENT
-    return student if not (place / CONFIG).is_file() and (student / CONFIG).is_file() else place
+    return student if not os.path.isfile(place / CONFIG) and os.path.isfile(student / CONFIG) else place
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -56,8 +57,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         UserError: no folder, no file in it, or no JSON object in the file.
     """
     path = folder / CONFIG
-    if not path.is_file():
-        what = f"it has no {CONFIG}" if folder.is_dir() else "there is no such folder"
+    if not os.path.isfile(path):
+        what = f"it has no {CONFIG}" if os.path.isdir(folder) else "there is no such folder"
         raise UserError(f"{folder} holds no network: {what}.")
     config: dict[str, Any] = read_json(path, dict[str, Any], remedy=_CONFIG)
     return config
@@ -69,8 +70,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: no such file, a broken one, or a pickle in its place.
     """
-    file = path / WEIGHTS if path.is_dir() else path
-    if not file.is_file():
+    file = path / WEIGHTS if os.path.isdir(path) else path
+    if not os.path.isfile(file):
         raise UserError(f"{file} does not exist.{_pickle_note(path)}")
     if file.suffix != ".safetensors":
         raise UserError(f"{file} is not a .safetensors file. {_CONVERT}")

@@ -3,6 +3,7 @@
 No teacher, no student and no data is opened.
 """
 
+import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -125,7 +126,7 @@ def read_run(folder: Path, label: str | None = None) -> RunRecord:
         UserError: it holds no run, or a file of it is not what a run writes.
     """
     files = RunFiles(folder)
-    if not files.recipe.exists():
+    if not os.path.exists(files.recipe):
         raise UserError(
             f"{folder} is not a run folder: it has no {files.recipe.name}. Give a folder like runs/NAME."
         )

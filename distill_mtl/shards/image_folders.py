@@ -36,7 +36,7 @@ def find_files(folder: Path, endings: tuple[str, ...], pattern: str | None = Non
         ShardError: the folder does not exist, or no file in it fits.
         UserError: a folder in it cannot be read.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # of names that no file can have, too
         raise ShardError(f"{folder}: this folder does not exist.")
     content = walk_folder(folder)
     found: list[str] = []
