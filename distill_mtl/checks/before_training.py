@@ -21,7 +21,9 @@ from distill_mtl.data.augmentation import jitter_colors
 from distill_mtl.distillation.counts import count_rows
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.errors import ShardError, UserError
+from distill_mtl.training.broken_loss import causes
 from distill_mtl.training.parts import Parts
+from distill_mtl.training.processes import as_trained
 
 _CLASSES_SHOWN = 5
 _FAULTS_SHOWN = 10
@@ -194,22 +196,40 @@ def try_one_batch(parts: Parts, device: torch.device, slices: int) -> None:
     original = Objective(parts.student, parts.loss_configs, parts.terms, parts.rule)
     providers = parts.providers(teachers, parts.student)
     for stage in parts.schedule.stages:
-        objective = copy.deepcopy(original).to(device)
+        # In training mode, as the run is: BatchNorm refuses there what it takes in evaluation.
+        objective = as_trained(copy.deepcopy(original).to(device))
         objective.begin(stage)
-        objective.eval()
         rows = providers.rows(batch, stage.taught)
         counts = count_rows([batch], [rows], stage.loss_configs)
-        images = jitter_colors(batch.images, batch.color)
-        losses, shared, _ = objective(images, batch, providers(batch, rows), counts)
+        targets = providers(batch, rows)
+        try:
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                losses, shared, _ = objective(
+                    jitter_colors(batch.images, batch.color), batch, targets, counts
+                )
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise _too_few_rows(parts, slices, len(batch)) from error
         if losses:
             objective.rule.backward(losses, shared)
-        values = {task: loss.item() for task, loss in losses.items()}
-        broken = [task for task, value in values.items() if not math.isfinite(value)]
+        broken = [task for task, loss in losses.items() if not math.isfinite(loss.item())]
         if broken:
-            raise UserError(
-                f"the loss of {', '.join(broken)} is not a finite number on the first batch. Look at the weights of "
-                "its teacher, and at the initial weights of the student (student.init)."
+            found = causes(objective.student, batch, targets)
+            cause = "; ".join(found) or (
+                "labels and teachers' answers are finite, so the student's initial weights (student.init) are the cause"
             )
+            raise UserError(
+                f"the loss of {', '.join(broken)} is not a finite number on the first batch: {cause}."
+            )
+
+
+def _too_few_rows(parts: Parts, slices: int, rows: int) -> UserError:
+    return UserError(
+        f"training.batch_size: {parts.recipe.training.batch_size} rows in {slices} parts (training.accumulate x "
+        f"processes) are {rows} at a time, and BatchNorm needs 2 or more where its map is a single pixel. Raise "
+        f"training.batch_size, lower training.accumulate, or choose {_NO_BATCHNORM}."
+    )
 
 
 def batchnorm_warnings(

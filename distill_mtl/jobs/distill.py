@@ -10,7 +10,6 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from rich.console import Console
-from torch import nn
 
 from distill_mtl.checks.before_training import batchnorm_warnings, run_check, try_one_batch
 from distill_mtl.checks.teacher_check import TeacherCheck
@@ -18,10 +17,11 @@ from distill_mtl.data.batch import Batch
 from distill_mtl.display import console_of
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.distillation.term import calibrate_terms
-from distill_mtl.errors import UserError
+from distill_mtl.errors import UserError, WriteError
 from distill_mtl.evaluation import Comparison, Evaluation, delta_on, references
 from distill_mtl.evaluation.comparison import ComparisonSettings, compare_with_progress, evaluation_set_of
 from distill_mtl.evaluation.selection import Reference
+from distill_mtl.files import refuse_full_disk, refuse_unwritable
 from distill_mtl.jobs.arguments import as_recipe
 from distill_mtl.jobs.run_artefacts import card_of, earlier_result, write_run_artefacts
 from distill_mtl.recipe import Recipe, dump_recipe
@@ -29,10 +29,10 @@ from distill_mtl.report.console import console_table
 from distill_mtl.splits import Split
 from distill_mtl.students.student_folder import SCORES, save_student
 from distill_mtl.targets.facts import Teachers
-from distill_mtl.training.checkpoint import Session
+from distill_mtl.training.checkpoint import Session, run_bytes
 from distill_mtl.training.loop import TrainingLoop
 from distill_mtl.training.parts import Parts, build
-from distill_mtl.training.processes import start_accelerator
+from distill_mtl.training.processes import as_trained, start_accelerator
 from distill_mtl.training.run_folder import (
     RunFolder,
     describe_teachers,
@@ -91,11 +91,14 @@ def distill(
     accelerator = start_accelerator(recipe.training)
     console = console_of(console, first=accelerator.is_main_process)
     folder = RunFolder(Path(out) if out is not None else Path("runs") / (recipe.name or "run"))
+    if accelerator.is_main_process:
+        refuse_unwritable(folder.path, "--out", folder=True)
     if resume and (begun := folder.targets()) is not None:
         recipe = settle_targets(recipe, begun)
     folder.refuse(dump_recipe(recipe), resume=resume, overwrite=overwrite)
 
     parts = build(recipe)
+    refuse_full_disk(folder.path, run_bytes(parts.student, recipe.training, begun=resume), "--out")
     if resume:
         folder.same_teachers(describe_teachers(recipe, parts.teachers))
     examined = run_check(parts, accelerator.device, console) if accelerator.is_main_process else {}
@@ -114,7 +117,12 @@ def distill(
         console.print(warning, style="yellow", highlight=False, markup=False)
 
     session = _train(parts, accelerator, folder, console, precisions, resume=resume)
-    return _finish(parts, session, folder, console)
+    try:
+        return _finish(parts, session, folder, console)
+    except WriteError as error:
+        raise UserError(
+            f"{error} Every step is kept in {folder.checkpoints}: finish with --resume."
+        ) from error
 
 
 def _precisions(examined: Mapping[str, TeacherCheck], folder: RunFolder, *, resume: bool) -> dict[str, str]:
@@ -139,12 +147,14 @@ def _train(
     """Train from the last checkpoint, or from the beginning, to the last step."""
     teachers = parts.targets(precisions).to(accelerator.device)
     objective = Objective(parts.student, parts.loss_configs, parts.terms, parts.rule).to(accelerator.device)
-    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
-        objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
+    objective = as_trained(objective)
     providers = parts.providers(teachers, objective.student, accelerator.autocast)
     trainer = Trainer(accelerator, objective, providers, parts.recipe, schedule=parts.schedule)
     session = Session(trainer, folder)
-    if resume and session.restore():
+    if resume and (refused := session.restore()) is not None:
+        for finding in refused:
+            said = f"{finding}; going back to the one before"
+            console.print(said, style="yellow", markup=False, highlight=False, soft_wrap=True)
         console.print(f"resuming after step {session.step} of {parts.steps}")
     else:
         samples = _calibration_rows(parts, accelerator)

@@ -5,8 +5,9 @@ only what training changes: objective (student, terms, rule), optimizer, scaler,
 gradients that wait for their part's step.
 """
 
+import hashlib
 import json
-import logging
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,12 +18,20 @@ from accelerate.utils import broadcast
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
+from distill_mtl.errors import UserError, brief
 from distill_mtl.files import atomic_folder
+from distill_mtl.recipe.schema import TrainingSection
 from distill_mtl.students.student import Student
+from distill_mtl.training.broken_loss import broken_tensors, gather_everywhere
 from distill_mtl.training.run_folder import RunFolder
 from distill_mtl.training.step import Trainer
 
-_log = logging.getLogger(__name__)
+_NAME = re.compile(r"step_\d{8,}")
+_STATE, _DESCRIPTION = "state.pt", "checkpoint.json"
+
+
+class CheckpointError(UserError):
+    """A checkpoint is not what was written."""
 
 
 class Session:
@@ -59,8 +68,20 @@ class Session:
         if self._average is not None:
             self._average.update(self.trainer.objective.student, step=self.step)
 
+    def broken(self) -> list[str]:
+        """Names of what has a number that is not finite, on any process; such a state is no checkpoint."""
+        parts = {"": self.trainer.objective}
+        if self._average is not None:
+            parts["average "] = self._average.module
+        mine = [f"{part}{name}" for part, module in parts.items() for name in broken_tensors(module)]
+        return list(dict.fromkeys(gather_everywhere(mine)))
+
     def save(self) -> Path | None:
-        """Write a checkpoint from the main process; the others wait until it is complete."""
+        """Write a checkpoint from the main process; the others wait until it is complete.
+
+        Raises:
+            WriteError: the disk is full, or the like; the checkpoints before it are whole.
+        """
         accelerator, training = self.trainer.accelerator, self.trainer.recipe.training
         path = None
         if accelerator.is_main_process:
@@ -68,17 +89,40 @@ class Session:
         accelerator.wait_for_everyone()
         return path
 
-    def restore(self) -> bool:
-        """Go back to the last checkpoint that can be read; False where there is none."""
+    def restore(self) -> list[str] | None:
+        """Go back to the newest checkpoint that is whole, if there is one; those that are not are set aside.
+
+        Returns:
+            What is wrong with each newer one; None where there is no checkpoint at all.
+
+        Raises:
+            CheckpointError: there are checkpoints, and none is whole.
+        """
+        findings: list[str] = []
+        broken: list[Path] = []
         for path in reversed(list_checkpoints(self.folder.checkpoints)):
             try:
-                self.step, state = load_checkpoint(path)
-            except (OSError, ValueError, RuntimeError, KeyError) as error:
-                _log.warning("%s cannot be read (%s); going back to the one before", path, error)
-                continue
-            self._load(state)
-            return True
-        return False
+                step, state = load_checkpoint(path)
+                self._load(state)
+            except CheckpointError as error:
+                findings.append(str(error))
+            except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+                findings.append(f"{path} is not a checkpoint of this run ({brief(error)})")
+            else:
+                self.step = step
+                break
+            broken.append(path)
+        else:
+            if not findings:
+                return None
+            raise CheckpointError(
+                f"no checkpoint is whole: {'; '.join(findings)}. Start again with --overwrite."
+            )
+        self.trainer.accelerator.wait_for_everyone()
+        if self.trainer.accelerator.is_main_process:
+            for path in broken:  # which would otherwise count among those that are kept
+                _set_aside(path)
+        return findings
 
     def synchronise(self) -> None:
         """Give every process the first one's running statistics.
@@ -130,15 +174,32 @@ class Session:
         }
 
 
+def run_bytes(student: Student, training: TrainingSection, *, begun: bool) -> int:
+    """About what a run's checkpoints and student take on the disk while the last of them is written.
+
+    Args:
+        student: to be trained; terms and balancing rule are small beside it.
+        training: of the recipe.
+        begun: earlier checkpoints of the run are there.
+    """
+    weights = sum(tensor.nbytes for tensor in student.state_dict().values())
+    copies = (
+        3 + (training.ema is not None) + (training.select == "best")
+    )  # AdamW keeps two numbers for each weight
+    return weights * (copies * (1 if begun else training.keep + 1) + 2)
+
+
 def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], *, keep: int) -> Path:
     """Write `folder/step_00000500` and the like, whole or not at all, then drop the oldest beyond `keep`.
 
     Call it on the main process only. A kill at any moment leaves every earlier checkpoint whole.
     """
-    final = folder / f"step_{step:08d}"
+    final = folder / _name(step)
     with atomic_folder(final, durable=True) as made:
-        torch.save(dict(state), made / "state.pt")
-        (made / "checkpoint.json").write_text(json.dumps({"step": step}) + "\n")
+        with open(made / _STATE, "wb") as file:
+            torch.save(dict(state), file)
+        described = {"step": step, "sha256": _digest(made / _STATE)}
+        (made / _DESCRIPTION).write_text(json.dumps(described) + "\n")
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return final
@@ -146,13 +207,44 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], *, keep: 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step_*") if path.is_dir())
+    return sorted(path for path in folder.glob("step_*") if _NAME.fullmatch(path.name) and path.is_dir())
 
 
 def load_checkpoint(path: Path) -> tuple[int, dict[str, Any]]:
     """Step and state of a checkpoint, on the CPU.
 
-    Tensors and plain values only: no pickled code is run.
+    Tensors and plain values only: no pickled code is run, and nothing is read that is not what was written.
+
+    Raises:
+        CheckpointError: a file is missing, cut or changed.
     """
-    step = int(json.loads((path / "checkpoint.json").read_text())["step"])
-    return step, torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    try:
+        described = json.loads((path / _DESCRIPTION).read_text(encoding="utf-8"))
+        step, digest = described["step"], described["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path / _DESCRIPTION} cannot be read ({brief(error)})") from error
+    if type(step) is not int or path.name != _name(step):
+        raise CheckpointError(f"{path / _DESCRIPTION} says step {step!r:.40}, the folder another")
+    try:
+        found = _digest(path / _STATE)
+    except OSError as error:
+        raise CheckpointError(f"{path / _STATE} cannot be read ({brief(error)})") from error
+    if found != digest:
+        raise CheckpointError(f"{path / _STATE} is not as it was written: its digest differs")
+    state: dict[str, Any] = torch.load(path / _STATE, map_location="cpu", weights_only=True)
+    return step, state
+
+
+def _name(step: int) -> str:
+    return f"step_{step:08d}"
+
+
+def _set_aside(path: Path) -> None:
+    aside = path.with_name(f"broken_{path.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -19,8 +19,9 @@ from rich.console import Console
 
 from distill_mtl.data.batch import Batch, ProcessShare
 from distill_mtl.display import Display, losses_note
-from distill_mtl.errors import Stopped, StoppedElsewhere, UserError
-from distill_mtl.training.checkpoint import Session
+from distill_mtl.errors import Stopped, StoppedElsewhere, UserError, WriteError, a_few
+from distill_mtl.training.broken_loss import LossWatch, causes, gather_everywhere
+from distill_mtl.training.checkpoint import Session, list_checkpoints
 from distill_mtl.training.log import MetricsLog, Trackers
 from distill_mtl.training.parts import Parts
 from distill_mtl.training.processes import reader_workers
@@ -52,6 +53,7 @@ class TrainingLoop:
         self.score = score
         self.trainer, self.training = session.trainer, parts.recipe.training
         self.accelerator = session.trainer.accelerator
+        self._watch = LossWatch(self.accelerator)
         self._began = time.monotonic() - session.seconds
         self._logged_at, self._logged_step = time.monotonic(), session.step
 
@@ -63,7 +65,17 @@ class TrainingLoop:
             UserError: a row cannot be read, or a loss is not finite; where the weights are good, a
                 checkpoint was written.
         """
-        session, stream = self.session, self._micro_batches()
+        try:
+            self._run()
+        except WriteError as error:
+            kept = list_checkpoints(self.folder.checkpoints)
+            whole = f"{kept[-1]} is whole: continue" if kept else "No checkpoint was written yet: begin again"
+            raise UserError(f"{error} {whole} with --resume.") from error
+
+    def _run(self) -> None:
+        session = self.session
+        workers = reader_workers(self.training.workers, self.accelerator.device)
+        stream = self._micro_batches(range(session.step, self.parts.steps), workers)
         self.trainer.module.train()
         with (
             StopRequest() as stop,
@@ -75,6 +87,7 @@ class TrainingLoop:
                 batches, error = self._read(stream)
                 self._agree_to_go_on(stop.requested, error)
                 report = self.trainer.step(session.step, batches)
+                self._watch.note(session.step, report)
                 session.after_step()
                 if self._due(self.training.log_every) or self.trainer.measures_harm(session.step):
                     line = self._line(report)
@@ -84,6 +97,7 @@ class TrainingLoop:
                     display.update(session.step, losses_note(totals, line["rows_per_second"]))
                 if self._due(self.training.checkpoint_every):
                     self._refuse_broken(report)
+                    self._refuse_broken_weights()
                     self._offer_best()
                     self._save()
 
@@ -105,6 +119,7 @@ class TrainingLoop:
         any_stopping, any_error = flags.tolist()
         if not (any_stopping or any_error):
             return
+        self._refuse_broken_weights()
         self._save()
         kept = f"Steps 1 to {self.session.step} of {self.parts.steps} are kept: correct it and continue with --resume."
         if error is not None:
@@ -119,18 +134,56 @@ class TrainingLoop:
         )
 
     def _refuse_broken(self, report: StepReport) -> None:
+        """Raise UserError where a loss of the step is not finite."""
+        values = report.values(self.accelerator)
+        if broken := [task for task, terms in values.items() if not math.isfinite(terms["total"])]:
+            task = broken[0]
+            raise self._broken(f"the loss of {task} is {values[task]['total']} at step {self.session.step}")
+        self._watch.reset()
+
+    def _refuse_broken_weights(self) -> None:
         """Never let weights that have become NaN replace good checkpoints.
 
         Raises:
-            UserError: a loss of the step is not finite.
+            UserError: a weight, an average or a running statistic is not finite.
         """
-        for task, terms in report.values(self.accelerator).items():
-            if not math.isfinite(terms["total"]):
-                raise UserError(
-                    f"the loss of {task} is {terms['total']} at step {self.session.step}; the last checkpoint in "
-                    f"{self.folder.checkpoints} is from before. Lower optimizer.lr, keep training.clip, or train in "
-                    "fp32, and start again with --overwrite."
-                )
+        if broken := self.session.broken():
+            found = f"{a_few(broken, 3)} not finite after step {self.session.step}"
+            raise self._broken(f"{found}, so no checkpoint was written")
+
+    def _broken(self, found: str) -> UserError:
+        """The error of a run whose numbers are not finite: where it began, its cause, and how to go on."""
+        first, kept = self._watch.first(), list_checkpoints(self.folder.checkpoints)
+        where = f"{kept[-1]} is from before" if kept else "no checkpoint is from before"
+        inputs = [] if first is None else self._broken_inputs(first)
+        if inputs:
+            cause = f"Step {first + 1} began it: {'; '.join(inputs)}."
+            remedy = "Correct that, or leave the rows out, and continue with --resume; " + where
+        else:
+            began = (
+                "Every loss was finite, and a gradient was not"
+                if first is None
+                else f"Step {first + 1} began it. Labels and teachers' answers are finite, so the student diverged"
+            )
+            optimizer, training = self.parts.recipe.optimizer, self.training
+            clip = (
+                "set training.clip" if training.clip is None else f"lower training.clip ({training.clip:g})"
+            )
+            cause = f"{began} at optimizer.lr {optimizer.lr:g}, precision {self.accelerator.mixed_precision}."
+            remedy = f"Lower optimizer.lr, {clip} or train in fp32, and start again with --overwrite; {where}"
+        return UserError(f"{found}. {cause} {remedy}.")
+
+    def _broken_inputs(self, step: int) -> list[str]:
+        """What in the rows of a step, which are read again, breaks its loss; the same on every process."""
+        stage, findings = self.parts.schedule.at(step), list[str]()
+        for batch in self._micro_batches(range(step, step + 1), workers=0):
+            rows = self.trainer.providers.teachers.rows(batch)
+            wanted = {task: mine for task, mine in rows.items() if task in stage.taught}
+            seen = batch.to(self.accelerator.device)
+            findings += causes(
+                self.trainer.objective.student, seen, self.trainer.providers.teachers(seen, wanted)
+            )
+        return list(dict.fromkeys(gather_everywhere(findings)))
 
     def _offer_best(self) -> None:
         if self.training.select == "best":
@@ -140,15 +193,15 @@ class TrainingLoop:
         self.session.seconds = time.monotonic() - self._began
         self.session.save()
 
-    def _micro_batches(self) -> Iterator[Batch]:
-        """This process's micro-batches of all remaining steps."""
+    def _micro_batches(self, steps: range, workers: int) -> Iterator[Batch]:
+        """This process's micro-batches of some steps."""
         return iter(
             self.parts.sources.stream(
                 micro_batches=self.training.accumulate,
                 share=ProcessShare(self.accelerator.process_index, self.accelerator.num_processes),
-                start_step=self.session.step,
-                steps=self.parts.steps,
-                workers=reader_workers(self.training.workers, self.accelerator.device),
+                start_step=steps.start,
+                steps=steps.stop,
+                workers=workers,
             )
         )
 

@@ -5,18 +5,19 @@ import os
 import sys
 import warnings
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitProcessGroupKwargs
-from torch import distributed
+from torch import distributed, nn
 
 from distill_mtl.data.batch import ProcessShare
 from distill_mtl.errors import UserError
 from distill_mtl.recipe.schema import TrainingSection
 
+Module = TypeVar("Module", bound=nn.Module)
 Precision = Literal["no", "fp16", "bf16"]
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 
@@ -124,6 +125,14 @@ def take_all_cores() -> None:
     if os.environ.get("OMP_NUM_THREADS") == "1" and "ACCELERATE_MIXED_PRECISION" in os.environ:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(cores)
+
+
+def as_trained(module: Module) -> Module:
+    """The module as several processes train it: on GPUs BatchNorm takes the statistics of all their rows."""
+    on_gpu = any(parameter.is_cuda for parameter in module.parameters())
+    if PartialState().num_processes > 1 and on_gpu:
+        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    return module
 
 
 def reader_workers(wanted: int | None, device: torch.device) -> int:

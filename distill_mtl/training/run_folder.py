@@ -17,12 +17,13 @@ from typing import Any, Literal
 import yaml
 
 from distill_mtl.errors import UserError
-from distill_mtl.files import write_text
+from distill_mtl.files import half_made, remove_half_made, write_text
 from distill_mtl.reading import Remedy, loads, read_text
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.yaml_reader import parse_yaml, read_yaml
 from distill_mtl.run_files import RunFiles
 from distill_mtl.run_notes import ResolvedRecipe, read_teachers
+from distill_mtl.system_errors import naming
 from distill_mtl.targets.facts import Teachers
 from distill_mtl.training.target_providers import self_taught
 
@@ -50,7 +51,7 @@ class RunFolder(RunFiles):
             UserError: the folder holds something and neither `resume` nor `overwrite` was asked for; it
                 holds no run; or it holds a run of another recipe, whose difference is shown.
         """
-        if not self.path.exists() or not any(self.path.iterdir()):
+        if not self.path.exists() or set(self.path.iterdir()) <= set(half_made(self.path, "*")):
             if resume:
                 raise UserError(f"{self.path} has no run to continue. Check --out, or leave out --resume.")
             return
@@ -91,7 +92,10 @@ class RunFolder(RunFiles):
                 *(self.environment, self.teachers, self.recipe),
             ):
                 file.unlink(missing_ok=True)
-        self.path.mkdir(parents=True, exist_ok=True)
+        with naming(self.path, every=True):
+            self.path.mkdir(parents=True, exist_ok=True)
+        for folder in (self.path, self.checkpoints):  # which one run alone writes
+            remove_half_made(folder, "*")
         write_text(self.recipe, recipe)
 
     def same_teachers(self, teachers: dict[str, Any]) -> None:

@@ -45,3 +45,15 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     folder.metrics.write_text('{"step": 10}\n{"step": 20}\n{"step": 30}\n{"ste')
     folder.cut_metrics(20)
     assert folder.metrics.read_text() == '{"step": 10}\n{"step": 20}\n'
+
+
+def test_what_a_killed_run_left_half_written_is_nothing_and_is_removed(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for place in (folder.path, folder.checkpoints):
+        (place / ".student.7-0123abcd.part").mkdir(parents=True)
+    (folder.checkpoints / ".student.7-0123abcd.part").rmdir()
+    folder.checkpoints.rmdir()
+    folder.refuse("seed: 0\n", resume=False, overwrite=False)
+    (folder.checkpoints / ".step_00000003.7-0123abcd.part").mkdir(parents=True)
+    folder.begin("seed: 0\n", resume=True)
+    assert [path.name for path in tmp_path.rglob("*.part")] == []
