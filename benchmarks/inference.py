@@ -27,9 +27,8 @@ from torch.export import Dim
 
 from distill_mtl.export.deployable import INPUT, Deployable
 from distill_mtl.export.export_format import FORMATS
-from distill_mtl.export.formats.onnx import Onnx
-from distill_mtl.export.graph_format import GraphFormat
-from distill_mtl.jobs.export import export
+from distill_mtl.jobs.export import export_student
+from distill_mtl.networks.runtime import RUNTIMES
 from distill_mtl.recipe import load_recipe
 from distill_mtl.students.student import Student
 from distill_mtl.students.student_folder import load_student
@@ -114,13 +113,15 @@ def make(run: RunFolder, folder: Path, rows: int) -> tuple[Tensor, dict[str, Way
     )
     ways = {
         f"{len(teachers)} teachers": Way(eager, sum(file.stat().st_size for file in files)),
-        f"{len(teachers)} teachers, ONNX Runtime": Way(Onnx().open(exported), exported.stat().st_size),
+        f"{len(teachers)} teachers, ONNX Runtime": Way(
+            RUNTIMES[exported.suffix](exported), exported.stat().st_size
+        ),
         "student": Way(student, (run.student / "model.safetensors").stat().st_size),
     }
     for name, (form, int8) in FILES.items():
         place = folder / f"{form}{'-int8' if int8 else ''}{FORMATS[form]().ending}"
-        export(run.path, form, out=place, int8=int8, console=Console(quiet=True))
-        ways[name] = Way(file_answer(form, place, student), place.stat().st_size)
+        export_student(run.path, form, out=place, int8=int8, console=Console(quiet=True))
+        ways[name] = Way(file_answer(place, student), place.stat().st_size)
     return images, ways, kinds
 
 
@@ -141,11 +142,9 @@ class Teachers(nn.Module):
         return logits
 
 
-def file_answer(form: str, place: Path, student: Student) -> Answer:
+def file_answer(place: Path, student: Student) -> Answer:
     """What a file answers in its runtime; pictures are normalised before it, in PyTorch, as the eager student does."""
-    chosen, taken = FORMATS[form](), Deployable(student, "normalised", decode=False).taken
-    assert isinstance(chosen, GraphFormat)
-    run = chosen.open(place)
+    run, taken = RUNTIMES[place.suffix](place), Deployable(student, "normalised", decode=False).taken
     return lambda images: run(taken(images))
 
 

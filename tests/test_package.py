@@ -1,4 +1,5 @@
 import ast
+import importlib
 import subprocess
 import sys
 import zipfile
@@ -87,10 +88,24 @@ def test_no_module_imports_itself_through_others() -> None:
     for importer, imported, at_once in imports():
         if at_once:
             needs[importer].add(imported)
-    # Leave out whoever needs nobody, or is needed by nobody, until only circles are left.
+    # Leave out each module that imports none, or that none imports, until only circles are left.
     while done := {name for name in needs if not needs[name] or name not in set().union(*needs.values())}:
         needs = {name: needed - done for name, needed in needs.items() if name not in done}
     assert not needs, f"a circle among {', '.join(sorted(needs))}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.name)
+def test_what_a_benchmark_imports_of_the_package_exists(path: Path) -> None:
+    """No other test runs a benchmark, so a renamed function would be noticed by its next user alone."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("distill_mtl"):
+            module = importlib.import_module(str(node.module))
+            missing = [
+                alias.name
+                for alias in node.names
+                if not hasattr(module, alias.name) and f"{node.module}.{alias.name}" not in modules()
+            ]
+            assert not missing, f"{node.module} has no {', '.join(missing)}"
 
 
 def level(module: str) -> int:

@@ -1,7 +1,7 @@
 """Augmentation of a training row: its view, and its colours.
 
 The view is a pure function of the row and its turn: a fresh one each epoch, or a fixed number of them in turn, drawn
-from a hash. The target cache (targets/stored_views.py) gives back the views that it recorded. Student and teachers
+from a hash. The target cache (`targets/cached.py`) gives back the views that it recorded. Student and teachers
 see the same view; brightness, contrast and saturation change for the student alone.
 """
 

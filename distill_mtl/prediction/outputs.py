@@ -224,7 +224,7 @@ class _Places:
             raise UserError(
                 f"{option} {folder}: it is not an empty folder. Choose another one, or delete it."
             )
-        self._folder, self._option, taken = folder.resolve(), option, dict[Path, Picture]()
+        self._folder, taken = folder.resolve(), dict[Path, Picture]()
         for picture in pictures:
             path = self._path(picture.key)
             if not path.is_relative_to(self._folder) or path == self._folder:

@@ -1,6 +1,6 @@
 """The long form of a recipe, with every default: what `load_recipe` returns and a run is made from.
 
-A user may also write the short forms of `shorthand.py`; they are expanded before this model sees them.
+A user may also write the short forms of `long_form.py`; they are expanded before this model sees them.
 `distill-mtl schema` prints both forms for editors, with the docstrings of keys as their descriptions.
 """
 

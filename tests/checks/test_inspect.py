@@ -36,7 +36,7 @@ def test_a_folder_says_what_it_is_and_what_it_was_trained_on(
     toy_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = inspect(capsys, f"{toy_data}/teachers/shape")
-    assert "student folder" in text
+    assert "'shape' of a student folder" in text
     assert row(text, "size") == ["size", "8 x 8", "the file"]
     assert row(text, "kind") == ["kind", "segmentation", "the file"]
     assert row(text, "classes") == ["classes", "2 (class0, class1)", "the file"]
@@ -95,7 +95,7 @@ def test_code_and_its_weights_can_be_named(
         *("--module", "somebody:net", "--args", "{classes: 5}", "--weights", "breed.pth"),
         *("--trust", "--set", "input.size=16"),
     )
-    assert "code" in text
+    assert "your own code" in text
     entry = pasted(text)["breed"]["teacher"]
     assert isinstance(entry, dict)
     assert entry["args"] == {"classes": 5}
@@ -106,11 +106,11 @@ def test_code_and_its_weights_can_be_named(
     ("arguments", "said"),
     [
         (["EXPORTED"], r"torch\.export.*--trust"),
-        (["EXPORTED", "--trust", "--set", "output.name=3"], r"\b3\b"),
-        (["nowhere"], "nowhere"),
-        (["nowhere.onnx"], r"nowhere\.onnx"),
+        (["EXPORTED", "--trust", "--set", "output.name=3"], r"\boutput 3\b"),
+        (["nowhere"], "nowhere .*no such folder"),
+        (["nowhere.onnx"], r"nowhere\.onnx .*not exist"),
         (["x", "--timm", "resnet18"], "`path`.*`timm`"),
-        ([], "network"),
+        ([], "no network.*`path`.*`timm`.*`module`"),
     ],
 )
 def test_what_cannot_be_looked_into_is_a_message_and_status_2(

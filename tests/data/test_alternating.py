@@ -115,7 +115,9 @@ class TestBatchNorm:
 
     def test_processes_on_the_cpu_are_another_reason(self, tmp_path: Path) -> None:
         (warning,) = batchnorm_warnings(self.norm, open_two(tmp_path), CPU, processes=2)
+        assert "BatchNorm" in warning
         assert "CPU" in warning
+        assert "training.stream is" not in warning
         assert len(batchnorm_warnings(self.norm, open_two(tmp_path, stream=TURNING), CPU, processes=2)) == 2
 
     @pytest.mark.parametrize("stream", [None, TURNING])

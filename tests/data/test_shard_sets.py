@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -57,9 +58,9 @@ def test_braces_and_stars_are_expanded_and_other_places_stay_as_they_are(tmp_pat
 
 
 def test_a_folder_without_shards_and_a_pattern_without_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ShardError, match=r"--data .*\.tar"):
+    with pytest.raises(ShardError, match=rf"--data {re.escape(str(tmp_path))}: .*\*\.tar.*folder"):
         find_sets([str(tmp_path)])
-    with pytest.raises(ShardError, match=r"--data .*\*\.tar"):
+    with pytest.raises(ShardError, match=rf"--data .*: .*{re.escape(str(tmp_path))}/\*\.tar"):
         find_sets([f"{tmp_path}/*.tar"])
 
 

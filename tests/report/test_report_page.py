@@ -276,7 +276,7 @@ def test_a_run_is_not_compared_with_itself(tmp_path: Path) -> None:
 
 def test_a_page_that_cannot_be_written_is_a_message(tmp_path: Path) -> None:
     folder = report_world.write_run(tmp_path / "run")
-    with pytest.raises(UserError, match="--to"):
+    with pytest.raises(UserError, match=r"--to: .*metrics\.jsonl/page\.html"):
         write_report(folder, to=folder / "metrics.jsonl" / "page.html")
 
 

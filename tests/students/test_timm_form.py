@@ -92,5 +92,5 @@ def test_an_input_that_timm_has_no_words_for_is_refused(tmp_path: Path) -> None:
     subject = student()
     inputs = subject.trunk.inputs
     subject.trunk.preprocess = Preprocess(InputContract(inputs.size, inputs.mean, inputs.std, channels="bgr"))
-    with pytest.raises(StudentError, match="timm's form .*input"):
+    with pytest.raises(StudentError, match="left .*timm's form .*input, .*bgr"):
         save_timm(subject, "left", tmp_path / "t")

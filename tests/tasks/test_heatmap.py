@@ -138,7 +138,7 @@ def test_mirrored_classes_swap_in_a_mirror_alone() -> None:
 def test_wrong_options_are_refused_in_words() -> None:
     with pytest.raises(UserError, match="form 'box'.*'boxes'"):
         build_kind("heatmap", CLASSES, form="box")
-    with pytest.raises(UserError, match="form"):
+    with pytest.raises(UserError, match=r"form '\['boxes'\]'.*heatmap"):
         build_kind("heatmap", CLASSES, form=["boxes"])
     with pytest.raises(UserError, match="top.*found 0"):
         build_kind("heatmap", CLASSES, top=0)

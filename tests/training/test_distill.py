@@ -281,7 +281,7 @@ def test_overwriting_deletes_the_run_and_nothing_else(recipe: Path, tmp_path: Pa
 
 
 def test_resuming_where_nothing_is_says_so(recipe: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--resume"):
+    with pytest.raises(UserError, match=r"typo .*no run.*--resume"):
         distill(recipe, out=tmp_path / "typo", resume=True, console=QUIET)
 
 

@@ -115,7 +115,7 @@ PAIR = ["--student", "RUN", "--against", "RUN"]
         ([*PAIR, "--data", "HUE", "--write"], ["--write"]),
         ([*PAIR, "--data", "HUE"], ["--data", "hue, shape", "--task hue"]),
         ([*PAIR, "--data", "heu=HUE"], ["RUN/student", "'heu'", "Did you mean 'hue'?"]),
-        ([*PAIR, "--data", "hue=HUE", "HUE"], ["--data HUE"]),
+        ([*PAIR, "--data", "hue=HUE", "HUE"], ["--data HUE", "(hue=...)"]),
         (
             ["--student", "RUN", "--against", "missing.onnx", "--data", "hue=HUE"],
             ["missing.onnx does not exist"],

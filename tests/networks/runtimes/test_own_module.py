@@ -68,15 +68,15 @@ def test_code_in_the_working_directory_is_found_and_sys_path_left_alone(weights:
     ("spec", "complaint"),
     [
         ("userpkg.models", "'userpkg.models'.*`package.module:callable`"),
-        (":Net", "':Net'"),
+        (":Net", "':Net'.*`package.module:callable`"),
         ("userpkg.modelz:Net", "'userpkg.modelz'.*PYTHONPATH"),
         ("nowhere.models:Net", "'nowhere'.* nowhere.models"),
         ("userneeds:Net", "userneeds.*'a_package_that_is_missing'"),
         ("userscript:Net", "userscript.*SystemExit: usage: data"),
         ("userpkg.models:Nett", r"models\.py\) has no 'Nett'\. Did you mean 'Net'\?"),
-        ("userpkg.models:built", " a Net"),
+        ("userpkg.models:built", r"userpkg\.models:built .*\ba Net\b"),
         ("userpkg.models:fail", r"userpkg\.models:fail\(\).*ValueError: no such size"),
-        ("userpkg.models:leave", "SystemExit: usage"),
+        ("userpkg.models:leave", r"userpkg\.models:leave\(\).*SystemExit: usage"),
         ("userpkg.models:number", r"number\(\).* int\b.*torch\.nn\.Module"),
     ],
 )
