@@ -7,6 +7,7 @@ import warnings
 from datetime import timedelta
 from typing import Literal, TypeVar
 
+import psutil
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
@@ -121,10 +122,26 @@ def _on_cpu() -> bool:
 
 
 def take_all_cores() -> None:
-    """Undo `accelerate launch`'s OMP_NUM_THREADS=1, which is meant for several processes per machine."""
-    if os.environ.get("OMP_NUM_THREADS") == "1" and "ACCELERATE_MIXED_PRECISION" in os.environ:
+    """Undo `accelerate launch`'s OMP_NUM_THREADS=1, which is meant for several processes per machine.
+
+    A number that the user asked for stays.
+    """
+    if os.environ.get("OMP_NUM_THREADS") == "1" and _is_the_launchers_own():
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(cores)
+
+
+def _is_the_launchers_own() -> bool:
+    """Whether the launcher set the number of threads by itself: the environment it was started with has none."""
+    if "ACCELERATE_MIXED_PRECISION" not in os.environ:
+        return False
+    try:
+        launcher = psutil.Process(os.getppid())
+        environment, arguments = launcher.environ(), launcher.cmdline()
+    except (psutil.Error, OSError):
+        return True
+    asked = any(argument.startswith("--num_cpu_threads_per_process") for argument in arguments)
+    return "OMP_NUM_THREADS" not in environment and not asked
 
 
 def as_trained(module: Module) -> Module:

@@ -1,7 +1,10 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import children
+import psutil
 import pytest
 import quickstart
 import torch
@@ -34,18 +37,49 @@ def test_labels_only_through_the_launcher_needs_no_other_change(tmp_path: Path) 
     assert set(quickstart.metrics(out)[-1]["tasks"]["left"]) == {"total", "supervised", "weight"}
 
 
-def test_a_single_process_under_the_launcher_takes_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("set_by", "all_cores"), [("launcher", True), ("nobody", False), ("user", False), ("argument", False)]
+)
+def test_a_single_process_takes_all_cores_unless_the_user_asked_for_fewer(
+    monkeypatch: pytest.MonkeyPatch, set_by: str, all_cores: bool
+) -> None:
     before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    if set_by == "nobody":
+        monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    else:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    environment = {"OMP_NUM_THREADS": "1"} if set_by == "user" else {}
+    arguments = ["--num_cpu_threads_per_process=1"] if set_by == "argument" else ["distill.py"]
+    monkeypatch.setattr(psutil.Process, "environ", lambda process: environment)
+    monkeypatch.setattr(psutil.Process, "cmdline", lambda process: arguments)
     try:
         torch.set_num_threads(1)
-        monkeypatch.setenv("OMP_NUM_THREADS", "1")
-        monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
         take_all_cores()
-        assert torch.get_num_threads() == 1, "nobody but the launcher set the variable for us"
-        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
-        take_all_cores()
-        assert torch.get_num_threads() == (
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        )
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        assert torch.get_num_threads() == (cores if all_cores else 1)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("asked", [None, "1"])
+def test_the_real_launcher_leaves_the_users_threads_alone(tmp_path: Path, asked: str | None) -> None:
+    script = tmp_path / "threads.py"
+    script.write_text(
+        "import torch; from distill_mtl.training.processes import take_all_cores\n"
+        "take_all_cores(); print(torch.get_num_threads(), len(__import__('os').sched_getaffinity(0)))"
+    )
+    environment = children.environment() | ({"OMP_NUM_THREADS": asked} if asked else {})
+    if asked is None:
+        del environment["OMP_NUM_THREADS"]
+    launch = ("-m", "accelerate.commands.launch", "--quiet", "--config_file", "accelerate.yaml", str(script))
+    done = subprocess.run(
+        [sys.executable, *launch],
+        cwd=children.ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    threads, cores = done.stdout.split()[-2:]
+    assert threads == (asked or cores)
