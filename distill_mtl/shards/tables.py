@@ -3,23 +3,20 @@
 What the columns of a label become is the matter of its kind of task (`LabelForm.label_from_cells`).
 """
 
-import csv
-import io
 import os
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from distill_mtl.errors import ShardError, nearest
-from distill_mtl.reading import loads, open_regular
 from distill_mtl.shards.label_kinds import FoundLabel, Label, LabelKinds
 from distill_mtl.shards.listed_rows import FileRow, FileRows, unique_keys
+from distill_mtl.shards.table_file import Line, is_index, read_table
 
 _SHOWN = 10
-
-Line = tuple[int, dict[str, Any]]
-"""Number in the file, and column -> cell."""
 
 
 def table_rows(
@@ -52,7 +49,7 @@ def table_rows(
         UserError: an invalid kind or option.
     """
     path = Path(file)
-    lines, columns = _read(path)
+    lines, columns = read_table(path)
     known = LabelKinds(kinds, trust=trust, options=options)
     _refuse_wrong_columns(labels, known)
     chosen = {
@@ -75,43 +72,6 @@ def table_rows(
     return FileRows(rows, what, built, {"rows that lack a label": len(lines) - len(kept)})
 
 
-def _read(path: Path) -> tuple[list[Line], list[str]]:
-    """All lines, and the columns that occur, in the order of the file."""
-    ending = path.suffix.lower()
-    try:
-        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
-            if ending == ".jsonl":
-                lines = [(at, _object(path, at, text)) for at, text in enumerate(file, 1) if text.strip()]
-                return lines, list(dict.fromkeys(column for _, cells in lines for column in cells))
-            if ending in (".csv", ".tsv"):
-                reader = csv.DictReader(file, delimiter="\t" if ending == ".tsv" else ",", strict=True)
-                columns = [str(column) for column in reader.fieldnames or ()]
-                return [(reader.line_num, _whole(path, reader.line_num, cells)) for cells in reader], columns
-    except OSError as error:
-        raise ShardError(f"{path}: cannot be read ({error.strerror}).") from None
-    except UnicodeDecodeError:
-        raise ShardError(f"{path}: is not written in UTF-8. Save it as UTF-8.") from None
-    except csv.Error as error:
-        raise ShardError(f"{path}: is not a table ({error}).") from None
-    raise ShardError(f"{path}: a table is a .csv, .tsv or .jsonl file.")
-
-
-def _whole(path: Path, number: int, cells: dict[Any, Any]) -> dict[str, Any]:
-    if None in cells or None in cells.values():  # how csv says that there are more or fewer
-        raise ShardError(f"{path}: line {number} has more or fewer cells than the first line has columns.")
-    return cells
-
-
-def _object(path: Path, number: int, text: str) -> dict[str, Any]:
-    try:
-        value = loads(text)
-    except ValueError as error:
-        raise ShardError(f"{path}: line {number} is not JSON ({error}).") from None
-    if not isinstance(value, dict):
-        raise ShardError(f"{path}: line {number} is not an object with columns: {text.strip()[:60]}")
-    return value
-
-
 def _refuse_wrong_columns(labels: Mapping[str, Sequence[str]], known: LabelKinds) -> None:
     for member, columns in labels.items():
         if known[member].from_table != "columns" and len(columns) != 1:
@@ -131,7 +91,8 @@ def _choose(
         if one in columns:
             found = [one]
         elif "*" in one:
-            found = [column for column in columns if fnmatchcase(column, one) and column not in taken]
+            free = [column for column in columns if column not in taken and not is_index(column)]
+            found = [column for column in free if fnmatchcase(column, one)]
         else:
             found = []
         if not found:
@@ -197,12 +158,32 @@ def _row(cells: Mapping[str, Any], columns: _Columns) -> FileRow:
     for member, asked in columns.labels.items():
         own = {column: cells.get(column) for column in asked}
         if columns.kinds[member].from_table == "file":
-            files[member] = str(columns.folder / str(own[asked[0]]))
+            files[member] = _path(asked[0], own[asked[0]], columns.folder)
         else:
             texts[member] = columns.kinds[member].label_from_cells(own)
     if columns.group is not None and not _is_empty(cells.get(columns.group)):
         texts["group"] = str(cells[columns.group]).strip().encode()
-    return FileRow("", str(columns.folder / str(cells[columns.image]).strip()), texts, files)
+    return FileRow("", _path(columns.image, cells[columns.image], columns.folder), texts, files)
+
+
+def _path(column: str, cell: Any, folder: Path) -> str:
+    """The file that a cell names, also as Windows (backslashes) or a Mac (letters and their accents apart) writes it.
+
+    Raises:
+        ValueError: it is a path on a drive of Windows.
+    """
+    text = str(cell).strip()
+    if text.isascii() and "\\" not in text:  # as nearly always, without a look at the disk
+        return str(folder / text)
+    slashes = text.replace("\\", "/")
+    forms = (unicodedata.normalize(form, each) for each in (text, slashes) for form in ("NFC", "NFD"))
+    found = next((folder / each for each in (text, slashes, *forms) if (folder / each).exists()), None)
+    if found is None and re.match(r"[A-Za-z]:/", slashes):
+        raise ValueError(
+            f"{column} is {text}, on a drive of Windows. Write paths from {folder} on, or name another folder with "
+            "--images"
+        )
+    return str(folder / text if found is None else found)
 
 
 def _is_empty(cell: Any) -> bool:
