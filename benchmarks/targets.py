@@ -26,7 +26,7 @@ from distill_mtl import load_recipe
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.targets.encoding import AnswerCodec, Half, Int8, TopK
 from distill_mtl.targets.live import LiveTeachers
-from distill_mtl.targets.plan import Places, Unit
+from distill_mtl.targets.plan import SidecarFolders, Unit
 from distill_mtl.targets.write import CacheWriter
 from distill_mtl.tasks.losses import soft_divergence
 from distill_mtl.training.parts import Parts, build
@@ -153,7 +153,7 @@ def write_and_forward(recipe: Path) -> tuple[float, float]:
     writer = CacheWriter(
         parts.sources,
         LiveTeachers(parts.teachers),
-        Places(),
+        SidecarFolders(),
         rows_at_once=AT_ONCE // VIEWS,
         workers=0,
         device=torch.device("cpu"),

@@ -2,7 +2,7 @@
 
 Everything is written beside its place, under a name that `half_made` knows again, and renamed when it is done. A
 process that is killed leaves the old content or the new one, never a part of it, and the next process that writes
-there removes what it left. What is no plain file (a device, a pipe, standard output) is written to directly.
+there removes what it left. What is not a plain file (a device, a pipe, standard output) is written to directly.
 """
 
 import fcntl
@@ -315,7 +315,7 @@ def _lock(descriptor: int) -> bool:
 
 
 def _is_abandoned(path: Path) -> bool:
-    """Whether nobody writes it any more."""
+    """Whether no process writes it any more."""
     try:
         if time.time() - path.stat().st_mtime < _YOUNG:
             return False

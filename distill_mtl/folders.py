@@ -1,7 +1,7 @@
 """What lies in a folder, at any depth: the one walk of all commands.
 
 Each real folder is read once, under its own path rather than a link's. Names that an operating system, a file server
-or an editor makes by itself are left out and counted, as is what is no regular file.
+or an editor makes by itself are left out and counted, as is what is not a regular file.
 """
 
 import os

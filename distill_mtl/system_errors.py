@@ -52,7 +52,7 @@ _DISGUISES = {
 
 
 def error_number(error: BaseException) -> int | None:
-    """The operating system's number of the error, or of what caused it; None where it is none of the system's."""
+    """The operating system's number of the error, or of its cause; None if the system did not raise it."""
     chain: list[BaseException] = []
     following: BaseException | None = error
     while following is not None and following not in chain:

@@ -4,7 +4,7 @@ Run every teacher of a recipe once over the training rows and store its soft tar
 shard and teacher, beside the shards (or in the cache folder, if that place is not writable). Runs of the recipe then
 read them (`targets: auto` or `cached`). It pays for large teachers and many epochs. By default each row has one view,
 without crop or flip; --set targets.views=4 stores four views of each row, and training replays them. A command that
-was stopped or killed goes on when it is run again.
+was stopped or killed continues when it is run again.
 
 Usage:
     distill-mtl cache [write] RECIPE [--set KEY=VALUE] [--cache DIR]
@@ -42,7 +42,7 @@ from distill_mtl.system_errors import megabytes
 from distill_mtl.targets.cached import OpenCache
 from distill_mtl.targets.encoding import AnswerCodec
 from distill_mtl.targets.live import LiveTeachers
-from distill_mtl.targets.plan import Places, Unit
+from distill_mtl.targets.plan import SidecarFolders, Unit
 from distill_mtl.targets.verify import Verifier, draw_rows
 from distill_mtl.targets.write import CacheWriter, refuse_full_disks, unfinished
 from distill_mtl.training.loop import StopRequest
@@ -71,24 +71,24 @@ def write_cache(
     Raises:
         UserError: the recipe, the data or a teacher is wrong, or there is no room.
         Stopped: Ctrl-C or SIGTERM arrived; finished shards are kept.
-        KeyboardInterrupt: interrupted. What is written stays; the same command goes on.
+        KeyboardInterrupt: interrupted. What is written stays; the same command continues.
     """
     job = _prepare(recipe, overrides, console)
-    accelerator, places = job.accelerator, Places()
+    accelerator, folders = job.accelerator, SidecarFolders()
     made = _made(job)
     if accelerator.is_main_process:
-        for folder in {places.to_write(unit.shard.path) for unit in job.units}:
+        for folder in {folders.to_write(unit.shard.path) for unit in job.units}:
             remove_abandoned(folder)
-    left = unfinished(job.units, places)
-    refuse_full_disks(left, places)
+    left = unfinished(job.units, folders)
+    refuse_full_disks(left, folders)
     accelerator.wait_for_everyone()
     if left:
-        _write_together(job, left, places, made)
+        _write_together(job, left, folders, made)
     if accelerator.is_main_process:
-        cache = OpenCache(job.units, job.parts.sources.opened, Places())
+        cache = OpenCache(job.units, job.parts.sources.opened, SidecarFolders())
         said = (
             f": {_amount(job.units)}, {megabytes(cache.size)}, in "
-            f"{places.to_write(job.units[0].shard.path)}. Runs of this recipe use it (targets: auto or cached)."
+            f"{folders.to_write(job.units[0].shard.path)}. Runs of this recipe use it (targets: auto or cached)."
         )
         job.console.print(Text.assemble(("cached", "green"), said), soft_wrap=True)
 
@@ -119,7 +119,7 @@ def verify_cache(
     refuse_below(1, rows=rows)
     job = _prepare(recipe, overrides, console)
     sources = job.parts.sources
-    cache = OpenCache(job.units, sources.opened, Places())
+    cache = OpenCache(job.units, sources.opened, SidecarFolders())
     picks = draw_rows(job.units, cache.views, rows)
     verifier = Verifier(
         cache,
@@ -207,12 +207,12 @@ def _checked(job: _Job) -> Mapping[str, tuple[float | None, str]]:
 
 
 def _write_together(
-    job: _Job, left: Sequence[Unit], places: Places, made: Mapping[str, Mapping[str, str]]
+    job: _Job, left: Sequence[Unit], folders: SidecarFolders, made: Mapping[str, Mapping[str, str]]
 ) -> None:
     """Every process writes its share; where one cannot, the others finish theirs and all end alike."""
     problem: UserError | Stopped | None = None
     try:
-        _write(job, left, places, made)
+        _write(job, left, folders, made)
     except (UserError, Stopped) as error:
         problem = error
         if isinstance(error, UserError) and job.accelerator.num_processes > 1:
@@ -226,14 +226,16 @@ def _write_together(
         raise problem
 
 
-def _write(job: _Job, left: Sequence[Unit], places: Places, made: Mapping[str, Mapping[str, str]]) -> None:
+def _write(
+    job: _Job, left: Sequence[Unit], folders: SidecarFolders, made: Mapping[str, Mapping[str, str]]
+) -> None:
     """This process's share of what is left, with a bar; announces size and time once the pace is known."""
     accelerator, recipe = job.accelerator, job.parts.recipe
     mine = list(left[accelerator.process_index :: accelerator.num_processes])
     writer = CacheWriter(
         job.parts.sources,
         job.live({task: made[task]["made.precision"] for task in job.codecs}),
-        places,
+        folders,
         rows_at_once=job.rows_at_once,
         workers=reader_workers(recipe.training.workers, accelerator.device),
         device=accelerator.device,
@@ -252,7 +254,7 @@ def _write(job: _Job, left: Sequence[Unit], places: Places, made: Mapping[str, M
             if stop.requested:
                 raise Stopped(
                     "stopped. Finished shards are kept; the same command continues: "
-                    f"{len(unfinished(job.units, Places()))} of {len(job.units)} are left."
+                    f"{len(unfinished(job.units, SidecarFolders()))} of {len(job.units)} are left."
                 )
         if pace.total:
             job.console.print(

@@ -65,7 +65,7 @@ def distill(
         overrides (--set KEY=VALUE, repeated): override any key, as often as you like:
             --set tasks.breed.temperature=2
         out (DIR): run folder; default runs/NAME.
-        resume: go on from the run folder's last checkpoint.
+        resume: continue from the run folder's last checkpoint.
         overwrite: delete the run that is in the run folder.
         labels_only: train without teachers, as a baseline (training.teachers_on=none, balance=auto).
         console: where progress is shown; default standard output of the first process.
@@ -76,7 +76,7 @@ def distill(
     Raises:
         UserError: the recipe, the data or a teacher is wrong; nothing was lost.
         Stopped: Ctrl-C or SIGTERM arrived; a checkpoint was written.
-        KeyboardInterrupt: interrupted. A run that had begun to train goes on with --resume.
+        KeyboardInterrupt: interrupted. A run that had begun to train continues with --resume.
 
     Examples:
         Two processes on the CPU:

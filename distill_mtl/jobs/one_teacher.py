@@ -237,7 +237,7 @@ def train_teacher(
         overrides (--set KEY=VALUE, repeated): override any key, as often as you like:
             --set tasks.breed.temperature=2
         out (DIR): run folder; default runs/NAME.
-        resume: go on from the run folder's last checkpoint.
+        resume: continue from the run folder's last checkpoint.
         overwrite: delete the run that is in the run folder.
         to (FOLDER): where the teacher goes; default `teacher` in its run folder.
         console: where progress is shown; default standard output of the first process.
@@ -247,7 +247,7 @@ def train_teacher(
 
     Raises:
         UserError: the recipe has several tasks or a teacher, or `to` is taken.
-        KeyboardInterrupt: interrupted. A teacher that had begun to train goes on with --resume.
+        KeyboardInterrupt: interrupted. A teacher that had begun to train continues with --resume.
     """
     loaded, place = as_recipe(recipe, overrides), recipe_place(recipe)
     task = _only_task(loaded, place)

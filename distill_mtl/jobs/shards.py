@@ -1,7 +1,7 @@
 """Write your pictures and labels as shards.
 
 Turn what you have into WebDataset shards. Rows are read and checked in parallel; the same rows and options give the
-same bytes. A command that was stopped or killed goes on when it is run again. At the end it prints what it wrote, how
+same bytes. A command that was stopped or killed continues when it is run again. At the end it prints what it wrote, how
 often each class occurs, and the lines for a recipe. More: docs/shards.md.
 
 Args:

@@ -38,7 +38,7 @@ _TEACHER = "teacher:"
 def train_baselines(
     run: RunFolder, recipe: Recipe, wanted: Sequence[str], earlier: Evaluation | None, console: Console
 ) -> None:
-    """Train what is wanted and not there; what was stopped goes on from its last checkpoint.
+    """Train what is asked for and not there; what was stopped continues from its last checkpoint.
 
     Args:
         run: the finished run.

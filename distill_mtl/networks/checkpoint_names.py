@@ -16,7 +16,7 @@ _WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_
 """Parts of names that `torch.compile` and sharding put anywhere."""
 _COUNTS = re.compile(rf"(?:.*\.)?(?:n_averaged|total_ops|total_params|{COUNTER})")
 _BESIDE = re.compile(r"(?:criterions?|loss(?:es|_fn|_func)?|metrics?|(?:train|val|valid|test)_\w+)\.")
-"""What stands beside a network in a training module and is no part of it."""
+"""What stands beside a network in a training module and does not belong to it."""
 
 
 def fitting(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

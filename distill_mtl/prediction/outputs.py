@@ -86,7 +86,7 @@ class Masks(Output):
 
     def __init__(self, folder: Path, kinds: Mapping[str, TaskKind], pictures: Sequence[Picture]) -> None:
         self._kinds = _with_maps(kinds, "--masks")
-        self._places = _Places(folder, "--masks", pictures)
+        self._paths = _OutputPaths(folder, "--masks", pictures)
 
     def add(self, answer: Prediction | Unread) -> None:
         if isinstance(answer, Unread):
@@ -96,7 +96,7 @@ class Masks(Output):
                 ending, content = kind.checked_label(answer.decoded[task])
             except UserError as error:
                 raise UserError(f"--masks: {answer.place}, {task}: {error}") from None
-            self._places.write(task, answer.key, ending.rpartition(".")[2], content)
+            self._paths.write(task, answer.key, ending.rpartition(".")[2], content)
 
 
 class Overlays(Output):
@@ -107,7 +107,7 @@ class Overlays(Output):
 
     def __init__(self, folder: Path, kinds: Mapping[str, TaskKind], pictures: Sequence[Picture]) -> None:
         self._kinds = _with_maps(kinds, "--overlays")
-        self._places = _Places(folder, "--overlays", pictures)
+        self._paths = _OutputPaths(folder, "--overlays", pictures)
 
     def add(self, answer: Prediction | Unread) -> None:
         if isinstance(answer, Unread):
@@ -117,7 +117,7 @@ class Overlays(Output):
             if shown.picture is not None:
                 encoded = io.BytesIO()
                 overlay(answer.picture, answer.view, answer.image, shown).save(encoded, "PNG")
-                self._places.write(task, answer.key, "png", encoded.getvalue())
+                self._paths.write(task, answer.key, "png", encoded.getvalue())
 
 
 class AnswerTable(Output):
@@ -210,7 +210,7 @@ def _with_maps(kinds: Mapping[str, TaskKind], option: str) -> dict[str, TaskKind
     return dense
 
 
-class _Places:
+class _OutputPaths:
     """Files below a folder by task and key.
 
     Args:

@@ -25,7 +25,7 @@ from distill_mtl.networks.weights import read_score, sha256
 from distill_mtl.recipe.schema import Recipe, TaskSection
 from distill_mtl.targets.encoding import AnswerCodec
 from distill_mtl.targets.facts import TeacherFacts
-from distill_mtl.targets.plan import BOXES, FLIPS, TEACHER, Places, Unit, Wanted, differences
+from distill_mtl.targets.plan import BOXES, FLIPS, TEACHER, SidecarFolders, Unit, Wanted, differences
 from distill_mtl.targets.provider import Rows, TargetProvider
 from distill_mtl.targets.sidecar import Sidecar, hash_of
 from distill_mtl.tasks.base import output_options_in
@@ -41,7 +41,7 @@ class OpenCache:
     Args:
         units: the plan.
         sources: that it was made for.
-        places: of the sidecars.
+        folders: where sidecars lie.
 
     Attributes:
         views: of each row.
@@ -52,8 +52,8 @@ class OpenCache:
             why.
     """
 
-    def __init__(self, units: Sequence[Unit], sources: Sequence[Source], places: Places) -> None:
-        self._files = _open_all(units, places)
+    def __init__(self, units: Sequence[Unit], sources: Sequence[Source], folders: SidecarFolders) -> None:
+        self._files = _open_all(units, folders)
         self.views = next(iter(units[0].files.values())).views
         self.size = sum(file.size for files in self._files.values() for file in files)
         self._first_row = np.cumsum([0, *map(len, sources)])
@@ -169,15 +169,15 @@ class StoredViews(TrainingViews):
         return View(top, left, height, width, bool(file.array(FLIPS)[position, turn]))
 
 
-def check_sidecar(wanted: Wanted, places: Places) -> Sidecar:
+def check_sidecar(wanted: Wanted, folders: SidecarFolders) -> Sidecar:
     """The sidecar that a plan wants, opened.
 
     Raises:
         CacheError: a clause that says why there is none.
     """
-    path = places.find(wanted.shard.path, wanted.task, wanted.fingerprint)
+    path = folders.find(wanted.shard.path, wanted.task, wanted.fingerprint)
     if path is None:
-        raise CacheError(_why_missing(wanted, places))
+        raise CacheError(_why_missing(wanted, folders))
     sidecar = Sidecar(path)
     different = differences(sidecar.metadata, wanted.identity, wanted.codec.facts)
     if different:
@@ -219,13 +219,13 @@ def cached_facts(
     return found
 
 
-def _open_all(units: Sequence[Unit], places: Places) -> dict[str, list[Sidecar]]:
+def _open_all(units: Sequence[Unit], folders: SidecarFolders) -> dict[str, list[Sidecar]]:
     files: dict[str, list[Sidecar]] = {task: [] for task in units[0].files}
     problems: dict[str, list[str]] = defaultdict(list)
     for unit in units:
         for task, wanted in unit.files.items():
             try:
-                files[task].append(check_sidecar(wanted, places))
+                files[task].append(check_sidecar(wanted, folders))
             except CacheError as error:
                 problems[task].append(str(error))
     if problems:
@@ -245,11 +245,11 @@ def _refuse_other_views(unit: Unit, together: Sequence[Sidecar]) -> None:
         )
 
 
-def _why_missing(wanted: Wanted, places: Places) -> str:
+def _why_missing(wanted: Wanted, folders: SidecarFolders) -> str:
     """What differs in the most similar sidecar, or that there is none."""
     shard = wanted.shard.path
     candidates = []
-    for path in places.all(shard, wanted.task):
+    for path in folders.all(shard, wanted.task):
         try:
             found = differences(Sidecar(path).metadata, wanted.identity, wanted.codec.facts)
             clauses = found or [f"it should have the name {wanted.name}"]
@@ -277,8 +277,8 @@ def _report(problems: Mapping[str, Sequence[str]], shards: int) -> str:
 
 def _facts(section: TaskSection, task: str, shards: Iterable[Path]) -> TeacherFacts | None:
     assert section.network is not None
-    places = Places()
-    kept = [path for shard in shards for path in places.all(shard, task)]
+    folders = SidecarFolders()
+    kept = [path for shard in shards for path in folders.all(shard, task)]
     if not kept:
         return None  # before large files are hashed
     origin = find_network(section.network)

@@ -3,7 +3,7 @@
 Writing, verifying and training all start from this plan, so what is written is what is looked for. A sidecar's
 identity is everything that its numbers depend on: it stands in the header as text, and its hash in the file's name,
 so the caches of different recipes lie side by side. Sidecars lie beside their shard, or in the user's cache folder
-where that is not writable (`Places`).
+where that is not writable (`SidecarFolders`).
 """
 
 import hashlib
@@ -248,9 +248,9 @@ def file_name(shard: Path, task: str, fingerprint: str) -> str:
     return f"{_stem(shard)}.{task}.{fingerprint}{_ENDING}"
 
 
-class Places:
-    """The sidecars that there are. Every folder is listed once, since asking for each file of a thousand takes
-    long on a network file system.
+class SidecarFolders:
+    """The folders of the sidecars. Each is listed once, since asking for each file of a thousand takes long on a
+    network file system.
     """
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ from distill_mtl.errors import CacheError
 from distill_mtl.system_errors import megabytes
 from distill_mtl.targets.cached import check_sidecar
 from distill_mtl.targets.live import LiveTeachers
-from distill_mtl.targets.plan import BOXES, FLIPS, Places, Unit, Wanted
+from distill_mtl.targets.plan import BOXES, FLIPS, SidecarFolders, Unit, Wanted
 from distill_mtl.targets.sidecar import Writer, write_sidecar
 
 
@@ -30,7 +30,7 @@ class CacheWriter:
     Args:
         sources: the plan's; they draw as many views as the plan has.
         teachers: on the device, each in the precision of its targets.
-        places: of the sidecars.
+        folders: where sidecars lie.
         rows_at_once: rows that are read together; their views go through a teacher together.
         workers: reader processes; 0 reads in this one.
         device: of the images.
@@ -41,14 +41,14 @@ class CacheWriter:
         self,
         sources: Sources,
         teachers: LiveTeachers,
-        places: Places,
+        folders: SidecarFolders,
         *,
         rows_at_once: int,
         workers: int,
         device: torch.device,
         made: Mapping[str, Mapping[str, str]],
     ) -> None:
-        self._sources, self._teachers, self._places = sources, teachers, places
+        self._sources, self._teachers, self._folders = sources, teachers, folders
         self._rows_at_once, self._workers = rows_at_once, workers
         self._device, self._made = device, made
 
@@ -80,7 +80,7 @@ class CacheWriter:
         ]
 
     def _new(self, wanted: Wanted) -> AbstractContextManager[Writer]:
-        path = self._places.to_write(wanted.shard.path) / wanted.name
+        path = self._folders.to_write(wanted.shard.path) / wanted.name
         metadata = {**wanted.metadata, **self._made.get(wanted.task, {})}
         return write_sidecar(path, metadata, wanted.tensors, (BOXES, FLIPS))
 
@@ -102,17 +102,17 @@ class CacheWriter:
             writer.put({**by_row, **framing})
 
 
-def unfinished(units: Sequence[Unit], places: Places) -> list[Unit]:
+def unfinished(units: Sequence[Unit], folders: SidecarFolders) -> list[Unit]:
     """The units that are not complete, with the sidecars that they lack."""
     left = []
     for unit in units:
-        files = {task: wanted for task, wanted in unit.files.items() if not _is_there(wanted, places)}
+        files = {task: wanted for task, wanted in unit.files.items() if not _is_there(wanted, folders)}
         if files:
             left.append(replace(unit, files=files))
     return left
 
 
-def refuse_full_disks(units: Sequence[Unit], places: Places) -> None:
+def refuse_full_disks(units: Sequence[Unit], folders: SidecarFolders) -> None:
     """Refuse to start without enough disk space.
 
     Raises:
@@ -120,7 +120,7 @@ def refuse_full_disks(units: Sequence[Unit], places: Places) -> None:
     """
     needed: dict[Path, int] = defaultdict(int)
     for unit in units:
-        needed[places.to_write(unit.shard.path)] += sum(wanted.size for wanted in unit.files.values())
+        needed[folders.to_write(unit.shard.path)] += sum(wanted.size for wanted in unit.files.values())
     disks: dict[int, tuple[Path, int]] = {}
     for folder, size in needed.items():
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,9 +135,9 @@ def refuse_full_disks(units: Sequence[Unit], places: Places) -> None:
             )
 
 
-def _is_there(wanted: Wanted, places: Places) -> bool:
+def _is_there(wanted: Wanted, folders: SidecarFolders) -> bool:
     try:
-        check_sidecar(wanted, places)
+        check_sidecar(wanted, folders)
     except CacheError:
         return False
     return True

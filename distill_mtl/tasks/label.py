@@ -93,7 +93,7 @@ class LabelForm(ABC):
     def keep_known_classes(self, labels: Tensor, known: Sequence[int]) -> Tensor:
         """The labels with all classes unknown but those at the positions in `known`.
 
-        As they are where classes exclude each other: silence about the right one is a wrong answer then.
+        Unchanged where classes exclude each other: a teacher that lacks the right one answers wrongly then.
 
         Args:
             labels: [R, ...], as `transform_label` gives them.

@@ -39,8 +39,8 @@ class Regression(AdditiveKind):
 
     Args:
         loss: `smooth_l1` (Girshick 2015, arXiv:1504.08083, equation (3)): a few wrong labels do not outweigh the
-            others, as in `l2`, and near the truth the gradient fades, as it does not in `l1`. Where teachers
-            speak, it is the distance to them.
+            others, as in `l2`, and near the truth the gradient fades, as it does not in `l1`. Where there
+            are teachers, it is the distance to them.
         scale: spread of the values, one number or one per value.
         offset: their middle, likewise.
         bounded: margin of teacher-bounded regression (Chen et al. 2017, "Learning Efficient Object Detection

@@ -34,7 +34,7 @@ class LabelMap:
     def __call__(self, logits: Tensor) -> Tensor:
         """[R, width + rest, ...] in the teacher's order -> [R, classes + rest, ...] in the task's.
 
-        `UNKNOWN` where it is silent about a class.
+        `UNKNOWN` where it has no output for a class.
         """
         if self._chosen:
             logits = logits[:, [*self.outputs, *range(self.width, self.width + self.rest)]]

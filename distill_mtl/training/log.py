@@ -62,7 +62,7 @@ class Trackers:
     """The trackers of a recipe, from their start to their end. A context manager, for one process alone.
 
     TensorBoard's files lie in the run folder and are written anew from metrics.jsonl whenever training begins or
-    goes on, so that they never hold a step twice. The others keep their logs where their own settings say.
+    continues, so that they never hold a step twice. The others keep their logs where their own settings say.
 
     Args:
         recipe: names them under `training.trackers`, and is logged whole as the run's hyperparameters.

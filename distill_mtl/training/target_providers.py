@@ -20,7 +20,7 @@ from distill_mtl.targets.cached import CachedTargets, OpenCache, StoredViews
 from distill_mtl.targets.combined import Gate
 from distill_mtl.targets.encoding import AnswerCodec, Numbers
 from distill_mtl.targets.facts import TeacherFacts, Teachers
-from distill_mtl.targets.plan import Places, Unit, plan_cache
+from distill_mtl.targets.plan import SidecarFolders, Unit, plan_cache
 from distill_mtl.tasks.base import KINDS, TaskKind
 
 DECAY = 0.999
@@ -156,9 +156,9 @@ def _pooled(loss_config: LossConfig) -> dict[str, bool]:
 
 def _anything_cached(tasks: Iterable[str], sources: Sources) -> bool:
     """Whether any sidecar of these tasks exists."""
-    places, tasks = Places(), list(tasks)
+    folders, tasks = SidecarFolders(), list(tasks)
     shards = [path for source in sources.opened for path in source.paths("train")]
-    return any(places.all(path, task) for path in shards for task in tasks)
+    return any(folders.all(path, task) for path in shards for task in tasks)
 
 
 def _open(
@@ -169,7 +169,7 @@ def _open(
 ) -> tuple[CachedTargets | None, CacheError | None]:
     codecs, units = plan_targets(recipe, loss_configs, facts, sources)
     try:
-        cache = OpenCache(units, sources.opened, Places())
+        cache = OpenCache(units, sources.opened, SidecarFolders())
     except CacheError as error:
         return None, error
     return CachedTargets(cache, codecs, recipe.training.teachers_on), None

@@ -1,4 +1,4 @@
-"""Section 2 of the survey on a small problem: what each voice for a missing label is worth."""
+"""Section 2 of the survey on a small problem: what each source of targets for a missing label is worth."""
 
 from pathlib import Path
 

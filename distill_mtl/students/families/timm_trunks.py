@@ -80,8 +80,8 @@ def pretrained_model(name: str, cfg: PretrainedCfg, args: dict[str, Any]) -> nn.
         cached = try_to_load_from_cache(cfg.hf_hub_id, cfg.hf_hub_filename or "model.safetensors")
         if isinstance(cached, str) and not cfg.custom_load:
             overlay = {"file": cached}
-        elif not isinstance(cached, str) and (silence := _hub_silence()):
-            raise StudentError(_offer(name, f"they are not in the cache, and {silence}"))
+        elif not isinstance(cached, str) and (why := _why_offline()):
+            raise StudentError(_offer(name, f"they are not in the cache, and {why}"))
     try:
         model: nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **args)
     except (RuntimeError, OSError, TypeError, ValueError, KeyError, AssertionError) as error:
@@ -89,7 +89,7 @@ def pretrained_model(name: str, cfg: PretrainedCfg, args: dict[str, Any]) -> nn.
     return model
 
 
-def _hub_silence() -> str | None:
+def _why_offline() -> str | None:
     """Why the hub cannot be asked; None where it answers, with whatever status."""
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
