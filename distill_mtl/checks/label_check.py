@@ -162,9 +162,9 @@ class _Part:
         return [_picture_size(payload) for payload in self.source.payloads(self.source.image, rows)]
 
     def _name(self) -> str:
-        described = self.kind.describe()
-        options = {name: described.get(name) for name in self.kind.label_options}
-        counted = [_VERSION, self.kind.name, self._column.member, self.kind.classes, options]
+        # With options that no label depends on: a needless count is a small price.
+        options = {key: value for key, value in self.kind.describe().items() if key not in ("metric", "head")}
+        counted = [_VERSION, self._column.member, options]
         return hashlib.sha256(json.dumps(counted, default=str).encode()).hexdigest()[:16]
 
 

@@ -28,8 +28,10 @@ from distill_mtl.files import atomic_file, cache_folder
 _VERSION = 2  # 1 had no checksums, and rows of hidden and system names
 _COUNTS = "label_counts"
 _MOST_COUNTS = 32
-_UNREADABLE = (OSError, KeyError, ValueError, EOFError, MemoryError, NotImplementedError)
-_UNREADABLE += (zipfile.BadZipFile, zlib.error)
+_UNREADABLE = (
+    *(OSError, KeyError, ValueError, EOFError, MemoryError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 @dataclass(frozen=True)

@@ -216,7 +216,7 @@ class RuntimeNetwork(TaskNetwork):
         if answer.ndim not in (2, 4) and not plane:
             raise UserError(
                 f"its output '{self.answer}' has the shape {list(answer.shape)}, which is neither [B, classes] nor a "
-                f"map of them. Outputs: {', '.join(self.runtime.outputs)}. Choose one with `output: {{name: ...}}`."
+                f"map of them. {_choice([name for name in self.runtime.outputs if name != self.answer])}"
             )
         return self._layout(self.answer, _squeezed(answer))
 
@@ -258,6 +258,12 @@ class RuntimeNetwork(TaskNetwork):
         except UserError:
             return False
         return True
+
+
+def _choice(others: Sequence[str]) -> str:
+    if not others:
+        return "The file has no other output: export the network with logits as its output."
+    return f"Other outputs: {', '.join(others)}. Choose one with `output: {{name: ...}}`."
 
 
 def _squeezed(answer: Tensor) -> Tensor:

@@ -16,13 +16,15 @@ from distill_mtl.errors import UserError
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.base import DEFAULT_HEAD, KINDS, AdditiveKind, HeadShape, Shown, Truth, named_classes
-from distill_mtl.tasks.doubts import Doubt, class_doubts, from_one_hint
+from distill_mtl.tasks.doubts import Doubt, class_doubts
 from distill_mtl.tasks.heads import PooledHead
 from distill_mtl.tasks.json_values import likeliest_classes, plain_values
 from distill_mtl.tasks.label import MOST_CLASSES, CountsTable, LabelCounts, by_count, class_text, list_classes
 from distill_mtl.tasks.losses import Decoupled, log_probabilities, soft_divergence, sums_to_one
 from distill_mtl.tasks.metrics import CLASS_SCORES, confidence_counts
-from distill_mtl.tasks.options import mirror_partners, number, read_mirrored, swap_classes
+from distill_mtl.tasks.options import mirror_partners, number, read_mirrored, swap_classes, whole_number
+
+_FROM_ONE = " If the labels number the classes from 1, write `options: {first_number: 1}`."
 
 
 class SoftmaxKind(AdditiveKind):
@@ -76,6 +78,7 @@ class Classification(SoftmaxKind):
             class that it sets apart is the row's label; without one (or where a teacher knows only some of
             the classes) the class that the teacher finds likeliest.
         mirrored: pairs of names of classes that change places when the picture is mirrored.
+        first_number: of the classes in labels that are numbers; 1 where they are counted from 1.
     """
 
     name = "classification"
@@ -93,8 +96,10 @@ class Classification(SoftmaxKind):
         label_smoothing: float = 0.0,
         dkd: Mapping[str, Any] | None = None,
         mirrored: Sequence[Sequence[str]] = (),
+        first_number: int = 0,
     ) -> None:
         super().__init__(classes, metric, head=head, mirrored=mirrored)
+        self.first_number = whole_number("first_number", first_number, least=0)
         if self.metric == "top5" and len(classes) < 6:
             raise UserError(f"top5 of {len(classes)} classes is always 100. Use another metric.")
         self.label_smoothing = number("label_smoothing", label_smoothing, below=1)
@@ -108,15 +113,15 @@ class Classification(SoftmaxKind):
             raise ValueError(
                 f"the label is not text: {payload[:16]!r}. A class number or name is expected."
             ) from None
-        number = int(text) if text.isascii() and text.isdigit() else None
-        if number is not None and number >= len(self.classes):
+        number = int(text) - self.first_number if text.isascii() and text.isdigit() else None
+        if number is not None and not 0 <= number < len(self.classes):
             number = None
         named = self._index.get(text)
         if number is None and named is None:
-            last = len(self.classes) - 1
-            from_one = from_one_hint(self.classes) if text == str(last + 1) else ""
+            first, last = self.first_number, self.first_number + len(self.classes) - 1
+            from_one = _FROM_ONE if not first and text == str(last + 1) else ""
             raise ValueError(
-                f"the label {text[:40]!r} is neither a class number from 0 to {last} nor one of the class names "
+                f"the label {text[:40]!r} is neither a class number from {first} to {last} nor one of the class names "
                 f"({self._some_names()}).{from_one}"
             )
         if number is not None and named is not None and number != named:
@@ -158,7 +163,13 @@ class Classification(SoftmaxKind):
 
     def doubts(self, counts: LabelCounts) -> list[Doubt]:
         rows = counts.counts.get("rows", Counter())
-        return super().doubts(counts) + class_doubts(self.classes, rows, "row")
+        return super().doubts(counts) + class_doubts(
+            self.classes,
+            rows,
+            "row",
+            from_one=f"write `classes: {len(self.classes) - 1}` (or their names) and `options: {{first_number: 1}}` "
+            "in the recipe",
+        )
 
     def classes_counted(self, counts: LabelCounts) -> int:
         return 1 + max(map(int, counts.counts["rows"]))
@@ -203,7 +214,7 @@ class Classification(SoftmaxKind):
         return said | ({"top": likeliest_classes(self.classes, probabilities, top)} if top > 1 else {})
 
     def write_label(self, decoded: Mapping[str, Tensor]) -> tuple[str, bytes]:
-        return self.member, str(int(decoded["label"])).encode()
+        return self.member, str(int(decoded["label"]) + self.first_number).encode()
 
     def show_label(self, label: Tensor, image: Tensor) -> Shown:
         return Shown(None, self.classes[int(label)])
@@ -241,6 +252,8 @@ class Classification(SoftmaxKind):
         said: dict[str, object] = {"label_smoothing": self.label_smoothing}
         if self.dkd is not None:
             said["dkd"] = asdict(self.dkd)
+        if self.first_number:
+            said["first_number"] = self.first_number
         return super().describe() | said
 
     def _some_names(self) -> str:

@@ -30,13 +30,16 @@ class Doubt(NamedTuple):
     fatal: bool = False
 
 
-def class_doubts(classes: Sequence[str], found: Collection[str], what: str) -> list[Doubt]:
+def class_doubts(
+    classes: Sequence[str], found: Collection[str], what: str, *, from_one: str = "number them from 0"
+) -> list[Doubt]:
     """Of classes that exclude each other: only one that occurs, and those that do not.
 
     Args:
         classes: of the task.
         found: those that occur.
         what: a label is of, such as "row".
+        from_one: what to do where the classes are numbered from 1.
     """
     if len(found) == 1 and len(classes) > 1:
         (only,) = found
@@ -54,7 +57,7 @@ def class_doubts(classes: Sequence[str], found: Collection[str], what: str) -> l
         return [
             Doubt(
                 f"the class numbers go from 1 to {len(numbers)}, and no {what} is of class 0: there are {len(classes)} "
-                f"classes with an empty first one. If there are {len(numbers)}, number them from 0."
+                f"classes with an empty first one. If there are {len(numbers)}, {from_one}."
             )
         ]
     if len(numbers) and len(absent) >= max(2, len(found)):
@@ -72,11 +75,6 @@ def class_doubts(classes: Sequence[str], found: Collection[str], what: str) -> l
             "score. Add such rows, or remove these classes."
         )
     ]
-
-
-def from_one_hint(classes: Sequence[str]) -> str:
-    """What to think of where a class number is larger by one than the last."""
-    return f" Are the classes numbered from 1 to {len(classes)}? Here the first one is 0."
 
 
 def never(names: Sequence[str], text: str) -> list[Doubt]:

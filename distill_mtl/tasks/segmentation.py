@@ -18,7 +18,7 @@ from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.base import DEFAULT_HEAD, KINDS, HeadShape, Legend, Shown, Truth
 from distill_mtl.tasks.classification import SoftmaxKind
-from distill_mtl.tasks.doubts import Doubt, class_doubts, from_one_hint
+from distill_mtl.tasks.doubts import Doubt, class_doubts
 from distill_mtl.tasks.drawing import GREY, named_colors, paint_classes
 from distill_mtl.tasks.heads import PyramidDecoder, pyramid_levels
 from distill_mtl.tasks.json_values import plain_values
@@ -31,6 +31,7 @@ from distill_mtl.tasks.options import number, whole_number
 # PIL's names of the pictures whose pixels are one number: grey, palette index, black and white, 16 bits.
 _NUMBER_MODES = ("L", "P", "1", "I", "I;16", "I;16B")
 _LAST_OF_BYTE = 255
+_FROM_ONE = " Are the classes numbered from 1? Write masks in which the first one is 0."
 
 
 @KINDS.register("segmentation")
@@ -77,7 +78,7 @@ class Segmentation(SoftmaxKind):
         strange = pixels[(pixels >= len(self.classes)) & (pixels != self.ignore_index)]
         if strange.size:
             last = len(self.classes) - 1
-            from_one = from_one_hint(self.classes) if strange.max() == last + 1 else ""
+            from_one = _FROM_ONE if strange.max() == last + 1 else ""
             raise ValueError(
                 f"the mask holds the value {strange[0]}, which is neither a class number from 0 to {last} nor "
                 f"ignore_index ({self.ignore_index}).{from_one}"

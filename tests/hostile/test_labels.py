@@ -22,6 +22,8 @@ from distill_mtl.evaluation.row_statistics import RowStatistics
 from distill_mtl.evaluation.task_comparison import summarise
 from distill_mtl.recipe.schema import LabelSection, SourceSection
 from distill_mtl.report.console import console_table
+from distill_mtl.shards import folder_rows, write_shards
+from distill_mtl.shards.shard_summary import show
 from distill_mtl.tasks.base import TaskKind, build_kind
 from distill_mtl.tasks.doubts import impossible_values, short_number
 
@@ -209,8 +211,14 @@ REFUSED = [
     ("NaN", "regression", ["a"], [b"1", b"NaN", b"2"], ["row 001", "NaN"]),
     ("infinite", "regression", ["a"], [b"1", b"1e999"], ["row 001"]),
     ("too large for float32", "regression", ["a"], [b"1", b"1e39"], ["row 001"]),
-    ("a number beyond the classes", "classification", ["a", "b"], [b"1", b"2"], ["row 001", "from 1 to 2"]),
-    ("a value beyond the classes", "segmentation", ["a", "b"], [mask(1, 2)], ["row 000", "from 1 to 2"]),
+    (
+        "a number beyond the classes",
+        "classification",
+        ["a", "b"],
+        [b"1", b"2"],
+        ["row 001", "first_number: 1"],
+    ),
+    ("a value beyond the classes", "segmentation", ["a", "b"], [mask(1, 2)], ["row 000", "numbered from 1"]),
     ("all of them", "classification", ["a", "b"], [b"x"] * 5, ["row 000", "row 002", "and 2 more"]),
 ]
 
@@ -256,6 +264,30 @@ def test_labels_of_a_changed_shard_are_read_again(tmp_path: Path) -> None:
 def opened_again(folder: Path, kind: TaskKind) -> Sources:
     rows = SourceSection(shards=[str(folder / "rows.tar")], labels={"task": LabelSection()})
     return open_sources(DataSettings({"rows": rows}), {"task": kind}, (8, 8), every_set=False)
+
+
+def test_folders_numbered_from_1_are_doubted_and_read_as_their_recipe_says(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        (tmp_path / "photos" / str(number)).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "photos" / str(number) / "a.png")
+    written = write_shards(folder_rows(tmp_path / "photos"), tmp_path / "s", workers=0)
+    console = Console(file=io.StringIO(), width=300)
+    show(console, written)
+    summary = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "the class numbers go from 1 to 3" in summary
+    assert "write `classes: 3` (or their names) and `options: {first_number: 1}`" in summary
+    kind = build_kind("classification", ["a", "b", "c"], first_number=1)
+    assert [int(kind.read_label(label)) for label in (b"1", b"2", b"3")] == [0, 1, 2]
+    assert kind.checked_label({"label": torch.tensor(2)}) == ("cls", b"3")
+    assert build_kind(**kind.describe()).describe() == kind.describe()
+    for label in (b"0", b"4"):
+        with pytest.raises(ValueError, match="a class number from 1 to 3"):
+            kind.read_label(label)
+
+
+def test_a_label_beyond_the_last_class_says_how_classes_are_numbered_from_1() -> None:
+    with pytest.raises(ValueError, match="first_number: 1"):
+        build_kind("classification", ["a", "b"]).read_label(b"2")
 
 
 def test_long_tails_are_not_taken_for_impossible_values() -> None:
