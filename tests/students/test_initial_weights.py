@@ -68,7 +68,7 @@ def test_another_architecture_is_refused_with_the_first_differences(tmp_path: Pa
     save_timm(student("test_convnext", seed=1), "left", tmp_path / "t")
     with pytest.raises(StudentError, match=r"student\.init") as caught:
         begin("teacher:left", {"left": tmp_path / "t"})
-    assert "conv1.0.weight is missing in the file" in str(caught.value)
+    assert "missing in the file: conv1.0.weight" in str(caught.value)
     assert "test_resnet" in str(caught.value)
 
 
