@@ -1,19 +1,43 @@
 """The input contract of a network in a file: the recipe's values, else the file's, else defaults."""
 
-import json
 from typing import Any
 
 import torch
+from pydantic import ConfigDict
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from typing_extensions import TypedDict
 
 from distill_mtl.errors import UserError
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.networks.runtime import DeclaredInput
+from distill_mtl.reading import Remedy, parse_json
 from distill_mtl.recipe.schema import InputSection
 
 NOTE = "distill_mtl"
 """Name of the note in which a file says everything: JSON with `inputs`, `classes` and `kind`, or, for each of several
 tasks, `tasks: {NAME: {kind, classes, …}}`, whose logits are the output of that name."""
+
+_EXPORT_AGAIN = Remedy("Export the network again.")
+
+
+class _TaskNote(TypedDict):
+    """What `TaskKind.describe` gives."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    kind: str
+    classes: list[str | int]
+
+
+class _Note(TypedDict, total=False):
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    inputs: dict[str, Any]
+    kind: str | None
+    classes: list[str | int] | None
+    tasks: dict[str, _TaskNote] | None
+    outputs: list[str]
+
 
 _DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.uint8: "uint8"}
 
@@ -64,14 +88,10 @@ def read_note(declared: DeclaredInput) -> dict[str, Any]:
     """The note that `distill-mtl export` left in the file; empty where there is none.
 
     Raises:
-        UserError: the note is not a JSON object.
+        UserError: the note is not what an export writes.
     """
-    try:
-        note = json.loads(declared.notes.get(NOTE, "{}"))
-        if not isinstance(note, dict):
-            raise ValueError(f"it is a {type(note).__name__}")
-    except ValueError as error:
-        raise UserError(f"the note '{NOTE}' in the file is not a JSON object: {error}.") from error
+    text = declared.notes.get(NOTE, "{}")
+    note: dict[str, Any] = parse_json(text, _Note, f"the note '{NOTE}' in the file", remedy=_EXPORT_AGAIN)
     return note
 
 

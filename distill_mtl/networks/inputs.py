@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,6 +17,8 @@ from torch.nn import functional as F
 from distill_mtl.errors import UserError
 from distill_mtl.networks.modes import recorded
 
+LARGEST_SIDE = 16_384
+"""Pixels of the longest side of an image that a network may ask for: three gigabytes as float32."""
 # Luma of ITU-R BT.601, PIL's own conversion to grey.
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -39,6 +42,8 @@ class InputContract:
         batch: the only number of rows that the network takes; None: any.
     """
 
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)
+
     size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -57,6 +62,11 @@ class InputContract:
         if not len(self.mean) == len(self.std) == depth:
             raise ValueError(
                 f"{self.channels} images need {depth} means and stds, found {self.mean}, {self.std}"
+            )
+        if max(self.size) > LARGEST_SIDE or not 1 <= (self.batch or 1) <= LARGEST_SIDE:
+            raise ValueError(
+                f"images have at most {LARGEST_SIDE:,} pixels a side and a batch as many rows, found {self.size}, "
+                f"{self.batch}"
             )
         if min(self.std) <= 0 or min(self.size) < 1 or self.white <= 0 or not 0 < self.crop <= 1:
             raise ValueError(
@@ -111,18 +121,25 @@ class InputContract:
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> "InputContract":
-        """The inverse of `to_dict`. Raises ValueError or TypeError for invalid keys or values."""
+        """The inverse of `to_dict`. Raises ValueError for invalid keys or values."""
         names = {field.name for field in fields(cls)}
         if unknown := sorted(set(entry) - names):
             raise ValueError(f"unknown keys {', '.join(unknown)}")
-        pairs = {key: tuple(entry[key]) for key in ("size", "mean", "std")}
-        return cls(**{**entry, **pairs})
+        try:
+            return _CONTRACT.validate_python(dict(entry))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ValueError(f"{place}: {first['msg']}" if place else first["msg"]) from None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
             key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
         }
+
+
+_CONTRACT = TypeAdapter(InputContract)
 
 
 class Preprocess(nn.Module):

@@ -201,14 +201,7 @@ def _open_runtime(source: NetworkFiles, *, load: Callable[[], Runtime], words: s
     note = read_note(runtime.declared)
     inputs, told, assumed = contract_of(runtime.declared, section.input)
     described = note.get("tasks") or {}
-    try:
-        tasks = {
-            task: TaskOutput.of_entry(f"'{task}' of {words}", entry) for task, entry in described.items()
-        }
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{source.place}: the `tasks` of its note cannot be understood: {error!r}."
-        ) from error
+    tasks = {task: TaskOutput.of_entry(f"'{task}' of {words}", entry) for task, entry in described.items()}
     classes = tuple(map(str, note.get("classes") or ())) or None
     output = section.output
 

@@ -4,9 +4,14 @@ A runtime knows nothing of pixels in [0, 1], of classes or of tasks; `RuntimeNet
 contracts around it. Each format is one file of `runtimes/`; what several of them need follows the base class.
 """
 
+import lzma
+import os
+import struct
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -15,10 +20,16 @@ import torch
 from torch import Tensor, nn
 
 from distill_mtl.errors import UserError, brief
+from distill_mtl.reading import machine_memory, open_regular
 from distill_mtl.registry import Registry
 
 RUNTIMES: Registry[type["Runtime"]] = Registry("file of a network", "distill_mtl.networks.runtimes")
 """By the ending of the file; each is made from its path alone."""
+_LONGEST_NOTE = 16 << 20  # bytes
+_SMALL, _TIMES = 64 << 20, 20
+"""Bytes that any archive may unpack to, and how many times its own size; PyTorch stores tensors as they are."""
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, NotImplementedError, RuntimeError)
+_DAMAGED += (EOFError, ValueError, OverflowError, OSError)
 
 
 @dataclass(frozen=True)
@@ -202,24 +213,43 @@ def named(returned: Any, file: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def read_extra_files(path: Path) -> dict[str, str]:
-    """The extra files by name; those that are not text are left out.
+@contextmanager
+def torch_archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """A zip archive that PyTorch wrote, before PyTorch opens it: what it unpacks to is bounded.
 
     Raises:
-        UserError: there is no such file, or it is not a zip archive.
+        UserError: there is no such file, it is no zip archive or a damaged one, or it unpacks to much more than its own
+            size, or to more than the machine's memory.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"{path} does not exist.")
-    if not zipfile.is_zipfile(path):
+    try:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            size, packed = sum(entry.file_size for entry in archive.infolist()), os.path.getsize(path)
+            if size > (most := min(max(_SMALL, _TIMES * packed), machine_memory())):
+                raise UserError(
+                    f"{path} has {packed / 1e6:,.1f} MB and says that it unpacks to {size / 1e6:,.1f} MB; at most "
+                    f"{most / 1e6:,.1f} MB are unpacked. PyTorch does not write such archives: save the network again."
+                )
+            yield archive
+    except _DAMAGED as error:
         raise UserError(
-            f"{path} is not an archive that PyTorch wrote. Is it truncated? Fetch or save it again."
-        )
+            f"{path} is not an archive that PyTorch wrote ({brief(error)}). Is it truncated? Fetch or save it again."
+        ) from error
+
+
+def read_extra_files(path: Path) -> dict[str, str]:
+    """The extra files by name; those that are no text, or more than a note, are left out.
+
+    Raises:
+        UserError: as `torch_archive`.
+    """
     texts: dict[str, str] = {}
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.namelist():
+    with torch_archive(path) as archive:
+        for entry in archive.infolist():
             # The first part is the archive's own name, whatever the file is called now.
-            _, _, inside = entry.partition("/")
-            if not inside.startswith("extra/") or entry.endswith("/"):
+            _, _, inside = entry.filename.partition("/")
+            if not inside.startswith("extra/") or entry.is_dir() or entry.file_size > _LONGEST_NOTE:
                 continue
             try:
                 texts[inside.removeprefix("extra/")] = archive.read(entry).decode("utf-8")

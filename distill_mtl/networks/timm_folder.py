@@ -5,18 +5,48 @@ writes them and as `timm.create_model("local-dir:FOLDER", pretrained=True)` read
 from collections.abc import Mapping
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import timm
+from pydantic import ConfigDict, Field, FiniteFloat, PositiveInt
+from typing_extensions import TypedDict
 
-from distill_mtl.errors import UserError
+from distill_mtl.errors import UserError, brief, nearest
 from distill_mtl.networks.backbone import LOGITS, Backbone
 from distill_mtl.networks.checkpoint_names import fitting
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.networks.network import Network, NetworkFiles, TaskOutput
 from distill_mtl.networks.task_network import BackboneNetwork
-from distill_mtl.networks.weights import CONFIG, load_exactly, read_weights
+from distill_mtl.networks.weights import CONFIG, load_exactly, read_weights, refuse_larger_than_weights
+from distill_mtl.reading import Remedy, fit, shown
 from distill_mtl.recipe.command_line import task_name
+
+_AGAIN = Remedy(
+    "Save the network again with timm.models.save_for_hf(model, FOLDER, safe_serialization=True)."
+)
+
+
+class _Pretrained(TypedDict, total=False):
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    input_size: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]
+    mean: list[FiniteFloat] | None
+    std: list[FiniteFloat] | None
+    interpolation: str | None
+    num_classes: int
+    label_names: list[str | None] | dict[str, str] | None
+
+
+class _TimmConfig(TypedDict):
+    """config.json as timm writes it."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    architecture: str
+    num_classes: NotRequired[int]
+    model_args: NotRequired[dict[str, Any] | None]
+    label_names: NotRequired[list[str | None] | dict[str, str] | None]
+    pretrained_cfg: NotRequired[_Pretrained]
 
 
 def open_timm_folder(source: NetworkFiles, config: Mapping[str, Any]) -> Network:
@@ -30,10 +60,14 @@ def open_timm_folder(source: NetworkFiles, config: Mapping[str, Any]) -> Network
     """
     folder = source.place
     state = read_weights(folder)
+    told: dict[str, Any] = fit(config, _TimmConfig, str(folder / CONFIG), remedy=_AGAIN)
+    refuse_foreign_name(told["architecture"], f"{folder / CONFIG}, architecture")
+    refuse_larger_than_weights(told.get("model_args") or {}, state, str(folder / CONFIG))
     try:
         model: Any = timm.create_model(f"local-dir:{folder}", pretrained=False)
-    except (RuntimeError, TypeError, ValueError, KeyError, AssertionError) as error:
-        raise UserError(f"timm cannot build the network of {folder / CONFIG}: {error}") from error
+    # Whatever timm's constructors make of values that nobody gives.
+    except Exception as error:
+        raise UserError(f"timm cannot build the network of {folder / CONFIG}: {brief(error)}") from error
     if not model.num_classes:
         raise UserError(f"{folder} holds a network without a classifier (num_classes 0).")
     readings = list(fitting(state, model.state_dict()).values())
@@ -55,6 +89,21 @@ def open_timm_folder(source: NetworkFiles, config: Mapping[str, Any]) -> Network
         told=(key for key in InputContract.__dataclass_fields__ if key not in ("resize", "crop")),
         trunk={"model": config["architecture"], "args": _trunk_arguments(config)},
     )
+
+
+def refuse_foreign_name(name: str, where: str) -> None:
+    """An architecture is one that the installed timm has: a name may not fetch or open anything.
+
+    Raises:
+        UserError: it is another.
+    """
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        near = nearest(architecture, timm.list_models())
+        raise UserError(
+            f"{where}: timm {timm.__version__} has no model {shown(architecture)}.{near} It names an architecture of "
+            "timm; names that reach out (hf-hub:, local-dir:) are not followed."
+        )
 
 
 def _trunk_arguments(config: Mapping[str, Any]) -> dict[str, Any]:

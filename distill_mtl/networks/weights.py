@@ -6,6 +6,7 @@ Weights are safetensors only: a pickle can run code when it is opened, so none i
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from distill_mtl.errors import TeacherError, UserError
 from distill_mtl.files import atomic_folder
 from distill_mtl.networks.checkpoint_names import differences
-from distill_mtl.reading import Remedy, read_json
+from distill_mtl.reading import Remedy, read_json, shown
 from distill_mtl.untrusted_text import json_text
 
 CONFIG = "config.json"
@@ -41,6 +42,8 @@ _CONVERT = (
 
 SCORE = "score.json"
 _SHOWN = 5  # names of tensors in a message, of each side
+_COUNTED = re.compile("depth|layers|blocks|stages|repeat", re.IGNORECASE)  # arguments that count modules
+_MANY = 1024  # of anything, a network may have whatever its weights
 _CONFIG = Remedy("Fetch the folder again, or let the program that wrote it write it again.")
 
 
@@ -81,6 +84,27 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(
             f"{file} cannot be read: {error}. Is it truncated? Fetch or train it again."
         ) from error
+
+
+def refuse_larger_than_weights(described: Any, state: Mapping[str, Tensor], where: str) -> None:
+    """Before a network is built from a config: no number in it may be larger than its weights can fill.
+
+    Raises:
+        UserError: names the number.
+    """
+    most = {True: max(_MANY, len(state)), False: max(_MANY, sum(tensor.numel() for tensor in state.values()))}
+    waiting: list[tuple[str, Any]] = [("", described)]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += [(str(inner), one) for inner, one in value.items()]
+        elif isinstance(value, list | tuple):
+            waiting += [(key, one) for one in value]
+        elif isinstance(value, int | float) and abs(value) > (limit := most[bool(_COUNTED.search(key))]):
+            raise UserError(
+                f"{where}, {shown(key)}: found {shown(value)}; {len(state):,} tensors of weights leave room for "
+                f"{limit:,}. {_CONFIG.mend}"
+            )
 
 
 def load_exactly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

@@ -9,13 +9,15 @@ import io
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from distill_mtl.errors import UserError, brief
 from distill_mtl.evaluation.examples import Example
-from distill_mtl.reading import Remedy, read_json
+from distill_mtl.reading import MAX_BYTES, Remedy, read_bytes, read_json
 from distill_mtl.tasks.base import Legend, Shown
 
 _INDEX = "index.json"
@@ -36,7 +38,7 @@ class _Entry(BaseModel):
 class PictureCell(_Entry):
     """An image, a label or an answer: a file in the folder, words, or both."""
 
-    file: str | None
+    file: Annotated[str, Field(pattern=r"^[\w-]+\.(png|jpg)$", max_length=100)] | None
     caption: str
 
 
@@ -97,15 +99,28 @@ class Gallery:
         """The cell's picture as a data URI, or None."""
         if cell.file is None:
             return None
-        content = (self._folder / cell.file).read_bytes()
+        content = self._read(cell.file)
         return f"data:{_TYPES[Path(cell.file).suffix]};base64,{base64.b64encode(content).decode()}"
 
     def side(self, cell: PictureCell) -> int:
         """Pixels of the longer side of the cell's picture, 0 without one."""
         if cell.file is None:
             return 0
-        with Image.open(self._folder / cell.file) as picture:
-            return max(picture.size)
+        try:
+            with Image.open(io.BytesIO(self._read(cell.file)), formats=["PNG", "JPEG"]) as picture:
+                return max(picture.size)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise UserError(
+                f"{self._folder / cell.file} is not a picture ({brief(error)}). {_AGAIN.mend}"
+            ) from error
+
+    def _read(self, file: str) -> bytes:
+        try:
+            return read_bytes(self._folder / file, MAX_BYTES)
+        except OSError as error:
+            raise UserError(
+                f"{self._folder / file} cannot be read: {error.strerror}. {_AGAIN.mend}"
+            ) from error
 
 
 def write_gallery(

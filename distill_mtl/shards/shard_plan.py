@@ -10,16 +10,46 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, NonNegativeInt
+from typing_extensions import TypedDict
 
 from distill_mtl.errors import ShardError
 from distill_mtl.files import remove_half_made, write_text
+from distill_mtl.reading import Remedy, fit, loads, read_text
 from distill_mtl.system_errors import naming
-from distill_mtl.tasks.label import LabelCounts
+from distill_mtl.tasks.label import LabelCounts, NumberStats
 
 _VERSION = 2  # 1 counted labels in another form
+_NUMBERS = len(fields(NumberStats))
+_LONGEST = 1 << 30  # bytes of a plan: every skipped row has its name in it
+_AGAIN = Remedy("Write the shards again with --overwrite, or choose another --to or --name.", ShardError)
+
+
+class _LabelCountsNote(TypedDict):
+    rows: int
+    labelled: int
+    counts: dict[str, dict[str, int]]
+    numbers: dict[str, Annotated[list[float], Field(min_length=_NUMBERS, max_length=_NUMBERS)]]
+
+
+class _CountsNote(TypedDict):
+    rows: int
+    sizes: dict[Annotated[str, Field(pattern=r"^\d{1,9}x\d{1,9}$")], int]
+    labels: dict[str, _LabelCountsNote]
+
+
+class _FinishedLine(TypedDict):
+    """What `_line` writes."""
+
+    shard: str
+    size: int
+    next: NonNegativeInt
+    counts: _CountsNote
+    skipped: list[str]
 
 
 @dataclass
@@ -127,16 +157,16 @@ class ShardPlan:
 
     def _lines(self) -> list[dict[str, Any]]:
         """The complete lines of the file; none if it does not exist."""
-        try:
-            text = self._path.read_text(encoding="utf-8")
-        except FileNotFoundError:
+        if not self._path.exists():
             return []
-        lines = []
-        for line in text.splitlines():
+        lines: list[dict[str, Any]] = []
+        for number, text in enumerate(read_text(self._path, _LONGEST, remedy=_AGAIN).split("\n"), 1):
             try:
-                lines.append(json.loads(line))
+                value = loads(text)
             except ValueError:
                 break
+            schema = _FinishedLine if lines else dict[str, Any]
+            lines.append(fit(value, schema, f"{self._path}, line {number}", remedy=_AGAIN))
         return lines
 
     def _refuse_another_plan(self, there: Mapping[str, Any]) -> None:

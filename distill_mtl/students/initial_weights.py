@@ -4,6 +4,7 @@ They are read from folders, so that a run with cached targets need not open a te
 names an older student, its architecture and size are the defaults, and tasks of the same names begin with its heads.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from distill_mtl.networks.network import chosen_task
 from distill_mtl.networks.weights import CONFIG, load_exactly, network_folder, read_config, read_weights
 from distill_mtl.recipe.schema import INITS, StudentSection, TaskSection
 from distill_mtl.students.student import DEFAULT_FAMILY, FAMILIES, Student, Trunk, split_family
-from distill_mtl.students.student_folder import FORMAT
+from distill_mtl.students.student_folder import FORMAT, described_student
 from distill_mtl.tasks.base import TaskKind
 
 if TYPE_CHECKING:
@@ -113,23 +114,24 @@ def find_initial_student(init: str) -> InitialStudent | None:
     if init in INITS or init.startswith("teacher:"):
         return None
     folder = network_folder(Path(init))
-    if not (folder / CONFIG).is_file():
+    if not os.path.isfile(folder / CONFIG):
         return None
     try:
         config = read_config(folder)
         if config.get("format") != FORMAT:
             return None
-        trunk = config["trunk"]
+        described = described_student(folder, config)
+        trunk = described["trunk"]
         family, model = trunk["family"], trunk["model"]
         return InitialStudent(
             folder=folder,
             model=model if family == DEFAULT_FAMILY else f"{family}:{model}",
             args=trunk["args"],
             size=InputContract.from_dict(trunk["inputs"]).size,
-            tasks=dict(config["tasks"]),
+            tasks=described["tasks"],
         )
-    except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StudentError(f"student.init: {folder / CONFIG} cannot be understood: {error!r}.") from error
+    except (UserError, ValueError) as error:
+        raise StudentError(f"student.init: {error}") from error
 
 
 def build_student(

@@ -6,30 +6,79 @@ registered with `FORMS`, so that a student's folder can be named wherever a trai
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
+from pydantic import ConfigDict
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
-from distill_mtl.errors import StudentError, UserError
+from distill_mtl.errors import StudentError, UserError, brief
 from distill_mtl.networks.network import Network, NetworkFiles, TaskOutput
 from distill_mtl.networks.opening import FORMS, FolderForm
 from distill_mtl.networks.task_network import BackboneNetwork
 from distill_mtl.networks.weights import (
+    CONFIG,
     HUB,
     RecordedScore,
     load_exactly,
     read_config,
     read_weights,
+    refuse_larger_than_weights,
     write_network,
 )
+from distill_mtl.reading import Remedy, fit
 from distill_mtl.students.student import DEFAULT_FAMILY, FAMILIES, Student, Trunk
 from distill_mtl.tasks.base import TaskKind, build_kind, import_kind
 
 FORMAT = "distill_mtl.student"
 
 VERSION = 1
+_AGAIN = Remedy("Fetch the folder again, or write it again with the distill_mtl that wrote it.", StudentError)
+# What the kinds of tasks and timm's constructors make of values that nobody gives.
+_NOT_BUILT = (
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    IndexError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+)
+_OPEN = ConfigDict(extra="allow")
 SCORES = "scores"
 """Under `extra` of the config: task -> metric, score and rows, as the run that left the student found them."""
+
+
+class _TrunkConfig(TypedDict):
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+
+    family: str
+    model: str
+    args: dict[str, Any]
+    inputs: dict[str, Any]
+
+
+class _TaskConfig(TypedDict):
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+
+    kind: str
+    classes: list[str]
+
+
+class _ExtraConfig(TypedDict, total=False):
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+
+    scores: dict[str, RecordedScore | None]
+    resize: str | None
+
+
+class _StudentConfig(TypedDict):
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+
+    trunk: _TrunkConfig
+    tasks: dict[str, _TaskConfig]
+    extra: NotRequired[_ExtraConfig]
 
 
 class DeployedStudent(nn.Module):
@@ -127,16 +176,32 @@ def read_student(folder: Path, config: Mapping[str, Any], *, trust: bool = False
             f"{folder} has format version {config.get('format_version')}, this distill_mtl reads {VERSION}. "
             "Load it with the distill_mtl that wrote it, or a later one."
         )
+    described = described_student(folder, config)
+    for task, entry in described["tasks"].items():
+        _admit(folder, task, entry["kind"], trust)
+    state = read_weights(folder)
+    heads = {task: entry.get("head") for task, entry in described["tasks"].items()}
+    refuse_larger_than_weights((described["trunk"]["args"], heads), state, str(folder / CONFIG))
     try:
-        for task, entry in config["tasks"].items():
-            _admit(folder, task, entry["kind"], trust)
-        trunk = FAMILIES[config["trunk"]["family"]].restore(config["trunk"])
-        kinds: dict[str, TaskKind] = {task: build_kind(**entry) for task, entry in config["tasks"].items()}
+        trunk = FAMILIES[described["trunk"]["family"]].restore(described["trunk"])
+        kinds: dict[str, TaskKind] = {task: build_kind(**entry) for task, entry in described["tasks"].items()}
         student = Student(trunk, kinds)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StudentError(f"{folder}: config.json cannot be understood: {error!r}.") from error
-    load_exactly(student, read_weights(folder), str(folder))
+    except _NOT_BUILT as error:
+        raise StudentError(
+            f"{folder / CONFIG} describes no network: {brief(error)}. {_AGAIN.mend}"
+        ) from error
+    load_exactly(student, state, str(folder))
     return student
+
+
+def described_student(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a student's folder, checked as far as it needs no network.
+
+    Raises:
+        StudentError: it is not what `save_student` writes.
+    """
+    described: dict[str, Any] = fit(config, _StudentConfig, str(folder / CONFIG), remedy=_AGAIN)
+    return described
 
 
 @FORMS.register(FORMAT)
@@ -146,6 +211,7 @@ class StudentForm(FolderForm):
     @classmethod
     def open(cls, source: NetworkFiles, config: Mapping[str, Any]) -> Network:
         student = read_student(source.place, config, trust=source.section.trust).eval()
+        extra = described_student(source.place, config).get("extra", {})
 
         def view(task: str) -> BackboneNetwork:
             kind = student.kinds[task]
@@ -159,14 +225,14 @@ class StudentForm(FolderForm):
                 task: TaskOutput.of_entry(
                     f"head '{task}' of a student folder",
                     kind.describe(),
-                    _recorded(source.place, config, task),
+                    extra.get(SCORES, {}).get(task),
                 )
                 for task, kind in student.kinds.items()
             },
             view,
             told=config["trunk"]["inputs"],
             trunk={"model": _as_student(student.trunk), "args": student.trunk.args},
-            resize=config.get("extra", {}).get("resize"),
+            resize=extra.get("resize"),
         )
 
 
@@ -199,15 +265,6 @@ def _card(student: Student, folder: Path) -> str:
         "```python\nfrom distill_mtl import load_student\n\n"
         'answers = load_student("FOLDER")(images)  # [B, 3, H, W] in [0, 1]\n```\n'
     )
-
-
-def _recorded(folder: Path, config: Mapping[str, Any], task: str) -> RecordedScore | None:
-    """The student's scores, measured by its run."""
-    entry = config.get("extra", {}).get(SCORES, {}).get(task)
-    try:
-        return None if entry is None else RecordedScore(**{**entry, "score": float(entry["score"])})
-    except (TypeError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: the score of '{task}' in config.json is invalid: {error!r}.") from error
 
 
 def _as_student(trunk: Trunk) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from distill_mtl.networks.features import FeatureShape
+from distill_mtl.reading import loads
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.shared_trunks import share_trunks
 from distill_mtl.teachers.teacher import Teacher
@@ -44,9 +45,12 @@ class TeacherFacts:
 
     @classmethod
     def from_json(cls, text: str) -> "TeacherFacts":
-        """The inverse of `json`. Raises ValueError, TypeError or KeyError for anything else."""
-        entry: dict[str, Any] = json.loads(text)
-        return cls(TeacherCard.from_dict(entry["card"]), tuple(entry["logits"]))
+        """The inverse of `json`. Raises ValueError for anything else."""
+        entry: dict[str, Any] = loads(text)
+        try:
+            return cls(TeacherCard.from_dict(entry["card"]), tuple(entry["logits"]))
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(f"these are no facts of a teacher ({error!r})") from error
 
 
 class Teachers(Mapping[str, Teacher]):

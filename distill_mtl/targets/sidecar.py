@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from distill_mtl.errors import CacheError
 from distill_mtl.files import atomic_file
+from distill_mtl.reading import loads
 
 _NAMES = {"float16": "F16", "float32": "F32", "int8": "I8", "uint8": "U8", "uint16": "U16", "int32": "I32"}
 _TYPES = {short: np.dtype(long) for long, short in _NAMES.items()}
@@ -265,7 +266,7 @@ def _read_header(file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
     if size < 8 or length > min(size - 8, _LONGEST_HEADER):
         raise ValueError(f"it ends after {size} bytes, inside its header")
     try:
-        entries = json.loads(file.read(length))
+        entries = loads(file.read(length))
         data = 0
         for name in sorted(entries.keys() - {_METADATA}, key=lambda name: entries[name]["data_offsets"]):
             if entries[name]["dtype"] not in _TYPES:
@@ -276,7 +277,7 @@ def _read_header(file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
             data += slot.size
         if not all(isinstance(text, str) for text in (entries.get(_METADATA) or {}).values()):
             raise ValueError("its metadata are not text")
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"its header is invalid ({error or type(error).__name__})") from None
     if size != 8 + length + data:
         raise ValueError(f"it has {size} bytes and should have {8 + length + data}")

@@ -6,6 +6,7 @@
 import importlib.util
 import inspect
 import re
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from distill_mtl.errors import UserError, brief
 from distill_mtl.folders import walk_folder
 from distill_mtl.networks.checkpoint_names import fitting, nearest_reading
 from distill_mtl.networks.modes import freeze
-from distill_mtl.networks.runtime import DeclaredInput, Runtime, named
+from distill_mtl.networks.runtime import DeclaredInput, Runtime, named, torch_archive
 from distill_mtl.networks.taps import Taps
 from distill_mtl.networks.weights import load_exactly, read_weights
 from distill_mtl.registry import attribute_of, import_module, working_directory_importable
@@ -229,6 +230,9 @@ class _State:
 def _read(file: Path) -> Any:
     if file.suffix == ".safetensors" or not file.is_file():
         return read_weights(file)
+    if zipfile.is_zipfile(file):
+        with torch_archive(file):  # bounds what it unpacks to
+            pass
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError as error:

@@ -21,6 +21,7 @@ from distill_mtl.networks.runtime import (
     named,
     read_extra_files,
     saved_while_training,
+    torch_archive,
 )
 
 _OTHER_ENDINGS = (".pt", ".pth", ".torchscript", ".jit")
@@ -91,7 +92,7 @@ def _holds_code(path: Path) -> bool:
     """TorchScript often ends in .pt, as pickles do; only the former holds code beside its tensors."""
     if not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
+    with torch_archive(path) as archive:
         return any("/code/" in name for name in archive.namelist())
 
 

@@ -14,7 +14,7 @@ from huggingface_hub import constants, try_to_load_from_cache
 from timm.models import PretrainedCfg
 from torch import nn
 
-from distill_mtl.errors import StudentError, nearest
+from distill_mtl.errors import StudentError, brief, nearest
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.students.student import FAMILIES, Trunk
 
@@ -59,10 +59,14 @@ class TimmTrunk(Trunk):
 
     @classmethod
     def build(cls, name: str, args: Mapping[str, Any]) -> nn.Module:
+        _refuse_unknown(name)  # a name that reaches out (hf-hub:, local-dir:), too
         try:
             model: nn.Module = timm.create_model(name, pretrained=False, **_arguments(args))
-        except (TypeError, ValueError, RuntimeError, KeyError, AssertionError) as error:
-            raise StudentError(f"student: timm cannot build {name} with args {args}: {error}") from error
+        # Whatever timm's constructors make of values that nobody gives.
+        except Exception as error:
+            raise StudentError(
+                f"student: timm cannot build {name} with args {args}: {brief(error)}"
+            ) from error
         return model
 
 
@@ -120,10 +124,8 @@ def _arguments(args: Mapping[str, Any]) -> dict[str, Any]:
 
 def _known_cfg(name: str) -> PretrainedCfg:
     """timm's pretrained_cfg of an architecture, with or without a tag."""
+    _refuse_unknown(name)
     architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture):
-        hint = nearest(architecture, timm.list_models())
-        raise StudentError(f"student.model: timm {timm.__version__} has no model '{architecture}'.{hint}")
     try:
         cfg = timm.models.get_pretrained_cfg(name)
     except RuntimeError:
@@ -132,6 +134,13 @@ def _known_cfg(name: str) -> PretrainedCfg:
             f"student.model: {architecture} has no weights tagged '{tag}'. Known: {known}."
         ) from None
     return cfg or PretrainedCfg()
+
+
+def _refuse_unknown(name: str) -> None:
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        hint = nearest(architecture, timm.list_models())
+        raise StudentError(f"student.model: timm {timm.__version__} has no model '{architecture}'.{hint}")
 
 
 def _pair(size: Any) -> tuple[int, int]:
