@@ -44,7 +44,7 @@ _SIGNATURES = re.compile(
 )
 _TGA_FOOTER = b"TRUEVISION-XFILE.\0"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG's markers of a frame's header
-_BARE = frozenset((0x01, *range(0xD0, 0xD9)))  # its markers without a length
+_SEGMENTS = frozenset(range(0x02, 0xFF)) - _FRAMES - frozenset(range(0xD0, 0xD9))  # those with a length
 
 
 def format_of(payload: bytes, ending: str = "") -> str:
@@ -81,17 +81,19 @@ def refuse_size(width: int, height: int) -> None:
 
 def jpeg_size(payload: bytes) -> tuple[int, int] | None:
     """Width and height that a JPEG declares; None where its segments do not lead there."""
-    at, end = 2, len(payload) - 9
-    while at <= end and payload[at] == 0xFF:
-        marker = payload[at + 1]
-        if marker in _FRAMES:
-            return int.from_bytes(payload[at + 7 : at + 9]), int.from_bytes(payload[at + 5 : at + 7])
-        if marker == 0xFF:  # a fill byte
-            at += 1
-        elif marker in _BARE:
-            at += 2
-        else:
-            at += 2 + int.from_bytes(payload[at + 2 : at + 4])
+    at = 2
+    try:
+        while payload[at] == 0xFF:
+            marker = payload[at + 1]
+            if marker in _SEGMENTS:
+                at += 2 + (payload[at + 2] << 8) + payload[at + 3]
+            elif marker in _FRAMES:
+                height, width = payload[at + 5 : at + 7], payload[at + 7 : at + 9]
+                return int.from_bytes(width), int.from_bytes(height)
+            else:
+                at += 1 if marker == 0xFF else 2  # a fill byte, or a marker without a length
+    except IndexError:
+        pass
     return None
 
 
