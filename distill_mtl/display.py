@@ -45,8 +45,10 @@ def messages() -> Console:
     return PlainConsole(stderr=True, highlight=False)
 
 
-def mark(passed: bool) -> Text:
-    """The cell of a table that says whether something passed."""
+def mark(passed: bool | None) -> Text:
+    """The cell of a table that says whether something passed; None: nobody knows."""
+    if passed is None:
+        return Text("?", "yellow")
     return Text("✓", "green") if passed else Text("✗", "red")
 
 

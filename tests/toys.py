@@ -56,11 +56,14 @@ class ToyTrunk(Trunk):
         return ToyNet(**args)
 
 
-def toy_student(kinds: Mapping[str, TaskKind], width: int = 6, seed: int = 0) -> Student:
+def toy_student(
+    kinds: Mapping[str, TaskKind], width: int = 6, seed: int = 0, *, norm: bool = False
+) -> Student:
     """A student with random weights whose trunk also gives its last stage, for hints."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        student = Student(ToyTrunk.create("net", {"width": width}, None, pretrained=False), kinds)
+        args = {"width": width, **({"norm": True} if norm else {})}
+        student = Student(ToyTrunk.create("net", args, None, pretrained=False), kinds)
     student.tap(["second"])
     return student
 

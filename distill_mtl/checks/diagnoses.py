@@ -1,7 +1,6 @@
 """Why a teacher scores less than it should: the usual causes, tried one by one.
 
-`teacher_check` asks `diagnose` about a teacher that falls short, and `find_better_preprocessing` about one that
-passes without a recorded score.
+`teacher_check` asks `diagnose` about a teacher that falls short; about one that does not, it asks `better_reading`.
 """
 
 import math
@@ -11,19 +10,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distill_mtl.checks.preprocessings import Candidate, candidates, pixel_candidates
+from distill_mtl.checks.preprocessings import Candidate, candidates, class_order, reordered
 from distill_mtl.checks.probe import ProbeScore, probe
-from distill_mtl.checks.teacher_score import LabelledRows, MeasuredScore, measure_score, score_gain, subsample
+from distill_mtl.checks.teacher_score import TOLERANCE, MeasuredScore, measure_score, subsample
 from distill_mtl.data.batch import Batch
+from distill_mtl.errors import a_few
 from distill_mtl.networks.backbone import LOGITS
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.teacher import Teacher
 
 ROWS = 512
-"""Rows on which each candidate is tried; the best one is then measured on all of them."""
-GAIN = 2.0
-"""Points that a candidate must gain: over the preprocessing of a teacher that passes, and, where the candidate is an
-order of classes, over every other candidate."""
+"""Rows on which the best candidates are tried; the best one is then measured on all of them."""
+_FEW = 128
+"""Rows on which every candidate is tried."""
+_KEPT = 4
+_ALIKE = 0.5
+"""Points that a less common mistake must gain over a commoner one to be named."""
 DEPENDS = 0.05
 """How far an answer may move when the batch changes, as a share of the largest answer. Rounding, and quantisation by
 batch, move it less."""
@@ -42,6 +44,10 @@ class Diagnosis:
     remedy: str
 
 
+NO_STATISTICS = Diagnosis(
+    "its BatchNorm layers have no statistics (running mean 0, running variance 1, as before training)",
+    "Save the whole state dict, with its buffers, not the parameters alone.",
+)
 BATCH_DEPENDENT = Diagnosis(
     "its answers depend on the other rows of the batch: is a layer (BatchNorm) in train mode?",
     "Save or export it again after model.eval(), with running statistics in its norms.",
@@ -69,6 +75,8 @@ def diagnose(
         measured: its score.
         expected: the score that it should have; None if unknown.
     """
+    if lacks_statistics(teacher):
+        return NO_STATISTICS
     sign = 1 if kind.higher_is_better else -1
     goal = sign * (expected if expected is not None else kind.perfect)
     best, score = _best_candidate(teacher, kind, task, batches, sign)
@@ -83,23 +91,28 @@ def diagnose(
     return _by_features(probed, known, kind.dense)
 
 
-def find_better_preprocessing(
-    teacher: Teacher, kind: TaskKind, task: str, rows: LabelledRows, measured: MeasuredScore
-) -> Diagnosis | None:
-    """A preprocessing of the pixels that is clearly better than the one that a teacher passed with.
+def not_finite(teacher: Teacher) -> Diagnosis:
+    """Why a teacher answers with NaN or infinity: its own numbers, or what it computes from them."""
+    weights = [*teacher.named_parameters(), *teacher.named_buffers()]
+    broken = [name for name, values in weights if values.is_floating_point() and not values.isfinite().all()]
+    if broken:
+        return Diagnosis(
+            f"its weights are not finite: {a_few(broken, 3)}",
+            "Its training diverged, or the file is damaged: take an earlier checkpoint.",
+        )
+    return Diagnosis(
+        "its weights are finite, so a number grows too large on the way (a division by 0, a logarithm of 0, float16)",
+        "Run it in float32, and look at its input: mean, std and range.",
+    )
 
-    For teachers without an expected score: most survive a wrong normalisation and lose some points. Clearly
-    better means 2 points (of a score in points), a third of what is missing, and more than chance.
-    """
-    few = list(rows(ROWS // 2))
-    missing = abs(kind.perfect - measured.score)
-    best, best_gain = None, max(GAIN if kind.in_points else 0.0, missing / 3)
-    for candidate in pixel_candidates(teacher):
-        more, low = score_gain(candidate, lambda images: teacher(images).logits, kind, task, few)
-        if more > best_gain and low > 0:
-            best, best_gain = candidate, more
-    found = measure_score(best, kind, task, rows(measured.rows)) if best is not None else None
-    return _by_candidate(best, found.score) if best is not None and found is not None else None
+
+def lacks_statistics(teacher: Teacher) -> bool:
+    """Whether every BatchNorm layer has the running statistics that it was made with; no layer: False."""
+    buffers = dict(teacher.named_buffers())
+    means = [values for name, values in buffers.items() if name.endswith("running_mean")]
+    variances = [values for name, values in buffers.items() if name.endswith("running_var")]
+    fresh = all(bool((values == 0).all()) for values in means)
+    return bool(means) and fresh and all(bool((values == 1).all()) for values in variances)
 
 
 def depends_on_batch(teacher: Teacher, images: Tensor) -> bool:
@@ -117,17 +130,26 @@ def _best_candidate(
     teacher: Teacher, kind: TaskKind, task: str, batches: Sequence[Batch], sign: int
 ) -> tuple[Candidate | None, float]:
     """The candidate with the best score, and that score on all rows."""
-    few, best, best_score = subsample(batches, ROWS), None, -math.inf
-    for candidate in candidates(teacher, kind, task, batches):
-        measured = measure_score(candidate, kind, task, few)
-        if measured is None:
-            continue
+    tried = list(candidates(teacher, batches))
+    order = class_order(teacher, kind, task, batches)
+    tried += [] if order is None else [reordered(teacher, kind, order)]
+
+    def scored(rows: int, those: Sequence[Candidate]) -> list[tuple[float, Candidate]]:
+        few = subsample(batches, rows)
+        found = [(measure_score(candidate, kind, task, few), candidate) for candidate in those]
+        return [(sign * score.score, candidate) for score, candidate in found if score is not None]
+
+    first = sorted(scored(_FEW, tried), key=lambda each: -each[0])[:_KEPT]
+    kept = [candidate for _, candidate in first]
+    best, best_score = None, -math.inf
+    # In the order of how common they are: of those that are alike, the commonest mistake is named.
+    for score, candidate in scored(ROWS, sorted(kept, key=tried.index)):
         # An order is fitted to the labels, so it must do better than a candidate that is not.
-        score = sign * measured.score - (GAIN if candidate.order is not None else 0.0)
-        if score > best_score:
+        score -= TOLERANCE if candidate.order is not None else 0.0
+        if best is None or score > best_score + (_ALIKE if kind.in_points else 0.0):
             best, best_score = candidate, score
-    found = measure_score(best, kind, task, batches) if best is not None else None
-    return (best, found.score) if found is not None else (None, 0.0)
+    final = measure_score(best, kind, task, batches) if best is not None else None
+    return (best, final.score) if final is not None else (None, 0.0)
 
 
 def _by_candidate(candidate: Candidate, score: float) -> Diagnosis:

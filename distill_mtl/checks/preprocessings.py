@@ -1,6 +1,6 @@
 """Common mistakes in a teacher's preprocessing: normalisation, range, colours, size, and the order of its classes.
 
-Each candidate runs the same teacher in another way; `diagnoses` tries them where a teacher scores too low.
+Each candidate runs the same teacher in another way; `diagnoses` tries them for every teacher.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from distill_mtl.data.batch import Batch
-from distill_mtl.networks.inputs import InputContract
+from distill_mtl.networks.inputs import InputContract, Preprocess
 from distill_mtl.recipe.mistakes import show
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.teacher import Teacher
@@ -27,7 +27,33 @@ STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...], float]] = {
     "images in [-1, 1]: mean 0.5, std 0.5": ((0.5,) * 3, (0.5,) * 3, 1.0),
     "ImageNet's mean 0.485 0.456 0.406 and std 0.229 0.224 0.225": (*IMAGENET, 1.0),
     "images in [0, 255], not normalised": ((0.0,) * 3, (1.0,) * 3, 255.0),
+    "CLIP's mean 0.481 0.458 0.408 and std 0.269 0.261 0.276": (
+        (0.48145466, 0.4578275, 0.40821073),
+        (0.26862954, 0.26130258, 0.27577711),
+        1.0,
+    ),
+    "CIFAR-10's mean 0.491 0.482 0.447 and std 0.247 0.243 0.262": (
+        (0.4914, 0.4822, 0.4465),
+        (0.247, 0.2435, 0.2616),
+        1.0,
+    ),
+    "CIFAR-100's mean 0.507 0.487 0.441 and std 0.267 0.256 0.276": (
+        (0.5071, 0.4865, 0.4409),
+        (0.2673, 0.2564, 0.2762),
+        1.0,
+    ),
+    "MNIST's mean 0.1307 and std 0.3081": ((0.1307,) * 3, (0.3081,) * 3, 1.0),
+    "Fashion-MNIST's mean 0.2860 and std 0.3530": ((0.286,) * 3, (0.353,) * 3, 1.0),
+    "SVHN's mean 0.4377 0.4438 0.4728 and std 0.1980 0.2010 0.1970": (
+        (0.4377, 0.4438, 0.4728),
+        (0.198, 0.201, 0.197),
+        1.0,
+    ),
 }
+_SIDES = (16, 24, 28, 32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 320, 384)
+"""Sides in pixels that networks are trained with."""
+_FARTHEST = 6
+"""How many times larger or smaller another size may be."""
 
 
 @dataclass(frozen=True)
@@ -52,42 +78,50 @@ class Candidate:
         return logits if self.order is None else logits[:, self.order]
 
 
-def candidates(teacher: Teacher, kind: TaskKind, task: str, batches: Sequence[Batch]) -> Iterator[Candidate]:
-    """Every candidate that the teacher can run: pixels, then sizes, then the best order of its classes.
+def candidates(teacher: Teacher, batches: Sequence[Batch]) -> Iterator[Candidate]:
+    """Every candidate for the pixels that the teacher can run, the commonest mistakes first: numbers, then sizes.
 
     Args:
-        teacher: that scored too low.
-        kind, task, batches: what it was measured on.
+        teacher: to be run in other ways.
+        batches: that it is measured on.
     """
-    yield from pixel_candidates(teacher)
-    height, width = batches[0].images.shape[2:]
-    for expects, contract in _sizes(teacher.card.inputs, (height, width)):
-        candidate = _candidate(teacher, expects, contract)
-        if _runs(candidate, batches[0].images[:1]):
-            yield candidate
-    order = _class_order(teacher, kind, task, batches)
-    if order is not None:
-        yield _reordered(teacher, kind, order)
-
-
-def pixel_candidates(teacher: Teacher) -> Iterator[Candidate]:
-    """The same pixels as other numbers: normalisation, range, order of colours."""
     for expects, contract in _pixels(teacher.card.inputs):
         yield _candidate(teacher, expects, contract)
+    height, width = batches[0].images.shape[2:]
+    for expects, contract in _sizes(teacher.card.inputs, (height, width)):
+        candidate = _running(teacher, expects, contract, batches[0].images[:1])
+        if candidate is not None:
+            yield candidate
+    for contract in _own_statistics(teacher.card.inputs, batches):
+        yield _candidate(teacher, "the mean and std of your own pictures", contract)
 
 
 def _pixels(contract: InputContract) -> Iterator[tuple[str, InputContract]]:
-    if contract.dtype != "uint8":  # uint8 pixels are never normalised
-        for expects, (mean, std, white) in STATISTICS.items():
-            if contract.channels == "grey":
-                mean, std = (sum(mean) / 3,), (sum(std) / 3,)
-            if contract.channels == "bgr":
-                mean, std = mean[::-1], std[::-1]
-            other = replace(contract, mean=mean, std=std, white=white)
-            if other != contract:
-                yield expects, other
+    """The same pixels as other numbers: normalisation, range, order of colours."""
+    usual = list(STATISTICS.items())
+    for expects, statistics in usual[:4] if contract.dtype != "uint8" else ():
+        yield from _normalised(contract, expects, *statistics)
+    if contract.channels != "grey":
+        yield from _recoloured(contract)
+    for expects, statistics in usual[4:] if contract.dtype != "uint8" else ():
+        yield from _normalised(contract, expects, *statistics)
+
+
+def _normalised(
+    contract: InputContract, expects: str, mean: tuple[float, ...], std: tuple[float, ...], white: float
+) -> Iterator[tuple[str, InputContract]]:
+    """Another normalisation, given for RGB; nothing where it is the same."""
     if contract.channels == "grey":
-        return
+        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+    if contract.channels == "bgr":
+        mean, std = mean[::-1], std[::-1]
+    other = replace(contract, mean=mean, std=std, white=white)
+    if other != contract:
+        yield expects, other
+
+
+def _recoloured(contract: InputContract) -> Iterator[tuple[str, InputContract]]:
+    """Another order of the three colours, or none."""
     swapped = replace(contract, channels="rgb" if contract.channels == "bgr" else "bgr")
     turned = replace(swapped, mean=contract.mean[::-1], std=contract.std[::-1])
     yield "the colours in the opposite order (BGR for RGB)", swapped
@@ -100,9 +134,31 @@ def _pixels(contract: InputContract) -> Iterator[tuple[str, InputContract]]:
         yield "grey pictures in its three channels", replace(contract, channels="grey3")
 
 
+def _own_statistics(contract: InputContract, batches: Sequence[Batch]) -> Iterator[InputContract]:
+    """Mean and std of the pictures in the network's own channels; nothing for pictures of one colour."""
+    if contract.dtype == "uint8":
+        return
+    raw = replace(contract, mean=(0.0,) * contract.depth, std=(1.0,) * contract.depth, white=1.0)
+    raw = replace(raw, layout="nchw", dtype="float32")
+    read = Preprocess(raw).to(batches[0].images.device)
+    pixels = torch.cat([read(batch.images).movedim(1, -1).flatten(0, 2) for batch in batches])
+    mean, std = (
+        tuple(round(value, 3) for value in each.tolist()) for each in (pixels.mean(0), pixels.std(0))
+    )
+    if min(std) > 0:
+        yield replace(contract, mean=mean, std=std, white=1.0)
+
+
 def _sizes(contract: InputContract, view: tuple[int, int]) -> Iterator[tuple[str, InputContract]]:
+    """The view's own size, half and double, then the usual sides that are not too far."""
     height, width = contract.size
-    for size in dict.fromkeys(((height // 2, width // 2), (height * 2, width * 2), view)):
+    near = [(height // 2, width // 2), (height * 2, width * 2), view]
+    usual = [
+        (side, side)
+        for side in _SIDES
+        if height == width and height / _FARTHEST <= side <= height * _FARTHEST
+    ]
+    for size in dict.fromkeys((*near, *usual)):
         if size != contract.size and min(size) > 0:
             yield f"pictures of {size[0]}x{size[1]} pixels", replace(contract, size=size)
 
@@ -129,16 +185,18 @@ def _yaml(value: Any) -> str:
 
 
 @torch.no_grad()
-def _runs(candidate: Candidate, image: Tensor) -> bool:
+def _running(teacher: Teacher, expects: str, contract: InputContract, image: Tensor) -> Candidate | None:
+    """The candidate; None where the network does not take such pictures."""
     try:
+        candidate = _candidate(teacher, expects, contract)
         candidate(image)
     # A foreign network may raise anything for a size that it does not take.
     except Exception:
-        return False
-    return True
+        return None
+    return candidate
 
 
-def _reordered(teacher: Teacher, kind: TaskKind, order: Tensor) -> Candidate:
+def reordered(teacher: Teacher, kind: TaskKind, order: Tensor) -> Candidate:
     """The candidate in which output `order[i]` stands for class i."""
     labels = teacher.card.labels
     names = [kind.classes[index] for index in order.argsort().tolist()]
@@ -151,26 +209,40 @@ def _reordered(teacher: Teacher, kind: TaskKind, order: Tensor) -> Candidate:
 
 
 @torch.no_grad()
-def _class_order(teacher: Teacher, kind: TaskKind, task: str, batches: Sequence[Batch]) -> Tensor | None:
-    """For each class of the task, the output that fits its labels best; None where that is the given order.
-
-    The best one-to-one assignment between outputs and labels (Hungarian method) on the counts of both.
-    """
+def class_order(teacher: Teacher, kind: TaskKind, task: str, batches: Sequence[Batch]) -> Tensor | None:
+    """For each class of the task, the output that fits its labels best; None where that is the given order."""
     if not kind.exclusive:
         return None
+    counted = [
+        confusion(kind, teacher(batch.images).logits, batch.labels[task], batch.images) for batch in batches
+    ]
+    found = [counts for counts in counted if counts is not None]
+    return best_order(torch.stack(found).sum(0)) if found else None
+
+
+def confusion(kind: TaskKind, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor | None:
+    """int64 [classes, classes]: how often a label (row) was answered with a class (column).
+
+    None for a kind whose answer is not one class where the label is one.
+    """
     number = len(kind.classes)
-    counts = torch.zeros(number, number, dtype=torch.int64)
-    for batch in batches:
-        labels = batch.labels[task]
-        size = (labels.shape[-2], labels.shape[-1]) if kind.dense else tuple(batch.images.shape[2:])
-        decided = kind.decode(teacher(batch.images).logits, (size[0], size[1])).get("label")
-        if decided is None or decided.shape != labels.shape:
-            return None
-        counted = kind.label_counts(labels)[:number].to(labels.device) > 0
-        valid = labels < number  # an ignored pixel has no class, or one that is not counted
-        valid &= counted[labels.where(valid, 0)]
-        pairs = labels[valid] * number + decided[valid]
-        counts += torch.bincount(pairs.flatten(), minlength=number**2).view(number, number).cpu()
-    _, order = linear_sum_assignment(counts.numpy(), maximize=True)
+    size = (labels.shape[-2], labels.shape[-1]) if kind.dense else tuple(images.shape[2:])
+    decided = kind.decode(logits, (size[0], size[1])).get("label")
+    if decided is None or decided.shape != labels.shape:
+        return None
+    counted = kind.label_counts(labels)[:number].to(labels.device) > 0
+    valid = labels < number  # an ignored pixel has no class, or one that is not counted
+    valid &= counted[labels.where(valid, 0)]
+    pairs = labels[valid] * number + decided[valid]
+    return torch.bincount(pairs.flatten(), minlength=number**2).view(number, number).cpu()
+
+
+def best_order(counts: Tensor) -> Tensor | None:
+    """The one-to-one assignment of outputs to labels with most right answers (Hungarian method); None: as they are.
+
+    Classes that the counts say nothing about stay where they are.
+    """
+    as_they_are = torch.eye(len(counts), dtype=torch.float64) / 2
+    _, order = linear_sum_assignment((counts + as_they_are).numpy(), maximize=True)
     order = torch.as_tensor(order)
-    return None if torch.equal(order, torch.arange(number)) else order
+    return None if torch.equal(order, torch.arange(len(counts))) else order

@@ -1,9 +1,10 @@
 """Every teacher is measured on its own labelled rows before it teaches; one that falls short gets a diagnosis.
 
-`before_training` checks all teachers of a run; `teacher check` measures one.
+One that does not fall short, but would do better in another way, or has nothing that says what it should score and is
+far from perfect, is doubted. `before_training` checks all teachers of a run; `teacher check` measures one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,12 +13,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from distill_mtl.checks.better_reading import BetterReading, find_better_reading, least_gain
 from distill_mtl.checks.diagnoses import (
     BATCH_DEPENDENT,
+    NO_STATISTICS,
     Diagnosis,
     depends_on_batch,
     diagnose,
-    find_better_preprocessing,
+    lacks_statistics,
+    not_finite,
 )
 from distill_mtl.checks.precision import choose_precision
 from distill_mtl.checks.teacher_score import (
@@ -58,16 +62,27 @@ class TeacherCheck:
         measured: its score; None where no row is labelled for the task.
         expected: the score that it should have; None if unknown.
         problem: what is wrong, with the likely cause; None if nothing is.
+        doubt: what should be looked at, though it may be right; None if nothing should.
         precision: of its targets.
         split: the rows that it was measured on.
+        learned: its score on rows that it may have been trained on, where it was measured on others.
     """
 
     teacher: Teacher
     measured: MeasuredScore | None
     expected: ExpectedScore | None
     problem: str | None
+    doubt: str | None = None
     precision: str = "fp32"
     split: Split = "validation"
+    learned: MeasuredScore | None = None
+
+    @property
+    def passed(self) -> bool | None:
+        """None where it was not measured, or is doubted."""
+        if self.problem is not None:
+            return False
+        return None if self.measured is None or self.doubt is not None else True
 
 
 def check_teachers(
@@ -79,32 +94,38 @@ def check_teachers(
 ) -> dict[str, TeacherCheck]:
     """Measure each teacher on validation rows through the run's own data path, and diagnose those that fall short.
 
-    A task whose labelled rows are all for testing has its teacher measured on those.
+    A task whose labelled rows are all for testing has its teacher measured on those. So has one whose validation
+    rows were cut from the training shards: a teacher scores 100 on what it learned.
     """
 
-    def rows(task: str) -> LabelledRows:
+    def rows(task: str, split: Split) -> LabelledRows:
         return lambda limit: (
-            batch.to(device)
-            for batch in sources.labelled(task, _split(task, sources), ROWS_AT_A_TIME, limit=limit)
+            batch.to(device) for batch in sources.labelled(task, split, ROWS_AT_A_TIME, limit=limit)
         )
 
     examined: dict[str, TeacherCheck] = {}
     for task, teacher in teachers.items():
         section = recipe.tasks[task].network
         assert section is not None
-        expected = expected_score(section, teacher, kinds[task])
-        found = measure_teacher(teacher.to(device), kinds[task], task, rows(task), expected, limit=LIMIT)
+        kind, split = kinds[task], _split(task, sources)
+        expected = expected_score(section, teacher, kind)
+        found = measure_teacher(teacher.to(device), kind, task, rows(task, split), expected, limit=LIMIT)
+        found = replace(found, split=split)
+        if split == "test" and sources.count(task, "validation"):
+            found = replace(found, learned=_score(teacher, kind, task, rows(task, "validation"), LIMIT))
         if found.problem is None:
+            known = _with_known_labels(teacher, kind, task, rows(task, split))
             score = found.measured.score if found.measured is not None else None
-            known = _with_known_labels(teacher, kinds[task], task, rows(task))
-            precision = choose_precision(section, teacher, kinds[task], task, known, score)
-            found = replace(found, precision=precision)
-        examined[task] = replace(found, split=_split(task, sources))
+            found = replace(found, precision=choose_precision(section, teacher, kind, task, known, score))
+        examined[task] = found
     return examined
 
 
 def _split(task: str, sources: Sources) -> Split:
-    return "validation" if sources.count(task, "validation") else "test"
+    """Validation rows, unless there are none or the teacher may know them, and not the test rows."""
+    seen = sources.hashed(task, "validation") and not sources.hashed(task, "test")
+    usable = sources.count(task, "validation") and not (seen and sources.count(task, "test"))
+    return "validation" if usable else "test"
 
 
 def measure_teacher(
@@ -117,12 +138,33 @@ def measure_teacher(
     limit: int | None,
 ) -> TeacherCheck:
     """Measure one teacher on at most `limit` rows, on the classes that it knows; diagnose it if it falls short."""
-    rows = _with_known_labels(teacher, kind, task, rows)
-    measured = measure_score(lambda images: teacher(images).logits, kind, task, rows(limit))
+    measured = _score(teacher, kind, task, rows, limit)
     if measured is None:
         return TeacherCheck(teacher, None, expected, None)
-    found = _find_problem(teacher, kind, task, rows, measured, expected)
-    return TeacherCheck(teacher, measured, expected, f"{teacher.card.file} {found}" if found else None)
+    rows = _with_known_labels(teacher, kind, task, rows)
+    file, doubt = teacher.card.file, None
+    problem = _find_problem(teacher, kind, task, rows, measured, expected)
+    # What a person has stated is not doubted.
+    if problem is None and (expected is None or not expected.stated):
+        better = find_better_reading(teacher, kind, task, rows, measured)
+        if better is not None and expected is None and _is_far_below(better, kind, measured):
+            problem = _as_better(better, kind, measured)
+        else:
+            doubt = _find_doubt(teacher, kind, measured, expected, better)
+    return TeacherCheck(
+        teacher,
+        measured,
+        expected,
+        f"{file} {problem}" if problem else None,
+        f"{file} {doubt}" if doubt else None,
+    )
+
+
+def _score(
+    teacher: Teacher, kind: TaskKind, task: str, rows: LabelledRows, limit: int | None
+) -> MeasuredScore | None:
+    known = _with_known_labels(teacher, kind, task, rows)
+    return measure_score(lambda images: teacher(images).logits, kind, task, known(limit))
 
 
 def _with_known_labels(teacher: Teacher, kind: TaskKind, task: str, rows: LabelledRows) -> LabelledRows:
@@ -139,28 +181,67 @@ def _find_problem(
     expected: ExpectedScore | None,
 ) -> str | None:
     """What is wrong with a measured teacher and why, as what follows its file's name."""
-    on = f"in {kind.metric} on {measured.rows:,} labelled rows"
+    on = _on(kind, measured)
+    wrong = score_problem(measured, expected, kind)
+    if measured.broken:
+        cause = not_finite(teacher)
+        return f"{wrong}. Likely cause: {cause.cause}. {cause.remedy}"
     if depends_on_batch(teacher, next(iter(rows(_ROWS_OF_BATCH_TEST))).images):
         return f"scores {measured.score:.2f} {on}, but {BATCH_DEPENDENT.cause} {BATCH_DEPENDENT.remedy}"
-    wrong = score_problem(measured, expected, kind)
-    if wrong is None and expected is not None:
+    if wrong is None:
         return None
-    if wrong is not None:
-        goal = expected.score if expected is not None else None
-        diagnosis = diagnose(teacher, kind, task, list(rows(LIMIT)), measured, goal)
-        return f"{wrong} {on}. {_cause(diagnosis, measured, kind)}"
-    diagnosis = find_better_preprocessing(teacher, kind, task, rows, measured)
-    if diagnosis is None:
-        return None
-    better = "and is better with another preprocessing"
-    return f"scores {measured.score:.2f} {on}, {better}. {_cause(diagnosis, measured, kind)}"
+    goal = expected.score if expected is not None else None
+    diagnosis = diagnose(teacher, kind, task, list(rows(LIMIT)), measured, goal)
+    return f"{wrong} {on}. {_cause(diagnosis)} {_how_to_accept(measured, kind)}"
 
 
-def _cause(diagnosis: Diagnosis | None, measured: MeasuredScore, kind: TaskKind) -> str:
-    why = f"Likely cause: {diagnosis.cause}. {diagnosis.remedy}" if diagnosis is not None else _NO_CAUSE
+def _is_far_below(better: BetterReading, kind: TaskKind, measured: MeasuredScore) -> bool:
+    """Whether the better reading makes good a third of what the teacher lacks."""
+    return better.gain > max(least_gain(kind, measured), abs(kind.perfect - measured.score) / 3)
+
+
+def _as_better(better: BetterReading, kind: TaskKind, measured: MeasuredScore) -> str:
+    found = Diagnosis(better.describe(kind), better.candidate.remedy)
     return (
-        f"{why} If this is the score that you expect, record it with `expect: {as_expected(measured, kind)}`."
+        f"scores {measured.score:.2f} {_on(kind, measured)}, and is better with another reading. {_cause(found)} "
+        f"{_how_to_accept(measured, kind)}"
     )
+
+
+def _find_doubt(
+    teacher: Teacher,
+    kind: TaskKind,
+    measured: MeasuredScore,
+    expected: ExpectedScore | None,
+    better: BetterReading | None,
+) -> str | None:
+    """What speaks against a teacher that passed, as what follows its file's name."""
+    if better is not None:
+        return _as_better(better, kind, measured)
+    if expected is not None:
+        return None
+    scores = f"scores {measured.score:.2f} {_on(kind, measured)}"
+    if lacks_statistics(teacher):
+        return f"{scores}, but {NO_STATISTICS.cause}. {NO_STATISTICS.remedy} {_how_to_accept(measured, kind)}"
+    half_way = (kind.perfect + measured.constant) / 2
+    if kind.in_points and abs(kind.perfect - measured.score) > abs(kind.perfect - half_way):
+        return (
+            f"{scores}: nearer to a constant answer ({measured.constant:.2f}) than to a perfect one, and it has no "
+            f"recorded score. {_NO_CAUSE} {_how_to_accept(measured, kind)}"
+        )
+    return None
+
+
+def _on(kind: TaskKind, measured: MeasuredScore) -> str:
+    return f"in {kind.metric} on {measured.rows:,} labelled rows"
+
+
+def _cause(diagnosis: Diagnosis | None) -> str:
+    return f"Likely cause: {diagnosis.cause}. {diagnosis.remedy}" if diagnosis is not None else _NO_CAUSE
+
+
+def _how_to_accept(measured: MeasuredScore, kind: TaskKind) -> str:
+    return f"If this is the score that you expect, record it with `expect: {as_expected(measured, kind)}`."
 
 
 def as_expected(measured: MeasuredScore, kind: TaskKind) -> str:
@@ -194,11 +275,14 @@ def show_teachers(
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    if tested := [task for task, result in examined.items() if result.split == "test"]:
-        note = f"{', '.join(tested)}: on test rows, the only ones with labels"
-        console.print(note, style="dim", highlight=False, soft_wrap=True)
+    for note in _notes(examined):
+        console.print(note, style="dim", highlight=False, markup=False, soft_wrap=True)
     for task, result in examined.items():
-        if result.measured is not None and result.expected is None and result.problem is None:
+        if result.doubt is not None:
+            doubt = f"tasks.{task}.teacher: {result.doubt}"
+            console.print(doubt, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    for task, result in examined.items():
+        if result.measured is not None and result.expected is None and result.problem is result.doubt is None:
             console.print(
                 f"{task}: {result.teacher.card.name} has no recorded score. It measures "
                 f"{result.measured.score:.2f} here (a constant answer: {result.measured.constant:.2f}): is that what "
@@ -206,6 +290,19 @@ def show_teachers(
                 style="dim",
                 highlight=False,
                 soft_wrap=True,
+            )
+
+
+def _notes(examined: Mapping[str, TeacherCheck]) -> Iterator[str]:
+    """Which teachers were measured on test rows, and why."""
+    tested = [task for task, result in examined.items() if result.split == "test" and result.learned is None]
+    if tested:
+        yield f"{', '.join(tested)}: on test rows, the only ones with labels"
+    for task, result in examined.items():
+        if result.learned is not None:
+            yield (
+                f"{task}: on test rows, because the validation rows are cut from the training shards, which the "
+                f"teacher may have learned (there it scores {result.learned.score:.2f})"
             )
 
 
@@ -219,7 +316,7 @@ def _cells(task: str, result: TeacherCheck, metric: str) -> tuple[str | Text, ..
         f"{measured.rows:,}" if measured else "0",
         f"{expected.score:.2f}" if expected else "-",
         f"{measured.score:.2f} ± {measured.error:.2f}" if measured else "not measured",
-        mark(False) if result.problem else mark(True) if measured else "?",
+        mark(result.passed),
         result.precision,
     )
 
@@ -239,5 +336,5 @@ def expected_score(section: TeacherSection | None, teacher: Teacher, kind: TaskK
         return ExpectedScore(section.expect)
     recorded = teacher.card.score
     if recorded is not None and recorded.metric == kind.metric:
-        return ExpectedScore(recorded.score, recorded.rows)
+        return ExpectedScore(recorded.score, recorded.rows, stated=False)
     return None

@@ -32,12 +32,14 @@ class MeasuredScore:
         error: its standard error over rows, or over groups of rows; 0 where all rows are one group.
         rows: how many it was measured on.
         constant: the score of the best constant answer.
+        broken: rows whose answer has a number that is not finite.
     """
 
     score: float
     error: float
     rows: int
     constant: float
+    broken: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,12 @@ class ExpectedScore:
     Attributes:
         score: in the units of the task's metric.
         rows: how many rows it was measured on; None if unknown.
+        stated: the recipe says it, so a person has looked at it. False: it was recorded with the weights.
     """
 
     score: float
     rows: int | None = None
+    stated: bool = True
 
 
 LabelledRows = Callable[[int | None], Iterable[Batch]]
@@ -75,10 +79,15 @@ def measure_score(
     statistics: list[Tensor] = []
     counts: list[Tensor] = []
     groups: list[str] = []
-    labelled = False
+    labelled, broken = False, 0
     for batch in batches:
         labelled = labelled or any(kind.has_label(label) for label in batch.labels[task])
-        statistics.append(kind.statistics(answer(batch.images), batch.labels[task]))
+        logits = answer(batch.images)
+        finite = logits.isfinite().flatten(1).all(1)
+        broken += int((~finite).sum())
+        statistics.append(
+            kind.statistics(logits if finite.all() else logits.nan_to_num(), batch.labels[task])
+        )
         counts.append(kind.label_counts(batch.labels[task]))
         groups += batch.groups
     if not labelled:
@@ -92,18 +101,24 @@ def measure_score(
         error=(interval[1] - interval[0]) / (2 * 1.96) if interval is not None else 0.0,
         rows=len(groups),
         constant=kind.constant_score(torch.stack(counts).sum(0)),
+        broken=broken,
     )
 
 
 @torch.no_grad()
-def score_gain(
-    answer: Answer, over: Answer, kind: TaskKind, task: str, batches: Sequence[Batch]
-) -> tuple[float, float]:
-    """How many points one answer gains over another on the same rows, and the lower end of the 95 % interval."""
-    groups = [group for batch in batches for group in batch.groups]
-    mine, other = (
-        torch.cat([kind.statistics(a(b.images), b.labels[task]) for b in batches]) for a in (answer, over)
-    )
+def row_statistics(answer: Answer, kind: TaskKind, task: str, batches: Iterable[Batch]) -> Tensor:
+    """float64 [R, K]: what the score of these rows follows from."""
+    return torch.cat([kind.statistics(answer(each.images), each.labels[task]) for each in batches])
+
+
+def score_gain(kind: TaskKind, groups: Sequence[str], mine: Tensor, other: Tensor) -> tuple[float, float]:
+    """How many points one answer gains over another on the same rows, and the lower end of the 95 % interval.
+
+    Args:
+        kind: of the task.
+        groups: of the rows.
+        mine, other: `row_statistics` of the two answers.
+    """
     sign = 1 if kind.higher_is_better else -1
     interval = paired_interval(
         groups, mine, other, kind.score, additive=kind.additive, resamples=RESAMPLES, seed=0
@@ -131,21 +146,27 @@ def random_order(rows: int) -> Tensor:
 def score_problem(measured: MeasuredScore, expected: ExpectedScore | None, kind: TaskKind) -> str | None:
     """What is wrong with a measured teacher, as what follows its name; None if nothing is.
 
+    - No answer may hold a number that is not finite.
     - With an expected score, it may be 2 points lower, or as much lower as chance explains: both scores come from a
       sample, so the difference has both errors. For scores in the label's unit, the 2 points are 2 % of the way
       from a constant answer to the expected score.
     - A recorded score that a constant answer also reaches proves nothing. One that the recipe states is accepted.
     - Without an expected score, it must be clearly better than the best constant answer.
     """
+    if measured.broken:
+        return f"gives numbers that are not finite (NaN or infinite) for {measured.broken:,} of {measured.rows:,} rows"
+    if not math.isfinite(measured.score):
+        return f"scores {measured.score}, which is not a finite number,"
     sign = 1 if kind.higher_is_better else -1
     above = sign * (measured.score - measured.constant)
     if expected is not None:
         short = sign * (expected.score - measured.score)
         recorded_error = measured.error * math.sqrt(measured.rows / expected.rows) if expected.rows else 0.0
         tolerance = TOLERANCE if kind.in_points else TOLERANCE / 100 * abs(expected.score - measured.constant)
-        if short > tolerance and short > SIGMAS * math.hypot(measured.error, recorded_error):
+        likely = short > SIGMAS * math.hypot(measured.error, recorded_error)
+        if (short > tolerance and likely) or not math.isfinite(expected.score):
             return f"scores {measured.score:.2f}, expected {expected.score:.2f}"
-        if expected.rows is not None and above <= 0:
+        if not expected.stated and above <= 0:
             return f"scores {measured.score:.2f}, no better than the best constant answer ({measured.constant:.2f})"
         return None
     # The bar is low without an expected score: a tenth of the way from a constant answer to a perfect one.

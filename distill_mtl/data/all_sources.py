@@ -352,9 +352,9 @@ class Sources:
         drawn = (source for source in self._sources if len(source.sets["train"]))
         return all(task in source.labels and labelled_share(source) == 1 for source in drawn)
 
-    def hashed(self, task: str) -> bool:
-        """Whether test rows of `task` were cut from training shards, so that its teacher may know them."""
-        return any(task in source.labels and "test" in source.hashed for source in self._sources)
+    def hashed(self, task: str, split: Split = "test") -> bool:
+        """Whether rows of this set of `task` were cut from training shards, so that its teacher may know them."""
+        return any(task in source.labels and split in source.hashed for source in self._sources)
 
     @property
     def skipped(self) -> dict[str, int]:

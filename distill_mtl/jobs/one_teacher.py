@@ -202,7 +202,7 @@ def _show(console: Console, examined: TeacherCheck, kind: TaskKind, data: Sequen
         f"{measured.score:.2f} ± {measured.error:.2f}",
         f"{expected.score:.2f}" if expected else "–",
         f"{measured.constant:.2f}",
-        mark(examined.problem is None),
+        mark(examined.passed),
     )
     for line in (
         f"{card.place}: {card.form}, sha256 {card.sha256[:8]}",
@@ -212,7 +212,9 @@ def _show(console: Console, examined: TeacherCheck, kind: TaskKind, data: Sequen
     if card.labels.describe:
         console.print(card.labels.describe, highlight=False, markup=False)
     console.print(table)
-    if expected is None and examined.problem is None:
+    if examined.doubt is not None:
+        console.print(examined.doubt, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    elif expected is None and examined.problem is None:
         console.print("It has no recorded score. If you know one: --expect SCORE.", style="dim")
 
 

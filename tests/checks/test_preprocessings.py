@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from distill_mtl.checks.preprocessings import _class_order
+from distill_mtl.checks.preprocessings import class_order
 from distill_mtl.tasks.base import build_kind
 
 
@@ -21,4 +21,4 @@ def test_ignored_pixels_suggest_no_order_whatever_their_number_is() -> None:
     def teacher(images: torch.Tensor) -> Any:
         return SimpleNamespace(logits=F.one_hot(decided, 3).movedim(-1, 1).float())
 
-    assert _class_order(teacher, kind, "it", [batch]) is None  # type: ignore[arg-type]
+    assert class_order(teacher, kind, "it", [batch]) is None  # type: ignore[arg-type]

@@ -59,6 +59,20 @@ def test_chance_explains_what_its_error_says() -> None:
 
 def test_a_record_that_a_constant_answer_reaches_is_no_reason_to_believe_a_teacher() -> None:
     nothing_learned = measured(50.0, 50.0)
-    assert "no better" in str(score_problem(nothing_learned, ExpectedScore(50.0, rows=100), ACCURACY))
+    for recorded in (ExpectedScore(50.0, rows=100, stated=False), ExpectedScore(50.0, stated=False)):
+        assert "no better" in str(score_problem(nothing_learned, recorded, ACCURACY))
     assert score_problem(nothing_learned, ExpectedScore(50.0), ACCURACY) is None  # the recipe's own word
-    assert score_problem(measured(51.0, 50.0), ExpectedScore(51.0, rows=100), ACCURACY) is None
+    assert score_problem(measured(51.0, 50.0), ExpectedScore(51.0, rows=100, stated=False), ACCURACY) is None
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), float("-inf")])
+def test_a_number_that_is_not_finite_never_passes(score: float) -> None:
+    assert score_problem(measured(score, 50.0), None, ACCURACY) is not None
+    assert score_problem(measured(90.0, 50.0), ExpectedScore(score), ACCURACY) is not None
+    assert score_problem(measured(score, 50.0), ExpectedScore(90.0), ACCURACY) is not None
+
+
+def test_answers_that_are_not_finite_never_pass() -> None:
+    broken = MeasuredScore(95.0, 0.0, 100, 50.0, broken=3)
+    for expected in (None, ExpectedScore(95.0)):
+        assert "3 of 100" in str(score_problem(broken, expected, ACCURACY))

@@ -39,22 +39,27 @@ def paint(generator: np.random.Generator, labels: np.ndarray) -> np.ndarray:
     return np.clip(COLORS[labels][:, None, None] + grain, 0, 255).astype(np.uint8)
 
 
-def build_world(folder: Path) -> Path:
-    """Shards of coloured pictures, and a healthy teacher with its recorded score."""
+def build_world(folder: Path, *, norm: bool = False) -> Path:
+    """Shards of coloured pictures, and a healthy teacher with its recorded score; with BatchNorm if asked."""
     generator = np.random.default_rng(0)
     labels = generator.integers(len(COLORS), size=ROWS)
-    return write_world(folder, paint(generator, labels), labels)
+    return write_world(folder, paint(generator, labels), labels, norm=norm)
 
 
 def write_world(
-    folder: Path, images: np.ndarray, labels: np.ndarray, inputs: InputContract | None = None
+    folder: Path,
+    images: np.ndarray,
+    labels: np.ndarray,
+    inputs: InputContract | None = None,
+    *,
+    norm: bool = False,
 ) -> Path:
     """Shards of the three sets, and a teacher trained on these pictures as `inputs` says; by default as toys are."""
     for split in ("train", "validation", "test"):
         with webdataset.TarWriter(str(folder / f"{split}.tar"), encoder=False) as writer:
             for row, (image, label) in enumerate(zip(images, labels, strict=True)):
                 writer.write({"__key__": f"{row:04d}", "png": _png(image), "cls": str(label).encode()})
-    student = toys.toy_student({"color": toys.classification(int(labels.max()) + 1)}, width=8)
+    student = toys.toy_student({"color": toys.classification(int(labels.max()) + 1)}, width=8, norm=norm)
     if inputs is not None:
         student.trunk.preprocess = Preprocess(inputs)
     train(lambda pictures: student(pictures)["color"], student, pixels(images), labels)
@@ -79,14 +84,15 @@ def train(answer: Callable[[Tensor], Tensor], module: nn.Module, images: Tensor,
         optimizer.step()
 
 
-def parts(world: Path, teacher: str) -> Parts:
+def parts(world: Path, teacher: str, split: str | None = None) -> Parts:
     """The run that learns from a teacher, given as the recipe's line would say it, built but not begun."""
+    split = split or f"{{validation: {world}/validation.tar, test: {world}/test.tar}}"
     text = f"""
 student: {{model: "toy:net", init: random}}
 tasks:
   color:
     teacher: {teacher}
-    data: {{shards: {world}/train.tar, split: {{validation: {world}/validation.tar, test: {world}/test.tar}}}}
+    data: {{shards: {world}/train.tar, split: {split}}}
 """
     recipe = world / "recipe.yaml"
     recipe.write_text(text)
