@@ -5,7 +5,6 @@ Weights are safetensors only: a pickle can run code when it is opened, so none i
 
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -176,24 +175,15 @@ class RecordedScore:
         kind: of the task.
         measured_on: a description of the rows.
         command: how to get such a teacher and this score again.
-
-    Raises:
-        ValueError: the score is not a finite number, or no row was measured.
     """
 
     metric: str
     score: float
-    rows: int | None = None
+    rows: PositiveInt | None = None
     task: str = ""
     kind: str = ""
     measured_on: str = ""
     command: str = ""
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.score):
-            raise ValueError(f"`score` is {self.score}, which is not a finite number")
-        if self.rows is not None and (type(self.rows) is not int or self.rows < 1):
-            raise ValueError(f"`rows` is {self.rows!r}; a number of rows from 1 is expected")
 
 
 def read_score(folder: Path) -> RecordedScore | None:
