@@ -256,6 +256,7 @@ def test_the_card_says_what_the_student_does_and_how_to_load_it(evaluation: Eval
     assert "| left | classification | 3: a, b, c | `teachers/left` |" in card
     assert "and 10 more in config.json | labels only |" in card
     assert markdown_summary(evaluation).strip() in card
+    assert "McNemar" not in card, "no task has either, so there is no second table"
     assert "ab12" in card
     assert "distilled from trained networks" in card
     assert "1, 3, 64, 96" in card

@@ -6,6 +6,8 @@ import toys
 from torch import nn
 
 from distill_mtl.data.batch import Batch
+from distill_mtl.distillation.stages import Stage
+from distill_mtl.distillation.term import LossConfig
 from distill_mtl.students.student import Student
 from distill_mtl.targets.combined import Gate, TargetProviders
 from distill_mtl.targets.live import LiveTeachers
@@ -103,7 +105,8 @@ def test_only_tasks_that_use_a_teacher_get_targets_and_a_gate_masks_them() -> No
     teacher = SelfTeacher(student, ["a", "b"], lambda step: True)
     teacher.begin(1, student)
     providers = TargetProviders(LiveTeachers({}), [teacher], {"b": Gate("entropy", 0.0)})
-    rows = providers.rows(_batch(), {"b"})
+    without = LossConfig({"soft_targets": 0})
+    rows = providers.rows(_batch(), Stage(1, {"a": without, "b": LossConfig()}).taught)
     assert list(rows) == ["b"]
     targets = providers(_batch(), rows)
     assert targets["b"].masked is not None
