@@ -8,6 +8,12 @@ message alone, without a traceback, and exits with status 2.
 import difflib
 import os
 from collections.abc import Iterable, Sequence
+from itertools import islice
+
+_LONGEST, _MOST = (
+    100,
+    10_000,
+)  # letters and names among which a near one is looked for: it takes their product
 
 
 class UserError(Exception):
@@ -73,7 +79,10 @@ class StoppedElsewhere(Stopped):
 
 def nearest(word: str, names: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the known name closest to `word`, or an empty string."""
-    close = difflib.get_close_matches(word, list(names), n=1, cutoff=0.5)
+    if len(word) > _LONGEST:
+        return ""
+    some = [name for name in islice(names, _MOST) if len(name) <= _LONGEST]
+    close = difflib.get_close_matches(word, some, n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else ""
 
 

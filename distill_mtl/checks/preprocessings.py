@@ -201,7 +201,8 @@ def reordered(teacher: Teacher, kind: TaskKind, order: Tensor) -> Candidate:
     labels = teacher.card.labels
     names = [kind.classes[index] for index in order.argsort().tolist()]
     if labels.known is None and len(labels.outputs) == labels.width:
-        names = [names[labels.outputs.index(output)] for output in range(labels.width)]
+        place = {output: index for index, output in enumerate(labels.outputs)}
+        names = [names[place[output]] for output in range(labels.width)]
     shown = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
     cause = f"its outputs stand for the classes in another order: {shown}"
     remedy = "Give the teacher its `classes` in this order, and the task its own in the order of the label numbers."

@@ -44,6 +44,8 @@ def usable_device(name: str, said: str) -> torch.device:
     """
     try:
         device = torch.device(name)
+        if device.type == "meta":
+            raise NotImplementedError("its tensors hold no numbers")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"{said} {name} cannot be used here: {brief(error)}.") from error

@@ -118,7 +118,7 @@ BOUNDS = {
     "exclusiveMaximum": "less than",
     "maximum": "at most",
 }
-NAME = "a name of letters, digits, - and _ that begins with a letter"
+NAME = "a name of letters, digits, - and _ that begins with a letter, 100 at most"
 PATTERNS = {"^[0-9a-f]{64}$": "64 hexadecimal digits"}
 """A description of a pattern that is not a name."""
 

@@ -41,6 +41,8 @@ SCHEDULES: dict[str, list[dict[str, Any]]] = {
 }
 """Schedules by name. `fitnets`: Romero et al. 2015, section 2.2."""
 
+_LONGEST = 100
+"""Letters of a name."""
 MARGIN = 1.0
 """Points that a task may lose where nothing is said."""
 _ACCEPTANCE = "acceptance"
@@ -115,7 +117,7 @@ def fill_defaults(form: LongForm, stem: str, known: KnownNames) -> None:
 def run_name(stem: str) -> str:
     """A name that a run folder may have, from the name of a recipe's file without its ending."""
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", stem)
-    return name if re.match("[A-Za-z]", name) else f"run-{name}"
+    return (name if re.match("[A-Za-z]", name) else f"run-{name}")[:_LONGEST]
 
 
 def in_units(kind: str, metric: str | None, known: KnownNames) -> bool:

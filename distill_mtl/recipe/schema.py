@@ -11,11 +11,22 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_val
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(gt=0)]
+Rows = Annotated[int, Field(gt=0, le=2**20)]
+Side = Annotated[int, Field(gt=0, le=8192)]
+Classes = Annotated[int, Field(gt=0, le=1_000_000)]
+Steps = Annotated[int, Field(gt=0, le=10**9)]
+Rate = Annotated[float, Field(gt=0, le=1000)]
+Weight = Annotated[float, Field(ge=0, le=10**6)]
+Temperature = Annotated[float, Field(ge=1e-6, le=10**6)]
+Scale = Annotated[float, Field(ge=1e-6, le=10**6)]
+Number = Annotated[float, Field(ge=-(10**6), le=10**6)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Part = Annotated[float, Field(ge=0, lt=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,99}$")]
 
 DEFAULT_EPOCHS = 30
+WIDEST, DEEPEST = 2**16, 100
+"""Of a task's head."""
 INITS = ("pretrained", "random")
 """Values of `student.init` that are neither a path nor a task's teacher."""
 
@@ -34,7 +45,7 @@ class StudentSection(Section):
     `init`."""
     args: dict[str, Any] = {}
     """Keyword arguments for timm.create_model. Default: those of the student in `init`."""
-    input_size: Count | tuple[Count, Count] | None = None
+    input_size: Side | tuple[Side, Side] | None = None
     """Side, or [height, width], in pixels. Default: that of the student in `init`, else what the architecture
     was made for."""
     init: str = "pretrained"
@@ -45,7 +56,7 @@ class StudentSection(Section):
 class InputSection(Section):
     """What a teacher wants to see, where its file does not say it or says it wrong."""
 
-    size: Count | tuple[Count, Count] | None = None
+    size: Side | tuple[Side, Side] | None = None
     """Side, or [height, width], in pixels."""
     resize: Literal["squash", "crop", "pad"] | None = None
     """How a view of another shape gets this size: stretched, its largest centred part, or letterboxed."""
@@ -53,11 +64,11 @@ class InputSection(Section):
     """Side of the centred part that is seen, as a share of the view's: timm's crop_pct."""
     interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
     """How other sizes are brought to `size`, with antialiasing."""
-    mean: list[float] | None = None
+    mean: list[Number] | None = None
     """Per channel, in the network's own order, in units of `white`."""
-    std: Annotated[list[Positive], Field(min_length=1)] | None = None
+    std: Annotated[list[Scale], Field(min_length=1)] | None = None
     """Per channel, in the network's own order, in units of `white`."""
-    white: Positive | None = None
+    white: Scale | None = None
     """What a white pixel is before mean and std: 1, or 255."""
     channels: Literal["rgb", "bgr", "grey", "grey3"] | None = None
     """Order of the colours, a single channel of luma, or luma in all three."""
@@ -65,7 +76,7 @@ class InputSection(Section):
     """Where the channels stand."""
     dtype: Literal["float32", "float16", "uint8"] | None = None
     """Type of the pixels."""
-    batch: Count | None = None
+    batch: Rows | None = None
     """The only number of rows that the network takes."""
 
 
@@ -91,7 +102,7 @@ class TeacherSection(Section):
     """Keyword arguments for the callable of `module`."""
     weights: str | None = None
     """State dict for `module`: a .safetensors file, or one that torch.load(weights_only=True) reads."""
-    classes: Count | list[str] | None = None
+    classes: Classes | list[str] | None = None
     """The teacher's own classes, in the order of its outputs. Default: what its file says."""
     task: str | None = None
     """Which task of a multi-task student, a folder or an exported file. Default: the one of the same name."""
@@ -221,7 +232,7 @@ class SourceSection(Section):
     """File endings of the image, the first one found wins."""
     labels: dict[str, LabelSection] = {}
     """task: member"""
-    weight: Positive | None = None
+    weight: Annotated[float, Field(ge=1e-6, le=10**6)] | None = None
     """Share of a batch relative to other sources. Default: the square root of the rows."""
     split: SplitSection = SplitSection()
     """Shards of the validation and test sets."""
@@ -240,10 +251,10 @@ class SourceSection(Section):
 class HeadSection(Section):
     """The part of the student for one task only."""
 
-    width: Count | None = None
+    width: Annotated[int, Field(gt=0, le=WIDEST)] | None = None
     """Channels inside. Default: those of the head it begins with; else 24 for maps, and a pooled vector has one
     linear layer."""
-    depth: Count | None = None
+    depth: Annotated[int, Field(gt=0, le=DEEPEST)] | None = None
     """Layers inside: 3x3 convolutions for maps, linear layers on a pooled vector. Default: those of the head it
     begins with, else 1."""
     init: Literal["random", "teacher"] | None = None
@@ -259,13 +270,13 @@ class TaskSection(Section):
     my_tasks:Angle"""
     trust: bool = False
     """Let a kind or loss terms of your own run their code."""
-    classes: Count | list[str] | None = None
+    classes: Classes | list[str] | None = None
     """Number or names. Default: the teacher's."""
     teacher: AnyTeacher | None = None
     """The source of targets for rows without this task's label: a trained network, or the student itself."""
-    temperature: Positive = 4.0
+    temperature: Temperature = 4.0
     """Softens the answers of teacher and student before they are compared."""
-    weights: dict[str, NotNegative] = {}
+    weights: dict[str, Weight] = {}
     """Weights of the loss's terms: supervised, soft_targets, hint, or a class of your own, my_terms:Margin. Default:
     each term's own."""
     head: HeadSection = HeadSection()
@@ -305,15 +316,15 @@ class BalanceSection(Section):
 class OptimizerSection(Section):
     """AdamW with a cosine schedule after a linear warm-up; no weight decay on norms and biases."""
 
-    lr: Positive = 1e-3
+    lr: Rate = 1e-3
     """Highest rate, reached after the warm-up."""
-    weight_decay: NotNegative = 0.05
+    weight_decay: Annotated[float, Field(ge=0, le=1000)] = 0.05
     betas: tuple[Part, Part] = (0.9, 0.999)
     warmup: Part = 0.05
     """Share of the steps."""
     min_lr: Share = 0.01
     """Last rate as a share of lr."""
-    adapter_lr: Positive | None = None
+    adapter_lr: Rate | None = None
     """Rate of the hint adapters. Default: lr."""
 
 
@@ -331,7 +342,7 @@ class StreamSection(Section):
 
     mode: Literal["mixed", "alternate"] = "mixed"
     """mixed: rows of all data sets in every batch; alternate: batches of one data set each, in turn."""
-    phase: Count = 1
+    phase: Steps = 1
     """With alternate, the number of steps before the next data set."""
 
 
@@ -345,11 +356,11 @@ class TrainingSection(Section):
             return {**values, "epochs": DEFAULT_EPOCHS}
         return values
 
-    steps: Count | None = None
+    steps: Steps | None = None
     """Optimizer steps."""
-    epochs: Positive | None = None
+    epochs: Annotated[float, Field(gt=0, le=10**6)] | None = None
     """All rows / batch_size steps each. Default: 30, where no steps are given."""
-    batch_size: Count = 256
+    batch_size: Rows = 256
     """Rows per optimizer step over all processes and micro-batches."""
     stream: StreamSection = StreamSection()
     """How the data sets share the steps: a mode, or a mapping with `mode` and `phase`."""
@@ -365,7 +376,7 @@ class TrainingSection(Section):
     """Rows between two steps of trunk and heads; null: all of them step together."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of averaged weights; null: no averaging."""
-    workers: Annotated[int, Field(ge=0)] | None = None
+    workers: Annotated[int, Field(ge=0, le=512)] | None = None
     """Reader processes. Default: 0 on the CPU, else up to 8."""
     log_every: Count = 10
     """Steps between two lines of metrics.jsonl."""
@@ -382,9 +393,9 @@ class TrainingSection(Section):
 class StageTaskSection(Section):
     """Settings of one task in a stage."""
 
-    weights: dict[str, NotNegative | None] = {}
+    weights: dict[str, Weight | None] = {}
     """Weights of its loss's terms. Default: the stage's."""
-    temperature: Positive | None = None
+    temperature: Temperature | None = None
     """Of its soft targets. Default: the stage's."""
 
 
@@ -393,9 +404,9 @@ class StageSection(Section):
 
     until: Count | Annotated[float, Field(gt=0, le=1)] | None = None
     """Where it ends: a share of the run, or a whole number of steps. The last stage ends with the run."""
-    weights: dict[str, NotNegative | None] = {}
+    weights: dict[str, Weight | None] = {}
     """Weights of the terms of every task's loss. Default: the tasks' own."""
-    temperature: Positive | None = None
+    temperature: Temperature | None = None
     """Of all soft targets. Default: the tasks' own."""
     tasks: dict[Name, StageTaskSection] = {}
     """Settings of single tasks."""
@@ -410,7 +421,7 @@ class TargetsSection(Section):
     from_: Literal["auto", "live", "cached"] = Field(default="auto", alias="from")
     """live: teachers run in every step | cached: the cache of `distill-mtl cache` is read | auto: cached if there
     is a valid cache, else live"""
-    views: Count | None = None
+    views: Annotated[int, Field(gt=0, le=10_000)] | None = None
     """Views of each row in turn, the first one plain. Default: live teachers see a fresh view every epoch, cached
     ones saw the plain one."""
     logits: Literal["fp32", "fp16", "int8"] = "fp16"
@@ -429,9 +440,9 @@ class TargetsSection(Section):
 class EvaluationSection(Section):
     """The comparison of student and teachers."""
 
-    batch_size: Count = 256
+    batch_size: Rows = 256
     """Rows at a time."""
-    bootstrap: Annotated[int, Field(ge=100)] = 2000
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 2000
     """Resamples for the 95 % interval."""
 
 

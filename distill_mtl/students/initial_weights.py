@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from distill_mtl.errors import StudentError, UserError
+from distill_mtl.machine_memory import within_memory
 from distill_mtl.networks.inputs import InputContract, Preprocess
 from distill_mtl.networks.network import chosen_task
 from distill_mtl.networks.weights import CONFIG, load_exactly, network_folder, read_config, read_weights
@@ -165,7 +166,10 @@ def build_student(
     family, name = split_family(section.model)
     size = section.input_size
     size = (size, size) if isinstance(size, int) else size
-    with torch.random.fork_rng(devices=[]):
+    memory = within_memory(
+        "training this student", "Choose a smaller one.", trained=not torch.cuda.is_available()
+    )
+    with torch.random.fork_rng(devices=[]), memory:
         torch.manual_seed(seed)
         try:
             trunk = FAMILIES[family].create(name, section.args, size, pretrained=section.init == "pretrained")

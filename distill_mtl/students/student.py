@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from distill_mtl.errors import StudentError, UserError
+from distill_mtl.machine_memory import within_memory
 from distill_mtl.networks.backbone import Backbone
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.networks.modes import evaluating
@@ -123,7 +124,8 @@ class Student(nn.Module):
             if hasattr(self.heads, task):
                 raise StudentError(f"tasks.{task}: PyTorch keeps this name for itself. Rename the task.")
             try:
-                self.heads[task] = kind.head(trunk.shapes)
+                with within_memory(f"tasks.{task}: its head", "Give it fewer classes, or a smaller head."):
+                    self.heads[task] = kind.head(trunk.shapes)
             except UserError as error:
                 raise StudentError(f"tasks.{task}: {error}") from error
         self.tap(())

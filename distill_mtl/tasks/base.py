@@ -15,14 +15,16 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from distill_mtl.errors import UserError, nearest
+from distill_mtl.errors import UserError, a_few, nearest
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
+from distill_mtl.recipe.schema import DEEPEST, WIDEST
 from distill_mtl.registry import Registry, import_class
 from distill_mtl.tasks.json_values import plain_values
 from distill_mtl.tasks.label import LabelForm
 
 _NEEDED = ("member", "metrics")  # attributes that have no default
+_LONGEST = 500  # letters of a class's name
 _ROWS_AT_ONCE = 32  # each is weighed in turn, so that memory grows with their square
 
 KINDS: Registry[type["TaskKind"]] = Registry("kind of task", "distill_mtl.tasks")
@@ -39,6 +41,15 @@ class HeadShape:
 
     width: int | None = None
     depth: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a size that no head has, wherever it is from."""
+        for name, most in (("width", WIDEST), ("depth", DEEPEST)):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int) and 0 < value <= most):
+                raise UserError(
+                    f"head.{name} is {value!r}, expected a whole number greater than 0 and at most {most}."
+                )
 
     def given(self) -> dict[str, int]:
         """What is not left to the kind."""
@@ -143,7 +154,11 @@ class TaskKind(LabelForm):
             least = "one class" if self.fewest_classes == 1 else "two classes"
             raise UserError(f"a {self.name} task needs at least {least}, found {list(classes)}.")
         if repeated := sorted(name for name, count in Counter(classes).items() if count > 1):
-            raise UserError(f"class names must differ, found more than once: {', '.join(repeated)}.")
+            raise UserError(f"class names must differ, found more than once: {a_few(repeated)}.")
+        if long := next((name for name in classes if len(name) > _LONGEST), None):
+            raise UserError(
+                f"the name of a class has {len(long):,} letters, at most {_LONGEST} are taken: {long[:40]}…"
+            )
         if metric is not None and metric not in self.metrics:
             known = ", ".join(self.metrics)
             hint = nearest(metric, self.metrics)

@@ -102,15 +102,18 @@ def match_classes(
             )
             raise UserError(f"{what} says {width} classes, the recipe says {count}. {remedy}{name}")
         return straight if isinstance(wanted, int) else replace(straight, classes=tuple(wanted))
-    known = [index for index, name in enumerate(wanted) if name in own]
-    other = [name for name in wanted if name not in own]
-    beyond = [name for name in own if name not in wanted]
+    # There may be a million of them, so each is looked up once.
+    place = {name: index for index, name in reversed([*enumerate(own)])}
+    known = [index for index, name in enumerate(wanted) if name in place]
+    other = [name for name in wanted if name not in place]
+    asked = set(wanted)
+    beyond = [name for name in own if name not in asked]
     if not known or (other and beyond):
         raise UserError(
             f"{what} does not know the recipe's classes {_some(other)}, and the recipe not its classes "
             f"{_some(beyond)}. One side must name all of the other's. {remedy}"
         )
-    outputs = tuple(own.index(wanted[index]) for index in known)
+    outputs = tuple(place[wanted[index]] for index in known)
     return LabelMap(tuple(wanted), outputs, tuple(known) if other else None, width, rest)
 
 

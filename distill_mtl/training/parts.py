@@ -8,6 +8,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
+import torch
+from accelerate import PartialState
 from accelerate.tracking import get_available_trackers
 
 from distill_mtl.balance import Rule
@@ -15,6 +17,7 @@ from distill_mtl.data import DataSettings, Sources, open_sources
 from distill_mtl.distillation.stages import Schedule
 from distill_mtl.distillation.term import LossConfig, Term
 from distill_mtl.errors import RecipeError, UserError
+from distill_mtl.machine_memory import TRAINED, refuse_beyond_memory
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.long_form import no_margin
@@ -149,6 +152,7 @@ def build(recipe: Recipe) -> Parts:
     )
     inputs = [student.trunk.inputs, *(card.inputs for card in teachers.cards.values())]
     sources = build_sources(recipe, kinds, inputs)
+    _refuse_beyond_machine(recipe, student, sources.size)
     recipe, cached, taught = choose_targets(
         recipe, lambda settled: loss_configs_of(settled, student, teachers.cards), teachers, sources
     )
@@ -247,6 +251,32 @@ def build_sources(recipe: Recipe, kinds: Mapping[str, TaskKind], inputs: Iterabl
             "`data`: rows that are only tested on are `data: {split: {test: ...}}`."
         )
     return sources
+
+
+def _refuse_beyond_machine(recipe: Recipe, student: Student, size: tuple[int, int]) -> None:
+    """Refuse a micro-batch whose pixels do not fit into memory: as they are read, in [0, 1] and normalised. And, on a
+    GPU, a student that cannot be trained in its memory; on a CPU it was refused while it was built. Activations come
+    on top, so what passes may still be too large.
+
+    Args:
+        recipe: with the rows of a step.
+        student: on the CPU.
+        size: height and width of the pictures of a batch.
+    """
+    state, local = PartialState(), share_of_machine()
+    training = recipe.training
+    rows = training.batch_size // (training.accumulate * state.num_processes)
+    weights = sum(value.numel() * value.element_size() for value in student.parameters())
+    pixels = rows * 3 * size[0] * size[1]
+    batch = f"a micro-batch of {rows:,} rows of {size[0]} x {size[1]} pixels"
+    fewer = "Lower training.batch_size, or raise training.accumulate."
+    if state.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(state.device)
+        refuse_beyond_memory(TRAINED * weights, "training this student", "Choose a smaller one.", free)
+        refuse_beyond_memory(8 * pixels, batch, fewer, free)
+        refuse_beyond_memory(local.world * pixels, batch, fewer)
+    else:
+        refuse_beyond_memory(local.world * 9 * pixels, batch, fewer)
 
 
 def _steps(recipe: Recipe, sources: Sources) -> int:

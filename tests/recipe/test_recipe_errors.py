@@ -43,7 +43,7 @@ FINDINGS = [
     ("line 1, student", "found 5, expected text or a mapping."),
     ("line 4, tasks.breed.teacher.taks", "found an unknown key. Did you mean 'task'? Keys of"),
     ("line 5, tasks.breed.temprature", "found an unknown key. Did you mean 'temperature'? Keys of"),
-    ("line 6, tasks.breed.temperature", "found -3, expected a number greater than 0."),
+    ("line 6, tasks.breed.temperature", "found -3, expected a number at least 1e-06 and"),
     ("line 7, tasks.breed.classes.1", "found 1, expected text. Put it in quotes."),
     ("line 8, tasks.breed.hints.0.teachr", "found an unknown key. Did you mean 'teacher'?"),
     ("line 8, tasks.breed.hints.1", "found 5, expected a mapping."),
@@ -52,7 +52,10 @@ FINDINGS = [
     ("line 11, tasks.breed.data.member", "found 5, expected text or null."),
     ("line 12, tasks.breed.data.augment.crop", "found [0.9, 0.5], expected two shares above 0"),
     ("line 16, data.pool.resize", "found \"squish\", expected crop, pad or squash. Did you mean 'squash'?"),
-    ("line 18, training.steps", 'found "10", expected a whole number greater than 0 or null.'),
+    (
+        "line 18, training.steps",
+        'found "10", expected a whole number greater than 0 and at most 1000000000 or null.',
+    ),
     ("line 19, training.clip", "found true, expected a number greater than 0 or null."),
     (
         "line 20, optimizer.betas",
@@ -74,7 +77,8 @@ def test_all_findings_come_at_once_in_the_order_of_the_file(refuse: Refuse) -> N
 
 def test_one_value_of_several_forms_is_one_finding(refuse: Refuse, ten_lines: str) -> None:
     paragraph = "--set student.input_size=[224], student.input_size:\n  found [224], expected "
-    wants = "a whole number greater than 0, a list of 2, each a whole number greater than 0 or null."
+    side = "a whole number greater than 0 and at most 8192"
+    wants = f"{side}, a list of 2, each {side} or null."
     assert refuse(ten_lines, "student.input_size=[224]") == [paragraph + wants]
 
 

@@ -49,7 +49,7 @@ def test_an_item_of_a_list_is_set_by_its_position(load: Load, ten_lines: str) ->
         ),
         (
             "tasks.breed.temperature=-2",
-            "tasks.breed.temperature:\n  found -2, expected a number greater than 0.",
+            "tasks.breed.temperature:\n  found -2, expected a number at least 1e-06",
         ),
         ("tasks.bred.temperature=2", "tasks.bred:\n  there is no 'bred' in `tasks`. Did you mean 'breed'?"),
         ("data.bred.weight=2", "data.bred:\n  there is no 'bred' in `data`."),

@@ -4,6 +4,7 @@ These come from the local cache, else from the hub, else there is an error withi
 client retries for most of a minute when there is no network.
 """
 
+import math
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -14,7 +15,8 @@ from huggingface_hub import constants, try_to_load_from_cache
 from timm.models import PretrainedCfg
 from torch import nn
 
-from distill_mtl.errors import StudentError, brief, nearest
+from distill_mtl.errors import StudentError, UserError, brief, nearest
+from distill_mtl.machine_memory import refuse_beyond_memory, within_memory
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.students.student import FAMILIES, Trunk
 
@@ -54,6 +56,7 @@ class TimmTrunk(Trunk):
             # Transformers build position tables for one size; timm resamples pretrained ones to it.
             args["img_size"] = list(size)
         model = pretrained_model(name, known, _arguments(args)) if pretrained else cls.build(name, args)
+        _refuse_large_images(model, size)
         inputs = InputContract.from_timm({**cfg, "input_size": (args.get("in_chans", depth), *size)})
         return cls(model, inputs, name, args)
 
@@ -61,13 +64,28 @@ class TimmTrunk(Trunk):
     def build(cls, name: str, args: Mapping[str, Any]) -> nn.Module:
         _refuse_unknown(name)  # a name that reaches out (hf-hub:, local-dir:), too
         try:
-            model: nn.Module = timm.create_model(name, pretrained=False, **_arguments(args))
+            with within_memory(f"student: {name} with args {args}", "Choose a smaller one."):
+                model: nn.Module = timm.create_model(name, pretrained=False, **_arguments(args))
+        except UserError:
+            raise
         # Whatever timm's constructors make of values that nobody gives.
         except Exception as error:
             raise StudentError(
                 f"student: timm cannot build {name} with args {args}: {brief(error)}"
             ) from error
         return model
+
+
+def _refuse_large_images(model: nn.Module, size: tuple[int, int]) -> None:
+    """Refuse a size of which a single image is too large: its float pixels, and what the first convolution makes of
+    them, once as it is and once normalised or activated."""
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    made = 0 if first is None else 2 * first.out_channels / math.prod(first.stride)
+    height, width = size
+    needed = round(4 * height * width * (3 + made))
+    refuse_beyond_memory(
+        needed, f"student: an image of {height} x {width} pixels", "Choose a smaller `input_size`."
+    )
 
 
 def pretrained_model(name: str, cfg: PretrainedCfg, args: dict[str, Any]) -> nn.Module:
@@ -87,7 +105,10 @@ def pretrained_model(name: str, cfg: PretrainedCfg, args: dict[str, Any]) -> nn.
         elif not isinstance(cached, str) and (why := _why_offline()):
             raise StudentError(_offer(name, f"they are not in the cache, and {why}"))
     try:
-        model: nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **args)
+        with within_memory(f"student: {name}", "Choose a smaller one."):
+            model: nn.Module = timm.create_model(
+                name, pretrained=True, pretrained_cfg_overlay=overlay, **args
+            )
     except (RuntimeError, OSError, TypeError, ValueError, KeyError, AssertionError) as error:
         raise StudentError(_offer(name, str(error))) from error
     return model
