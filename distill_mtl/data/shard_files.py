@@ -12,7 +12,6 @@ import logging
 import os
 import re
 import shutil
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from distill_mtl.data.batch import ALONE, ProcessShare
 from distill_mtl.data.checksums import SUFFIX, Checksums, is_intact, parse_checksums, write_checksums
 from distill_mtl.data.walk import walk_shard
 from distill_mtl.demos import built_in
-from distill_mtl.errors import ShardError, brief
+from distill_mtl.errors import ShardError, UserError, brief
 from distill_mtl.files import atomic_files, cache_folder, wait_for
 from distill_mtl.reading import MAX_DEPTH, shown
 
@@ -250,8 +249,13 @@ def _fetch(url: str, target: Path, place: str) -> None:
             if checksums := _fetched_checksums(url):
                 _compare(whole, checksums, f"{place}: {url}")
                 write_checksums(whole, checksums)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ShardError(f"{place}: {url} could not be brought to {target.parent} ({error}).") from None
+    except UserError:
+        raise
+    # A store's client and the unpacking have errors of their own.
+    except Exception as error:
+        raise ShardError(
+            f"{place}: {shown(url)} could not be brought to {target.parent} ({brief(error)})."
+        ) from None
 
 
 def _fetched_checksums(url: str) -> Checksums:

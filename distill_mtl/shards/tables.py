@@ -177,7 +177,7 @@ def _path(column: str, cell: Any, folder: Path) -> str:
         return str(folder / text)
     slashes = text.replace("\\", "/")
     forms = (unicodedata.normalize(form, each) for each in (text, slashes) for form in ("NFC", "NFD"))
-    found = next((folder / each for each in (text, slashes, *forms) if (folder / each).exists()), None)
+    found = next((folder / each for each in (text, slashes, *forms) if os.path.exists(folder / each)), None)
     if found is None and re.match(r"[A-Za-z]:/", slashes):
         raise ValueError(
             f"{column} is {text}, on a drive of Windows. Write paths from {folder} on, or name another folder with "

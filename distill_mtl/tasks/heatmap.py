@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
+from distill_mtl.reading import loads
 from distill_mtl.tasks.base import DEFAULT_HEAD, KINDS, HeadShape, Legend, Shown, TaskKind, Truth
 from distill_mtl.tasks.doubts import Doubt, never
 from distill_mtl.tasks.drawing import draw_objects, named_colors
@@ -126,8 +127,8 @@ class Heatmap(TaskKind):
         """A list of objects as JSON."""
         ((column, cell),) = cells.items()
         try:
-            return to_json(json.loads(cell) if isinstance(cell, str) else cell)
-        except (ValueError, RecursionError):
+            return to_json(loads(cell) if isinstance(cell, str) else cell)
+        except ValueError:
             raise ValueError(f"{column} is not JSON: {str(cell)[:60]}") from None
 
     @classmethod
@@ -433,7 +434,7 @@ def _in_pixels(places: Tensor, size: Size) -> Tensor:
 def _things(labels: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     """The objects of some labels, as far as they are some; `read_label` says what is wrong with others."""
     for label in labels:
-        things = json.loads(label)
+        things = loads(label)
         yield from (
             thing for thing in (things if isinstance(things, list) else ()) if isinstance(thing, dict)
         )

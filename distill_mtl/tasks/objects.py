@@ -15,6 +15,7 @@ from torch import Tensor
 
 from distill_mtl.geometry.boxes import boxes_seen, points_seen
 from distill_mtl.geometry.views import Size, View
+from distill_mtl.reading import loads
 from distill_mtl.tasks.options import is_number
 
 COLUMNS = 5
@@ -48,8 +49,8 @@ def read_objects(payload: bytes, classes: Mapping[str, int], form: str, most: in
         ValueError: it is not such a list, or has more objects than slots.
     """
     try:
-        entries = json.loads(payload)
-    except (ValueError, RecursionError):
+        entries = loads(payload)
+    except ValueError:
         raise ValueError(f"the label is not JSON: {payload[:16]!r}. A list of objects is expected.") from None
     if not isinstance(entries, list):
         raise ValueError(f"the label is not a list of objects, it begins with {payload[:16]!r}.")

@@ -6,6 +6,7 @@ refused, and libraries with more of them are never loaded. The functions below t
 
 import importlib
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from distill_mtl.networks.runtime import (
     not_one_input,
     saved_while_training,
 )
+from distill_mtl.reading import shown
 
 _CUDA = "CUDAExecutionProvider"
 
@@ -219,7 +221,7 @@ def external_files(model: Any, path: Path) -> list[Path]:
     """The files beside `path` that hold the other weights.
 
     Raises:
-        UserError: one of them is missing.
+        UserError: one of them is missing, or lies elsewhere.
     """
     names = dict.fromkeys(
         entry.value
@@ -228,9 +230,14 @@ def external_files(model: Any, path: Path) -> list[Path]:
         for entry in tensor.external_data
         if entry.key == "location"
     )
+    for name in names:
+        if os.path.isabs(name) or ".." in Path(name).parts:
+            raise UserError(
+                f"{path} names {shown(name)} for its weights. They lie beside it, or below its folder."
+            )
     files = [path.parent / name for name in names]
     for file in files:
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise UserError(f"{path} keeps weights in {file}, which does not exist. Put it there.")
     return files
 
