@@ -5,6 +5,7 @@ result whole or not at all.
 """
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -157,12 +158,18 @@ def find_student(path: Path, *, trust: bool = False) -> StudentSource:
         ExportError: there is none.
     """
     given = RunFolder(path)
-    if (given.student / CONFIG).is_file():
+    if os.path.isfile(given.student / CONFIG):
         folder, run = given.student, path
-    elif (path / CONFIG).is_file():
+    elif os.path.isfile(path / CONFIG):
         folder, run = path, path.parent if (path.parent / given.recipe.name).is_file() else path
     else:
-        what = "no finished run" if given.recipe.exists() else "no student" if path.exists() else "nothing"
+        what = (
+            "no finished run"
+            if os.path.exists(given.recipe)
+            else "no student"
+            if os.path.exists(path)
+            else "nothing"
+        )
         raise ExportError(
             f"{path} holds {what}: there is no student/{CONFIG}. Give a run's folder like runs/NAME, or a student's."
         )

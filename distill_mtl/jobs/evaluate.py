@@ -1,5 +1,6 @@
 """`distill-mtl evaluate`: the student of a finished run against its teachers again, or any two models."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import overload
@@ -249,8 +250,7 @@ def refuse_no_run(run: RunFiles) -> None:
         UserError: the path is not there, is a file, is the student of a run, or holds no recipe or no student.
     """
     path = run.path
-    owner = RunFiles(path.resolve().parent)
-    if not path.exists():
+    if not os.path.exists(path):
         beside = path.parent
         there = [str(each) for each in beside.iterdir() if each.is_dir()] if beside.is_dir() else []
         raise UserError(
@@ -261,6 +261,7 @@ def refuse_no_run(run: RunFiles) -> None:
             f"{path} is a file, not a run folder. Compare a model's file with "
             f"`distill-mtl evaluate --student {path} --against RUN --data SHARDS`."
         )
+    owner = RunFiles(path.resolve().parent)
     if owner.student == path.resolve() and owner.recipe.exists():
         raise UserError(f"{path} is the student of {path.parent}: give {path.parent}.")
     for needed in (run.recipe, run.student):

@@ -1,6 +1,7 @@
 """`distill-mtl evaluate --student A --against B C --data ...`: any two models on labelled shards, without a recipe."""
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -112,7 +113,7 @@ def compare_models(
 def _places(data: Sequence[str], student: str, opened: Network, task: str | None) -> dict[str, list[str]]:
     """task -> places of its data."""
     places: dict[str, list[str]] = {}
-    unnamed = [place for place in data if _NAMED.fullmatch(place) is None or Path(place).exists()]
+    unnamed = [place for place in data if _NAMED.fullmatch(place) is None or os.path.exists(place)]
     for place in data:
         if place not in unnamed:
             name, rest = _NAMED.fullmatch(place).groups()  # type: ignore[union-attr]

@@ -14,7 +14,11 @@ from distill_mtl.data.shard_files import MOST_SHARDS, expand_braces, find_shards
 from distill_mtl.data.shard_sets import find_sets
 from distill_mtl.data.walk import walk_shard
 from distill_mtl.errors import UserError
+from distill_mtl.export.export_format import find_student
 from distill_mtl.folders import is_hidden, walk_folder
+from distill_mtl.jobs.evaluate import evaluate
+from distill_mtl.jobs.report import write_report
+from distill_mtl.networks.opening import open_network
 from distill_mtl.prediction.named_pictures import find_pictures
 from distill_mtl.reading import MAX_DEPTH, loads, read_text
 from distill_mtl.recipe.load import load_recipe
@@ -251,3 +255,33 @@ def test_a_recipe_is_bounded_before_it_is_built(case: str, tmp_path: Path) -> No
     (tmp_path / "r.yaml").write_text(RECIPES[case])
     with pytest.raises(UserError, match=r"r\.yaml, line \d"):
         load_recipe(tmp_path / "r.yaml")
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "a\0b"])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda name: write_report([Path(name)]),
+        lambda name: evaluate(Path(name)),
+        lambda name: find_student(Path(name)),
+        lambda name: open_network(name),
+        lambda name: open_network(f"{name}.onnx"),
+        lambda name: find_pictures([name]),
+    ],
+    ids=["report", "evaluate", "export", "network", "file", "pictures"],
+)
+def test_a_name_that_no_file_can_have_is_refused(read: Callable[[str], object], name: str) -> None:
+    with pytest.raises(UserError):
+        read(name)
+
+
+def test_weights_of_an_onnx_file_lie_beside_it(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    for place in ("/etc/passwd", "../a.data", "a/../../b"):
+        weights = onnx.TensorProto(name="w", data_location=onnx.TensorProto.EXTERNAL)
+        weights.external_data.add(key="location", value=place)
+        node = onnx.helper.make_node("Identity", ["w"], ["y"])
+        graph = onnx.helper.make_graph([node], "g", [], [], [weights])
+        onnx.save(onnx.helper.make_model(graph), tmp_path / "a.onnx")
+        with pytest.raises(UserError, match="lie beside it"):
+            open_network(tmp_path / "a.onnx")
