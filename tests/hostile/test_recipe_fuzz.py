@@ -250,3 +250,46 @@ def test_each_extreme_value_is_taken_or_refused_at_places_of_every_kind(tmp_path
         "schedule",
     ):
         _try(tmp_path / "pets.yaml", RECIPE, [f"{key}={text}"])
+
+
+def _sections(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """Paths of every mapping whose keys the schema fixes."""
+    free = [("tasks",), ("data",), ("acceptance",), ("acceptance", "margin")]
+    if isinstance(value, list):
+        return [found for at, item in enumerate(value) for found in _sections(item, (*path, at))]
+    if not isinstance(value, dict) or path[-1:] in (("args",), ("options",)):
+        return []
+    below = [found for key, item in value.items() for found in _sections(item, (*path, key))]
+    return below if path in free or path[-1:] in (("labels",), ("weights",)) else [path, *below]
+
+
+@_cases(60)
+@given(
+    data=st.data(),
+    key=st.from_regex(r"\Azq[a-z]{3,8}\Z"),
+    value=st.sampled_from([1, "x", None, [1], {"a": 1}]),
+)
+def test_an_unknown_key_anywhere_is_named_with_its_line(
+    tmp_path: Path, data: st.DataObject, key: str, value: object
+) -> None:
+    path = tmp_path / "pets.yaml"
+    path.write_text(RECIPE)
+    recipe = yaml.safe_load(dump_recipe(load_recipe(path)))
+    where = data.draw(st.sampled_from(_sections(recipe)))
+    section = recipe
+    for step in where:
+        section = section[step]
+    items = list(section.items())
+    at = data.draw(st.integers(0, len(items)))
+    section.clear()
+    section.update([*items[:at], (key, value), *items[at:]])
+    text = yaml.safe_dump(recipe, sort_keys=False)
+    path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    line = next(number for number, line in enumerate(text.splitlines(), 1) if f"{key}:" in line)
+    dotted = ".".join(str(step) for step in (*where, key))
+    assert str(caught.value).startswith(
+        f"Recipe error in {path}, line {line}, {dotted}:\n  found an unknown key."
+    )
+    assert "\n\n" not in str(caught.value)

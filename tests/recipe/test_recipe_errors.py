@@ -2,18 +2,10 @@
 
 import json
 import re
-from contextlib import suppress
-from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from recipe_texts import TEN_LINES, Load, Refuse
-
-from distill_mtl.errors import RecipeError
-from distill_mtl.recipe import dump_recipe, load_recipe
+from recipe_texts import Load, Refuse
 
 WRONG = """\
 student: 5
@@ -306,61 +298,6 @@ def test_text_that_is_not_yaml_is_one_error_with_its_line(refuse: Refuse, text: 
     assert paragraph.startswith(f"pets.yaml, line {line}:\n  not valid YAML: ")
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(text=st.text(alphabet="ab: -{}[],&*<\n'\"!#|0.~?", max_size=40), at=st.integers(0, len(TEN_LINES)))
-def test_a_garbled_recipe_is_a_recipe_error_or_a_recipe(tmp_path: Path, text: str, at: int) -> None:
-    path = tmp_path / "pets.yaml"
-    path.write_text(TEN_LINES[:at] + text + TEN_LINES[at:])
-    try:
-        recipe = load_recipe(path)
-    except RecipeError:
-        return
-    assert list(recipe.tasks)
-
-
-def _sections(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
-    """Paths of every mapping whose keys the schema fixes."""
-    free = [("tasks",), ("data",), ("acceptance",), ("acceptance", "margin")]
-    if isinstance(value, list):
-        return [found for at, item in enumerate(value) for found in _sections(item, (*path, at))]
-    if not isinstance(value, dict) or path[-1:] in (("args",), ("options",)):
-        return []
-    below = [found for key, item in value.items() for found in _sections(item, (*path, key))]
-    return below if path in free or path[-1:] in (("labels",), ("weights",)) else [path, *below]
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    data=st.data(),
-    key=st.from_regex(r"\Azq[a-z]{3,8}\Z"),
-    value=st.sampled_from([1, "x", None, [1], {"a": 1}]),
-)
-def test_an_unknown_key_anywhere_is_named_with_its_line(
-    tmp_path: Path, data: st.DataObject, key: str, value: object
-) -> None:
-    path = tmp_path / "pets.yaml"
-    path.write_text(TEN_LINES)
-    recipe = yaml.safe_load(dump_recipe(load_recipe(path)))
-    where = data.draw(st.sampled_from(_sections(recipe)))
-    section = recipe
-    for step in where:
-        section = section[step]
-    items = list(section.items())
-    at = data.draw(st.integers(0, len(items)))
-    section.clear()
-    section.update([*items[:at], (key, value), *items[at:]])
-    text = yaml.safe_dump(recipe, sort_keys=False)
-    path.write_text(text)
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(path)
-    line = next(number for number, line in enumerate(text.splitlines(), 1) if f"{key}:" in line)
-    dotted = ".".join(str(step) for step in (*where, key))
-    assert str(caught.value).startswith(
-        f"Recipe error in {path}, line {line}, {dotted}:\n  found an unknown key."
-    )
-    assert "\n\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize(
     ("section", "key", "found"),
     [
@@ -386,53 +323,6 @@ def test_a_loss_term_that_is_not_known_is_named_with_its_key(
     head, _, text = paragraph.partition("\n")
     assert head.endswith(f"{key}:")
     assert found in text
-
-
-WRONG_VALUES = [
-    None,
-    True,
-    -1,
-    0,
-    0.5,
-    "x",
-    "",
-    [],
-    [1],
-    ["x"],
-    {},
-    {"x": 1},
-    {"path": "t"},
-    {"student": "ema"},
-]
-
-
-def _places(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
-    """Paths of every value below the top."""
-    entries = (
-        enumerate(value) if isinstance(value, list) else value.items() if isinstance(value, dict) else ()
-    )
-    return [found for key, item in entries for found in ((*path, key), *_places(item, (*path, key)))]
-
-
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data(), values=st.lists(st.sampled_from(WRONG_VALUES), min_size=1, max_size=3))
-def test_wrong_values_anywhere_are_a_recipe_error_or_a_recipe(
-    tmp_path: Path, data: st.DataObject, values: list[object]
-) -> None:
-    path = tmp_path / "pets.yaml"
-    path.write_text(
-        TEN_LINES + "schedule: fitnets\ndata: {pool: {shards: p, labels: {breed: cls}, limit: 5}}\n"
-    )
-    recipe = yaml.safe_load(dump_recipe(load_recipe(path)))
-    for value in values:
-        *above, last = data.draw(st.sampled_from(_places(recipe) or [("name",)]))
-        section = recipe
-        for step in above:
-            section = section[step]
-        section[last] = value
-    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
-    with suppress(RecipeError):
-        assert dump_recipe(load_recipe(path))
 
 
 @pytest.mark.parametrize("key", ["margin", "rule"])
