@@ -38,7 +38,7 @@ _KNOWN = {
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What can only be the machine's state, wherever it is raised.
 _EXHAUSTED = (*_FULL, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE)
-_NUMBER = re.compile(r"os error (\d+)|\[Errno (\d+)\]|error code: <?(\d+)")
+_NUMBER = re.compile(r"os error (\d+)|\[Errno (\d+)\]|error code: <?(\d+)|torch_.*\((\d+)\)$")
 _DISGUISES = {
     "No space left on device": errno.ENOSPC,
     "Too many open files": errno.EMFILE,
@@ -92,14 +92,19 @@ def naming(path: Path, written: Callable[[], int] = lambda: 0, *, every: bool = 
         raise _write_error(path, number, error, written()) from error
 
 
-def exhausted(error: BaseException) -> str | None:
-    """A message for an error that no caller took for its own, where the machine's state is the cause; else None."""
+def reason_of(error: BaseException) -> str | None:
+    """What the machine lacks, where that is why the error was raised, wherever it was raised; else None."""
     number = error_number(error)
-    if number not in _EXHAUSTED:
+    return _KNOWN[number][0] if number in _EXHAUSTED else None
+
+
+def exhausted(error: BaseException) -> str | None:
+    """A message for an error that no caller took for its own, where the machine lacks something; else None."""
+    reason, number = reason_of(error), error_number(error)
+    if reason is None or number is None:
         return None
-    reason, remedy = _KNOWN[number]
     place = getattr(error, "filename", None)
-    return f"{f'{place}: ' if place else ''}{reason} ({brief(error)}). {remedy}"
+    return f"{f'{place}: ' if place else ''}{reason} ({brief(error)}). {_KNOWN[number][1]}"
 
 
 def free_bytes(path: Path) -> tuple[Path, int]:

@@ -5,24 +5,33 @@ and has the slices read, here or by worker processes. So the union of two
 processes' slices is one process's batch, and resuming is a step number (DESIGN 4.24).
 """
 
+import atexit
 import multiprocessing
+import shutil
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import fields, is_dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from distill_mtl.data.batch import ALONE, Batch, BatchRows, ProcessShare
 from distill_mtl.data.batch_plan import Plan
 from distill_mtl.data.reader import Reader
 from distill_mtl.errors import ShardError, UserError
+from distill_mtl.system_errors import megabytes, reason_of
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
+_SHARED = Path("/dev/shm")
 _DIED = "DataLoader worker (pid"
 _PATIENCE = 60.0  # seconds for reading a few rows again
 
@@ -87,22 +96,30 @@ def read_ahead(
         worker_init_fn=_leave_signals_to_the_run,
     )
     readers = iter(loader)
+    # Readers ignore SIGTERM, and Python waits for them at its end: whatever ends this process must end them.
+    end = partial(_kill, readers._workers)  # type: ignore[attr-defined]
+    atexit.register(end)
     _raise_only_while_waiting()
-    while True:
-        try:
-            made = _next(readers)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if not str(error).startswith(_DIED):
-                raise
-            break
-        taken.waiting.popleft()
-        if isinstance(made, UserError):
-            raise made
-        yield made
-    rows = [row for item in taken.waiting for row in one_by_one(item)]
-    raise _reader_ended(work, rows, _kill(readers._workers))  # type: ignore[attr-defined]
+    try:
+        while True:
+            try:
+                made = _next(readers)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if not str(error).startswith(_DIED):
+                    raise
+                break
+            taken.waiting.popleft()
+            if isinstance(made, UserError):
+                raise made
+            yield made
+        rows = [row for item in taken.waiting for row in one_by_one(item)]
+        raise _reader_ended(work, rows, end())
+    finally:
+        readers._shutdown_workers()  # type: ignore[attr-defined]
+        end()
+        atexit.unregister(end)
 
 
 class _Wait:
@@ -232,9 +249,46 @@ class _Work(Dataset[Made | UserError], Generic[Item, Made]):
 
     def __getitem__(self, item: Item) -> Made | UserError:
         try:
-            return self._work(item)
+            made = self._work(item)
+            _share(made)
         except UserError as error:
             return error
+        return made
+
+
+def _share(made: object) -> None:
+    """Put the tensors of what was made into shared memory, where DataLoader would put them later.
+
+    It does so in a thread that loses what fails, and the run would wait for ever.
+
+    Raises:
+        UserError: there is no room, or there are too many open files.
+    """
+    tensors = list(_tensors(made))
+    try:
+        for tensor in tensors:
+            tensor.share_memory_()
+    except (RuntimeError, OSError) as error:
+        if (reason := reason_of(error)) is None:
+            raise
+        size = sum(tensor.nbytes for tensor in tensors)
+        free = f", /dev/shm has {megabytes(shutil.disk_usage(_SHARED).free)} free" if _SHARED.is_dir() else ""
+        raise UserError(
+            f"training.workers: a batch of {megabytes(size)} cannot be handed over by a reader{free}: {reason}. "
+            "Lower training.workers (0 needs no shared memory) or training.batch_size, or give the container more "
+            "(docker run --shm-size=8g)."
+        ) from error
+
+
+def _tensors(made: object) -> Iterator[Tensor]:
+    if isinstance(made, Tensor):
+        yield made
+    elif isinstance(made, Mapping):
+        yield from chain.from_iterable(map(_tensors, made.values()))
+    elif isinstance(made, list | tuple):
+        yield from chain.from_iterable(map(_tensors, made))
+    elif is_dataclass(made) and not isinstance(made, type):
+        yield from chain.from_iterable(_tensors(getattr(made, field.name)) for field in fields(made))
 
 
 def _leave_signals_to_the_run(worker: int) -> None:

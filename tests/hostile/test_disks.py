@@ -224,3 +224,22 @@ def test_a_disguised_error_is_known_and_a_mistake_of_ours_is_not_taken_for_one(t
     with pytest.raises(FileNotFoundError), atomic_folder(tmp_path / "net"):
         (tmp_path / "other").read_text()
     assert exhausted(ValueError("No space left on device")) is None
+
+
+def big(item: int) -> dict[str, torch.Tensor]:
+    return {"images": torch.zeros(300_000)}
+
+
+def test_little_shared_memory_is_an_error_and_not_a_hang() -> None:
+    """What the reader processes hand over has no room; a limit on file sizes is like a small /dev/shm."""
+    code = (
+        "import resource; from test_disks import big; from distill_mtl.data.stream import read_ahead\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
+        "print(*read_ahead(big, range(6), 2, lambda item: [(str(item), item)]))"
+    )
+    places = [str(Path(__file__).parent), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert re.search(r"UserError: training\.workers: a batch of 1\.2 MB .*/dev/shm", done.stderr), done.stderr
