@@ -5,6 +5,7 @@ absurd sizes are refused here, so that no decoder meets them.
 """
 
 import re
+import struct
 import zlib
 
 MOST_PIXELS = 89_478_485
@@ -47,6 +48,9 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG's markers of
 _SEGMENTS = frozenset(range(0x02, 0xFF)) - _FRAMES - frozenset(range(0xD0, 0xD9))  # those with a length
 
 
+_SEGMENT = struct.Struct(">BBHxHH").unpack_from  # 0xFF, marker, length; then of a frame: bits, height, width
+
+
 def format_of(payload: bytes, ending: str = "") -> str:
     """Pillow's name of a picture's format.
 
@@ -83,18 +87,18 @@ def jpeg_size(payload: bytes) -> tuple[int, int] | None:
     """Width and height that a JPEG declares; None where its segments do not lead there."""
     at = 2
     try:
-        while payload[at] == 0xFF:
-            marker = payload[at + 1]
+        while True:
+            mark, marker, length, height, width = _SEGMENT(payload, at)
+            if mark != 0xFF:
+                return None
             if marker in _SEGMENTS:
-                at += 2 + (payload[at + 2] << 8) + payload[at + 3]
+                at += 2 + length
             elif marker in _FRAMES:
-                height, width = payload[at + 5 : at + 7], payload[at + 7 : at + 9]
-                return int.from_bytes(width), int.from_bytes(height)
+                return width, height
             else:
                 at += 1 if marker == 0xFF else 2  # a fill byte, or a marker without a length
-    except IndexError:
-        pass
-    return None
+    except struct.error:  # the end
+        return None
 
 
 def check_png(payload: bytes) -> None:
