@@ -38,7 +38,9 @@ _KNOWN = {
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What can only be the machine's state, wherever it is raised.
 _EXHAUSTED = (*_FULL, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE)
-_NUMBER = re.compile(r"os error (\d+)|\[Errno (\d+)\]|error code: <?(\d+)|torch_.*\((\d+)\)$")
+_NUMBER = re.compile(
+    r"os error (\d+)|Os \{ code: (\d+)|\[Errno (\d+)\]|error code: <?(\d+)|torch_.*\((\d+)\)$"
+)
 _DISGUISES = {
     "No space left on device": errno.ENOSPC,
     "Too many open files": errno.EMFILE,

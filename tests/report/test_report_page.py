@@ -256,7 +256,7 @@ def test_equal_names_of_runs_are_told_apart_by_their_folders(tmp_path: Path) -> 
     ("spoil", "message"),
     [
         (lambda folder: (folder / "recipe.resolved.yaml").unlink(), "recipe.resolved.yaml"),
-        (lambda folder: (folder / "results.json").write_text("{"), "is not JSON"),
+        (lambda folder: (folder / "results.json").write_text("{"), "is not valid JSON"),
         (lambda folder: (folder / "results.json").write_text('{"tasks": {}}'), "no format"),
     ],
 )
