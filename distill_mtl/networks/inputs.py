@@ -98,8 +98,15 @@ class InputContract:
         alike for all networks. A grey network with means of three colours gets their average.
 
         Raises:
-            UserError: the network takes neither 1 nor 3 channels.
+            UserError: the network takes neither 1 nor 3 channels, or the values make no contract.
         """
+        try:
+            return cls._from_timm(cfg, size)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"the input in its pretrained_cfg is invalid: {error}.") from error
+
+    @classmethod
+    def _from_timm(cls, cfg: Mapping[str, Any], size: tuple[int, int] | None) -> "InputContract":
         depth, height, width = cfg.get("input_size") or (3, 224, 224)
         if depth not in (1, 3):
             raise UserError(
