@@ -82,6 +82,9 @@ def predict(
     lines = None if json is None or str(json) == "-" else Path(json)
     if lines is not None:
         refuse_unwritable(lines, "--json")
+    for option, folder in (("--masks", masks), ("--overlays", overlays)):
+        if folder is not None:
+            refuse_unwritable(folder, option, folder=True)
     where = _device(device)
     opened = open_network(network, trust=trust)
     kinds = answered_kinds(opened, as_names(only))
