@@ -78,17 +78,21 @@ class Candidate:
         return logits if self.order is None else logits[:, self.order]
 
 
-def candidates(teacher: Teacher, batches: Sequence[Batch]) -> Iterator[Candidate]:
+def candidates(teacher: Teacher, batches: Sequence[Batch], *, far: bool = True) -> Iterator[Candidate]:
     """Every candidate for the pixels that the teacher can run, the commonest mistakes first: numbers, then sizes.
 
     Args:
         teacher: to be run in other ways.
         batches: that it is measured on.
+        far: sizes more than twice its own, and the view's, too.
     """
     for expects, contract in _pixels(teacher.card.inputs):
         yield _candidate(teacher, expects, contract)
     height, width = batches[0].images.shape[2:]
+    most = max(2 * teacher.card.inputs.size[0], height)
     for expects, contract in _sizes(teacher.card.inputs, (height, width)):
+        if not far and contract.size[0] > most:
+            continue
         candidate = _running(teacher, expects, contract, batches[0].images[:1])
         if candidate is not None:
             yield candidate
