@@ -28,8 +28,10 @@ RUNTIMES: Registry[type["Runtime"]] = Registry("file of a network", "distill_mtl
 _LONGEST_NOTE = 16 << 20  # bytes
 _SMALL, _TIMES = 64 << 20, 20
 """Bytes that any archive may unpack to, and how many times its own size; PyTorch stores tensors as they are."""
-_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, NotImplementedError, RuntimeError)
-_DAMAGED += (EOFError, ValueError, OverflowError, OSError)
+_DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(NotImplementedError, RuntimeError, EOFError, ValueError, OverflowError, OSError),
+)
 
 
 @dataclass(frozen=True)
