@@ -16,6 +16,7 @@ from distill_mtl.networks.task_network import AnswerKind, TaskNetwork
 from distill_mtl.recipe.schema import OutputSection
 
 _PREFIXES = (0, 1, 2, 5)  # class and distillation tokens, registers
+_DECIDED = (torch.int16, torch.int32, torch.int64, torch.bool)  # int8 and uint8 may be quantised logits
 _LAST = 60  # names from the end among which the last map is looked for
 _SHOWN = 20  # names in a message
 
@@ -212,6 +213,13 @@ class RuntimeNetwork(TaskNetwork):
         )
 
     def _answer_layout(self, answer: Tensor) -> Layout:
+        if answer.dtype in _DECIDED:
+            raise UserError(
+                f"its output '{self.answer}' holds whole numbers ({str(answer.dtype).removeprefix('torch.')} "
+                f"{list(answer.shape)}): classes already chosen (ArgMax), which say nothing of the others. "
+                f"Export the logits, before ArgMax. Outputs: {', '.join(self.runtime.outputs)}. If one of them has the "
+                "logits: `output: {name: ...}`."
+            )
         plane = answer.ndim == 3 and fits((answer.shape[1], answer.shape[2]), self.inputs.size)
         if answer.ndim not in (2, 4) and not plane:
             raise UserError(
