@@ -148,8 +148,11 @@ def shown(value: Any) -> str:
     if isinstance(value, dict | list | tuple):
         noun = "mapping" if isinstance(value, dict) else "list"
         return f"a {noun} of {len(value):,}"
-    text = repr(value[:_SHOWN] if isinstance(value, str | bytes) else value)
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+    half = _SHOWN // 2
+    if isinstance(value, str) and len(value) > _SHOWN:  # the end of a path says most
+        value = f"{value[:half]}…{value[-half:]}"
+    text = repr(value[:_SHOWN] if isinstance(value, bytes) else value)
+    return text if len(text) <= _SHOWN + 3 else f"{text[:half]}…{text[-half:]}"
 
 
 def machine_memory() -> int:

@@ -208,7 +208,7 @@ def test_the_columns_of_a_table_become_labels_of_the_guides_example(
     text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
     (example,) = re.findall(r"```python\n(.*?class Angle.*?)```", text, re.DOTALL)
     Path("my_tasks.py").write_text(example)
-    rows = [f"photos/{number}.png,{value}" for number, value in enumerate((10, 20.5, "nan", 359))]
+    rows = [f"photos/{number}.png,{value}" for number, value in enumerate((10, 20.5, "inf", 359))]
     Path("t.csv").write_text("\n".join(["image,facing", *rows]))
     table = ("shards", "table", "t.csv", "--label", "angle=facing", "--workers", "0", "--to")
     assert run(*table, "s") == 2
