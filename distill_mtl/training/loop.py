@@ -155,8 +155,7 @@ class TrainingLoop:
         """The error of a run whose numbers are not finite: where it began, its cause, and how to go on."""
         first, kept = self._watch.first(), list_checkpoints(self.folder.checkpoints)
         where = f"{kept[-1]} is from before" if kept else "no checkpoint is from before"
-        inputs = [] if first is None else self._broken_inputs(first)
-        if inputs:
+        if first is not None and (inputs := self._broken_inputs(first)):
             cause = f"Step {first + 1} began it: {'; '.join(inputs)}."
             remedy = "Correct that, or leave the rows out, and continue with --resume; " + where
         else:
