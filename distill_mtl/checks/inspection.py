@@ -98,8 +98,16 @@ def _output(teacher: Teacher, section: TeacherSection) -> Iterator[ContractRow]:
     for name in others:
         yield "", _shaped(network, name), "another output: `output.name`"
     yield "gives", network.gives, _GIVEN if given.gives else "its form" if card.trunk is not None else _FOUND
+    if network.one_logit:
+        one = "one logit" if network.gives == "logits" else "one probability"
+        yield (
+            "",
+            f"{one}: read as two classes, above {'0' if network.gives == 'logits' else '0.5'} the second",
+            "",
+        )
     yield "kind", card.kind, _FILE if "kind" in card.told else "the shape of its answer"
-    named = _FILE if "classes" in card.told else "the width of its answer"
+    told = "classes" in card.told and not (network.one_logit and card.classes == ("0", "1"))
+    named = _FILE if told else "the width of its answer"
     yield "classes", classes_in_words(card), named if section.classes is None else _GIVEN
 
 

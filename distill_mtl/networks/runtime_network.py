@@ -12,7 +12,7 @@ from distill_mtl.networks.backbone import LOGITS
 from distill_mtl.networks.features import FeatureShape, Layout, find_layout, fits
 from distill_mtl.networks.inputs import InputContract, Preprocess
 from distill_mtl.networks.runtime import Runtime
-from distill_mtl.networks.task_network import AnswerKind, TaskNetwork
+from distill_mtl.networks.task_network import AnswerKind, TaskNetwork, two_classes
 from distill_mtl.recipe.schema import OutputSection
 
 _PREFIXES = (0, 1, 2, 5)  # class and distillation tokens, registers
@@ -31,7 +31,7 @@ class RuntimeNetwork(TaskNetwork):
         answers: names of outputs that answer some task, so that none of them is a hidden feature.
 
     Raises:
-        UserError: it cannot run on such images, or its answer is neither [B, classes] nor a map of them.
+        UserError: it cannot run on such images, or its answer is neither [B, classes], a map of them, nor [B].
     """
 
     def __init__(
@@ -75,9 +75,10 @@ class RuntimeNetwork(TaskNetwork):
         return self._last_map
 
     def read_as(self, kind: AnswerKind) -> None:
-        probable = kind.are_probabilities(self._tried)
-        self.gives = self._said or ("probabilities" if probable else "logits")
-        self._logits_of = kind.logits_of if self.gives == "probabilities" else _as_it_is
+        self._two_where_one(kind, self._tried.shape[1])
+        self.gives = self._said or ("probabilities" if self._probable(kind) else "logits")
+        of_logits = two_classes if self.one_logit else _as_it_is
+        self._logits_of = kind.logits_of if self.gives == "probabilities" else of_logits
         self._logits_of(self._tried)
 
     def tap(self, layers: Sequence[str]) -> None:
@@ -125,7 +126,7 @@ class RuntimeNetwork(TaskNetwork):
             features = (
                 name
                 for name in self._last_inner()
-                if self._readable(name) and self._shapes[name].channels != self.width
+                if self._readable(name) and self._shapes[name].channels != self._tried.shape[1]
             )
             found = next(features, None)
         return () if found is None else (found,)
@@ -160,20 +161,38 @@ class RuntimeNetwork(TaskNetwork):
         return {name: torch.cat([part[name] for part in parts])[: len(pixels)] for name in parts[0]}
 
     def read(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        answer = self._logits_of(self._layouts[LOGITS](_squeezed(features[self.answer])).float())
+        answer = self._logits_of(self._read_answer(features))
         return {LOGITS: answer} | {name: self._layouts[name](features[name]) for name in self._layers}
+
+    def _read_answer(self, features: Mapping[str, Tensor]) -> Tensor:
+        """float32 [R, C] or [R, C, h, w], logits or probabilities as the runtime gives them."""
+        return self._layouts[LOGITS](_squeezed(features[self.answer])).float()
 
     @torch.no_grad()
     def _trial(self, layers: Sequence[str]) -> dict[str, Tensor]:
         """What the runtime gives for two random images; they say what shape each thing has."""
-        seeded = torch.Generator().manual_seed(0)
-        images = torch.rand(self.inputs.batch or 2, 3, *self.inputs.size, generator=seeded)
+        images = torch.rand(self.inputs.batch or 2, 3, *self.inputs.size, generator=_seeded())
         images = self.preprocess(images.to(self.preprocess.mean.device))
         if not self.runtime.outputs:
             self.runtime.probe(images)
         self._tap(layers)
         self.runtime.probe(images)
         return self.runtime(images)
+
+    @torch.no_grad()
+    def _probable(self, kind: AnswerKind) -> bool:
+        """Whether the answer can only be probabilities of this kind.
+
+        Two numbers may lie in [0, 1] by accident, so a single logit is also asked about pictures that differ much.
+        """
+        probable = kind.are_probabilities(self._tried)
+        if self.dense or not self.one_logit or not probable:
+            return probable
+        images = torch.cat(
+            [_contrasts(self.inputs.size), torch.rand(8, 3, *self.inputs.size, generator=_seeded())]
+        )
+        pixels = self.preprocess(images.to(self.preprocess.mean.device))
+        return kind.are_probabilities(self._read_answer(self.run_pixels(pixels)))
 
     def _tap(self, names: Sequence[str]) -> None:
         self.runtime.tapped = tuple(name for name in dict.fromkeys(names) if name not in self.runtime.outputs)
@@ -221,7 +240,7 @@ class RuntimeNetwork(TaskNetwork):
                 "logits: `output: {name: ...}`."
             )
         plane = answer.ndim == 3 and fits((answer.shape[1], answer.shape[2]), self.inputs.size)
-        if answer.ndim not in (2, 4) and not plane:
+        if answer.ndim not in (1, 2, 4) and not plane:
             raise UserError(
                 f"its output '{self.answer}' has the shape {list(answer.shape)}, which is neither [B, classes] nor a "
                 f"map of them. {_choice([name for name in self.runtime.outputs if name != self.answer])}"
@@ -247,7 +266,7 @@ class RuntimeNetwork(TaskNetwork):
         if not self._readable(name) or self._shapes[name].size in (None, (1, 1)):
             return False
         # A map as wide as an answer that is a map is that answer, in another size or before its softmax.
-        return not (self.dense and self._shapes[name].channels == self.width)
+        return not (self.dense and self._shapes[name].channels == self._tried.shape[1])
 
     def _refuse_unknown(self, layers: Sequence[str]) -> None:
         known = self.layer_names()
@@ -275,10 +294,23 @@ def _choice(others: Sequence[str]) -> str:
 
 
 def _squeezed(answer: Tensor) -> Tensor:
-    """[B, C, 1, 1] of a convolution that classifies as [B, C], [B, h, w] of a network of depth as [B, 1, h, w]."""
+    """[B, C, 1, 1] of a convolution that classifies as [B, C], [B, h, w] of a network of depth as [B, 1, h, w], and
+    one number for each picture, [B], as [B, 1]."""
+    if answer.ndim < 2:  # without dimensions where `squeeze` also took that of a batch of 1
+        return answer.reshape(-1, 1)
     if answer.ndim == 3:
         return answer.unsqueeze(1)
     return answer.flatten(1) if answer.ndim == 4 and answer.shape[2:] == (1, 1) else answer
+
+
+def _seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def _contrasts(size: tuple[int, int]) -> Tensor:
+    """Black, white and the six pure colours, [8, 3, H, W]."""
+    corners = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3)
+    return corners[:, :, None, None].expand(-1, -1, *size)
 
 
 def _as_it_is(answer: Tensor) -> Tensor:

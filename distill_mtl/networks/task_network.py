@@ -20,11 +20,23 @@ from distill_mtl.networks.modes import evaluating
 class AnswerKind(Protocol):
     """What a network must know of the kind of task that it answers; every `TaskKind` says it."""
 
+    @property
+    def exclusive(self) -> bool:
+        """Whether it decides between classes, so that the answer is their softmax."""
+
     def are_probabilities(self, answer: Tensor) -> bool:
         """Whether an answer to random pictures [R, C, ...] can only be probabilities."""
 
     def logits_of(self, probabilities: Tensor) -> Tensor:
         """Logits that mean the same as the probabilities [R, C, ...]. Raises UserError: this kind has none."""
+
+
+def two_classes(logit: Tensor) -> Tensor:
+    """The logit of the second of two classes [R, 1, ...] -> logits of both [R, 2, ...].
+
+    The first is 0, so that their softmax is the logit's sigmoid.
+    """
+    return torch.cat([torch.zeros_like(logit), logit], 1)
 
 
 class TaskNetwork(nn.Module, ABC):
@@ -36,6 +48,8 @@ class TaskNetwork(nn.Module, ABC):
         last_map: name of the default hint layer; None where the network gives its answer alone.
         width: number of logits, or of channels of a map of them.
         dense: the logits are maps.
+        one_logit: the network gives one logit, or one probability, where the kind decides between classes. It is
+            the second of two classes (`two_classes`).
         answer: name of the output that answers the task.
         gives: what the answer is as the network gives it; probabilities are turned into logits.
     """
@@ -43,6 +57,7 @@ class TaskNetwork(nn.Module, ABC):
     last_map: str | None
     width: int
     dense: bool
+    one_logit: bool = False
     answer: str = LOGITS
     gives: Literal["logits", "probabilities"] = "logits"
 
@@ -57,11 +72,17 @@ class TaskNetwork(nn.Module, ABC):
         """Shape of every feature that can be read without tapping more, by name."""
 
     def read_as(self, kind: AnswerKind) -> None:
-        """From now on the answer is one of this kind of task: probabilities are found out and turned into its logits.
+        """From now on the answer is one of this kind of task: probabilities are found out and turned into its logits,
+        and a single logit into those of two classes where the kind decides between classes.
 
         Raises:
             UserError: the recipe says that the answer is probabilities, and this kind has none.
         """
+
+    def _two_where_one(self, kind: AnswerKind, channels: int) -> None:
+        """Set `one_logit` and `width` for an answer of this kind with so many channels."""
+        self.one_logit = kind.exclusive and channels == 1
+        self.width = 2 if self.one_logit else channels
 
     @abstractmethod
     def tap(self, layers: Sequence[str]) -> None:
@@ -156,7 +177,7 @@ class BackboneNetwork(TaskNetwork):
     ) -> None:
         super().__init__()
         self.backbone, self.head, self.needs = backbone, head, tuple(needs)
-        self.width, self.dense = width, dense
+        self.width, self.dense, self._channels = width, dense, width
         self.last_map = backbone.last
         self._layers: tuple[str, ...] = ()
         self.tap(())
@@ -168,6 +189,9 @@ class BackboneNetwork(TaskNetwork):
     @property
     def shapes(self) -> Mapping[str, FeatureShape]:
         return self.backbone.shapes
+
+    def read_as(self, kind: AnswerKind) -> None:
+        self._two_where_one(kind, self._channels)
 
     def tap(self, layers: Sequence[str]) -> None:
         self._layers = tuple(layers)
@@ -195,7 +219,7 @@ class BackboneNetwork(TaskNetwork):
     def outputs(self) -> Mapping[str, tuple[int, ...]]:
         black = torch.zeros(1, 3, *self.inputs.size, device=self.backbone.preprocess.mean.device)
         with evaluating(self):
-            return {LOGITS: tuple(self(black)[LOGITS].shape[1:])}
+            return {LOGITS: tuple(self.head(self.run(black)).shape[1:])}
 
     @property
     def answer_features(self) -> tuple[str, ...]:
@@ -203,7 +227,9 @@ class BackboneNetwork(TaskNetwork):
 
     def with_inputs(self, inputs: InputContract) -> "BackboneNetwork":
         backbone = Backbone(self.backbone.model, inputs)
-        return BackboneNetwork(backbone, self.head, self.needs, width=self.width, dense=self.dense)
+        twin = BackboneNetwork(backbone, self.head, self.needs, width=self._channels, dense=self.dense)
+        twin.one_logit, twin.width = self.one_logit, self.width
+        return twin
 
     @property
     def trunk(self) -> nn.Module:
@@ -224,4 +250,6 @@ class BackboneNetwork(TaskNetwork):
         return self.backbone.read(pixels)
 
     def read(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {LOGITS: self.head(features)} | {layer: features[layer] for layer in self._layers}
+        answer = self.head(features)
+        logits = two_classes(answer) if self.one_logit else answer
+        return {LOGITS: logits} | {layer: features[layer] for layer in self._layers}

@@ -118,13 +118,16 @@ def _input(model: Any) -> dict[str, Any]:
 
 
 def _class_names(config: Mapping[str, Any], folder: Path, count: int) -> tuple[str, ...] | None:
-    """`label_names` in the order of the logits; None where the folder names no classes."""
+    """`label_names` in the order of the logits; None where the folder names no classes.
+
+    A single logit may have two names: those of the class at 0 and of the class at 1.
+    """
     listed = config.get("label_names") or config.get("pretrained_cfg", {}).get("label_names")
     if not listed:
         return None
     if isinstance(listed, Mapping):
         listed = [listed.get(str(index)) for index in range(max(count, len(listed)))]
-    if len(listed) != count or None in listed:
+    if len(listed) not in ((1, 2) if count == 1 else (count,)) or None in listed:
         raise UserError(
             f"{folder / CONFIG} must name {count} classes in label_names, found {len(listed)} or gaps."
         )

@@ -325,7 +325,13 @@ def _head_weights(head: nn.Module, kind: TaskKind, task: str, source: InitialHea
     if not isinstance(name, str) or answer is None:
         raise UserError(f"{place} has no single linear classifier that could stand for this head.")
     parts = {part: state.get(f"{name}.{part}") for part in ("weight", "bias")}
-    return {f"{answer}.{part}": value for part, value in parts.items() if value is not None}
+    one = kind.exclusive and all(value is None or value.shape[:1] == (1,) for value in parts.values())
+    return {
+        # A single logit is the second of two classes (`task_network.two_classes`).
+        f"{answer}.{part}": torch.cat([torch.zeros_like(value), value]) if one else value
+        for part, value in parts.items()
+        if value is not None
+    }
 
 
 def _refuse_other_options(kind: TaskKind, entry: Mapping[str, Any], place: Path) -> None:

@@ -48,10 +48,15 @@ class SoftmaxKind(AdditiveKind):
 
     @classmethod
     def are_probabilities(cls, answer: Tensor) -> bool:
+        """Shares of a whole, or one number in [0, 1]: the probability of the second of two classes."""
+        if answer.shape[1] == 1:
+            return bool(((answer >= 0) & (answer <= 1)).all())
         return sums_to_one(answer)
 
     @classmethod
     def logits_of(cls, probabilities: Tensor) -> Tensor:
+        if probabilities.shape[1] == 1:
+            probabilities = torch.cat([1 - probabilities, probabilities], 1)
         return log_probabilities(probabilities)
 
     def describe(self) -> dict[str, object]:

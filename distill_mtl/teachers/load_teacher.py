@@ -123,6 +123,8 @@ def teacher_of(
     shaped = KINDS[kind].class_for(options)
     reader.read_as(shaped)
     named = named_classes(output.classes) if output.classes is not None else None
+    if reader.one_logit and named is not None and len(named) == 1:
+        named = None  # the name of the second class, or a word for both: neither names two classes
     labels = _labels(section, named, reader.width, shaped, asked.classes, str(source.place))
     taken = _layers(reader, layers)
     network.tap(head, taken)
