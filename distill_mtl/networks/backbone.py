@@ -15,7 +15,7 @@ from distill_mtl.errors import UserError
 from distill_mtl.networks.features import FeatureShape, Layout, find_layout
 from distill_mtl.networks.inputs import InputContract, Preprocess
 from distill_mtl.networks.modes import evaluating
-from distill_mtl.networks.taps import Taps
+from distill_mtl.networks.taps import Taps, tensor_parts
 
 POOLED = "pooled"
 LOGITS = "logits"
@@ -32,7 +32,8 @@ class Backbone(nn.Module):
         inputs: what it was trained on.
 
     Attributes:
-        stages: dotted names of the stages, in the order they run.
+        stages: dotted names of the stages, in the order they run; of a stage that gives several maps (HRNet's
+            branches) `stage4[0]`, `stage4[1]`, ... in its place.
         shapes: shape of every feature that can be read: `pooled`, the stages, and whatever `tap` added.
         returns: names of the features that a forward pass gives; `pooled` and the stages to begin with.
         ends_with_features: nothing behind `forward_features` is read, nor need run (`export.deployable.remove_unread`).
@@ -93,17 +94,19 @@ class Backbone(nn.Module):
 
     def layer_names(self) -> list[str]:
         """Every name that `tap` knows."""
-        return [POOLED, *(name for name, _ in self.model.named_modules() if name)]
+        parts = [stage for stage in self.stages if stage.endswith("]")]
+        return [POOLED, *(name for name, _ in self.model.named_modules() if name), *parts]
 
     def features(self) -> dict[str, FeatureShape]:
         """Every layer that `tap` can read, with its shape, in the order they run; `pooled` is the last."""
         shapes: dict[str, FeatureShape] = {}
 
         def note(name: str, output: Any) -> None:
-            shapes.pop(name, None)  # a layer that runs several times keeps its last output
-            if isinstance(output, Tensor):
-                with suppress(UserError):
-                    shapes[name] = FeatureShape.of(self._layout(name, output)(output))
+            for part, tensor in {name: output, **tensor_parts(name, output)}.items():
+                shapes.pop(part, None)  # a layer that runs several times keeps its last output
+                if isinstance(tensor, Tensor) and (part == name or part in self.stages):
+                    with suppress(UserError):
+                        shapes[part] = FeatureShape.of(self._layout(part, tensor)(tensor))
 
         handles = [
             module.register_forward_hook(lambda module, inputs, output, name=name: note(name, output))
@@ -118,12 +121,35 @@ class Backbone(nn.Module):
         return {**shapes, POOLED: self.shapes[POOLED]}
 
     def _find_stages(self) -> None:
-        """Return `pooled` and every stage; drop the stages that are not one tensor (HRNet's branches)."""
+        """Return `pooled` and every stage; of a stage that gives a list of maps, those of different sizes."""
         try:
             self.tap((POOLED, *self.stages))
         except UserError:
-            self.stages = tuple(stage for stage in self.stages if self._readable(stage))
+            parts = (part for stage in self.stages for part in self._parts(stage))
+            self.stages = tuple(part for part in parts if self._readable(part))
             self.tap((POOLED, *self.stages))
+
+    def _parts(self, stage: str) -> tuple[str, ...]:
+        """The names under which a stage's output is tapped: its own, or those of the maps in its list.
+
+        Of maps of one size the first is the stage's output, further ones go with it (SelecSLS); what is no map is
+        its class token (PiT).
+        """
+        found = [stage]
+
+        def note(module: nn.Module, inputs: Any, output: Any) -> None:
+            maps: dict[torch.Size, str] = {}
+            for name, part in tensor_parts(stage, output).items():
+                if part.ndim == 4:
+                    maps.setdefault(part.shape[2:], name)
+            found[:] = maps.values() or [stage]
+
+        handle = self.model.get_submodule(stage).register_forward_hook(note)
+        try:
+            self.tap(())
+        finally:
+            handle.remove()
+        return tuple(found)
 
     def _readable(self, layer: str) -> bool:
         try:

@@ -4,6 +4,7 @@
 of one class never mix, and a deep copy of the owner reads its own layers.
 """
 
+import re
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from distill_mtl.errors import UserError, nearest
+
+_PART = re.compile(r"(.+)\[(\d{1,4})\]")
 
 
 class Taps:
@@ -23,7 +26,8 @@ class Taps:
 
     Args:
         module: the network.
-        layers: dotted names, as in `module.named_modules()`.
+        layers: dotted names, as in `module.named_modules()`; `stage4[0]` for the first of the maps of a layer that
+            gives several in a list or a tuple.
 
     Raises:
         UserError: the network has no layer of that name.
@@ -31,13 +35,14 @@ class Taps:
 
     def __init__(self, module: nn.Module, layers: Sequence[str]) -> None:
         known = dict(module.named_modules())
-        for layer in layers:
-            if not layer or layer not in known:
+        places = {layer: _module_and_index(layer) for layer in layers}
+        for layer, (name, _) in places.items():
+            if not name or name not in known:
                 raise UserError(_unknown(layer, known))
         self._taken: dict[str, Tensor] = {}
-        self._taps = {layer: _Tap(layer, self._taken) for layer in layers}
+        self._taps = {layer: _Tap(layer, index, self._taken) for layer, (_, index) in places.items()}
         self._handles: list[RemovableHandle] = [
-            known[layer].register_forward_hook(tap) for layer, tap in self._taps.items()
+            known[places[layer][0]].register_forward_hook(tap) for layer, tap in self._taps.items()
         ]
         # Two owners may share a network: what one of them tapped must not run on when it is gone.
         weakref.finalize(self, _remove, self._handles).atexit = False
@@ -75,21 +80,42 @@ class Taps:
 class _Tap:
     """One hook. An object, not a closure: `copy.deepcopy` of a network gives it a hook of its own."""
 
-    def __init__(self, layer: str, taken: dict[str, Tensor]) -> None:
-        self.layer, self.taken = layer, taken
+    def __init__(self, layer: str, index: int | None, taken: dict[str, Tensor]) -> None:
+        self.layer, self.index, self.taken = layer, index, taken
         self.copy = False
         # PyTorch's count of in-place writes when the layer had just run; None outside a dry run.
         self.version: int | None = None
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if not isinstance(output, Tensor):
+        if self.index is not None:
+            output = self._part(output)
+        elif not isinstance(output, Tensor):
+            inside = " or ".join(tensor_parts(self.layer, output)) or "a layer inside it"
             raise UserError(
-                f"the layer '{self.layer}' gives a {type(output).__name__}, not one tensor. "
-                "Choose a layer inside it."
+                f"the layer '{self.layer}' gives a {type(output).__name__}, not one tensor. Choose {inside}."
             )
         if self.version is not None:
             self.version = output._version
         self.taken[self.layer] = output.clone() if self.copy else output
+
+    def _part(self, output: Any) -> Tensor:
+        parts = tensor_parts(_module_and_index(self.layer)[0], output)
+        if self.layer not in parts:
+            found = ", ".join(parts) or type(output).__name__
+            raise UserError(f"there is no '{self.layer}' in what that layer gives: {found}.")
+        return parts[self.layer]
+
+
+def tensor_parts(layer: str, output: Any) -> dict[str, Tensor]:
+    """The tensors in a list or a tuple that a layer gives, by the names under which they are tapped."""
+    listed = output if isinstance(output, list | tuple) else ()
+    return {f"{layer}[{index}]": part for index, part in enumerate(listed) if isinstance(part, Tensor)}
+
+
+def _module_and_index(layer: str) -> tuple[str, int | None]:
+    """`stage4[0]` as ("stage4", 0), any other name as it is."""
+    found = _PART.fullmatch(layer)
+    return (found[1], int(found[2])) if found else (layer, None)
 
 
 def _remove(handles: Sequence[RemovableHandle]) -> None:

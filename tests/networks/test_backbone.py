@@ -135,16 +135,23 @@ def test_a_network_without_readable_stages_still_has_its_pooled_vector() -> None
     assert list(network(torch.rand(1, 3, 20, 20))) == ["pooled"]
 
 
-def test_stages_that_are_several_tensors_are_passed_over() -> None:
+def test_a_stage_that_gives_a_list_is_its_first_map_of_every_size() -> None:
     class Branching(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-            return [images, images]
+            return [images, images, images[..., ::2, ::2], images.mean((2, 3))]
 
     model = timm.create_model("test_resnet", num_classes=0)
     model.layer3 = torch.nn.Sequential(model.layer3, Branching(), torch.nn.Identity())
     model.layer4 = torch.nn.Sequential(Joining(), model.layer4)
     network = Backbone(model, InputContract.from_timm(model.pretrained_cfg, SIZE))
-    assert network.stages == ("act1", "layer1", "layer2", "layer4")
+    assert network.stages == ("act1", "layer1", "layer2", "layer3[0]", "layer3[2]", "layer4")
+    assert {"layer3[0]", "layer3[2]"} <= set(network.features()) <= set(network.layer_names())
+    with pytest.raises(UserError, match=r"'layer3' gives a list.* Choose layer3\[0\] or layer3\[1\] or"):
+        network.tap(["layer3"])
+    with pytest.raises(UserError, match=r"no 'layer3\[4\]' in what that layer gives: layer3\[0\], layer3"):
+        network.tap(["layer3[4]"])
+    with pytest.raises(UserError, match=r"no 'layer2\[0\]' in what that layer gives: Tensor"):
+        network.tap(["layer2[0]"])
 
 
 class Joining(torch.nn.Module):
