@@ -67,7 +67,7 @@ def saved(folder: Path, network: nn.Module, form: str) -> Path:
 
 
 def assert_is_the_sigmoid(teacher: Teacher, logit: Callable[[Tensor], Tensor]) -> None:
-    """Same decisions as the sigmoid above 0.5, and a soft target of 0 for the same Bernoulli distribution."""
+    """Decisions and score of the sigmoid above 0.5, and its Bernoulli distribution as the soft target."""
     seen = torch.rand(64, 3, SIZE, SIZE) * torch.rand(64, 3, 1, 1)
     with torch.no_grad():
         answer, one = teacher(seen).logits, logit(teacher.network.pixels(seen))
@@ -76,7 +76,13 @@ def assert_is_the_sigmoid(teacher: Teacher, logit: Callable[[Tensor], Tensor]) -
     clear = (share[:, 0] - 0.5).abs() > 1e-5
     assert torch.equal(answer.argmax(1)[clear], (share[:, 0] > 0.5).long()[clear])
     assert 0 < answer.argmax(1).float().mean() < 1, "both classes are chosen"
-    kind = build_kind(teacher.card.kind, teacher.card.classes)
+    metric = "pixel_accuracy" if teacher.network.dense else "accuracy"
+    kind = build_kind(teacher.card.kind, teacher.card.classes, metric)
+    labels = torch.randint(2, share[:, 0].shape)
+    right = (share[:, 0] > 0.5).long() == labels
+    assert float(kind.score(kind.statistics(answer, labels))) == pytest.approx(
+        100 * float(right.float().mean()), abs=0.1
+    )
     student = torch.randn_like(answer)
     mine, theirs = student.softmax(1), torch.cat([1 - share, share], 1)
     expected = (theirs * (theirs.log() - mine.log())).sum(1)
