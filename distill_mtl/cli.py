@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,8 +111,11 @@ def _run(arguments: argparse.Namespace) -> None:
     except UserError as error:
         if first or not error.everywhere:
             _say(str(error), style="red")
+        else:
+            _leave_last()
         status = USER_ERROR
     except StoppedElsewhere:
+        _leave_last()
         status = USER_ERROR
     except Stopped as stopped:
         if first:
@@ -130,6 +134,11 @@ def _run(arguments: argparse.Namespace) -> None:
         _say(found, style="red")
         status = USER_ERROR
     sys.exit(status)
+
+
+def _leave_last() -> None:
+    """Give the process that prints the error time to do so: a launcher ends all processes once one has failed."""
+    time.sleep(10)
 
 
 def _say(text: str, style: str | None = None) -> None:

@@ -143,8 +143,8 @@ def test_a_broken_label_is_traced_to_its_row(
 
 def test_a_rate_that_is_too_high_is_named_where_rows_are_sound(recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"diverged|a gradient was not") as failed:
-        run(recipe, tmp_path / "run", "optimizer.lr=1e30", "training.clip=null")
-    assert "optimizer.lr 1e+30" in str(failed.value)
+        run(recipe, tmp_path / "run", "optimizer.lr=1000", "training.clip=null")
+    assert "optimizer.lr 1000" in str(failed.value)
     assert "teacher of" not in str(failed.value)
 
 
