@@ -124,14 +124,17 @@ def test_no_box_is_no_box() -> None:
 def test_pictures_and_masks_move_as_torchvision_moves_them(
     mode: str, flip: bool, chance: list[float], height: int, width: int
 ) -> None:
-    """Pixels differ by rounding alone, masks where a new pixel's centre lies on the border of two old ones."""
+    """Pixels differ by rounding alone, masks where a new pixel's centre lies on the border of two old ones.
+
+    Masks are images to torchvision: its earlier versions resize a Mask by NEAREST whatever they are told.
+    """
     size = (17, 24)
     view = training_view((height, width), size, mode, (0.2, 1.0), flip, chance)
     picture = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
     mask = torch.randint(0, 9, (1, height, width), dtype=torch.uint8)
     expected = as_torchvision(tv_tensors.Image(picture), view, size, InterpolationMode.BILINEAR)
     assert (view.image(picture, size).int() - expected.int()).abs().max() <= 1
-    nearest = as_torchvision(tv_tensors.Mask(mask), view, size, InterpolationMode.NEAREST_EXACT)
+    nearest = as_torchvision(tv_tensors.Image(mask), view, size, InterpolationMode.NEAREST_EXACT)
     clear = unambiguous(view, size)
     assert torch.equal(view.map(mask, size, 255)[0][clear], nearest.as_subclass(Tensor)[0][clear])
 
@@ -144,7 +147,7 @@ def test_masks_of_a_letterbox_are_torchvisions_inside_the_picture(
     size = (24, 24)
     view = training_view((height, width), size, "pad", (0.5, 1.0), flip, chance)
     mask = torch.randint(1, 9, (1, height, width), dtype=torch.uint8)
-    expected = as_torchvision(tv_tensors.Mask(mask), view, size, InterpolationMode.NEAREST_EXACT)
+    expected = as_torchvision(tv_tensors.Image(mask), view, size, InterpolationMode.NEAREST_EXACT)
     clear = unambiguous(view, size)
     assert torch.equal(view.map(mask, size, 0)[0][clear], expected.as_subclass(Tensor)[0][clear])
 
