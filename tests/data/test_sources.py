@@ -1,5 +1,6 @@
 """Opening the data of a recipe: what is refused before training, and what the check can say."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,9 @@ def test_rows_without_a_picture_or_a_label_are_counted_before_training(tmp_path:
     with pytest.raises(ShardError) as caught:
         open_data({"pets": source(tmp_path, "pets", "pet")})
     message = str(caught.value)
-    assert "1 of 21 rows lack a picture (member jpg;jpeg;png;webp): pets/pets-train-0/0000" in message
+    assert re.search(
+        r"\b1 of 21 rows [^:]*picture[^:]*jpg;jpeg;png;webp[^:]*: pets/pets-train-0/0000", message
+    )
     assert "4 of 21 rows lack the label of pet (member cls)" in message
     assert "pets/pets-train-0/0001" in message
     assert "Members in the shards: cls, png" in message
@@ -103,7 +106,7 @@ def test_only_the_set_without_shards_is_cut(tmp_path: Path) -> None:
 def test_too_few_rows_for_a_cut_say_so(tmp_path: Path) -> None:
     write(tmp_path / "pets.tar", pets(6))
     with pytest.raises(
-        ShardError, match=r"no validation rows for the task pet.*data\.pets\.split\.validation"
+        ShardError, match=r"data\.pets: no validation rows.* pet\b.*data\.pets\.split\.validation"
     ):
         open_data({"pets": {"shards": str(tmp_path / "pets.tar"), "labels": {"pet": {"member": "cls"}}}})
 
@@ -224,9 +227,7 @@ def damaged_pets(folder: Path, damaged: tuple[int, ...]) -> None:
 def test_a_damaged_picture_stops_the_run_with_its_place(tmp_path: Path) -> None:
     damaged_pets(tmp_path, (3,))
     sources = open_data({"pets": source(tmp_path, "pets", "pet")})
-    with pytest.raises(
-        ShardError, match=r"data\.pets: .*pets-train-0\.tar, row 0003, member .*cannot be decoded"
-    ):
+    with pytest.raises(ShardError, match=r"data\.pets: .*pets-train-0\.tar.* 0003\b.*png.*cannot be decoded"):
         list(sources.stream(steps=2))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -115,10 +116,7 @@ def test_a_broken_answer_of_a_teacher_is_traced_to_teacher_and_row(
     after(2, lambda session: armed.append(True), monkeypatch)
     with pytest.raises(UserError, match=r"loss of .* is nan") as failed:
         run(recipe, tmp_path / "run")
-    assert f"Step 3 began it: the teacher of hue gives answers that are not finite ({broken.pop()}" in str(
-        failed.value
-    )
-    assert "--resume" in str(failed.value)
+    assert re.search(rf"Step 3 .*teacher of hue .*not finite \({broken.pop()}.*--resume", str(failed.value))
     assert steps(tmp_path / "run") == [2]
 
 
@@ -255,9 +253,7 @@ def test_a_full_disk_in_training_says_what_is_whole_and_it_goes_on_from_there(
         return real(folder, step, *state, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(checkpoint, "save_checkpoint", save)
-    with pytest.raises(
-        UserError, match=r"step_00000006 cannot be written: no space.*step_00000004 is whole.*--resume"
-    ):
+    with pytest.raises(UserError, match=r"step_00000006 .*no space.*step_00000004 is whole.*--resume"):
         run(recipe, tmp_path / "run")
     monkeypatch.undo()
     run(recipe, tmp_path / "run", resume=True)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -275,7 +276,7 @@ def test_folders_numbered_from_1_are_doubted_and_read_as_their_recipe_says(tmp_p
     show(console, written)
     summary = console.file.getvalue()  # type: ignore[attr-defined]
     assert "the class numbers go from 1 to 3" in summary
-    assert "write `classes: 3` (or their names) and `options: {first_number: 1}`" in summary
+    assert re.search(r"`classes: 3`.*`options: \{first_number: 1\}`", summary)
     kind = build_kind("classification", ["a", "b", "c"], first_number=1)
     assert [int(kind.read_label(label)) for label in (b"1", b"2", b"3")] == [0, 1, 2]
     assert kind.checked_label({"label": torch.tensor(2)}) == ("cls", b"3")
@@ -328,7 +329,7 @@ def test_a_student_that_says_background_everywhere_is_not_accepted_where_nothing
     assert (result.unscored, result.unmeasured, result.verdict) == (("cat",), True, "undecided")
     assert not evaluation.accepted
     assert "100.00" not in shown(evaluation)
-    assert "task: no miou, and no verdict. The 3 rows have labels of 'background' alone" in shown(evaluation)
+    assert re.search(r"task: no miou.*no verdict.* 3 rows .*'background' alone", shown(evaluation))
 
 
 ONLY_ONE = [

@@ -103,9 +103,7 @@ def test_a_head_of_no_possible_size_is_refused_wherever_it_is_from(size: str, va
 def test_a_head_that_memory_cannot_hold_is_refused_before_it_is_made() -> None:
     section = StudentSection(model="resnet18", input_size=64, init="random")
     kind = build_kind("classification", ["a", "b"], head={"width": 65536, "depth": 100})
-    with pytest.raises(
-        StudentError, match=r"training this student needs at least .*B of memory, and .*B are available"
-    ):
+    with pytest.raises(StudentError, match=r"training this student .*B of memory.*B are available"):
         build_student(section, {"breed": kind}, seed=0)
 
 
@@ -138,9 +136,7 @@ def test_what_fits_is_built_with_the_same_weights() -> None:
 def test_both_numbers_are_named_and_an_unknown_machine_refuses_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with pytest.raises(
-        UserError, match="it needs at least 3.0 GB of memory, and 2.0 GB are available. Smaller."
-    ):
+    with pytest.raises(UserError, match=r"^it .*3\.0 GB of memory.*2\.0 GB.*available.*Smaller\.$"):
         refuse_beyond_memory(3_000_000_000, "it", "Smaller.", 2_000_000_000)
     monkeypatch.setattr(machine_memory, "_MACHINE", Path("/nowhere"))
     assert available_memory() is None

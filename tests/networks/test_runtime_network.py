@@ -102,9 +102,7 @@ def test_what_it_returns_is_told_with_shapes() -> None:
 
 
 def test_a_wrong_name_is_answered_with_the_layers() -> None:
-    with pytest.raises(
-        UserError, match=r"no layer 'deap'\. Did you mean 'deep'\? Layers: conv, broken, deep, pool, flat"
-    ):
+    with pytest.raises(UserError, match=r"no layer 'deap'.* 'deep'.*conv, broken, deep, pool, flat"):
         network().tap(("deap",))
 
 

@@ -42,9 +42,7 @@ def test_rows_of_shards_are_called_by_source_shard_and_key(tmp_path: Path) -> No
 def test_a_row_without_a_picture_says_what_the_shard_has(tmp_path: Path) -> None:
     path = shard(tmp_path / "p.tar", {"a": png(0), "b": None})
     broken = find_pictures([str(path)]).pictures[1]
-    with pytest.raises(
-        ValueError, match=r"no picture \(member jpg;jpeg;png;webp\); members in the shard: cls, png"
-    ):
+    with pytest.raises(ValueError, match=r"no picture.*jpg;jpeg;png;webp.*members.*: cls, png"):
         broken.read()
     with pytest.raises(ValueError, match="no picture"):
         find_pictures([str(path)], "jpg").pictures[0].read()

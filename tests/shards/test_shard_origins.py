@@ -224,9 +224,7 @@ def test_a_file_without_partner_is_refused_or_counted(tmp_path: Path) -> None:
         save_picture(tmp_path / "img" / f"{number}.png", number)
     for number in range(1, 5):
         save_mask(tmp_path / "ids" / f"{number}.png", number)
-    with pytest.raises(
-        ShardError, match=r"1 files in .*img have no partner in .*ids \(0.png\); 2 files in .*ids"
-    ):
+    with pytest.raises(ShardError, match=r"1 files .*img.*no partner.*ids \(0\.png\).* 2 files .*ids"):
         pair_rows(tmp_path / "img", tmp_path / "ids")
     rows = pair_rows(tmp_path / "img", tmp_path / "ids", allow_missing=True)
     assert (len(rows), rows.left_out) == (2, {"pictures without a mask": 1, "masks without a picture": 2})

@@ -75,9 +75,7 @@ def test_a_dense_head_is_refused(tmp_path: Path) -> None:
 
 def test_a_deeper_head_is_refused_with_the_form_that_holds_it(tmp_path: Path) -> None:
     deeper = student(tasks={"left": build_kind("classification", ["a", "b"], head={"depth": 2})})
-    with pytest.raises(
-        StudentError, match=r"more than one linear layer on the pooled vector\. Use save_student"
-    ):
+    with pytest.raises(StudentError, match=r"more than one linear layer.* save_student"):
         save_timm(deeper, "left", tmp_path / "t")
 
 

@@ -121,7 +121,7 @@ def test_a_full_disk_is_refused_before_anything_is_written(
     recipe = cache_world.make(tmp_path / "world")
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(1, 1, 20_000))
-    with pytest.raises(CacheError, match=r"take \d+ kB, and the disk of .* has 20 kB free.*targets.views"):
+    with pytest.raises(CacheError, match=r"take \d+ kB.* 20 kB free.*targets\.views"):
         write_cache(recipe)
     assert not contents(recipe)
 
@@ -209,7 +209,7 @@ def test_a_true_cache_is_verified(
     capsys.readouterr()
     verify_cache(recipe, overrides, rows=50)
     said = capsys.readouterr().out
-    assert "verified: 50 of 2 teachers × 160 rows × 3 views; largest deviation hue 0." in said
+    assert re.search(r"verified: 50 of 2 teachers × 160 rows × 3 views.*deviation hue 0\.", said)
 
 
 @pytest.mark.parametrize(

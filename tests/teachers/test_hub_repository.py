@@ -50,7 +50,7 @@ def test_a_name_of_timm_is_its_repository(hub: Path) -> None:
 
 def test_a_network_that_cannot_be_fetched_says_how_to_bring_it() -> None:
     with pytest.raises(
-        TeacherError, match=r"hf_hub:owner/absent cannot be fetched: .*copy the folder here"
+        TeacherError, match=r"hf_hub:owner/absent cannot be fetched.*copy the folder"
     ) as caught:
         load_teacher(TeacherSection(path="hf_hub:owner/absent"), task="breed")
     assert "\n" not in str(caught.value)
@@ -64,7 +64,5 @@ def test_a_repository_of_pickles_is_not_opened(hub: Path) -> None:
 
 
 def test_an_unknown_name_of_timm_is_answered_with_the_nearest() -> None:
-    with pytest.raises(
-        TeacherError, match=r"no pretrained network 'resnet5O\.a1_in1k'\. Did you mean 'resnet50"
-    ):
+    with pytest.raises(TeacherError, match=r"no pretrained network 'resnet5O\.a1_in1k'.* 'resnet50"):
         load_teacher(TeacherSection(timm="resnet5O.a1_in1k"), task="breed")

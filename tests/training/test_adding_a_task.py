@@ -232,9 +232,7 @@ def test_a_head_for_other_classes_is_refused_with_the_way_on(folder: Path) -> No
     end = text.index("  tone:")
     own = f"  hue: {{classes: [red, green], data: {folder}/hue-train.tar}}\n"
     (folder / "others.yaml").write_text(text[:start] + own + text[end:])
-    with pytest.raises(
-        StudentError, match=r"tasks\.hue\.head: the head 'hue' of .*Write `head: \{init: random\}`"
-    ):
+    with pytest.raises(StudentError, match=r"tasks\.hue\.head: .*'hue' .*`head: \{init: random\}`"):
         build(load_recipe(folder / "others.yaml"))
 
 
@@ -244,9 +242,7 @@ def test_a_task_that_the_old_student_does_not_know_is_refused(folder: Path) -> N
 
 
 def test_an_old_task_without_a_labelled_row_is_refused_with_what_to_write(folder: Path) -> None:
-    with pytest.raises(
-        RecipeError, match=r"no source has test rows labelled for hue.*data: \{split: \{test: \.\.\.\}\}"
-    ):
+    with pytest.raises(RecipeError, match=r"no source .*test rows.*hue.*data: \{split: \{test:"):
         parts(folder, "tasks.hue.data=null")
 
 

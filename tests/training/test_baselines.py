@@ -120,7 +120,7 @@ def test_a_stopped_baseline_goes_on_with_what_is_there(
         raise Stopped("stopped after step 3")
 
     monkeypatch.setattr(baselines, "distill", stops)
-    with pytest.raises(Stopped, match="stopped in the baseline labels-only. The same `distill-mtl evaluate`"):
+    with pytest.raises(Stopped, match="stopped in the baseline labels-only.*`distill-mtl evaluate`"):
         evaluate(out, baseline=["labels_only"], console=QUIET)
     resumed = []
 
@@ -160,9 +160,7 @@ def test_a_model_without_a_task_in_common_is_refused(finished: Path, tmp_path: P
     weights = load_file(renamed / "model.safetensors")
     colour = {name.replace("heads.hue.", "heads.colour."): weight for name, weight in weights.items()}
     save_file(colour, renamed / "model.safetensors")
-    with pytest.raises(
-        UserError, match=r"no task in common with the run \(hue, shape\): its tasks are colour"
-    ):
+    with pytest.raises(UserError, match=r"no task in common.*\(hue, shape\).* colour"):
         evaluate(finished, baseline=[str(renamed)], console=QUIET)
 
 

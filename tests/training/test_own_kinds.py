@@ -135,9 +135,7 @@ def test_an_own_score_in_a_unit_needs_a_word_on_what_may_be_lost(folder: Path) -
     build(load_recipe("facing.yaml"))  # nobody is compared with it
     _forget()
     taught = "tasks.facing.teacher=self"
-    with pytest.raises(
-        RecipeError, match=r"tasks\.facing: mean_angle is measured in .*`acceptance: {facing: "
-    ):
+    with pytest.raises(RecipeError, match=r"tasks\.facing: mean_angle .*unit of.*`acceptance: {facing: "):
         build(load_recipe("facing.yaml", [taught]))
     said = load_recipe("facing.yaml", [taught, "acceptance={facing: 5}"])
     assert build(said).recipe.acceptance.margin == {"facing": 5}

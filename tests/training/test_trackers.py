@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -140,16 +141,14 @@ def test_a_tracker_that_is_not_installed_is_refused_with_its_package(
 ) -> None:
     monkeypatch.setattr(accelerate.tracking, "_available_trackers", [])
     with pytest.raises(
-        RecipeError, match=r"training\.trackers: tensorboard is not installed.*pip install tensorb"
+        RecipeError, match=r"training\.trackers: tensorboard .*not installed.*pip install tensorb"
     ):
         distill(load_recipe(recipe, [ON]), out=tmp_path / "run", console=QUIET)
     assert not (tmp_path / "run").exists()
 
 
 def test_an_unknown_tracker_is_refused_with_its_line(recipe: Path) -> None:
-    with pytest.raises(
-        RecipeError, match=r'training\.trackers\.0:\n  found "tensorbord", .* Did you mean \'tensorb'
-    ):
+    with pytest.raises(RecipeError, match=r"training\.trackers\.0:\n.*\"tensorbord\".* 'tensorb"):
         load_recipe(recipe, ["training.trackers=[tensorbord]"])
 
 
@@ -160,9 +159,7 @@ def test_a_tracker_that_cannot_start_stops_the_run_before_training(
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(accelerate.tracking.TensorBoardTracker, "start", fails)
-    with pytest.raises(
-        UserError, match=r"training\.trackers: tensorboard could not be started: no route to host"
-    ):
+    with pytest.raises(UserError, match=r"training\.trackers: tensorboard .*started: no route to host"):
         distill(load_recipe(recipe, [ON]), out=tmp_path / "run", console=QUIET)
 
 
@@ -175,7 +172,6 @@ def test_a_tracker_that_fails_along_the_way_is_left_out_and_the_run_goes_on(
     monkeypatch.setattr(accelerate.tracking.TensorBoardTracker, "log", fails)
     out = tmp_path / "run"
     distill(load_recipe(recipe, [ON]), out=out, console=QUIET)
-    assert [record.getMessage() for record in caplog.records if "left out" in record.getMessage()] == [
-        "tensorboard failed and is left out from now on: no route to host. metrics.jsonl is still written"
-    ]
+    (said,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert re.search(r"tensorboard failed.* left out.*no route to host.*metrics\.jsonl", said)
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 3
