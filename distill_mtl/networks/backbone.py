@@ -50,7 +50,7 @@ class Backbone(nn.Module):
         # backward (timm's test_resnet, mobilenetv3, resnet18 and vit at 32 to 64 px, torch 2.15).
         self.model = model.to(memory_format=torch.channels_last)
         self.preprocess = Preprocess(inputs).to(next(model.parameters()).device)
-        self.stages = _stages(model)
+        self.stages = stage_names(model)
         self.shapes: dict[str, FeatureShape] = {}
         self.returns: tuple[str, ...] = ()
         self.ends_with_features = False
@@ -193,7 +193,7 @@ class Backbone(nn.Module):
             raise UserError(f"the feature '{name}' cannot be read: {error}. Choose another layer.") from error
 
 
-def _stages(model: nn.Module) -> tuple[str, ...]:
+def stage_names(model: nn.Module) -> tuple[str, ...]:
     """Dotted names of the stages in timm's `feature_info`, a list of dicts or an object that holds one."""
     listed: Any = getattr(model, "feature_info", None) or ()
     entries: Sequence[dict[str, Any]] = listed if isinstance(listed, list | tuple) else listed.info
