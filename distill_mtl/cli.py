@@ -1,7 +1,7 @@
 """The commands: `distill.py RECIPE`, run by `accelerate launch`, and `distill-mtl COMMAND`, one for each job.
 
-A user's mistake ends with its message and status 2, a student below its acceptance with 3, a stopped
-run with 130.
+A user's mistake ends with its message and status 2, a stopped run with 130. A student that is not accepted ends
+`evaluate` with 3, and training only if the recipe says `acceptance: {gate: true}`.
 """
 
 import argparse

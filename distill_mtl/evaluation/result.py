@@ -306,10 +306,12 @@ class Acceptance:
     Attributes:
         rule: whether the interval or the measured difference alone is held against the margin.
         margin: by task, the largest loss allowed, in points or in the unit of its labels.
+        gate: the run asked for an exit status of its own if the student is not accepted.
     """
 
     rule: AcceptanceRule
     margin: dict[str, float]
+    gate: bool = False
 
 
 class Evaluation(BaseModel):

@@ -22,6 +22,11 @@ def _accepted(result: Any) -> int:
     return 0 if all(comparison.accepted for comparison in found) else NOT_ACCEPTED
 
 
+def _accepted_or_no_gate(evaluation: Any) -> int:
+    """A run that did its work ends with 0, unless its recipe makes acceptance a gate."""
+    return _accepted(evaluation) if evaluation.acceptance.gate else 0
+
+
 def _all_read(unread: Any) -> int:
     return NOT_READ if unread else 0
 
@@ -50,7 +55,7 @@ class Job:
         return f"{__name__}.{self.module}"
 
 
-DISTILL = Job("", "distill", "distill", _accepted)
+DISTILL = Job("", "distill", "distill", _accepted_or_no_gate)
 JOBS = (
     DISTILL,
     Job("shards folder", "shards", "shards_from_folder", keeps_data=False),

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ from distill_mtl.files import refuse_full_disk, refuse_unwritable
 from distill_mtl.jobs.arguments import as_recipe
 from distill_mtl.jobs.run_artefacts import card_of, earlier_result, write_run_artefacts
 from distill_mtl.recipe import Recipe, dump_recipe
-from distill_mtl.report.console import console_table
+from distill_mtl.report.console import print_summary
+from distill_mtl.report.run_record import read_run
+from distill_mtl.report.run_report import report_of
 from distill_mtl.splits import Split
 from distill_mtl.students.student_folder import SCORES, save_student
 from distill_mtl.targets.facts import Teachers
@@ -199,7 +202,8 @@ class StudentComparison:
         self.session.synchronise()
         settings = ComparisonSettings.of(self.parts.recipe)
         found = compare_with_progress(self.on("test"), settings, self.console)
-        return found.changed(steps=self.session.step, seconds=self.session.seconds)
+        acceptance = replace(found.acceptance, gate=self.parts.recipe.acceptance.gate)
+        return found.changed(steps=self.session.step, seconds=self.session.seconds, acceptance=acceptance)
 
     def on(self, split: Split) -> Comparison:
         """Student and teachers on the rows of a set, shared by the processes."""
@@ -237,12 +241,12 @@ def _finish(parts: Parts, session: Session, folder: RunFolder, console: Console)
         extra = _extra(parts) | {SCORES: recorded_scores(evaluation)}
         save_student(session.student, folder.student, card=_card(parts, folder, evaluation), extra=extra)
         report = write_run_artefacts(folder, evaluation, comparison.on("test"))
-        console.print(console_table(evaluation))
         for source, count in skipped.items():
             said = f"{count} corrupt rows of data.{source} were replaced by their next row"
             console.print(said, style="yellow")
         console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
-        console.print(f"report: {report}", highlight=False, soft_wrap=True)
+        console.print(f"report: {report}\n", highlight=False, soft_wrap=True)
+        print_summary(console, report_of(read_run(folder.path)))
     accelerator.wait_for_everyone()
     return evaluation
 

@@ -17,7 +17,8 @@ from distill_mtl.jobs.run_artefacts import card_of, earlier_result, shared_conso
 from distill_mtl.jobs.trained_baselines import measure_baselines, open_baselines, train_baselines
 from distill_mtl.networks.weights import CARD
 from distill_mtl.recipe import load_recipe
-from distill_mtl.report.console import console_table
+from distill_mtl.report.console import print_summary
+from distill_mtl.report.run_report import report_of_result
 from distill_mtl.run_files import RunFiles
 from distill_mtl.students.student_folder import load_student
 from distill_mtl.training.parts import build_sources, build_teachers
@@ -238,7 +239,7 @@ def _evaluate_run(
             write_text(run.student / CARD, card)
         if file is not None:
             found.write(file)
-        console.print(console_table(found))
+        print_summary(console, report_of_result(found))
     state.wait_for_everyone()
     return found
 

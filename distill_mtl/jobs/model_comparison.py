@@ -21,7 +21,8 @@ from distill_mtl.networks.network import Network
 from distill_mtl.networks.opening import open_network
 from distill_mtl.recipe.long_form import MARGIN
 from distill_mtl.recipe.schema import AcceptanceSection
-from distill_mtl.report.console import console_table
+from distill_mtl.report.console import print_summary
+from distill_mtl.report.run_report import report_of_result
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.load_teacher import Asked, kind_of, teachers_of
 from distill_mtl.teachers.shared_trunks import JoinedTeachers
@@ -101,7 +102,7 @@ def compare_models(
         comparison = Comparison(network, teachers, kinds, evaluation_set)
         compared = compare_with_progress(comparison, settings, console)
         found[place] = compared.changed(student=student, against=place)
-        console.print(console_table(found[place]))
+        print_summary(console, report_of_result(found[place]))
         if place != against[-1]:
             console.print()
     if file is not None and state.is_main_process:

@@ -46,7 +46,7 @@ _LONGEST = 100
 MARGIN = 1.0
 """Points that a task may lose where nothing is said."""
 _ACCEPTANCE = "acceptance"
-_KEYS = ("margin", "rule")
+_KEYS = ("margin", "rule", "gate")
 AUGMENT: tuple[KeyPath, ...] = (("data", "*", "augment"), ("tasks", "*", "data", "augment"))
 
 
@@ -201,15 +201,15 @@ def _label(source: dict[str, Any], task: str, key: str, form: LongForm) -> dict[
 
 
 def _fill_acceptance(form: LongForm, known: KnownNames) -> None:
-    """Bring the forms of `acceptance` to one: a margin for every task that is scored in points, and the rule.
+    """Bring the forms of `acceptance` to one: a margin for every task that is scored in points, the rule and the gate.
 
         acceptance: 2                                       # one margin for all tasks
         acceptance: {breed: 2}                              # by task
         acceptance: point                                   # the rule
         acceptance: {margin: {breed: 2}, rule: point}       # both
 
-    A mapping with `margin` or `rule` is the last form, so a task of such a name has its margin under `margin`. `expand`
-    has made a mapping of the number and of the word; what is not a mapping is left for validation to report.
+    A mapping with `margin`, `rule` or `gate` is the last form, so a task of such a name has its margin under `margin`.
+    `expand` has made a mapping of the number and of the word; what is not a mapping is left for validation to report.
     """
     recipe = form.value
     tasks = recipe.get("tasks") if isinstance(recipe.get("tasks"), dict) else {}
@@ -231,7 +231,7 @@ def _refuse_mixture(said: dict[str, Any], tasks: dict[str, Any], form: LongForm)
     for key, value in said.items():
         if key not in _KEYS:
             text = (
-                "beside `margin` or `rule`, margins by task stand under `margin`: "
+                "beside `margin`, `rule` or `gate`, margins by task stand under `margin`: "
                 f"`acceptance: {{margin: {{{key}: ...}}}}`."
             )
             form.mistakes.append(Mistake((_ACCEPTANCE, key), text))

@@ -453,6 +453,8 @@ class AcceptanceSection(Section):
     """Largest loss allowed, 0 or more, in points or the unit of the score: one number, or by task. Default: 1 point."""
     rule: Literal["interval", "point"] = "interval"
     """What must stay within the margin: the 95 % interval of the difference, or the measured difference alone."""
+    gate: bool = False
+    """Whether training ends with status 3 if the student is not accepted."""
 
 
 class Recipe(Section):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from rich import box
 from rich import table as rich_table
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.text import Text as RichText
 
 from distill_mtl.evaluation.result import Evaluation
@@ -27,15 +27,29 @@ def console_table(evaluation: Evaluation) -> RenderableType:
 
 
 def console(report: Report) -> RenderableType:
-    """What the sections of a report say in short, the verdict, and the notes."""
-    parts: list[RenderableType] = [RichText(report.title, "bold"), ""]
+    """What the sections of a report say in short, their notes, and the verdict."""
+    return Group(*_summary(report), *_verdict(report))
+
+
+def print_summary(console: Console, report: Report) -> None:
+    """The same; the verdict is the last line, however narrow the console is, for scripts that read it."""
+    console.print(Group(*_summary(report)))
+    for verdict in _verdict(report):
+        console.print(verdict, soft_wrap=True)
+
+
+def _summary(report: Report) -> Iterator[RenderableType]:
+    yield from (RichText(report.title, "bold"), "")
     for section in report.sections:
         for block in section.summary:
-            parts += [*_shown(block), ""]
+            yield from (*_shown(block), "")
+    notes = [RichText(note, "dim") for section in report.sections for note in section.notes]
+    yield from (*notes, "") if notes else ()
+
+
+def _verdict(report: Report) -> Iterator[RichText]:
     if report.verdict is not None:
-        parts.append(RichText(report.verdict.words, f"bold {_STYLES.get(report.verdict.tone, '')}"))
-    parts += [RichText(note, "dim") for section in report.sections for note in section.notes]
-    return Group(*parts)
+        yield RichText(report.verdict.words, f"bold {_STYLES.get(report.verdict.tone, '')}")
 
 
 def _shown(block: Block) -> Iterator[RenderableType]:

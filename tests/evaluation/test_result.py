@@ -84,7 +84,8 @@ def test_results_json_has_the_promised_keys_and_no_others(tmp_path: Path) -> Non
     assert written["tasks"]["left"]["ci95"] == [pytest.approx(0.15), 0.65]
     assert written["tasks"]["left"]["verdict"] == "non-inferior"
     assert written["tasks"]["alone"]["verdict"] is None
-    assert written["acceptance"] == {"rule": "interval", "margin": {"left": 1.0, "right": 1.0, "alone": 1.0}}
+    margin = {"left": 1.0, "right": 1.0, "alone": 1.0}
+    assert written["acceptance"] == {"rule": "interval", "margin": margin, "gate": False}
     assert written["tasks"]["alone"]["teacher"] is None
     assert (written["accepted"], written["steps"], written["seconds"]) == (True, 400, 61.5)
 

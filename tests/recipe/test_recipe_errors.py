@@ -104,7 +104,7 @@ def test_a_file_without_a_mapping_is_refused(refuse: Refuse, text: str) -> None:
         ),
         (
             "acceptance: {breed: 2, rule: point}",
-            "acceptance.breed:\n  beside `margin` or `rule`, margins by task stand under `margin`: `accept",
+            "acceptance.breed:\n  beside `margin`, `rule` or `gate`, margins by task stand under `margin`: `accept",
         ),
         (
             "acceptance: pont",

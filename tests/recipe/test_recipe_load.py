@@ -27,7 +27,8 @@ def test_the_ten_line_recipe_resolves_to_full_defaults(load: Load, ten_lines: st
     assert recipe.data["part"].labels == {"part": LabelSection(member=None)}
     assert recipe.balance.method == "auto"
     assert recipe.training.epochs == 30
-    assert recipe.acceptance.model_dump() == {"margin": {"breed": 1.0, "part": 1.0}, "rule": "interval"}
+    margin = {"breed": 1.0, "part": 1.0}
+    assert recipe.acceptance.model_dump() == {"margin": margin, "rule": "interval", "gate": False}
 
 
 SHORT = """\

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -14,13 +15,27 @@ import yaml
 from distill_mtl.training.processes import take_all_cores
 
 
-def test_a_student_below_its_acceptance_is_exit_status_3_and_still_saved(tmp_path: Path) -> None:
+def test_a_student_that_is_not_accepted_ends_the_run_well_and_the_verdict_is_its_last_line(
+    tmp_path: Path,
+) -> None:
+    """Through the launcher, in two processes: it would make a traceback of any status but 0."""
+    out = tmp_path / "run"
+    done = children.run(
+        "distill", toy_world.build(tmp_path), "--out", out, "--set=acceptance=0", launcher=children.TWO
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "not accepted" in done.stdout.rstrip("\n").splitlines()[-1]
+    assert not json.loads((out / "results.json").read_text())["accepted"]
+
+
+def test_a_gate_makes_acceptance_an_exit_status_and_the_student_is_still_saved(tmp_path: Path) -> None:
     """In bf16, which trains through Accelerate's autocast on the CPU too."""
     recipe, out = toy_world.build(tmp_path), tmp_path / "run"
-    changes = ("training.precision=bf16", "acceptance=0")
+    changes = ("training.precision=bf16", "acceptance={margin: 0, gate: true}")
     done = children.run("distill", recipe, "--out", out, *(f"--set={change}" for change in changes))
     assert done.returncode == 3, done.stdout + done.stderr
-    assert "not accepted" in done.stdout
+    assert "not accepted" in done.stdout.rstrip("\n").splitlines()[-1]
     assert all(torch.isfinite(weight).all() for weight in quickstart.weights(out).values())
 
 

@@ -86,6 +86,7 @@ def test_the_command_line_says_the_rule_as_a_recipe_does(
 ) -> None:
     _status(finished, "--acceptance", *said, "--json", tmp_path / "found.json")
     assert json.loads((tmp_path / "found.json").read_text())["acceptance"] == {
+        "gate": False,
         "rule": rule,
         "margin": margins,
     }
