@@ -62,8 +62,10 @@ class DrawnViews(TrainingViews):
 
     def choose(self, number: int, rows: Integers, turns: Integers) -> ChooseView:
         section, size = self._sources[number].section, self._size
-        augment = section.augment
-        if not (augment.crop or augment.flip):
+        crop, flip = section.augment.crop, section.augment.flip
+        if crop == "auto" or flip == "auto":
+            raise ValueError("which views are seen was not decided: `settle_augmentation` does")
+        if not (crop or flip):
             return lambda place, row, picture: plain_view(picture, size, section.resize)
         plain_turn = -1 if self.count is None else 0
         chance, asked, turn = self._chance(number, rows, turns).tolist(), rows.tolist(), turns.tolist()
@@ -74,7 +76,7 @@ class DrawnViews(TrainingViews):
             mine = chance[place]
             if row != asked[place]:
                 mine = self._chance(number, np.array([row]), turns[place : place + 1])[0].tolist()
-            return training_view(picture, size, section.resize, augment.crop, augment.flip, mine)
+            return training_view(picture, size, section.resize, crop, flip, mine)
 
         return choose
 

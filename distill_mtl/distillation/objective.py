@@ -159,6 +159,8 @@ class Objective(nn.Module):
                 )
             if taught is not None and taught.masked is not None:
                 loss = loss.masked_fill(taught.masked, 0.0)
+            if taught is not None and taught.weights is not None:
+                loss = loss * taught.weights
             scale = counts.share / counts.of(term.rows)[task]
             values[term.name] = loss.sum() * (config.weight(term) * scale)
         return values

@@ -87,26 +87,30 @@ def training_view(
     picture: Size,
     size: Size,
     resize: Resize,
-    crop: tuple[float, float] | None,
+    crop: tuple[float, float] | float | None,
     flip: bool,
     chance: Sequence[float],
 ) -> View:
     """A random view: a box of random area, aspect (3/4 to 4/3 of the plain one) and place, mirrored or not.
 
-    A box that does not fit is shrunk until it does, so its area may fall below the range.
+    A box that does not fit is shrunk until it does, so its area may fall below the range. Of small pictures the plain
+    box is moved instead, beyond the border too: a crop of the picture with a black frame (He et al. 2016, section 4.2).
 
     Args:
         picture: height and width in pixels.
         size: height and width of the view.
         resize: of the source; `pad` crops from the letterboxed picture.
-        crop: smallest and largest area as a share of the picture; None for the plain view's box.
+        crop: smallest and largest area as a share of the picture; a number, how far the plain view's box moves at
+            most, as a share of its sides; None for that box where it is.
         flip: mirror half of the views.
         chance: DRAWS numbers in [0, 1).
     """
     mirrored = flip and chance[0] < 0.5
-    if crop is None:
-        plain = plain_view(picture, size, resize)
-        return plain._replace(flip=True) if mirrored else plain
+    if not isinstance(crop, tuple):
+        top, left, height, width, _ = plain_view(picture, size, resize)
+        top += _moved(height, crop or 0.0, chance[3])
+        left += _moved(width, crop or 0.0, chance[4])
+        return View(top, left, height, width, mirrored)
     # From 3/4 to 4/3, with 1 in the middle and as often above as below; no function of libm, whose last
     # bit differs between machines.
     jitter = (3 + chance[1]) / (4 - chance[1])
@@ -120,6 +124,12 @@ def _place(picture: int, box: int, chance: float) -> int:
     """Where a box begins along one side: anywhere in the picture, or anywhere around it if it is longer."""
     slack = picture - box
     return min(slack, 0) + int(chance * (abs(slack) + 1))
+
+
+def _moved(box: int, share: float, chance: float) -> int:
+    """How far a box moves along one side: at most this share of it, every distance as likely."""
+    most = round(share * box)
+    return int(chance * (2 * most + 1)) - most
 
 
 def _canvas(picture: Size, size: Size, resize: Resize) -> Size:

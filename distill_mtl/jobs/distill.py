@@ -97,7 +97,7 @@ def distill(
     if accelerator.is_main_process:
         refuse_unwritable(folder.path, "--out", folder=True)
     if resume and (begun := folder.targets()) is not None:
-        recipe = settle_targets(recipe, begun)
+        recipe = settle_targets(folder.decided(recipe), begun)
     folder.refuse(dump_recipe(recipe), resume=resume, overwrite=overwrite)
 
     parts = build(recipe)

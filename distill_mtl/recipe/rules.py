@@ -237,6 +237,21 @@ def _gates(judged: Judged) -> Iterator[Mistake]:
             yield Mistake(("tasks", name, "gate"), text)
 
 
+def _teacher_weights(judged: Judged) -> Iterator[Mistake]:
+    data = judged.recipe.data
+    for name, task in judged.recipe.tasks.items():
+        path = ("tasks", name, "teacher_weight")
+        if task.teacher_weight and task.teacher is None and judged.reads("tasks", name, "teacher"):
+            text = "the task has no teacher whose targets it could weight. Remove it, or add a teacher."
+            yield Mistake(path, text)
+        for source in task.teacher_weight if judged.reads_all("data") else ():
+            if source not in data:
+                text = (
+                    f"there is no data set '{source}'.{nearest(source, data)} Data sets: {', '.join(data)}."
+                )
+                yield Mistake((*path, source), text)
+
+
 def _training(judged: Judged) -> Iterator[Mistake]:
     training = judged.recipe.training
     if training.steps is not None and training.epochs is not None:
@@ -399,6 +414,7 @@ _RULES: tuple[Callable[[Judged], Iterator[Mistake]], ...] = (
     _options,
     _teachers,
     _gates,
+    _teacher_weights,
     _training,
     _stream,
     _limits,

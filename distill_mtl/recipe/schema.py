@@ -22,6 +22,7 @@ Scale = Annotated[float, Field(ge=1e-6, le=10**6)]
 Number = Annotated[float, Field(ge=-(10**6), le=10**6)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Part = Annotated[float, Field(ge=0, lt=1)]
+Shift = Annotated[float, Field(gt=0, le=0.5)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,99}$")]
 
 DEFAULT_EPOCHS = 30
@@ -188,17 +189,18 @@ class SplitSection(Section):
 class AugmentSection(Section):
     """Changes of the picture in training: geometry for student and teachers, colour for the student."""
 
-    crop: tuple[Share, Share] | None = (0.5, 1.0)
-    """Area of a random resized crop as a share of the picture, from and to; null: no crop."""
-    flip: bool = True
-    """Mirror half of the rows left to right."""
+    crop: Literal["auto"] | Shift | tuple[Share, Share] | None = (0.5, 1.0)
+    """[from, to]: a random resized crop, its area as a share of the picture | a number: the picture moves by up to
+    this share of its sides, at its own scale | auto: 0.125 for small pictures, else [0.5, 1.0] | null: no crop"""
+    flip: Literal["auto"] | bool = True
+    """Mirror half of the rows left to right. auto: unless the names of classes are digits, letters or sides."""
     color: Part = 0.2
     """Strength of brightness, contrast and saturation changes, for the student only."""
 
     @field_validator("crop")
     @classmethod
-    def _some_picture_is_left(cls, crop: tuple[float, float] | None) -> tuple[float, float] | None:
-        if crop and not 0 < crop[0] <= crop[1]:
+    def _some_picture_is_left(cls, crop: Any) -> Any:
+        if isinstance(crop, tuple) and not 0 < crop[0] <= crop[1]:
             raise ValueError("expected two shares above 0, the smaller one first, as [0.5, 1.0].")
         return crop
 
@@ -274,8 +276,13 @@ class TaskSection(Section):
     """Number or names. Default: the teacher's."""
     teacher: AnyTeacher | None = None
     """The source of targets for rows without this task's label: a trained network, or the student itself."""
+    soft_targets: Literal["kl", "zscore"] = "kl"
+    """How answers are compared. kl: their divergence; zscore: that of standardised logits (Sun et al. 2024), for kinds
+    with a softmax."""
     temperature: Temperature = 4.0
     """Softens the answers of teacher and student before they are compared."""
+    teacher_weight: dict[Name, Share] = {}
+    """Data set -> weight of the teacher's targets for its rows; 0: the teacher is not asked. Default: 1."""
     weights: dict[str, Weight] = {}
     """Weights of the loss's terms: supervised, soft_targets, hint, or a class of your own, my_terms:Margin. Default:
     each term's own."""

@@ -55,6 +55,8 @@ class TargetProviders:
         teachers: frozen networks, or what was cached of them.
         self_teachers: the student as it was, one for each way of keeping it.
         gates: task -> which of its teacher's rows are masked; none where no gate is named.
+        weights: task -> float32 [sources], of what its teacher says about rows of each; rows of weight 0 get no
+            target. None where a task is not named.
     """
 
     def __init__(
@@ -62,8 +64,10 @@ class TargetProviders:
         teachers: TargetProvider,
         self_teachers: Sequence[SelfTeacher] = (),
         gates: Mapping[str, Gate] | None = None,
+        weights: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.teachers, self.self_teachers, self.gates = teachers, tuple(self_teachers), dict(gates or {})
+        self.weights = dict(weights or {})
 
     def begin(self, step: int, student: Student) -> None:
         """Before step `step`, counted from 0: update the self-teachers that are due."""
@@ -80,6 +84,9 @@ class TargetProviders:
         offered = self.teachers.rows(batch)
         for teacher in self.self_teachers:
             offered |= teacher.rows(batch)
+        for task, weights in self.weights.items():
+            if task in offered:
+                offered[task] = offered[task][weights[batch.source[offered[task]]] > 0]
         return {task: rows for task, rows in offered.items() if task in tasks}
 
     def __call__(self, batch: Batch, rows: Mapping[str, Tensor]) -> Targets:
@@ -102,6 +109,10 @@ class TargetProviders:
             if task in targets:
                 masked = gate.masked(targets[task].output.logits)
                 targets[task] = replace(targets[task], masked=masked)
+        for task, weights in self.weights.items():
+            if task in targets:
+                of_rows = weights[batch.source[wanted[task]]].to(batch.images.device, non_blocking=True)
+                targets[task] = replace(targets[task], weights=of_rows)
         return targets
 
     def state_dict(self) -> list[dict[str, Any]]:

@@ -46,11 +46,13 @@ class Target:
         rows: int64 [R], positions in the batch, ascending.
         output: the teacher's output for exactly these rows.
         masked: bool [R], rows that teach nothing; they count as rows with a loss of 0. None: no row is masked.
+        weights: float [R], of each row's loss; None: 1.
     """
 
     rows: Tensor
     output: TeacherOutput
     masked: Tensor | None = None
+    weights: Tensor | None = None
 
 
 Targets = dict[str, Target]

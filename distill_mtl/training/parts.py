@@ -17,6 +17,7 @@ from distill_mtl.data import DataSettings, Sources, open_sources
 from distill_mtl.distillation.stages import Schedule
 from distill_mtl.distillation.term import LossConfig, Term
 from distill_mtl.errors import RecipeError, UserError
+from distill_mtl.geometry.views import Size
 from distill_mtl.machine_memory import TRAINED, refuse_beyond_memory
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe import Recipe
@@ -34,6 +35,7 @@ from distill_mtl.tasks.base import TaskKind, build_kind, import_kind
 from distill_mtl.teachers.load_teacher import load_teacher
 from distill_mtl.teachers.teacher import Teacher
 from distill_mtl.training.choose_rule import choose_rule
+from distill_mtl.training.choose_views import choose_views
 from distill_mtl.training.initialisation import initial_heads, initialisation_in_words
 from distill_mtl.training.loss_terms import admit_terms, loss_configs_of, terms_of
 from distill_mtl.training.processes import share_of_machine
@@ -43,6 +45,7 @@ from distill_mtl.training.target_providers import (
     choose_targets,
     gates,
     plan_self_teachers,
+    teacher_weights,
 )
 
 
@@ -120,7 +123,8 @@ class Parts:
             )
             for when, tasks in self.self_teachers.items()
         ]
-        return TargetProviders(teachers, self_teachers, self.gates)
+        weights = teacher_weights(self.recipe, self.sources.names)
+        return TargetProviders(teachers, self_teachers, self.gates, weights)
 
     @property
     def steps(self) -> int:
@@ -151,6 +155,7 @@ def build(recipe: Recipe) -> Parts:
         initial_heads=heads,
     )
     inputs = [student.trunk.inputs, *(card.inputs for card in teachers.cards.values())]
+    recipe = choose_views(recipe, kinds, canonical_size(inputs))
     sources = build_sources(recipe, kinds, inputs)
     _refuse_beyond_machine(recipe, student, sources.size)
     recipe, cached, taught = choose_targets(
@@ -234,15 +239,15 @@ def _load(task: str, section: TaskSection) -> Teacher:
     )
 
 
-def build_sources(recipe: Recipe, kinds: Mapping[str, TaskKind], inputs: Iterable[InputContract]) -> Sources:
-    """The data sets in the canonical size: the largest height and width that a network wants."""
+def canonical_size(inputs: Iterable[InputContract]) -> Size:
+    """Height and width of a batch's pictures: the largest that a network wants."""
     heights, widths = zip(*(contract.size for contract in inputs), strict=True)
-    sources = open_sources(
-        DataSettings.of(recipe),
-        kinds,
-        (max(heights), max(widths)),
-        local=share_of_machine(),
-    )
+    return max(heights), max(widths)
+
+
+def build_sources(recipe: Recipe, kinds: Mapping[str, TaskKind], inputs: Iterable[InputContract]) -> Sources:
+    """The data sets in the canonical size of these networks."""
+    sources = open_sources(DataSettings.of(recipe), kinds, canonical_size(inputs), local=share_of_machine())
     unmeasured = [task for task in kinds if not sources.count(task, "test")]
     if unmeasured:
         raise RecipeError(

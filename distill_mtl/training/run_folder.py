@@ -79,6 +79,13 @@ class RunFolder(RunFiles):
         found = (recipe.get("targets") or {}).get("from")
         return found if found in ("live", "cached") else None
 
+    def decided(self, recipe: Recipe) -> Recipe:
+        """The recipe with what it leaves to `auto` as the run in this folder decided it; as it is without a run."""
+        if not self.recipe.exists():
+            return recipe
+        before = read_yaml(self.recipe, ResolvedRecipe, remedy=_RECIPE)
+        return Recipe.model_validate(_decided(recipe.model_dump(mode="json", by_alias=True), before))
+
     def begin(self, recipe: str, *, resume: bool) -> None:
         """Make the folder ready. Without `resume` an earlier run in it is deleted: call `refuse` first.
 
@@ -193,6 +200,15 @@ def _what_trains(recipe: str) -> str:
     for source in (content.get("data") or {}).values():
         source.pop("corrupt", None)
     return yaml.safe_dump(content, sort_keys=False)
+
+
+def _decided(value: Any, before: Any) -> Any:
+    """A value of a recipe, with what stood in its place before wherever it is `auto`."""
+    if isinstance(value, dict) and isinstance(before, dict):
+        return {key: _decided(child, before.get(key, child)) for key, child in value.items()}
+    if isinstance(value, list) and isinstance(before, list) and len(value) == len(before):
+        return [_decided(*pair) for pair in zip(value, before, strict=True)]
+    return before if value == "auto" else value
 
 
 def _refuse_other(what: str, before: str, now: str) -> None:

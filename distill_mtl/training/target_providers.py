@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from torch import Tensor
 
 from distill_mtl.data import Sources
 from distill_mtl.distillation.term import LossConfig
@@ -288,3 +290,17 @@ def gates(
         elif section.gate.confidence is not None:
             found[task] = Gate("confidence", section.gate.confidence, known)
     return found
+
+
+def teacher_weights(recipe: Recipe, sources: Sequence[str]) -> dict[str, Tensor]:
+    """task -> float32 [sources], the weight of its teacher's targets for rows of each, where one is not 1.
+
+    Args:
+        recipe: whose tasks may say so.
+        sources: names, in the order of their numbers.
+    """
+    weights = {
+        task: torch.tensor([section.teacher_weight.get(source, 1.0) for source in sources])
+        for task, section in recipe.tasks.items()
+    }
+    return {task: of_task for task, of_task in weights.items() if bool((of_task != 1).any())}
