@@ -15,13 +15,14 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from distill_mtl.errors import ShardError, UserError, WriteError
+from distill_mtl.reading import Remedy
 from distill_mtl.system_errors import free_bytes, megabytes, naming
 
 _HALF_MADE = re.compile(r"\.(.+)\.\d+-[0-9a-f]{8}\.part", re.DOTALL)
@@ -29,6 +30,7 @@ _DESCRIPTOR = re.compile(r"/dev/(?:fd/(\d+)|std(in|out|err))|/proc/self/fd/(\d+)
 _BUFFER = 1 << 17
 _POLL = 0.1
 _YOUNG = 2.0  # seconds, in which a file that was just made is locked for sure
+_ROOM = Remedy("Make room there, or name a place on another disk.")
 
 
 @contextmanager
@@ -186,18 +188,35 @@ def refuse_unwritable(path: Path, option: str, *, folder: bool = False) -> None:
         raise UserError(f"{option}: {error}") from error
 
 
-def refuse_full_disk(path: Path, size: int, option: str) -> None:
-    """Called before the work that will write `size` bytes to `path`.
+def refuse_full_disks(sizes: Mapping[Path, int], what: str, remedy: Remedy = _ROOM) -> None:
+    """Called before the work that will write so many bytes to each place. Places on one disk are added up.
+
+    Args:
+        sizes: file or folder, which need not be there -> bytes.
+        what: needs them, for the message.
+        remedy: what to do, and the type of the error.
 
     Raises:
-        UserError: its disk has less room.
+        UserError: a disk has less room; with both numbers.
     """
-    folder, free = free_bytes(path)
-    if size > free:
-        raise UserError(
-            f"{option} {path}: it will hold {megabytes(size)}, and the disk of {folder} has {megabytes(free)} free. "
-            "Make room there, or name a place on another disk."
-        )
+    disks: dict[int, tuple[Path, int, int]] = {}
+    for path, size in sizes.items():
+        folder, free = free_bytes(path)
+        first, _, before = disks.get(number := os.stat(folder).st_dev, (folder, free, 0))
+        disks[number] = (first, free, before + size)
+    for folder, free, size in disks.values():
+        if size > free:
+            raise remedy.error(
+                f"{what} needs about {megabytes(size)}, and the disk of {folder} has {megabytes(free)} free. "
+                f"{remedy.mend}"
+            )
+
+
+def size_on_disk(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder; 0 where nothing is."""
+    if not path.is_dir():
+        return path.stat().st_size if path.is_file() else 0
+    return _bytes_below(path)
 
 
 def wait_for(target: Path, what: str, patience: float = 300.0) -> None:

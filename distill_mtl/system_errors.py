@@ -110,8 +110,9 @@ def exhausted(error: BaseException) -> str | None:
 
 
 def free_bytes(path: Path) -> tuple[Path, int]:
-    """The nearest folder above `path` that is there, and the bytes free on its disk."""
-    folder = next(folder for folder in (path, *path.absolute().parents) if os.path.isdir(folder))
+    """The nearest folder above `path`, or above where its link leads, that is there, and the bytes free on its disk."""
+    real = Path(os.path.realpath(path))
+    folder = next(folder for folder in (real, *real.parents) if os.path.isdir(folder))
     return folder, shutil.disk_usage(folder).free
 
 

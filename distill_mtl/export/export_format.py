@@ -122,7 +122,7 @@ class Format(ABC):
 
     Attributes:
         name: that `--to` takes.
-        ending: of the file or folder that is written.
+        ending: of the file or folder that is written; a file's begins with a dot.
         options: those of the command that change something for this format: `preprocess`, `decode`, `int8`,
             `rows`, `data`, `repo`, `private`, `license`. Others are refused.
         packages: that it needs, of the extra of its own name.
@@ -133,6 +133,11 @@ class Format(ABC):
     options: ClassVar[frozenset[str]] = frozenset()
 
     packages: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def writes_folder(self) -> bool:
+        """Whether the export is a folder, not a file."""
+        return not self.ending.startswith(".")
 
     def refuse_missing(self) -> None:
         """Raise ExportError where a package that this format needs is not installed."""

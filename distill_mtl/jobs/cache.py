@@ -44,7 +44,7 @@ from distill_mtl.targets.encoding import AnswerCodec
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.targets.plan import SidecarFolders, Unit
 from distill_mtl.targets.verify import Verifier, draw_rows
-from distill_mtl.targets.write import CacheWriter, refuse_full_disks, unfinished
+from distill_mtl.targets.write import CacheWriter, refuse_too_large, unfinished
 from distill_mtl.training.loop import StopRequest
 from distill_mtl.training.parts import Parts, build
 from distill_mtl.training.processes import reader_workers, start_accelerator
@@ -80,7 +80,7 @@ def write_cache(
         for folder in {folders.to_write(unit.shard.path) for unit in job.units}:
             remove_abandoned(folder)
     left = unfinished(job.units, folders)
-    refuse_full_disks(left, folders)
+    refuse_too_large(left, folders)
     accelerator.wait_for_everyone()
     if left:
         _write_together(job, left, folders, made)

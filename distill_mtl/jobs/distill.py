@@ -22,9 +22,10 @@ from distill_mtl.errors import UserError, WriteError
 from distill_mtl.evaluation import Comparison, Evaluation, delta_on, references
 from distill_mtl.evaluation.comparison import ComparisonSettings, compare_with_progress, evaluation_set_of
 from distill_mtl.evaluation.selection import Reference
-from distill_mtl.files import refuse_full_disk, refuse_unwritable
+from distill_mtl.files import refuse_full_disks, refuse_unwritable
 from distill_mtl.jobs.arguments import as_recipe
 from distill_mtl.jobs.run_artefacts import card_of, earlier_result, write_run_artefacts
+from distill_mtl.networks.weights import state_bytes
 from distill_mtl.recipe import Recipe, dump_recipe
 from distill_mtl.report.console import print_summary
 from distill_mtl.report.run_record import read_run
@@ -101,7 +102,8 @@ def distill(
     folder.refuse(dump_recipe(recipe), resume=resume, overwrite=overwrite)
 
     parts = build(recipe)
-    refuse_full_disk(folder.path, run_bytes(parts.student, recipe.training, begun=resume), "--out")
+    needed = run_bytes(state_bytes(parts.student), recipe.training, begun=resume)
+    refuse_full_disks({folder.path: needed}, f"--out {folder.path}")
     if resume:
         folder.same_teachers(describe_teachers(recipe, parts.teachers))
     examined = run_check(parts, accelerator.device, console) if accelerator.is_main_process else {}

@@ -10,10 +10,16 @@ from rich.console import Console
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.evaluation import Comparison, Evaluation
 from distill_mtl.evaluation.comparison import ComparisonSettings, compare_with_progress, evaluation_set_of
-from distill_mtl.files import write_text
+from distill_mtl.files import refuse_full_disks, refuse_unwritable, write_text
 from distill_mtl.jobs.arguments import Acceptance, GivenAcceptance, as_classes
 from distill_mtl.jobs.model_comparison import TaskGiven, compare_models
-from distill_mtl.jobs.run_artefacts import card_of, earlier_result, shared_console, write_run_artefacts
+from distill_mtl.jobs.run_artefacts import (
+    artefact_bytes,
+    card_of,
+    earlier_result,
+    shared_console,
+    write_run_artefacts,
+)
 from distill_mtl.jobs.trained_baselines import measure_baselines, open_baselines, train_baselines
 from distill_mtl.networks.weights import CARD
 from distill_mtl.recipe import load_recipe
@@ -139,6 +145,8 @@ def evaluate(
     file = None if json is None else Path(json)
     if file is not None and not file.parent.is_dir():
         raise UserError(f"--json {file}: there is no folder {file.parent}. Make it first.")
+    if file is not None:
+        refuse_unwritable(file, "--json")
     judged_by = GivenAcceptance.read(acceptance)
     if run is None:
         assert student is not None
@@ -215,6 +223,10 @@ def _evaluate_run(
     recipe = load_recipe(run.recipe)
     state, console = shared_console(console)
     settings = acceptance.applied(ComparisonSettings.of(recipe), list(recipe.tasks))
+    if state.is_main_process and (write or baselines):
+        option = "--write" if write else "--baseline"
+        refuse_unwritable(run.path, option, folder=True)
+        refuse_full_disks({run.path: artefact_bytes(run)}, f"{option}, for {run.path},")
     teachers, kinds = build_teachers(recipe)
     opened = open_baselines(baselines, kinds, trust=trust)
     earlier = earlier_result(run.results, console)

@@ -9,7 +9,9 @@ from rich.console import Console
 from distill_mtl.display import output
 from distill_mtl.errors import ExportError
 from distill_mtl.export.export_format import FORMATS, ExportRequest, find_student, only_tasks
+from distill_mtl.files import refuse_full_disks, refuse_unwritable
 from distill_mtl.jobs.arguments import as_names, refuse_below
+from distill_mtl.networks.weights import state_bytes
 
 
 def export_student(
@@ -86,6 +88,9 @@ def export_student(
     student = only_tasks(source.load(), tasks)
     name = "-".join([source.name, *(student.kinds if tasks is not None else ()), *(["int8"] if int8 else [])])
     place = out or source.run / "export" / f"{name}{chosen.ending}"
+    refuse_unwritable(place, "--out", folder=chosen.writes_folder)
+    # int8 keeps the file in fp32 beside it until both are compared.
+    refuse_full_disks({place: state_bytes(student) * (3 if int8 else 1)}, str(place))
     chosen.export(
         ExportRequest(
             source=source,

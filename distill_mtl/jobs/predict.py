@@ -4,6 +4,7 @@ import io
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal, TextIO
 
@@ -17,7 +18,14 @@ from distill_mtl.jobs.arguments import as_names, refuse_below
 from distill_mtl.networks.modes import usable_device
 from distill_mtl.networks.opening import open_network
 from distill_mtl.prediction.named_pictures import FoundPictures, find_pictures
-from distill_mtl.prediction.outputs import AnswerTable, JsonLines, Masks, Output, Overlays
+from distill_mtl.prediction.outputs import (
+    AnswerTable,
+    JsonLines,
+    Masks,
+    Output,
+    Overlays,
+    refuse_full_disks_of,
+)
 from distill_mtl.prediction.predictions import Unread, answered_kinds, predictions
 
 _NAMED = 20  # pictures at the end
@@ -94,16 +102,18 @@ def predict(
         stream = sys.stdout if lines is None else _opened(lines, files)
         outputs = list[Output]()
         if masks is not None:
-            outputs.append(Masks(masks, kinds, found.pictures))
+            outputs.append(Masks(masks, "--masks", kinds, found.pictures))
         if overlays is not None:
-            outputs.append(Overlays(overlays, kinds, found.pictures))
+            outputs.append(Overlays(overlays, "--overlays", kinds, found.pictures))
         if json is not None or (not outputs and not sys.stdout.isatty()):
-            outputs.append(JsonLines(stream, kinds, top))
+            outputs.append(JsonLines(stream, kinds, top, lines if _is_plain(lines) else None))
         outputs = outputs or [AnswerTable(output(), kinds, top)]
         bar = files.enter_context(Display(errors, "prediction", len(found.pictures), unit="image"))
         unread, cropped = list[Unread](), 0
         answers = predictions(opened, kinds, found.pictures, batch_size=batch_size, resize=resize)
-        for done, answer in enumerate(answers, start=1):
+        first = list(islice(answers, batch_size))
+        refuse_full_disks_of(outputs, first, len(found.pictures))
+        for done, answer in enumerate(chain(first, answers), start=1):
             if isinstance(answer, Unread):
                 unread.append(answer)
                 errors.print(f"{answer.place}: {answer.reason}", style="red", markup=False, soft_wrap=True)
@@ -116,6 +126,11 @@ def predict(
         each.finish()
     _conclude(errors, found, unread, cropped)
     return unread
+
+
+def _is_plain(path: Path | None) -> bool:
+    """Whether it is a file on a disk, or will be; not a device or a pipe."""
+    return path is not None and (path.is_file() or not path.exists())
 
 
 def _opened(path: Path, files: ExitStack) -> TextIO:

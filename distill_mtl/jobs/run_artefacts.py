@@ -14,6 +14,7 @@ from distill_mtl.display import console_of
 from distill_mtl.errors import UserError
 from distill_mtl.evaluation import Comparison, Evaluation
 from distill_mtl.evaluation.examples import examples, examples_of
+from distill_mtl.files import atomic_file, size_on_disk
 from distill_mtl.jobs.report import report_in
 from distill_mtl.recipe import Recipe
 from distill_mtl.report.model_card import model_card
@@ -26,6 +27,7 @@ from distill_mtl.training.processes import start_processes
 from distill_mtl.training.run_folder import RunFolder
 
 _PICTURED = 24  # disagreements over all tasks: a page of one or two megabytes
+_USUAL = 100_000  # bytes, at the least
 
 
 def write_run_artefacts(
@@ -42,6 +44,9 @@ def write_run_artefacts(
 
     Returns:
         The report.
+
+    Raises:
+        WriteError: the disk is full; each file is whole, as it was or new.
     """
     evaluation.write(folder.results)
     few = max(2, _PICTURED // len(evaluation.tasks))
@@ -50,11 +55,18 @@ def write_run_artefacts(
     }
     samples = examples(comparison)
     legends = {task: kind.legend() for task, kind in comparison.kinds.items()}
-    sample_grid(samples, legends).save(folder.pictures)
+    with atomic_file(folder.pictures) as file:
+        sample_grid(samples, legends).save(file, "PNG")
     write_gallery(
         folder.examples, disagreements=examples_of(keys, comparison), samples=samples, legends=legends
     )
     return report_in(folder.path)
+
+
+def artefact_bytes(folder: RunFolder) -> int:
+    """About what `write_run_artefacts` takes: as much as what it replaces, which stays until it is written."""
+    replaced = (folder.results, folder.pictures, folder.examples, folder.report, folder.report_markdown)
+    return max(_USUAL, sum(map(size_on_disk, replaced)))
 
 
 def card_of(

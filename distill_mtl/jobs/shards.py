@@ -55,6 +55,7 @@ from typing import Any
 from rich.console import Console
 
 from distill_mtl.display import output
+from distill_mtl.files import refuse_unwritable
 from distill_mtl.jobs.arguments import as_names, as_slice, refuse_below
 from distill_mtl.shards.image_folders import folder_rows, pair_rows
 from distill_mtl.shards.listed_rows import ListedRows
@@ -290,6 +291,7 @@ class _Shards:
         refuse_below(1, rows=self.rows)
         refuse_below(0, shuffle=self.shuffle, workers=self.workers)
         take = as_slice(self.take)
+        refuse_unwritable(Path(self.to), "--to", folder=True)
         console = console or output()
         with console.status("listing the rows"):
             rows = list_rows()

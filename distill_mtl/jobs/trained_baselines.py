@@ -15,9 +15,11 @@ from distill_mtl.errors import RecipeError, Stopped, UserError, nearest
 from distill_mtl.evaluation import Comparison, Evaluation, TaskResult
 from distill_mtl.evaluation.comparison import ComparisonSettings, scores_with_progress
 from distill_mtl.evaluation.result import Baseline
+from distill_mtl.files import refuse_full_disks, size_on_disk
 from distill_mtl.jobs.distill import distill
 from distill_mtl.networks.network import Network
 from distill_mtl.networks.opening import exists, find_network, open_network
+from distill_mtl.networks.weights import WEIGHTS
 from distill_mtl.recipe import Recipe, dump_recipe
 from distill_mtl.recipe.schema import BalanceSection
 from distill_mtl.students.student_folder import load_student
@@ -25,6 +27,7 @@ from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.load_teacher import Asked, teachers_of
 from distill_mtl.teachers.shared_trunks import JoinedTeachers
 from distill_mtl.teachers.teacher import Teacher
+from distill_mtl.training.checkpoint import run_bytes
 from distill_mtl.training.run_folder import RunFolder
 from distill_mtl.training.target_providers import settle_targets
 
@@ -60,6 +63,12 @@ def train_baselines(
     missing = {name: each for name, each in recipes.items() if not _finished(run.baseline(name), each)}
     if not missing:
         return
+    weights = size_on_disk(run.student / WEIGHTS)  # a network for one task is hardly smaller
+    needed = {
+        run.baseline(name).path: run_bytes(weights, each.training, begun=False)
+        for name, each in missing.items()
+    }
+    refuse_full_disks(needed, f"--baseline, for {run.baselines},")
     console.print(
         f"to train first, into {run.baselines}: {', '.join(missing)}. The run itself took {_minutes(seconds)}; each of "
         f"these takes at most about as long, in all {_minutes(None if seconds is None else seconds * len(missing))}. "

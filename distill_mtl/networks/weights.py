@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from distill_mtl.errors import TeacherError, UserError
-from distill_mtl.files import atomic_folder
+from distill_mtl.files import atomic_folder, write_text
 from distill_mtl.networks.checkpoint_names import differences
 from distill_mtl.reading import Remedy, read_json, shown
 from distill_mtl.untrusted_text import json_text
@@ -201,9 +201,14 @@ def read_score(folder: Path) -> RecordedScore | None:
     return score
 
 
+def state_bytes(network: nn.Module) -> int:
+    """Bytes of a network's weights and buffers."""
+    return sum(tensor.nbytes for tensor in network.state_dict().values())
+
+
 def write_score(folder: Path, score: RecordedScore) -> None:
     """Record a score beside the weights it belongs to."""
-    (folder / SCORE).write_text(json.dumps(asdict(score), indent=2) + "\n", encoding="utf-8")
+    write_text(folder / SCORE, json.dumps(asdict(score), indent=2) + "\n")
 
 
 @lru_cache(maxsize=1024)

@@ -1,9 +1,10 @@
 """Where predictions go: JSON lines, label files, overlays (pictures under their answers), a table on the console."""
 
 import io
+import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,7 +17,7 @@ from rich.text import Text
 from torch import Tensor
 
 from distill_mtl.errors import UserError
-from distill_mtl.files import atomic_file
+from distill_mtl.files import atomic_file, refuse_full_disks
 from distill_mtl.geometry.views import View
 from distill_mtl.picture_bytes import PICTURE_ENDINGS
 from distill_mtl.prediction.named_pictures import Picture
@@ -29,19 +30,28 @@ _UNSEEN = 0.35  # of the light that is left where the network saw nothing
 _LEAST = 256  # pixels of the longer side; smaller pictures are enlarged, so that a legend fits
 _TEXT, _GAP, _SWATCH = 12, 6, 12
 _PAPER, _INK, _EDGE = "white", "#202020", "#909090"
-
-
 _ROWS = 40  # of the table
+_BLOCK = 4096  # bytes; a file takes whole ones
 
 Color = tuple[int, int, int]
 
 
 class Output(ABC):
-    """One form of output. `add` is called once per picture, in order, then `finish`."""
+    """One form of output. `add` is called once per picture, in order, then `finish`.
+
+    Attributes:
+        place: file or folder that is written; None where no disk is filled.
+    """
+
+    place: Path | None = None
 
     @abstractmethod
     def add(self, answer: Prediction | Unread) -> None:
         """One picture's answer; of a picture that could not be read, why."""
+
+    def size(self, answer: Prediction | Unread) -> int:
+        """Bytes that `add` would write at `place`."""
+        return 0
 
     def finish(self) -> None:  # noqa: B027  # most have nothing left to do
         """Called once, after the last picture."""
@@ -54,12 +64,22 @@ class JsonLines(Output):
         stream: to write to.
         kinds: the tasks.
         top: number of likeliest classes in the answer.
+        place: the file that the stream fills.
     """
 
-    def __init__(self, stream: TextIO, kinds: Mapping[str, TaskKind], top: int) -> None:
-        self._stream, self._kinds, self._top = stream, kinds, top
+    def __init__(
+        self, stream: TextIO, kinds: Mapping[str, TaskKind], top: int, place: Path | None = None
+    ) -> None:
+        self._stream, self._kinds, self._top, self.place = stream, kinds, top, place
 
     def add(self, answer: Prediction | Unread) -> None:
+        self._stream.write(self._line(answer))
+        self._stream.flush()
+
+    def size(self, answer: Prediction | Unread) -> int:
+        return len(self._line(answer).encode())
+
+    def _line(self, answer: Prediction | Unread) -> str:
         line: dict[str, Any] = {"key": answer.key, "file": answer.place}
         if isinstance(answer, Unread):
             line["error"] = answer.reason
@@ -68,15 +88,15 @@ class JsonLines(Output):
             line["tasks"] = {
                 task: kind.answers(answer.decoded[task], self._top) for task, kind in self._kinds.items()
             }
-        self._stream.write(json_text(line, allow_nan=False) + "\n")
-        self._stream.flush()
+        return json_text(line, allow_nan=False) + "\n"
 
 
-class Masks(Output):
-    """FOLDER/TASK/KEY.png (or .npy, .json): the answers of tasks with a map as labels, in the form that shards hold.
+class MapFiles(Output):
+    """A file for each task with a map: FOLDER/TASK/KEY.ENDING.
 
     Args:
         folder: that is missing or empty.
+        option: that named it.
         kinds: the tasks.
         pictures: that will come.
 
@@ -84,40 +104,70 @@ class Masks(Output):
         UserError: no task has a map, the folder is in use, or two pictures would share a file.
     """
 
-    def __init__(self, folder: Path, kinds: Mapping[str, TaskKind], pictures: Sequence[Picture]) -> None:
-        self._kinds = _with_maps(kinds, "--masks")
-        self._paths = _OutputPaths(folder, "--masks", pictures)
+    def __init__(
+        self, folder: Path, option: str, kinds: Mapping[str, TaskKind], pictures: Sequence[Picture]
+    ) -> None:
+        self._kinds, self.place = _with_maps(kinds, option), folder
+        self._paths = _OutputPaths(folder, option, pictures)
+
+    @abstractmethod
+    def files(self, answer: Prediction) -> Iterator[tuple[str, str, bytes]]:
+        """Task, ending and content of each file of one picture."""
 
     def add(self, answer: Prediction | Unread) -> None:
-        if isinstance(answer, Unread):
-            return
+        if isinstance(answer, Prediction):
+            for task, ending, content in self.files(answer):
+                self._paths.write(task, answer.key, ending, content)
+
+    def size(self, answer: Prediction | Unread) -> int:
+        if not isinstance(answer, Prediction):
+            return 0
+        return sum(_BLOCK * math.ceil(len(content) / _BLOCK) for _, _, content in self.files(answer))
+
+
+class Masks(MapFiles):
+    """FOLDER/TASK/KEY.png (or .npy, .json): the answers of tasks with a map as labels, in the form that shards hold."""
+
+    def files(self, answer: Prediction) -> Iterator[tuple[str, str, bytes]]:
         for task, kind in self._kinds.items():
             try:
                 ending, content = kind.checked_label(answer.decoded[task])
             except UserError as error:
                 raise UserError(f"--masks: {answer.place}, {task}: {error}") from None
-            self._paths.write(task, answer.key, ending.rpartition(".")[2], content)
+            yield task, ending.rpartition(".")[2], content
 
 
-class Overlays(Output):
-    """FOLDER/TASK/KEY.png: the picture under the answer, dark where the network did not see it, with a legend.
+class Overlays(MapFiles):
+    """FOLDER/TASK/KEY.png: the picture under the answer, dark where the network did not see it, with a legend."""
 
-    Args, raises: as of `Masks`.
-    """
-
-    def __init__(self, folder: Path, kinds: Mapping[str, TaskKind], pictures: Sequence[Picture]) -> None:
-        self._kinds = _with_maps(kinds, "--overlays")
-        self._paths = _OutputPaths(folder, "--overlays", pictures)
-
-    def add(self, answer: Prediction | Unread) -> None:
-        if isinstance(answer, Unread):
-            return
+    def files(self, answer: Prediction) -> Iterator[tuple[str, str, bytes]]:
         for task, kind in self._kinds.items():
             shown = kind.show_answer(answer.logits[task], answer.image)
             if shown.picture is not None:
                 encoded = io.BytesIO()
                 overlay(answer.picture, answer.view, answer.image, shown).save(encoded, "PNG")
-                self._paths.write(task, answer.key, "png", encoded.getvalue())
+                yield task, "png", encoded.getvalue()
+
+
+def refuse_full_disks_of(
+    outputs: Sequence[Output], answers: Sequence[Prediction | Unread], pictures: int
+) -> None:
+    """Called before the first answer is written.
+
+    Args:
+        outputs: to be written.
+        answers: the first ones; others are taken to be as large.
+        pictures: how many there are.
+
+    Raises:
+        UserError: a disk has less room than the answers will take.
+    """
+    sizes = {
+        each.place: sum(map(each.size, answers)) * pictures // len(answers)
+        for each in outputs
+        if each.place is not None and answers
+    }
+    refuse_full_disks(sizes, f"what is written about {pictures:,} pictures")
 
 
 class AnswerTable(Output):

@@ -6,7 +6,6 @@ without student, teachers and data.
 
 import base64
 import io
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from distill_mtl.errors import UserError, brief
 from distill_mtl.evaluation.examples import Example
+from distill_mtl.files import atomic_folder
 from distill_mtl.reading import MAX_BYTES, Remedy, read_bytes, read_json
 from distill_mtl.tasks.base import Legend, Shown
 
@@ -130,29 +130,34 @@ def write_gallery(
     samples: Mapping[str, Sequence[Example]],
     legends: Mapping[str, Legend],
 ) -> None:
-    """Write rows for the report, in place of what the folder held before.
+    """Write rows for the report, in place of what the folder held before, whole or not at all.
 
     Args:
         folder: the run's `examples`.
         disagreements: task -> rows on which the student is worse than its teacher, hardest first.
         samples: task -> some rows.
         legends: task -> how to read its pictures.
+
+    Raises:
+        WriteError: they cannot be written.
     """
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    pictures = _Pictures(folder)
-    index = GalleryIndex(
-        disagreements={task: [_row(row, pictures) for row in rows] for task, rows in disagreements.items()},
-        samples={task: [_row(row, pictures) for row in rows] for task, rows in samples.items()},
-        legends={
-            task: ColorLegend(
-                colors={name: "#{:02x}{:02x}{:02x}".format(*color) for name, color in legend.colors.items()},
-                note=legend.note,
-            )
-            for task, legend in legends.items()
-        },
-    )
-    (folder / _INDEX).write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    shown = {
+        task: ColorLegend(
+            colors={name: "#{:02x}{:02x}{:02x}".format(*color) for name, color in legend.colors.items()},
+            note=legend.note,
+        )
+        for task, legend in legends.items()
+    }
+    with atomic_folder(folder) as made:
+        pictures = _Pictures(made)
+        index = GalleryIndex(
+            disagreements={
+                task: [_row(row, pictures) for row in rows] for task, rows in disagreements.items()
+            },
+            samples={task: [_row(row, pictures) for row in rows] for task, rows in samples.items()},
+            legends=shown,
+        )
+        (made / _INDEX).write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def read_gallery(folder: Path) -> Gallery | None:

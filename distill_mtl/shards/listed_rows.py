@@ -69,6 +69,10 @@ class ListedRows(ABC):
             OSError, ValueError: the picture cannot be read.
         """
 
+    def sizes(self, number: int) -> Sequence[int] | None:
+        """Bytes of each member of the row in a shard; None where only reading it tells."""
+        return None
+
     @abstractmethod
     def digest(self) -> str:
         """A text that changes with the rows, their labels and files."""
@@ -125,6 +129,16 @@ class FileRows(ListedRows):
             ending, picture, dict(row.texts) | {m: _label_file(p) for m, p in row.files.items()}
         )
 
+    def sizes(self, number: int) -> Sequence[int] | None:
+        row = self._rows[number]
+        if _ending(row.picture) not in _STORED:
+            return None
+        try:
+            files = [os.stat(path).st_size for path in (row.picture, *row.files.values())]
+        except OSError:
+            return []  # reading it says so, with its name
+        return [*files, *map(len, row.texts.values())]
+
     def digest(self) -> str:
         """Of keys, texts, and the sizes and times of all files."""
         digest = hashlib.sha256()
@@ -144,10 +158,13 @@ def picture_file(path: str) -> tuple[str, bytes]:
         ValueError: it has to be converted to PNG and is not a picture.
     """
     content = read_bytes(path, MOST_BYTES)
-    ending = os.path.splitext(path)[1][1:].lower()
-    if ending in _STORED:
+    if (ending := _ending(path)) in _STORED:
         return _STORED[ending], content
     return "png", png(Image.fromarray(read_image(content, ending).permute(1, 2, 0).numpy()))
+
+
+def _ending(path: str) -> str:
+    return os.path.splitext(path)[1][1:].lower()
 
 
 def png(picture: Image.Image) -> bytes:

@@ -129,7 +129,7 @@ class ShardPlan:
         if overwrite:
             self._delete()
         lines = self._lines()
-        found = self._shards()  # a plan without a shard is replaced
+        found = shards_called(name, folder)  # a plan without a shard is replaced
         if lines and found:
             self._refuse_another_plan(lines[0])
             self._take_finished(lines[1:])
@@ -190,16 +190,10 @@ class ShardPlan:
     def _write(self) -> None:
         write_text(self._path, "".join([json.dumps(self._plan) + "\n", *map(_line, self.finished)]))
 
-    def _shards(self) -> list[Path]:
-        if not self.folder.is_dir():
-            return []
-        mine = re.compile(re.escape(self.name) + r"-\d{6}\.tar(\.index\.npz|\.crc32)?")
-        return sorted(path for path in self.folder.iterdir() if mine.fullmatch(path.name))
-
     def _delete(self) -> None:
         """The plan first: shards without one are never taken for finished ones."""
         self._path.unlink(missing_ok=True)
-        for path in self._shards():
+        for path in shards_called(self.name, self.folder):
             path.unlink()
 
     def _remove_left_overs(self) -> None:
@@ -207,6 +201,14 @@ class ShardPlan:
         name = glob.escape(self.name)
         for names in (f"{name}-{'[0-9]' * 6}.tar", f"{name}-{'[0-9]' * 6}.tar.crc32", f"{name}.plan.jsonl"):
             remove_half_made(self.folder, names)
+
+
+def shards_called(name: str, folder: Path) -> list[Path]:
+    """The shards of a name that are there, and what lies beside them; none where the folder is not there."""
+    if not folder.is_dir():
+        return []
+    mine = re.compile(re.escape(name) + r"-\d{6}\.tar(\.index\.npz|\.crc32)?")
+    return sorted(path for path in folder.iterdir() if mine.fullmatch(path.name))
 
 
 def _line(finished: FinishedShard) -> str:

@@ -5,11 +5,14 @@ shard after shard in the order of rows. So a command that was stopped goes on af
 number of workers changes nothing.
 """
 
+import math
 import os
 import re
+import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -24,15 +27,18 @@ from distill_mtl.data.decode import read_image
 from distill_mtl.data.stream import read_ahead
 from distill_mtl.display import Display
 from distill_mtl.errors import ShardError, Stopped, WriteError, brief
-from distill_mtl.files import atomic_file
+from distill_mtl.files import atomic_file, refuse_full_disks
+from distill_mtl.reading import Remedy
 from distill_mtl.shards.label_kinds import Label
 from distill_mtl.shards.listed_rows import LabelError, ListedRows
-from distill_mtl.shards.shard_plan import FinishedShard, RowCounts, ShardPlan
+from distill_mtl.shards.shard_plan import FinishedShard, RowCounts, ShardPlan, shards_called
 from distill_mtl.splitmix import draws, fold
 from distill_mtl.tasks.label import LabelCounts
 
 _AT_ONCE = 8  # rows that a reader hands over together
 _SHOWN, _NAMED = 10, 3
+_MEASURED = 16  # rows that are read to know how large they are
+_ROOM = "Make room there, name a place on another disk, or write fewer rows with --take."
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,9 @@ def write_shards(
         "shuffle": shuffle,
         "rows per shard": rows_per_shard,
     }
+    there = sum(path.stat().st_size for path in shards_called(name, folder))  # kept, or replaced
+    needed = _bytes_of(rows, order.tolist()) - there
+    refuse_full_disks({folder: needed}, f"--to {folder}", Remedy(_ROOM, ShardError))
     plan = ShardPlan(folder, name, described, overwrite=overwrite)
     kept, first = len(plan.finished), plan.next_position()
     spans = [range(at, min(at + _AT_ONCE, len(order))) for at in range(first, len(order), _AT_ONCE)]
@@ -260,6 +269,27 @@ def _order(count: int, shuffle: int | None) -> np.ndarray:
     if shuffle is None:
         return np.arange(count)
     return np.argsort(draws(fold("shards", shuffle), count)[0], kind="stable")
+
+
+def _bytes_of(rows: ListedRows, order: Sequence[int]) -> int:
+    """About what the shards take: rows whose size only reading tells count as the mean of a few of them."""
+    known, unknown = 0, list[int]()
+    for number in order:
+        if (sizes := rows.sizes(number)) is None:
+            unknown.append(number)
+        else:
+            known += _bytes_in_tar(sizes)
+    measured = []
+    for number in unknown[:: max(1, len(unknown) // _MEASURED)][:_MEASURED]:
+        with suppress(OSError, ValueError):  # it is refused, or left out, where it is its turn
+            content = rows.read(number)
+            measured.append(_bytes_in_tar([len(content.picture), *map(len, content.members.values())]))
+    return known + (len(unknown) * sum(measured) // len(measured) if measured else 0)
+
+
+def _bytes_in_tar(sizes: Sequence[int]) -> int:
+    """Of members: each has a header, and its content fills whole blocks."""
+    return sum(tarfile.BLOCKSIZE * (1 + math.ceil(size / tarfile.BLOCKSIZE)) for size in sizes)
 
 
 def _cores() -> int:

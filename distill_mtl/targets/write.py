@@ -4,7 +4,6 @@ A unit is one shard and all its teachers: its pictures are decoded once, its fil
 unit is done. So a stopped command loses at most the unit it was at, and processes share units, not rows.
 """
 
-import shutil
 from collections import defaultdict
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -17,11 +16,17 @@ from distill_mtl.data.all_sources import Sources
 from distill_mtl.data.batch import Integers
 from distill_mtl.data.reader import EveryView
 from distill_mtl.errors import CacheError
-from distill_mtl.system_errors import megabytes
+from distill_mtl.files import refuse_full_disks
+from distill_mtl.reading import Remedy
 from distill_mtl.targets.cached import check_sidecar
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.targets.plan import BOXES, FLIPS, SidecarFolders, Unit, Wanted
 from distill_mtl.targets.sidecar import Writer, write_sidecar
+
+_ROOM = Remedy(
+    "Make room there, or cache less: fewer targets.views, targets.features int8, hints pooled, targets.top_k.",
+    CacheError,
+)
 
 
 class CacheWriter:
@@ -112,7 +117,7 @@ def unfinished(units: Sequence[Unit], folders: SidecarFolders) -> list[Unit]:
     return left
 
 
-def refuse_full_disks(units: Sequence[Unit], folders: SidecarFolders) -> None:
+def refuse_too_large(units: Sequence[Unit], folders: SidecarFolders) -> None:
     """Refuse to start without enough disk space.
 
     Raises:
@@ -121,18 +126,7 @@ def refuse_full_disks(units: Sequence[Unit], folders: SidecarFolders) -> None:
     needed: dict[Path, int] = defaultdict(int)
     for unit in units:
         needed[folders.to_write(unit.shard.path)] += sum(wanted.size for wanted in unit.files.values())
-    disks: dict[int, tuple[Path, int]] = {}
-    for folder, size in needed.items():
-        folder.mkdir(parents=True, exist_ok=True)
-        first, before = disks.get(folder.stat().st_dev, (folder, 0))
-        disks[folder.stat().st_dev] = (first, before + size)
-    for folder, size in disks.values():
-        free = shutil.disk_usage(folder).free
-        if size > free:
-            raise CacheError(
-                f"the cached targets take {megabytes(size)}, and the disk of {folder} has {megabytes(free)} free. Make "
-                "room, or cache less: fewer targets.views, targets.features int8, hints pooled, targets.top_k."
-            )
+    refuse_full_disks(needed, "the target cache", _ROOM)
 
 
 def _is_there(wanted: Wanted, folders: SidecarFolders) -> bool:

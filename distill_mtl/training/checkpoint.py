@@ -174,15 +174,14 @@ class Session:
         }
 
 
-def run_bytes(student: Student, training: TrainingSection, *, begun: bool) -> int:
+def run_bytes(weights: int, training: TrainingSection, *, begun: bool) -> int:
     """About what a run's checkpoints and student take on the disk while the last of them is written.
 
     Args:
-        student: to be trained; terms and balancing rule are small beside it.
+        weights: bytes of the student to be trained; terms and balancing rule are small beside it.
         training: of the recipe.
         begun: earlier checkpoints of the run are there.
     """
-    weights = sum(tensor.nbytes for tensor in student.state_dict().values())
     copies = (
         3 + (training.ema is not None) + (training.select == "best")
     )  # AdamW keeps two numbers for each weight

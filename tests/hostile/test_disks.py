@@ -20,7 +20,7 @@ from distill_mtl.files import (
     atomic_file,
     atomic_files,
     atomic_folder,
-    refuse_full_disk,
+    refuse_full_disks,
     refuse_unwritable,
     write_text,
 )
@@ -188,7 +188,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work_and_nothing_i
     refuse_unwritable(Path("/dev/stdout"), "--json")
     assert everything_in(tmp_path) == ["file"]
     with pytest.raises(UserError, match=r"900 TB.*free"):
-        refuse_full_disk(tmp_path / "new", 900 * 10**12, "--out")
+        refuse_full_disks({tmp_path / "new": 500 * 10**12, tmp_path / "more": 400 * 10**12}, "--out")
 
 
 def test_few_file_descriptors_are_named(tmp_path: Path) -> None:

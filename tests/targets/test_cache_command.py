@@ -121,7 +121,7 @@ def test_a_full_disk_is_refused_before_anything_is_written(
     recipe = cache_world.make(tmp_path / "world")
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(1, 1, 20_000))
-    with pytest.raises(CacheError, match=r"take \d+ kB.* 20 kB free.*targets\.views"):
+    with pytest.raises(CacheError, match=r"cache.*\d+ kB.* 20 kB free.*targets\.views"):
         write_cache(recipe)
     assert not contents(recipe)
 

@@ -16,6 +16,7 @@ from distill_mtl.export.parity import RealRows, check_parity
 from distill_mtl.networks.file_contract import NOTE
 from distill_mtl.networks.runtime import RUNTIMES
 from distill_mtl.networks.runtimes.onnx_file import package
+from distill_mtl.networks.weights import state_bytes
 from distill_mtl.report.console import console_table
 
 LARGEST = 2**31 - 2**24
@@ -49,14 +50,14 @@ class Onnx(GraphFormat):
         _name_axes(program.model, module)
         _free_names(program.model)
         program.model.metadata_props[NOTE] = json.dumps(note)
-        program.save(path, external_data=_bytes(module) > LARGEST)
+        program.save(path, external_data=state_bytes(module) > LARGEST)
 
     def finish(
         self, request: ExportRequest, module: Deployable, note: dict[str, Any], rows: RealRows, file: Path
     ) -> None:
         if not request.int8:
             return
-        if _bytes(module) > LARGEST:
+        if state_bytes(module) > LARGEST:
             raise ExportError("--int8: a student of more than 2 GB is not quantised. Leave out --int8.")
         size, whole = module.trunk.inputs.size, file.with_name(f"{file.stem}-fp32{file.suffix}")
         shutil.copyfile(file, whole)
@@ -91,10 +92,6 @@ def _stamp(file: Path, note: dict[str, Any]) -> None:
     model = onnx.load(file)
     onnx.helper.set_model_props(model, {NOTE: json.dumps(note)})
     onnx.save(model, file)
-
-
-def _bytes(module: Deployable) -> int:
-    return sum(value.nbytes for value in module.state_dict().values())
 
 
 def _free_names(model: Any) -> None:

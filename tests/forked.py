@@ -1,0 +1,151 @@
+"""Commands in processes that begin at once: forked from one that has imported everything already.
+
+So studies of hundreds of commands take minutes. A command that hangs is killed and said to hang.
+"""
+
+import ctypes
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+_SERVER = multiprocessing.get_context("forkserver")
+_JOBS = ("cache", "check", "distill", "evaluate", "export", "predict", "shards")
+_SERVER.set_forkserver_preload(["distill_mtl.cli", *(f"distill_mtl.jobs.{job}" for job in _JOBS)])
+_NEW_MOUNTS = 0x00020000  # CLONE_NEWNS
+_PRIVATE = (1 << 14) | (1 << 18)  # MS_REC | MS_PRIVATE
+READ_ONLY = 1  # MS_RDONLY
+_AGAIN = 1 << 5  # MS_REMOUNT
+_TESTS = Path(__file__).parent
+
+
+class Ended(NamedTuple):
+    """How a command ended.
+
+    Attributes:
+        status: exit status; negative: the signal that ended it; None: it was still running after all its time.
+        text: what it printed, standard error included.
+        seconds: that it took.
+    """
+
+    status: int | None
+    text: str
+    seconds: float
+
+    @property
+    def finding(self) -> str:
+        """`ok`, `refused`, or what must never be: `hang`, `signal`, `traceback`, `status N`."""
+        if self.status is None:
+            return "hang"
+        if self.status < 0:
+            return f"signal {signal.Signals(-self.status).name}"
+        if "Traceback (most recent call last)" in self.text:
+            return "traceback"
+        return {0: "ok", 2: "refused"}.get(self.status, f"status {self.status}")
+
+    @property
+    def line(self) -> str:
+        """The last line of the message, without colours."""
+        lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.text).strip().splitlines()
+        return lines[-1].strip() if lines else ""
+
+
+def run(*arguments: object, prepare: Callable[[], object] | None = None, seconds: float = 60.0) -> Ended:
+    """Run a command of `toy_command.py` to its end.
+
+    Args:
+        arguments: of the command.
+        prepare: called first in its process; it must be picklable.
+        seconds: after which it counts as hanging.
+    """
+    descriptor, log = tempfile.mkstemp(suffix=".log")
+    os.close(descriptor)
+    begun = time.monotonic()
+    mounts = f"/proc/{os.getpid()}/ns/mnt"
+    process = _SERVER.Process(
+        target=_child, args=(list(map(str, arguments)), prepare, log, os.getcwd(), mounts)
+    )
+    process.start()
+    try:
+        process.join(seconds)
+        status, took = process.exitcode, time.monotonic() - begun
+        if status is None:
+            _kill_all(process.pid)
+            process.join()
+        return Ended(status, Path(log).read_text(errors="replace"), took)
+    finally:
+        os.unlink(log)
+
+
+@contextmanager
+def own_mounts() -> Iterator[bool]:
+    """Inside, this process and the commands that it runs may mount what nobody else sees; gives whether they may."""
+    before, folder = os.open("/proc/self/ns/mnt", os.O_RDONLY), os.getcwd()
+    allowed = _call("unshare", _NEW_MOUNTS) and _call("mount", b"none", b"/", None, _PRIVATE, None)
+    try:
+        yield allowed
+    finally:
+        _call("setns", before, _NEW_MOUNTS)
+        os.close(before)
+        os.chdir(folder)
+
+
+def mount_memory(folder: Path, size: str, flags: int = 0) -> None:
+    """A disk of so many bytes (`1m`) in memory at a folder; mounted again at the same place it gets other flags."""
+    again = flags | (_AGAIN if os.path.ismount(folder) else 0)
+    options = None if again & _AGAIN else f"size={size}".encode()
+    if not _call("mount", b"tmpfs", os.fsencode(folder), b"tmpfs", again, options):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(folder))
+
+
+def _child(
+    arguments: Sequence[str], prepare: Callable[[], object] | None, log: str, folder: str, mounts: str
+) -> None:
+    os.setpgid(0, 0)  # its reader processes are killed with it
+    sys.path[:0] = [str(_TESTS)]
+    os.environ.update(OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true")
+    with open(log, "w", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    _enter(mounts)
+    os.chdir(folder)
+    import short_runs
+    import toys  # noqa: F401  registers the family
+
+    from distill_mtl.cli import distill_command, main
+
+    short_runs.shorten()
+    if prepare is not None:
+        prepare()
+    if arguments[0] == "distill":
+        distill_command(arguments[1:])
+    else:
+        main(arguments)
+
+
+def _enter(mounts: str) -> None:
+    """See what the process that asked has mounted."""
+    if os.readlink(mounts) != os.readlink("/proc/self/ns/mnt"):
+        descriptor = os.open(mounts, os.O_RDONLY)
+        _call("setns", descriptor, _NEW_MOUNTS)
+        os.close(descriptor)
+
+
+def _call(name: str, *arguments: object) -> bool:
+    """A function of the system's C library that Python 3.11 does not have."""
+    library = ctypes.CDLL(None, use_errno=True)
+    return hasattr(library, name) and getattr(library, name)(*arguments) == 0
+
+
+def _kill_all(leader: int | None) -> None:
+    """A process and its readers."""
+    if leader is not None:
+        with suppress(ProcessLookupError):
+            os.killpg(leader, signal.SIGKILL)
