@@ -37,6 +37,7 @@ class Diagnostics:
         cosines: by pair ("left/right"), from -1 (against each other) to 1; 0 for a zero gradient.
         norm: length of the balanced direction, loss scale divided out; 0 at a Pareto-stationary point.
             None, like empty cosines, where gradients were not measured or not finite.
+        lengths: by task, of its part of that direction: its gradient times its weight, loss scale divided out.
         harmed: share of the tasks whose loss the step's gradient would raise to first order, in the
             parameters of the trunk; None unless the rule was asked for it (`measure_harm`).
     """
@@ -44,6 +45,7 @@ class Diagnostics:
     cosines: dict[str, float] = field(default_factory=dict)
     norm: float | None = None
     harmed: float | None = None
+    lengths: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -65,6 +67,7 @@ class Diagnostics:
             {f"{a}/{b}": float(cosines[i, j]) for (i, a), (j, b) in pairs},
             float(np.sqrt(max(0.0, values @ products @ values))),
             None if in_parameters is None else _harmed(in_parameters.numpy(), values),
+            dict(zip(weights, np.abs(values * lengths).tolist(), strict=True)),
         )
 
 

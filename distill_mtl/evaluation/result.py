@@ -263,6 +263,21 @@ class CrossDomainAgreement:
 
 
 @dataclass(frozen=True, config=_PART)
+class StudentScore:
+    """The student of a run on other rows than those of its comparison.
+
+    Attributes:
+        score: in the metric of the task's result.
+        rows: how many were measured.
+        ci95: the 95 % interval of the score.
+    """
+
+    score: float
+    rows: int
+    ci95: tuple[float, float]
+
+
+@dataclass(frozen=True, config=_PART)
 class BaselineScore:
     """One task of a baseline.
 
@@ -326,6 +341,7 @@ class Evaluation(BaseModel):
         split: the set that was measured; None: all rows of the data.
         hashed: tasks whose rows were split off by a hash of their key; their teachers may have seen these rows.
         acceptance: rule and margins.
+        training_rows: by task, the student on some of the rows that it was trained on, where the evaluation ends a run.
         steps: optimizer steps of the run, where the evaluation ends one.
         seconds: training time of the run.
         student, against: what stood in the student's and in the teachers' place, where they were named one by one.
@@ -342,6 +358,7 @@ class Evaluation(BaseModel):
     split: str | None = "test"
     hashed: tuple[str, ...] = ()
     acceptance: Acceptance
+    training_rows: dict[str, StudentScore] = Field(default_factory=dict)
     steps: int | None = None
     seconds: float | None = None
     student: str | None = None

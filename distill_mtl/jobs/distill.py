@@ -21,7 +21,9 @@ from distill_mtl.distillation.term import calibrate_terms
 from distill_mtl.errors import UserError, WriteError
 from distill_mtl.evaluation import Comparison, Evaluation, delta_on, references
 from distill_mtl.evaluation.comparison import ComparisonSettings, compare_with_progress, evaluation_set_of
+from distill_mtl.evaluation.result import StudentScore
 from distill_mtl.evaluation.selection import Reference
+from distill_mtl.evaluation.student_scores import ValidationLooks, training_scores
 from distill_mtl.files import refuse_full_disks, refuse_unwritable
 from distill_mtl.jobs.arguments import as_recipe
 from distill_mtl.jobs.run_artefacts import card_of, earlier_result, write_run_artefacts
@@ -169,7 +171,24 @@ def _train(
     if accelerator.is_main_process:
         folder.cut_metrics(session.step)
     comparison = StudentComparison(parts, session, console)
-    TrainingLoop(parts, session, folder, console, score=comparison.mean_delta).run()
+    looks = ValidationLooks(
+        parts.sources,
+        parts.kinds,
+        parts.recipe,
+        parts.steps,
+        processes=accelerator.num_processes,
+        device=accelerator.device,
+    )
+    loop = TrainingLoop(
+        parts,
+        session,
+        folder,
+        console,
+        score=comparison.mean_delta,
+        look=lambda: looks.scores(session.student) if accelerator.is_main_process else {},
+        look_after=looks.after,
+    )
+    loop.run()
     return session
 
 
@@ -207,6 +226,12 @@ class StudentComparison:
         acceptance = replace(found.acceptance, gate=self.parts.recipe.acceptance.gate)
         return found.changed(steps=self.session.step, seconds=self.session.seconds, acceptance=acceptance)
 
+    def on_training_rows(self, most: Mapping[str, int]) -> dict[str, StudentScore]:
+        """The student on at most so many training rows of each task; for one process alone."""
+        sources, kinds, recipe = self.parts.sources, self.parts.kinds, self.parts.recipe
+        device = self.session.trainer.accelerator.device
+        return training_scores(self.session.student, sources, kinds, recipe, most=most, device=device)
+
     def on(self, split: Split) -> Comparison:
         """Student and teachers on the rows of a set, shared by the processes."""
         rows = evaluation_set_of(self.parts.sources, split, ComparisonSettings.of(self.parts.recipe))
@@ -240,6 +265,8 @@ def _finish(parts: Parts, session: Session, folder: RunFolder, console: Console)
         evaluation = evaluation.changed(baselines=earlier.baselines)
     skipped = _skipped_anywhere(parts, accelerator)
     if accelerator.is_main_process:
+        rows = {task: result.rows for task, result in evaluation.tasks.items()}
+        evaluation = evaluation.changed(training_rows=comparison.on_training_rows(rows))
         extra = _extra(parts) | {SCORES: recorded_scores(evaluation)}
         save_student(session.student, folder.student, card=_card(parts, folder, evaluation), extra=extra)
         report = write_run_artefacts(folder, evaluation, comparison.on("test"))

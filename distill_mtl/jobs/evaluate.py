@@ -242,7 +242,8 @@ def _evaluate_run(
     measured = measure_baselines(run, baselines, opened, comparison, recipe, console)
     if earlier is not None:
         measured = earlier.baselines | measured
-        found = found.changed(steps=earlier.steps, seconds=earlier.seconds)
+        kept = {"steps": earlier.steps, "seconds": earlier.seconds, "training_rows": earlier.training_rows}
+        found = found.changed(**kept)
     found = found.changed(baselines=measured)
     if state.is_main_process:
         if write or baselines:

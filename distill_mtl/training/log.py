@@ -6,19 +6,24 @@ the run goes on.
 
 import json
 import logging
+import math
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
+from torch import Tensor
 
 from distill_mtl.errors import UserError, brief
 from distill_mtl.recipe import Recipe
 from distill_mtl.run_notes import read_metrics_lines
 from distill_mtl.system_errors import naming
 from distill_mtl.training.run_folder import RunFolder
+from distill_mtl.training.step import StepReport
 
 PROJECT = "distill_mtl"
 """The project's name in trackers."""
@@ -56,6 +61,50 @@ class MetricsLog:
     ) -> None:
         if self._file is not None:
             self._file.close()
+
+
+class SinceLine:
+    """What happened since the last line, without waiting for the device.
+
+    Args:
+        step: of that line.
+    """
+
+    def __init__(self, step: int) -> None:
+        self._step, self._began, self._waited = step, time.monotonic(), 0.0
+        self._norms: Tensor | None = None
+        self._clipped: Tensor | None = None
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """For the block the step waits for its rows."""
+        began = time.monotonic()
+        yield
+        self._waited += time.monotonic() - began
+
+    def note(self, report: StepReport, clip: float | None) -> None:
+        """One step, and the largest norm of its gradients."""
+        if report.gradient_norm is not None and clip is not None:
+            norm = report.gradient_norm.detach().float()
+            clipped = (norm > clip).float()
+            self._norms = norm if self._norms is None else self._norms + norm
+            self._clipped = clipped if self._clipped is None else self._clipped + clipped
+
+    def measured(self, step: int, batch_size: int) -> dict[str, float]:
+        """Rows per second, the share of the time in which steps waited for rows, and with clipping the mean norm of
+        the gradients before it (left out where it is not finite) and the share of clipped steps.
+
+        Args:
+            step: the present one.
+            batch_size: rows of a step.
+        """
+        seconds, steps = time.monotonic() - self._began, step - self._step
+        found = {"rows_per_second": steps * batch_size / seconds, "waiting": self._waited / seconds}
+        if self._norms is not None and self._clipped is not None:
+            norm = float(self._norms) / steps
+            found |= {"gradient_norm": norm} if math.isfinite(norm) else {}
+            found["clipped"] = float(self._clipped) / steps
+        return found
 
 
 class Trackers:

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import islice
 from types import FrameType, TracebackType
 from typing import Any
@@ -22,7 +22,7 @@ from distill_mtl.display import Display, losses_note
 from distill_mtl.errors import Stopped, StoppedElsewhere, UserError, WriteError, a_few
 from distill_mtl.training.broken_loss import LossWatch, causes, gather_everywhere
 from distill_mtl.training.checkpoint import Session, list_checkpoints
-from distill_mtl.training.log import MetricsLog, Trackers
+from distill_mtl.training.log import MetricsLog, SinceLine, Trackers
 from distill_mtl.training.parts import Parts
 from distill_mtl.training.processes import reader_workers
 from distill_mtl.training.run_folder import RunFolder
@@ -38,6 +38,8 @@ class TrainingLoop:
         folder: where metrics and checkpoints go.
         console: where progress is shown.
         score: how good the student is now, on validation rows; what `select: best` maximises.
+        look: at the student on some validation rows: scores by task, for the report. Called on every process.
+        look_after: these steps.
     """
 
     def __init__(
@@ -48,14 +50,16 @@ class TrainingLoop:
         console: Console,
         *,
         score: Callable[[], float],
+        look: Callable[[], Mapping[str, float]] = dict,
+        look_after: Collection[int] = (),
     ) -> None:
         self.parts, self.session, self.folder, self.console = parts, session, folder, console
-        self.score = score
+        self.score, self.look, self.look_after = score, look, look_after
         self.trainer, self.training = session.trainer, parts.recipe.training
         self.accelerator = session.trainer.accelerator
         self._watch = LossWatch(self.accelerator)
         self._began = time.monotonic() - session.seconds
-        self._logged_at, self._logged_step = time.monotonic(), session.step
+        self._since = SinceLine(session.step)
 
     def run(self) -> None:
         """Train; write metrics, checkpoints and, where asked, the best weights.
@@ -84,12 +88,18 @@ class TrainingLoop:
             Display(self.console, "training", self.parts.steps, done=session.step) as display,
         ):
             while session.step < self.parts.steps:
-                batches, error = self._read(stream)
+                with self._since.waiting():
+                    batches, error = self._read(stream)
                 self._agree_to_go_on(stop.requested, error)
                 report = self.trainer.step(session.step, batches)
                 self._watch.note(session.step, report)
+                self._since.note(report, self.training.clip)
                 session.after_step()
-                if self._due(self.training.log_every) or self.trainer.measures_harm(session.step):
+                if (
+                    self._due(self.training.log_every)
+                    or self.trainer.measures_harm(session.step)
+                    or session.step in self.look_after
+                ):
                     line = self._line(report)
                     log.write(line)
                     trackers.write(line)
@@ -211,19 +221,20 @@ class TrainingLoop:
             UserError: a loss is not finite.
         """
         self._refuse_broken(report)
-        now, step = time.monotonic(), self.session.step
-        speed = (step - self._logged_step) * self.training.batch_size / (now - self._logged_at)
-        self._logged_at, self._logged_step = now, step
-        diagnostics = self.parts.rule.diagnostics
+        step, diagnostics = self.session.step, self.parts.rule.diagnostics
+        measured = self._since.measured(step, self.training.batch_size)
+        self._since = SinceLine(step)
         return {
             "step": step,
-            "seconds": now - self._began,
-            "rows_per_second": speed,
+            "seconds": time.monotonic() - self._began,
+            **measured,
             "lr": report.rate,
             "tasks": report.values(self.accelerator),
             "cosines": diagnostics.cosines,
             "norm": diagnostics.norm,
+            "lengths": diagnostics.lengths,
             **({} if diagnostics.harmed is None else {"harmed": diagnostics.harmed}),
+            **({"validation": self.look()} if step in self.look_after else {}),
         }
 
 

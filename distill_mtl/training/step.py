@@ -34,6 +34,7 @@ class StepReport:
         used: task -> the terms of its loss, and the rows that each is about.
         gates: tasks with a gate.
         gated: task -> masked rows of this process.
+        gradient_norm: of all gradients before they were clipped; None without clipping.
     """
 
     counts: Counts
@@ -43,6 +44,7 @@ class StepReport:
     terms: dict[str, TermValues] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
     gated: dict[str, Tensor] = field(default_factory=dict)
+    gradient_norm: Tensor | None = None
 
     def count_masked(self, targets: Targets) -> None:
         """Count the masked rows of one micro-batch."""
@@ -176,22 +178,27 @@ class Trainer:
         else:
             self.accelerator.backward(self.objective.nothing())
         if self.accelerator.sync_gradients:
-            self._finish_gradients(counts)
+            report.gradient_norm = self._finish_gradients(counts)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-    def _finish_gradients(self, counts: Counts) -> None:
+    def _finish_gradients(self, counts: Counts) -> Tensor | None:
         """Remove the gradients of parts that have nothing to learn, do not train or are not due, then clip.
 
         With a zero gradient momentum and weight decay would still move the parameter.
+
+        Returns:
+            The norm before clipping; None without clipping.
         """
         assert self._stage is not None
         for parameter in (*self.objective.idle(counts), *self.objective.untrained(self._stage)):
             parameter.grad = None
         if self.asynchronous is not None:
             self.asynchronous.hold_back(counts)
-        if self.recipe.training.clip is not None:
-            self.accelerator.clip_grad_norm_(self.module.parameters(), self.recipe.training.clip)
+        if self.recipe.training.clip is None:
+            return None
+        norm: Tensor = self.accelerator.clip_grad_norm_(self.module.parameters(), self.recipe.training.clip)
+        return norm
 
     def _sum_over_processes(self, table: Tensor) -> Tensor:
         if self.accelerator.num_processes == 1:

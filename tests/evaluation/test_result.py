@@ -57,7 +57,7 @@ def test_results_json_has_the_promised_keys_and_no_others(tmp_path: Path) -> Non
     written = json.loads((tmp_path / "results.json").read_text())
     assert set(written) == {
         *("format", "version", "tasks", "cost", "cross_domain", "baselines", "split", "hashed"),
-        *("acceptance", "accepted", "steps", "seconds"),
+        *("acceptance", "accepted", "training_rows", "steps", "seconds"),
     }
     assert (written["format"], written["version"]) == (FORMAT, VERSION)
     assert list(written["tasks"]) == ["left", "right", "alone"]

@@ -10,7 +10,14 @@ from rich.console import Console
 
 from distill_mtl import distill, evaluate, load_recipe, load_student
 from distill_mtl.errors import UserError
-from distill_mtl.evaluation import Comparison, Evaluation, EvaluationSet, delta_on, references
+from distill_mtl.evaluation import (
+    Comparison,
+    Evaluation,
+    EvaluationSet,
+    delta_on,
+    references,
+    student_scores,
+)
 from distill_mtl.training.parts import build
 
 QUIET = Console(quiet=True)
@@ -58,7 +65,7 @@ def test_results_have_the_promised_form(finished: tuple[Path, Evaluation]) -> No
     assert results == json.loads(evaluation.model_dump_json())
     assert set(results) == {
         *("format", "version", "tasks", "cost", "cross_domain", "baselines", "split", "hashed"),
-        *("acceptance", "accepted", "steps", "seconds"),
+        *("acceptance", "accepted", "training_rows", "steps", "seconds"),
     }
     assert set(results["tasks"]["hue"]) == {
         *("kind", "metric", "higher_is_better", "rows", "teacher", "student", "delta", "ci95", "agreement"),
@@ -75,6 +82,9 @@ def test_results_have_the_promised_form(finished: tuple[Path, Evaluation]) -> No
     assert set(results["cost"]["each"]) == {"hue", "shape"}
     assert results["cross_domain"]["hue"]["shape"]["rows"] == toy_world.ROWS
     assert 0 <= results["cross_domain"]["shape"]["hue"]["agreement"] <= 1
+    trained_on = results["training_rows"]["hue"]
+    assert trained_on["rows"] == toy_world.ROWS
+    assert trained_on["ci95"][0] <= trained_on["score"] <= trained_on["ci95"][1]
     assert results["steps"] == 6
     assert results["tasks"]["shape"]["rows"] == toy_world.ROWS
 
@@ -91,6 +101,23 @@ def test_every_logged_line_has_terms_weights_cosines_and_norm(finished: tuple[Pa
             parts = terms["supervised"] + terms["soft_targets"] + terms["hint"]
             assert terms["total"] == pytest.approx(parts, rel=1e-4)
         assert -1 <= line["cosines"]["hue/shape"] <= 1
+        assert set(line["lengths"]) == {"hue", "shape"}
+        assert line["gradient_norm"] > 0
+        assert 0 <= line["clipped"] <= 1
+        assert 0 <= line["waiting"] <= 1
+
+
+def test_looking_at_validation_rows_while_training_changes_no_weight(
+    recipe: Path, finished: tuple[Path, Evaluation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(student_scores, "_FEWEST", 1)
+    monkeypatch.setattr(student_scores, "_COST", 10.0)
+    distill(recipe, out=tmp_path / "run", console=QUIET)
+    assert_equal_weights(finished[0], tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    looked = {line["step"]: line["validation"] for line in lines if "validation" in line}
+    assert set(looked) == {4, 5, 6}
+    assert all(set(scores) == {"hue", "shape"} for scores in looked.values())
 
 
 def test_teachers_are_recorded_as_loaded(finished: tuple[Path, Evaluation]) -> None:
