@@ -1,0 +1,314 @@
+"""The merge bench: merges x budgets x seeds x rivals, as one table that grows by what is new.
+
+    python benchmarks/merges.py --only photos digits --budget short --seeds 0 --rivals loop loop-labels old ours
+    python benchmarks/merges.py --only photos --variant lr5e-3 --set optimizer.lr=5e-3
+    python benchmarks/merges.py --table
+    python benchmarks/merges.py --cost --only photos
+
+Rivals: `loop` and `loop-labels`, the short loop of merge_loop.py with and without teachers; `single`, a network of the
+student's trunk for each task, trained by that loop on its labels for as many steps; `teachers`; `old`, our defaults as
+they were before issue 14; `ours`, our present defaults. A `--variant` is ours with `--set` keys.
+
+Each run is a process of one thread whose folder is kept below the work folder ($DISTILL_MTL_BENCH, --work, default
+runs/merges). A run that is there is not made again. Ctrl-C loses the running one only. Shards and teachers are made on
+first use. Real pictures are looked for in $DISTILL_MTL_DATA, else in ../shared/data beside the repository.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from merge_scores import FIXED, SCORES, Runs, Scored, block_lines, whole_lines
+from merge_sets import MERGES, ROOT, recipe_of
+
+RIVALS = ("teachers", "loop", "loop-labels", "single", "old", "ours")
+BUDGETS = ("short", "long")
+RATES = {"sgd": (0.02, 0.05, 0.12, 0.3), "adamw": (5e-4, 1e-3, 2e-3, 4e-3)}
+LOOP = "loop.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell: an entrant is a rival, a variant, or `rate-R`, the loop at a rate that is tried."""
+
+    merge: str
+    budget: str
+    entrant: str
+    seed: int
+
+    def folder(self, work: Path) -> Path:
+        return work / "runs" / self.merge / self.budget / self.entrant / str(self.seed)
+
+    def finished(self, work: Path) -> bool:
+        return (self.folder(work) / SCORES).exists()
+
+    def __str__(self) -> str:
+        return f"{self.merge} {self.budget} {self.entrant} {'' if self.seed == FIXED else self.seed}".strip()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=MERGES, default=list(MERGES), metavar="MERGE")
+    parser.add_argument("--budget", nargs="+", choices=BUDGETS, default=["short"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--rivals", nargs="*", choices=RIVALS, help="default: all; with --variant: none")
+    parser.add_argument("--variant", help="a name for ours with the keys of --set; run beside the rivals")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="sets")
+    parser.add_argument("--again", action="store_true", help="run what is named again, though it is there")
+    parser.add_argument("--subject", default="ours", help="whose lead the table shows; default ours")
+    parser.add_argument("--list", action="store_true", help="merges, entrants and runs that are there")
+    parser.add_argument(
+        "--table", action="store_true", help="print the table of what is there, and run nothing"
+    )
+    parser.add_argument("--teachers", action="store_true", help="make shards and teachers, and run nothing")
+    parser.add_argument("--cost", action="store_true", help="CPU seconds of a step of ours and of the loop's")
+    parser.add_argument("--work", type=Path, default=Path(os.environ.get("DISTILL_MTL_BENCH", "runs/merges")))
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    work: Path = arguments.work.resolve()
+    if arguments.child:
+        from merge_run import child
+
+        return child(arguments.child, work, arguments.sets)
+    if arguments.list:
+        return print_list(work)
+    if arguments.table:
+        return print_table(work, arguments.only, arguments.budget, arguments.subject)
+    try:
+        for merge in arguments.only:
+            prepare(merge, work)
+        if arguments.cost:
+            for merge in arguments.only:
+                start(["cost", merge], work, [])
+        elif not arguments.teachers:
+            run_all(arguments, work)
+            print_table(work, arguments.only, arguments.budget, arguments.variant or arguments.subject)
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on with the run that was cut off")
+
+
+def run_all(arguments: argparse.Namespace, work: Path) -> None:
+    """Make what is named and not there."""
+    if bool(arguments.variant) != bool(arguments.sets):
+        sys.exit("--variant NAME and --set KEY=VALUE belong together")
+    rivals = arguments.rivals
+    if rivals is None:
+        rivals = [] if arguments.variant else list(RIVALS)
+    if arguments.variant:
+        remember_variant(arguments.variant, arguments.sets, work)
+        rivals = [*rivals, arguments.variant]
+    runs = planned(arguments.only, arguments.budget, rivals, arguments.seeds)
+    if arguments.again:
+        for run in runs:
+            shutil.rmtree(run.folder(work), ignore_errors=True)
+    sets = {arguments.variant: arguments.sets}
+    progress = Progress([run for run in runs if not is_there(run, work)], work)
+    for merge in dict.fromkeys(run.merge for run in progress.left):
+        if {run.entrant for run in progress.left if run.merge == merge} & {"loop", "loop-labels", "single"}:
+            choose_rate(merge, work, progress)
+    for run in list(progress.left):
+        make(run, work, sets.get(run.entrant, []), progress)
+
+
+def planned(
+    merges: Iterable[str], budgets: Iterable[str], entrants: Sequence[str], seeds: Sequence[int]
+) -> list[Run]:
+    """Every run that is wanted, seed by seed, so that a table is soon complete for the first; teachers once."""
+    return [
+        Run(merge, budget, entrant, FIXED if entrant == "teachers" else seed)
+        for number, seed in enumerate(seeds)
+        for budget in budgets
+        for merge in merges
+        for entrant in entrants
+        if entrant != "teachers" or not number
+    ]
+
+
+def is_there(run: Run, work: Path) -> bool:
+    """Whether the run is finished; one of our present defaults is not where these have changed since."""
+    if not run.finished(work):
+        return False
+    if run.entrant == "ours" and (today := long_form(run, work)) is not None:
+        kept = (run.folder(work) / "recipe.long.yaml").read_text()
+        if kept != today:
+            print(f"{run}: the defaults have changed since; it is run again", file=sys.stderr)
+            return False
+    return True
+
+
+def long_form(run: Run, work: Path) -> str | None:
+    """The recipe with every default of today."""
+    import yaml
+
+    from distill_mtl.recipe import dump_recipe, load_recipe
+
+    merge = MERGES[run.merge]
+    file = run.folder(work) / "recipe.today.yaml"
+    recipe = recipe_of(merge, work, seed=run.seed, steps=merge.steps(run.budget))
+    file.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    os.chdir(ROOT)
+    try:
+        return dump_recipe(load_recipe(file))
+    finally:
+        file.unlink()
+
+
+def remember_variant(name: str, sets: Sequence[str], work: Path) -> None:
+    """Refuse one name for two variants, and note what each one sets."""
+    file = work / "variants.json"
+    known: dict[str, list[str]] = json.loads(file.read_text()) if file.exists() else {}
+    if name in RIVALS or name.startswith("rate-"):
+        sys.exit(f"--variant {name}: a rival has this name")
+    if known.get(name, list(sets)) != list(sets):
+        sys.exit(f"--variant {name} was run with --set {' '.join(known[name])}. Choose another name.")
+    work.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(known | {name: list(sets)}, indent=2))
+
+
+# ---- running ------------------------------------------------------------------------------------------
+class Progress:
+    """What is left, and about how long it will take, from how long runs of the kind took before."""
+
+    def __init__(self, runs: list[Run], work: Path) -> None:
+        self.left, self._file, self._done = list(runs), work / "times.json", 0
+
+    @property
+    def times(self) -> dict[str, float]:
+        return json.loads(self._file.read_text()) if self._file.exists() else {}
+
+    def note(self, run: Run, seconds: float) -> None:
+        """A run has taken so long."""
+        times = self.times | {key_of(run): seconds}
+        self._file.write_text(json.dumps(times, indent=1, sort_keys=True))
+        self._done += 1
+        self.left = [other for other in self.left if other != run]
+
+    def __str__(self) -> str:
+        times = self.times
+        usual = sum(times.values()) / len(times) if times else 90.0
+        seconds = sum(times.get(key_of(run), usual) for run in self.left)
+        return f"{self._done + 1}/{self._done + len(self.left)}, about {seconds / 60:.0f} min to go"
+
+
+def key_of(run: Run) -> str:
+    return f"{run.merge}/{run.budget}/{run.entrant}"
+
+
+def make(run: Run, work: Path, sets: Sequence[str], progress: Progress) -> None:
+    """One run in a process of its own, into its folder, which is there when it is whole."""
+    print(f"[{progress}] {run}", file=sys.stderr, flush=True)
+    folder = run.folder(work)
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    began = time.monotonic()
+    start(["run", run.merge, run.budget, run.entrant, str(run.seed), str(part)], work, sets, log=part / "log")
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+    progress.note(run, time.monotonic() - began)
+    found = Scored.read(folder)
+    shown = " ".join(f"{task} {score:.2f}" for task, score in found.scores.items())
+    print(f"    {shown}  {found.cpu:.0f} CPU s", file=sys.stderr, flush=True)
+
+
+def start(what: Sequence[str], work: Path, sets: Sequence[str], log: Path | None = None) -> None:
+    """A process of this script; where it fails, the end of its log and an exit."""
+    command = [sys.executable, __file__, "--work", str(work)]
+    command += ["--set", *sets] if sets else []
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    process = {"env": {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}, "cwd": ROOT}
+    if log is None:
+        done = subprocess.run([*command, "--child", *what], **process)
+    else:
+        with log.open("a") as file:
+            done = subprocess.run([*command, "--child", *what], stdout=file, stderr=file, **process)
+    if done.returncode:
+        end = "" if log is None else "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+        sys.exit(
+            f"{end}\n{' '.join(what)} failed (status {done.returncode}){'' if log is None else f': {log}'}"
+        )
+
+
+def choose_rate(merge: str, work: Path, progress: Progress) -> None:
+    """The loop's precision, and its rate: the best of four on validation at the short budget."""
+    file = work / "runs" / merge / LOOP
+    if file.exists():
+        return
+    tried = {rate: Run(merge, "short", f"rate-{rate}", 0) for rate in RATES[MERGES[merge].loop_optimizer]}
+    for run in tried.values():
+        if not run.finished(work):
+            progress.left.insert(0, run)
+            make(run, work, [], progress)
+    found = {rate: Scored.read(run.folder(work)) for rate, run in tried.items()}
+    validation = {rate: run.notes["validation"] for rate, run in found.items()}
+    rate = max(validation, key=lambda rate: validation[rate])
+    chosen = {"rate": rate, "bf16": found[rate].notes["bf16"], "validation": validation}
+    file.write_text(json.dumps(chosen, indent=2))
+    print(f"    {merge}: the loop takes {chosen}", file=sys.stderr)
+    loop = Run(merge, "short", "loop", 0)
+    if not loop.finished(work):  # the best try is this very run
+        shutil.copytree(tried[rate].folder(work), loop.folder(work), dirs_exist_ok=True)
+    progress.left = [run for run in progress.left if run != loop]
+
+
+def prepare(merge: str, work: Path) -> None:
+    """Shards and teachers of a merge, made once."""
+    for name in MERGES[merge].shards:
+        if not (work / "shards" / name).exists():
+            print(f"shards {name}", file=sys.stderr, flush=True)
+            start(["shards", merge, name], work, [])
+    for name in MERGES[merge].teachers:
+        if not (work / "teachers" / name).exists():
+            print(f"teacher {name}", file=sys.stderr, flush=True)
+            log = work / "teachers" / f"{name}.log"
+            log.parent.mkdir(parents=True, exist_ok=True)
+            start(["teacher", merge, name], work, [], log=log)
+
+
+# ---- reading ------------------------------------------------------------------------------------------
+def runs_of(merge: str, budget: str, work: Path) -> Runs:
+    """Entrant -> seed -> run, of what is there; rates that were tried are left out."""
+    found: dict[str, dict[int, Scored]] = {}
+    for file in sorted((work / "runs" / merge / budget).glob(f"*/*/{SCORES}")):
+        entrant, seed = file.parts[-3], file.parts[-2]
+        if not seed.endswith(".part") and not entrant.startswith("rate-"):
+            found.setdefault(entrant, {})[int(seed)] = Scored.read(file.parent)
+    return found
+
+
+def print_table(work: Path, merges: Iterable[str], budgets: Iterable[str], subject: str) -> None:
+    blocks = {}
+    for budget in budgets:
+        for merge in merges:
+            runs = runs_of(merge, budget, work)
+            if runs:
+                blocks[f"{merge}, {budget}"] = runs
+                title = f"{merge}, {budget}: {MERGES[merge].steps(budget):,} steps"
+                print("\n".join(block_lines(title, runs, subject)))
+    if blocks:
+        print("\n".join(whole_lines(blocks)))
+    variants = work / "variants.json"
+    if variants.exists():
+        for name, sets in json.loads(variants.read_text()).items():
+            print(f"- `{name}`: {' '.join(sets)}")
+
+
+def print_list(work: Path) -> None:
+    for name, merge in MERGES.items():
+        print(f"{name}: {merge.about}; {merge.steps('short'):,} and {merge.steps('long'):,} steps")
+        for budget in BUDGETS:
+            for entrant, seeds in runs_of(name, budget, work).items():
+                print(f"    {budget} {entrant}: seeds {', '.join(map(str, seeds))}")
+
+
+if __name__ == "__main__":
+    main()
