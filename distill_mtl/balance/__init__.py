@@ -27,6 +27,7 @@ from distill_mtl.balance.min_norm import MinNorm, solve
 from distill_mtl.balance.rule import Diagnostics, Rule, make_rule, register, rule_class, rule_names
 from distill_mtl.balance.shared import Shared
 from distill_mtl.balance.torchjd_rule import TorchJD
+from distill_mtl.balance.tree import Tree
 from distill_mtl.balance.uncertainty import Geometric, Uncertainty
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Rule",
     "Shared",
     "TorchJD",
+    "Tree",
     "Uncertainty",
     "Uniform",
     "Weighting",

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from distill_mtl.balance.distributed import global_means
 from distill_mtl.balance.loss_rule import LossRule
-from distill_mtl.balance.parameter_gradients import parameter_gramian
+from distill_mtl.balance.parameter_gradients import parameter_gramians
 from distill_mtl.balance.rule import Backward, plain_backward, register, total_of
 from distill_mtl.balance.shared import Shared
+from distill_mtl.balance.tree import Tree
 
 
 @register("gradnorm")
@@ -22,7 +23,8 @@ class GradNorm(LossRule):
     `lr`, so that weights stay positive whatever the scales. Their sum is the number of tasks.
 
     Norms are taken at the shared features (the output of the last shared layer), which costs nothing; or
-    at the last shared layer's weights, as in the paper, if `backward` is given them as `parameters`.
+    at the last shared layer's weights, as in the paper, if `backward` is given them as `parameters`. On a tree they
+    are those of the first node, which all tasks run through.
 
     Args:
         tasks: names of all tasks.
@@ -53,7 +55,7 @@ class GradNorm(LossRule):
     def backward(
         self,
         losses: Mapping[str, Tensor],
-        shared: Shared | None,
+        shared: Shared | Tree | None,
         backward: Backward = plain_backward,
         *,
         parameters: Iterable[nn.Parameter] | None = None,
@@ -68,13 +70,18 @@ class GradNorm(LossRule):
         return total_of(weight * losses[task] for task, weight in weights.items()), weights
 
     def measure(
-        self, shared: Shared, losses: Mapping[str, Tensor], parameters: Iterable[nn.Parameter] | None
-    ) -> Tensor:
-        """The Gramian of the weighted gradients; the next step's weights follow from it."""
-        products = shared.gramian(list(losses))
-        norms = products.diagonal()
+        self, tree: Tree, losses: Mapping[str, Tensor], parameters: Iterable[nn.Parameter] | None
+    ) -> dict[str, Tensor]:
+        """The Gramians of the weighted gradients; the next step's weights follow from the first node's."""
+        products = tree.gramians(list(losses))
+        first = next(iter(products), "")
+        if len(products.get(first, ())) != len(losses):
+            raise ValueError(
+                "gradnorm compares gradients at features that all tasks read, but there are none"
+            )
+        norms = products[first].diagonal()
         if parameters is not None:
-            norms = parameter_gramian(shared, list(losses), list(parameters)).diagonal()
+            norms = parameter_gramians(tree, list(losses), list(parameters))[first].diagonal()
         self._learn(norms.sqrt(), global_means(list(losses.values())), [self.tasks.index(t) for t in losses])
         return products
 

@@ -1,12 +1,15 @@
 """Inner products of the tasks' gradients, the only thing that a Gramian rule looks at.
 
-Called by `shared.Shared` on gradients of features and by `mgda` on gradients of parameters.
+Called by `shared.Shared` on gradients of features and by `mgda` on gradients of parameters. `over_processes` sums
+what all processes found, for all nodes of a tree at once.
 """
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from distill_mtl.balance.distributed import all_sum, world_size
 
 BLOCK = 2**21
 """Numbers converted to double precision at a time, so that the extra memory stays at 16 MiB."""
@@ -29,7 +32,7 @@ def gramian(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
     device = given[0].device if given else torch.device("cpu")
     dtype = torch.float32 if device.type == "mps" else torch.float64
     total = torch.zeros(count, count, dtype=dtype, device=device)
-    width = max(1, BLOCK // count)
+    width = max(1, BLOCK // max(1, count))
     for parts in zip(*gradients, strict=True):
         rows = [t for t, part in enumerate(parts) if part is not None]
         flat = [part.detach().reshape(-1) for part in parts if part is not None]
@@ -45,3 +48,47 @@ def gramian(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
             at = torch.tensor(rows, device=device)
             total[at[:, None], at] += product
     return total
+
+
+def over_processes(
+    local: Sequence[Tensor], at: Sequence[Sequence[int]], tasks: Sequence[str]
+) -> list[Tensor]:
+    """The global Gramians of several nodes from every process's own ones, in one collective.
+
+    Rows of other processes are further coordinates of a gradient, so the global Gramian is the sum of all
+    processes' ones. It is divided by the square of their number because each process scales its losses by that
+    number against the averaging of gradients.
+
+    Args:
+        local: for each node [t, t], of the tasks that are present; on one device.
+        at: for each node the places of those tasks in `tasks`.
+        tasks: all tasks, present or not.
+
+    Returns:
+        float64 [t, t] on the CPU for each node, equal on every process.
+
+    Raises:
+        ValueError: the processes do not agree on which tasks are present.
+    """
+    processes = world_size()
+    if processes == 1:
+        return [products.to("cpu", torch.float64) for products in local]
+    # All tasks take part, present or not: whatever a process believes, the collectives match.
+    packed = local[0].new_zeros(len(local), len(tasks) + 1, len(tasks))
+    for node, products, places in zip(packed, local, at, strict=True):
+        index = torch.tensor(places, dtype=torch.long, device=products.device)
+        node[index[:, None], index] = products
+        node[-1, index] = 1
+    packed = all_sum(packed).to("cpu", torch.float64)
+    for node in packed:
+        for task, present in zip(tasks, node[-1].tolist(), strict=True):
+            if present not in (0, processes):
+                raise ValueError(
+                    f"task '{task}' has a loss on {present:.0f} of {processes} processes; where it has no "
+                    f"rows give it a zero loss that touches its head: 0 * head(shared['{task}']).sum()"
+                )
+    found = []
+    for node, places in zip(packed, at, strict=True):
+        index = torch.tensor(places, dtype=torch.long)
+        found.append(node[index[:, None], index] / processes**2)
+    return found

@@ -1,5 +1,6 @@
 """Rules that weight the tasks' gradients at the cut, from their Gramian; each head keeps its own gradient.
 
+On a tree every node has a Gramian and weights of its own, over the tasks that run through it.
 `Weighting` makes such a rule of any function from a Gramian to weights.
 """
 
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from distill_mtl.balance.distributed import from_first, global_means
-from distill_mtl.balance.parameter_gradients import parameter_gramian
-from distill_mtl.balance.rule import Backward, Diagnostics, Rule, plain_backward, total_of
+from distill_mtl.balance.parameter_gradients import parameter_gramians
+from distill_mtl.balance.rule import Backward, Diagnostics, Rule, flat, plain_backward, total_of
 from distill_mtl.balance.shared import Shared
+from distill_mtl.balance.tree import Tree
 
 Normalize = Literal["none", "l2", "loss", "loss+"]
 
@@ -27,7 +29,8 @@ class GramianRule(Rule):
         normalize: what gradients are divided by before they are compared *and* combined: nothing, their
             norm (l2), their loss, or both (loss+). The sizes are divided by their geometric mean first,
             so that loss scales and units drop out.
-        scale: factor on the chosen weights; "tasks" is the number of tasks present.
+        scale: factor on the chosen weights; "tasks" is the number of tasks present, on a tree of those
+            that run through the node.
 
     A task whose gradient is zero cannot be hurt to first order, so it is left out with weight 0. Where a
     gradient is not finite the weights are even: a gradient scaler will skip the step.
@@ -55,7 +58,7 @@ class GramianRule(Rule):
     def backward(
         self,
         losses: Mapping[str, Tensor],
-        shared: Shared | None,
+        shared: Shared | Tree | None,
         backward: Backward = plain_backward,
         *,
         parameters: Iterable[nn.Parameter] | None = None,
@@ -66,13 +69,22 @@ class GramianRule(Rule):
                 f"{type(self).__name__} compares gradients at shared features, but there are none; for a "
                 "network without one shared representation use mgda or a rule that weights losses"
             )
-        shared.backward_heads(total_of(losses[task] for task in tasks), backward)
-        gramian = shared.gramian(tasks)
-        weights = self.weigh(gramian, {task: losses[task] for task in tasks})
-        harm = parameter_gramian(shared, tasks) if self.measure_harm else None
-        self.diagnostics = Diagnostics.of(gramian, weights, harm)
-        shared.backward(weights)
-        return weights
+        tree = Tree.of(shared)
+        if not tree.nodes:
+            raise ValueError(
+                f"{type(self).__name__} compares gradients at shared features, and no two tasks read the same ones "
+                "here; use mgda, or a rule that weights losses"
+            )
+        tree.backward_heads(total_of(losses[task] for task in tasks), backward)
+        gramians = tree.gramians(tasks)
+        weights = {
+            node: self.weigh(products, {task: losses[task] for task in tree.at(node, tasks)})
+            for node, products in gramians.items()
+        }
+        harm = parameter_gramians(tree, tasks) if self.measure_harm else None
+        self.diagnostics = Diagnostics.of(gramians, weights, harm)
+        tree.backward(weights)
+        return flat(weights)
 
     def weigh(self, gramian: Tensor, losses: Mapping[str, Tensor]) -> dict[str, float]:
         """The weight of each task's gradient, zero and non-finite gradients taken care of."""

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from distill_mtl.balance.parameter_gradients import parameter_gramian
+from distill_mtl.balance.parameter_gradients import parameter_gramians
 from distill_mtl.balance.rule import Backward, Diagnostics, Rule, plain_backward, register, total_of
 from distill_mtl.balance.shared import Shared
+from distill_mtl.balance.tree import Tree
 
 
 class LossRule(Rule):
@@ -24,7 +25,7 @@ class LossRule(Rule):
     def backward(
         self,
         losses: Mapping[str, Tensor],
-        shared: Shared | None,
+        shared: Shared | Tree | None,
         backward: Backward = plain_backward,
         *,
         parameters: Iterable[nn.Parameter] | None = None,
@@ -35,20 +36,26 @@ class LossRule(Rule):
         if shared is None:
             backward(total)
             return weights
-        shared.backward_heads(total, backward)
+        tree = Tree.of(shared)
+        tree.backward_heads(total, backward)
         # The copies already hold weighted gradients, so each counts once.
-        once = dict.fromkeys(tasks, 1.0)
-        products = self.measure(shared, {task: losses[task] for task in tasks}, parameters)
-        harm = parameter_gramian(shared, tasks) if self.measure_harm else None
-        self.diagnostics = Diagnostics.of(products, once, harm)
-        shared.backward(once)
+        once = {node: dict.fromkeys(tree.at(node, tasks), 1.0) for node in tree.nodes}
+        harm = parameter_gramians(tree, tasks) if self.measure_harm else None
+        products = self.measure(tree, {task: losses[task] for task in tasks}, parameters)
+        whole = all(node in products for node in once if once[node])
+        self.diagnostics = Diagnostics.of(products, once, harm, whole=whole)
+        tree.backward(once)
         return weights
 
     def measure(
-        self, shared: Shared, losses: Mapping[str, Tensor], parameters: Iterable[nn.Parameter] | None
-    ) -> Tensor:
-        """The Gramian of the weighted gradients; a child that learns from it does so here."""
-        return shared.gramian(list(losses))
+        self, tree: Tree, losses: Mapping[str, Tensor], parameters: Iterable[nn.Parameter] | None
+    ) -> dict[str, Tensor]:
+        """The Gramians of the weighted gradients by node; a child that learns from them does so here.
+
+        A node that others read has none here unless harm is measured: a plain backward keeps no task's own gradient
+        there.
+        """
+        return tree.gramians(list(losses), split=False)
 
 
 @register("uniform")

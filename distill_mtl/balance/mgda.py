@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from distill_mtl.balance.gramian_rule import GramianRule, Normalize
 from distill_mtl.balance.min_norm import Method, solve
 from distill_mtl.balance.parameter_gradients import (
-    Gradients,
     from_features,
     from_losses,
     loss_scale,
@@ -20,8 +19,9 @@ from distill_mtl.balance.parameter_gradients import (
     products_of,
 )
 from distill_mtl.balance.preferences import among, parse_preferences
-from distill_mtl.balance.rule import Backward, Diagnostics, plain_backward, register, total_of
+from distill_mtl.balance.rule import Backward, Diagnostics, flat, plain_backward, register, total_of
 from distill_mtl.balance.shared import Shared
+from distill_mtl.balance.tree import ByNode, Tree
 
 
 class MinNormRule(GramianRule):
@@ -30,7 +30,7 @@ class MinNormRule(GramianRule):
     Args:
         tasks: names of all tasks; needed for `prefer`.
         prefer: lines like "seg >= 2 * depth" on the weights of the (normalised) gradients; one that
-            names an absent task drops for the step. With them the direction hurts none of the mixtures
+            names an absent task holds for what follows through it. With them the direction hurts none of the mixtures
             that the preferences leave (2/3 seg + 1/3 depth), but may hurt a single task.
         method: how `min_norm.solve` finds the point.
         normalize: see `GramianRule`. "l2" by default: unnormalised, the shortest vector follows the task with the
@@ -84,32 +84,46 @@ class MGDA(MinNormRule):
     compared), so the step's gradient hurts no task to first order. What an optimizer with momentum or
     clipping makes of it is another matter.
 
-    Without a cut (`shared=None`) it balances any set of `parameters` that tasks have in common, for T + 1
-    backward passes. With one it costs a pass through the heads and T through the trunk.
+    Without a cut (`shared=None`, or a tree on which no two tasks read the same features) it balances any set of
+    `parameters` that tasks have in common, for T + 1 backward passes. With one it costs a pass through the heads
+    and T through the trunk; on a tree each node is balanced by itself.
     """
 
     def backward(
         self,
         losses: Mapping[str, Tensor],
-        shared: Shared | None,
+        shared: Shared | Tree | None,
         backward: Backward = plain_backward,
         *,
         parameters: Iterable[nn.Parameter] | None = None,
     ) -> dict[str, float]:
         tasks = self.present(losses, shared)
         ordered = {task: losses[task] for task in tasks}
-        if shared is None:
+        tree = None if shared is None else Tree.of(shared)
+        if tree is None or not tree.nodes:
             return self._without_cut(ordered, backward, parameters)
-        shared.backward_heads(total_of(ordered.values()), backward)
-        leaves = shared.leaves() if parameters is None else _trainable(parameters)
-        gradients = from_features(shared, tasks, leaves, keep_graph=False)
-        weights = self._balance(gradients, ordered, shared.loss_scale)
-        # Handing the mixture to the parameters themselves runs what waits for their gradients, such as
-        # the averaging of DistributedDataParallel, without another pass through the trunk.
-        pairs = [(p, g) for p, g in zip(leaves, mixture(gradients, weights), strict=True) if g is not None]
-        if pairs:
-            torch.autograd.backward([p for p, _ in pairs], [g for _, g in pairs])
-        return weights
+        tree.backward_heads(total_of(ordered.values()), backward)
+        tree.pass_on(tasks)
+        given = None if parameters is None else {id(parameter) for parameter in _trainable(parameters)}
+        weights: ByNode = {}
+        found: dict[str, Tensor] = {}
+        for node in tree.nodes:
+            present = tree.at(node, tasks)
+            leaves = [leaf for leaf in tree.leaves(node) if given is None or id(leaf) in given]
+            if not present:
+                tree.nodes[node].backward({})  # other processes wait for its parameters
+                continue
+            gradients = from_features(tree.nodes[node], present, leaves, keep_graph=False)
+            found[node] = products_of(gradients, tree.loss_scale)
+            weights[node] = self.weigh(found[node], {task: ordered[task] for task in present})
+            # Handing the mixture to the parameters themselves runs what waits for their gradients, such as
+            # the averaging of DistributedDataParallel, without another pass through the node.
+            mixed = zip(leaves, mixture(gradients, weights[node]), strict=True)
+            pairs = [(parameter, gradient) for parameter, gradient in mixed if gradient is not None]
+            if pairs:
+                torch.autograd.backward([p for p, _ in pairs], [g for _, g in pairs])
+        self.diagnostics = Diagnostics.of(found, weights, found if self.measure_harm else None)
+        return flat(weights)
 
     def _without_cut(
         self, losses: Mapping[str, Tensor], backward: Backward, parameters: Iterable[nn.Parameter] | None
@@ -124,16 +138,13 @@ class MGDA(MinNormRule):
         scale = loss_scale(next(iter(losses.values())), backward)
         gradients = from_losses(losses, leaves, scale)
         backward(total_of(losses.values()))
-        weights = self._balance(gradients, losses, scale)
+        products = products_of(gradients, scale)
+        weights = self.weigh(products, losses)
+        at_all = {"": products}
+        self.diagnostics = Diagnostics.of(at_all, {"": weights}, at_all if self.measure_harm else None)
         for leaf, old, new in zip(leaves, before, mixture(gradients, weights), strict=True):
             if new is not None and leaf.grad is not None:
                 leaf.grad.copy_(new if old is None else old + new)
-        return weights
-
-    def _balance(self, gradients: Gradients, losses: Mapping[str, Tensor], scale: Tensor) -> dict[str, float]:
-        products = products_of(gradients, scale)
-        weights = self.weigh(products, losses)
-        self.diagnostics = Diagnostics.of(products, weights, products if self.measure_harm else None)
         return weights
 
 

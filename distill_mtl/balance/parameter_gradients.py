@@ -13,6 +13,7 @@ from distill_mtl.balance.distributed import all_sum, world_size
 from distill_mtl.balance.gramian import gramian
 from distill_mtl.balance.rule import Backward
 from distill_mtl.balance.shared import Shared
+from distill_mtl.balance.tree import Tree
 
 Gradients = dict[str, list[Tensor | None]]
 """By task, a gradient per parameter; None where no loss reaches the parameter."""
@@ -66,12 +67,24 @@ def products_of(gradients: Gradients, scale: Tensor) -> Tensor:
     return (products / scale.to(products.device, products.dtype) ** 2).to("cpu", torch.float64)
 
 
-def parameter_gramian(
-    shared: Shared, tasks: Sequence[str], parameters: Sequence[Tensor] | None = None
-) -> Tensor:
-    """float64 [T, T] on the CPU: the Gramian at `parameters`, by default the trunk's; keeps the graph."""
-    leaves = shared.leaves() if parameters is None else parameters
-    return products_of(from_features(shared, tasks, leaves, keep_graph=True), shared.loss_scale)
+def parameter_gramians(
+    tree: Tree, tasks: Sequence[str], parameters: Sequence[Tensor] | None = None
+) -> dict[str, Tensor]:
+    """By node float64 [t, t] on the CPU: the Gramian at its own parameters, or at `parameters`; keeps the graph."""
+    tree.pass_on(tasks)
+    return {
+        name: products_of(
+            from_features(
+                node,
+                tree.at(name, tasks),
+                tree.leaves(name) if parameters is None else parameters,
+                keep_graph=True,
+            ),
+            tree.loss_scale,
+        )
+        for name, node in tree.nodes.items()
+        if tree.at(name, tasks)
+    }
 
 
 def loss_scale(like: Tensor, backward: Backward) -> Tensor:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product as pairs_of
 from typing import NamedTuple
 
 import numpy as np
@@ -71,13 +72,24 @@ def parse_preferences(lines: Sequence[str], tasks: Sequence[str]) -> list[Bound]
 
 
 def among(bounds: Sequence[Bound], present: Sequence[int]) -> list[Bound]:
-    """The bounds between tasks that are present, renumbered; the others drop."""
+    """The bounds between tasks that are present, renumbered.
+
+    What follows through an absent task stays: of a ≥ 2c and c ≥ 2b there remains a ≥ 4b without c. Other bounds of
+    an absent task drop.
+    """
     place = {task: k for k, task in enumerate(present)}
-    return [
-        Bound(place[bound.task], bound.factor, place[bound.other])
-        for bound in bounds
-        if bound.task in place and bound.other in place
-    ]
+    strongest: dict[tuple[int, int], float] = {}
+    for task, factor, other in bounds:
+        strongest[task, other] = max(factor, strongest.get((task, other), 0.0))
+    for absent in sorted({task for pair in strongest for task in pair} - set(place)):
+        above = {task: factor for (task, other), factor in strongest.items() if other == absent != task}
+        below = {other: factor for (task, other), factor in strongest.items() if task == absent != other}
+        strongest = {pair: factor for pair, factor in strongest.items() if absent not in pair}
+        for task, other in pairs_of(above, below):
+            if task != other:
+                factor = above[task] * below[other]
+                strongest[task, other] = max(factor, strongest.get((task, other), 0.0))
+    return [Bound(place[task], factor, place[other]) for (task, other), factor in strongest.items()]
 
 
 @lru_cache(maxsize=64)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from distill_mtl.balance.shared import Shared
+from distill_mtl.balance.tree import ByNode, Tree
 
 Backward = Callable[[Tensor], None]
 
@@ -34,12 +35,13 @@ class Diagnostics:
     """Relations between the tasks' gradients in the last step, measured for every rule.
 
     Attributes:
-        cosines: by pair ("left/right"), from -1 (against each other) to 1; 0 for a zero gradient.
-        norm: length of the balanced direction, loss scale divided out; 0 at a Pareto-stationary point.
-            None, like empty cosines, where gradients were not measured or not finite.
+        cosines: by pair ("left/right"), from -1 (against each other) to 1; 0 for a zero gradient. On a tree
+            by node and pair ("root/left/right").
+        norm: length of the balanced direction, of all nodes together, loss scale divided out; 0 at a
+            Pareto-stationary point. None, like empty cosines, where gradients were not measured or not finite.
         lengths: by task, of its part of that direction: its gradient times its weight, loss scale divided out.
         harmed: share of the tasks whose loss the step's gradient would raise to first order, in the
-            parameters of the trunk; None unless the rule was asked for it (`measure_harm`).
+            parameters that several tasks share; None unless the rule was asked for it (`measure_harm`).
     """
 
     cosines: dict[str, float] = field(default_factory=dict)
@@ -49,26 +51,49 @@ class Diagnostics:
 
     @classmethod
     def of(
-        cls, gramian: Tensor, weights: Mapping[str, float], in_parameters: Tensor | None = None
+        cls,
+        gramians: Mapping[str, Tensor],
+        weights: ByNode,
+        in_parameters: Mapping[str, Tensor] | None = None,
+        *,
+        whole: bool = True,
     ) -> "Diagnostics":
-        """From the Gramian [T, T] of the gradients that `weights` (same order) combined.
+        """From the Gramian [t, t] at each node of the gradients that its `weights` (same order) combined.
 
-        `in_parameters` is their Gramian in the trunk's parameters, where that was asked for.
+        `in_parameters` are their Gramians in the nodes' parameters, where that was asked for. Without `whole` some
+        node has no Gramian, and the direction no known length.
         """
-        products = gramian.numpy()
-        if not np.isfinite(products).all():
+        products = {node: found.numpy() for node, found in gramians.items()}
+        if not all(np.isfinite(found).all() for found in products.values()):
             return cls()
-        lengths = np.sqrt(products.diagonal())
-        with np.errstate(divide="ignore", invalid="ignore"):
-            cosines = np.nan_to_num(products / lengths[:, None] / lengths).clip(-1, 1)
-        values = np.array(list(weights.values()))
-        pairs = combinations(enumerate(weights), 2)
+        values = {node: np.array(list(weights[node].values())) for node in weights}
+        cosines: dict[str, float] = {}
+        parts: dict[str, float] = {}
+        square = 0.0
+        for node, found in products.items():
+            lengths = np.sqrt(found.diagonal())
+            with np.errstate(divide="ignore", invalid="ignore"):
+                between = np.nan_to_num(found / lengths[:, None] / lengths).clip(-1, 1)
+            for (i, a), (j, b) in combinations(enumerate(weights[node]), 2):
+                cosines[_key(node, f"{a}/{b}")] = float(between[i, j])
+            for task, part in zip(weights[node], (values[node] * lengths) ** 2, strict=True):
+                parts[task] = parts.get(task, 0.0) + part
+            square += max(0.0, values[node] @ found @ values[node])
         return cls(
-            {f"{a}/{b}": float(cosines[i, j]) for (i, a), (j, b) in pairs},
-            float(np.sqrt(max(0.0, values @ products @ values))),
-            None if in_parameters is None else _harmed(in_parameters.numpy(), values),
-            dict(zip(weights, np.abs(values * lengths).tolist(), strict=True)),
+            cosines,
+            float(np.sqrt(square)) if whole and products else None,
+            None if in_parameters is None else _harmed(in_parameters, weights),
+            {task: float(np.sqrt(found)) for task, found in parts.items()} if whole else {},
         )
+
+
+def flat(weights: ByNode) -> dict[str, float]:
+    """By "node/task"; by task alone for a plain trunk."""
+    return {_key(node, task): weight for node in weights for task, weight in weights[node].items()}
+
+
+def _key(node: str, name: str) -> str:
+    return f"{node}/{name}" if node else name
 
 
 class Rule(nn.Module, ABC):
@@ -99,7 +124,7 @@ class Rule(nn.Module, ABC):
     def backward(
         self,
         losses: Mapping[str, Tensor],
-        shared: Shared | None,
+        shared: Shared | Tree | None,
         backward: Backward = plain_backward,
         *,
         parameters: Iterable[nn.Parameter] | None = None,
@@ -110,20 +135,21 @@ class Rule(nn.Module, ABC):
             losses: a scalar per task that has rows in this step; absent tasks are not in it. Under
                 several processes scaled so that their mean is the loss of the global batch; a task
                 with rows on another process only has a zero that touches its head.
-            shared: the cut that the losses were computed through; None for a network without one,
-                which loss rules and `mgda` accept.
+            shared: the cut that the losses were computed through, or the tree of cuts; None for a network
+                without one, which loss rules and `mgda` accept.
             backward: runs a scalar's backward pass; `accelerator.backward` under Accelerate.
             parameters: the shared parameters, for the rules that compare gradients there.
 
         Returns:
-            The weight of each task's loss (loss rules) or of its gradient at the cut (others).
+            The weight of each task's loss (loss rules) or of its gradient at the cut (others); on a tree that of
+            its gradient at each node, by "node/task".
 
         Raises:
             ValueError: no losses, a task that `shared` or the rule does not know, or something that
                 this rule needs is missing.
         """
 
-    def present(self, losses: Mapping[str, Tensor], shared: Shared | None) -> list[str]:
+    def present(self, losses: Mapping[str, Tensor], shared: Shared | Tree | None) -> list[str]:
         """The tasks of this step, in an order that is the same on every process."""
         if not losses:
             raise ValueError("no task has a loss in this step")
@@ -135,13 +161,22 @@ class Rule(nn.Module, ABC):
         return [task for task in known if task in losses]
 
 
-def _harmed(products: np.ndarray, weights: np.ndarray) -> float | None:
-    """Share of gradients that point away from their weighted sum by more than rounding."""
-    if not np.isfinite(products).all():
+def _harmed(gramians: Mapping[str, Tensor], weights: ByNode) -> float | None:
+    """Share of the tasks that the weighted sums of all nodes together point away from by more than rounding."""
+    along: dict[str, float] = {}
+    own: dict[str, float] = {}
+    square = 0.0
+    for node, found in gramians.items():
+        products, values = found.numpy(), np.array(list(weights[node].values()))
+        if not np.isfinite(products).all():
+            return None
+        square += max(0.0, values @ products @ values)
+        for task, product, length in zip(weights[node], products @ values, products.diagonal(), strict=True):
+            along[task] = along.get(task, 0.0) + product
+            own[task] = own.get(task, 0.0) + length
+    if not along:
         return None
-    lengths = np.sqrt(products.diagonal())
-    length = np.sqrt(max(0.0, weights @ products @ weights))
-    return float(np.mean(products @ weights < -1e-6 * lengths * length))
+    return float(np.mean([along[t] < -1e-6 * np.sqrt(own[t]) * np.sqrt(square) for t in along]))
 
 
 def total_of(losses: Iterable[Tensor]) -> Tensor:

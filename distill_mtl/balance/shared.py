@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill_mtl.balance.distributed import all_sum, world_size
-from distill_mtl.balance.gramian import gramian
+from distill_mtl.balance.distributed import world_size
+from distill_mtl.balance.gramian import gramian, over_processes
 
 Features = Tensor | Mapping[str, Tensor] | Sequence[Tensor]
 
@@ -38,7 +38,7 @@ class Shared:
         self._features = _as_list(features)
         self._copies: dict[str, list[Tensor]] = {}
         self._forms: dict[str, Any] = {}
-        self._unit = torch.zeros((), device=self.device, requires_grad=True)
+        self.unit = torch.zeros((), device=self.device, requires_grad=True)
 
     @property
     def features(self) -> list[Tensor]:
@@ -50,10 +50,20 @@ class Shared:
         """Where the features are."""
         return self._features[0].device
 
+    def copies(self) -> list[Tensor]:
+        """New copies of the features for a reader of its own; they need a gradient where the features do."""
+        return [feature.detach().requires_grad_(feature.requires_grad) for feature in self._features]
+
+    def in_given_form(self, copies: list[Tensor]) -> Any:
+        """`copies` of the features in the form that the features had."""
+        if self._single:
+            return copies[0]
+        return copies if self._names is None else dict(zip(self._names, copies, strict=True))
+
     @property
     def loss_scale(self) -> Tensor:
         """The factor (scalar) that `backward_heads`' callable put on the gradients, 1 before it ran."""
-        return torch.ones_like(self._unit) if self._unit.grad is None else self._unit.grad
+        return torch.ones_like(self.unit) if self.unit.grad is None else self.unit.grad
 
     def __getitem__(self, task: str) -> Any:
         """The task's own copies of the features; the same objects every time."""
@@ -62,12 +72,12 @@ class Shared:
         if task not in self._copies:
             copies = [_leaf(feature) for feature in self._features]
             self._copies[task] = copies
-            self._forms[task] = self._in_given_form(copies)
+            self._forms[task] = self.in_given_form(copies)
         return self._forms[task]
 
     def backward_heads(self, total: Tensor, backward: Callable[[Tensor], None]) -> None:
         """One backward from `total`, a sum over tasks, to the heads' parameters and every task's copies."""
-        backward(total + self._unit.to(total.device, total.dtype))
+        backward(total + self.unit.to(total.device, total.dtype))
 
     def gradients(self, task: str) -> list[Tensor]:
         """The task's gradient at each feature after `backward_heads`; zeros where it used none."""
@@ -75,6 +85,22 @@ class Shared:
             torch.zeros_like(feature) if gradient is None else gradient
             for feature, gradient in zip(self._features, self._raw(task), strict=True)
         ]
+
+    def with_gradients(self, task: str) -> list[tuple[Tensor, Tensor]]:
+        """The features that need a gradient and have one of the task, each with it."""
+        pairs = zip(self._features, self._raw(task), strict=True)
+        return [
+            (feature, gradient)
+            for feature, gradient in pairs
+            if feature.requires_grad and gradient is not None
+        ]
+
+    def add_gradients(self, task: str, gradients: Sequence[Tensor | None]) -> None:
+        """Add to the task's gradient at each feature what reached a copy of it by another way."""
+        self[task]
+        for copy, gradient in zip(self._copies[task], gradients, strict=True):
+            if gradient is not None:
+                copy.grad = gradient if copy.grad is None else copy.grad + gradient
 
     def gramian(self, tasks: Sequence[str]) -> Tensor:
         """Inner products of the gradients of `tasks` at all features stacked, over the global batch.
@@ -89,26 +115,14 @@ class Shared:
         Raises:
             ValueError: the processes do not agree on which tasks are present.
         """
+        at = [self.tasks.index(task) for task in tasks]
+        return over_processes([self.local_gramian(tasks)], [at], self.tasks)[0]
+
+    def local_gramian(self, tasks: Sequence[str]) -> Tensor:
+        """[T, T] on the features' device: `gramian` of this process's rows alone."""
         scale = self.loss_scale.to(torch.float32)
         local = gramian([self._raw(task) for task in tasks]).to(self.device)
-        local = local / scale.to(local.dtype) ** 2
-        processes = world_size()
-        if processes == 1:
-            return local.to("cpu", torch.float64)
-        # All tasks take part, present or not: whatever a process believes, the collectives match.
-        at = torch.tensor([self.tasks.index(task) for task in tasks], device=local.device)
-        packed = local.new_zeros(len(self.tasks) + 1, len(self.tasks))
-        packed[at[:, None], at] = local
-        packed[-1, at] = 1
-        packed = all_sum(packed).to("cpu", torch.float64)
-        for task, present in zip(self.tasks, packed[-1].tolist(), strict=True):
-            if present not in (0, processes):
-                raise ValueError(
-                    f"task '{task}' has a loss on {present:.0f} of {processes} processes; where it has no "
-                    f"rows give it a zero loss that touches its head: 0 * head(shared['{task}']).sum()"
-                )
-        at = at.cpu()
-        return packed[at[:, None], at] / processes**2
+        return local / scale.to(local.dtype) ** 2
 
     def backward(self, weights: Mapping[str, float]) -> None:
         """One backward from the features, with the weighted sum of the tasks' gradients, to the trunk."""
@@ -139,11 +153,6 @@ class Shared:
 
     def _raw(self, task: str) -> list[Tensor | None]:
         return [copy.grad for copy in self._copies.get(task, ())] or [None] * len(self._features)
-
-    def _in_given_form(self, copies: list[Tensor]) -> Any:
-        if self._single:
-            return copies[0]
-        return copies if self._names is None else dict(zip(self._names, copies, strict=True))
 
 
 def _as_list(features: Features) -> list[Tensor]:

@@ -13,6 +13,7 @@ from distill_mtl.balance.distributed import global_means
 from distill_mtl.balance.loss_rule import LossRule
 from distill_mtl.balance.rule import Backward, plain_backward, register, total_of
 from distill_mtl.balance.shared import Shared
+from distill_mtl.balance.tree import Tree
 
 Likelihood = Literal["softmax", "gaussian"]
 FACTORS: dict[str, float] = {"softmax": 1.0, "gaussian": 0.5}
@@ -56,7 +57,7 @@ class Uncertainty(LossRule):
     def backward(
         self,
         losses: Mapping[str, Tensor],
-        shared: Shared | None,
+        shared: Shared | Tree | None,
         backward: Backward = plain_backward,
         *,
         parameters: Iterable[nn.Parameter] | None = None,

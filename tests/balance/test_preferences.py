@@ -154,6 +154,12 @@ def test_a_bound_that_names_an_absent_task_drops():
     assert among(bounds, [0, 2]) == [(1, 3.0, 0)]
 
 
+def test_a_bound_that_follows_through_absent_tasks_stays():
+    bounds = [Bound(0, 2.0, 1), Bound(1, 3.0, 2), Bound(2, 5.0, 3), Bound(0, 7.0, 3), Bound(3, 0.01, 0)]
+    assert among(bounds, [0, 3]) == [(0, 30.0, 1), (1, 0.01, 0)]
+    assert among(bounds, [3, 0]) == [(1, 30.0, 0), (0, 0.01, 1)]
+
+
 def test_an_index_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="outside"):
         solve(np.eye(2), preferences=[(0, 1.0, 2)])
