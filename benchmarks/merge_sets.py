@@ -227,7 +227,7 @@ def teacher(
             "tasks": {task: {"data": data(work), **keys}},
             "optimizer": {"lr": 3e-3, "weight_decay": 0.05, "warmup": 0.05},
             "balance": "uniform",
-            "training": {"epochs": epochs, "batch_size": batch_size, "precision": "fp32", "clip": 1.0},
+            "training": {"epochs": epochs, "batch_size": batch_size, "precision": "bf16", "clip": 1.0},
         }
 
     return recipe
