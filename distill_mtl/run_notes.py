@@ -27,6 +27,7 @@ class ResolvedRecipe(TypedDict, total=False):
     student: dict[str, Any] | None
     training: dict[str, Any] | None
     targets: dict[str, Any] | None
+    optimizer: dict[str, Any] | None
     balance: dict[str, Any] | None
 
 

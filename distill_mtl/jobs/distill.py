@@ -47,7 +47,6 @@ from distill_mtl.training.run_folder import (
     write_teachers,
 )
 from distill_mtl.training.step import Trainer
-from distill_mtl.training.target_providers import settle_targets
 
 CALIBRATION_ROWS = 1024
 # Rules that need teachers mean nothing without them, so the rule is chosen anew.
@@ -99,8 +98,8 @@ def distill(
     folder = RunFolder(Path(out) if out is not None else Path("runs") / (recipe.name or "run"))
     if accelerator.is_main_process:
         refuse_unwritable(folder.path, "--out", folder=True)
-    if resume and (begun := folder.targets()) is not None:
-        recipe = settle_targets(folder.decided(recipe), begun)
+    if resume:
+        recipe = folder.decided(recipe)
     folder.refuse(dump_recipe(recipe), resume=resume, overwrite=overwrite)
 
     parts = build(recipe)

@@ -29,7 +29,6 @@ from distill_mtl.teachers.shared_trunks import JoinedTeachers
 from distill_mtl.teachers.teacher import Teacher
 from distill_mtl.training.checkpoint import run_bytes
 from distill_mtl.training.run_folder import RunFolder
-from distill_mtl.training.target_providers import settle_targets
 
 LABELS_ONLY, SINGLE_TASK = "labels_only", "single_task"
 TRAINED = (LABELS_ONLY, SINGLE_TASK)
@@ -237,11 +236,10 @@ def _finished(folder: RunFolder, recipe: Recipe) -> bool:
     Raises:
         UserError: it holds one of another recipe.
     """
-    begun = folder.targets()
-    if begun is None:
+    if not folder.recipe.exists():
         return False
     try:
-        folder.refuse(dump_recipe(settle_targets(recipe, begun)), resume=True, overwrite=False)
+        folder.refuse(dump_recipe(folder.decided(recipe)), resume=True, overwrite=False)
     except UserError as error:
         raise UserError(f"{error}\nIt is a baseline of an earlier run. Delete {folder.path}.") from error
     return folder.results.exists()

@@ -320,17 +320,30 @@ class BalanceSection(Section):
     space, for a backward pass per task; null: never."""
 
 
-class OptimizerSection(Section):
-    """AdamW with a cosine schedule after a linear warm-up; no weight decay on norms and biases."""
+Auto = Literal["auto"]
 
-    lr: Rate = 1e-3
-    """Highest rate, reached after the warm-up."""
-    weight_decay: Annotated[float, Field(ge=0, le=1000)] = 0.05
+
+class OptimizerSection(Section):
+    """How the weights step, and at which rate. No weight decay on norms and biases."""
+
+    name: Literal["auto", "sgd", "adamw", "muon"] = "auto"
+    """sgd: with Nesterov momentum | adamw | muon: for matrices and convolutions inside the trunk, AdamW for the rest |
+    auto: adamw where lr is a number; else sgd for a trunk of convolutions, adamw for others"""
+    lr: Rate | Auto = 1e-3
+    """Highest rate. auto: found by a range test before the first step."""
+    schedule: Literal["auto", "cosine", "one_cycle"] = "auto"
+    """cosine: a linear warm-up, then half a cosine down | one_cycle: half a cosine up, half a cosine down |
+    auto: one_cycle for sgd, else cosine"""
+    momentum: Part | Auto = "auto"
+    """Of sgd and muon. auto: 0.9 for sgd, 0.95 for muon."""
+    weight_decay: Annotated[float, Field(ge=0, le=1000)] | Auto = "auto"
+    """auto: 0.0005 for sgd, else 0.05."""
     betas: tuple[Part, Part] = (0.9, 0.999)
-    warmup: Part = 0.05
-    """Share of the steps."""
-    min_lr: Share = 0.01
-    """Last rate as a share of lr."""
+    """Of adamw, and of muon's share of it."""
+    warmup: Part | Auto = "auto"
+    """Share of the steps in which the rate rises. auto: 0.3 with one_cycle, 0.05 with cosine."""
+    min_lr: Share | Auto = "auto"
+    """Last rate as a share of lr. auto: 0 with one_cycle, 0.01 with cosine."""
     adapter_lr: Rate | None = None
     """Rate of the hint adapters. Default: lr."""
 
@@ -381,8 +394,8 @@ class TrainingSection(Section):
     """Largest gradient norm; null: no clipping."""
     asynchronous: AsynchronousSection | None = None
     """Rows between two steps of trunk and heads; null: all of them step together."""
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of averaged weights; null: no averaging."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | Auto | None = None
+    """Decay of averaged weights; auto: an average over the last twentieth of the run; null: no averaging."""
     workers: Annotated[int, Field(ge=0, le=512)] | None = None
     """Reader processes. Default: 0 on the CPU, else up to 8."""
     log_every: Count = 10

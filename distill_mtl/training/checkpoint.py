@@ -53,6 +53,7 @@ class Session:
         self.best = float("-inf")
         self._best_weights: dict[str, Tensor] | None = None
         decay = trainer.recipe.training.ema
+        assert decay != "auto"
         self._average = (
             ModelEmaV3(trainer.objective.student, decay=decay, use_warmup=True) if decay is not None else None
         )

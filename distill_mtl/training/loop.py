@@ -174,11 +174,13 @@ class TrainingLoop:
                 if first is None
                 else f"Step {first + 1} began it. Labels and teachers' answers are finite, so the student diverged"
             )
-            optimizer, training = self.parts.recipe.optimizer, self.training
+            training = self.training
             clip = (
                 "set training.clip" if training.clip is None else f"lower training.clip ({training.clip:g})"
             )
-            cause = f"{began} at optimizer.lr {optimizer.lr:g}, precision {self.accelerator.mixed_precision}."
+            cause = (
+                f"{began} at optimizer.lr {self.trainer.lr:g}, precision {self.accelerator.mixed_precision}."
+            )
             remedy = f"Lower optimizer.lr, {clip} or train in fp32, and start again with --overwrite; {where}"
         return UserError(f"{found}. {cause} {remedy}.")
 

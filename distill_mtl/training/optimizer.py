@@ -1,49 +1,183 @@
-"""AdamW over the parameters of an objective, grouped as they want to be stepped, and its learning rate."""
+"""The optimizer of a run and its learning rate: what `auto` stands for, groups of parameters, and the schedule."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from timm.optim import param_groups_weight_decay
-from torch.optim import AdamW
+from timm.optim import Muon, param_groups_weight_decay
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
 
 from distill_mtl.distillation.objective import Objective
+from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import OptimizerSection
 
+ROWS = 128
+"""Rows of a step for which the first guesses of a rate are given."""
+FINE_TUNING = 0.1
+"""Factor on the first guess where the trunk is trained already."""
 
-def build_optimizer(objective: Objective, section: OptimizerSection) -> AdamW:
+
+@dataclass(frozen=True)
+class OptimizerDefaults:
+    """What `auto` stands for with one optimizer.
+
+    Attributes:
+        schedule: of the rate.
+        momentum: where the optimizer has one.
+        weight_decay: of matrices and convolutions.
+        lr: first guess of the highest rate, for `ROWS` rows and random weights.
+        exponent: the guess grows with this power of the rows.
+        most: largest guess.
+    """
+
+    schedule: Literal["cosine", "one_cycle"]
+    momentum: float
+    weight_decay: float
+    lr: float
+    exponent: float
+    most: float
+
+
+DEFAULTS: Mapping[str, OptimizerDefaults] = {
+    "sgd": OptimizerDefaults("one_cycle", 0.9, 5e-4, lr=0.1, exponent=1.0, most=0.4),
+    "adamw": OptimizerDefaults("cosine", 0.0, 0.05, lr=3e-3, exponent=0.5, most=1e-2),
+    "muon": OptimizerDefaults("cosine", 0.95, 0.05, lr=3e-3, exponent=0.5, most=1e-2),
+}
+WARMUP = {"one_cycle": 0.3, "cosine": 0.05}
+MIN_LR = {"one_cycle": 0.0, "cosine": 0.01}
+START = 0.04
+"""First rate of a one-cycle schedule as a share of the highest (Smith & Topin 2019; PyTorch's OneCycleLR)."""
+
+
+def settle_optimizer(recipe: Recipe, trunk: nn.Module) -> Recipe:
+    """The recipe with every `auto` of its optimizer decided but the rate, which only a search finds.
+
+    Args:
+        recipe: as loaded.
+        trunk: of the student; the weights decide which optimizer suits it.
+    """
+    section = recipe.optimizer
+    name = section.name
+    if name == "auto":  # a rate in a recipe without a name is AdamW's, the only optimizer there once was
+        name = "sgd" if section.lr == "auto" and is_convolutional(trunk) else "adamw"
+    defaults = DEFAULTS[name]
+    schedule = defaults.schedule if section.schedule == "auto" else section.schedule
+    settled: dict[str, Any] = {"name": name, "schedule": schedule}
+    for key, value in {
+        "momentum": defaults.momentum,
+        "weight_decay": defaults.weight_decay,
+        "warmup": WARMUP[schedule],
+        "min_lr": MIN_LR[schedule],
+    }.items():
+        if getattr(section, key) == "auto":
+            settled[key] = value
+    return recipe.model_copy(update={"optimizer": section.model_copy(update=settled)})
+
+
+def settle_average(recipe: Recipe, steps: int) -> Recipe:
+    """The recipe with `training.ema` decided: an average over the last twentieth of the run's steps."""
+    if recipe.training.ema != "auto":
+        return recipe
+    decay = 1 - 1 / max(2.0, steps / 20)
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"ema": decay})})
+
+
+def is_convolutional(trunk: nn.Module) -> bool:
+    """Whether most weights of a trunk are convolutions', as in a ResNet; in a ViT or a ConvNeXt they are matrices."""
+    shares = [0, 0]
+    for parameter in trunk.parameters():
+        if parameter.ndim > 1:
+            shares[parameter.ndim > 2] += parameter.numel()
+    return shares[1] > shares[0]
+
+
+def first_guess(recipe: Recipe) -> float:
+    """The rate that a run takes without a search: by optimizer, rows of a step, and whether the trunk is trained.
+
+    Rates grow in proportion to the rows for SGD (Goyal et al. 2017), and with their square root for Adam and Muon
+    (Malladi et al. 2022), up to a bound.
+    """
+    defaults = DEFAULTS[recipe.optimizer.name]
+    lr = defaults.lr * (recipe.training.batch_size / ROWS) ** defaults.exponent
+    return min(lr, defaults.most) * (1.0 if recipe.student.init == "random" else FINE_TUNING)
+
+
+def build_optimizer(objective: Objective, section: OptimizerSection) -> Optimizer:
     """One optimizer for student, loss terms and the balancing rule.
 
     Norms, biases and whatever timm's trunk lists in `no_weight_decay()` are not decayed; adapters have
     their own rate; a rule's parameters (log variances, task weights) are never decayed. Every group
-    carries its `peak` rate, which `set_rate` scales.
+    carries its `peak`, a share of the highest rate or a rate of its own, which `set_rate` scales.
+
+    Args:
+        objective: whose parameters step.
+        section: settled, but for a rate that is `auto`.
     """
     listed: set[str] = getattr(objective.student.trunk.model, "no_weight_decay", set)()
     undecayed = [f"trunk.model.{name}" for name in listed]
-    groups = param_groups_weight_decay(
-        objective.student, section.weight_decay, no_weight_decay_list=undecayed
-    )
-    adapters = param_groups_weight_decay(objective.terms, section.weight_decay)
-    adapter_lr = section.adapter_lr or section.lr
-    groups = [
-        *({**group, "peak": section.lr} for group in groups),
-        *({**group, "peak": adapter_lr} for group in adapters),
-        {"params": list(objective.rule.parameters()), "weight_decay": 0.0, "peak": section.lr},
-    ]
-    return AdamW([group for group in groups if group["params"]], lr=section.lr, betas=section.betas)
+    decay = section.weight_decay
+    assert decay != "auto"
+    assert section.momentum != "auto"
+    groups: list[dict[str, Any]] = []
+    for module, kept in ((objective.student, undecayed), (objective.terms, [])):
+        for group in param_groups_weight_decay(module, decay, no_weight_decay_list=kept):
+            groups.append({**group, "adapters": module is objective.terms})
+    groups.append({"params": list(objective.rule.parameters()), "weight_decay": 0.0, "adapters": False})
+    groups = [group for group in groups if group["params"]]
+    if section.name == "sgd":
+        return SGD(groups, lr=0.0, momentum=section.momentum, nesterov=section.momentum > 0)
+    if section.name == "muon":
+        return Muon(
+            _muon_groups(groups, objective),
+            lr=0.0,
+            momentum=section.momentum,
+            nesterov=True,
+            betas=section.betas,
+        )
+    return AdamW(groups, lr=0.0, betas=section.betas)
 
 
-def set_rate(optimizer: AdamW, factor: float) -> None:
-    """Give every group its peak rate times `factor`."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * factor
+def _muon_groups(groups: list[dict[str, Any]], objective: Objective) -> list[dict[str, Any]]:
+    """Each group parted into the hidden matrices of the trunk, which Muon steps, and the rest, for AdamW.
 
-
-def rate_factor(step: int, steps: int, *, warmup: float, floor: float) -> float:
-    """Share of the peak rate at `step` of `steps`: linear warm-up, then half a cosine down to `floor`.
-
-    A pure function of the step, so that a resumed run needs no state to go on exactly.
+    The first matrix takes pixels and heads give answers: orthogonal steps do not suit them (Jordan 2024).
     """
-    warm = round(warmup * steps)
+    inside = [p for p in objective.student.trunk.parameters() if p.ndim > 1][1:]
+    hidden = {id(p) for p in inside}
+    parted = []
+    for group in groups:
+        for fallback in (False, True):
+            mine = [p for p in group["params"] if (id(p) not in hidden) == fallback]
+            if mine:
+                parted.append({**group, "params": mine, "use_fallback": fallback})
+    return parted
+
+
+def set_rate(optimizer: Optimizer, lr: float, adapter_lr: float | None = None) -> None:
+    """Give every group the rate `lr`; adapters their own where they have one."""
+    for group in optimizer.param_groups:
+        group["lr"] = adapter_lr if adapter_lr is not None and group["adapters"] else lr
+
+
+def rate_factor(step: int, steps: int, section: OptimizerSection) -> float:
+    """Share of the highest rate at `step` of `steps`: a rise, then half a cosine down to `min_lr`.
+
+    `one_cycle` rises along half a cosine too. A pure function of the step, so that a resumed run needs no state to
+    go on exactly.
+    """
+    assert section.warmup != "auto"
+    assert section.min_lr != "auto"
+    warm = round(section.warmup * steps)
     if step < warm:
+        if section.schedule == "one_cycle":
+            return START + (1 - START) * _eased(step / warm)
         return (step + 1) / (warm + 1)
     progress = (step - warm) / max(1, steps - warm)
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+    return section.min_lr + (1 - section.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _eased(progress: float) -> float:
+    """0 to 1 along half a cosine."""
+    return 0.5 * (1 - math.cos(math.pi * progress))

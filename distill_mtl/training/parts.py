@@ -38,6 +38,7 @@ from distill_mtl.training.choose_rule import choose_rule
 from distill_mtl.training.choose_views import choose_views
 from distill_mtl.training.initialisation import initial_heads, initialisation_in_words
 from distill_mtl.training.loss_terms import admit_terms, loss_configs_of, terms_of
+from distill_mtl.training.optimizer import settle_average, settle_optimizer
 from distill_mtl.training.processes import share_of_machine
 from distill_mtl.training.schedule import build_schedule
 from distill_mtl.training.target_providers import (
@@ -154,6 +155,7 @@ def build(recipe: Recipe) -> Parts:
         teacher_inputs={task: card.inputs for task, card in teachers.cards.items()},
         initial_heads=heads,
     )
+    recipe = settle_optimizer(recipe, student.trunk)
     inputs = [student.trunk.inputs, *(card.inputs for card in teachers.cards.values())]
     recipe = choose_views(recipe, kinds, canonical_size(inputs))
     sources = build_sources(recipe, kinds, inputs)
@@ -164,6 +166,7 @@ def build(recipe: Recipe) -> Parts:
     loss_configs = loss_configs_of(recipe, student, teachers.cards)
     terms = terms_of(recipe, loss_configs, student, teachers.cards)
     schedule = build_schedule(recipe, loss_configs, student, terms, _steps(recipe, sources))
+    recipe = settle_average(recipe, schedule.steps)
     _refuse_untaught(recipe, schedule, sources)
     rule, balance = choose_rule(recipe, schedule, teachers, sources)
     masks = gates(recipe, loss_configs, kinds)

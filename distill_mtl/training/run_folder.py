@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from distill_mtl.errors import UserError
 from distill_mtl.files import half_made, remove_half_made, write_text
@@ -25,7 +26,7 @@ from distill_mtl.run_files import RunFiles
 from distill_mtl.run_notes import ResolvedRecipe, read_teachers
 from distill_mtl.system_errors import naming
 from distill_mtl.targets.facts import Teachers
-from distill_mtl.training.target_providers import self_taught
+from distill_mtl.training.target_providers import self_taught, settle_targets
 
 _PACKAGES = ("distill_mtl", "torch", "torchvision", "timm", "accelerate", "webdataset", "numpy")
 _RECIPE = Remedy(
@@ -71,20 +72,18 @@ class RunFolder(RunFiles):
                 "(deletes it), or choose another folder with --out."
             )
 
-    def targets(self) -> Literal["live", "cached"] | None:
-        """The source of targets of the run in this folder; None without a run."""
-        if not self.recipe.exists():
-            return None
-        recipe: dict[str, Any] = read_yaml(self.recipe, ResolvedRecipe, remedy=_RECIPE)
-        found = (recipe.get("targets") or {}).get("from")
-        return found if found in ("live", "cached") else None
-
     def decided(self, recipe: Recipe) -> Recipe:
         """The recipe with what it leaves to `auto` as the run in this folder decided it; as it is without a run."""
         if not self.recipe.exists():
             return recipe
-        before = read_yaml(self.recipe, ResolvedRecipe, remedy=_RECIPE)
-        return Recipe.model_validate(_decided(recipe.model_dump(mode="json", by_alias=True), before))
+        before: dict[str, Any] = read_yaml(self.recipe, ResolvedRecipe, remedy=_RECIPE)
+        origin = (before.get("targets") or {}).get("from")
+        if origin in ("live", "cached"):
+            recipe = settle_targets(recipe, origin)
+        try:
+            return Recipe.model_validate(_decided(recipe.model_dump(mode="json", by_alias=True), before))
+        except ValidationError:  # the file is not as it was written: `refuse` shows the difference
+            return recipe
 
     def begin(self, recipe: str, *, resume: bool) -> None:
         """Make the folder ready. Without `resume` an earlier run in it is deleted: call `refuse` first.

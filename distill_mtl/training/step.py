@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.optim import AdamW
+from torch.optim import Optimizer
 
 from distill_mtl.data.augmentation import jitter_colors
 from distill_mtl.data.batch import Batch
@@ -18,7 +18,13 @@ from distill_mtl.recipe import Recipe
 from distill_mtl.targets.combined import TargetProviders
 from distill_mtl.teachers.teacher import Targets
 from distill_mtl.training.asynchronous import Asynchronous
-from distill_mtl.training.optimizer import build_optimizer, rate_factor, set_rate
+from distill_mtl.training.optimizer import (
+    build_optimizer,
+    first_guess,
+    rate_factor,
+    set_rate,
+    settle_optimizer,
+)
 from distill_mtl.training.processes import seed_step
 
 
@@ -107,6 +113,7 @@ class Trainer:
         schedule: the loss configs of every step of the run.
 
     Attributes:
+        lr: highest rate; the first guess of one where the recipe says `auto`.
         asynchronous: gradients that wait for their part's step; None where all parts step together.
     """
 
@@ -122,19 +129,26 @@ class Trainer:
         self.accelerator = accelerator
         self.objective = objective
         self.providers = providers
-        self.recipe, self.schedule = recipe, schedule
-        self.plain_optimizer: AdamW = build_optimizer(objective, recipe.optimizer)
+        self.recipe, self.schedule = settle_optimizer(recipe, objective.student.trunk), schedule
+        self.lr = first_guess(self.recipe) if recipe.optimizer.lr == "auto" else recipe.optimizer.lr
+        self.plain_optimizer: Optimizer = build_optimizer(objective, self.recipe.optimizer)
         self.module, self.optimizer = accelerator.prepare(objective, self.plain_optimizer)
         thresholds = recipe.training.asynchronous
         self.asynchronous = None if thresholds is None else Asynchronous(objective, thresholds)
         self._stage: Stage | None = None
 
-    def step(self, number: int, batches: Sequence[Batch]) -> StepReport:
-        """One optimizer step on this process's micro-batches of step `number`, counted from 0."""
-        section = self.recipe.optimizer
+    def step(self, number: int, batches: Sequence[Batch], *, lr: float | None = None) -> StepReport:
+        """One optimizer step on this process's micro-batches of step `number`, counted from 0.
+
+        Args:
+            number: of the step.
+            batches: this process's micro-batches.
+            lr: rate of all parameters, in place of the schedule's.
+        """
         seed_step(self.recipe.seed, number, self.accelerator.process_index)
-        factor = rate_factor(number, self.schedule.steps, warmup=section.warmup, floor=section.min_lr)
-        set_rate(self.plain_optimizer, factor)
+        rate = self._set_rate(number) if lr is None else lr
+        if lr is not None:
+            set_rate(self.plain_optimizer, lr)
         stage = self._begin(number)
         taught = [self.providers.rows(batch, stage.taught) for batch in batches]
         counts = count_rows(
@@ -144,7 +158,7 @@ class Trainer:
             world=self.accelerator.num_processes,
             reduce=self._sum_over_processes,
         )
-        report = StepReport(counts, section.lr * factor, self.objective.used_terms(), self.providers.gates)
+        report = StepReport(counts, rate, self.objective.used_terms(), self.providers.gates)
         self.objective.rule.measure_harm = self.measures_harm(number + 1)
         for micro, (batch, rows) in enumerate(zip(batches, taught, strict=True)):
             with self.accelerator.accumulate(self.module):
@@ -155,6 +169,14 @@ class Trainer:
         """Whether the step that makes `done` steps in all is one that measures which tasks it hurts."""
         every = self.recipe.balance.harm_every
         return every is not None and done % every == 0
+
+    def _set_rate(self, number: int) -> float:
+        """The schedule's rate at step `number`, given to the optimizer; adapters may have their own."""
+        section = self.recipe.optimizer
+        factor = rate_factor(number, self.schedule.steps, section)
+        rate, adapters = self.lr * factor, section.adapter_lr
+        set_rate(self.plain_optimizer, rate, None if adapters is None else adapters * factor)
+        return rate
 
     def _begin(self, number: int) -> Stage:
         """The stage of step `number`; self-teachers that are due are updated."""

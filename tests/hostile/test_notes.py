@@ -29,6 +29,7 @@ from distill_mtl.networks.opening import open_network
 from distill_mtl.networks.runtime import DeclaredInput, read_extra_files, torch_archive
 from distill_mtl.networks.runtimes.own_module import load_checkpoint
 from distill_mtl.networks.weights import RecordedScore, read_score, write_score
+from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import InputSection
 from distill_mtl.shards.shard_plan import FinishedShard, RowCounts, ShardPlan
 from distill_mtl.students.initial_weights import find_initial_student
@@ -37,6 +38,14 @@ from distill_mtl.targets.facts import TeacherFacts
 from distill_mtl.targets.sidecar import Sidecar
 from distill_mtl.training.run_folder import RunFolder, read_precisions
 
+RECIPE = Recipe.model_validate(
+    {
+        "student": {"model": "resnet18"},
+        "tasks": {"breed": {"classes": 4}},
+        "data": {"breed": {"shards": "a.tar", "labels": {"breed": {}}}},
+        "optimizer": {"name": "auto", "lr": "auto"},
+    }
+)
 NOTES = {
     "student/config.json": lambda world: (
         load_student(world / "student"),
@@ -59,7 +68,7 @@ NOTES = {
     "run/examples/index.json": lambda world: _report(world / "run"),
     "run/recipe.resolved.yaml": lambda world: (
         _report(world / "run"),
-        RunFolder(world / "run").targets(),
+        RunFolder(world / "run").decided(RECIPE),
         RunFolder(world / "run").refuse("name: x\n", resume=True, overwrite=False),
     ),
 }
