@@ -4,7 +4,7 @@ A key that a schema does not name is kept as it is.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from pydantic import ConfigDict, NonNegativeInt
 from typing_extensions import TypedDict
@@ -73,6 +73,12 @@ class MetricsLine(TypedDict):
     tasks: dict[str, dict[str, float | None]]
     cosines: dict[str, float | None]
     norm: float | None
+    harmed: NotRequired[float | None]
+    lengths: NotRequired[dict[str, float | None]]
+    validation: NotRequired[dict[str, float | None]]
+    gradient_norm: NotRequired[float | None]
+    clipped: NotRequired[float | None]
+    waiting: NotRequired[float | None]
 
 
 def read_teachers(path: Path) -> dict[str, dict[str, Any]]:

@@ -4,10 +4,11 @@ No teacher, no student and no data is opened.
 """
 
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,12 @@ class Curve:
     def mean(self) -> float:
         return float(self.values.mean())
 
+    def part(self, begin: float, end: float = 1.0) -> "Curve":
+        """The points between two shares of its last step."""
+        last = self.steps[-1] if len(self.steps) else 0.0
+        here = (self.steps >= begin * last) & (self.steps <= end * last)
+        return Curve(self.steps[here], self.values[here])
+
     def thinned(self) -> "Curve":
         """At most `_POINTS` points, each the mean of neighbours."""
         if len(self.steps) <= _POINTS:
@@ -65,6 +72,11 @@ class Metrics:
         cosines: pair of tasks -> cosine of their gradients.
         norm: length of the balanced direction.
         harmed: share of the tasks that a step would hurt, where it was measured.
+        lengths: task -> length of its part of the balanced direction.
+        validation: task -> score on some validation rows in the last part of the run.
+        gradient_norm: before clipping, the mean of a few steps.
+        clipped: share of the steps whose gradients were clipped.
+        waiting: share of the time in which steps waited for rows.
     """
 
     last_step: int = 0
@@ -73,6 +85,11 @@ class Metrics:
     cosines: dict[str, Curve] = field(default_factory=dict)
     norm: Curve | None = None
     harmed: Curve | None = None
+    lengths: dict[str, Curve] = field(default_factory=dict)
+    validation: dict[str, Curve] = field(default_factory=dict)
+    gradient_norm: Curve | None = None
+    clipped: Curve | None = None
+    waiting: Curve | None = None
 
 
 @dataclass(frozen=True)
@@ -161,27 +178,35 @@ class _Points:
 def read_metrics(path: Path) -> Metrics:
     """The curves of a log; a half-written last line, as a kill leaves it, is left out."""
     lines = read_metrics_lines(path)
-    terms: dict[tuple[str, str], _Points] = {}
-    cosines: dict[str, _Points] = {}
-    norm, harmed = _Points(), _Points()
-    for line in lines:
-        step = line["step"]
-        for task, named in line["tasks"].items():
-            for term, value in named.items():
-                terms.setdefault((task, term), _Points()).add(step, value)
-        for pair, value in line["cosines"].items():
-            cosines.setdefault(pair, _Points()).add(step, value)
-        norm.add(step, line["norm"])
-        harmed.add(step, line.get("harmed"))
     by_task: dict[str, dict[str, Curve]] = {}
-    for (task, term), points in terms.items():
-        if (curve := points.curve()) is not None:
-            by_task.setdefault(task, {})[term] = curve
+    for (task, term), curve in _curves(lines, _terms).items():
+        by_task.setdefault(task, {})[term] = curve
+    alone = _curves(lines, lambda line: {key: line.get(key) for key in _ALONE})
     return Metrics(
         last_step=lines[-1]["step"] if lines else 0,
         weights={task: named.pop("weight") for task, named in by_task.items() if "weight" in named},
         terms=by_task,
-        cosines={pair: curve for pair, points in cosines.items() if (curve := points.curve()) is not None},
-        norm=norm.curve(),
-        harmed=harmed.curve(),
+        cosines=_curves(lines, lambda line: line["cosines"]),
+        lengths=_curves(lines, lambda line: line.get("lengths") or {}),
+        validation=_curves(lines, lambda line: line.get("validation") or {}),
+        **alone,
     )
+
+
+def _terms(line: dict[str, Any]) -> dict[tuple[str, str], float | None]:
+    return {(task, term): value for task, named in line["tasks"].items() for term, value in named.items()}
+
+
+_ALONE = ("norm", "harmed", "gradient_norm", "clipped", "waiting")
+_Key = TypeVar("_Key")
+
+
+def _curves(
+    lines: list[dict[str, Any]], values_of: Callable[[dict[str, Any]], Mapping[_Key, float | None]]
+) -> dict[_Key, Curve]:
+    """Curves by what lines call their values; those without a finite value are left out."""
+    points: dict[_Key, _Points] = {}
+    for line in lines:
+        for key, value in values_of(line).items():
+            points.setdefault(key, _Points()).add(line["step"], value)
+    return {key: curve for key, found in points.items() if (curve := found.curve()) is not None}

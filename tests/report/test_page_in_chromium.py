@@ -26,7 +26,7 @@ SECTIONS = [
         "disagreements",
         "maps",
     ),
-    *("recipe", "manifest", "repeat"),
+    *("recipe", "manifest", "repeat", "findings"),
 ]
 
 

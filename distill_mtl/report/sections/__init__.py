@@ -1,7 +1,7 @@
 """The sections of a report, each a function from a run to its blocks: a new one is a function in one file here.
 
 `@section(position)` makes a function known; modules of this folder are imported when the first report is made. The
-functions in scores.py come first on the page, those in origin.py last.
+functions in scores.py come first on the page, findings.py last.
 """
 
 import importlib
