@@ -42,6 +42,8 @@ from distill_mtl.training.parts import build, build_sources, build_teachers
 from distill_mtl.training.processes import start_accelerator
 from distill_mtl.training.step import Trainer
 
+PROFILED = 10  # steps
+
 
 def child(what: Sequence[str], work: Path, sets: Sequence[str]) -> None:
     """`run MERGE BUDGET ENTRANT SEED FOLDER`, `teacher MERGE NAME`, `shards MERGE NAME` or `cost MERGE`."""
@@ -265,7 +267,7 @@ def print_cost(name: str, work: Path, rounds: int = 12) -> None:
     chosen = {"rate": 1e-3, "bf16": bf16}
     student = world.student(list(world.kinds)).train()
     step = loop_step(student, dict(world.teachers), loop_settings(world, merge, written, steps, chosen))
-    stream = iter(world.sources.stream(steps=rounds + 3))
+    stream = iter(world.sources.stream(steps=rounds + 3 + PROFILED))
     loops = loop_batches(world, merge, world.kinds, rounds + 3, taught=True)
     numbers = iter(range(steps))
     taken: dict[str, list[float]] = {}
@@ -276,19 +278,19 @@ def print_cost(name: str, work: Path, rounds: int = 12) -> None:
         taken.setdefault(what, []).append(time.process_time() - start)
         return result
 
-    profile = cProfile.Profile()
-    for round_ in range(rounds + 3):
+    for _ in range(rounds + 3):
         batch = timed("our reading", lambda: next(stream))
         labels = {
             task: (rows := batch.labelled[task].nonzero().flatten(), batch.labels[task][rows])
             for task in world.kinds
         }
-        if round_ >= 3:
-            profile.enable()
         timed("our step", lambda: trainer.step(next(numbers), [batch]))  # noqa: B023
-        profile.disable()
         timed("loop's step", lambda: step(batch.images, labels))  # noqa: B023
         timed("loop's reading", lambda: next(loops))
+    profile = cProfile.Profile(time.process_time)
+    with profile:  # which itself takes time
+        for _ in range(PROFILED):
+            trainer.step(next(numbers), [next(stream)])
     median = {what: statistics.median(seconds[3:]) for what, seconds in taken.items()}
     print(f"### {name}: a step of {recipe.training.batch_size} rows, {'bf16' if bf16 else 'fp32'}\n")
     print("| what | CPU ms | of the loop's step |\n|---|---:|---:|")
@@ -297,18 +299,23 @@ def print_cost(name: str, work: Path, rounds: int = 12) -> None:
         print(f"| {what} | {1000 * seconds:.1f} | {seconds / ideal:.3f} |")
     both = [median[f"{who} step"] + median[f"{who} reading"] for who in ("our", "loop's")]
     print(f"\nwith reading: {both[0] / both[1]:.3f}. Balance: {parts.balance}\n")
-    print_profile(profile, rounds)
+    print_profile(profile)
 
 
-def print_profile(profile: cProfile.Profile, rounds: int, most: int = 25) -> None:
-    """The calls of our code, by the time that is spent below them."""
+def print_profile(profile: cProfile.Profile, most: int = 25) -> None:
+    """Reading and step: our own functions by the time that is spent below them, then calls by their own time."""
     stats = pstats.Stats(profile)
-    rows = []
-    for (file, line, function), (_, calls, own, below, _) in stats.stats.items():  # type: ignore[attr-defined]
-        rows.append((below, own, calls, f"{Path(file).name}:{line} {function}"))
+    ours, own = [], []
+    for (file, line, function), (_, calls, itself, below, _) in stats.stats.items():  # type: ignore[attr-defined]
+        name = f"{file.rpartition('distill_mtl/')[2]}:{line} {function}" if line else function
+        row = [1000 * below / PROFILED, 1000 * itself / PROFILED, calls / PROFILED]
+        own.append((row[1], *row, name))
+        if "distill_mtl" in file:
+            ours.append((row[0], *row, name))
     print("| ms a step, with what it calls | itself | calls a step | function |\n|---:|---:|---:|---|")
-    for below, own, calls, name in sorted(rows, reverse=True)[:most]:
-        print(
-            f"| {1000 * below / rounds:.2f} | {1000 * own / rounds:.2f} | {calls / rounds:.1f} | `{name}` |"
-        )
+    for _, below, itself, calls, name in [
+        *sorted(ours, reverse=True)[:most],
+        *sorted(own, reverse=True)[:most],
+    ]:
+        print(f"| {below:.2f} | {itself:.2f} | {calls:.1f} | `{name}` |")
     print()
