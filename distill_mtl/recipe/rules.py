@@ -241,6 +241,8 @@ def _teacher_weights(judged: Judged) -> Iterator[Mistake]:
     data = judged.recipe.data
     for name, task in judged.recipe.tasks.items():
         path = ("tasks", name, "teacher_weight")
+        if task.teacher_weight == "auto":
+            continue
         if task.teacher_weight and task.teacher is None and judged.reads("tasks", name, "teacher"):
             text = "the task has no teacher whose targets it could weight. Remove it, or add a teacher."
             yield Mistake(path, text)

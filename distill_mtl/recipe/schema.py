@@ -281,8 +281,9 @@ class TaskSection(Section):
     with a softmax."""
     temperature: Temperature = 4.0
     """Softens the answers of teacher and student before they are compared."""
-    teacher_weight: dict[Name, Share] = {}
-    """Data set -> weight of the teacher's targets for its rows; 0: the teacher is not asked. Default: 1."""
+    teacher_weight: Literal["auto"] | dict[Name, Share] = {}
+    """Data set -> weight of the teacher's targets for its rows; 0: the teacher is not asked; not named: 1. auto: less
+    the further the data set's pictures lie from the teacher's own."""
     weights: dict[str, Weight] = {}
     """Weights of the loss's terms: supervised, soft_targets, hint, or a class of your own, my_terms:Margin. Default:
     each term's own."""

@@ -80,7 +80,9 @@ def _why_bare(recipe: Recipe, bare: Iterable[str]) -> str:
 
 
 def _covered(task: str, recipe: Recipe, loss_config: LossConfig, has_teacher: bool, sources: Sources) -> bool:
-    taught = has_teacher and loss_config.uses_teacher and recipe.training.teachers_on != "none"
+    weights = recipe.tasks[task].teacher_weight
+    everywhere = weights == "auto" or all(weights.values())
+    taught = has_teacher and loss_config.uses_teacher and everywhere and recipe.training.teachers_on != "none"
     if taught and (recipe.training.teachers_on == "all" or loss_config.uses_labels):
         return True
     return loss_config.uses_labels and sources.covered_by_labels(task)

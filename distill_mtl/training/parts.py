@@ -3,7 +3,7 @@
 `check`, training and `evaluate` all build through here, so what is checked is what is trained.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -48,6 +48,7 @@ from distill_mtl.training.target_providers import (
     plan_self_teachers,
     teacher_weights,
 )
+from distill_mtl.training.weigh_teachers import weigh_teachers
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Parts:
         cached: the teachers' cached answers; None where they run live.
         taught: one sentence on where targets come from and why.
         begins: one sentence on the student's initial weights.
+        weighed: one sentence for each task whose teacher counts for less on some data sets, and why.
     """
 
     recipe: Recipe
@@ -87,6 +89,7 @@ class Parts:
     cached: CachedTargets | None
     taught: str
     begins: str
+    weighed: Sequence[str] = ()
 
     def targets(self, precisions: Mapping[str, str] | None = None) -> TargetProvider:
         """The targets of training: the cache, or the teachers whose answers change a loss in some stage.
@@ -160,6 +163,7 @@ def build(recipe: Recipe) -> Parts:
     recipe = choose_views(recipe, kinds, canonical_size(inputs))
     sources = build_sources(recipe, kinds, inputs)
     _refuse_beyond_machine(recipe, student, sources.size)
+    recipe, weighed = weigh_teachers(recipe, teachers, sources)
     recipe, cached, taught = choose_targets(
         recipe, lambda settled: loss_configs_of(settled, student, teachers.cards), teachers, sources
     )
@@ -187,6 +191,7 @@ def build(recipe: Recipe) -> Parts:
         cached,
         taught,
         initialisation_in_words(recipe, heads, old),
+        weighed,
     )
 
 

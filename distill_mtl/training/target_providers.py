@@ -302,5 +302,6 @@ def teacher_weights(recipe: Recipe, sources: Sequence[str]) -> dict[str, Tensor]
     weights = {
         task: torch.tensor([section.teacher_weight.get(source, 1.0) for source in sources])
         for task, section in recipe.tasks.items()
+        if section.teacher_weight != "auto"
     }
     return {task: of_task for task, of_task in weights.items() if bool((of_task != 1).any())}

@@ -1,0 +1,124 @@
+"""How far each data set lies from a teacher's own pictures, and what its targets weigh there: `teacher_weight: auto`.
+
+A teacher that is asked about pictures unlike its own gives answers that say little, and a student that learns them has
+less room for what the labels say. Where data sets are of one kind of picture, every weight is 1.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from torch import Tensor
+
+from distill_mtl.data import Sources
+from distill_mtl.data.batch import Batch
+from distill_mtl.recipe import Recipe
+from distill_mtl.targets.live import LiveTeachers
+from distill_mtl.teachers.teacher import Teacher, TeacherOutput
+
+ROWS = 256
+"""Of each data set, which a distance is measured on."""
+SAME = 0.2
+"""Distance up to which pictures count as the teacher's own kind."""
+LEAST = 0.2
+"""Weight below which the teacher is not asked at all."""
+_AT_A_TIME = 64
+
+
+def weigh_teachers(
+    recipe: Recipe, teachers: Mapping[str, Teacher], sources: Sources
+) -> tuple[Recipe, list[str]]:
+    """The recipe with every `teacher_weight` decided, and a sentence for each task whose weights are not all 1.
+
+    Every process gets the first one's weights.
+
+    Args:
+        recipe: as loaded.
+        teachers: task -> teacher; looked up only where something is to be decided.
+        sources: of the recipe.
+    """
+    auto = [task for task, section in recipe.tasks.items() if section.teacher_weight == "auto"]
+    measured = [
+        task
+        for task in auto
+        # Where no label trains the task, the teacher is all that it has.
+        if task in teachers and sources.count(task, "train") and recipe.training.teachers_on != "none"
+    ]
+    distances = _agreed({task: _distances(task, teachers[task], sources) for task in measured})
+    tasks, said = dict(recipe.tasks), list[str]()
+    for task in auto:
+        weights = {source: weight_at(distance) for source, distance in distances.get(task, {}).items()}
+        tasks[task] = recipe.tasks[task].model_copy(update={"teacher_weight": weights})
+        if lowered := {source: weight for source, weight in weights.items() if weight < 1}:
+            said.append(_in_words(task, lowered, distances[task]))
+    return recipe.model_copy(update={"tasks": tasks}), said
+
+
+def weight_at(distance: float) -> float:
+    """Of a teacher's targets for pictures at this distance from its own: exp(-distance), in two digits."""
+    weight = 1.0 if distance <= SAME else round(math.exp(-distance), 2)
+    return weight if weight >= LEAST else 0.0
+
+
+def feature_distance(own: Tensor, other: Tensor) -> float:
+    """The Fréchet distance between two samples of features, each dimension a Gaussian of its own, squared and in units
+    of the first one's spread: 0 for the same distribution, 1 where the means lie a standard deviation apart.
+
+    The distance of Heusel et al. (2017, arXiv:1706.08500, equation 6) with diagonal covariances. Unlike a classifier
+    between the two (Ben-David et al. 2007), it does not call pictures foreign because they show other classes.
+
+    Args:
+        own: [R, D].
+        other: [S, D].
+    """
+    own, other = own.double(), other.double()
+    spread = own.std(0, correction=0)
+    moved = (other.mean(0) - own.mean(0)).square().sum()
+    changed = (other.std(0, correction=0) - spread).square().sum()
+    return float((moved + changed) / spread.square().sum().clamp_min(1e-12))
+
+
+def _distances(task: str, teacher: Teacher, sources: Sources) -> dict[str, float]:
+    """Data set without the task's labels -> how far its training rows lie from rows with the task's label."""
+    rows = sources.rows()
+    foreign = [name for name in sources.unlabelled(task) if rows[name]]
+    if not foreign:
+        return {}
+    device = PartialState().device
+    live = LiveTeachers({task: teacher}, "all").to(device)
+
+    def features(batches: Iterable[Batch]) -> Tensor:
+        return torch.cat([_pooled(live.ask(task, batch.to(device))) for batch in batches])
+
+    split = "validation" if sources.count(task, "validation") else "test"
+    own = features(sources.labelled(task, split, _AT_A_TIME, limit=ROWS))
+    return {
+        name: feature_distance(own, features(sources.pictures(name, "train", _AT_A_TIME, limit=ROWS)))
+        for name in foreign
+    }
+
+
+def _pooled(output: TeacherOutput) -> Tensor:
+    """[R, D] on the host: hidden features, or the logits of a teacher that gives none, as means over their pixels."""
+    features = list(output.hidden.values()) or [output.logits]
+    return torch.cat(
+        [value.float().flatten(2).mean(2) if value.ndim > 2 else value for value in features], 1
+    ).cpu()
+
+
+def _agreed(distances: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """What the first process measured: another machine may differ in the last digit."""
+    if PartialState().num_processes == 1:
+        return distances
+    shared = [distances]
+    broadcast_object_list(shared)
+    return shared[0]
+
+
+def _in_words(task: str, weights: Mapping[str, float], distances: Mapping[str, float]) -> str:
+    named = ", ".join(
+        f"{source} {weight:g} (distance {distances[source]:.1f})" for source, weight in weights.items()
+    )
+    return f"teacher_weight of {task}: {named} (auto: these pictures are unlike the teacher's own)"
