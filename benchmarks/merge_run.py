@@ -25,7 +25,7 @@ from merge_loop import (
     train,
 )
 from merge_scores import REPLICATES, SCORES, score_networks
-from merge_sets import MERGES, ROOT, Merge, recipe_of
+from merge_sets import MERGES, ROOT, Merge, overrides, recipe_of
 
 from distill_mtl.data import Sources
 from distill_mtl.distillation.objective import Objective
@@ -82,7 +82,8 @@ def one_run(
     written = recipe_of(merge, work, seed=max(seed, 0), steps=steps, old=entrant == "old")
     file = folder / "recipe.yaml"
     file.write_text(yaml.safe_dump(written, sort_keys=False))
-    recipe = load_recipe(file, list(sets))
+    sets = overrides(sets, written)
+    recipe = load_recipe(file, sets)
     (folder / "recipe.long.yaml").write_text(dump_recipe(recipe))
     rated = entrant.startswith("rate-")
     if entrant in ("loop", "loop-labels", "single") or rated:
@@ -164,7 +165,7 @@ def train_ours(file: Path, sets: Sequence[str], out: Path) -> dict[str, Any]:
         clock["cpu_seconds"] = time.process_time() - clock["start_seconds"]
 
     TrainingLoop.run = timed  # type: ignore[method-assign]
-    distill(file, list(sets), out=out, overwrite=out.exists())
+    distill(file, sets, out=out, overwrite=out.exists())
     shutil.rmtree(out / "checkpoints")
     return dict(clock)
 

@@ -78,12 +78,16 @@ class Merge:
 
 OLD_TASK = {
     "temperature": 4.0,
+    "soft_targets": "kl",
+    "teacher_weight": {},
     "weights": {"supervised": 1.0, "soft_targets": 1.0, "hint": 0.1},
     "hints": [{}],
 }
 OLD_AUGMENT = {"crop": [0.5, 1.0], "flip": True, "color": 0.2}
 OLD = {
     "optimizer": {
+        "name": "adamw",
+        "schedule": "cosine",
         "lr": 1e-3,
         "weight_decay": 0.05,
         "betas": [0.9, 0.999],
@@ -112,6 +116,28 @@ def with_old_defaults(recipe: Mapping[str, Any], before: Mapping[str, Any]) -> d
     for name, source in old.get("data", {}).items():
         old["data"][name] = merged({"augment": OLD_AUGMENT}, source)
     return old
+
+
+def overrides(sets: Iterable[str], recipe: Mapping[str, Any]) -> list[str]:
+    """The overrides of a variant for one merge: `*` stands for every task, in `data.*` for every data set.
+
+    Args:
+        sets: KEY=VALUE.
+        recipe: of the merge, its data sets in short form or under `data`.
+    """
+    found = []
+    for one in sets:
+        if one.startswith("data.*."):
+            rest = one.removeprefix("data.*.")
+            own = [f"tasks.{name}.data" for name, task in recipe["tasks"].items() if "data" in task]
+            found += [
+                f"{place}.{rest}" for place in (*own, *(f"data.{name}" for name in recipe.get("data", {})))
+            ]
+        elif one.startswith("tasks.*."):
+            found += [f"tasks.{name}.{one.removeprefix('tasks.*.')}" for name in recipe["tasks"]]
+        else:
+            found.append(one)
+    return found
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

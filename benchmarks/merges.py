@@ -7,7 +7,8 @@
 
 Rivals: `loop` and `loop-labels`, the short loop of merge_loop.py with and without teachers; `single`, a network of the
 student's trunk for each task, trained by that loop on its labels for as many steps; `teachers`; `old`, our defaults as
-they were before issue 14; `ours`, our present defaults. A `--variant` is ours with `--set` keys.
+they were before issue 14; `ours`, our present defaults. A `--variant` is ours with `--set` keys, in which `tasks.*.KEY`
+stands for every task and `data.*.KEY` for every data set.
 
 Each run is a process of one thread whose folder is kept below the work folder ($DISTILL_MTL_BENCH, --work, default
 runs/merges). A run that is there is not made again. Ctrl-C loses the running one only. Shards and teachers are made on

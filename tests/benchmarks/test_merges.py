@@ -137,6 +137,18 @@ def test_old_defaults_do_not_override_a_recipe():
     assert old["data"]["pool"]["augment"] == merge_sets.OLD_AUGMENT
 
 
+def test_a_star_stands_for_every_task_or_data_set():
+    recipe = {"tasks": {"a": {"data": {}}, "b": {}}, "data": {"pool": {}}}
+    found = merge_sets.overrides(["tasks.*.hints=[]", "data.*.augment.flip=false", "seed=3"], recipe)
+    assert found == [
+        "tasks.a.hints=[]",
+        "tasks.b.hints=[]",
+        "tasks.a.data.augment.flip=false",
+        "data.pool.augment.flip=false",
+        "seed=3",
+    ]
+
+
 def test_pictures_and_masks_move_together():
     picture = torch.arange(16, dtype=torch.uint8).reshape(1, 1, 4, 4)
     down, right = torch.tensor([1]), torch.tensor([-2])
