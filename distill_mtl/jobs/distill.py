@@ -36,7 +36,8 @@ from distill_mtl.splits import Split
 from distill_mtl.students.student_folder import SCORES, save_student
 from distill_mtl.targets.facts import Teachers
 from distill_mtl.training.checkpoint import Session, run_bytes
-from distill_mtl.training.loop import TrainingLoop
+from distill_mtl.training.find_rate import find_rate
+from distill_mtl.training.loop import TrainingLoop, micro_batches
 from distill_mtl.training.parts import Parts, build
 from distill_mtl.training.processes import as_trained, start_accelerator
 from distill_mtl.training.run_folder import (
@@ -122,7 +123,7 @@ def distill(
     ):
         console.print(warning, style="yellow", highlight=False, markup=False)
 
-    session = _train(parts, accelerator, folder, console, precisions, resume=resume)
+    parts, session = _train(parts, accelerator, folder, console, precisions, resume=resume)
     try:
         return _finish(parts, session, folder, console)
     except WriteError as error:
@@ -149,8 +150,8 @@ def _train(
     precisions: Mapping[str, str],
     *,
     resume: bool,
-) -> Session:
-    """Train from the last checkpoint, or from the beginning, to the last step."""
+) -> tuple[Parts, Session]:
+    """Train from the last checkpoint, or from the beginning, to the last step. The parts have the rate of the run."""
     teachers = parts.targets(precisions).to(accelerator.device)
     objective = Objective(parts.student, parts.loss_configs, parts.terms, parts.rule).to(accelerator.device)
     objective = as_trained(objective)
@@ -167,6 +168,8 @@ def _train(
         calibrate_terms(
             (batch.to(accelerator.device) for batch in samples), teachers, parts.loss_configs, parts.terms
         )
+        if parts.recipe.optimizer.lr == "auto":
+            parts = _with_rate(parts, session, folder, console)
     if accelerator.is_main_process:
         folder.cut_metrics(session.step)
     comparison = StudentComparison(parts, session, console)
@@ -188,7 +191,21 @@ def _train(
         look_after=looks.after,
     )
     loop.run()
-    return session
+    return parts, session
+
+
+def _with_rate(parts: Parts, session: Session, folder: RunFolder, console: Console) -> Parts:
+    """The parts with the rate that a search finds, which the trainer takes and the resolved recipe tells."""
+    trainer = session.trainer
+    search = find_rate(session, micro_batches(parts, trainer.accelerator, range(parts.steps)))
+    optimizer = parts.recipe.optimizer.model_copy(update={"lr": search.lr})
+    parts = replace(parts, recipe=parts.recipe.model_copy(update={"optimizer": optimizer}))
+    trainer.lr = search.lr
+    console.print(str(search), highlight=False)
+    if trainer.accelerator.is_main_process:
+        folder.note_rate(dump_recipe(parts.recipe), str(search), search.curve)
+    trainer.accelerator.wait_for_everyone()
+    return parts
 
 
 def _calibration_rows(parts: Parts, accelerator: Accelerator) -> Iterator[Batch]:

@@ -86,7 +86,7 @@ class Session:
         accelerator, training = self.trainer.accelerator, self.trainer.recipe.training
         path = None
         if accelerator.is_main_process:
-            path = save_checkpoint(self.folder.checkpoints, self.step, self._state(), keep=training.keep)
+            path = save_checkpoint(self.folder.checkpoints, self.step, self.state(), keep=training.keep)
         accelerator.wait_for_everyone()
         return path
 
@@ -104,7 +104,7 @@ class Session:
         for path in reversed(list_checkpoints(self.folder.checkpoints)):
             try:
                 step, state = load_checkpoint(path)
-                self._load(state)
+                self.load(state)
             except CheckpointError as error:
                 findings.append(str(error))
             except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -124,6 +124,34 @@ class Session:
             for path in broken:  # which would otherwise count among those that are kept
                 _set_aside(path)
         return findings
+
+    def state(self) -> dict[str, Any]:
+        """What training changes; its tensors are those that train, not copies."""
+        scaler, asynchronous = self.trainer.accelerator.scaler, self.trainer.asynchronous
+        return {
+            "seconds": self.seconds,
+            "best": self.best,
+            "best_weights": self._best_weights,
+            "objective": self.trainer.objective.state_dict(),
+            "optimizer": self.trainer.plain_optimizer.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "average": None if self._average is None else self._average.module.state_dict(),
+            "self_teachers": self.trainer.providers.state_dict(),
+            "asynchronous": None if asynchronous is None else asynchronous.state_dict(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Put back what `state` gave."""
+        self.seconds, self.best, self._best_weights = state["seconds"], state["best"], state["best_weights"]
+        self.trainer.objective.load_state_dict(state["objective"])
+        self.trainer.plain_optimizer.load_state_dict(state["optimizer"])
+        if self.trainer.accelerator.scaler is not None:
+            self.trainer.accelerator.scaler.load_state_dict(state["scaler"])
+        if self._average is not None:
+            self._average.module.load_state_dict(state["average"])
+        self.trainer.providers.load_state_dict(state["self_teachers"])
+        if self.trainer.asynchronous is not None:
+            self.trainer.asynchronous.load_state_dict(state["asynchronous"])
 
     def synchronise(self) -> None:
         """Give every process the first one's running statistics.
@@ -147,32 +175,6 @@ class Session:
         """Put the best weights into the student; the present ones where none were offered."""
         if self._best_weights is not None:
             self.student.load_state_dict(self._best_weights)
-
-    def _load(self, state: dict[str, Any]) -> None:
-        self.seconds, self.best, self._best_weights = state["seconds"], state["best"], state["best_weights"]
-        self.trainer.objective.load_state_dict(state["objective"])
-        self.trainer.plain_optimizer.load_state_dict(state["optimizer"])
-        if self.trainer.accelerator.scaler is not None:
-            self.trainer.accelerator.scaler.load_state_dict(state["scaler"])
-        if self._average is not None:
-            self._average.module.load_state_dict(state["average"])
-        self.trainer.providers.load_state_dict(state["self_teachers"])
-        if self.trainer.asynchronous is not None:
-            self.trainer.asynchronous.load_state_dict(state["asynchronous"])
-
-    def _state(self) -> dict[str, Any]:
-        scaler, asynchronous = self.trainer.accelerator.scaler, self.trainer.asynchronous
-        return {
-            "seconds": self.seconds,
-            "best": self.best,
-            "best_weights": self._best_weights,
-            "objective": self.trainer.objective.state_dict(),
-            "optimizer": self.trainer.plain_optimizer.state_dict(),
-            "scaler": None if scaler is None else scaler.state_dict(),
-            "average": None if self._average is None else self._average.module.state_dict(),
-            "self_teachers": self.trainer.providers.state_dict(),
-            "asynchronous": None if asynchronous is None else asynchronous.state_dict(),
-        }
 
 
 def run_bytes(weights: int, training: TrainingSection, *, begun: bool) -> int:

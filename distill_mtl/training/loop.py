@@ -15,6 +15,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from rich.console import Console
 
 from distill_mtl.data.batch import Batch, ProcessShare
@@ -79,7 +80,7 @@ class TrainingLoop:
     def _run(self) -> None:
         session = self.session
         workers = reader_workers(self.training.workers, self.accelerator.device)
-        stream = self._micro_batches(range(session.step, self.parts.steps), workers)
+        stream = micro_batches(self.parts, self.accelerator, range(session.step, self.parts.steps), workers)
         self.trainer.module.train()
         with (
             StopRequest() as stop,
@@ -187,7 +188,7 @@ class TrainingLoop:
     def _broken_inputs(self, step: int) -> list[str]:
         """What in the rows of a step, which are read again, breaks its loss; the same on every process."""
         stage, findings = self.parts.schedule.at(step), list[str]()
-        for batch in self._micro_batches(range(step, step + 1), workers=0):
+        for batch in micro_batches(self.parts, self.accelerator, range(step, step + 1)):
             rows = self.trainer.providers.teachers.rows(batch)
             wanted = {task: mine for task, mine in rows.items() if task in stage.taught}
             seen = batch.to(self.accelerator.device)
@@ -203,18 +204,6 @@ class TrainingLoop:
     def _save(self) -> None:
         self.session.seconds = time.monotonic() - self._began
         self.session.save()
-
-    def _micro_batches(self, steps: range, workers: int) -> Iterator[Batch]:
-        """This process's micro-batches of some steps."""
-        return iter(
-            self.parts.sources.stream(
-                micro_batches=self.training.accumulate,
-                share=ProcessShare(self.accelerator.process_index, self.accelerator.num_processes),
-                start_step=steps.start,
-                steps=steps.stop,
-                workers=workers,
-            )
-        )
 
     def _line(self, report: StepReport) -> dict[str, Any]:
         """One line of metrics.jsonl, the same on every process.
@@ -238,6 +227,19 @@ class TrainingLoop:
             **({} if diagnostics.harmed is None else {"harmed": diagnostics.harmed}),
             **({"validation": self.look()} if step in self.look_after else {}),
         }
+
+
+def micro_batches(parts: Parts, accelerator: Accelerator, steps: range, workers: int = 0) -> Iterator[Batch]:
+    """This process's micro-batches of some steps of a run, one after the other."""
+    return iter(
+        parts.sources.stream(
+            micro_batches=parts.recipe.training.accumulate,
+            share=ProcessShare(accelerator.process_index, accelerator.num_processes),
+            start_step=steps.start,
+            steps=steps.stop,
+            workers=workers,
+        )
+    )
 
 
 class StopRequest:

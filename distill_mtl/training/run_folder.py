@@ -6,6 +6,7 @@ environment.json has versions, processes, time and rule of the last start, which
 
 import difflib
 import json
+import math
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from distill_mtl.reading import Remedy, loads, read_text
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.yaml_reader import parse_yaml, read_yaml
 from distill_mtl.run_files import RunFiles
-from distill_mtl.run_notes import ResolvedRecipe, read_teachers
+from distill_mtl.run_notes import ResolvedRecipe, read_environment, read_teachers
 from distill_mtl.system_errors import naming
 from distill_mtl.targets.facts import Teachers
 from distill_mtl.training.target_providers import self_taught, settle_targets
@@ -104,6 +105,19 @@ class RunFolder(RunFiles):
             remove_half_made(folder, "*")
         write_text(self.recipe, recipe)
 
+    def note_rate(self, recipe: str, said: str, curve: Sequence[tuple[float, float]]) -> None:
+        """Write how the rate was found, and then the resolved recipe that holds it: resuming needs no search.
+
+        Args:
+            recipe: its text.
+            said: one sentence.
+            curve: rate and loss of each step of the search.
+        """
+        finite = [point for point in curve if math.isfinite(point[1])]
+        environment = {**read_environment(self.environment), "rate": {"said": said, "curve": finite}}
+        write_text(self.environment, json.dumps(environment, indent=2) + "\n")
+        write_text(self.recipe, recipe)
+
     def same_teachers(self, teachers: dict[str, Any]) -> None:
         """Refuse to resume with other teacher weights than the run began with.
 
@@ -166,7 +180,7 @@ def read_precisions(path: Path) -> dict[str, str]:
 
 
 def write_environment(path: Path, *, processes: int, balance: str) -> None:
-    """Write it anew; a run that goes on elsewhere is of the later place.
+    """Write it anew, but for how the rate was found; a run that goes on elsewhere is of the later place.
 
     Args:
         path: of the file.
@@ -177,6 +191,7 @@ def write_environment(path: Path, *, processes: int, balance: str) -> None:
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "processes": processes,
         "balance": balance,
+        **{key: value for key, value in read_environment(path).items() if key == "rate"},
         "versions": {"python": platform.python_version(), **_versions(_PACKAGES)},
     }
     write_text(path, json.dumps(entry, indent=2) + "\n")
