@@ -6,6 +6,7 @@ import pstats
 import shutil
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,13 +26,13 @@ from merge_loop import (
     train,
 )
 from merge_scores import REPLICATES, SCORES, score_networks
-from merge_sets import MERGES, ROOT, Merge, overrides, recipe_of
+from merge_sets import MERGES, ROOT, Merge, long_form, overrides, recipe_of, write_recipe
 
 from distill_mtl.data import Sources
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.jobs.distill import distill
 from distill_mtl.jobs.one_teacher import train_teacher
-from distill_mtl.recipe import Recipe, dump_recipe, load_recipe
+from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.students.initial_weights import build_student
 from distill_mtl.students.student import Student
 from distill_mtl.students.student_folder import load_student, save_student
@@ -60,7 +61,7 @@ def child(what: Sequence[str], work: Path, sets: Sequence[str]) -> None:
         MERGES[merge].shards[rest[0]](part)
         part.rename(folder)
     else:
-        print_cost(merge, work)
+        print_cost(merge, work, sets)
 
 
 def make_teacher(merge: Merge, name: str, work: Path) -> None:
@@ -80,11 +81,9 @@ def one_run(
     """Train an entrant where it trains, and score it."""
     steps = merge.steps(budget)
     written = recipe_of(merge, work, seed=max(seed, 0), steps=steps, old=entrant == "old")
-    file = folder / "recipe.yaml"
-    file.write_text(yaml.safe_dump(written, sort_keys=False))
-    sets = overrides(sets, written)
+    file, sets = write_recipe(written, folder), overrides(sets, written)
     recipe = load_recipe(file, sets)
-    (folder / "recipe.long.yaml").write_text(dump_recipe(recipe))
+    (folder / "recipe.long.yaml").write_text(long_form(file, sets))
     rated = entrant.startswith("rate-")
     if entrant in ("loop", "loop-labels", "single") or rated:
         chosen = (
@@ -245,14 +244,13 @@ def only_task(recipe: Recipe, task: str) -> Recipe:
 
 
 # ---- the cost of a step -------------------------------------------------------------------------------
-def print_cost(name: str, work: Path, rounds: int = 12) -> None:
+def print_cost(name: str, work: Path, sets: Sequence[str], rounds: int = 12) -> None:
     """CPU seconds of a step of ours and of the loop's, interleaved: same student, teachers, rows and precision."""
     merge = MERGES[name]
     steps = 10_000
-    file = work / f"cost-{name}.yaml"
     written = recipe_of(merge, work, seed=0, steps=steps)
-    file.write_text(yaml.safe_dump(written, sort_keys=False))
-    parts = build(load_recipe(file))
+    with tempfile.TemporaryDirectory() as folder:
+        parts = build(load_recipe(write_recipe(written, Path(folder)), overrides(sets, written)))
     recipe, world = parts.recipe, World(parts.recipe, parts.teachers, parts.kinds, parts.sources)
     accelerator = start_accelerator(recipe.training)
     objective = Objective(parts.student, parts.loss_configs, parts.terms, parts.rule)

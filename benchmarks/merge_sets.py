@@ -20,6 +20,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from distill_mtl.recipe import dump_recipe, load_recipe
+
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("DISTILL_MTL_DATA", ROOT.parent / "shared" / "data"))
 SETS = {"train": "shards", "val": "validation", "test": "test"}
@@ -501,3 +503,15 @@ def recipe_of(merge: Merge, work: Path, *, seed: int, steps: int, old: bool = Fa
     # Only the bench's own scores are shown, so the run's own intervals may be coarse.
     own = {"seed": seed, "training": {"steps": steps}, "acceptance": 100, "evaluation": {"bootstrap": 100}}
     return merged(recipe, {**own, "targets": "live"})
+
+
+def write_recipe(recipe: Mapping[str, Any], folder: Path) -> Path:
+    """The recipe as a file in the folder."""
+    file = folder / "recipe.yaml"
+    file.write_text(yaml.safe_dump(dict(recipe), sort_keys=False))
+    return file
+
+
+def long_form(file: Path, sets: Iterable[str] = ()) -> str:
+    """The recipe with every default of today, whatever checkout it is read from."""
+    return dump_recipe(load_recipe(file, list(sets))).replace(str(ROOT), ".")

@@ -21,13 +21,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from merge_scores import FIXED, SCORES, Runs, Scored, block_lines, whole_lines
-from merge_sets import MERGES, ROOT, recipe_of
+from merge_sets import MERGES, ROOT, long_form, recipe_of, write_recipe
 
 RIVALS = ("teachers", "loop", "loop-labels", "single", "old", "ours")
 BUDGETS = ("short", "long")
@@ -62,7 +63,9 @@ def main() -> None:
     parser.add_argument("--budget", nargs="+", choices=BUDGETS, default=["short"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--rivals", nargs="*", choices=RIVALS, help="default: all; with --variant: none")
-    parser.add_argument("--variant", help="a name for ours with the keys of --set; run beside the rivals")
+    parser.add_argument(
+        "--variant", help="a name for ours with the keys of --set, which a known name needs no more"
+    )
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="sets")
     parser.add_argument("--again", action="store_true", help="run what is named again, though it is there")
     parser.add_argument("--subject", default="ours", help="whose lead the table shows; default ours")
@@ -89,7 +92,7 @@ def main() -> None:
             prepare(merge, work)
         if arguments.cost:
             for merge in arguments.only:
-                start(["cost", merge], work, [])
+                start(["cost", merge], work, arguments.sets)
         elif not arguments.teachers:
             run_all(arguments, work)
             print_table(work, arguments.only, arguments.budget, arguments.variant or arguments.subject)
@@ -99,13 +102,13 @@ def main() -> None:
 
 def run_all(arguments: argparse.Namespace, work: Path) -> None:
     """Make what is named and not there."""
-    if bool(arguments.variant) != bool(arguments.sets):
-        sys.exit("--variant NAME and --set KEY=VALUE belong together")
+    if arguments.sets and not arguments.variant:
+        sys.exit("--set is for a variant: give it a name with --variant NAME")
     rivals = arguments.rivals
     if rivals is None:
         rivals = [] if arguments.variant else list(RIVALS)
     if arguments.variant:
-        remember_variant(arguments.variant, arguments.sets, work)
+        arguments.sets = sets_of(arguments.variant, arguments.sets, work)
         rivals = [*rivals, arguments.variant]
     runs = planned(arguments.only, arguments.budget, rivals, arguments.seeds)
     if arguments.again:
@@ -138,41 +141,35 @@ def is_there(run: Run, work: Path) -> bool:
     """Whether the run is finished; one of our present defaults is not where these have changed since."""
     if not run.finished(work):
         return False
-    if run.entrant == "ours" and (today := long_form(run, work)) is not None:
-        kept = (run.folder(work) / "recipe.long.yaml").read_text()
-        if kept != today:
-            print(f"{run}: the defaults have changed since; it is run again", file=sys.stderr)
-            return False
-    return True
+    if run.entrant != "ours" or (run.folder(work) / "recipe.long.yaml").read_text() == of_today(run, work):
+        return True
+    print(f"{run}: the defaults have changed since; it is run again", file=sys.stderr)
+    return False
 
 
-def long_form(run: Run, work: Path) -> str | None:
-    """The recipe with every default of today."""
-    import yaml
-
-    from distill_mtl.recipe import dump_recipe, load_recipe
-
+def of_today(run: Run, work: Path) -> str:
+    """The recipe of a run of ours with every default of today."""
     merge = MERGES[run.merge]
-    file = run.folder(work) / "recipe.today.yaml"
     recipe = recipe_of(merge, work, seed=run.seed, steps=merge.steps(run.budget))
-    file.write_text(yaml.safe_dump(recipe, sort_keys=False))
-    os.chdir(ROOT)
-    try:
-        return dump_recipe(load_recipe(file))
-    finally:
-        file.unlink()
+    os.chdir(ROOT)  # where paths of shipped recipes begin
+    with tempfile.TemporaryDirectory() as folder:
+        return long_form(write_recipe(recipe, Path(folder)))
 
 
-def remember_variant(name: str, sets: Sequence[str], work: Path) -> None:
-    """Refuse one name for two variants, and note what each one sets."""
+def sets_of(name: str, sets: Sequence[str], work: Path) -> list[str]:
+    """What a variant sets: kept with its name, which stands for one variant only."""
     file = work / "variants.json"
     known: dict[str, list[str]] = json.loads(file.read_text()) if file.exists() else {}
     if name in RIVALS or name.startswith("rate-"):
         sys.exit(f"--variant {name}: a rival has this name")
-    if known.get(name, list(sets)) != list(sets):
+    if not sets and name not in known:
+        sys.exit(f"--variant {name} is new: say what it changes with --set KEY=VALUE")
+    if sets and known.get(name, list(sets)) != list(sets):
         sys.exit(f"--variant {name} was run with --set {' '.join(known[name])}. Choose another name.")
+    known[name] = list(sets) or known[name]
     work.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(known | {name: list(sets)}, indent=2))
+    file.write_text(json.dumps(known, indent=2))
+    return known[name]
 
 
 # ---- running ------------------------------------------------------------------------------------------

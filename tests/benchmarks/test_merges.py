@@ -106,19 +106,18 @@ def test_ours_is_run_again_when_a_default_changes(tmp_path):
     run = merges.Run("quickstart", "short", "ours", 0)
     write(run, tmp_path)
     long = run.folder(tmp_path) / "recipe.long.yaml"
-    long.write_text(merges.long_form(run, tmp_path))
+    long.write_text(merges.of_today(run, tmp_path))
     assert merges.is_there(run, tmp_path)
     long.write_text(long.read_text().replace("batch_size: 128", "batch_size: 64"))
     assert not merges.is_there(run, tmp_path)
 
 
 def test_a_name_stands_for_one_variant(tmp_path):
-    merges.remember_variant("fast", ["optimizer.lr=1"], tmp_path)
-    merges.remember_variant("fast", ["optimizer.lr=1"], tmp_path)
-    with pytest.raises(SystemExit, match="fast"):
-        merges.remember_variant("fast", ["optimizer.lr=2"], tmp_path)
-    with pytest.raises(SystemExit, match="loop"):
-        merges.remember_variant("loop", ["optimizer.lr=2"], tmp_path)
+    assert merges.sets_of("fast", ["optimizer.lr=1"], tmp_path) == ["optimizer.lr=1"]
+    assert merges.sets_of("fast", [], tmp_path) == ["optimizer.lr=1"]
+    for name, sets in (("fast", ["optimizer.lr=2"]), ("loop", ["optimizer.lr=2"]), ("new", [])):
+        with pytest.raises(SystemExit, match=name):
+            merges.sets_of(name, sets, tmp_path)
 
 
 def test_teachers_are_measured_once():
