@@ -4,12 +4,12 @@
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
-from distill_mtl.balance.gramian_rule import GramianRule, Normalize
+from distill_mtl.balance.gramian_rule import GramianRule, Normalize, Scale, When
 from distill_mtl.balance.min_norm import Method, solve
 from distill_mtl.balance.parameter_gradients import (
     from_features,
@@ -38,6 +38,7 @@ class MinNormRule(GramianRule):
         scale: factor on the weights, which sum to 1 before it; "tasks", the number of tasks, makes the
             step as long as that of the plain sum where gradients agree. It is the default because it was
             better under SGD and no worse under AdamW, which hardly sees the factor.
+        smooth, when: see `GramianRule`.
     """
 
     def __init__(
@@ -47,9 +48,11 @@ class MinNormRule(GramianRule):
         prefer: Sequence[str] = (),
         method: Method = "exact",
         normalize: Normalize = "l2",
-        scale: float | Literal["tasks"] = "tasks",
+        scale: Scale = "tasks",
+        smooth: float = 0.0,
+        when: When = "always",
     ) -> None:
-        super().__init__(tasks, normalize=normalize, scale=scale)
+        super().__init__(tasks, normalize=normalize, scale=scale, smooth=smooth, when=when)
         if method not in get_args(Method):
             raise ValueError(f"method is one of {list(get_args(Method))}, got {method!r}")
         self.method = method
@@ -115,7 +118,7 @@ class MGDA(MinNormRule):
                 continue
             gradients = from_features(tree.nodes[node], present, leaves, keep_graph=False)
             found[node] = products_of(gradients, tree.loss_scale)
-            weights[node] = self.weigh(found[node], {task: ordered[task] for task in present})
+            weights[node] = self.weigh(found[node], {task: ordered[task] for task in present}, node)
             # Handing the mixture to the parameters themselves runs what waits for their gradients, such as
             # the averaging of DistributedDataParallel, without another pass through the node.
             mixed = zip(leaves, mixture(gradients, weights[node]), strict=True)

@@ -2,9 +2,9 @@
 
 import difflib
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
-from distill_mtl.balance.gramian_rule import Normalize, Weighting
+from distill_mtl.balance.gramian_rule import Normalize, Scale, Weighting
 from distill_mtl.balance.rule import register
 
 KNOWN = ("AlignedMTL", "CAGrad", "DualProj", "FairGrad", "IMTLG", "Krum", "MGDA", "PCGrad", "UPGrad")
@@ -32,7 +32,7 @@ class TorchJD(Weighting):
         name: str,
         *,
         normalize: Normalize = "none",
-        scale: float | Literal["tasks"] = 1.0,
+        scale: Scale = 1.0,
         **options: Any,
     ) -> None:
         if name not in KNOWN:
