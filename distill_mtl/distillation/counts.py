@@ -4,8 +4,8 @@ Every loss is a mean over the rows that have it in the step's global batch. A me
 would give more weight to rows of a process that has few of them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ class Counts:
         taught: task -> rows with a teacher's target.
         rows: task -> rows with a label or a target.
         total: rows with anything to learn, whatever the task.
+        parts: part of the trunk that serves some tasks -> rows with anything to learn for one of them.
         present: per micro-batch, the tasks that have a row on any process.
         share: number of local means that DDP and Accelerate average. A sum over local rows, times
             `share`, over a global count, becomes a mean over rows by that average.
@@ -36,6 +37,7 @@ class Counts:
     total: int
     present: Sequence[frozenset[str]]
     share: int
+    parts: Mapping[str, int] = field(default_factory=dict)
 
     def of(self, rows: TermRows) -> Mapping[str, int]:
         """task -> rows that a term with these rows is about."""
@@ -52,6 +54,7 @@ def count_rows(
     taught: Sequence[Mapping[str, Tensor]],
     loss_configs: Mapping[str, LossConfig],
     *,
+    parts: Mapping[str, Collection[str]] | None = None,
     world: int = 1,
     reduce: Reduce = lambda table: table,
 ) -> Counts:
@@ -62,12 +65,13 @@ def count_rows(
         taught: per micro-batch, task -> the rows with a teacher's target.
         loss_configs: every task of the recipe, in one order on all processes. A label or a teacher that a
             loss config gives no weight counts for nothing: a task of nothing but such rows is absent.
+        parts: part of the trunk -> the tasks that it serves.
         world: number of processes.
         reduce: sums an int64 tensor over the processes.
     """
-    tasks = list(loss_configs)
-    # A line per task and one for any task; columns: rows with a label, with a target, with one of them.
-    table = torch.zeros(len(batches), len(tasks) + 1, 3, dtype=torch.int64)
+    tasks, groups = list(loss_configs), list((parts or {}).values())
+    # A line per task, one per part and one for any task; columns: rows with a label, with a target, with one of them.
+    table = torch.zeros(len(batches), len(tasks) + len(groups) + 1, 3, dtype=torch.int64)
     for m, (batch, with_target) in enumerate(zip(batches, taught, strict=True)):
         matters = torch.zeros(len(tasks), len(batch), dtype=torch.bool)
         for t, task in enumerate(tasks):
@@ -77,10 +81,12 @@ def count_rows(
             if loss_configs[task].uses_teacher and task in with_target:
                 matters[t, with_target[task]] = True
                 table[m, t, 1] = len(with_target[task])
-        table[m, :-1, 2] = matters.sum(1)
+        table[m, : len(tasks), 2] = matters.sum(1)
+        for g, group in enumerate(groups, len(tasks)):
+            table[m, g, 2] = matters[[task in group for task in tasks]].any(0).sum()
         table[m, -1, 2] = matters.any(0).sum()
     table = reduce(table).cpu()
-    labelled, targets, rows = table[:, :-1].sum(0).T.tolist()
+    labelled, targets, rows = table[:, : len(tasks)].sum(0).T.tolist()
     return Counts(
         labelled=dict(zip(tasks, labelled, strict=True)),
         taught=dict(zip(tasks, targets, strict=True)),
@@ -88,7 +94,8 @@ def count_rows(
         total=int(table[:, -1, 2].sum()),
         present=[
             frozenset(task for task, count in zip(tasks, per_task, strict=True) if count)
-            for per_task in table[:, :-1, :2].sum(2).tolist()
+            for per_task in table[:, : len(tasks), :2].sum(2).tolist()
         ],
         share=world * len(batches),
+        parts=dict(zip(parts or {}, table[:, len(tasks) : -1, 2].sum(0).tolist(), strict=True)),
     )

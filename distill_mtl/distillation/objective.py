@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from distill_mtl.balance import Rule, Shared
+from distill_mtl.balance import Rule, Shared, Tree
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.counts import Counts
 from distill_mtl.distillation.stages import Stage, only_train
@@ -50,7 +50,7 @@ class Objective(nn.Module):
 
     def forward(
         self, images: Tensor, batch: Batch, targets: Targets, counts: Counts, micro: int = 0
-    ) -> tuple[dict[str, Tensor], Shared, dict[str, TermValues]]:
+    ) -> tuple[dict[str, Tensor], Shared | Tree, dict[str, TermValues]]:
         """One micro-batch.
 
         Args:
@@ -64,7 +64,7 @@ class Objective(nn.Module):
             The losses of the tasks that are present in this micro-batch on any process, each a scalar;
             the shared features that they were cut at; and the weighted terms behind each loss, detached.
         """
-        shared = Shared(self.student.trunk(images), list(self.loss_configs))
+        shared = self.student.trunk.cut(images, list(self.loss_configs))
         losses: dict[str, Tensor] = {}
         terms: dict[str, TermValues] = {}
         for task in self.loss_configs:
@@ -93,8 +93,10 @@ class Objective(nn.Module):
         return [parameter for name, parameter in named if name not in stage.trains]
 
     def task_parameters(self, task: str) -> list[nn.Parameter]:
-        """Parameters that serve this task alone: those of its head and of its terms."""
+        """Parameters that serve this task alone: those of its part of the trunk, of its head and of its terms."""
+        trunk = self.student.trunk
         return [
+            *(p for part in trunk.alone(task) for p in trunk.model.get_submodule(part).parameters()),
             *self.student.heads[task].parameters(),
             *(parameter for term in self._all_terms(task) for parameter in term.parameters()),
         ]
@@ -108,11 +110,16 @@ class Objective(nn.Module):
         if not counts.total:
             return list(self.parameters())
         idle: list[nn.Parameter] = []
+        learns: set[str] = set()
         for task in self.loss_configs:
             learning = [term for term in self._used(task) if counts.of(term.rows)[task]]
             if not any(term.uses_logits for term in learning):
                 idle += self.student.heads[task].parameters()
             idle += [p for term in self._all_terms(task) if term not in learning for p in term.parameters()]
+            learns |= {task} if learning else set()
+        for part, tasks in self.student.trunk.parts.items():
+            if learns.isdisjoint(tasks):
+                idle += self.student.trunk.model.get_submodule(part).parameters()
         return idle
 
     def nothing(self) -> Tensor:

@@ -13,7 +13,7 @@ from torch import nn
 
 from distill_mtl.distillation.term import LossConfig, Term
 from distill_mtl.errors import UserError, nearest
-from distill_mtl.students.student import Student, Trunk
+from distill_mtl.students.student import Body, Student
 
 
 @dataclass(frozen=True)
@@ -70,16 +70,19 @@ ADAPTERS, GUIDED, HEADS, TRUNK = "adapters", "guided", "heads", "trunk"
 
 
 def named_parameters(
-    student: Student, terms: Mapping[str, Sequence[Term]], part: str, guided: Iterable[str] = ()
+    student: Student,
+    terms: Mapping[str, Sequence[Term]],
+    part: str,
+    guided: Mapping[str, Iterable[str]] | None = None,
 ) -> frozenset[str]:
     """The names in `Objective` of the parameters that a part stands for; empty where there are none.
 
     Args:
         student: on any device.
         terms: task -> its terms.
-        part: `trunk`, `trunk:LAYER` (what that layer's output depends on), `guided` (the same for all guided
-            layers), `heads`, `heads:TASK` or `adapters`.
-        guided: the student's layers that hints read.
+        part: `trunk`, `trunk:LAYER` (what that layer's output depends on), `trunk:PART` of a trunk in parts
+            (`trunk:depth+normals`), `guided` (what all guided layers depend on), `heads`, `heads:TASK` or `adapters`.
+        guided: task -> the student's layers that its hints read.
 
     Raises:
         UserError: there is no such part, layer or task.
@@ -97,7 +100,11 @@ def named_parameters(
             raise UserError(f"there is no head '{name}'.{nearest(name, student.kinds)}")
         return _beginning(student, f"{HEADS}.{name}." if name else f"{HEADS}.")
     if kind == GUIDED and not name:
-        return _up_to(student.trunk, guided)
+        return frozenset().union(
+            *(_up_to(student.trunk, layers, task) for task, layers in (guided or {}).items())
+        )
+    if kind == TRUNK and name in student.trunk.parts:
+        return _beginning(student, f"{TRUNK}.model.{name}.")
     if kind == TRUNK:
         return _up_to(student.trunk, [name]) if name else _beginning(student, f"{TRUNK}.")
     raise UserError(
@@ -130,5 +137,5 @@ def _beginning(student: Student, beginning: str) -> frozenset[str]:
     )
 
 
-def _up_to(trunk: Trunk, layers: Iterable[str]) -> frozenset[str]:
-    return frozenset(f"student.{TRUNK}.{name}" for name in trunk.parameters_behind(layers))
+def _up_to(trunk: Body, layers: Iterable[str], task: str | None = None) -> frozenset[str]:
+    return frozenset(f"student.{TRUNK}.{name}" for name in trunk.parameters_behind(layers, task))

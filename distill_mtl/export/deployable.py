@@ -75,7 +75,7 @@ class Deployable(nn.Module):
         features = self.trunk.read(self._seen(images))
         answers: dict[str, Tensor] = {}
         for task, head in self.heads.items():
-            answers[task] = head(features)
+            answers[task] = head(self.trunk.of(task, features))
             if self.decode:
                 decoded = self.kinds[task].decode(answers[task], size)
                 answers |= {f"{task}.{name}": value for name, value in decoded.items()}
@@ -143,7 +143,7 @@ def remove_unread(backbone: Backbone) -> None:
     Args:
         backbone: changed.
     """
-    if POOLED in backbone.returns or LOGITS in backbone.returns:
+    if any(backbone.layer_of(name) in (POOLED, LOGITS) for name in backbone.returns):
         return
     noise = torch.Generator().manual_seed(0)
     images = torch.rand(2, 3, *backbone.inputs.size, generator=noise).to(backbone.preprocess.mean.device)

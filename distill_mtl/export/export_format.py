@@ -198,7 +198,7 @@ def only_tasks(student: DeployedStudent, tasks: list[str] | None) -> Student:
                 f"{', '.join(whole.kinds)}."
             )
     kinds = {task: kind for task, kind in whole.kinds.items() if task in tasks}
-    part = Student(whole.trunk, kinds)
+    part = Student(whole.trunk.only(list(kinds)), kinds)
     for task in kinds:
         part.heads[task] = whole.heads[task]
     return part.eval()

@@ -75,12 +75,13 @@ class Backbone(nn.Module):
             UserError: no such layer, or its output is neither a map, tokens nor a vector.
         """
         returns = tuple(dict.fromkeys(returns))
-        taps = Taps(self.model, [name for name in returns if name not in (POOLED, LOGITS)])
+        taps = Taps(self.model, [name for name in returns if self.layer_of(name) not in (POOLED, LOGITS)])
         self._taps.remove()
         self._taps, self.returns, self._layouts = taps, returns, {}
         for name, output in self._dry_forward().items():
-            self._layouts[name] = self._layout(name, output)
-            self.shapes[name] = FeatureShape.of(self._layouts[name](output), pyramid=name in self.stages)
+            layer = self.layer_of(name)
+            self._layouts[name] = self._layout(layer, output)
+            self.shapes[layer] = FeatureShape.of(self._layouts[name](output), pyramid=layer in self.stages)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """[B, 3, H, W] in [0, 1] -> the features in `returns`, maps [B, C, h, w] or vectors [B, C]."""
@@ -91,6 +92,10 @@ class Backbone(nn.Module):
         ends = self._run(pixels)
         raw = ends | self._taps.read()
         return {name: self._layouts[name](raw[name]) for name in self.returns}
+
+    def layer_of(self, name: str) -> str:
+        """The layer of the network that a feature of `returns` is."""
+        return name
 
     def layer_names(self) -> list[str]:
         """Every name that `tap` knows."""

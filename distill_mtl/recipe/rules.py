@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill_mtl.errors import nearest
+from distill_mtl.recipe.branches import OWN, Branches, by_task, mistakes_of_groups
 from distill_mtl.recipe.known_names import KnownNames
 from distill_mtl.recipe.long_form import in_units, no_margin
 from distill_mtl.recipe.mistakes import KeyPath, Mistake, either, show
@@ -343,6 +344,41 @@ def _acceptance(judged: Judged) -> Iterator[Mistake]:
             yield Mistake(("tasks", name), no_margin(name, f"{task.metric or 'the metric'} of {name}"))
 
 
+def _branch(judged: Judged) -> Iterator[Mistake]:
+    """Tasks leave the trunk by name, or part in groups at a stage."""
+    branch, tasks, path = judged.recipe.student.branch, list(judged.recipe.tasks), ("student", "branch")
+    if branch is None or not judged.reads(*path) or not judged.reads_all("tasks"):
+        return
+    if len(tasks) == 1:
+        yield Mistake(path, "there is one task, which has the whole trunk. Remove `branch`.")
+    elif by_task(branch):
+        for task in branch:
+            if text := judged.missing_task(task):
+                yield Mistake(
+                    (*path, task), f"{text} Groups stand under a stage: `layer4: [[{tasks[0]}], ...]`."
+                )
+    else:
+        yield from _groups(judged, branch, path)
+
+
+def _groups(judged: Judged, branch: Branches, path: KeyPath) -> Iterator[Mistake]:
+    tasks = list(judged.recipe.tasks)
+    for stage, groups in branch.items():
+        here = (*path, stage)
+        if isinstance(groups, str):
+            if groups != OWN:
+                text = f"found {show(groups)}, expected groups of tasks, or {OWN}. Use one form for all of `branch`: "
+                yield Mistake(here, f"{text}{{task: stage}}, or {{stage: groups}}.")
+            continue
+        for number, group in enumerate(groups):
+            for position, task in enumerate(group):
+                if text := judged.missing_task(task):
+                    yield Mistake((*here, number, position), text)
+        known = [[task for task in group if task in tasks] for group in groups]
+        for text in mistakes_of_groups(known, tasks):
+            yield Mistake(here, text)
+
+
 def _init(judged: Judged) -> Iterator[Mistake]:
     student, tasks = judged.recipe.student, judged.recipe.tasks
     of_teacher = student.init.startswith("teacher:")
@@ -422,6 +458,7 @@ _RULES: tuple[Callable[[Judged], Iterator[Mistake]], ...] = (
     _limits,
     _asynchronous,
     _schedule,
+    _branch,
     _init,
     _heads,
     _acceptance,

@@ -52,6 +52,9 @@ class StudentSection(Section):
     init: str = "pretrained"
     """pretrained (timm's weights) | teacher:TASK (its trunk) | a student or run folder (trunk and the heads of
     its tasks) | another folder or .safetensors file (trunk) | random"""
+    branch: Annotated[dict[str, str | list[list[str]]], Field(min_length=1)] | None = None
+    """Where tasks leave the trunk: {task: stage}, the others stay together; or {stage: groups of tasks, or own}.
+    Default: they share all of it."""
 
 
 class InputSection(Section):

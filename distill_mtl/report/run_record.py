@@ -184,7 +184,12 @@ def read_metrics(path: Path) -> Metrics:
     alone = _curves(lines, lambda line: {key: line.get(key) for key in _ALONE})
     return Metrics(
         last_step=lines[-1]["step"] if lines else 0,
-        weights={task: named.pop("weight") for task, named in by_task.items() if "weight" in named},
+        weights={
+            f"{term.partition('/')[2]}/{task}".lstrip("/"): named.pop(term)
+            for task, named in by_task.items()
+            for term in list(named)
+            if term.partition("/")[0] == "weight"
+        },
         terms=by_task,
         cosines=_curves(lines, lambda line: line["cosines"]),
         lengths=_curves(lines, lambda line: line.get("lengths") or {}),

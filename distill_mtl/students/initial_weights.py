@@ -20,7 +20,9 @@ from distill_mtl.networks.inputs import InputContract, Preprocess
 from distill_mtl.networks.network import chosen_task
 from distill_mtl.networks.weights import CONFIG, load_exactly, network_folder, read_config, read_weights
 from distill_mtl.recipe.schema import INITS, StudentSection, TaskSection
-from distill_mtl.students.student import DEFAULT_FAMILY, FAMILIES, Student, Trunk, split_family
+from distill_mtl.students.owners import SettledBranches, in_words
+from distill_mtl.students.split_trunk import SplitTrunk, split_trunk
+from distill_mtl.students.student import DEFAULT_FAMILY, FAMILIES, Body, Student, split_family
 from distill_mtl.students.student_folder import FORMAT, described_student
 from distill_mtl.tasks.base import TaskKind
 
@@ -66,6 +68,7 @@ class InitialStudent:
         args: of the architecture.
         size: height and width of its images.
         tasks: name -> what describes the kind of each task that it has a head for.
+        branches: where its tasks part; None: they share the whole trunk.
     """
 
     folder: Path
@@ -73,9 +76,10 @@ class InitialStudent:
     args: Mapping[str, Any]
     size: tuple[int, int]
     tasks: Mapping[str, Mapping[str, Any]]
+    branches: SettledBranches | None = None
 
     def settle(self, section: StudentSection) -> StudentSection:
-        """The section with this student's architecture and size where it names none.
+        """The section with this student's architecture, size and branches where it names none.
 
         Raises:
             StudentError: it names another architecture.
@@ -91,7 +95,10 @@ class InitialStudent:
         args = section.args or {
             key: value for key, value in self.args.items() if key != _FIXED or height_width == self.size
         }
-        return section.model_copy(update={"model": model, "input_size": size, "args": dict(args)})
+        branch = section.branch if section.branch is not None else self.branches
+        return section.model_copy(
+            update={"model": model, "input_size": size, "args": dict(args), "branch": branch}
+        )
 
     def head_of(self, task: str, section: TaskSection) -> str | None:
         """The head that the task's begins with, unless the recipe says otherwise; None: it begins anew.
@@ -130,6 +137,7 @@ def find_initial_student(init: str) -> InitialStudent | None:
             args=trunk["args"],
             size=InputContract.from_dict(trunk["inputs"]).size,
             tasks=described["tasks"],
+            branches=trunk.get("branch"),
         )
     except (UserError, ValueError) as error:
         raise StudentError(f"student.init: {error}") from error
@@ -173,11 +181,12 @@ def build_student(
         torch.manual_seed(seed)
         try:
             trunk = FAMILIES[family].create(name, section.args, size, pretrained=section.init == "pretrained")
-            load_initial(trunk, section.init, teacher_folders or {}, teacher_inputs or {})
-            student = Student(trunk, kinds)
+            body = trunk if section.branch is None else split_trunk(trunk, section.branch, list(kinds))
+            load_initial(body, section.init, teacher_folders or {}, teacher_inputs or {})
+            student = Student(body, kinds)
             for task, source in (initial_heads or {}).items():
                 load_initial_head(student.heads[task], kinds[task], task, source)
-            student.tap([layer or trunk.last for layer in hint_layers])
+            student.tap([layer or body.last for layer in hint_layers])
         except StudentError:
             raise
         except UserError as error:
@@ -187,12 +196,12 @@ def build_student(
 
 
 def load_initial(
-    trunk: Trunk,
+    trunk: Body,
     init: str,
     teacher_folders: Mapping[str, Path],
     teacher_inputs: Mapping[str, InputContract],
 ) -> None:
-    """Fill a trunk's weights as `student.init` says.
+    """Fill a trunk's weights as `student.init` says. Of a trunk in parts every part gets its stages.
 
     From a folder the normalisation is taken along, because the weights expect it; the size is not.
 
@@ -225,7 +234,15 @@ def load_initial(
         )
     path = network_folder(path)
     try:
-        load_exactly(trunk.model, _trunk_weights(read_weights(path), trunk), str(path))
+        state = _trunk_weights(read_weights(path), trunk)
+        if (branches := _branches(path)) is None:
+            state = trunk.from_whole(state)
+        elif not isinstance(trunk, SplitTrunk) or trunk.branches != branches:
+            raise UserError(
+                f"{path} has a trunk in parts ({in_words(branches)}), and this student has others. Remove `branch`; or "
+                "begin with the path of one task, which `distill-mtl export --to timm --only TASK` writes."
+            )
+        load_exactly(trunk.model, state, str(path))
         if inputs is None and path.is_dir():
             inputs = _contract(path)
         if inputs is not None:
@@ -274,12 +291,20 @@ def _freeze_unread(student: Student) -> None:
     A final norm behind the last tapped block, for instance. They would never get a gradient, and
     DistributedDataParallel would wait for it.
     """
-    read = student.trunk.parameters_behind(student.trunk.returns)
+    read = student.trunk.parameters_behind(student.trunk.tapped)
     for name, parameter in student.trunk.named_parameters():
         parameter.requires_grad_(name in read)
 
 
-def _trunk_weights(state: Mapping[str, Tensor], trunk: Trunk) -> dict[str, Tensor]:
+def _branches(path: Path) -> SettledBranches | None:
+    """Where the tasks of the student in a folder part; None where they do not, or it is no student's."""
+    if not path.is_dir() or (config := read_config(path)).get("format") != FORMAT:
+        return None
+    branches: SettledBranches | None = described_student(path, config)["trunk"].get("branch")
+    return branches
+
+
+def _trunk_weights(state: Mapping[str, Tensor], trunk: Body) -> dict[str, Tensor]:
     """The tensors of a trunk in a state dict of a student, of a timm classifier, or of a bare trunk."""
     if any(key.startswith(_TRUNK) for key in state):
         return {key.removeprefix(_TRUNK): value for key, value in state.items() if not key.startswith(_HEADS)}
@@ -289,14 +314,14 @@ def _trunk_weights(state: Mapping[str, Tensor], trunk: Trunk) -> dict[str, Tenso
     return {key: value for key, value in state.items() if key not in ends}
 
 
-def _of_a_student(inputs: InputContract, trunk: Trunk) -> InputContract:
+def _of_a_student(inputs: InputContract, trunk: Body) -> InputContract:
     """What the weights expect of colours and numbers, at the trunk's own size and in torch's own form."""
     return replace(
         inputs,
         size=trunk.inputs.size,
         resize="squash",
         crop=1.0,
-        layout="nchw",
+        branches="nchw",
         dtype="float32",
         batch=None,
     )

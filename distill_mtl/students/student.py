@@ -1,4 +1,4 @@
-"""The student: one trunk that all tasks share, one head per task; and the registry of families of trunks.
+"""The student: a trunk that tasks share, one head per task; and the registry of families of trunks.
 
 A recipe's `student.model` is a name of the default family, timm, or `FAMILY:NAME`. A new family is one
 file in `families/`: build a module that follows the three conventions of `Backbone`, and say how.
@@ -6,11 +6,13 @@ file in `families/`: build a module that follows the three conventions of `Backb
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from distill_mtl.balance import Shared, Tree
 from distill_mtl.errors import StudentError, UserError
 from distill_mtl.machine_memory import within_memory
 from distill_mtl.networks.backbone import Backbone
@@ -23,24 +25,103 @@ FAMILIES: Registry[type["Trunk"]] = Registry("student family", "distill_mtl.stud
 DEFAULT_FAMILY = "timm"
 
 
-class Trunk(Backbone, ABC):
-    """Images in [0, 1] -> the shared features that heads and hints read, by name.
+class Body(Backbone):
+    """What stands between images and heads: images in [0, 1] -> the features that heads and hints read.
+
+    All tasks read the same features of a `Trunk`. A `SplitTrunk` has parts that serve some tasks only; `of` says what
+    a task reads.
 
     Args:
         model: the network, without a classifier.
         inputs: what it is trained on.
         name: of the architecture, within the family.
-        args: plain values with which `build` makes the same network again.
+        args: plain values with which the family's `build` makes the same network again.
 
     Attributes:
         family: name that a recipe uses.
     """
 
-    family: ClassVar[str]
+    family: str
 
     def __init__(self, model: nn.Module, inputs: InputContract, name: str, args: Mapping[str, Any]) -> None:
         super().__init__(model, inputs)
         self.name, self.args = name, dict(args)
+
+    @property
+    def parts(self) -> Mapping[str, tuple[str, ...]]:
+        """Name of each part that serves some tasks only, or all -> these tasks; empty where all tasks share all."""
+        return {}
+
+    @property
+    def tapped(self) -> tuple[str, ...]:
+        """The layers that `tap` was asked for."""
+        return self.returns
+
+    def alone(self, task: str) -> list[str]:
+        """The parts that serve this task only."""
+        return [part for part, tasks in self.parts.items() if tasks == (task,)]
+
+    def cut(self, images: Tensor, tasks: Sequence[str]) -> Shared | Tree:
+        """The features of images [B, 3, H, W] in [0, 1], cut where tasks part, for a balancing rule."""
+        return Shared(self(images), tasks)
+
+    def of(self, task: str, features: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The features of one task by layer, from what a forward pass gave, or from copies of it by the same names."""
+        return features
+
+    def only(self, tasks: Sequence[str]) -> "Body":
+        """The part of the body that serves these tasks."""
+        return self
+
+    def undecayed(self) -> list[str]:
+        """Names of the parameters that the network wants without weight decay."""
+        listed: set[str] = getattr(self.model, "no_weight_decay", set)()
+        return [f"model.{name}" for name in listed]
+
+    def from_whole(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state dict of `model` with the weights of one whole network of its architecture."""
+        return dict(state)
+
+    def describe(self) -> dict[str, Any]:
+        """What a student's config.json keeps."""
+        return {"family": self.family, "model": self.name, "args": self.args, "inputs": self.inputs.to_dict()}
+
+    @torch.enable_grad()
+    def parameters_behind(self, layers: Iterable[str], task: str | None = None) -> frozenset[str]:
+        """Names of the trainable parameters that the layers' outputs depend on, by a pass of a black image.
+
+        Args:
+            layers: names of layers.
+            task: whose layers; None: those of every task.
+
+        Raises:
+            UserError: there is no such layer, or its output cannot be read.
+        """
+        wanted = list(layers)
+        trainable = {name: value for name, value in self.named_parameters() if value.requires_grad}
+        if not wanted or not trainable:
+            return frozenset()
+        before = self.tapped
+        try:
+            self.tap((*before, *wanted))
+            with evaluating(self):
+                given = self(torch.zeros(1, 3, *self.inputs.size, device=self.preprocess.mean.device))
+            tasks = [task] if task is not None else list(dict.fromkeys(chain(*self.parts.values())))
+            read = [self.of(one, given)[layer] for one in tasks for layer in wanted]
+        finally:
+            self.tap(before)
+        read = read or [given[layer] for layer in wanted]
+        total = torch.stack([feature.float().sum() for feature in read]).sum()
+        gradients = torch.autograd.grad(total, list(trainable.values()), allow_unused=True)
+        return frozenset(
+            name for name, gradient in zip(trainable, gradients, strict=True) if gradient is not None
+        )
+
+
+class Trunk(Body, ABC):
+    """A body that all tasks share, and how a family makes it. The base class of families."""
+
+    family: ClassVar[str]
 
     @classmethod
     @abstractmethod
@@ -64,34 +145,6 @@ class Trunk(Backbone, ABC):
         inputs = InputContract.from_dict(entry["inputs"])
         return cls(cls.build(entry["model"], entry["args"]), inputs, entry["model"], entry["args"])
 
-    def describe(self) -> dict[str, Any]:
-        """What a student's config.json keeps."""
-        return {"family": self.family, "model": self.name, "args": self.args, "inputs": self.inputs.to_dict()}
-
-    @torch.enable_grad()
-    def parameters_behind(self, layers: Iterable[str]) -> frozenset[str]:
-        """Names of the trainable parameters that the layers' outputs depend on, by a pass of a black image.
-
-        Raises:
-            UserError: there is no such layer, or its output cannot be read.
-        """
-        wanted = list(layers)
-        trainable = {name: value for name, value in self.named_parameters() if value.requires_grad}
-        if not wanted or not trainable:
-            return frozenset()
-        before = self.returns
-        try:
-            self.tap((*before, *wanted))
-            with evaluating(self):
-                features = self(torch.zeros(1, 3, *self.inputs.size, device=self.preprocess.mean.device))
-        finally:
-            self.tap(before)
-        total = torch.stack([features[layer].float().sum() for layer in wanted]).sum()
-        gradients = torch.autograd.grad(total, list(trainable.values()), allow_unused=True)
-        return frozenset(
-            name for name, gradient in zip(trainable, gradients, strict=True) if gradient is not None
-        )
-
 
 def split_family(model: str) -> tuple[str, str]:
     """Family and name in a recipe's `student.model`."""
@@ -105,7 +158,7 @@ class Student(nn.Module):
     Training runs `trunk` and `heads` itself, to cut between them. Hint adapters are not part of it.
 
     Args:
-        trunk: shared by all tasks.
+        trunk: shared by all tasks, or with parts for some of them.
         kinds: task -> its kind, which makes the head.
 
     Attributes:
@@ -115,7 +168,7 @@ class Student(nn.Module):
         StudentError: a task's name cannot be used, or the trunk lacks what a head reads.
     """
 
-    def __init__(self, trunk: Trunk, kinds: Mapping[str, TaskKind]) -> None:
+    def __init__(self, trunk: Body, kinds: Mapping[str, TaskKind]) -> None:
         super().__init__()
         self.trunk = trunk
         self.kinds = dict(kinds)
@@ -139,4 +192,4 @@ class Student(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Logits of every task, as its head gives them."""
         features = self.trunk(images)
-        return {task: head(features) for task, head in self.heads.items()}
+        return {task: head(self.trunk.of(task, features)) for task, head in self.heads.items()}

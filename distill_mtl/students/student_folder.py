@@ -4,7 +4,7 @@
 registered with `FORMS`, so that a student's folder can be named wherever a trained network can.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired
 
@@ -27,12 +27,16 @@ from distill_mtl.networks.weights import (
     write_network,
 )
 from distill_mtl.reading import Remedy, fit
-from distill_mtl.students.student import DEFAULT_FAMILY, FAMILIES, Student, Trunk
+from distill_mtl.recipe.branches import mistakes_of_groups
+from distill_mtl.students.split_trunk import split_trunk
+from distill_mtl.students.student import DEFAULT_FAMILY, FAMILIES, Body, Student
 from distill_mtl.tasks.base import TaskKind, build_kind, import_kind
 
 FORMAT = "distill_mtl.student"
 
 VERSION = 1
+WITH_BRANCHES = 2
+"""Version of the config of a student whose tasks part; others stay readable by the versions before it."""
 _AGAIN = Remedy("Fetch the folder again, or write it again with the distill_mtl that wrote it.", StudentError)
 # What the kinds of tasks and timm's constructors make of values that nobody gives.
 _NOT_BUILT = (
@@ -57,6 +61,7 @@ class _TrunkConfig(TypedDict):
     model: str
     args: dict[str, Any]
     inputs: dict[str, Any]
+    branch: NotRequired[dict[str, list[list[str]]]]
 
 
 class _TaskConfig(TypedDict):
@@ -147,7 +152,7 @@ def save_student(
     folder = Path(folder)
     config = {
         "format": FORMAT,
-        "format_version": VERSION,
+        "format_version": WITH_BRANCHES if student.trunk.parts else VERSION,
         "trunk": student.trunk.describe(),
         "tasks": {task: kind.describe() for task, kind in student.kinds.items()},
         "extra": dict(extra or {}),
@@ -171,9 +176,10 @@ def read_student(folder: Path, config: Mapping[str, Any], *, trust: bool = False
     """
     if config.get("format") != FORMAT:
         raise StudentError(f"{folder} is not a student's folder: config.json has no `format: {FORMAT}`.")
-    if config.get("format_version") != VERSION:
+    if config.get("format_version") not in (VERSION, WITH_BRANCHES):
         raise StudentError(
-            f"{folder} has format version {config.get('format_version')}, this distill_mtl reads {VERSION}. "
+            f"{folder} has format version {config.get('format_version')}, this distill_mtl reads {VERSION} and "
+            f"{WITH_BRANCHES}. "
             "Load it with the distill_mtl that wrote it, or a later one."
         )
     described = described_student(folder, config)
@@ -183,7 +189,7 @@ def read_student(folder: Path, config: Mapping[str, Any], *, trust: bool = False
     heads = {task: entry.get("head") for task, entry in described["tasks"].items()}
     refuse_larger_than_weights((described["trunk"]["args"], heads), state, str(folder / CONFIG))
     try:
-        trunk = FAMILIES[described["trunk"]["family"]].restore(described["trunk"])
+        trunk = restore_body(described["trunk"], list(described["tasks"]))
         kinds: dict[str, TaskKind] = {task: build_kind(**entry) for task, entry in described["tasks"].items()}
         student = Student(trunk, kinds)
     except _NOT_BUILT as error:
@@ -192,6 +198,22 @@ def read_student(folder: Path, config: Mapping[str, Any], *, trust: bool = False
         ) from error
     load_exactly(student, state, str(folder))
     return student
+
+
+def restore_body(entry: Mapping[str, Any], tasks: Sequence[str]) -> Body:
+    """The body that `Body.describe` described, with random weights.
+
+    Raises:
+        StudentError: its tasks part in a way that is none.
+    """
+    whole = FAMILIES[entry["family"]].restore(entry)
+    branches = entry.get("branch")
+    if not branches:
+        return whole
+    for stage, groups in branches.items():
+        for text in mistakes_of_groups(groups, tasks):
+            raise StudentError(f"trunk.branch.{stage}: {text}")
+    return split_trunk(whole, branches, tasks)
 
 
 def described_student(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,8 +237,9 @@ class StudentForm(FolderForm):
 
         def view(task: str) -> BackboneNetwork:
             kind = student.kinds[task]
-            needs, head = kind.needs(student.trunk.shapes), student.heads[task]
-            return BackboneNetwork(student.trunk, head, needs, width=kind.outputs, dense=kind.dense)
+            trunk = student.trunk.only([task])
+            needs, head = kind.needs(trunk.shapes), student.heads[task]
+            return BackboneNetwork(trunk, head, needs, width=kind.outputs, dense=kind.dense)
 
         return Network(
             source,
@@ -267,6 +290,6 @@ def _card(student: Student, folder: Path) -> str:
     )
 
 
-def _as_student(trunk: Trunk) -> str:
+def _as_student(trunk: Body) -> str:
     """What `student.model` would say for this trunk."""
     return trunk.name if trunk.family == DEFAULT_FAMILY else f"{trunk.family}:{trunk.name}"

@@ -13,7 +13,7 @@ from distill_mtl.networks.backbone import POOLED
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.networks.modes import evaluating
 from distill_mtl.networks.weights import load_exactly, write_network
-from distill_mtl.students.student import DEFAULT_FAMILY, Student, Trunk
+from distill_mtl.students.student import DEFAULT_FAMILY, Body, Student
 
 # What describes an architecture in timm's pretrained_cfg; where its first weights came from does not.
 _KEPT = ("fixed_input_size", "pool_size", "first_conv", "classifier")
@@ -62,7 +62,7 @@ def save_timm_trunk(student: Student, folder: Path | str, *, card: str) -> None:
 
 def has_timm_head(student: Student, task: str) -> bool:
     """Whether timm's form can hold the task's head: it chooses a class, by one linear layer on the pooled vector."""
-    if student.trunk.family != DEFAULT_FAMILY or not student.kinds[task].exclusive:
+    if student.trunk.family != DEFAULT_FAMILY or student.trunk.parts or not student.kinds[task].exclusive:
         return False
     try:
         _equal_classifier(student, task)
@@ -72,6 +72,10 @@ def has_timm_head(student: Student, task: str) -> bool:
 
 
 def _refuse_other_families(student: Student) -> None:
+    if student.trunk.parts:
+        raise UserError(
+            "its tasks part in the trunk, so it is no single network of timm. Name one task with --only: its path is."
+        )
     if student.trunk.family != DEFAULT_FAMILY:
         raise UserError(
             f"its trunk is of the family {student.trunk.family}, which timm does not have. Use another form."
@@ -117,7 +121,7 @@ def _linear(student: Student, task: str) -> nn.Linear:
     return linear
 
 
-def _config(trunk: Trunk, classes: Sequence[str]) -> dict[str, Any]:
+def _config(trunk: Body, classes: Sequence[str]) -> dict[str, Any]:
     """timm's config.json; without classes that of a network without a classifier."""
     inputs = trunk.inputs
     cfg = {key: value for key, value in trunk.model.pretrained_cfg.items() if key in _KEPT}

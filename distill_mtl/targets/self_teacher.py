@@ -84,7 +84,7 @@ class SelfTeacher:
         with self._autocast():
             features = self._copy.trunk(seen(images, union))
             for task, mine in rows.items():
-                logits = self._copy.heads[task](only(features, union, mine))
+                logits = self._copy.heads[task](self._copy.trunk.of(task, only(features, union, mine)))
                 targets[task] = Target(
                     mine.to(images.device, non_blocking=True), TeacherOutput(logits.float(), {})
                 )

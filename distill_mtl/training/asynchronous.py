@@ -20,8 +20,9 @@ Named = dict[str, nn.Parameter]
 class Asynchronous:
     """Gradients of parts that do not step yet.
 
-    The parts are the trunk with the balancing rule's own parameters, and each task's head with its loss terms.
-    A task counts the rows that have a label or a target for it, the trunk every row with anything to learn.
+    The parts are the trunk with the balancing rule's own parameters, and each task's head with its loss terms; of a
+    trunk in parts each part by itself. A task counts the rows that have a label or a target for it, the trunk every row
+    with anything to learn, and a part of it every row with anything to learn for one of its tasks.
 
     Args:
         objective: whose parameters step.
@@ -32,9 +33,13 @@ class Asynchronous:
     """
 
     def __init__(self, objective: Objective, section: AsynchronousSection) -> None:
-        shared = {**_named(objective.student.trunk, "trunk"), **_named(objective.rule, "rule")}
-        self._parts: dict[str, Named] = {TRUNK: shared}
+        trunk = objective.student.trunk
+        shared = _named(trunk, "trunk") if not trunk.parts else {}
+        self._parts: dict[str, Named] = {TRUNK: {**shared, **_named(objective.rule, "rule")}}
         self._thresholds = {TRUNK: section.trunk}
+        for part in trunk.parts:
+            self._parts[_part(part)] = _named(trunk.model.get_submodule(part), f"trunk.model.{part}")
+            self._thresholds[_part(part)] = section.trunk
         for task, head in objective.student.heads.items():
             terms = _named(objective.terms[task], f"terms.{task}")
             self._parts[_of(task)] = {**_named(head, f"heads.{task}"), **terms}
@@ -52,7 +57,11 @@ class Asynchronous:
         Args:
             counts: rows of the step. Every gradient is a mean over them, averaged over processes.
         """
-        of_part = {TRUNK: counts.total, **{_of(task): rows for task, rows in counts.rows.items()}}
+        of_part = {
+            TRUNK: counts.total,
+            **{_part(part): rows for part, rows in counts.parts.items()},
+            **{_of(task): rows for task, rows in counts.rows.items()},
+        }
         for part, named in self._parts.items():
             self.rows[part] += of_part[part]
             for name, parameter in named.items():
@@ -75,6 +84,10 @@ class Asynchronous:
         parameters = {name: value for named in self._parts.values() for name, value in named.items()}
         self.rows = dict(state["rows"])
         self._sums = {name: sum_.to(parameters[name].device) for name, sum_ in state["sums"].items()}
+
+
+def _part(name: str) -> str:
+    return f"{TRUNK}.{name}"
 
 
 def _of(task: str) -> str:

@@ -1,8 +1,10 @@
 """Which balancing rule a run takes, and why: where the method that weights the tasks' gradients is chosen."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from distill_mtl.balance import Rule, make_rule
+from distill_mtl.balance.gradnorm import GradNorm
+from distill_mtl.balance.gramian_rule import GramianRule
 from distill_mtl.balance.loss_rule import LossRule
 from distill_mtl.data import Sources
 from distill_mtl.distillation.stages import Schedule
@@ -11,9 +13,12 @@ from distill_mtl.errors import RecipeError
 from distill_mtl.recipe import Recipe
 from distill_mtl.training.target_providers import self_taught
 
+Parts = Mapping[str, Sequence[str]]
+"""Part of a trunk -> the tasks that it serves."""
+
 
 def choose_rule(
-    recipe: Recipe, schedule: Schedule, teachers: Container[str], sources: Sources
+    recipe: Recipe, schedule: Schedule, teachers: Container[str], sources: Sources, parts: Parts | None = None
 ) -> tuple[Rule, str]:
     """The balancing rule of a recipe and why it was taken.
 
@@ -21,6 +26,13 @@ def choose_rule(
     row, in every stage; without them it would only see which task has how many rows. A self-teacher does
     not count: before the first freeze it gives no targets, and then it answers as the student does, so that its
     gradient is nearly zero. Parts that step by their own counts never take the step that a Gramian was for.
+
+    Args:
+        recipe: as loaded.
+        schedule: its stages.
+        teachers: tasks with a teacher.
+        sources: the data sets.
+        parts: of the student's trunk, with the tasks of each; none where all share the whole of it.
 
     Raises:
         RecipeError: a rule that needs such cover was asked for by name, and a task lacks it; or one that
@@ -34,10 +46,11 @@ def choose_rule(
             for stage in schedule.stages
         )
     ]
+    alone = bool(parts) and all(len(tasks) == 1 for tasks in (parts or {}).values())
     asynchronous = recipe.training.asynchronous is not None
     method, options = recipe.balance.method, recipe.balance.options
     if method == "auto":
-        method = "uniform" if bare or asynchronous or len(recipe.tasks) == 1 else "mgda_ub"
+        method = "uniform" if bare or asynchronous or alone or len(recipe.tasks) == 1 else "mgda_ub"
         if len(recipe.tasks) == 1:
             why = "there is one task"
         elif bare:
@@ -46,6 +59,8 @@ def choose_rule(
             )
         elif asynchronous:
             why = "with training.asynchronous the parts do not step together"
+        elif alone:
+            why = "no two tasks share a part of the trunk"
         else:
             why = "every row has a label or a teacher for every task"
         reason = f"balance: {method} (auto: {why})"
@@ -60,6 +75,11 @@ def choose_rule(
             f"balance.method: {method} chooses one step for all tasks from the gradients of a batch, and with "
             "training.asynchronous trunk and heads step at different times, from several batches. Use a rule that "
             "weights losses (uniform, fixed, uncertainty, geometric, gradnorm), or remove training.asynchronous."
+        )
+    if alone and isinstance(rule, GramianRule | GradNorm):
+        raise RecipeError(
+            f"balance.method: {method} compares the gradients of tasks that share a part of the trunk, and with this "
+            "student.branch no two do. Let them part later, or use uniform, fixed, uncertainty or geometric."
         )
     if rule.needs_coverage and bare:
         raise RecipeError(

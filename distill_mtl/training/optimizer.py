@@ -115,8 +115,7 @@ def build_optimizer(objective: Objective, section: OptimizerSection) -> Optimize
         objective: whose parameters step.
         section: settled, but for a rate that is `auto`.
     """
-    listed: set[str] = getattr(objective.student.trunk.model, "no_weight_decay", set)()
-    undecayed = [f"trunk.model.{name}" for name in listed]
+    undecayed = [f"trunk.{name}" for name in objective.student.trunk.undecayed()]
     decay = section.weight_decay
     assert decay != "auto"
     assert section.momentum != "auto"

@@ -87,12 +87,11 @@ def _trains(
 ) -> frozenset[str] | None:
     if section.train is None:
         return None
-    guided = [
-        pair.student
+    guided = {
+        task: [pair.student for pair in config.hints]
         for task, config in loss_configs.items()
         if any(term.uses_layers and config.weight(term) > 0 for term in terms[task])
-        for pair in config.hints
-    ]
+    }
     names: frozenset[str] = frozenset()
     for position, part in enumerate(section.train):
         try:
@@ -122,15 +121,21 @@ def _refuse_idle(
         reached |= named_parameters(student, {task: of_task}, "adapters")
         if any(term.uses_logits for term in of_task):
             reached |= named_parameters(student, terms, f"heads:{task}")
-            reached |= named_parameters(student, terms, "trunk")
+            reached |= _path(student, terms, task)
         if any(term.uses_layers for term in of_task):
             layers = [pair.student for pair in stage.loss_configs[task].hints]
-            reached |= named_parameters(student, terms, "guided", layers)
+            reached |= named_parameters(student, terms, "guided", {task: layers})
     if not stage.trains & reached:
         raise RecipeError(
             f"{key}.train: nothing would train: the stage's losses reach no part of "
             f"{', '.join(section.train or [])}. Name a part that they reach, or give another term a weight."
         )
+
+
+def _path(student: Student, terms: Terms, task: str) -> frozenset[str]:
+    """The parameters of the trunk on a task's path."""
+    parts = [f"trunk:{part}" for part, tasks in student.trunk.parts.items() if task in tasks]
+    return frozenset().union(*(named_parameters(student, terms, part) for part in parts or ["trunk"]))
 
 
 def _terms_with_rows(recipe: Recipe, terms: Sequence[Term], config: LossConfig, task: str) -> list[Term]:

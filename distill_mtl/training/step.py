@@ -35,7 +35,7 @@ class StepReport:
     Attributes:
         counts: rows of the step.
         terms: task -> term -> weighted value, this process's share of the mean over global rows.
-        weights: task -> weight that the rule chose in the last micro-batch.
+        weights: task, of a student in parts NODE/TASK -> weight that the rule chose in the last micro-batch.
         rate: learning rate of the student.
         used: task -> the terms of its loss, and the rows that each is about.
         gates: tasks with a gate.
@@ -97,8 +97,13 @@ class StepReport:
         for task, share in zip(gated, summed[len(rows) :], strict=True):
             values[task]["gated"] = share
         for task, named in values.items():
-            if task in self.weights:
-                named["weight"] = self.weights[task]
+            # Of a student in parts a weight belongs to a node and a task: "root/depth".
+            of_task = {
+                name: weight for name, weight in self.weights.items() if name.rpartition("/")[2] == task
+            }
+            named |= {
+                f"weight/{name.rpartition('/')[0]}".rstrip("/"): weight for name, weight in of_task.items()
+            }
         return values
 
 
@@ -155,6 +160,7 @@ class Trainer:
             batches,
             taught,
             stage.loss_configs,
+            parts=self.objective.student.trunk.parts,
             world=self.accelerator.num_processes,
             reduce=self._sum_over_processes,
         )

@@ -82,7 +82,7 @@ def damage(folder: Path, **entries: object) -> None:
     ("entries", "complaint"),
     [
         ({"format": "timm"}, "not a student's folder"),
-        ({"format_version": 2}, "version 2.* 1\\."),
+        ({"format_version": 3}, "version 3.* 2\\."),
         ({"tasks": {"left": {"classes": ["a"]}}}, r"config\.json, "),
         ({"tasks": {"left": {"kind": "poetry", "classes": ["a", "b"]}}}, "unknown kind of task 'poetry'"),
         ({"trunk": {"family": "timm"}}, r"config\.json, "),

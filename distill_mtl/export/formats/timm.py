@@ -72,9 +72,9 @@ def _parity(student: Student, model: Any, task: str | None, rows: Sequence[Pictu
 def _card(request: ExportRequest, what: str) -> str:
     """README.md of the folder."""
     whole = request.source.load().student
-    trunk = whole.trunk
+    trunk = request.student.trunk if whole.trunk.parts else whole.trunk
     parameters = dict(trunk.named_parameters())
-    unread = set(parameters) - trunk.parameters_behind(trunk.returns)
+    unread = set(parameters) - trunk.parameters_behind(trunk.tapped)
     numbers = sum(parameter.numel() for parameter in parameters.values())
     idle = (
         f"\n{sum(parameters[name].numel() for name in unread):,} of its {numbers:,} "
