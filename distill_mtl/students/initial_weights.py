@@ -321,7 +321,7 @@ def _of_a_student(inputs: InputContract, trunk: Body) -> InputContract:
         size=trunk.inputs.size,
         resize="squash",
         crop=1.0,
-        branches="nchw",
+        layout="nchw",
         dtype="float32",
         batch=None,
     )
