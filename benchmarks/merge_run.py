@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,6 @@ from merge_sets import MERGES, ROOT, Merge, long_form, overrides, recipe_of, wri
 
 from distill_mtl.data import Sources
 from distill_mtl.distillation.objective import Objective
-from distill_mtl.jobs.distill import distill
 from distill_mtl.jobs.one_teacher import train_teacher
 from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.students.initial_weights import build_student
@@ -38,7 +38,6 @@ from distill_mtl.students.student import Student
 from distill_mtl.students.student_folder import load_student, save_student
 from distill_mtl.targets.facts import Teachers
 from distill_mtl.tasks.base import TaskKind
-from distill_mtl.training.loop import TrainingLoop
 from distill_mtl.training.parts import build, build_sources, build_teachers
 from distill_mtl.training.processes import start_accelerator
 from distill_mtl.training.step import Trainer
@@ -154,17 +153,19 @@ def student_of(recipe: Recipe, teachers: Teachers, kinds: Mapping[str, TaskKind]
 
 
 def train_ours(file: Path, sets: Sequence[str], out: Path) -> dict[str, Any]:
-    """A run of ours; CPU seconds of its loop alone, and of all that came before it."""
+    """A run of ours; CPU seconds of its training (with the search of its rate), and of all that came before it."""
     clock: dict[str, float] = {}
-    whole = TrainingLoop.run
+    job = import_module("distill_mtl.jobs.distill")
+    whole = job._train
 
-    def timed(loop: TrainingLoop) -> None:
+    def timed(*arguments: Any, **named: Any) -> Any:
         clock["start_seconds"] = time.process_time()
-        whole(loop)
+        result = whole(*arguments, **named)
         clock["cpu_seconds"] = time.process_time() - clock["start_seconds"]
+        return result
 
-    TrainingLoop.run = timed  # type: ignore[method-assign]
-    distill(file, sets, out=out, overwrite=out.exists())
+    job._train = timed  # type: ignore[attr-defined]
+    job.distill(file, list(sets), out=out, overwrite=out.exists())
     shutil.rmtree(out / "checkpoints")
     return dict(clock)
 
