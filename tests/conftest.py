@@ -55,6 +55,14 @@ def short_runs() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _the_same_on_every_processor() -> Iterator[None]:
+    """Runs in this process train in fp32 where their recipes do not say otherwise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("distill_mtl.training.processes.cpu_has_bf16", lambda: False)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)

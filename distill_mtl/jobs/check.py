@@ -11,7 +11,7 @@ from distill_mtl.display import console_of
 from distill_mtl.jobs.arguments import as_recipe, recipe_place
 from distill_mtl.recipe import Recipe
 from distill_mtl.training.parts import build
-from distill_mtl.training.processes import reader_workers, start_accelerator
+from distill_mtl.training.processes import reader_workers, start_accelerator, start_processes
 
 
 def check(
@@ -40,9 +40,9 @@ def check(
         KeyboardInterrupt: interrupted before the check was finished. Nothing was trained.
     """
     loaded = as_recipe(recipe, overrides)
-    accelerator = start_accelerator(loaded.training)
-    console = console_of(console, first=accelerator.is_main_process)
+    console = console_of(console, first=start_processes().is_main_process)
     parts = build(loaded)
+    accelerator = start_accelerator(parts.recipe.training)
     if accelerator.is_main_process:
         if deep:
             workers = reader_workers(loaded.training.workers, accelerator.device)

@@ -39,7 +39,7 @@ from distill_mtl.training.checkpoint import Session, run_bytes
 from distill_mtl.training.find_rate import find_rate
 from distill_mtl.training.loop import TrainingLoop, micro_batches
 from distill_mtl.training.parts import Parts, build
-from distill_mtl.training.processes import as_trained, start_accelerator
+from distill_mtl.training.processes import as_trained, start_accelerator, start_processes
 from distill_mtl.training.run_folder import (
     RunFolder,
     describe_teachers,
@@ -94,16 +94,17 @@ def distill(
     if resume and overwrite:
         raise UserError("--resume continues the run, --overwrite deletes it. Choose one.")
     recipe = as_recipe(recipe, [*overrides, *(LABELS_ONLY if labels_only else ())])
-    accelerator = start_accelerator(recipe.training)
-    console = console_of(console, first=accelerator.is_main_process)
+    state = start_processes()
+    console = console_of(console, first=state.is_main_process)
     folder = RunFolder(Path(out) if out is not None else Path("runs") / (recipe.name or "run"))
-    if accelerator.is_main_process:
+    if state.is_main_process:
         refuse_unwritable(folder.path, "--out", folder=True)
     if resume:
         recipe = folder.decided(recipe)
     folder.refuse(dump_recipe(recipe), resume=resume, overwrite=overwrite)
 
     parts = build(recipe)
+    accelerator = start_accelerator(parts.recipe.training)
     needed = run_bytes(state_bytes(parts.student), recipe.training, begun=resume)
     refuse_full_disks({folder.path: needed}, f"--out {folder.path}")
     if resume:

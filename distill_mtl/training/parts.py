@@ -39,7 +39,7 @@ from distill_mtl.training.choose_views import choose_views
 from distill_mtl.training.initialisation import initial_heads, initialisation_in_words
 from distill_mtl.training.loss_terms import admit_terms, loss_configs_of, terms_of
 from distill_mtl.training.optimizer import settle_average, settle_optimizer
-from distill_mtl.training.processes import share_of_machine
+from distill_mtl.training.processes import settle_precision, share_of_machine
 from distill_mtl.training.schedule import build_schedule
 from distill_mtl.training.target_providers import (
     SelfTeacherSchedule,
@@ -158,7 +158,7 @@ def build(recipe: Recipe) -> Parts:
         teacher_inputs={task: card.inputs for task, card in teachers.cards.items()},
         initial_heads=heads,
     )
-    recipe = settle_optimizer(recipe, student.trunk)
+    recipe = settle_optimizer(settle_precision(recipe, student.trunk), student.trunk)
     inputs = [student.trunk.inputs, *(card.inputs for card in teachers.cards.values())]
     recipe = choose_views(recipe, kinds, canonical_size(inputs))
     sources = build_sources(recipe, kinds, inputs)

@@ -16,10 +16,14 @@ from torch import distributed, nn
 
 from distill_mtl.data.batch import ProcessShare
 from distill_mtl.errors import UserError
+from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import TrainingSection
 
 Module = TypeVar("Module", bound=nn.Module)
 Precision = Literal["no", "fp16", "bf16"]
+WIDE = 192
+"""Rows and columns of a matrix from which products in bf16 are faster on a CPU."""
+_KEYS_BEFORE = 6
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 
 
@@ -38,10 +42,7 @@ def start_accelerator(training: TrainingSection, *, shares_steps: bool = True) -
     _refuse_unseen_processes()
     precision = _precision(training.precision)
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
-        raise UserError(
-            f"training.precision: this process has already trained in {_shown(AcceleratorState().mixed_precision)}, "
-            f"and Accelerate keeps one precision per process. Start a new process for {_shown(precision)}."
-        )
+        AcceleratorState._reset_state()  # Accelerate keeps one precision per process, and a program may train twice
     # One-by-one kernels have no memory order of their own; DDP takes the difference for one.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     accelerator = Accelerator(
@@ -174,15 +175,63 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed((seed * 1_000_003 + step) * 1_009 + rank)
 
 
+def settle_precision(recipe: Recipe, trunk: nn.Module) -> Recipe:
+    """The recipe with `training.precision` decided: bf16 where this machine's kernels for the trunk are faster with it.
+
+    On a GPU wherever it has bf16. On a CPU by what was measured (docs/training.md), not by a timing, which could change
+    from run to run.
+
+    Args:
+        recipe: as loaded, nothing of its optimizer decided yet.
+        trunk: of the student.
+    """
+    if recipe.training.precision != "auto":
+        return recipe
+    if torch.cuda.is_available() and not _on_cpu():
+        low = torch.cuda.is_bf16_supported()
+    else:
+        low = cpu_has_bf16() and has_dense_layers(trunk) and not _from_before(recipe)
+    training = recipe.training.model_copy(update={"precision": "bf16" if low else "fp32"})
+    return recipe.model_copy(update={"training": training})
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the processor multiplies in bf16; others only imitate it, at a loss."""
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def has_dense_layers(trunk: nn.Module) -> bool:
+    """Whether a trunk's time goes to kernels that bf16 speeds up on a CPU.
+
+    These are convolutions over all channels, and products with wide matrices. Depthwise convolutions and narrow
+    matrices lose more by the change of type than they gain.
+    """
+    dense, all_weights = 0, 0
+    for layer in trunk.modules():
+        if isinstance(layer, nn.Conv2d):
+            if layer.groups > 1:
+                return False
+            dense += layer.weight.numel()
+            all_weights += layer.weight.numel()
+        elif isinstance(layer, nn.Linear):
+            dense += layer.weight.numel() if min(layer.weight.shape) >= WIDE else 0
+            all_weights += layer.weight.numel()
+    return 2 * dense > all_weights
+
+
+def _from_before(recipe: Recipe) -> bool:
+    """Whether a recipe was resolved before `optimizer` had a name: then `auto` was fp32 on every CPU."""
+    return (
+        len(recipe.optimizer.model_fields_set) == _KEYS_BEFORE
+        and "name" not in recipe.optimizer.model_fields_set
+    )
+
+
 def _precision(wanted: str) -> Precision:
     gpu = torch.cuda.is_available() and not _on_cpu()
-    if wanted == "auto":
+    if wanted == "auto":  # of a job that trains nothing
         return "bf16" if gpu and torch.cuda.is_bf16_supported() else "no"
     if wanted == "fp16" and not gpu:
         raise UserError("training.precision: fp16 needs a GPU. Use bf16, fp32 or auto.")
     return {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}[wanted]  # type: ignore[return-value]
-
-
-def _shown(precision: str) -> str:
-    """The recipe's precision, as Accelerate names it."""
-    return "fp32" if precision == "no" else precision

@@ -22,6 +22,7 @@ EXACT = (
     "--set=student.args.norm_layer=groupnorm1",
     "--set=training.batch_size=48",
     "--set=optimizer.lr=3e-4",
+    "--set=training.precision=fp32",
     "--set=training.log_every=1",
     "--set=evaluation.bootstrap=100",
     "--set=acceptance=100",

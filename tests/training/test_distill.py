@@ -1,7 +1,10 @@
 import io
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ import toy_world
 from rich.console import Console
 
 from distill_mtl import distill, evaluate, load_recipe, load_student
+from distill_mtl.balance import Shared
 from distill_mtl.errors import UserError
 from distill_mtl.evaluation import (
     Comparison,
@@ -240,10 +244,27 @@ def test_the_share_of_harmed_tasks_is_logged_on_request(recipe: Path, tmp_path: 
     assert all(0 <= line["harmed"] <= 1 for line in lines if "harmed" in line)
 
 
-def test_another_precision_in_the_same_process_is_refused_in_words(recipe: Path, tmp_path: Path) -> None:
-    distill(load_recipe(recipe), out=tmp_path / "fp32", console=QUIET)
-    with pytest.raises(UserError, match="training.precision: .*fp32"):
-        distill(load_recipe(recipe, ["training.precision=bf16"]), out=tmp_path / "bf16", console=QUIET)
+def test_a_process_may_train_again_in_another_precision(recipe: Path, tmp_path: Path) -> None:
+    for precision, half in (("fp32", False), ("bf16", True)):
+        wanted = load_recipe(recipe, [f"training.precision={precision}", "training.steps=1"])
+        with seen_dtypes() as dtypes:
+            distill(wanted, out=tmp_path / precision, console=QUIET)
+        assert (torch.bfloat16 in dtypes) == half
+
+
+@contextmanager
+def seen_dtypes() -> Iterator[set[torch.dtype]]:
+    """Types of the features at which rules cut, in the block."""
+    seen: set[torch.dtype] = set()
+    with pytest.MonkeyPatch.context() as patch:
+        before = Shared.__init__
+
+        def noting(self: Shared, features: Any, tasks: Any) -> None:
+            before(self, features, tasks)
+            seen.update(feature.dtype for feature in self.features)
+
+        patch.setattr(Shared, "__init__", noting)
+        yield seen
 
 
 def test_half_precision_on_the_cpu_is_refused(recipe: Path, tmp_path: Path) -> None:
