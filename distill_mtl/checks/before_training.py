@@ -21,6 +21,7 @@ from distill_mtl.data.augmentation import jitter_colors
 from distill_mtl.distillation.counts import count_rows
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.errors import ShardError, UserError
+from distill_mtl.evaluation.cost import networks_run, node_costs
 from distill_mtl.training.broken_loss import causes
 from distill_mtl.training.parts import Parts
 from distill_mtl.training.processes import as_trained
@@ -73,9 +74,19 @@ def _student_line(parts: Parts) -> str:
     trunk = parts.student.trunk
     height, width = trunk.inputs.size
     parameters = sum(parameter.numel() for parameter in parts.student.parameters())
-    return (
+    line = (
         f"student: {trunk.name} at {height} x {width} pixels, {parameters:,} parameters with its heads, "
         f"{parts.begins}"
+    )
+    nodes = node_costs(parts.student, trunk.inputs.size)
+    if not nodes:
+        return line
+    words = "; ".join(
+        f"{name} from {node.begins}: {node.parameters / 1e6:.2f} M parameters, {node.flops / 1e6:.1f} MFLOPs"
+        for name, node in nodes.items()
+    )
+    return (
+        f"{line}\nits trunk is in {len(nodes)} parts and runs as {networks_run(nodes):.2f} networks: {words}"
     )
 
 

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from distill_mtl.evaluation.memory import machine, peak_memory
-from distill_mtl.evaluation.result import Cost, Costs, HeadCost
+from distill_mtl.evaluation.result import Cost, Costs, HeadCost, NodeCost
 from distill_mtl.networks.modes import evaluating
+from distill_mtl.students.split_trunk import SplitTrunk
 from distill_mtl.teachers.shared_trunks import JoinedTeachers
 from distill_mtl.teachers.teacher import Teacher
 
@@ -78,6 +79,7 @@ def compare_costs(
         teachers=reduce(Cost.__add__, [cost[id(run)] for run in runs]) if runs else None,
         each={task: cost[id(teacher)] for task, teacher in teachers.items()},
         heads=head_costs(student, size, mine, device),
+        nodes=node_costs(student, size, mine, device),
         machine=machine(device) + (_BUSY if measured.unrest > _RESTLESS else ""),
     )
 
@@ -161,6 +163,52 @@ def head_costs(
         )
         for task, head in heads.items()
     }
+
+
+def node_costs(
+    student: nn.Module, size: tuple[int, int], whole: Cost | None = None, device: torch.device | str = "cpu"
+) -> dict[str, NodeCost]:
+    """The parameters of each part of the trunk, and its FLOPs for one image, by name, parents first.
+
+    Args:
+        student: a `Student`, or a module that holds one; of any other, and of a student whose tasks share the whole
+            trunk, there are no parts.
+        size: height and width of the image.
+        whole: cost of the student; None: shares are those of the trunk.
+        device: where the student is.
+    """
+    trunk = next((module for module in student.modules() if isinstance(module, SplitTrunk)), None)
+    if trunk is None:
+        return {}
+    counted: dict[str, tuple[int, int]] = {}
+    with torch.no_grad(), evaluating(student):
+        steps = trunk.model.walk(trunk.preprocess(_images(1, size, torch.device(device))))
+        for node in trunk.nodes:
+            with _flop_counter() as counter:
+                next(steps)
+            part = trunk.model[node.name]
+            counted[node.name] = sum(p.numel() for p in part.parameters()), counter.get_total_flops()
+    if whole is None:
+        whole = Cost(*map(sum, zip(*counted.values(), strict=True)), None, 0.0)
+    return {
+        node.name: NodeCost(
+            **vars(HeadCost.of(*counted[node.name], whole)),
+            tasks=list(node.tasks),
+            parent=node.parent,
+            begins=trunk.model.chain.steps[node.start].name,
+        )
+        for node in trunk.nodes
+    }
+
+
+def networks_run(nodes: Mapping[str, NodeCost]) -> float:
+    """FLOPs of all parts of a trunk as a multiple of one task's path: 1 where all is shared, T where nothing is."""
+    paths = [
+        sum(node.flops for node in nodes.values() if task in node.tasks)
+        for task in dict.fromkeys(task for node in nodes.values() for task in node.tasks)
+    ]
+    total = sum(node.flops for node in nodes.values())
+    return total / max(paths) if any(paths) else 1.0
 
 
 @contextmanager

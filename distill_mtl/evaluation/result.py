@@ -230,6 +230,21 @@ class HeadCost:
         )
 
 
+@dataclass(frozen=True, config=_PART)
+class NodeCost(HeadCost):
+    """The share of one part of a student's trunk that some of its tasks run through.
+
+    Attributes:
+        tasks: that run through it.
+        parent: the part that it reads; None: it reads the image.
+        begins: its first stage.
+    """
+
+    tasks: list[str] = Field(default_factory=list)
+    parent: str | None = None
+    begins: str = ""
+
+
 @dataclass(frozen=True, kw_only=True, config=_PART)
 class Costs:
     """The cost of a student and of the teachers that it replaces, measured on one machine in one go.
@@ -239,6 +254,7 @@ class Costs:
         teachers: all together, one after the other; None where there is none.
         each: by task, its teacher alone.
         heads: by task, what its head takes of the student; empty where the student does not show its heads.
+        nodes: by name, what each part of the trunk takes, parents first; empty where all tasks share the trunk.
         machine: a description, also whether it was busy; None: unknown.
     """
 
@@ -246,6 +262,7 @@ class Costs:
     teachers: Cost | None
     each: dict[str, Cost] = Field(default_factory=dict)
     heads: dict[str, HeadCost] = Field(default_factory=dict)
+    nodes: dict[str, NodeCost] = Field(default_factory=dict)
     machine: str | None = None
 
 

@@ -8,10 +8,12 @@ from rich.console import Console
 
 from distill_mtl.display import output
 from distill_mtl.errors import ExportError
+from distill_mtl.evaluation.cost import node_costs
 from distill_mtl.export.export_format import FORMATS, ExportRequest, find_student, only_tasks
 from distill_mtl.files import refuse_full_disks, refuse_unwritable
 from distill_mtl.jobs.arguments import as_names, refuse_below
 from distill_mtl.networks.weights import state_bytes
+from distill_mtl.students.student import Student
 
 
 def export_student(
@@ -86,6 +88,8 @@ def export_student(
     chosen.refuse_missing()
     source = find_student(Path(folder), trust=trust)
     student = only_tasks(source.load(), tasks)
+    if tasks is not None:
+        _say_saved(source.load().student, student, console or output())
     name = "-".join([source.name, *(student.kinds if tasks is not None else ()), *(["int8"] if int8 else [])])
     place = out or source.run / "export" / f"{name}{chosen.ending}"
     refuse_unwritable(place, "--out", folder=chosen.writes_folder)
@@ -110,6 +114,20 @@ def export_student(
         )
     )
     return place
+
+
+def _say_saved(whole: Student, part: Student, console: Console) -> None:
+    """Of a trunk in parts, those that no exported task runs through are left out."""
+    nodes = node_costs(whole, whole.trunk.inputs.size)
+    left = {name: node for name, node in nodes.items() if not part.kinds.keys() & set(node.tasks)}
+    if left:
+        total, saved = (sum(node.flops for node in some.values()) for some in (nodes, left))
+        console.print(
+            f"left out of the trunk: {', '.join(left)}; saves {saved / 1e6:.1f} of {total / 1e6:.1f} MFLOPs for an "
+            "image, heads not counted",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _refuse_meaningless(to: str, asked: Sequence[str]) -> None:

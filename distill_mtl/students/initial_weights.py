@@ -20,8 +20,8 @@ from distill_mtl.networks.inputs import InputContract, Preprocess
 from distill_mtl.networks.network import chosen_task
 from distill_mtl.networks.weights import CONFIG, load_exactly, network_folder, read_config, read_weights
 from distill_mtl.recipe.schema import INITS, StudentSection, TaskSection
-from distill_mtl.students.owners import SettledBranches, in_words
-from distill_mtl.students.split_trunk import SplitTrunk, split_trunk
+from distill_mtl.students.owners import SettledBranches, in_words, only, serves
+from distill_mtl.students.split_trunk import split_trunk
 from distill_mtl.students.student import DEFAULT_FAMILY, FAMILIES, Body, Student, split_family
 from distill_mtl.students.student_folder import FORMAT, described_student
 from distill_mtl.tasks.base import TaskKind
@@ -78,11 +78,15 @@ class InitialStudent:
     tasks: Mapping[str, Mapping[str, Any]]
     branches: SettledBranches | None = None
 
-    def settle(self, section: StudentSection) -> StudentSection:
+    def settle(self, section: StudentSection, tasks: Sequence[str]) -> StudentSection:
         """The section with this student's architecture, size and branches where it names none.
 
+        Args:
+            section: of the new student.
+            tasks: of the new student.
+
         Raises:
-            StudentError: it names another architecture.
+            StudentError: it names another architecture, or a new task has no place in the branches.
         """
         model = section.model or self.model
         if _architecture(model) != _architecture(self.model):
@@ -95,7 +99,14 @@ class InitialStudent:
         args = section.args or {
             key: value for key, value in self.args.items() if key != _FIXED or height_width == self.size
         }
-        branch = section.branch if section.branch is not None else self.branches
+        branch = section.branch
+        if branch is None and self.branches is not None:
+            if new := [task for task in tasks if task not in self.tasks]:
+                raise StudentError(
+                    f"student.init: the tasks of {self.folder} part in the trunk ({in_words(self.branches)}), and "
+                    f"{', '.join(new)} has no place there. Write a `branch` with all tasks."
+                )
+            branch = only(self.branches, tasks) or None
         return section.model_copy(
             update={"model": model, "input_size": size, "args": dict(args), "branch": branch}
         )
@@ -182,7 +193,7 @@ def build_student(
         try:
             trunk = FAMILIES[family].create(name, section.args, size, pretrained=section.init == "pretrained")
             body = trunk if section.branch is None else split_trunk(trunk, section.branch, list(kinds))
-            load_initial(body, section.init, teacher_folders or {}, teacher_inputs or {})
+            load_initial(body, section.init, teacher_folders or {}, teacher_inputs or {}, list(kinds))
             student = Student(body, kinds)
             for task, source in (initial_heads or {}).items():
                 load_initial_head(student.heads[task], kinds[task], task, source)
@@ -200,6 +211,7 @@ def load_initial(
     init: str,
     teacher_folders: Mapping[str, Path],
     teacher_inputs: Mapping[str, InputContract],
+    tasks: Sequence[str] = (),
 ) -> None:
     """Fill a trunk's weights as `student.init` says. Of a trunk in parts every part gets its stages.
 
@@ -212,6 +224,7 @@ def load_initial(
         teacher_folders: task -> its teacher's folder, or file of weights.
         teacher_inputs: task -> what its teacher wants to see, as the recipe may have corrected it; where it is
             not named, the folder's word is taken.
+        tasks: of the student.
 
     Raises:
         StudentError: there is no such teacher or file, or it has another architecture.
@@ -226,7 +239,7 @@ def load_initial(
             raise StudentError(
                 f"student.init: no task '{task}' with a teacher. Teachers to begin with: {known}."
             )
-        path, inputs = Path(teacher_folders[task]), teacher_inputs.get(task)
+        path, inputs, tasks = Path(teacher_folders[task]), teacher_inputs.get(task), [task]
     if not path.exists():
         raise StudentError(
             f"student.init: '{init}' is neither pretrained, random nor {_TEACHER}TASK, and there is no such "
@@ -235,13 +248,8 @@ def load_initial(
     path = network_folder(path)
     try:
         state = _trunk_weights(read_weights(path), trunk)
-        if (branches := _branches(path)) is None:
-            state = trunk.from_whole(state)
-        elif not isinstance(trunk, SplitTrunk) or trunk.branches != branches:
-            raise UserError(
-                f"{path} has a trunk in parts ({in_words(branches)}), and this student has others. Remove `branch`; or "
-                "begin with the path of one task, which `distill-mtl export --to timm --only TASK` writes."
-            )
+        in_parts = _has_parts(path)
+        state = _from_parts(path, state, trunk, tasks) if in_parts else trunk.from_whole(state)
         load_exactly(trunk.model, state, str(path))
         if inputs is None and path.is_dir():
             inputs = _contract(path)
@@ -296,12 +304,43 @@ def _freeze_unread(student: Student) -> None:
         parameter.requires_grad_(name in read)
 
 
-def _branches(path: Path) -> SettledBranches | None:
-    """Where the tasks of the student in a folder part; None where they do not, or it is no student's."""
-    if not path.is_dir() or (config := read_config(path)).get("format") != FORMAT:
-        return None
-    branches: SettledBranches | None = described_student(path, config)["trunk"].get("branch")
-    return branches
+def _has_parts(path: Path) -> bool:
+    """Whether a folder holds a student whose tasks part in the trunk."""
+    config = read_config(path) if path.is_dir() else {}
+    return config.get("format") == FORMAT and bool(described_student(path, config)["trunk"].get("branch"))
+
+
+def _from_parts(
+    path: Path, state: Mapping[str, Tensor], trunk: Body, tasks: Sequence[str]
+) -> dict[str, Tensor]:
+    """The state dict of a trunk's network from that of a student in parts.
+
+    Every part begins with the path of its tasks in the old student; a part of new tasks alone with that of the old
+    student's first task.
+
+    Raises:
+        UserError: tasks that share a part have parted in the old student.
+    """
+    old = list(read_config(path)["tasks"])
+    given: dict[str, Tensor] = {}
+    for part, served in (trunk.parts or {"": tasks}).items():
+        own = trunk.model.get_submodule(part).state_dict()
+        known = [task for task in served if task in old] or old[:1]
+        paths = [
+            {key.partition(".")[2]: key for key in state if serves(key.partition(".")[0], task)}
+            for task in known
+        ]
+        other = next(
+            (at for at, its in enumerate(paths) if any(its.get(k) != paths[0].get(k) for k in own)), 0
+        )
+        if other:
+            raise UserError(
+                f"in {path} {known[0]} and {known[other]} have weights of their own for what they would share here. "
+                "Let them part there too, or begin with the path of one task: `distill-mtl export --to timm --only "
+                "TASK`."
+            )
+        given |= {f"{part}.{key}".lstrip("."): state[paths[0][key]] for key in own if key in paths[0]}
+    return given
 
 
 def _trunk_weights(state: Mapping[str, Tensor], trunk: Body) -> dict[str, Tensor]:

@@ -96,6 +96,11 @@ def node_name(group: Sequence[str], tasks: Sequence[str]) -> str:
     return ROOT if len(group) == len(tasks) else "+".join(group)
 
 
+def serves(node: str, task: str) -> bool:
+    """Whether a task runs through the node of this name."""
+    return node == ROOT or task in node.split("+")
+
+
 def only(branches: SettledBranches, tasks: Sequence[str]) -> SettledBranches:
     """The branches of some of its tasks; empty where these share everything."""
     kept: SettledBranches = {}

@@ -150,7 +150,7 @@ def build(recipe: Recipe) -> Parts:
     _refuse_missing_margins(recipe, kinds)
     heads = initial_heads(recipe, teachers.cards, kinds, old)
     student = build_student(
-        old.settle(recipe.student) if old is not None else recipe.student,
+        old.settle(recipe.student, list(recipe.tasks)) if old is not None else recipe.student,
         kinds,
         [hint.student for task in teachers for hint in recipe.tasks[task].hints],
         seed=recipe.seed,

@@ -165,8 +165,17 @@ def test_a_student_in_parts_begins_as_one_in_the_same_parts(tmp_path: Path) -> N
     new, trunk = tree(init=str(tmp_path / "old"))
     assert all(torch.equal(value, trunk.state_dict()[key]) for key, value in old.trunk.state_dict().items())
     assert new is not old
-    with pytest.raises(StudentError, match="parts"):
+    with pytest.raises(StudentError, match="a and c"):
         tree("test_resnet", {"a": "layer4"}, init=str(tmp_path / "old"))
+
+
+def test_the_path_of_a_task_begins_a_plain_student(tmp_path: Path) -> None:
+    old = apart(tree()[0])
+    save_student(old, tmp_path / "old")
+    alone = student("test_resnet", tasks={"b": kinds()["b"]}, init=str(tmp_path / "old"))
+    state = alone.trunk.model.state_dict()
+    assert isinstance(old.trunk, SplitTrunk)
+    assert all(torch.equal(value, state[key]) for key, value in old.trunk.path_state("b").items())
 
 
 def test_every_part_begins_with_a_plain_student(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """The cost of the student and of its teachers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from distill_mtl.evaluation.result import Cost, Costs, Evaluation, HeadCost
+from distill_mtl.evaluation.result import Cost, Costs, Evaluation, HeadCost, NodeCost
 from distill_mtl.report import words
 from distill_mtl.report.blocks import Block, Cell, Chart, Charts, Folded, Section, Table, Text
 from distill_mtl.report.charts import STUDENT, TEACHER, Bar, BarGroup, Drawing, bars
@@ -30,6 +30,9 @@ def costs(run: RunRecord) -> Section | None:
     if cost.heads:
         blocks.append(Folded("What each head takes of the student", [_heads(cost)]))
         summary.append(_short_heads(cost))
+    if cost.nodes:
+        blocks.append(_tree(run.results))
+        summary.append(_tree(run.results))
     title = "Cost: student against teachers" if cost.teachers is not None else "Cost"
     return Section("cost", title, blocks, summary, _notes(cost))
 
@@ -164,6 +167,47 @@ def _together(cost: Costs) -> HeadCost:
     return HeadCost.of(
         sum(head.parameters for head in heads), sum(head.flops for head in heads), cost.student
     )
+
+
+def _tree(results: Evaluation) -> Table:
+    """The trunk's parts, each below the one that it reads, with the change of a task that has a part of its own."""
+    nodes, depth = results.cost.nodes, dict[str | None, int]({None: -1})
+    rows = []
+    for name in _from_root(nodes):
+        node = nodes[name]
+        depth[name] = depth[node.parent] + 1
+        # No break within a name's indent: a table strips blanks at its edge.
+        indent = "\u00a0\u00a0" * depth[name] + ("└ " if depth[name] else "")
+        compared = {task: results.tasks[task] for task in node.tasks if task in results.tasks}
+        deltas = [
+            f"{task} {words.difference(one.delta, one)}"
+            for task, one in compared.items()
+            if one.delta is not None
+        ]
+        rows.append(
+            [
+                Cell(indent + name),
+                Cell(node.begins),
+                *_head(Cell(name), node)[1:],
+                # Of a part that others read, the tasks stand beside those.
+                Cell("" if _children(nodes, name) else ", ".join(deltas)),
+            ]
+        )
+    columns = ["part of the trunk", "from", "parameters", "share", "FLOPs", "share", "student − teacher"]
+    return Table(
+        "Parts of the trunk", columns, rows, frozenset({"part of the trunk", "from", "student − teacher"})
+    )
+
+
+def _from_root(nodes: Mapping[str, NodeCost], parent: str | None = None) -> Iterator[str]:
+    """Names of the parts, each followed by those that read it."""
+    for name in _children(nodes, parent):
+        yield name
+        yield from _from_root(nodes, name)
+
+
+def _children(nodes: Mapping[str, NodeCost], parent: str | None) -> list[str]:
+    return [name for name, node in nodes.items() if node.parent == parent]
 
 
 # ---- the summary
