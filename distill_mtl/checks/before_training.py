@@ -65,7 +65,7 @@ def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[s
                 f"{task}: its teacher has no layer for hints, so it learns without them", highlight=False
             )
     console.print(parts.balance, highlight=False, soft_wrap=True)
-    for line in (parts.taught, *parts.weighed, *_self_teacher_lines(parts), *_stage_lines(parts)):
+    for line in (parts.taught, *parts.decided, *_self_teacher_lines(parts), *_stage_lines(parts)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return examined
 

@@ -176,6 +176,11 @@ class Sources:
         """From now on training rows are seen under these views."""
         self._reader.views = views
 
+    def augment_as(self, sections: Mapping[str, SourceSection]) -> None:
+        """From now on training rows are augmented as these sections of the data sets say."""
+        for source in self._sources:
+            source.section = sections[source.name]
+
     def stream(
         self,
         *,

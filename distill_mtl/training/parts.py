@@ -17,7 +17,6 @@ from distill_mtl.data import DataSettings, Sources, open_sources
 from distill_mtl.distillation.stages import Schedule
 from distill_mtl.distillation.term import LossConfig, Term
 from distill_mtl.errors import RecipeError, UserError
-from distill_mtl.geometry.views import Size
 from distill_mtl.machine_memory import TRAINED, refuse_beyond_memory
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe import Recipe
@@ -71,7 +70,7 @@ class Parts:
         cached: the teachers' cached answers; None where they run live.
         taught: one sentence on where targets come from and why.
         begins: one sentence on the student's initial weights.
-        weighed: one sentence for each task whose teacher counts for less on some data sets, and why.
+        decided: sentences on what `auto` decided of teachers' weights and of views, where it is not the usual.
     """
 
     recipe: Recipe
@@ -89,7 +88,7 @@ class Parts:
     cached: CachedTargets | None
     taught: str
     begins: str
-    weighed: Sequence[str] = ()
+    decided: Sequence[str] = ()
 
     def targets(self, precisions: Mapping[str, str] | None = None) -> TargetProvider:
         """The targets of training: the cache, or the teachers whose answers change a loss in some stage.
@@ -160,10 +159,10 @@ def build(recipe: Recipe) -> Parts:
     )
     recipe = settle_optimizer(settle_precision(recipe, student.trunk), student.trunk)
     inputs = [student.trunk.inputs, *(card.inputs for card in teachers.cards.values())]
-    recipe = choose_views(recipe, kinds, canonical_size(inputs))
     sources = build_sources(recipe, kinds, inputs)
     _refuse_beyond_machine(recipe, student, sources.size)
     recipe, weighed = weigh_teachers(recipe, teachers, sources)
+    recipe, seen = choose_views(recipe, kinds, teachers, sources)
     recipe, cached, taught = choose_targets(
         recipe, lambda settled: loss_configs_of(settled, student, teachers.cards), teachers, sources
     )
@@ -191,7 +190,7 @@ def build(recipe: Recipe) -> Parts:
         cached,
         taught,
         initialisation_in_words(recipe, heads, old),
-        weighed,
+        [*weighed, *seen],
     )
 
 
@@ -247,15 +246,12 @@ def _load(task: str, section: TaskSection) -> Teacher:
     )
 
 
-def canonical_size(inputs: Iterable[InputContract]) -> Size:
-    """Height and width of a batch's pictures: the largest that a network wants."""
-    heights, widths = zip(*(contract.size for contract in inputs), strict=True)
-    return max(heights), max(widths)
-
-
 def build_sources(recipe: Recipe, kinds: Mapping[str, TaskKind], inputs: Iterable[InputContract]) -> Sources:
-    """The data sets in the canonical size of these networks."""
-    sources = open_sources(DataSettings.of(recipe), kinds, canonical_size(inputs), local=share_of_machine())
+    """The data sets in the canonical size: the largest height and width that a network wants."""
+    heights, widths = zip(*(contract.size for contract in inputs), strict=True)
+    sources = open_sources(
+        DataSettings.of(recipe), kinds, (max(heights), max(widths)), local=share_of_machine()
+    )
     unmeasured = [task for task in kinds if not sources.count(task, "test")]
     if unmeasured:
         raise RecipeError(

@@ -11,7 +11,12 @@ import psutil
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitProcessGroupKwargs
+from accelerate.utils import (
+    DistributedType,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+)
 from torch import distributed, nn
 
 from distill_mtl.data.batch import ProcessShare
@@ -20,6 +25,7 @@ from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import TrainingSection
 
 Module = TypeVar("Module", bound=nn.Module)
+T = TypeVar("T")
 Precision = Literal["no", "fp16", "bf16"]
 WIDE = 192
 """Rows and columns of a matrix from which products in bf16 are faster on a CPU."""
@@ -168,6 +174,15 @@ def share_of_machine() -> ProcessShare:
     state = PartialState()
     world = int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
     return ProcessShare(state.local_process_index, world)
+
+
+def from_first_process(measured: T) -> T:
+    """What the first process measured, on every process: another machine may differ in the last digit."""
+    if PartialState().num_processes == 1:
+        return measured
+    shared = [measured]
+    broadcast_object_list(shared)
+    return shared[0]
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

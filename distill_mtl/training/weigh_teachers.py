@@ -5,11 +5,10 @@ less room for what the labels say. Where data sets are of one kind of picture, e
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from distill_mtl.data import Sources
@@ -17,8 +16,9 @@ from distill_mtl.data.batch import Batch
 from distill_mtl.recipe import Recipe
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.teachers.teacher import Teacher, TeacherOutput
+from distill_mtl.training.processes import from_first_process
 
-ROWS = 256
+ROWS = 128
 """Of each data set, which a distance is measured on."""
 SAME = 0.2
 """Distance up to which pictures count as the teacher's own kind."""
@@ -46,7 +46,7 @@ def weigh_teachers(
         # Where no label trains the task, the teacher is all that it has.
         if task in teachers and sources.count(task, "train") and recipe.training.teachers_on != "none"
     ]
-    distances = _agreed({task: _distances(task, teachers[task], sources) for task in measured})
+    distances = from_first_process(_distances(measured, teachers, sources)) if measured else {}
     tasks, said = dict(recipe.tasks), list[str]()
     for task in auto:
         weights = {source: weight_at(distance) for source, distance in distances.get(task, {}).items()}
@@ -80,24 +80,38 @@ def feature_distance(own: Tensor, other: Tensor) -> float:
     return float((moved + changed) / spread.square().sum().clamp_min(1e-12))
 
 
-def _distances(task: str, teacher: Teacher, sources: Sources) -> dict[str, float]:
-    """Data set without the task's labels -> how far its training rows lie from rows with the task's label."""
-    rows = sources.rows()
-    foreign = [name for name in sources.unlabelled(task) if rows[name]]
-    if not foreign:
-        return {}
-    device = PartialState().device
-    live = LiveTeachers({task: teacher}, "all").to(device)
+def _distances(
+    tasks: Sequence[str], teachers: Mapping[str, Teacher], sources: Sources
+) -> dict[str, dict[str, float]]:
+    """task -> data set without its labels -> how far its training rows lie from rows with the task's label."""
+    device, rows = PartialState().device, sources.rows()
+    foreign = {task: [name for name in sources.unlabelled(task) if rows[name]] for task in tasks}
+    asked = [task for task in tasks if foreign[task]]
+    live = LiveTeachers({task: teachers[task] for task in asked}, "all").to(device)
 
-    def features(batches: Iterable[Batch]) -> Tensor:
-        return torch.cat([_pooled(live.ask(task, batch.to(device))) for batch in batches])
+    def features(batches: Iterable[Batch], of: Sequence[str]) -> dict[str, Tensor]:
+        seen = [live.everything(batch.to(device).images, of) for batch in batches]
+        return {task: torch.cat([_pooled(answers[task]) for answers in seen]) for task in of}
 
-    split = "validation" if sources.count(task, "validation") else "test"
-    own = features(sources.labelled(task, split, _AT_A_TIME, limit=ROWS))
-    return {
-        name: feature_distance(own, features(sources.pictures(name, "train", _AT_A_TIME, limit=ROWS)))
-        for name in foreign
+    own = {
+        task: features(
+            sources.labelled(
+                task,
+                "validation" if sources.count(task, "validation") else "test",
+                _AT_A_TIME,
+                limit=ROWS,
+            ),
+            [task],
+        )[task]
+        for task in asked
     }
+    found: dict[str, dict[str, float]] = {task: {} for task in asked}
+    for name in rows:
+        if of := [task for task in asked if name in foreign[task]]:
+            there = features(sources.pictures(name, "train", _AT_A_TIME, limit=ROWS), of)
+            for task in of:
+                found[task][name] = feature_distance(own[task], there[task])
+    return found
 
 
 def _pooled(output: TeacherOutput) -> Tensor:
@@ -106,15 +120,6 @@ def _pooled(output: TeacherOutput) -> Tensor:
     return torch.cat(
         [value.float().flatten(2).mean(2) if value.ndim > 2 else value for value in features], 1
     ).cpu()
-
-
-def _agreed(distances: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """What the first process measured: another machine may differ in the last digit."""
-    if PartialState().num_processes == 1:
-        return distances
-    shared = [distances]
-    broadcast_object_list(shared)
-    return shared[0]
 
 
 def _in_words(task: str, weights: Mapping[str, float], distances: Mapping[str, float]) -> str:
