@@ -182,12 +182,14 @@ def node_costs(
         return {}
     counted: dict[str, tuple[int, int]] = {}
     with torch.no_grad(), evaluating(student):
-        steps = trunk.model.walk(trunk.preprocess(_images(1, size, torch.device(device))))
-        for node in trunk.nodes:
+        nodes = trunk.run_apart(_images(1, size, torch.device(device)))
+        while True:
             with _flop_counter() as counter:
-                next(steps)
-            part = trunk.model[node.name]
-            counted[node.name] = sum(p.numel() for p in part.parameters()), counter.get_total_flops()
+                node = next(nodes, None)
+            if node is None:
+                break
+            parameters = sum(p.numel() for p in trunk.model[node.name].parameters())
+            counted[node.name] = parameters, counter.get_total_flops()
     if whole is None:
         whole = Cost(*map(sum, zip(*counted.values(), strict=True)), None, 0.0)
     return {

@@ -137,6 +137,12 @@ class SplitTrunk(Body):
             )
         return tree
 
+    def run_apart(self, images: Tensor) -> Iterator[Node]:
+        """Run node by node, each when the next one is asked for, and read nothing."""
+        for node, _ in self.model.walk(self.preprocess(images)):
+            yield node
+        self._taps.read()
+
     def of(self, task: str, features: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return {layer: features[name] for layer, name in self._paths[task].items()}
 
@@ -234,7 +240,7 @@ class SplitTrunk(Body):
         """
         state = self.model.advance(node, given if node.parent is None else states.of(node.parent, given))
         raw = self._end(node, state) | self._taps.read()
-        own = [name for name in self.returns if name in raw]
+        own = [name for name in self.returns if name in raw and name.startswith(f"{node.name}.")]
         features = {self.layer_of(name): self._layouts[name](raw[name]) for name in own}
         if node.stop < len(self.model.chain):
             features |= states.hand_on(node.name, state, features)
