@@ -254,16 +254,17 @@ def print_cost(name: str, work: Path, sets: Sequence[str], rounds: int = 12) -> 
         parts = build(load_recipe(write_recipe(written, Path(folder)), overrides(sets, written)))
     recipe, world = parts.recipe, World(parts.recipe, parts.teachers, parts.kinds, parts.sources)
     accelerator = start_accelerator(recipe.training)
+    bf16 = accelerator.mixed_precision == "bf16"
+    precisions = dict.fromkeys(parts.teachers, "bf16" if bf16 else "fp32")
     objective = Objective(parts.student, parts.loss_configs, parts.terms, parts.rule)
     trainer = Trainer(
         accelerator,
         objective,
-        parts.providers(parts.targets(), parts.student, accelerator.autocast),
+        parts.providers(parts.targets(precisions), parts.student, accelerator.autocast),
         recipe,
         schedule=parts.schedule,
     )
     trainer.module.train()
-    bf16 = accelerator.mixed_precision == "bf16"
     chosen = {"rate": 1e-3, "bf16": bf16}
     student = world.student(list(world.kinds)).train()
     step = loop_step(student, dict(world.teachers), loop_settings(world, merge, written, steps, chosen))

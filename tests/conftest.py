@@ -59,7 +59,7 @@ def short_runs() -> Iterator[None]:
 def _the_same_on_every_processor() -> Iterator[None]:
     """Runs in this process train in fp32 where their recipes do not say otherwise."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("distill_mtl.training.processes.cpu_has_bf16", lambda: False)
+        patch.setattr("distill_mtl.networks.bf16.cpu_has_bf16", lambda: False)
         yield
 
 

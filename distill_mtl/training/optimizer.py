@@ -125,8 +125,10 @@ def build_optimizer(objective: Objective, section: OptimizerSection) -> Optimize
             groups.append({**group, "adapters": module is objective.terms})
     groups.append({"params": list(objective.rule.parameters()), "weight_decay": 0.0, "adapters": False})
     groups = [group for group in groups if group["params"]]
+    on_cpu = next(objective.parameters()).device.type == "cpu"
+    fused = True if on_cpu else None  # there one kernel for each tensor; elsewhere PyTorch's own choice
     if section.name == "sgd":
-        return SGD(groups, lr=0.0, momentum=section.momentum, nesterov=section.momentum > 0)
+        return SGD(groups, lr=0.0, momentum=section.momentum, nesterov=section.momentum > 0, fused=fused)
     if section.name == "muon":
         return Muon(
             _muon_groups(groups, objective),
@@ -135,7 +137,7 @@ def build_optimizer(objective: Objective, section: OptimizerSection) -> Optimize
             nesterov=True,
             betas=section.betas,
         )
-    return AdamW(groups, lr=0.0, betas=section.betas)
+    return AdamW(groups, lr=0.0, betas=section.betas, fused=fused)
 
 
 def _muon_groups(groups: list[dict[str, Any]], objective: Objective) -> list[dict[str, Any]]:

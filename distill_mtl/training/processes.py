@@ -21,14 +21,13 @@ from torch import distributed, nn
 
 from distill_mtl.data.batch import ProcessShare
 from distill_mtl.errors import UserError
+from distill_mtl.networks.bf16 import faster_in_bf16
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import TrainingSection
 
 Module = TypeVar("Module", bound=nn.Module)
 T = TypeVar("T")
 Precision = Literal["no", "fp16", "bf16"]
-WIDE = 192
-"""Rows and columns of a matrix from which products in bf16 are faster on a CPU."""
 _KEYS_BEFORE = 6
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 
@@ -193,50 +192,38 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 def settle_precision(recipe: Recipe, trunk: nn.Module) -> Recipe:
     """The recipe with `training.precision` decided: bf16 where this machine's kernels for the trunk are faster with it.
 
-    On a GPU wherever it has bf16. On a CPU by what was measured (docs/training.md), not by a timing, which could change
-    from run to run.
+    On a GPU wherever it has bf16; on a CPU by a rule.
 
     Args:
         recipe: as loaded, nothing of its optimizer decided yet.
         trunk: of the student.
     """
+    gpu = torch.cuda.is_available() and not _on_cpu()
+    if _from_before(recipe) and not gpu:
+        recipe = _in_fp32(recipe)
     if recipe.training.precision != "auto":
         return recipe
-    if torch.cuda.is_available() and not _on_cpu():
-        low = torch.cuda.is_bf16_supported()
-    else:
-        low = cpu_has_bf16() and has_dense_layers(trunk) and not _from_before(recipe)
+    low = torch.cuda.is_bf16_supported() if gpu else faster_in_bf16(trunk)
     training = recipe.training.model_copy(update={"precision": "bf16" if low else "fp32"})
     return recipe.model_copy(update={"training": training})
 
 
-def cpu_has_bf16() -> bool:
-    """Whether the processor multiplies in bf16; others only imitate it, at a loss."""
-    found = torch.cpu.get_capabilities()
-    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
-
-
-def has_dense_layers(trunk: nn.Module) -> bool:
-    """Whether a trunk's time goes to kernels that bf16 speeds up on a CPU.
-
-    These are convolutions over all channels, and products with wide matrices. Depthwise convolutions and narrow
-    matrices lose more by the change of type than they gain.
-    """
-    dense, all_weights = 0, 0
-    for layer in trunk.modules():
-        if isinstance(layer, nn.Conv2d):
-            if layer.groups > 1:
-                return False
-            dense += layer.weight.numel()
-            all_weights += layer.weight.numel()
-        elif isinstance(layer, nn.Linear):
-            dense += layer.weight.numel() if min(layer.weight.shape) >= WIDE else 0
-            all_weights += layer.weight.numel()
-    return 2 * dense > all_weights
+def _in_fp32(recipe: Recipe) -> Recipe:
+    """The recipe with fp32 where it leaves the precision of student and teachers to `auto`."""
+    tasks = {
+        name: task.model_copy(update={"teacher": task.network.model_copy(update={"precision": "fp32"})})
+        for name, task in recipe.tasks.items()
+        if task.network is not None and task.network.precision == "auto"
+    }
+    training = recipe.training
+    if training.precision == "auto":
+        training = training.model_copy(update={"precision": "fp32"})
+    return recipe.model_copy(update={"tasks": {**recipe.tasks, **tasks}, "training": training})
 
 
 def _from_before(recipe: Recipe) -> bool:
-    """Whether a recipe was resolved before `optimizer` had a name: then `auto` was fp32 on every CPU."""
+    """Whether a recipe was resolved before `optimizer` had a name: then `auto` was fp32 on a
+    CPU, but for large teachers."""
     return (
         len(recipe.optimizer.model_fields_set) == _KEYS_BEFORE
         and "name" not in recipe.optimizer.model_fields_set

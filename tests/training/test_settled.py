@@ -7,6 +7,7 @@ import pytest
 import timm
 import yaml
 
+from distill_mtl.networks import bf16
 from distill_mtl.recipe import Recipe, dump_recipe, load_recipe
 from distill_mtl.training import processes
 from distill_mtl.training.optimizer import first_guess, settle_average, settle_optimizer
@@ -29,12 +30,16 @@ def _recipe(**sections: Any) -> Recipe:
 
 
 def test_an_older_run_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(bf16, "cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(processes, "_on_cpu", lambda: True)
     trunk = timm.create_model(RESNET)
     recipe = settle_average(settle_optimizer(settle_precision(load_recipe(BEFORE), trunk), trunk), 1500)
     before, now = yaml.safe_load(BEFORE.read_text()), yaml.safe_load(dump_recipe(recipe))
     assert before["training"].pop("precision") == "auto"  # fp32 on every CPU
     assert now["training"].pop("precision") == "fp32"
+    for task in before["tasks"]:
+        assert before["tasks"][task]["teacher"].pop("precision") == "auto"
+        assert now["tasks"][task]["teacher"].pop("precision") == "fp32"
     assert list(_changed(before, now)) == []
     assert {key: now["optimizer"][key] for key in ("name", "schedule")} == {
         "name": "adamw",
@@ -95,7 +100,7 @@ def test_guesses_grow_with_the_batch_and_shrink_for_a_trained_trunk(name: str, r
 def test_auto_takes_bf16_where_kernels_are_faster(
     model: str, has_bf16: bool, wanted: str, taken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "cpu_has_bf16", lambda: has_bf16)
+    monkeypatch.setattr(bf16, "cpu_has_bf16", lambda: has_bf16)
     monkeypatch.setattr(processes, "_on_cpu", lambda: True)
     recipe = settle_precision(_recipe(training={"precision": wanted}), timm.create_model(model))
     assert recipe.training.precision == taken
