@@ -14,7 +14,7 @@ import numpy as np
 from scipy.stats import t as student_t
 
 from distill_mtl.evaluation.cross_domain import notable
-from distill_mtl.evaluation.result import TaskResult
+from distill_mtl.evaluation.result import ClassDelta, TaskResult
 from distill_mtl.evaluation.task_comparison import worst_classes
 from distill_mtl.report import words
 from distill_mtl.report.run_record import Curve, RunRecord
@@ -158,7 +158,7 @@ def _small_share(run: RunRecord) -> Iterator[Finding]:
         yield Finding(
             f"A small part of the trunk's step in the second half: {_few(said)}; an equal share is "
             f"{words.percent(1 / count)}.",
-            "Give the task more say, or compare with `balance: uniform`.",
+            "Give the task more say, or compare with balance: uniform.",
             _more_say(run, small, list(lengths)),
         )
 
@@ -168,7 +168,8 @@ def _classes(run: RunRecord) -> Iterator[Finding]:
     assert run.results is not None
     said, tasks = [], []
     for task, result in run.results.compared.items():
-        if worst := worst_classes(result):
+        worst = [each for each in worst_classes(result) if -(each.delta or 0.0) > _chance(result, each)]
+        if worst:
             named = (f"{each.name} {words.difference(each.delta, result)}" for each in worst)
             said.append(f"{task} {words.difference(result.delta, result)}, but {', '.join(named)}")
             tasks.append(task)
@@ -235,7 +236,7 @@ def _clipping(run: RunRecord) -> Iterator[Finding]:
         yield Finding(
             f"Gradients were clipped{at} in {words.percent(share, 0)} of the steps of the second half; their norm was "
             f"{mean:.3g} on average.",
-            "Clip only the outliers. If the loss then jumps, lower `optimizer.lr` instead.",
+            "Clip only the outliers. If the loss then jumps, lower optimizer.lr instead.",
             f"training: {{clip: {float(f'{2 * mean:.2g}'):g}}}",
         )
 
@@ -277,6 +278,18 @@ def _slope(curve: Curve, result: TaskResult) -> tuple[float, float]:
     error = math.sqrt(float(rest @ rest) / (count - 2) / spread)
     sign = 1 if result.higher_is_better else -1
     return sign * slope, float(student_t.ppf(0.975, count - 2)) * error
+
+
+def _chance(result: TaskResult, of: ClassDelta) -> float:
+    """Twice the standard error of the difference of two shares on as many rows as a class has on average.
+
+    Two networks that err on the same rows differ less by chance: it is an upper bound. 0 for other scores.
+    """
+    if not result.in_points or of.teacher is None:
+        return 0.0
+    right = min(max(of.teacher / 100, 0.0), 1.0)
+    rows = max(1.0, result.rows / max(1, len(result.classes or ())))
+    return 200 * math.sqrt(2 * right * (1 - right) / rows)
 
 
 def _away(steps: float, trained: float) -> str:

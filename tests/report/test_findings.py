@@ -1,6 +1,7 @@
 """Where a student lost, and what to try: each cause from numbers that show it, and silence where none do."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,10 @@ def test_classes_that_lost_more_than_their_task() -> None:
     found = only(of(tasks={**LOST, "left": task_result(-5.0, classes=classes)}))
     assert "left −5.00, but owl −40.00" in found.found
     assert "cat" not in found.found
+    by_chance = task_result(
+        0.1, classes=(ClassDelta("owl", 97.0, 95.0, -2.0), ClassDelta("cat", 97.0, 97.0, 0.0))
+    )
+    assert of(tasks={"left": replace(by_chance, rows=400)}) == []
     assert tried(found) == {"data": {"near": {"class_balance": True}}}
 
 
