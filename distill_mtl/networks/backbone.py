@@ -97,6 +97,10 @@ class Backbone(nn.Module):
         """The layer of the network that a feature of `returns` is."""
         return name
 
+    def layout(self, name: str) -> Layout:
+        """How the raw output of a tapped layer is read."""
+        return self._layouts[name]
+
     def layer_names(self) -> list[str]:
         """Every name that `tap` knows."""
         parts = [stage for stage in self.stages if stage.endswith("]")]

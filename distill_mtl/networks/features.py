@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 
@@ -59,6 +60,16 @@ class Layout:
         if self.form == "tokens":
             return raw[:, self.prefix :].transpose(1, 2).unflatten(2, self.grid)
         return raw
+
+
+    def put(self, raw: Tensor, feature: Tensor) -> Tensor:
+        """A raw output like `raw` that is read as `feature`; tokens before the grid stay as they are."""
+        feature = feature.to(raw.dtype)
+        if self.form == "map_last":
+            return feature.permute(0, 2, 3, 1)
+        if self.form == "tokens":
+            return torch.cat([raw[:, : self.prefix], feature.flatten(2).transpose(1, 2)], 1)
+        return feature
 
 
 def find_layout(

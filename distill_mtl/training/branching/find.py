@@ -1,0 +1,287 @@
+"""Where the tasks of a recipe's student should leave its trunk, from what their teachers see: no training, no labels.
+
+The command `branch` shows everything that is found; a recipe with `branch: auto` takes the tree.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from distill_mtl.data import Sources
+from distill_mtl.errors import UserError
+from distill_mtl.students.student import FAMILIES, Trunk
+from distill_mtl.tasks.base import TaskKind
+from distill_mtl.teachers.teacher import Teacher
+from distill_mtl.training.branching.depths import Depth, depths_of, layers_at
+from distill_mtl.training.branching.floor import Floors
+from distill_mtl.training.branching.likeness import cka, hard_together, rsa
+from distill_mtl.training.branching.search import Group, Loss, TaskTree, best_trees
+from distill_mtl.training.branching.teacher_features import Seen, TeacherLayers, look, on_grid, row_batches, rows_of
+
+Measure = Literal["floor", "rsa", "cka", "hard_rows", "probe"]
+WORTH = 0.5
+"""Points, mean over the tasks, that a larger tree must save to be taken."""
+_LIKENESS = {"rsa": rsa, "cka": cka}
+_WHOLE = 3
+"""Largest number of tasks of which every group is measured; of more those on the way to the best trees."""
+_SHOWN = 12
+_TIE = 0.1
+"""Points that losing all of the features would count where answers do not change: it orders equal trees."""
+_FEWEST = 20
+_ROWS_OF_PAIRS = 300
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Everything that is compared.
+
+    Attributes:
+        trunk: of the student, with any weights.
+        teachers: task -> its teacher's layers; without the tasks that cannot be compared.
+        left_out: task -> why.
+        kinds: of all tasks.
+        depths: of the trunk.
+        images: rows, float [R, 3, H, W] in [0, 1]; half of them are fitted on, half judged by.
+        device: where the teachers are.
+    """
+
+    trunk: Trunk
+    teachers: Mapping[str, TeacherLayers]
+    left_out: Mapping[str, str]
+    kinds: Mapping[str, TaskKind]
+    depths: Sequence[Depth]
+    images: Tensor
+    device: torch.device
+
+    @property
+    def tasks(self) -> list[str]:
+        """Those that are compared."""
+        return list(self.teachers)
+
+
+@dataclass(frozen=True)
+class Branching:
+    """What was found.
+
+    Attributes:
+        depths: of the student.
+        likeness: measure -> pair of tasks, or "" for the teachers and a random network -> value by depth.
+        floor: task -> points that it loses at each depth where all tasks share it; None: not measured.
+        trees: the best ones, smallest first.
+        chosen: the tree within the budget.
+        branch: what `student.branch` would say; empty for one trunk.
+        unit: of the trees' loss.
+        left_out: task -> why it is not compared.
+    """
+
+    depths: Sequence[Depth]
+    likeness: Mapping[str, Mapping[tuple[str, ...], list[float]]]
+    floor: Mapping[str, list[float]] | None
+    trees: Sequence[TaskTree]
+    chosen: TaskTree
+    branch: dict[str, list[list[str]]]
+    unit: str
+    left_out: Mapping[str, str]
+
+
+def gather(
+    trunk: Trunk,
+    teachers: Mapping[str, Teacher],
+    kinds: Mapping[str, TaskKind],
+    sources: Sources,
+    rows: int,
+    device: torch.device,
+) -> Compared:
+    """What is compared of a recipe, its teachers moved to `device`.
+
+    Raises:
+        UserError: fewer than two teachers can be compared, there are too few rows, or the trunk cannot be cut.
+    """
+    _, depths = depths_of(trunk)
+    shapes = [depth.shape for depth in depths]
+    found: dict[str, TeacherLayers] = {}
+    left_out = {}
+    for task in kinds:
+        layers = layers_at(teachers[task], depths) if task in teachers else None
+        if layers is not None:
+            found[task] = TeacherLayers(teachers[task].to(device), layers, shapes)
+        elif task in teachers:
+            left_out[task] = f"its teacher {teachers[task].card.place.name} does not give the features of its layers"
+        else:
+            left_out[task] = "it has no teacher"
+    if len(found) < 2:
+        said = "; ".join(f"{task}: {why}" for task, why in left_out.items()) or f"{next(iter(kinds))} is the only one"
+        raise UserError(
+            f"student.branch: tasks are compared by their teachers' features, and fewer than two have any: {said}. "
+            "Use one trunk, or write `branch` by hand."
+        )
+    images = rows_of(sources, rows)
+    if len(images) < _FEWEST:
+        raise UserError(f"student.branch: {len(images)} rows are too few to compare teachers by, {_FEWEST} are needed.")
+    return Compared(trunk, found, left_out, kinds, depths, images, device)
+
+
+def find_branching(
+    compared: Compared, budget: float, by: Measure = "floor", losses: Mapping[str, Tensor] | None = None
+) -> Branching:
+    """Compare the teachers, and search the best trees.
+
+    Args:
+        compared: by `gather`.
+        budget: the largest tree, as a multiple of one network.
+        by: which measure says what sharing costs.
+        losses: for `hard_rows`: task -> loss [R] of its teacher in the same labelled rows.
+
+    Raises:
+        UserError: the budget is below one network.
+    """
+    if not budget >= 1:
+        raise UserError(f"student.branch: a budget of {budget:g} networks is below one. Expected 1 or more.")
+    fitted, judged = compared.images[::2], compared.images[1::2]
+    seen = look(compared.teachers, fitted, compared.device)
+    likeness = _likenesses(compared, seen, fitted)
+    floor: dict[str, list[float]] | None = None
+    if by in _LIKENESS:
+        trees, unit = _trees(compared, _unlike(likeness[by], compared.tasks), budget), f"1 - {by}"
+    elif by == "hard_rows":
+        pairs = _hard_pairs(losses or {})
+        same = {pair: [value] * len(compared.depths) for pair, value in pairs.items()}
+        likeness = {**likeness, by: same}
+        trees, unit = _trees(compared, _unlike(same, compared.tasks), budget), "1 - share of rows"
+    else:
+        held_out = look(compared.teachers, judged, compared.device)
+        kinds = {task: compared.kinds[task] for task in compared.tasks}
+        floors = Floors(compared.depths, compared.teachers, kinds, seen, held_out, fitted, judged, compared.device)
+        trees, floor = _by_floor(compared, floors, budget)
+        unit = "points"
+    within = [tree for tree in trees if tree.size <= budget * (1 + 1e-9)]
+    least = within[-1].loss + (WORTH if unit == "points" else 0.0)
+    chosen = next(tree for tree in within if tree.loss <= least)
+    branch = chosen.branches([depth.name for depth in compared.depths])
+    return Branching(
+        compared.depths,
+        likeness,
+        floor,
+        trees,
+        chosen,
+        _with_left_out(branch, list(compared.kinds), list(compared.left_out)),
+        unit,
+        compared.left_out,
+    )
+
+
+def _likenesses(
+    compared: Compared, seen: Mapping[str, Seen], images: Tensor
+) -> dict[str, dict[tuple[str, ...], list[float]]]:
+    """By measure and pair; the empty pair is the teachers' mean likeness to a random network."""
+    random = _random_network(compared, images[:_ROWS_OF_PAIRS])
+    rows = {task: [pooled[:_ROWS_OF_PAIRS] for pooled in of.pooled] for task, of in seen.items()}
+    found: dict[str, dict[tuple[str, ...], list[float]]] = {}
+    for name, measure in _LIKENESS.items():
+        found[name] = {
+            pair: [measure(one, other) for one, other in zip(*(rows[task] for task in pair), strict=True)]
+            for pair in combinations(compared.tasks, 2)
+        }
+        to_random = [
+            [measure(one, other) for one, other in zip(rows[task], random, strict=True)] for task in compared.tasks
+        ]
+        found[name][()] = [sum(values) / len(values) for values in zip(*to_random, strict=True)]
+    return found
+
+
+@torch.no_grad()
+def _random_network(compared: Compared, images: Tensor) -> list[Tensor]:
+    """What the student's architecture with random weights sees, at each depth."""
+    trunk = compared.trunk
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        args = {**trunk.args}
+        random = FAMILIES[trunk.family].create(trunk.name, args, trunk.inputs.size, pretrained=False)
+    random = random.eval().to(compared.device)
+    random.tap(tuple(depth.layer for depth in compared.depths))
+    parts: list[list[Tensor]] = []
+    for batch in row_batches(images, compared.device):
+        features = random(batch)
+        maps = [on_grid(features[depth.layer].float(), depth.shape) for depth in compared.depths]
+        parts.append([Seen.pool(each) for each in maps])
+    return [torch.cat(of_depth) for of_depth in zip(*parts, strict=True)]
+
+
+def _trees(compared: Compared, loss: Loss, budget: float) -> list[TaskTree]:
+    """The best trees up to half as much again as the budget, so that what a little more would buy is seen."""
+    sizes = [depth.size for depth in compared.depths]
+    return best_trees(compared.tasks, sizes, loss, min(1.5 * budget, float(len(compared.tasks))))
+
+
+def _unlike(likeness: Mapping[tuple[str, ...], Sequence[float]], tasks: Sequence[str]) -> Loss:
+    """Mean over the tasks of how unlike each is to those that it shares with."""
+
+    def loss(depth: int, group: Group) -> float:
+        if depth == 0 or len(group) == 1:
+            return 0.0
+        total = sum(2 * (1 - likeness[pair][depth]) for pair in combinations(group, 2))
+        return total / (len(group) - 1) / len(tasks)
+
+    return loss
+
+
+def _by_floor(
+    compared: Compared, floors: Floors, budget: float
+) -> tuple[list[TaskTree], dict[str, list[float]]]:
+    """The best trees in points, and what sharing by all tasks costs each at each depth.
+
+    Of few tasks every group is measured. Of more, a group loses the share of what all tasks lose together that its
+    error in the features is of theirs; then the groups of the best trees are measured.
+    """
+    tasks, everyone = compared.tasks, tuple(compared.tasks)
+    behind = range(1, len(compared.depths))
+    floors.measure((k, everyone) for k in behind)
+    if len(tasks) <= _WHOLE:
+        floors.measure((k, group) for k in behind for group in combinations(tasks, 2))
+
+    def loss(depth: int, group: Group) -> float:
+        if depth == 0 or len(group) == 1:
+            return 0.0
+        error = max(0.0, floors.error(depth, group)) * len(group) / len(tasks)
+        measured = floors.points.get((depth, group))
+        if measured is None:
+            whole = floors.points[depth, everyone]
+            share = error / max(floors.error(depth, everyone), 1e-9)
+            points = min(1.0, share) * sum(whole.values())
+        else:
+            points = sum(measured.values())
+        return points / len(tasks) + _TIE * error
+
+    trees = _trees(compared, loss, budget)
+    if len(trees) > _SHOWN:
+        trees = [trees[round(k * (len(trees) - 1) / (_SHOWN - 1))] for k in range(_SHOWN)]
+    floors.measure((k, group) for tree in trees for k in behind for group in tree.groups[k])
+    priced = [
+        replace(tree, loss=sum(loss(k, group) for k in behind for group in tree.groups[k])) for tree in trees
+    ]
+    best: list[TaskTree] = []
+    for tree in priced:
+        if not best or tree.loss < best[-1].loss:
+            best.append(tree)
+    everyones = {task: [0.0, *(floors.points[k, everyone][task] for k in behind)] for task in tasks}
+    return best, everyones
+
+
+def _hard_pairs(losses: Mapping[str, Tensor]) -> dict[tuple[str, ...], float]:
+    return {pair: hard_together(*(losses[task] for task in pair)) for pair in combinations(losses, 2)}
+
+
+def _with_left_out(
+    branch: dict[str, list[list[str]]], tasks: Sequence[str], left_out: Sequence[str]
+) -> dict[str, list[list[str]]]:
+    """Tasks that were not compared go with the largest group."""
+    order = {task: place for place, task in enumerate(tasks)}
+    for groups in branch.values():
+        largest = max(groups, key=len)
+        largest += left_out
+        largest.sort(key=order.__getitem__)
+    return branch

@@ -1,0 +1,170 @@
+"""What the teachers see in the same rows at each depth of the student: the data of every measure of likeness."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill_mtl.data import Sources
+from distill_mtl.networks.backbone import LOGITS, POOLED
+from distill_mtl.networks.features import FeatureShape, Layout
+from distill_mtl.networks.task_network import BackboneNetwork
+from distill_mtl.teachers.teacher import Teacher
+
+Maps = dict[str, list[Tensor]]
+"""Task -> for each depth the teacher's features [B, C, h, w], on the grid of the student's map there."""
+
+GRID = 4
+"""Rows are compared by features that are pooled to at most so many places a side."""
+PLACES = 16
+"""Places of a map whose features are compared with each other."""
+
+
+def rows_of(sources: Sources, count: int) -> Tensor:
+    """Training pictures of every source without their labels, float [R, 3, H, W] in [0, 1], the same in every run."""
+    share = -(-count // len(sources.names))
+    parts = []
+    for name in sources.names:
+        batches = sources.pictures(name, "train", 64, limit=share)
+        parts.append(torch.cat([batch.to("cpu").images for batch in batches]))
+    return torch.cat(parts)
+
+
+def row_batches(images: Tensor, device: torch.device) -> Iterator[Tensor]:
+    """The rows in batches that fit into memory beside all teachers' features."""
+    height, width = images.shape[2:]
+    for part in images.split(max(1, min(64, 2**20 // (height * width)))):
+        yield part.to(device)
+
+
+@dataclass
+class TeacherLayers:
+    """A teacher and its layers at the student's depths.
+
+    Args:
+        teacher: one that gives its stages.
+        layers: for each depth.
+        shapes: of the student's features at each depth.
+    """
+
+    teacher: Teacher
+    layers: Sequence[str]
+    shapes: Sequence[FeatureShape]
+
+    @contextmanager
+    def tapped(self) -> Iterator[None]:
+        """For the block `features` can be called."""
+        hints = self.teacher.card.layers
+        with self.teacher.network.tapping(list(dict.fromkeys([*hints, *self.layers]))):
+            yield
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Of each depth, on the student's grid."""
+        found = self.teacher.raw(images)
+        return [on_grid(found[layer].float(), shape) for layer, shape in zip(self.layers, self.shapes, strict=True)]
+
+    def sensitivity(self, images: Tensor, depth: int) -> Tensor:
+        """float64 [C, C]: how far its answers move with its features at a depth, by direction.
+
+        The mean over places of g gT, where g is the gradient of a random sum of a row's logits.
+        """
+        features = self.features(images)[depth].requires_grad_()
+        with torch.enable_grad():
+            answers = self.answers_with(images, depth, features)
+            signs = torch.randn(answers.shape, generator=torch.Generator().manual_seed(depth))
+            total = (answers * signs.to(answers.device)).sum()
+        (gradient,) = torch.autograd.grad(total, features)
+        flat = gradient.movedim(1, -1).flatten(0, 2).cpu().double()
+        return flat.T @ flat / len(flat)
+
+    def answers_with(self, images: Tensor, depth: int, features: Tensor) -> Tensor:
+        """Its logits where what it computed at a depth is replaced by `features`, on the student's grid."""
+        network = self.teacher.network
+        assert isinstance(network, BackboneNetwork)
+        layer, model = self.layers[depth], network.backbone.model
+        layout: Layout = network.backbone.layout(layer)
+        later = network.backbone.stages[network.backbone.stages.index(layer) :]
+        if set(network.needs) <= {POOLED, LOGITS, *later} and not layout.prefix:
+            images = images[:1]  # what runs before the layer is not read: one row is enough to get there
+
+        def replace(module: nn.Module, inputs: object, raw: Tensor) -> Tensor:
+            size = raw.shape if raw.ndim == 2 else layout(raw).shape
+            return layout.put(raw, _resized(features.to(raw.device), tuple(size[2:])))
+
+        handle = model.get_submodule(layer).register_forward_hook(replace, prepend=True)
+        try:
+            return self.teacher.card.labels(network.read(network.run(images))[LOGITS])
+        finally:
+            handle.remove()
+
+
+def on_grid(features: Tensor, shape: FeatureShape) -> Tensor:
+    """Features [B, C, h, w] or [B, C] as a map on the grid of a student's feature; one place for a vector."""
+    maps = features if features.ndim == 4 else features[:, :, None, None]
+    return _resized(maps, shape.size or (1, 1))
+
+
+def _resized(maps: Tensor, size: tuple[int, ...]) -> Tensor:
+    if not size:
+        return maps.mean((2, 3))
+    if tuple(maps.shape[2:]) == size:
+        return maps
+    if maps.shape[2] >= size[0] and maps.shape[3] >= size[1]:
+        return F.adaptive_avg_pool2d(maps, size)
+    return F.interpolate(maps, size, mode="bilinear")
+
+
+@dataclass
+class Seen:
+    """The features of one network at each depth.
+
+    Attributes:
+        pooled: for each depth [R, C * places]: what rows are compared by.
+        places: for each depth [N, C]: single places of single rows, the same ones for every network.
+    """
+
+    pooled: list[Tensor] = field(default_factory=list)
+    places: list[Tensor] = field(default_factory=list)
+
+    @staticmethod
+    def pool(maps: Tensor) -> Tensor:
+        """Features [R, C, h, w] as `pooled` has them."""
+        return F.adaptive_avg_pool2d(maps, min(GRID, *maps.shape[2:])).flatten(1).cpu()
+
+
+def look(
+    teachers: Mapping[str, TeacherLayers], images: Tensor, device: torch.device
+) -> dict[str, Seen]:
+    """The features of every teacher in these rows, by one pass of each.
+
+    Args:
+        teachers: by name, on the device.
+        images: float [R, 3, H, W] in [0, 1].
+        device: where the teachers are.
+    """
+    pooled: dict[str, list[list[Tensor]]] = {name: [] for name in teachers}
+    places: dict[str, list[list[Tensor]]] = {name: [] for name in teachers}
+    with ExitStack() as stack:
+        for layers in teachers.values():
+            stack.enter_context(layers.tapped())
+        for batch in row_batches(images, device):
+            for name, layers in teachers.items():
+                maps = layers.features(batch)
+                pooled[name].append([Seen.pool(each) for each in maps])
+                places[name].append([_places(each) for each in maps])
+    return {
+        name: Seen(*([torch.cat(parts) for parts in zip(*of[name], strict=True)] for of in (pooled, places)))
+        for name in teachers
+    }
+
+
+def _places(maps: Tensor) -> Tensor:
+    """[B * PLACES, C]: spread over the map, the same for all maps of one size."""
+    flat = maps.flatten(2).transpose(1, 2)
+    count = flat.shape[1]
+    chosen = torch.linspace(0, count - 1, min(PLACES, count)).round().long()
+    return flat[:, chosen.to(flat.device)].flatten(0, 1).cpu()
