@@ -14,6 +14,7 @@ from distill_mtl.jobs import JOBS
 if TYPE_CHECKING:
     from distill_mtl.errors import Stopped, UserError
     from distill_mtl.evaluation import Evaluation
+    from distill_mtl.jobs.branch import branch
     from distill_mtl.jobs.cache import verify_cache, write_cache
     from distill_mtl.jobs.check import check
     from distill_mtl.jobs.distill import distill
@@ -50,6 +51,7 @@ __all__ = [
     "Stopped",
     "UserError",
     "__version__",
+    "branch",
     "check",
     "check_teacher",
     "distill",

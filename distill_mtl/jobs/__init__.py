@@ -64,6 +64,7 @@ JOBS = (
     Job("shards torchvision", "shards", "shards_from_torchvision", keeps_data=False),
     Job("init", "new_recipe", "draft_recipe"),
     Job("check", "check", "check"),
+    Job("branch", "branch", "branch"),
     Job("cache write", "cache", "write_cache"),
     Job("cache verify", "cache", "verify_cache"),
     Job("evaluate", "evaluate", "evaluate", _accepted),

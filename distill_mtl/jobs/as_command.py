@@ -195,7 +195,14 @@ def _type(kind: str) -> Any:
         return _pair_of_yaml if "Any" in kind else _pair
     if "Path" in kind:
         return Path
-    return _whole_number if kind == "int" else str
+    return {"int": _whole_number, "float": _number}.get(kind, str)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, found {text}") from None
 
 
 def _whole_number(text: str) -> int:

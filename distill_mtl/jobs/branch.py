@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from rich import box
 from rich.console import Console
@@ -10,16 +11,16 @@ from rich.table import Table
 from distill_mtl.display import console_of
 from distill_mtl.jobs.arguments import as_recipe, refuse_below
 from distill_mtl.recipe import Recipe
-from distill_mtl.recipe.yaml_writer import in_one_line
-from distill_mtl.training.branching.find import Branching, Measure, find_branching
-from distill_mtl.training.branching.of_recipe import compare_teachers
+from distill_mtl.recipe.yaml_writer import in_line
+from distill_mtl.training.branching.find import Branching, find_branching
 from distill_mtl.training.branching.search import TaskTree
+from distill_mtl.training.parts import compare_teachers
 from distill_mtl.training.processes import start_accelerator
 
+RANDOM = "random network"
 _TITLES = {
     "rsa": "rsa: do two teachers find the same rows alike? (1: the same; a random network shows what any gives)",
     "cka": "cka: the same question by linear kernels",
-    "hard_rows": "hard_rows: share of rows that are hard for both tasks or easy for both",
 }
 
 
@@ -28,15 +29,14 @@ def branch(
     overrides: Sequence[str] = (),
     *,
     budget: float = 1.5,
-    by: Measure = "floor",
+    by: Literal["floor", "rsa", "cka"] = "floor",
     rows: int = 600,
     console: Console | None = None,
 ) -> Branching:
     """Find where tasks should leave the student's trunk.
 
     Compare the teachers' features at each stage of the student on unlabelled training rows, and print what it costs the
-    tasks to share a stage, the best trees of tasks, and the `branch:` lines for the budget. Nothing is trained, except
-    by `--by probe`.
+    tasks to share a stage, the best trees of tasks, and the `branch:` lines for the budget. Nothing is trained.
 
     Args:
         recipe: the recipe, a YAML file; what it says of `student.branch` is not read.
@@ -45,8 +45,6 @@ def branch(
         budget: the largest tree, in FLOPs of one trunk: 1.5 is half as much again.
         by: what says which tasks may share a stage. floor: how often teachers still answer as they do, if their
             features pass through the best shared stage of the student's width. rsa, cka: how alike their features are.
-            hard_rows: whether the same labelled rows are hard for them. probe: a short training by hints of the best
-            trees of `floor`.
         rows: training rows that are compared; half of them judge what the other half found.
         console: where it is printed; default standard output.
 
@@ -62,10 +60,10 @@ def branch(
     """
     refuse_below(1, rows=rows)
     loaded = as_recipe(recipe, overrides)
-    device = start_accelerator(loaded.training).device
-    console = console_of(console)
+    accelerator = start_accelerator(loaded.training)
+    console = console_of(console, first=accelerator.is_main_process)
     with console.status("comparing the teachers"):
-        compared = compare_teachers(loaded, rows, device)
+        compared = compare_teachers(loaded, rows, accelerator.device)
         found = find_branching(compared, budget, by)
     show(found, budget, console)
     return found
@@ -76,34 +74,42 @@ def show(found: Branching, budget: float, console: Console) -> None:
     for task, why in found.left_out.items():
         console.print(f"{task} is not compared: {why}. It goes with the largest group.")
     for measure, pairs in found.likeness.items():
-        console.print(_table(_TITLES[measure], found, {"/".join(p) or "random network": v for p, v in pairs.items()}, 2))
+        rows = {"/".join(pair) or RANDOM: values for pair, values in pairs.items()}
+        _show_by_depth(_TITLES[measure], found, rows, 2, console)
     if found.floor is not None:
         said = "floor: points of its own agreement that each task loses, if all tasks share the stage"
-        console.print(_table(said, found, found.floor, 1))
-    console.print(_trees(found, budget))
+        _show_by_depth(said, found, found.floor, 1, console)
+    _show_trees(found, budget, console)
     if not found.branch:
-        console.print("one trunk for all tasks: no tree within the budget is worth its size. Write no `branch`.")
+        console.print(
+            "one trunk for all tasks: no tree within the budget is worth its size. Write no `branch`."
+        )
         return
     console.print(f"Write into the recipe, below `student:` ({found.chosen.size:.2f} networks):")
     console.print("  branch:")
     for stage, groups in found.branch.items():
-        console.print(f"    {in_one_line(stage)}: {in_one_line(groups)}", soft_wrap=True)
+        console.print(f"    {in_line(stage)}: {in_line(groups)}", soft_wrap=True, markup=False)
 
 
-def _table(title: str, found: Branching, rows: Mapping[str, Sequence[float]], digits: int) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+def _show_by_depth(
+    title: str, found: Branching, rows: Mapping[str, Sequence[float | None]], digits: int, console: Console
+) -> None:
+    console.print(title, style="bold", soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     for depth in found.depths:
         table.add_column(depth.layer, justify="right")
     for name, values in rows.items():
-        style = "dim" if name == "random network" else None
-        table.add_row(name, *(f"{value:.{digits}f}" for value in values), style=style)
-    return table
+        style = "dim" if name == RANDOM else None
+        cells = ("" if value is None else f"{value:.{digits}f}" for value in values)
+        table.add_row(name, *cells, style=style)
+    console.print(table)
 
 
-def _trees(found: Branching, budget: float) -> Table:
+def _show_trees(found: Branching, budget: float, console: Console) -> None:
     said = f"the best trees ({found.unit}: mean over the tasks, summed over the stages behind the first)"
-    table = Table(title=said, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    console.print(said, style="bold", soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("networks", "MFLOPs", found.unit):
         table.add_column(column, justify="right")
     table.add_column("tree")
@@ -112,10 +118,12 @@ def _trees(found: Branching, budget: float) -> Table:
         style = "bold" if tree == found.chosen else "dim" if tree.size > budget else None
         cells = (f"{tree.size:.2f}", f"{tree.size * whole:,.1f}", f"{tree.loss:.2f}")
         table.add_row(*cells, _in_words(tree, found), style=style)
-    return table
+    console.print(table)
 
 
 def _in_words(tree: TaskTree, found: Branching) -> str:
     branches = tree.branches([depth.name for depth in found.depths])
-    parts = [f"{stage}: " + " | ".join("+".join(group) for group in groups) for stage, groups in branches.items()]
+    parts = [
+        f"{stage}: " + " | ".join("+".join(group) for group in groups) for stage, groups in branches.items()
+    ]
     return "; ".join(parts) or "one trunk"

@@ -61,7 +61,6 @@ class Layout:
             return raw[:, self.prefix :].transpose(1, 2).unflatten(2, self.grid)
         return raw
 
-
     def put(self, raw: Tensor, feature: Tensor) -> Tensor:
         """A raw output like `raw` that is read as `feature`; tokens before the grid stay as they are."""
         feature = feature.to(raw.dtype)

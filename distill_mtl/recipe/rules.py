@@ -14,7 +14,7 @@ from distill_mtl.recipe.branches import OWN, Branches, by_task, mistakes_of_grou
 from distill_mtl.recipe.known_names import KnownNames
 from distill_mtl.recipe.long_form import in_units, no_margin
 from distill_mtl.recipe.mistakes import KeyPath, Mistake, either, show
-from distill_mtl.recipe.schema import INITS, Recipe, TaskSection, TeacherSection
+from distill_mtl.recipe.schema import INITS, AutoBranchSection, Recipe, TaskSection, TeacherSection
 
 PARTS = ("trunk", "trunk:LAYER", "guided", "heads", "heads:TASK", "adapters")
 PART = re.compile("(trunk|heads)(:.+)?|guided|adapters")
@@ -351,6 +351,8 @@ def _branch(judged: Judged) -> Iterator[Mistake]:
         return
     if len(tasks) == 1:
         yield Mistake(path, "there is one task, which has the whole trunk. Remove `branch`.")
+    elif branch == "auto" or isinstance(branch, AutoBranchSection):
+        return
     elif by_task(branch):
         for task in branch:
             if text := judged.missing_task(task):

@@ -38,6 +38,23 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
+class AutoBranches(Section):
+    """How the tree of tasks is found from the teachers."""
+
+    budget: Annotated[float, Field(ge=1)] = 1.5
+    """The largest tree, in FLOPs of one trunk."""
+    by: Literal["floor", "rsa", "cka"] = "floor"
+    """What says which tasks may share a stage: see docs/students.md."""
+    rows: Annotated[int, Field(ge=20, le=100_000)] = 600
+    """Training rows that the teachers are compared on."""
+
+
+class AutoBranchSection(Section):
+    """The tree of tasks is found from the teachers, before training."""
+
+    auto: AutoBranches
+
+
 class StudentSection(Section):
     """The network that is trained. In short form only its timm name."""
 
@@ -52,9 +69,14 @@ class StudentSection(Section):
     init: str = "pretrained"
     """pretrained (timm's weights) | teacher:TASK (its trunk) | a student or run folder (trunk and the heads of
     its tasks) | another folder or .safetensors file (trunk) | random"""
-    branch: Annotated[dict[str, str | list[list[str]]], Field(min_length=1)] | None = None
-    """Where tasks leave the trunk: {task: stage}, the others stay together; or {stage: groups of tasks, or own}.
-    Default: they share all of it."""
+    branch: (
+        Literal["auto"]
+        | AutoBranchSection
+        | Annotated[dict[str, str | list[list[str]]], Field(min_length=1)]
+        | None
+    ) = None
+    """Where tasks leave the trunk: {task: stage}, the others stay together; or {stage: groups of tasks, or own};
+    or auto, also {auto: {budget: 1.5}}: found from the teachers before training. Default: they share all of it."""
 
 
 class InputSection(Section):

@@ -33,6 +33,8 @@ from distill_mtl.targets.self_teacher import Context, SelfTeacher
 from distill_mtl.tasks.base import TaskKind, build_kind, import_kind
 from distill_mtl.teachers.load_teacher import load_teacher
 from distill_mtl.teachers.teacher import Teacher
+from distill_mtl.training.branching.find import Compared
+from distill_mtl.training.choose_branches import choose_branches, compare
 from distill_mtl.training.choose_rule import choose_rule
 from distill_mtl.training.choose_views import choose_views
 from distill_mtl.training.initialisation import initial_heads, initialisation_in_words
@@ -147,6 +149,7 @@ def build(recipe: Recipe) -> Parts:
     teachers, kinds = build_teachers(recipe, old)
     _refuse_unused_options(recipe, kinds)
     _refuse_missing_margins(recipe, kinds)
+    recipe = choose_branches(recipe, teachers, kinds, old, partial(_open_sources, kinds))
     heads = initial_heads(recipe, teachers.cards, kinds, old)
     student = build_student(
         old.settle(recipe.student, list(recipe.tasks)) if old is not None else recipe.student,
@@ -192,6 +195,22 @@ def build(recipe: Recipe) -> Parts:
         initialisation_in_words(recipe, heads, old),
         [*weighed, *seen],
     )
+
+
+def compare_teachers(recipe: Recipe, rows: int, device: torch.device) -> Compared:
+    """What the command `branch` compares: teachers and rows of a recipe, at the depths of its student's trunk.
+
+    Raises:
+        UserError: something is missing or does not fit, or cannot be compared.
+    """
+    old = find_initial_student(recipe.student.init)
+    teachers, kinds = build_teachers(recipe, old)
+    return compare(recipe, teachers, kinds, old, partial(_open_sources, kinds), rows, device)
+
+
+def _open_sources(kinds: Mapping[str, TaskKind], recipe: Recipe, inputs: Sequence[InputContract]) -> Sources:
+    """The data sets before the views of training are known."""
+    return build_sources(choose_views(recipe, kinds, canonical_size(inputs)), kinds, inputs)
 
 
 def build_teachers(recipe: Recipe, old: InitialStudent | None = None) -> tuple[Teachers, dict[str, TaskKind]]:

@@ -217,7 +217,9 @@ def _what_trains(recipe: str) -> str:
 
 
 def _decided(value: Any, before: Any) -> Any:
-    """A value of a recipe, with what stood in its place before wherever it is `auto`."""
+    """A value of a recipe, with what stood in its place before wherever it is `auto`, with options or without."""
+    if isinstance(value, dict) and list(value) == ["auto"]:
+        return before
     if isinstance(value, dict) and isinstance(before, dict):
         return {key: _decided(child, before.get(key, child)) for key, child in value.items()}
     if isinstance(value, list) and isinstance(before, list) and len(value) == len(before):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -58,7 +59,9 @@ def depths_of(trunk: Trunk) -> tuple[Chain, list[Depth]]:
     borders = [0, *(starts[stage] for stage in firsts[1:]), len(chain)]
     sizes = _sizes(trunk, chain, borders)
     return chain, [
-        Depth(chain.names[borders[k]], lasts[k], borders[k], borders[k + 1], _shape(trunk, lasts[k]), sizes[k])
+        Depth(
+            chain.names[borders[k]], lasts[k], borders[k], borders[k + 1], _shape(trunk, lasts[k]), sizes[k]
+        )
         for k in range(len(firsts))
     ]
 
@@ -74,14 +77,14 @@ def layers_at(teacher: Teacher, depths: Sequence[Depth]) -> list[str] | None:
     stages = [stage for stage in network.backbone.stages if not stage.endswith("]")]
     if len(stages) < 2:
         return None
-    return [
-        stages[max(0, round((k + 1) / len(depths) * len(stages)) - 1)] for k in range(len(depths))
-    ]
+    return [stages[max(0, round((k + 1) / len(depths) * len(stages)) - 1)] for k in range(len(depths))]
 
 
 def _shape(trunk: Trunk, layer: str) -> FeatureShape:
     """Of a layer that gives several maps the first one's."""
-    return next(shape for name, shape in trunk.shapes.items() if name == layer or name.startswith(f"{layer}["))
+    return next(
+        shape for name, shape in trunk.shapes.items() if name == layer or name.startswith(f"{layer}[")
+    )
 
 
 @torch.no_grad()
@@ -89,7 +92,7 @@ def _sizes(trunk: Trunk, chain: Chain, borders: Sequence[int]) -> list[float]:
     sizes = []
     with evaluating(trunk):
         state = trunk.preprocess(torch.zeros(1, 3, *trunk.inputs.size))
-        for start, stop in zip(borders, borders[1:], strict=False):
+        for start, stop in pairwise(borders):
             with FlopCounterMode(display=False) as counter:
                 state = chain.run(trunk.model, state, start, stop)
             sizes.append(float(counter.get_total_flops()))

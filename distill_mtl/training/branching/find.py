@@ -18,11 +18,18 @@ from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.teacher import Teacher
 from distill_mtl.training.branching.depths import Depth, depths_of, layers_at
 from distill_mtl.training.branching.floor import Floors
-from distill_mtl.training.branching.likeness import cka, hard_together, rsa
+from distill_mtl.training.branching.likeness import cka, rsa
 from distill_mtl.training.branching.search import Group, Loss, TaskTree, best_trees
-from distill_mtl.training.branching.teacher_features import Seen, TeacherLayers, look, on_grid, row_batches, rows_of
+from distill_mtl.training.branching.teacher_features import (
+    Seen,
+    TeacherLayers,
+    look,
+    on_grid,
+    row_batches,
+    rows_of,
+)
 
-Measure = Literal["floor", "rsa", "cka", "hard_rows", "probe"]
+Measure = Literal["floor", "rsa", "cka"]
 WORTH = 0.5
 """Points, mean over the tasks, that a larger tree must save to be taken."""
 _LIKENESS = {"rsa": rsa, "cka": cka}
@@ -70,7 +77,7 @@ class Branching:
     Attributes:
         depths: of the student.
         likeness: measure -> pair of tasks, or "" for the teachers and a random network -> value by depth.
-        floor: task -> points that it loses at each depth where all tasks share it; None: not measured.
+        floor: task -> points that it loses at each depth that all tasks share, None at the first; None: not measured.
         trees: the best ones, smallest first.
         chosen: the tree within the budget.
         branch: what `student.branch` would say; empty for one trunk.
@@ -80,7 +87,7 @@ class Branching:
 
     depths: Sequence[Depth]
     likeness: Mapping[str, Mapping[tuple[str, ...], list[float]]]
-    floor: Mapping[str, list[float]] | None
+    floor: Mapping[str, list[float | None]] | None
     trees: Sequence[TaskTree]
     chosen: TaskTree
     branch: dict[str, list[list[str]]]
@@ -110,31 +117,35 @@ def gather(
         if layers is not None:
             found[task] = TeacherLayers(teachers[task].to(device), layers, shapes)
         elif task in teachers:
-            left_out[task] = f"its teacher {teachers[task].card.place.name} does not give the features of its layers"
+            left_out[task] = (
+                f"its teacher {teachers[task].card.place.name} does not give the features of its layers"
+            )
         else:
             left_out[task] = "it has no teacher"
     if len(found) < 2:
-        said = "; ".join(f"{task}: {why}" for task, why in left_out.items()) or f"{next(iter(kinds))} is the only one"
+        said = (
+            "; ".join(f"{task}: {why}" for task, why in left_out.items())
+            or f"{next(iter(kinds))} is the only one"
+        )
         raise UserError(
             f"student.branch: tasks are compared by their teachers' features, and fewer than two have any: {said}. "
             "Use one trunk, or write `branch` by hand."
         )
     images = rows_of(sources, rows)
     if len(images) < _FEWEST:
-        raise UserError(f"student.branch: {len(images)} rows are too few to compare teachers by, {_FEWEST} are needed.")
+        raise UserError(
+            f"student.branch: {len(images)} rows are too few to compare teachers by, {_FEWEST} are needed."
+        )
     return Compared(trunk, found, left_out, kinds, depths, images, device)
 
 
-def find_branching(
-    compared: Compared, budget: float, by: Measure = "floor", losses: Mapping[str, Tensor] | None = None
-) -> Branching:
+def find_branching(compared: Compared, budget: float, by: Measure = "floor") -> Branching:
     """Compare the teachers, and search the best trees.
 
     Args:
         compared: by `gather`.
         budget: the largest tree, as a multiple of one network.
         by: which measure says what sharing costs.
-        losses: for `hard_rows`: task -> loss [R] of its teacher in the same labelled rows.
 
     Raises:
         UserError: the budget is below one network.
@@ -144,18 +155,15 @@ def find_branching(
     fitted, judged = compared.images[::2], compared.images[1::2]
     seen = look(compared.teachers, fitted, compared.device)
     likeness = _likenesses(compared, seen, fitted)
-    floor: dict[str, list[float]] | None = None
+    floor: dict[str, list[float | None]] | None = None
     if by in _LIKENESS:
         trees, unit = _trees(compared, _unlike(likeness[by], compared.tasks), budget), f"1 - {by}"
-    elif by == "hard_rows":
-        pairs = _hard_pairs(losses or {})
-        same = {pair: [value] * len(compared.depths) for pair, value in pairs.items()}
-        likeness = {**likeness, by: same}
-        trees, unit = _trees(compared, _unlike(same, compared.tasks), budget), "1 - share of rows"
     else:
         held_out = look(compared.teachers, judged, compared.device)
         kinds = {task: compared.kinds[task] for task in compared.tasks}
-        floors = Floors(compared.depths, compared.teachers, kinds, seen, held_out, fitted, judged, compared.device)
+        floors = Floors(
+            compared.depths, compared.teachers, kinds, seen, held_out, fitted, judged, compared.device
+        )
         trees, floor = _by_floor(compared, floors, budget)
         unit = "points"
     within = [tree for tree in trees if tree.size <= budget * (1 + 1e-9)]
@@ -187,7 +195,8 @@ def _likenesses(
             for pair in combinations(compared.tasks, 2)
         }
         to_random = [
-            [measure(one, other) for one, other in zip(rows[task], random, strict=True)] for task in compared.tasks
+            [measure(one, other) for one, other in zip(rows[task], random, strict=True)]
+            for task in compared.tasks
         ]
         found[name][()] = [sum(values) / len(values) for values in zip(*to_random, strict=True)]
     return found
@@ -231,7 +240,7 @@ def _unlike(likeness: Mapping[tuple[str, ...], Sequence[float]], tasks: Sequence
 
 def _by_floor(
     compared: Compared, floors: Floors, budget: float
-) -> tuple[list[TaskTree], dict[str, list[float]]]:
+) -> tuple[list[TaskTree], dict[str, list[float | None]]]:
     """The best trees in points, and what sharing by all tasks costs each at each depth.
 
     Of few tasks every group is measured. Of more, a group loses the share of what all tasks lose together that its
@@ -267,12 +276,10 @@ def _by_floor(
     for tree in priced:
         if not best or tree.loss < best[-1].loss:
             best.append(tree)
-    everyones = {task: [0.0, *(floors.points[k, everyone][task] for k in behind)] for task in tasks}
+    everyones: dict[str, list[float | None]] = {
+        task: [None, *(floors.points[k, everyone][task] for k in behind)] for task in tasks
+    }
     return best, everyones
-
-
-def _hard_pairs(losses: Mapping[str, Tensor]) -> dict[tuple[str, ...], float]:
-    return {pair: hard_together(*(losses[task] for task in pair)) for pair in combinations(losses, 2)}
 
 
 def _with_left_out(

@@ -1,9 +1,10 @@
 """What the best stage of C channels that a group of tasks shares would leave of each of their teachers.
 
-A shared stage may compute any function of the picture, and each task reads it through a linear map of its own. The least
-error in the teachers' features is then what lies outside the first C principal components of all their features,
-standardised and side by side. Put into the teachers and run on to their answers, it is what sharing costs at least in
-points of each task: no student that shares the stage can do better, whatever it learns, if it is to have these features.
+A shared stage may compute any function of the picture, and each task reads it through a linear map of its own. The
+least error in the teachers' features is then what lies outside the first C principal components of all their features,
+standardised and side by side, where a direction counts as far as the teacher's answers move with it. These components
+are put into the teachers in place of their features: how often they then answer otherwise is what sharing costs a
+student that is to have its teachers' features. A student that need not have them may lose less.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -87,7 +88,9 @@ class Stage:
 
     def through(self, stage: SharedStage, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Task -> its standardised features [N, C_t] as the shared stage gives them back."""
-        code = torch.stack([features[t] @ read.to(features[t].device) for t, read in stage.read.items()]).sum(0)
+        code = torch.stack([features[t] @ read.to(features[t].device) for t, read in stage.read.items()]).sum(
+            0
+        )
         return {task: code @ write.to(code.device) for task, write in stage.write.items()}
 
     def error(self, group: Group, seen: Mapping[str, Tensor]) -> float:
@@ -95,7 +98,8 @@ class Stage:
         features = {task: self.standardised(task, seen[task]) for task in group}
         back = self.through(self.shared(group), features)
         lost = [
-            float((features[t] - back[t]).pow(2).sum() / features[t].pow(2).sum().clamp(min=1e-12)) for t in group
+            float((features[t] - back[t]).pow(2).sum() / features[t].pow(2).sum().clamp(min=1e-12))
+            for t in group
         ]
         return sum(lost) / len(lost)
 
@@ -159,7 +163,11 @@ class Floors:
 
         One pass of the held-out rows through each teacher for each depth and group that it is in.
         """
-        groups = [(k, group) for k, group in dict.fromkeys(wanted) if (k, group) not in self.points and len(group) > 1]
+        groups = [
+            (k, group)
+            for k, group in dict.fromkeys(wanted)
+            if (k, group) not in self.points and len(group) > 1
+        ]
         alone = [(k, (task,)) for k, group in groups for task in group]
         alone = [pair for pair in dict.fromkeys(alone) if pair not in self.points]
         shared = {pair: self._stages[pair[0]].shared(pair[1]) for pair in (*alone, *groups)}
@@ -174,7 +182,9 @@ class Floors:
             for batch in row_batches(self._images, self._device):
                 self._agree(batch, shared, lost)
         for pair, of_task in lost.items():
-            self.points[pair] = {task: 100 * float(1 - torch.cat(parts).mean()) for task, parts in of_task.items()}
+            self.points[pair] = {
+                task: 100 * float(1 - torch.cat(parts).mean()) for task, parts in of_task.items()
+            }
         for k, group in groups:
             self.points[k, group] = {
                 task: max(0.0, found - self.points[k, (task,)][task])

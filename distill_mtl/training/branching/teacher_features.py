@@ -65,7 +65,10 @@ class TeacherLayers:
     def features(self, images: Tensor) -> list[Tensor]:
         """Of each depth, on the student's grid."""
         found = self.teacher.raw(images)
-        return [on_grid(found[layer].float(), shape) for layer, shape in zip(self.layers, self.shapes, strict=True)]
+        return [
+            on_grid(found[layer].float(), shape)
+            for layer, shape in zip(self.layers, self.shapes, strict=True)
+        ]
 
     def sensitivity(self, images: Tensor, depth: int) -> Tensor:
         """float64 [C, C]: how far its answers move with its features at a depth, by direction.
@@ -136,9 +139,7 @@ class Seen:
         return F.adaptive_avg_pool2d(maps, min(GRID, *maps.shape[2:])).flatten(1).cpu()
 
 
-def look(
-    teachers: Mapping[str, TeacherLayers], images: Tensor, device: torch.device
-) -> dict[str, Seen]:
+def look(teachers: Mapping[str, TeacherLayers], images: Tensor, device: torch.device) -> dict[str, Seen]:
     """The features of every teacher in these rows, by one pass of each.
 
     Args:

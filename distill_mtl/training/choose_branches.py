@@ -1,0 +1,83 @@
+"""Where the tasks leave a student's trunk, where its recipe leaves that to `auto`: found from the teachers, once."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from distill_mtl.data import Sources
+from distill_mtl.errors import RecipeError
+from distill_mtl.networks.inputs import InputContract
+from distill_mtl.recipe import Recipe
+from distill_mtl.recipe.schema import AutoBranches, AutoBranchSection
+from distill_mtl.students.initial_weights import InitialStudent
+from distill_mtl.students.student import FAMILIES, Trunk, split_family
+from distill_mtl.targets.facts import Teachers
+from distill_mtl.tasks.base import TaskKind
+from distill_mtl.training.branching.find import Compared, find_branching, gather
+
+OpenSources = Callable[[Recipe, Sequence[InputContract]], Sources]
+
+
+def choose_branches(
+    recipe: Recipe,
+    teachers: Teachers,
+    kinds: Mapping[str, TaskKind],
+    old: InitialStudent | None,
+    open_sources: OpenSources,
+) -> Recipe:
+    """The recipe with `student.branch` decided; all processes decide alike.
+
+    Args:
+        recipe: as loaded.
+        teachers: of it.
+        kinds: task -> its kind, with its classes.
+        old: the student that training begins with.
+        open_sources: the data sets in the size that these networks want.
+
+    Raises:
+        UserError: the teachers cannot be compared, or the trunk cannot be cut.
+    """
+    asked = recipe.student.branch
+    if isinstance(asked, AutoBranchSection):
+        options = asked.auto
+    elif asked == "auto":
+        options = AutoBranches()
+    else:
+        return recipe
+    device = PartialState().device
+    compared = compare(recipe, teachers, kinds, old, open_sources, options.rows, device)
+    found = find_branching(compared, options.budget, options.by)
+    for layers in compared.teachers.values():
+        layers.teacher.to(torch.device("cpu"))
+    everyones = [found.branch]
+    broadcast_object_list(everyones)
+    student = recipe.student.model_copy(update={"branch": everyones[0] or None})
+    return recipe.model_copy(update={"student": student})
+
+
+def compare(
+    recipe: Recipe,
+    teachers: Teachers,
+    kinds: Mapping[str, TaskKind],
+    old: InitialStudent | None,
+    open_sources: OpenSources,
+    rows: int,
+    device: torch.device,
+) -> Compared:
+    """What is compared of a recipe: its teachers on rows of its data, at the depths of the trunk in one piece."""
+    trunk = _trunk(recipe, old)
+    inputs = [trunk.inputs, *(card.inputs for card in teachers.cards.values())]
+    return gather(trunk, teachers, kinds, open_sources(recipe, inputs), rows, device)
+
+
+def _trunk(recipe: Recipe, old: InitialStudent | None) -> Trunk:
+    """The student's trunk with random weights."""
+    section = recipe.student if old is None else old.settle(recipe.student)
+    if section.model is None:
+        raise RecipeError("student.branch: the student has no `model`, so its stages are unknown. Add it.")
+    family, name = split_family(section.model)
+    size = (section.input_size,) * 2 if isinstance(section.input_size, int) else section.input_size
+    with torch.random.fork_rng(devices=[]):
+        return FAMILIES[family].create(name, section.args, size, pretrained=False)

@@ -1,0 +1,115 @@
+"""A recipe's teachers compared, on the toy world of two tasks."""
+
+import io
+from dataclasses import replace
+
+import pytest
+import torch
+import toy_world
+from rich.console import Console
+
+from distill_mtl.errors import UserError
+from distill_mtl.jobs.branch import branch
+from distill_mtl.recipe import load_recipe
+from distill_mtl.training.branching.find import find_branching
+from distill_mtl.training.branching.teacher_features import look
+from distill_mtl.training.parts import build, compare_teachers
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    return toy_world.build(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def compared(recipe):
+    return compare_teachers(load_recipe(recipe), 60, CPU)
+
+
+def test_depths_are_the_students_and_layers_the_teachers(compared):
+    assert [depth.name for depth in compared.depths] == ["first", "second"]
+    assert {task: of.layers for task, of in compared.teachers.items()} == {
+        "hue": ["first", "second"],
+        "shape": ["first", "second"],
+    }
+    assert len(compared.images) == 60
+
+
+def test_a_teacher_with_its_own_features_in_their_place_answers_as_it_does(compared):
+    for layers in compared.teachers.values():
+        with layers.tapped():
+            own = layers.teacher(compared.images).logits
+            for depth, features in enumerate(layers.features(compared.images)):
+                torch.testing.assert_close(layers.answers_with(compared.images, depth, features), own)
+                assert not torch.allclose(layers.answers_with(compared.images, depth, 0 * features), own)
+
+
+def test_what_is_seen_does_not_depend_on_other_teachers(compared):
+    both = look(compared.teachers, compared.images, CPU)
+    alone = look({"hue": compared.teachers["hue"]}, compared.images, CPU)
+    for one, other in zip(both["hue"].places, alone["hue"].places, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("by", ["floor", "rsa", "cka"])
+def test_the_best_trees_are_found(compared, by):
+    found = find_branching(compared, 2.0, by)
+    assert found.trees[0].groups == ((("hue", "shape"),), (("hue", "shape"),))
+    assert all(one.loss > two.loss for one, two in zip(found.trees, found.trees[1:], strict=False))
+    assert found.chosen.size <= 2
+    assert set(found.likeness) == {"rsa", "cka"}
+    assert set(found.likeness["rsa"]) == {("hue", "shape"), ()}
+    if by in ("rsa", "cka"):
+        assert found.branch == {"second": [["hue"], ["shape"]]}
+
+
+def test_the_same_rows_give_the_same_tree(compared):
+    assert find_branching(compared, 2.0).trees == find_branching(compared, 2.0).trees
+
+
+def test_teachers_that_are_the_same_share_one_trunk(compared):
+    hue, kind = compared.teachers["hue"], compared.kinds["hue"]
+    same = replace(compared, teachers={"hue": hue, "twin": hue}, kinds={"hue": kind, "twin": kind})
+    found = find_branching(same, 2.0)
+    assert found.floor["hue"][1] == pytest.approx(0, abs=1e-6)
+    assert found.branch == {}
+
+
+def test_a_budget_below_one_network_is_refused(recipe):
+    with pytest.raises(UserError, match="below one"):
+        branch(recipe, budget=0.5, rows=60)
+
+
+def test_one_task_alone_is_refused(recipe):
+    alone = recipe.with_name("alone.yaml")
+    alone.write_text(recipe.read_text().split("  shape:")[0] + "training: {steps: 6, batch_size: 12}\n")
+    with pytest.raises(UserError, match=r"student\.branch.*hue is the only one"):
+        branch(alone, rows=60)
+
+
+def test_teachers_without_features_are_named(recipe):
+    overrides = ["tasks.shape.teacher=null", "tasks.shape.classes=2"]
+    with pytest.raises(UserError, match=r"shape: it has no teacher"):
+        branch(recipe, overrides, rows=60)
+
+
+def test_the_lines_for_the_recipe_are_printed(recipe):
+    said = io.StringIO()
+    branch(recipe, budget=2, by="rsa", rows=60, console=Console(file=said, width=100))
+    assert "second: [[hue], [shape]]" in said.getvalue()
+    assert "random network" in said.getvalue()
+
+
+@pytest.mark.parametrize("asked", ["auto", "{auto: {budget: 2.0, by: rsa, rows: 60}}"])
+def test_auto_is_decided_before_the_run(recipe, asked):
+    parts = build(load_recipe(recipe, [f"student.branch={asked}"]))
+    assert parts.recipe.student.branch in (None, {"second": [["hue"], ["shape"]]})
+    if asked != "auto":
+        assert parts.recipe.student.branch == {"second": [["hue"], ["shape"]]}
+        assert "hue" in str(parts.student.trunk.describe()["branch"])
+    assert (
+        parts.recipe.student.branch
+        == build(load_recipe(recipe, [f"student.branch={asked}"])).recipe.student.branch
+    )

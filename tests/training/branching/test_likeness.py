@@ -1,0 +1,39 @@
+import pytest
+import torch
+
+from distill_mtl.training.branching.likeness import cka, rsa
+
+
+def rows(seed, count=80, width=12):
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("measure", [rsa, cka])
+def test_the_same_features_are_alike_whatever_their_scale(measure):
+    first = rows(0)
+    assert measure(first, first) == pytest.approx(1)
+    assert measure(first, 7 * first) == pytest.approx(1)
+
+
+def test_cka_does_not_see_a_rotation():
+    turn = torch.linalg.qr(rows(1, 12)).Q
+    assert cka(rows(0), rows(0) @ turn + 3) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("measure", [rsa, cka])
+def test_features_that_have_nothing_to_do_with_each_other_are_near_zero(measure):
+    assert abs(measure(rows(0, 200), rows(1, 200))) < 0.1
+
+
+@pytest.mark.parametrize("measure", [rsa, cka])
+def test_features_without_any_difference_are_like_nothing(measure):
+    assert measure(torch.ones(20, 3), rows(0, 20)) == pytest.approx(0, abs=0.3)
+
+
+def test_rsa_is_scipys_rank_correlation_of_dissimilarities():
+    from scipy.stats import spearmanr
+
+    one, other = rows(0), rows(0) + rows(2)
+    pairs = torch.triu_indices(len(one), len(one), 1)
+    expected = spearmanr(*(1 - torch.corrcoef(each.double())[pairs[0], pairs[1]] for each in (one, other)))[0]
+    assert rsa(one, other) == pytest.approx(expected)
