@@ -53,6 +53,7 @@ class AutoBranchSection(Section):
     """The tree of tasks is found from the teachers, before training."""
 
     auto: AutoBranches
+    """How it is found."""
 
 
 class StudentSection(Section):

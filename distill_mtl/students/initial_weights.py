@@ -19,7 +19,7 @@ from distill_mtl.machine_memory import within_memory
 from distill_mtl.networks.inputs import InputContract, Preprocess
 from distill_mtl.networks.network import chosen_task
 from distill_mtl.networks.weights import CONFIG, load_exactly, network_folder, read_config, read_weights
-from distill_mtl.recipe.schema import INITS, StudentSection, TaskSection
+from distill_mtl.recipe.schema import INITS, AutoBranchSection, StudentSection, TaskSection
 from distill_mtl.students.owners import SettledBranches, in_words, only, serves
 from distill_mtl.students.split_trunk import split_trunk
 from distill_mtl.students.student import DEFAULT_FAMILY, FAMILIES, Body, Student, split_family
@@ -106,7 +106,7 @@ class InitialStudent:
                     f"student.init: the tasks of {self.folder} part in the trunk ({in_words(self.branches)}), and "
                     f"{', '.join(new)} has no place there. Write a `branch` with all tasks."
                 )
-            branch = only(self.branches, tasks) or None
+            branch = {**only(self.branches, tasks)} or None
         return section.model_copy(
             update={"model": model, "input_size": size, "args": dict(args), "branch": branch}
         )
@@ -182,6 +182,8 @@ def build_student(
             f"student.init: {section.init} is not a student's folder, so its architecture is unknown. "
             "Add `model`, or correct the path."
         )
+    branch = section.branch
+    assert branch != "auto" and not isinstance(branch, AutoBranchSection), "not decided yet"
     family, name = split_family(section.model)
     size = section.input_size
     size = (size, size) if isinstance(size, int) else size
@@ -192,7 +194,7 @@ def build_student(
         torch.manual_seed(seed)
         try:
             trunk = FAMILIES[family].create(name, section.args, size, pretrained=section.init == "pretrained")
-            body = trunk if section.branch is None else split_trunk(trunk, section.branch, list(kinds))
+            body = trunk if branch is None else split_trunk(trunk, branch, list(kinds))
             load_initial(body, section.init, teacher_folders or {}, teacher_inputs or {}, list(kinds))
             student = Student(body, kinds)
             for task, source in (initial_heads or {}).items():

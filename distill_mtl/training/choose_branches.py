@@ -74,7 +74,7 @@ def compare(
 
 def _trunk(recipe: Recipe, old: InitialStudent | None) -> Trunk:
     """The student's trunk with random weights."""
-    section = recipe.student if old is None else old.settle(recipe.student)
+    section = recipe.student if old is None else old.settle(recipe.student, list(recipe.tasks))
     if section.model is None:
         raise RecipeError("student.branch: the student has no `model`, so its stages are unknown. Add it.")
     family, name = split_family(section.model)

@@ -95,8 +95,10 @@ class TeacherLayers:
             images = images[:1]  # what runs before the layer is not read: one row is enough to get there
 
         def replace(module: nn.Module, inputs: object, raw: Tensor) -> Tensor:
-            size = raw.shape if raw.ndim == 2 else layout(raw).shape
-            return layout.put(raw, _resized(features.to(raw.device), tuple(size[2:])))
+            if raw.ndim == 2:
+                return layout.put(raw, features.mean((2, 3)).to(raw.device))
+            height, width = layout(raw).shape[2:]
+            return layout.put(raw, _resized(features.to(raw.device), (height, width)))
 
         handle = model.get_submodule(layer).register_forward_hook(replace, prepend=True)
         try:
@@ -111,9 +113,7 @@ def on_grid(features: Tensor, shape: FeatureShape) -> Tensor:
     return _resized(maps, shape.size or (1, 1))
 
 
-def _resized(maps: Tensor, size: tuple[int, ...]) -> Tensor:
-    if not size:
-        return maps.mean((2, 3))
+def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(maps.shape[2:]) == size:
         return maps
     if maps.shape[2] >= size[0] and maps.shape[3] >= size[1]:
