@@ -183,7 +183,8 @@ def build_student(
             "Add `model`, or correct the path."
         )
     branch = section.branch
-    assert branch != "auto" and not isinstance(branch, AutoBranchSection), "not decided yet"
+    assert branch != "auto"  # `training.choose_branches` has decided it
+    assert not isinstance(branch, AutoBranchSection)
     family, name = split_family(section.model)
     size = section.input_size
     size = (size, size) if isinstance(size, int) else size
