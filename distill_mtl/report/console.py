@@ -44,7 +44,9 @@ def _summary(report: Report) -> Iterator[RenderableType]:
         for block in section.summary:
             yield from (*_shown(block), "")
     notes = [RichText(note, "dim") for section in report.sections for note in section.notes]
-    yield from (*notes, "") if notes else ()
+    yield from notes
+    if notes:
+        yield ""
 
 
 def _verdict(report: Report) -> Iterator[RichText]:
