@@ -16,6 +16,7 @@ first use. Real pictures are looked for in $DISTILL_MTL_DATA, else in ../shared/
 """
 
 import argparse
+import fcntl
 import json
 import os
 import shutil
@@ -23,7 +24,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +36,7 @@ RIVALS = ("teachers", "loop", "loop-labels", "single", "old", "ours")
 BUDGETS = ("short", "long")
 RATES = {"sgd": (0.02, 0.05, 0.12, 0.3), "adamw": (5e-4, 1e-3, 2e-3, 4e-3)}
 LOOP = "loop.json"
+POLL = 5.0  # seconds between two looks at what another invocation is making
 
 
 @dataclass(frozen=True)
@@ -111,16 +114,15 @@ def run_all(arguments: argparse.Namespace, work: Path) -> None:
         arguments.sets = sets_of(arguments.variant, arguments.sets, work)
         rivals = [*rivals, arguments.variant]
     runs = planned(arguments.only, arguments.budget, rivals, arguments.seeds)
-    if arguments.again:
-        for run in runs:
+    for run in runs:
+        if arguments.again or not is_there(run, work):
             shutil.rmtree(run.folder(work), ignore_errors=True)
     sets = {arguments.variant: arguments.sets}
-    progress = Progress([run for run in runs if not is_there(run, work)], work)
+    progress = Progress([run for run in runs if not run.finished(work)], work)
     for merge in dict.fromkeys(run.merge for run in progress.left):
         if {run.entrant for run in progress.left if run.merge == merge} & {"loop", "loop-labels", "single"}:
             choose_rate(merge, work, progress)
-    for run in list(progress.left):
-        make(run, work, sets.get(run.entrant, []), progress)
+    make_all(list(progress.left), work, sets, progress)
 
 
 def planned(
@@ -201,21 +203,53 @@ def key_of(run: Run) -> str:
     return f"{run.merge}/{run.budget}/{run.entrant}"
 
 
-def make(run: Run, work: Path, sets: Sequence[str], progress: Progress) -> None:
-    """One run in a process of its own, into its folder, which is there when it is whole."""
-    print(f"[{progress}] {run}", file=sys.stderr, flush=True)
+def make_all(runs: Sequence[Run], work: Path, sets: Mapping[str, Sequence[str]], progress: Progress) -> None:
+    """Make the runs; those that another invocation is making are waited for at the end."""
+    waiting = list(runs)
+    while waiting:
+        done = [run for run in waiting if make(run, work, sets.get(run.entrant, []), progress)]
+        waiting = [run for run in waiting if run not in done]
+        if not done:
+            time.sleep(POLL)
+
+
+def make(run: Run, work: Path, sets: Sequence[str], progress: Progress) -> bool:
+    """One run in a process of its own, into its folder, which is there when it is whole; False while another
+    invocation is making it."""
     folder = run.folder(work)
-    part = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    began = time.monotonic()
-    start(["run", run.merge, run.budget, run.entrant, str(run.seed), str(part)], work, sets, log=part / "log")
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+    with claim(folder) as mine:
+        if not mine:
+            return False
+        if run.finished(work):
+            progress.left = [other for other in progress.left if other != run]
+            return True
+        print(f"[{progress}] {run}", file=sys.stderr, flush=True)
+        part = folder.with_name(f"{folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        began = time.monotonic()
+        what = ["run", run.merge, run.budget, run.entrant, str(run.seed), str(part)]
+        start(what, work, sets, log=part / "log")
+        part.rename(folder)
     progress.note(run, time.monotonic() - began)
     found = Scored.read(folder)
     shown = " ".join(f"{task} {score:.2f}" for task, score in found.scores.items())
     print(f"    {shown}  {found.cpu:.0f} CPU s", file=sys.stderr, flush=True)
+    return True
+
+
+@contextmanager
+def claim(place: Path) -> Iterator[bool]:
+    """Whether this process may make what is to lie at `place`: no other living one is making it."""
+    lock = place.with_name(f"{place.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
 
 
 def start(what: Sequence[str], work: Path, sets: Sequence[str], log: Path | None = None) -> None:
@@ -242,10 +276,9 @@ def choose_rate(merge: str, work: Path, progress: Progress) -> None:
     if file.exists():
         return
     tried = {rate: Run(merge, "short", f"rate-{rate}", 0) for rate in RATES[MERGES[merge].loop_optimizer]}
-    for run in tried.values():
-        if not run.finished(work):
-            progress.left.insert(0, run)
-            make(run, work, [], progress)
+    missing = [run for run in tried.values() if not run.finished(work)]
+    progress.left = [*missing, *progress.left]
+    make_all(missing, work, {}, progress)
     found = {rate: Scored.read(run.folder(work)) for rate, run in tried.items()}
     validation = {rate: run.notes["validation"] for rate, run in found.items()}
     rate = max(validation, key=lambda rate: validation[rate])
@@ -261,15 +294,20 @@ def choose_rate(merge: str, work: Path, progress: Progress) -> None:
 def prepare(merge: str, work: Path) -> None:
     """Shards and teachers of a merge, made once."""
     for name in MERGES[merge].shards:
-        if not (work / "shards" / name).exists():
-            print(f"shards {name}", file=sys.stderr, flush=True)
-            start(["shards", merge, name], work, [])
+        make_part(["shards", merge, name], work / "shards" / name, work)
     for name in MERGES[merge].teachers:
-        if not (work / "teachers" / name).exists():
-            print(f"teacher {name}", file=sys.stderr, flush=True)
-            log = work / "teachers" / f"{name}.log"
-            log.parent.mkdir(parents=True, exist_ok=True)
-            start(["teacher", merge, name], work, [], log=log)
+        make_part(["teacher", merge, name], work / "teachers" / name, work)
+
+
+def make_part(what: Sequence[str], place: Path, work: Path) -> None:
+    """What lies at `place` when it is whole; waits while another invocation is making it."""
+    while not place.exists():
+        with claim(place) as mine:
+            if mine and not place.exists():
+                print(" ".join(what), file=sys.stderr, flush=True)
+                start(what, work, [], log=place.with_name(f"{place.name}.log"))
+        if not mine:
+            time.sleep(POLL)
 
 
 # ---- reading ------------------------------------------------------------------------------------------

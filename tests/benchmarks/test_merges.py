@@ -102,6 +102,17 @@ def test_a_run_that_was_cut_off_is_not_in_the_table(tmp_path):
     assert not merges.runs_of("digits", "short", tmp_path)
 
 
+def test_two_invocations_do_not_make_one_run_twice(tmp_path):
+    run = merges.Run("digits", "short", "loop", 0)
+    progress = merges.Progress([run], tmp_path)
+    with merges.claim(run.folder(tmp_path)) as mine:
+        assert mine
+        assert not merges.make(run, tmp_path, [], progress)
+        write(run, tmp_path)
+    assert merges.make(run, tmp_path, [], progress)  # which runs nothing: the other has made it
+    assert not progress.left
+
+
 def test_ours_is_run_again_when_a_default_changes(tmp_path):
     run = merges.Run("quickstart", "short", "ours", 0)
     write(run, tmp_path)
