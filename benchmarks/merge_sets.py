@@ -273,11 +273,11 @@ def names_in(shards: Path) -> list[str]:
         return sorted({file.read().decode().strip() for file in files if file is not None})
 
 
-def photo_teacher(task: str) -> Callable[[Path], dict[str, Any]]:
+def photo_teacher(task: str, epochs: int) -> Callable[[Path], dict[str, Any]]:
     def recipe(work: Path) -> dict[str, Any]:
         data = source(DATA / "photos", task, augment=MILD)
         classes = names_in(DATA / "photos" / f"{task}-val-000.tar")
-        return teacher(task, lambda _: data, PHOTO_TEACHER, 20, classes=classes)(work)
+        return teacher(task, lambda _: data, PHOTO_TEACHER, epochs, classes=classes)(work)
 
     return recipe
 
@@ -415,7 +415,7 @@ def pair_teacher(task: str) -> Callable[[Path], dict[str, Any]]:
 
 
 PAIR_TEACHERS = {task: pair_teacher(task) for task in ("left", "right")}
-PHOTO_TEACHERS = {task: photo_teacher(task) for task in ("animals", "things")}
+PHOTO_TEACHERS = {"animals": photo_teacher("animals", 20), "things": photo_teacher("things", 10)}
 
 
 def street_teacher(task: str) -> Callable[[Path], dict[str, Any]]:
