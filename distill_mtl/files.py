@@ -12,7 +12,6 @@ import io
 import os
 import re
 import secrets
-import shutil
 import stat
 import time
 from collections.abc import Iterator, Mapping
@@ -348,10 +347,14 @@ def _is_abandoned(path: Path) -> bool:
 
 
 def _delete(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    """As far as that is possible, with one file open at a time: there may be no more."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            for inside in os.listdir(path):
+                _delete(path / inside)
+            path.rmdir()
+        else:
+            path.unlink()
 
 
 def _to_disk(path: Path) -> None:

@@ -23,6 +23,7 @@ _NEW_MOUNTS = 0x00020000  # CLONE_NEWNS
 _PRIVATE = (1 << 14) | (1 << 18)  # MS_REC | MS_PRIVATE
 READ_ONLY = 1  # MS_RDONLY
 _AGAIN = 1 << 5  # MS_REMOUNT
+_mounted: set[Path] = set()
 _TESTS = Path(__file__).parent
 
 
@@ -92,22 +93,24 @@ def own_mounts() -> Iterator[bool]:
     try:
         yield allowed
     finally:
+        _mounted.clear()
         _call("setns", before, _NEW_MOUNTS)
         os.close(before)
         os.chdir(folder)
 
 
 def mount_memory(folder: Path, size: str, flags: int = 0) -> None:
-    """A disk of so many bytes (`1m`) in memory at a folder; mounted again at the same place it gets other flags."""
-    again = flags | (_AGAIN if os.path.ismount(folder) else 0)
-    options = None if again & _AGAIN else f"size={size}".encode()
-    if not _call("mount", b"tmpfs", os.fsencode(folder), b"tmpfs", again, options):
+    """A disk of so many bytes (`1m`) in memory at a folder, for `own_mounts`; mounted again it changes."""
+    again = _AGAIN if folder in _mounted else 0  # what others have mounted must not change
+    if not _call("mount", b"tmpfs", os.fsencode(folder), b"tmpfs", flags | again, f"size={size}".encode()):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(folder))
+    _mounted.add(folder)
 
 
 def _child(
     arguments: Sequence[str], prepare: Callable[[], object] | None, log: str, folder: str, mounts: str
 ) -> None:
+    multiprocessing.set_start_method("fork", force=True)  # as where nobody forked it
     os.setpgid(0, 0)  # its reader processes are killed with it
     sys.path[:0] = [str(_TESTS)]
     os.environ.update(OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true")

@@ -24,8 +24,8 @@ from distill_mtl.splits import Split
 from distill_mtl.tasks.base import TaskKind, is_user_kind
 from distill_mtl.tasks.label import LabelCounts
 
-_VERSION = 1
-"""Of what kinds count: an earlier version's counts are not used."""
+_VERSION = 2
+"""Of what is counted and compared: an earlier version's counts are not used. 1 did not compare a map's size."""
 _AT_ONCE = 256  # labels in memory
 _SHOWN = 3  # labels that cannot be read
 _FORMATS = ("JPEG", "PNG", "WEBP")
@@ -146,18 +146,19 @@ class _Part:
             for (payload, size), times in alike.items():
                 try:
                     label = self.kind.read_label(payload)
+                    if size != _ANY_SIZE:
+                        self.kind.check_size(label, size)
                 except ValueError as error:
-                    wrong = [
-                        row for row, other in zip(rows.tolist(), payloads, strict=True) if other == payload
-                    ]
+                    each = zip(rows.tolist(), payloads, sizes, strict=True)
+                    wrong = [row for row, *other in each if other == [payload, size]]
                     findings += [f"{self.source.place(self._column, row)}: {error}" for row in wrong]
                     continue
                 counts.add_label(self.kind, label, size, times)
             yield first + len(rows)
 
     def _picture_sizes(self, rows: Integers) -> Sequence[Size]:
-        """Height and width of each row's picture, for kinds whose labels are places in it and have no size."""
-        if not self.kind.dense or self.kind.from_table == "file":
+        """Height and width of each row's picture, for kinds whose labels are places in it."""
+        if not self.kind.dense:
             return [_ANY_SIZE] * len(rows)
         return [_picture_size(payload) for payload in self.source.payloads(self.source.image, rows)]
 

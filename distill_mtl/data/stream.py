@@ -7,6 +7,7 @@ processes' slices is one process's batch, and resuming is a step number (DESIGN 
 
 import atexit
 import multiprocessing
+import os
 import shutil
 import signal
 import threading
@@ -16,23 +17,29 @@ from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import partial
 from itertools import chain
+from multiprocessing.queues import Queue
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from distill_mtl.data.batch import ALONE, Batch, BatchRows, ProcessShare
 from distill_mtl.data.batch_plan import Plan
 from distill_mtl.data.reader import Reader
-from distill_mtl.errors import ShardError, UserError
-from distill_mtl.system_errors import megabytes, reason_of
+from distill_mtl.errors import ShardError, UserError, brief
+from distill_mtl.system_errors import error_number, megabytes, reason_of
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 _SHARED = Path("/dev/shm")
 _DIED = "DataLoader worker (pid"
+_FEWER = (
+    "Lower training.workers (of shards: --workers), where 0 needs neither shared memory nor processes, or the batch "
+    "size; or raise the limit: docker run --shm-size=8g, ulimit -n."
+)
 _PATIENCE = 60.0  # seconds for reading a few rows again
 
 
@@ -77,7 +84,8 @@ def read_ahead(
         one_by_one: the rows of an item: where each comes from, and the item of that row alone.
 
     Raises:
-        UserError: what `work` raises, as soon as its item is due.
+        UserError: what `work` raises, as soon as its item is due; the machine has no room for reader processes, or for
+            what they hand over.
         ShardError: a reader process was ended by a signal, with the row that it was at.
     """
     if workers == 0:
@@ -93,11 +101,11 @@ def read_ahead(
         pin_memory=torch.cuda.is_available(),
         # DataLoader draws a seed when it starts; from its own generator, so that the run's stays untouched.
         generator=torch.Generator(),
-        worker_init_fn=_leave_signals_to_the_run,
+        worker_init_fn=_begin_reading,
     )
-    readers = iter(loader)
+    readers = _Readers(loader)
     # Readers ignore SIGTERM, and Python waits for them at its end: whatever ends this process must end them.
-    end = partial(_kill, readers._workers)  # type: ignore[attr-defined]
+    end = partial(_kill, readers._workers)
     atexit.register(end)
     _raise_only_while_waiting()
     try:
@@ -117,9 +125,29 @@ def read_ahead(
         rows = [row for item in taken.waiting for row in one_by_one(item)]
         raise _reader_ended(work, rows, end())
     finally:
-        readers._shutdown_workers()  # type: ignore[attr-defined]
+        readers._shutdown_workers()
         end()
         atexit.unregister(end)
+
+
+class _Readers(_MultiProcessingDataLoaderIter):
+    """DataLoader's own, whose processes are ended where not all of them can be started.
+
+    Raises:
+        UserError: they cannot be started.
+    """
+
+    def __init__(self, loader: "DataLoader[Any]") -> None:
+        self._workers: list[Any] = []
+        try:
+            super().__init__(loader)
+        except OSError as error:
+            _kill(self._workers)
+            self._shutdown = True  # or torch prints a traceback when it is collected
+            reason = reason_of(error) or error.strerror or brief(error)
+            raise UserError(
+                f"training.workers: {loader.num_workers} reader processes cannot be started: {reason}. {_FEWER}"
+            ) from error
 
 
 class _Wait:
@@ -144,30 +172,43 @@ def _raise_only_while_waiting() -> None:
         signal.signal(signal.SIGCHLD, _Wait.child_ended)
 
 
-def _next(readers: Iterator[Any]) -> Any:
+def _next(readers: _Readers) -> Any:
     _Wait.is_on = True
     try:
-        if any(process.exitcode for process in readers._workers):  # type: ignore[attr-defined]
+        if any(process.exitcode for process in readers._workers):
             raise RuntimeError(_DIED)
         return next(readers)
     finally:
         _Wait.is_on = False
 
 
-def _kill(workers: Sequence[Any]) -> str:
-    """End reader processes after one has died: they ignore SIGTERM, and Python waits for them. Returns its signal."""
+def _kill(workers: Sequence[Any]) -> list[int]:
+    """End reader processes after one has died: they ignore SIGTERM, and Python waits for them.
+
+    Returns how those ended that have died: their exit status, or the negative number of their signal.
+    """
     for process in workers:
         process.join(0)
-    text = ", ".join(_exit_text(process.exitcode) for process in workers if process.exitcode)
+    ends = [process.exitcode for process in workers if process.exitcode]
     for process in workers:
         process.kill()
-    return text or "of unknown cause"
+    return ends
 
 
 def _reader_ended(
-    work: Callable[[Item], object], rows: Sequence[tuple[str, Item]], signals: str
-) -> ShardError:
-    """The error that names the row whose reading ends a process; it is found by reading the rows in another one."""
+    work: Callable[[Item], object], rows: Sequence[tuple[str, Item]], ends: Sequence[int]
+) -> UserError:
+    """The error that names the row whose reading ends a process; it is found by reading the rows in another one.
+
+    Args:
+        work: of the readers.
+        rows: that they were at.
+        ends: of the readers that ended, as `_kill` gives them.
+    """
+    if reason := next((reason for end in ends if (reason := reason_of(OSError(end, "")))), None):
+        return UserError(
+            f"training.workers: what a reader has read cannot be handed over: {reason}. {_FEWER}"
+        )
     context = multiprocessing.get_context()
     at = context.Value("q", 0, lock=False)
     child = context.Process(target=_read_each, args=(work, [item for _, item in rows], at), daemon=True)
@@ -175,8 +216,9 @@ def _reader_ended(
     child.join(_PATIENCE)
     if child.exitcode == 0 or not rows:
         between = f" between {rows[0][0]} and {rows[-1][0]}" if rows else ""
+        text = ", ".join(map(_exit_text, ends)) or "of unknown cause"
         return ShardError(
-            f"a reader process was ended ({signals}) at a row{between}. Each of these rows alone is read without "
+            f"a reader process was ended ({text}) at a row{between}. Each of these rows alone is read without "
             "harm, so memory may be short: lower the number of workers, and look at /dev/shm."
         )
     ended = (
@@ -275,8 +317,7 @@ def _share(made: object) -> None:
         free = f", /dev/shm has {megabytes(shutil.disk_usage(_SHARED).free)} free" if _SHARED.is_dir() else ""
         raise UserError(
             f"training.workers: a batch of {megabytes(size)} cannot be handed over by a reader{free}: {reason}. "
-            "Lower training.workers (0 needs no shared memory) or training.batch_size, or give the container more "
-            "(docker run --shm-size=8g)."
+            f"{_FEWER}"
         ) from error
 
 
@@ -291,10 +332,19 @@ def _tensors(made: object) -> Iterator[Tensor]:
         yield from chain.from_iterable(_tensors(getattr(made, field.name)) for field in fields(made))
 
 
-def _leave_signals_to_the_run(worker: int) -> None:
-    """Ctrl-C and SIGTERM reach the whole process group; the run still needs its readers to end its step."""
+def _begin_reading(worker: int) -> None:
+    """Called first in a reader process.
+
+    Ctrl-C and SIGTERM reach the whole process group; the run still needs its readers to end its step. What cannot be
+    handed over ends the reader: Python would print a traceback, and the run would wait for ever.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    Queue._on_queue_feeder_error = staticmethod(_cannot_hand_over)  # type: ignore[attr-defined]
+
+
+def _cannot_hand_over(error: BaseException, made: object) -> NoReturn:
+    os._exit(error_number(error) or 1)
 
 
 def _as_it_is(batch: Any) -> Any:

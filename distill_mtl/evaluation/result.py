@@ -5,6 +5,7 @@ else. Verdicts and acceptance are computed here alone, when an `Evaluation` is m
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,14 +22,18 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
+from distill_mtl import __version__
 from distill_mtl.errors import UserError
 from distill_mtl.evaluation.verdict import AcceptanceRule, Decision, judge
 from distill_mtl.files import write_text
 from distill_mtl.reading import Remedy, fit, read_json, shown
 
 FORMAT: Final = "distill_mtl results"
-VERSION: Final = 1
-"""Format and version of results.json. The version changes if an older reader cannot read the file."""
+VERSION: Final = 2
+"""Format and version of results.json. Whoever adds a key to a version that was released raises it: a reader refuses
+keys that it does not know. Files of all earlier versions are read: a new key has a default, which says that nothing is
+known. Version 2 added `distill_mtl`, `hashed`, `unscored`, `unmeasured`, `training_rows` and `acceptance.gate`."""
+_PROGRAM = re.compile(r"[\w.+-]{1,40}")  # a version of it
 McNemarTest = Literal["exact", "clustered"]
 BaselineKind = Literal["labels_only", "single_task", "model"]
 _PART = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -351,6 +356,7 @@ class Evaluation(BaseModel):
 
     Attributes:
         format, version: of the file.
+        distill_mtl: the program's version that measured; None: one that did not say it.
         tasks: results by task, each with its verdict.
         cost: of student and teachers.
         cross_domain: task -> source that has no labels of it -> how student and teacher agree on its images.
@@ -367,7 +373,8 @@ class Evaluation(BaseModel):
     model_config = ConfigDict(frozen=True, allow_inf_nan=False, ser_json_inf_nan="constants")
 
     format: Literal["distill_mtl results"] = FORMAT
-    version: Literal[1] = VERSION
+    version: Literal[2] = VERSION
+    distill_mtl: str | None = __version__
     tasks: dict[str, TaskResult]
     cost: Costs
     cross_domain: dict[str, dict[str, CrossDomainAgreement]] = Field(default_factory=dict)
@@ -397,22 +404,30 @@ class Evaluation(BaseModel):
         """From a results.json.
 
         Raises:
-            UserError: it is not one of this version; says which command measures again.
+            UserError: it is none, or one of a later version; says which program reads it, and which command measures
+                again.
         """
         again = f"Measure again: distill-mtl evaluate {path.parent} --write"
         content = read_json(path, remedy=Remedy(again))
         found = content if isinstance(content, dict) else {}
-        named = found.get("format"), found.get("version")
-        if named != (FORMAT, VERSION):
-            said = (
-                "it has no format"
-                if named[0] is None
-                else f"it has format {shown(named[0])}, version {shown(named[1])}"
-            )
+        version = found.get("version")
+        if found.get("format") != FORMAT or type(version) is not int or version < 1:
+            said = "no format" if "format" not in found else f"format {shown(found['format'])}"
             raise UserError(
-                f"{path} cannot be read by this version: {said}, and not {FORMAT!r}, version {VERSION}. {again}"
+                f"{path} is no results.json: it has {said}, version {shown(version)}, and not {FORMAT!r}, version 1 to "
+                f"{VERSION}. {again}"
             )
-        result: Evaluation = fit(content, cls, str(path), remedy=Remedy(again))
+        if version > VERSION:
+            writer = str(found.get("distill_mtl"))
+            program = f"distill_mtl {writer if _PROGRAM.fullmatch(writer) else 'of a later version'}"
+            raise UserError(
+                f"{path} has version {version}, written by {program}. This is distill_mtl {__version__}, which reads "
+                f"versions 1 to {VERSION}. Read it with {program}. {again}"
+            )
+        unknown = {"distill_mtl": None} if version == 1 else {}
+        result: Evaluation = fit(
+            unknown | content | {"version": VERSION}, cls, str(path), remedy=Remedy(again)
+        )
         return result
 
     def changed(self, **fields: Any) -> "Evaluation":

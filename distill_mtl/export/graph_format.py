@@ -18,6 +18,7 @@ from distill_mtl.export.export_format import ExportRequest, Format, refuse_exist
 from distill_mtl.export.parity import Parity, RealRows, check_parity
 from distill_mtl.files import atomic_files
 from distill_mtl.networks.runtime import RUNTIMES
+from distill_mtl.system_errors import reason_of
 
 
 class GraphFormat(Format):
@@ -65,6 +66,8 @@ class GraphFormat(Format):
             raise
         # Whatever an exporter stumbles over, of any type.
         except Exception as error:
+            if reason_of(error) is not None:
+                raise
             raise ExportError(
                 f"the student cannot be written as {self.words}: {brief(error)}. Is it the head of a kind of your own? "
                 "Its operations must not depend on the values in a tensor. Try another format with --to."

@@ -133,6 +133,8 @@ class TrainingLoop:
         self._refuse_broken_weights()
         self._save()
         kept = f"Steps 1 to {self.session.step} of {self.parts.steps} are kept: correct it and continue with --resume."
+        if not self.session.step:
+            kept = "No step is done yet: correct it and begin again with --resume."
         if error is not None:
             alone = type(error)(f"{error}\n{kept}")
             alone.everywhere = any_error == self.accelerator.num_processes

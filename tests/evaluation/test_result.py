@@ -1,6 +1,7 @@
 """The result as data: what results.json holds, what is decided, and which files are refused."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def test_results_json_has_the_promised_keys_and_no_others(tmp_path: Path) -> Non
     written = json.loads((tmp_path / "results.json").read_text())
     assert set(written) == {
         *("format", "version", "tasks", "cost", "cross_domain", "baselines", "split", "hashed"),
-        *("acceptance", "accepted", "training_rows", "steps", "seconds"),
+        *("acceptance", "accepted", "distill_mtl", "training_rows", "steps", "seconds"),
     }
     assert (written["format"], written["version"]) == (FORMAT, VERSION)
     assert list(written["tasks"]) == ["left", "right", "alone"]
@@ -139,6 +140,8 @@ def _without_format(content: dict[str, Any]) -> object:
     [
         (_without_format, "no format"),
         (lambda content: content | {"version": 99}, "version 99"),
+        (lambda content: content | {"version": True}, "version True"),
+        (lambda content: content | {"version": 0}, "version 0"),
         (lambda content: content | {"format": "another"}, "another"),
         (lambda content: [content], "no format"),
         (lambda content: content | {"split": 3}, "split"),
@@ -155,6 +158,55 @@ def test_an_older_or_foreign_file_is_refused_with_the_command_that_measures_agai
     assert str(path) in message
     assert f"distill-mtl evaluate {tmp_path} --write" in message
     assert "\n" not in message
+
+
+def test_a_file_of_version_1_is_read_and_what_it_does_not_say_is_not_known(tmp_path: Path) -> None:
+    path, content = tmp_path / "results.json", full_evaluation().model_dump(mode="json")
+    for gone in ("distill_mtl", "hashed"):
+        del content[gone]
+    del content["acceptance"]["gate"]
+    for task in content["tasks"].values():
+        del task["unscored"], task["unmeasured"]
+    path.write_text(json.dumps(content | {"version": 1}))
+    read = Evaluation.read(path)
+    assert read == full_evaluation().changed(distill_mtl=None, hashed=())
+    read.write(path)
+    assert Evaluation.read(path) == read
+
+
+@pytest.mark.parametrize(
+    ("writer", "program"), [("9.1", "distill_mtl 9.1"), ("<b>", "later version"), ("9" * 99, "later version")]
+)
+def test_a_later_file_is_refused_with_the_program_that_reads_it(
+    tmp_path: Path, writer: str, program: str
+) -> None:
+    path = tmp_path / "results.json"
+    content = toy_evaluation().model_dump(mode="json") | {
+        "version": VERSION + 1,
+        "distill_mtl": writer,
+        "new": 1,
+    }
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        UserError, match=f"version {VERSION + 1}, written by .*{program}.*reads versions 1 to"
+    ) as refused:
+        Evaluation.read(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_version_is_raised_with_every_key_that_is_added() -> None:
+    """Where this fails: give the key a default, raise VERSION if it was released, and note the number of keys here."""
+    keys = [key for part in _parts(Evaluation.model_json_schema()) for key in part]
+    assert {VERSION: len(keys)} == {2: 87}
+
+
+def _parts(schema: Any) -> Iterator[dict[str, Any]]:
+    """The `properties` of every part of a schema."""
+    if isinstance(schema, dict):
+        if isinstance(schema.get("properties"), dict):
+            yield schema["properties"]
+        for value in schema.values():
+            yield from _parts(value)
 
 
 def test_half_a_file_is_refused_in_the_same_way(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from distill_mtl.evaluation.row_statistics import RowStatistics
 from distill_mtl.evaluation.task_comparison import summarise
 from distill_mtl.recipe.schema import LabelSection, SourceSection
 from distill_mtl.report.console import console_table
-from distill_mtl.shards import folder_rows, write_shards
+from distill_mtl.shards import folder_rows, pair_rows, write_shards
 from distill_mtl.shards.shard_summary import show
 from distill_mtl.tasks.base import TaskKind, build_kind
 from distill_mtl.tasks.doubts import impossible_values, short_number
@@ -238,6 +238,38 @@ def test_labels_that_say_nothing_or_cannot_be_read_are_refused_before_training(
         said(sources, built)
     for part in found:
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "classes", "member"), [("segmentation", ["a", "b"], "seg.png"), ("depth", [], "depth.npy")]
+)
+def test_a_map_of_another_size_than_its_picture_is_refused_with_its_row(
+    kind: str, classes: list[str], member: str, tmp_path: Path
+) -> None:
+    built = build_kind(kind, classes)
+    whole, small = mask(0, 1), toy_world.png(np.ones((4, 8), np.uint8))
+    if kind == "depth":
+        whole = depths(1, 2)
+        encoded = io.BytesIO()
+        np.save(encoded, np.ones((4, 8), np.float32))
+        small = encoded.getvalue()
+    with pytest.raises(ShardError, match=r"row 002.* 8x4 pixels, its picture 8x8") as error:
+        said(opened(tmp_path, built, [whole, whole, small, whole], member), built)
+    assert "row 000" not in str(error.value)
+
+
+def test_masks_numbered_from_1_are_doubted_where_they_are_written(tmp_path: Path) -> None:
+    for number in range(3):
+        for folder, content in (
+            ("images", toy_world.png(np.zeros((8, 8, 3), np.uint8))),
+            ("masks", mask(1, 2, 3)),
+        ):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / f"{number}.png").write_bytes(content)
+    rows = pair_rows(tmp_path / "images", tmp_path / "masks")
+    console = Console(file=io.StringIO(), width=300)
+    show(console, write_shards(rows, tmp_path / "s", workers=0))
+    assert "the class numbers go from 1 to 3" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_the_second_check_reads_no_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ def test_results_have_the_promised_form(finished: tuple[Path, Evaluation]) -> No
     assert results == json.loads(evaluation.model_dump_json())
     assert set(results) == {
         *("format", "version", "tasks", "cost", "cross_domain", "baselines", "split", "hashed"),
-        *("acceptance", "accepted", "training_rows", "steps", "seconds"),
+        *("acceptance", "accepted", "distill_mtl", "training_rows", "steps", "seconds"),
     }
     assert set(results["tasks"]["hue"]) == {
         *("kind", "metric", "higher_is_better", "rows", "teacher", "student", "delta", "ci95", "agreement"),

@@ -1,5 +1,6 @@
 """`--to pt2`: a program that `torch.export.load` opens wherever PyTorch is, without the code of this package."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -21,4 +22,6 @@ class Pt2(GraphFormat):
     words = "a torch.export program"
 
     def write(self, module: Deployable, note: dict[str, Any], path: Path) -> None:
-        torch.export.save(recorded_program(module), path, extra_files={NOTE: json.dumps(note)})
+        content = io.BytesIO()  # torch's own writer of files ends the process where the disk is full
+        torch.export.save(recorded_program(module), content, extra_files={NOTE: json.dumps(note)})
+        path.write_bytes(content.getbuffer())

@@ -1,5 +1,6 @@
 """`--to torchscript`: a trace for stacks that still read TorchScript, which PyTorch calls deprecated; else take pt2."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -23,4 +24,6 @@ class TorchScript(GraphFormat):
     def write(self, module: Deployable, note: dict[str, Any], path: Path) -> None:
         # strict: a dict is an answer that a trace may give. The check after it is ours, in a fresh copy.
         program = torch.jit.trace(module, module.example(), strict=False, check_trace=False)
-        torch.jit.save(program, path, _extra_files={NOTE: json.dumps(note)})
+        content = io.BytesIO()  # torch's own writer of files ends the process where the disk is full
+        torch.jit.save(program, content, _extra_files={NOTE: json.dumps(note)})
+        path.write_bytes(content.getbuffer())
