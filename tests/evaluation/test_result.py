@@ -77,7 +77,7 @@ def test_results_json_has_the_promised_keys_and_no_others(tmp_path: Path) -> Non
             ),
             *("margin", "verdict", "rows_to_decide"),
         }
-    assert set(written["cost"]) == {"student", "teachers", "each", "heads", "machine"}
+    assert set(written["cost"]) == {"student", "teachers", "each", "heads", "nodes", "machine"}
     for network in ("student", "teachers"):
         assert set(written["cost"][network]) == {
             *("parameters", "flops", "bytes", "latency_ms", "batch", "rows_per_second", "peak_memory")
