@@ -1,6 +1,6 @@
 """All data sets of a recipe as one object: training, the check and evaluation get their rows from it."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -189,6 +189,7 @@ class Sources:
         start_step: int = 0,
         steps: int,
         workers: int = 0,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> Iterator[Batch]:
         """Batches under training views: `micro_batches` for each step from `start_step` to `steps` - 1.
 
@@ -200,10 +201,12 @@ class Sources:
             start_step: the first step, 0 or where a run goes on.
             steps: of the whole run.
             workers: reader processes; 0 reads in this one.
+            stopping: whether to wait no longer for a batch that reader processes are at.
 
         Raises:
             RecipeError: fewer rows in a batch than parts to share them.
             ShardError: a row cannot be read.
+            Stopped: `stopping` came to be while a batch was due.
         """
         self._refuse_empty_parts(share.world, micro_batches)
         batches = stream(
@@ -213,6 +216,7 @@ class Sources:
             micro_batches=micro_batches,
             share=share,
             workers=workers,
+            stopping=stopping,
         )
         return self._noting_skipped(batches)
 
@@ -242,17 +246,26 @@ class Sources:
         """Whether step `step`, counted from 0, is the first of a phase; step 0 always is."""
         return step == 0 or self.phase(step) != self.phase(step - 1)
 
-    def every_view(self, blocks: Sequence[tuple[int, Integers]], *, workers: int = 0) -> Iterator[EveryView]:
+    def every_view(
+        self,
+        blocks: Sequence[tuple[int, Integers]],
+        *,
+        workers: int = 0,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> Iterator[EveryView]:
         """Rows under all their views, block after block; for a fixed number of views alone.
 
         Args:
             blocks: number of a source, and rows of it.
             workers: reader processes; 0 reads in this one.
+            stopping: whether to wait no longer for a block that reader processes are at.
 
         Raises:
             ShardError: a row cannot be read.
+            Stopped: `stopping` came to be while a block was due.
         """
-        for seen in read_ahead(self._reader.every_view, blocks, workers, self._reader.one_view_by_one):
+        one_by_one = self._reader.one_view_by_one
+        for seen in read_ahead(self._reader.every_view, blocks, workers, one_by_one, stopping):
             self._note(seen.skipped)
             yield seen
 

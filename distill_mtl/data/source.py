@@ -163,7 +163,8 @@ class Source:
             column.sizes[rows].tolist(),
             strict=True,
         )
-        return [self._files.read(self._paths[shard], offset, size) for shard, offset, size in wheres]
+        paths, read = self._paths, self._files.read
+        return [read(paths[shard], offset, size) for shard, offset, size in wheres]
 
     def damaged(self, row: int) -> list[str]:
         """The members of a row, whatever they are for, that do not have their checksum."""
@@ -327,7 +328,7 @@ class OpenFiles:
         """
         try:
             descriptor = self._files.get(path)
-            payload = _read_at(self._open(path) if descriptor is None else descriptor, offset, size)
+            payload = _read_at(self._open(path) if descriptor is None else descriptor, size, offset)
         except OSError as error:
             raise ShardError(f"{path}: cannot be read ({error.strerror}).") from None
         if len(payload) != size:
@@ -353,12 +354,9 @@ class OpenFiles:
 
 
 if hasattr(os, "pread"):
-
-    def _read_at(descriptor: int, offset: int, size: int) -> bytes:
-        return os.pread(descriptor, size, offset)
-
+    _read_at = os.pread
 else:
 
-    def _read_at(descriptor: int, offset: int, size: int) -> bytes:
+    def _read_at(descriptor: int, size: int, offset: int, /) -> bytes:
         os.lseek(descriptor, offset, os.SEEK_SET)
         return os.read(descriptor, size)

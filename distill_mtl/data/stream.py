@@ -29,13 +29,14 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from distill_mtl.data.batch import ALONE, Batch, BatchRows, ProcessShare
 from distill_mtl.data.batch_plan import Plan
 from distill_mtl.data.reader import Reader
-from distill_mtl.errors import ShardError, UserError, brief
+from distill_mtl.errors import ShardError, Stopped, UserError, brief
 from distill_mtl.system_errors import error_number, megabytes, reason_of
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 _SHARED = Path("/dev/shm")
-_DIED = "DataLoader worker (pid"
+_DIED, _LATE = "DataLoader worker (pid", "DataLoader timed out"  # how messages of torch begin
+_GLANCE = 1.0  # seconds of waiting for a batch, after which the process looks whether it is to stop
 _FEWER = (
     "Lower training.workers (of shards: --workers), where 0 needs neither shared memory nor processes, or the batch "
     "size; or raise the limit: docker run --shm-size=8g, ulimit -n."
@@ -51,6 +52,7 @@ def stream(
     micro_batches: int = 1,
     share: ProcessShare = ALONE,
     workers: int = 0,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[Batch]:
     """The batches of one process, `micro_batches` for each step.
 
@@ -61,12 +63,14 @@ def stream(
         micro_batches: parts of a process's rows of a step.
         share: this process among all.
         workers: reader processes; 0 reads in this one.
+        stopping: whether to wait no longer for a batch that reader processes are at.
 
     Raises:
         UserError: what a row's reading raises, as soon as its batch is due.
+        Stopped: `stopping` came to be while a batch was due.
     """
     slices = _Slices(plan, steps, micro_batches, share)
-    return read_ahead(reader.training, slices, workers, reader.one_by_one)
+    return read_ahead(reader.training, slices, workers, reader.one_by_one, stopping)
 
 
 def read_ahead(
@@ -74,6 +78,7 @@ def read_ahead(
     items: Iterable[Item],
     workers: int,
     one_by_one: Callable[[Item], Iterable[tuple[str, Item]]],
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[Made]:
     """`work` done on each item, in their order: here, or ahead of time by other processes.
 
@@ -82,10 +87,12 @@ def read_ahead(
         items: what to do it on.
         workers: reader processes; 0 works in this one.
         one_by_one: the rows of an item: where each comes from, and the item of that row alone.
+        stopping: whether to wait no longer for what other processes are at.
 
     Raises:
         UserError: what `work` raises, as soon as its item is due; the machine has no room for reader processes, or for
             what they hand over.
+        Stopped: `stopping` came to be while an item was due.
         ShardError: a reader process was ended by a signal, with the row that it was at.
     """
     if workers == 0:
@@ -102,6 +109,7 @@ def read_ahead(
         # DataLoader draws a seed when it starts; from its own generator, so that the run's stays untouched.
         generator=torch.Generator(),
         worker_init_fn=_begin_reading,
+        timeout=_GLANCE,
     )
     readers = _Readers(loader)
     # Readers ignore SIGTERM, and Python waits for them at its end: whatever ends this process must end them.
@@ -111,7 +119,7 @@ def read_ahead(
     try:
         while True:
             try:
-                made = _next(readers)
+                made = _next(readers, stopping)
             except StopIteration:
                 return
             except RuntimeError as error:
@@ -125,6 +133,8 @@ def read_ahead(
         rows = [row for item in taken.waiting for row in one_by_one(item)]
         raise _reader_ended(work, rows, end())
     finally:
+        if stopping():
+            end()  # a reader may be at its row for long
         readers._shutdown_workers()
         end()
         atexit.unregister(end)
@@ -172,12 +182,20 @@ def _raise_only_while_waiting() -> None:
         signal.signal(signal.SIGCHLD, _Wait.child_ended)
 
 
-def _next(readers: _Readers) -> Any:
+def _next(readers: _Readers, stopping: Callable[[], bool]) -> Any:
     _Wait.is_on = True
     try:
         if any(process.exitcode for process in readers._workers):
             raise RuntimeError(_DIED)
-        return next(readers)
+        while True:
+            try:
+                return next(readers)
+            except RuntimeError as error:
+                # The signal may have ended a reader too, one that had just begun and did not ignore it yet.
+                if stopping():
+                    raise Stopped("stopped while rows were read.") from None
+                if not str(error).startswith(_LATE):
+                    raise
     finally:
         _Wait.is_on = False
 

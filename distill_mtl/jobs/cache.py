@@ -47,7 +47,7 @@ from distill_mtl.targets.verify import Verifier, draw_rows
 from distill_mtl.targets.write import CacheWriter, refuse_too_large, unfinished
 from distill_mtl.training.loop import StopRequest
 from distill_mtl.training.parts import Parts, build
-from distill_mtl.training.processes import reader_workers, start_accelerator
+from distill_mtl.training.processes import on_first_process, reader_workers, start_accelerator
 from distill_mtl.training.target_providers import live_twin, plan_targets
 
 _log = logging.getLogger(__name__)
@@ -188,21 +188,16 @@ def _made(job: _Job) -> dict[str, dict[str, str]]:
 
 def _checked(job: _Job) -> Mapping[str, tuple[float | None, str]]:
     """Score, where it could be measured, and precision of every teacher, found by one process for all."""
-    found: list[Mapping[str, tuple[float | None, str]] | None] = [None]
-    try:
-        if job.accelerator.is_main_process:
-            examined = run_check(job.parts, job.accelerator.device, job.console)
-            found = [
-                {
-                    task: (one.measured.score if one.measured is not None else None, one.precision)
-                    for task, one in examined.items()
-                }
-            ]
-    finally:
-        if job.accelerator.num_processes > 1:
-            broadcast_object_list(found)
-    if found[0] is None:
-        raise StoppedElsewhere("the first process has refused a teacher and says why")
+    accelerator = job.accelerator
+    examined = on_first_process(lambda: run_check(job.parts, accelerator.device, job.console))
+    found = [
+        {
+            task: (one.measured.score if one.measured is not None else None, one.precision)
+            for task, one in (examined or {}).items()
+        }
+    ]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(found)
     return found[0]
 
 
@@ -245,17 +240,20 @@ def _write(
     with (
         StopRequest() as stop,
         Display(job.console, "caching", pace.total, unit="row") as display,
-        closing(writer.write(mine)) as blocks,
+        closing(writer.write(mine, lambda: stop.requested)) as blocks,
     ):
-        for rows in blocks:
-            if pace.add(rows):
-                job.console.print(_announcement(job.units, left, pace), highlight=False, soft_wrap=True)
-            display.update(pace.done, f"{pace.rows_per_second:.0f} rows/s")
-            if stop.requested:
-                raise Stopped(
-                    "stopped. Finished shards are kept; the same command continues: "
-                    f"{len(unfinished(job.units, SidecarFolders()))} of {len(job.units)} are left."
-                )
+        try:
+            for rows in blocks:
+                if pace.add(rows):
+                    job.console.print(_announcement(job.units, left, pace), highlight=False, soft_wrap=True)
+                display.update(pace.done, f"{pace.rows_per_second:.0f} rows/s")
+                if stop.requested:
+                    raise Stopped
+        except Stopped:
+            raise Stopped(
+                "stopped. Finished shards are kept; the same command continues: "
+                f"{len(unfinished(job.units, SidecarFolders()))} of {len(job.units)} are left."
+            ) from None
         if pace.total:
             job.console.print(
                 f"{pace.done:,} rows in {_duration(pace.seconds)}, {pace.rows_per_second:.0f} rows/s",

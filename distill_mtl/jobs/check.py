@@ -11,7 +11,12 @@ from distill_mtl.display import console_of
 from distill_mtl.jobs.arguments import as_recipe, recipe_place
 from distill_mtl.recipe import Recipe
 from distill_mtl.training.parts import build
-from distill_mtl.training.processes import reader_workers, start_accelerator, start_processes
+from distill_mtl.training.processes import (
+    on_first_process,
+    reader_workers,
+    start_accelerator,
+    start_processes,
+)
 
 
 def check(
@@ -43,11 +48,10 @@ def check(
     console = console_of(console, first=start_processes().is_main_process)
     parts = build(loaded)
     accelerator = start_accelerator(parts.recipe.training)
-    if accelerator.is_main_process:
-        if deep:
-            workers = reader_workers(loaded.training.workers, accelerator.device)
-            check_every_row(parts.sources, workers, console)
-        run_check(parts, accelerator.device, console)
+    if deep:
+        workers = reader_workers(loaded.training.workers, accelerator.device)
+        on_first_process(lambda: check_every_row(parts.sources, workers, console))
+    on_first_process(lambda: run_check(parts, accelerator.device, console))
     try_one_batch(parts, accelerator.device, slices=loaded.training.accumulate)
     said = (
         f": {parts.steps} steps of {loaded.training.batch_size} rows. "

@@ -39,7 +39,7 @@ from distill_mtl.training.checkpoint import Session, run_bytes
 from distill_mtl.training.find_rate import find_rate
 from distill_mtl.training.loop import TrainingLoop, micro_batches
 from distill_mtl.training.parts import Parts, build
-from distill_mtl.training.processes import as_trained, start_accelerator, start_processes
+from distill_mtl.training.processes import as_trained, on_first_process, start_accelerator, start_processes
 from distill_mtl.training.run_folder import (
     RunFolder,
     describe_teachers,
@@ -97,8 +97,7 @@ def distill(
     state = start_processes()
     console = console_of(console, first=state.is_main_process)
     folder = RunFolder(Path(out) if out is not None else Path("runs") / (recipe.name or "run"))
-    if state.is_main_process:
-        refuse_unwritable(folder.path, "--out", folder=True)
+    on_first_process(lambda: refuse_unwritable(folder.path, "--out", folder=True))
     if resume:
         recipe = folder.decided(recipe)
     folder.refuse(dump_recipe(recipe), resume=resume, overwrite=overwrite)
@@ -109,7 +108,7 @@ def distill(
     refuse_full_disks({folder.path: needed}, f"--out {folder.path}")
     if resume:
         folder.same_teachers(describe_teachers(recipe, parts.teachers))
-    examined = run_check(parts, accelerator.device, console) if accelerator.is_main_process else {}
+    examined = on_first_process(lambda: run_check(parts, accelerator.device, console)) or {}
     precisions = _precisions(examined, folder, resume=resume)
     try_one_batch(parts, accelerator.device, slices=accelerator.num_processes * recipe.training.accumulate)
     if accelerator.is_main_process:

@@ -5,7 +5,7 @@ unit is done. So a stopped command loses at most the unit it was at, and process
 """
 
 from collections import defaultdict
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -57,16 +57,23 @@ class CacheWriter:
         self._rows_at_once, self._workers = rows_at_once, workers
         self._device, self._made = device, made
 
-    def write(self, units: Sequence[Unit]) -> Generator[int, None, None]:
+    def write(
+        self, units: Sequence[Unit], stopping: Callable[[], bool] = lambda: False
+    ) -> Generator[int, None, None]:
         """Write every sidecar of the units, and yield the number of rows after each block of them.
 
+        Args:
+            units: whose sidecars are to be written.
+            stopping: whether to wait no longer for rows that reader processes are at.
+
         Raises:
+            Stopped: `stopping` came to be while rows were due.
             CacheError: a file cannot be written, or an answer cannot be kept in the numbers asked for.
             ShardError: a row cannot be read.
         """
         blocks = [self._blocks(unit) for unit in units]
         seen = self._sources.every_view(
-            [block for of_unit in blocks for block in of_unit], workers=self._workers
+            [block for of_unit in blocks for block in of_unit], workers=self._workers, stopping=stopping
         )
         for unit, of_unit in zip(units, blocks, strict=True):
             with ExitStack() as files:

@@ -80,7 +80,6 @@ class TrainingLoop:
     def _run(self) -> None:
         session = self.session
         workers = reader_workers(self.training.workers, self.accelerator.device)
-        stream = micro_batches(self.parts, self.accelerator, range(session.step, self.parts.steps), workers)
         self.trainer.module.train()
         with (
             StopRequest() as stop,
@@ -88,6 +87,8 @@ class TrainingLoop:
             Trackers(self.parts.recipe, self.folder, enabled=self.accelerator.is_main_process) as trackers,
             Display(self.console, "training", self.parts.steps, done=session.step) as display,
         ):
+            steps = range(session.step, self.parts.steps)
+            stream = micro_batches(self.parts, self.accelerator, steps, workers, lambda: stop.requested)
             while session.step < self.parts.steps:
                 with self._since.waiting():
                     batches, error = self._read(stream)
@@ -116,9 +117,14 @@ class TrainingLoop:
         return self.session.step % every == 0 or self.session.step == self.parts.steps
 
     def _read(self, stream: Iterator[Batch]) -> tuple[list[Batch], UserError | None]:
-        """The micro-batches of the next step on this process, or what is wrong with one of their rows."""
+        """The micro-batches of the next step on this process, or what is wrong with one of their rows.
+
+        None of them where a stop was asked for while they were read.
+        """
         try:
             return list(islice(stream, self.training.accumulate)), None
+        except Stopped:
+            return [], None
         except UserError as error:
             return [], error
 
@@ -231,7 +237,13 @@ class TrainingLoop:
         }
 
 
-def micro_batches(parts: Parts, accelerator: Accelerator, steps: range, workers: int = 0) -> Iterator[Batch]:
+def micro_batches(
+    parts: Parts,
+    accelerator: Accelerator,
+    steps: range,
+    workers: int = 0,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Iterator[Batch]:
     """This process's micro-batches of some steps of a run, one after the other."""
     return iter(
         parts.sources.stream(
@@ -240,6 +252,7 @@ def micro_batches(parts: Parts, accelerator: Accelerator, steps: range, workers:
             start_step=steps.start,
             steps=steps.stop,
             workers=workers,
+            stopping=stopping,
         )
     )
 

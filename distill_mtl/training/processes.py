@@ -4,6 +4,7 @@ import atexit
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Literal, TypeVar
 
@@ -20,7 +21,7 @@ from accelerate.utils import (
 from torch import distributed, nn
 
 from distill_mtl.data.batch import ProcessShare
-from distill_mtl.errors import UserError
+from distill_mtl.errors import StoppedElsewhere, UserError
 from distill_mtl.networks.bf16 import faster_in_bf16
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import TrainingSection
@@ -166,6 +167,24 @@ def reader_workers(wanted: int | None, device: torch.device) -> int:
         return 0
     cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return min(8, max(1, cores - 1))
+
+
+def on_first_process(work: Callable[[], T]) -> T | None:
+    """What the first process makes while the others wait; None on these.
+
+    Raises:
+        StoppedElsewhere: on the others, where it could not; the first raises what it met.
+    """
+    state, made, done = PartialState(), None, [False]
+    try:
+        if state.is_main_process:
+            made, done = work(), [True]
+    finally:
+        if state.num_processes > 1:
+            broadcast_object_list(done)
+    if not done[0]:
+        raise StoppedElsewhere("The first process could not go on and says why.")
+    return made
 
 
 def share_of_machine() -> ProcessShare:

@@ -85,3 +85,14 @@ def assert_same_weights(one: Path, other: Path) -> None:
     for name, weight in ours.items():
         difference = (weight - theirs[name]).float().abs().max()
         assert difference <= 2e-3 * max(1.0, float(weight.float().abs().max())), name
+
+
+@pytest.mark.parametrize("job", ["check", "distill"])
+def test_what_the_first_process_refuses_ends_the_others_too(tmp_path: Path, job: str) -> None:
+    recipe = toy_world.build(tmp_path)
+    out = ["--out", tmp_path / "out"] if job == "distill" else []
+    done = children.run(job, recipe, *out, "--set=tasks.hue.teacher.expect=99", launcher=children.TWO)
+    assert done.returncode != 0
+    assert done.stderr.count("tasks.hue.teacher") == 1, done.stderr
+    for waiting in ("gloo", "Connection closed", "work.wait"):
+        assert waiting not in done.stderr, done.stderr

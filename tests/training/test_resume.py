@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -60,6 +61,54 @@ def test_a_run_killed_then_stopped_by_sigterm_then_by_ctrl_c_ends_bit_identical(
         assert "--resume" in errors
     distill(load_recipe(recipe, CHANGES), out=out, resume=True, console=QUIET)
     _identical(uninterrupted, out)
+
+
+STUCK = """
+import multiprocessing, sys, time
+from pathlib import Path
+import short_runs, toys
+from distill_mtl import cli
+from distill_mtl.data import reader
+
+def stuck(payload):
+    if multiprocessing.parent_process() is None:
+        return read(payload)
+    Path(sys.argv[1]).touch()
+    time.sleep(600)
+
+short_runs.shorten()
+read, reader.read_image = reader.read_image, stuck
+cli.distill_command(sys.argv[3:]) if sys.argv[2] == "distill" else cli.main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("job", ["distill", "cache"])
+def test_a_signal_that_arrives_while_readers_are_stuck_ends_a_run_and_a_cache(
+    recipe: Path, uninterrupted: Path, tmp_path: Path, job: str
+) -> None:
+    waits, out = tmp_path / "waits", tmp_path / "run"
+    first = ["distill", recipe, "--out", out] if job == "distill" else ["cache", "write", recipe]
+    changes = [f"--set={change}" for change in (*CHANGES, "training.workers=2")]
+    folders = os.pathsep.join([str(children.ROOT / "tests"), str(children.ROOT)])
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK, str(waits), *map(str, first), *changes],
+        cwd=children.ROOT,
+        env={**children.environment(), "PYTHONPATH": folders},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=os.setpgrp,
+    )
+    while not waits.exists():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)  # the readers would sleep for 600 seconds
+    assert process.returncode == 130, errors
+    assert "stopped" in errors
+    if job == "distill":
+        distill(load_recipe(recipe, CHANGES), out=out, resume=True, console=QUIET)
+        _identical(uninterrupted, out)
 
 
 def test_resuming_with_another_recipe_is_refused_with_the_difference(
