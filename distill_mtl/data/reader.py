@@ -208,18 +208,14 @@ class Reader:
         shown = np.flatnonzero(source.shown[[row for row, _, _ in framed]]).tolist()
         for task in tasks:
             kind, places = self.kinds[task], shown if task in source.labels else []
-            filler, labelled = self._fillers[task], [False] * len(framed)
-            labels, rows = [filler] * len(framed), [framed[place].row for place in places]
+            labels, labelled = [self._fillers[task]] * len(framed), [False] * len(framed)
+            rows = [framed[place].row for place in places]
             read = read_labels(source, rows, task, kind, self._known[task]) if rows else []
             for place, label in zip(places, read, strict=True):
                 label = self._seen(source, task, label, framed[place])
                 if kind.has_label(label):
                     labels[place], labelled[place] = label, True
-            # Most sources have no label of most tasks, and to stack one filler takes time.
-            alike = not any(labelled)
-            draft.labels[task].append(
-                filler.expand(len(framed), *filler.shape) if alike else torch.stack(labels)
-            )
+            draft.labels[task] += labels
             draft.labelled[task] += labelled
 
     def _seen(self, source: Source, task: str, label: Tensor, framed: "_Framed") -> Tensor:
@@ -265,9 +261,7 @@ class _Draft:
         self.keys: list[str] = []
         self.sources: list[int] = []
         self.rows: list[int] = []
-        self.labels: dict[str, list[Tensor]] = defaultdict(
-            list
-        )  # source by source; a row without one has the filler
+        self.labels: dict[str, list[Tensor]] = defaultdict(list)  # of every row, the filler where it has none
         self.labelled: dict[str, list[bool]] = defaultdict(list)
         self.groups: list[str] = []
         self.skipped: list[str] = []
@@ -276,7 +270,10 @@ class _Draft:
         self, size: Size, fillers: Mapping[str, Tensor], views: Integers, color: Tensor | None
     ) -> Batch:
         """The batch of images of `size`, with labels of the tasks that have fillers."""
-        labels = {task: _joined(self.labels[task], filler) for task, filler in fillers.items()}
+        labels = {
+            task: torch.stack(rows) if (rows := self.labels[task]) else filler.new_empty(0, *filler.shape)
+            for task, filler in fillers.items()
+        }
         # Through NumPy: torch.tensor takes six times as long for a list.
         labelled = {task: torch.from_numpy(np.array(self.labelled[task], np.bool_)) for task in fillers}
         return Batch(
@@ -295,14 +292,10 @@ class _Draft:
     def pixels(self, size: Size) -> Tensor:
         """uint8 [B, 3, H, W], the images of `size`."""
         # Decoders write pixel by pixel, and channels-last networks read so: kept, the copy is a plain one.
-        lines = [image.permute(1, 2, 0) for image in self.images]
-        joined = _joined(lines, torch.empty(size[1], 3, dtype=torch.uint8))  # in half the time of torch.stack
-        return joined.view(-1, *size, 3).permute(0, 3, 1, 2)
-
-
-def _joined(parts: list[Tensor], like: Tensor) -> Tensor:
-    """Parts [N, ...] as one, also where there are none."""
-    return torch.cat(parts) if parts else like.new_empty(0, *like.shape)
+        rows = [image.permute(1, 2, 0) for image in self.images] or [
+            torch.empty(0, size[1], 3, dtype=torch.uint8)
+        ]
+        return torch.cat(rows).view(-1, *size, 3).permute(0, 3, 1, 2)  # half the time of torch.stack
 
 
 def read_labels(

@@ -180,7 +180,7 @@ class Student(nn.Module):
                 with within_memory(f"tasks.{task}: its head", "Give it fewer classes, or a smaller head."):
                     self.heads[task] = kind.head(trunk.shapes)
             except UserError as error:
-                raise StudentError(f"tasks.{task}: {error}") from error
+                raise StudentError(f"tasks.{task}: {error} The student is {trunk.name}.") from error
         self.tap(())
 
     def tap(self, layers: Sequence[str]) -> None:

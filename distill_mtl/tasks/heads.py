@@ -79,8 +79,9 @@ def pyramid_levels(features: Mapping[str, FeatureShape]) -> tuple[str, ...]:
             deepest[shape.size] = name
     if not deepest:
         raise UserError(
-            "this student has no inner maps, which a dense task needs. Choose a convolutional or transformer "
-            f"model as `student`. Its features: {', '.join(features) or 'none'}."
+            f"the student gives {', '.join(features) or 'nothing'} and no maps of its stages, which a dense task "
+            "reads. Not every architecture names its stages: CrossViT, CoaT and networks of vectors do not. Choose "
+            "another `student`, such as resnet50, convnext_tiny, hrnet_w18 or vit_small_patch16_224."
         )
     return tuple(deepest[size] for size in sorted(deepest, key=math.prod, reverse=True))
 

@@ -8,6 +8,7 @@ import timm
 import torch
 from timm.models import save_for_hf
 
+from distill_mtl.errors import StudentError
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.recipe.schema import StudentSection, TeacherSection
 from distill_mtl.students.initial_weights import build_student
@@ -80,3 +81,10 @@ def test_a_classifier_of_timm_gives_hints(tmp_path: Path) -> None:
         "stage4[0]": (16, 16, 16),
     }
     assert teacher.network.features()["stage4[0]"] == FeatureShape(16, (16, 16))
+
+
+@pytest.mark.parametrize("model", ["crossvit_tiny_240", "coat_tiny"])
+def test_a_network_that_names_no_stages_is_refused_for_a_dense_task_by_its_name(model: str) -> None:
+    section = StudentSection(model=model, init="random")
+    with pytest.raises(StudentError, match=f"(?s)tasks.part: .*no maps.*Choose another.*{model}"):
+        build_student(section, {"part": KIND}, [None], seed=0)

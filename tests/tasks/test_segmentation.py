@@ -191,7 +191,7 @@ def test_trunks_of_every_family_give_maps_of_a_useful_size(model: str, side: int
 
 
 def test_a_trunk_without_maps_is_refused() -> None:
-    with pytest.raises(UserError, match="no inner maps"):
+    with pytest.raises(UserError, match="pooled and no maps"):
         Segmentation(PARTS).needs({"pooled": FeatureShape(8, None)})
 
 
