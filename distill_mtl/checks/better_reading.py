@@ -81,7 +81,7 @@ def find_better_reading(
     # Sizes far above its own cost most, and would leave a teacher near a constant answer.
     far = abs(kind.perfect - measured.score) > abs(measured.score - measured.constant)
     found = [
-        _best_preprocessing(teacher, kind, task, batches, measured, far),
+        _best_preprocessing(teacher, kind, task, batches, far),
         _best_order(teacher, kind, task, batches),
     ]
     better = [each for each in found if each is not None and each.gain >= least and each.low > 0]
@@ -96,30 +96,23 @@ def find_better_reading(
 
 
 def _best_preprocessing(
-    teacher: Teacher,
-    kind: TaskKind,
-    task: str,
-    batches: Sequence[Batch],
-    measured: MeasuredScore,
-    far: bool,
+    teacher: Teacher, kind: TaskKind, task: str, batches: Sequence[Batch], far: bool
 ) -> BetterReading | None:
     sign = 1 if kind.higher_is_better else -1
     few, start = subsample(batches, FEW), time.process_time()
     own = sign * float(kind.score(_as_it_is(teacher, kind, task, few)))
-    # On so few rows a better one may look a little worse.
-    least = own - least_gain(kind, measured)
-    near: list[tuple[float, Candidate]] = []
+    better: list[tuple[float, Candidate]] = []
     for candidate in candidates(teacher, few, far=far):
         score = sign * float(kind.score(row_statistics(candidate, kind, task, few)))
-        if score > least:
-            near.append((score, candidate))
+        if score > own:
+            better.append((score, candidate))
         if time.process_time() - start > _SECONDS:
             break
-    if not near:
+    if not better:
         return None
     base = _as_it_is(teacher, kind, task, batches)
     # The order is stable: of candidates that are alike the commonest mistake is named.
-    kept = sorted(near, key=lambda each: -each[0])[:_KEPT]
+    kept = sorted(better, key=lambda each: -each[0])[:_KEPT]
     return max((_compare(each, kind, task, batches, base) for _, each in kept), key=lambda each: each.gain)
 
 

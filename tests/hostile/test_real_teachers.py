@@ -112,7 +112,6 @@ IMAGENET = contract(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
         pytest.param(contract(mean=[0.449], std=[0.226]), MNIST, id="ImageNet's constants"),
         pytest.param(contract(mean=[0.5], std=[0.5]), MNIST, id="-1 to 1"),
         pytest.param(contract(mean=[0.0], std=[1.0]), MNIST, id="0 to 1"),
-        pytest.param(contract(mean=[0.286], std=[0.353]), MNIST, id="Fashion-MNIST's, which cost 4 points"),
         pytest.param(contract(input_size=[1, 32, 32]), "28x28", id="size"),
         pytest.param(swapped, ORDER, id="two classes swapped"),
     ],
