@@ -130,7 +130,7 @@ def test_a_task_of_it_teaches_and_begins_another_student(finished: Path, recipe:
     begun = parts(recipe, *changes).student.trunk.model.state_dict()
     old = load_student(finished / "student").student.trunk.model.state_dict()
     assert torch.equal(begun["layer4.0.conv1.weight"], old["hue.layer4.0.conv1.weight"])
-    assert torch.equal(begun["conv1.weight"], old["root.conv1.weight"])
+    assert torch.equal(begun["conv1.0.weight"], old["root.conv1.0.weight"])
 
 
 def test_a_stage_of_a_schedule_can_train_one_part(recipe: Path) -> None:
