@@ -25,6 +25,7 @@ from distill_mtl.tasks.base import TaskKind
 
 RESAMPLES = 200
 SCORES, REPLICATES = "scores.json", "replicates.npz"
+RIVALS = ("teachers", "loop", "loop-labels", "single", "old", "ours")
 LOOPS = ("loop", "loop-labels")
 
 
@@ -215,39 +216,38 @@ def ranks(means: Mapping[str, float]) -> dict[str, float]:
 
 
 def whole_lines(blocks: Mapping[str, Runs]) -> list[str]:
-    """Markdown of the whole: of each entrant its mean rank among those that are in every block it is in, its mean lead
-    over the better loop and over single-task networks, its worst lead, and where it is.
+    """Markdown of the whole: of each entrant its mean rank among the rivals and itself, its mean lead over the better
+    loop, its worst, in how many blocks it is ahead, and its mean lead over single-task networks.
 
     Args:
         blocks: "merge, budget" -> runs.
     """
-    entrants = list(dict.fromkeys(name for runs in blocks.values() for name in runs))
-    lines = [
-        "### The whole",
-        "",
-        "| entrant | blocks | mean rank | mean lead over the better loop | worst | ahead |",
-    ]
-    lines[-1] += " mean lead over single-task networks |"
+    lines = ["### The whole", ""]
+    lines.append(
+        "| entrant | blocks | mean rank among the rivals | mean lead over the better loop | worst | ahead | "
+        "mean lead over single-task networks |"
+    )
     lines.append("|---|---:|---:|---:|---|---:|---:|")
-    places = {
-        title: ranks({name: mean_of(of) for name, of in runs.items()}) for title, runs in blocks.items()
-    }
     rows = []
-    for name in entrants:
+    for name in dict.fromkeys(name for runs in blocks.values() for name in runs):
         mine = {title: runs for title, runs in blocks.items() if name in runs}
-        rank = statistics.mean(places[title][name] for title in mine)
+        rank = statistics.mean(rank_of(name, runs) for runs in mine.values())
         loops = leads_over(name, mine, better_loop)
         singles = leads_over(name, mine, lambda runs: "single" if runs.get("single") else None)
         worst = min(loops, key=lambda title: loops[title].points) if loops else None
-        ahead = sum(lead.points > 0 for lead in loops.values())
         cells = [
             mean_lead(loops.values()),
             "" if worst is None else f"{loops[worst]} ({worst})",
-            f"{ahead} of {len(loops)}",
+            f"{sum(lead.points > 0 for lead in loops.values())} of {len(loops)}",
             mean_lead(singles.values()),
         ]
         rows.append((rank, f"| {name} | {len(mine)} | {rank:.2f} | {' | '.join(cells)} |"))
     return [*lines, *(row for _, row in sorted(rows)), ""]
+
+
+def rank_of(name: str, runs: Runs) -> float:
+    """The place of an entrant among the rivals and itself, whatever other variants there are."""
+    return ranks({each: mean_of(of) for each, of in runs.items() if each in RIVALS or each == name})[name]
 
 
 def leads_over(name: str, blocks: Mapping[str, Runs], rival: Any) -> dict[str, Lead]:

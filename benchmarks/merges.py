@@ -29,10 +29,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from merge_scores import FIXED, SCORES, Runs, Scored, block_lines, whole_lines
+from merge_scores import FIXED, RIVALS, SCORES, Runs, Scored, block_lines, whole_lines
 from merge_sets import MERGES, ROOT, long_form, recipe_of, write_recipe
 
-RIVALS = ("teachers", "loop", "loop-labels", "single", "old", "ours")
 BUDGETS = ("short", "long")
 RATES = {"sgd": (0.02, 0.05, 0.12, 0.3), "adamw": (5e-4, 1e-3, 2e-3, 4e-3)}
 LOOP = "loop.json"

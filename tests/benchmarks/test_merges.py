@@ -69,6 +69,16 @@ def test_equal_entrants_share_a_rank():
     assert merge_scores.ranks({"x": 3, "y": 1, "z": 3}) == {"x": 1.5, "y": 3, "z": 1.5}
 
 
+def test_other_variants_do_not_change_a_rank():
+    runs = {
+        "loop": {0: scored(0, 10)},
+        "ours": {0: scored(0, 9)},
+        "a": {0: scored(0, 12)},
+        "b": {0: scored(0, 11)},
+    }
+    assert [merge_scores.rank_of(name, runs) for name in runs] == [1, 2, 1, 1]
+
+
 def test_the_table_measures_against_the_better_of_the_loops():
     runs = {
         "loop": {0: scored(0, 10)},
