@@ -210,7 +210,7 @@ def compare_teachers(recipe: Recipe, rows: int, device: torch.device) -> Compare
 
 def _open_sources(kinds: Mapping[str, TaskKind], recipe: Recipe, inputs: Sequence[InputContract]) -> Sources:
     """The data sets before the views of training are known."""
-    return build_sources(choose_views(recipe, kinds, canonical_size(inputs)), kinds, inputs)
+    return build_sources(recipe, kinds, inputs)
 
 
 def build_teachers(recipe: Recipe, old: InitialStudent | None = None) -> tuple[Teachers, dict[str, TaskKind]]:
