@@ -53,6 +53,13 @@ class TeacherEntry(TypedDict, total=False):
     precision: str
 
 
+class RateNote(TypedDict):
+    """How the rate of a run was found: one sentence, and rate and loss of each step of the search."""
+
+    said: str
+    curve: list[tuple[float, float]]
+
+
 class Environment(TypedDict, total=False):
     """environment.json."""
 
@@ -61,6 +68,7 @@ class Environment(TypedDict, total=False):
     began: str
     processes: int
     balance: str
+    rate: RateNote
     versions: dict[str, str]
 
 

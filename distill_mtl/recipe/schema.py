@@ -355,8 +355,8 @@ class OptimizerSection(Section):
 
     name: Literal["auto", "sgd", "adamw", "muon"] = "auto"
     """sgd: with Nesterov momentum | adamw | muon: for matrices and convolutions inside the trunk, AdamW for the rest |
-    auto: adamw where lr is a number; else sgd for a trunk of convolutions, adamw for others"""
-    lr: Rate | Auto = 1e-3
+    auto: adamw where lr is a number; else muon for a trunk of convolutions if it costs little, adamw for others"""
+    lr: Rate | Auto = "auto"
     """Highest rate. auto: found by a range test before the first step."""
     schedule: Literal["auto", "cosine", "one_cycle"] = "auto"
     """cosine: a linear warm-up, then half a cosine down | one_cycle: half a cosine up, half a cosine down |

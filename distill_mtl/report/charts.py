@@ -266,6 +266,7 @@ def lines(
     limits: tuple[float, float] | None = None,
     level: float | None = None,
     columns: int = 3,
+    rates: bool = False,
 ) -> Drawing:
     """Chart of curves on one axis, logarithmic where their values are positive and far apart.
 
@@ -275,6 +276,7 @@ def lines(
         limits: of the vertical axis; None: what the values need.
         level: a value to mark with a line.
         columns: of the legend.
+        rates: the curves are over learning rates, not steps.
     """
     named = [line for line in drawn if line.name]
     rows = -(-len(named) // columns) if len(named) > 1 else 0
@@ -304,8 +306,13 @@ def lines(
             axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(axis="y")
         axes.margins(x=0.01)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.set_xlabel("step", loc="left")
+        if rates:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.set_xlabel("learning rate" if rates else "step", loc="left")
         if rows:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1.03), ncols=min(columns, len(named)))
 

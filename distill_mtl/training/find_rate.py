@@ -60,7 +60,7 @@ def find_rate(session: Session, stream: Iterator[Batch]) -> RateSearch:
     """
     trainer = session.trainer
     recipe, steps = trainer.recipe, trainer.schedule.steps
-    guess = first_guess(recipe)
+    guess = first_guess(recipe, trainer.objective.student.trunk)
     why = f"the usual rate of {recipe.optimizer.name} for {recipe.training.batch_size} rows"
     rates = rising_rates(guess, steps)
     if not rates:
@@ -69,7 +69,7 @@ def find_rate(session: Session, stream: Iterator[Batch]) -> RateSearch:
     losses = _losses(session, stream, rates)
     session.load(start)
     curve = list(zip(rates, losses, strict=False))
-    found = [choose_rate(guess, curve, why)]
+    found = [choose_rate(guess, curve, why, raises=recipe.optimizer.name == "sgd")]
     broadcast_object_list(found)
     return found[0]
 
@@ -83,15 +83,18 @@ def rising_rates(guess: float, steps: int) -> list[float]:
     return [guess * 2 ** (octaves * step / (count - 1) - BELOW) for step in range(count)]
 
 
-def choose_rate(guess: float, curve: Sequence[tuple[float, float]], why: str) -> RateSearch:
+def choose_rate(
+    guess: float, curve: Sequence[tuple[float, float]], why: str, *, raises: bool = True
+) -> RateSearch:
     """The guess, brought into the range that the curve leaves: well below divergence, and not where nothing moves.
 
     Args:
         guess: a usual rate.
         curve: rate and loss of each step, rates rising.
         why: what the guess is, in words.
+        raises: it may be too small, as SGD's is where losses are; steps of Adam and Muon do not follow their scale.
     """
-    diverges, moves = _first_divergence(curve), _first_drop(curve)
+    diverges, moves = _first_divergence(curve), _first_drop(curve) if raises else None
     if diverges is not None and guess > diverges / SAFE:
         reason = f"a quarter of {diverges:.2g}, at which training diverges"
         return RateSearch(_rounded(diverges / SAFE), reason, curve)

@@ -5,13 +5,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from timm.optim import Muon, param_groups_weight_decay
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
+from torch.utils.flop_counter import FlopCounterMode
 
 from distill_mtl.distillation.objective import Objective
+from distill_mtl.networks.modes import evaluating
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import OptimizerSection
+from distill_mtl.students.student import Trunk
 
 ROWS = 128
 """Rows of a step for which the first guesses of a rate are given."""
@@ -27,7 +31,7 @@ class OptimizerDefaults:
         schedule: of the rate.
         momentum: where the optimizer has one.
         weight_decay: of matrices and convolutions.
-        lr: first guess of the highest rate, for `ROWS` rows and random weights.
+        lr: first guess of the highest rate, for `ROWS` rows, and a trunk of convolutions with random weights.
         exponent: the guess grows with this power of the rows.
         most: largest guess.
     """
@@ -42,26 +46,31 @@ class OptimizerDefaults:
 
 DEFAULTS: Mapping[str, OptimizerDefaults] = {
     "sgd": OptimizerDefaults("one_cycle", 0.9, 5e-4, lr=0.1, exponent=1.0, most=0.4),
-    "adamw": OptimizerDefaults("cosine", 0.0, 0.05, lr=3e-3, exponent=0.5, most=1e-2),
-    "muon": OptimizerDefaults("cosine", 0.95, 0.05, lr=3e-3, exponent=0.5, most=1e-2),
+    "adamw": OptimizerDefaults("cosine", 0.0, 0.05, lr=1e-2, exponent=0.5, most=2e-2),
+    "muon": OptimizerDefaults("cosine", 0.95, 0.05, lr=1e-2, exponent=0.5, most=2e-2),
 }
+FOR_MATRICES = 0.1
+"""Factor on the first guess for trunks whose weights are mostly matrices: transformers want smaller rates."""
+CHEAP = 0.25
+"""Work of Muon's orthogonal steps, as a share of a training step's, up to which `auto` takes it. They are products of
+matrices in bf16, so their share of the time is about half of that."""
 WARMUP = {"one_cycle": 0.3, "cosine": 0.05}
 MIN_LR = {"one_cycle": 0.0, "cosine": 0.01}
 START = 0.04
 """First rate of a one-cycle schedule as a share of the highest (Smith & Topin 2019; PyTorch's OneCycleLR)."""
 
 
-def settle_optimizer(recipe: Recipe, trunk: nn.Module) -> Recipe:
+def settle_optimizer(recipe: Recipe, trunk: Trunk) -> Recipe:
     """The recipe with every `auto` of its optimizer decided but the rate, which only a search finds.
 
     Args:
         recipe: as loaded.
-        trunk: of the student; the weights decide which optimizer suits it.
+        trunk: of the student; its layers decide which optimizer suits it.
     """
     section = recipe.optimizer
     name = section.name
     if name == "auto":  # a rate in a recipe without a name is AdamW's, the only optimizer there once was
-        name = "sgd" if section.lr == "auto" and is_convolutional(trunk) else "adamw"
+        name = "muon" if section.lr == "auto" and _suits_muon(trunk, recipe.training.batch_size) else "adamw"
     defaults = DEFAULTS[name]
     schedule = defaults.schedule if section.schedule == "auto" else section.schedule
     settled: dict[str, Any] = {"name": name, "schedule": schedule}
@@ -84,6 +93,11 @@ def settle_average(recipe: Recipe, steps: int) -> Recipe:
     return recipe.model_copy(update={"training": recipe.training.model_copy(update={"ema": decay})})
 
 
+def _suits_muon(trunk: Trunk, rows: int) -> bool:
+    """Whether a trunk is of those on which Muon was better, and its steps cost little beside so many rows."""
+    return is_convolutional(trunk) and orthogonal_share(trunk, rows) <= CHEAP
+
+
 def is_convolutional(trunk: nn.Module) -> bool:
     """Whether most weights of a trunk are convolutions', as in a ResNet; in a ViT or a ConvNeXt they are matrices."""
     shares = [0, 0]
@@ -93,15 +107,33 @@ def is_convolutional(trunk: nn.Module) -> bool:
     return shares[1] > shares[0]
 
 
-def first_guess(recipe: Recipe) -> float:
-    """The rate that a run takes without a search: by optimizer, rows of a step, and whether the trunk is trained.
+def orthogonal_share(trunk: Trunk, rows: int) -> float:
+    """Floating point operations of Muon's orthogonal steps, as a share of those of forward and backward."""
+    counter = FlopCounterMode(display=False)
+    with evaluating(trunk), torch.no_grad(), counter:
+        trunk(torch.zeros(1, 3, *trunk.inputs.size, device=trunk.preprocess.mean.device))
+    steps = 0
+    for parameter in hidden_matrices(trunk):
+        short, long = sorted((parameter.shape[0], parameter[0].numel()))
+        steps += 5 * (4 * short * short * long + 2 * short**3)  # of Newton and Schulz
+    return steps / max(1, 3 * counter.get_total_flops() * rows)
+
+
+def hidden_matrices(trunk: nn.Module) -> list[nn.Parameter]:
+    """Matrices and convolutions inside a trunk; the first takes pixels, and orthogonal steps do not suit it."""
+    return [parameter for parameter in trunk.parameters() if parameter.ndim > 1][1:]
+
+
+def first_guess(recipe: Recipe, trunk: nn.Module) -> float:
+    """The rate that a run takes without a search: by optimizer, trunk, rows, and whether the weights are trained.
 
     Rates grow in proportion to the rows for SGD (Goyal et al. 2017), and with their square root for Adam and Muon
     (Malladi et al. 2022), up to a bound.
     """
     defaults = DEFAULTS[recipe.optimizer.name]
     lr = defaults.lr * (recipe.training.batch_size / ROWS) ** defaults.exponent
-    return min(lr, defaults.most) * (1.0 if recipe.student.init == "random" else FINE_TUNING)
+    trained = 1.0 if recipe.student.init == "random" else FINE_TUNING
+    return min(lr, defaults.most) * trained * (1.0 if is_convolutional(trunk) else FOR_MATRICES)
 
 
 def build_optimizer(objective: Objective, section: OptimizerSection) -> Optimizer:
@@ -141,12 +173,8 @@ def build_optimizer(objective: Objective, section: OptimizerSection) -> Optimize
 
 
 def _muon_groups(groups: list[dict[str, Any]], objective: Objective) -> list[dict[str, Any]]:
-    """Each group parted into the hidden matrices of the trunk, which Muon steps, and the rest, for AdamW.
-
-    The first matrix takes pixels and heads give answers: orthogonal steps do not suit them (Jordan 2024).
-    """
-    inside = [p for p in objective.student.trunk.parameters() if p.ndim > 1][1:]
-    hidden = {id(p) for p in inside}
+    """Each group parted into the hidden matrices of the trunk, which Muon steps, and the rest, for AdamW."""
+    hidden = {id(parameter) for parameter in hidden_matrices(objective.student.trunk)}
     parted = []
     for group in groups:
         for fallback in (False, True):

@@ -135,7 +135,11 @@ class Trainer:
         self.objective = objective
         self.providers = providers
         self.recipe, self.schedule = settle_optimizer(recipe, objective.student.trunk), schedule
-        self.lr = first_guess(self.recipe) if recipe.optimizer.lr == "auto" else recipe.optimizer.lr
+        self.lr = (
+            first_guess(self.recipe, objective.student.trunk)
+            if recipe.optimizer.lr == "auto"
+            else recipe.optimizer.lr
+        )
         self.plain_optimizer: Optimizer = build_optimizer(objective, self.recipe.optimizer)
         self.module, self.optimizer = accelerator.prepare(objective, self.plain_optimizer)
         thresholds = recipe.training.asynchronous

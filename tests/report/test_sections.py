@@ -1,5 +1,6 @@
 """Sections are found by their files, and a new one is on the console, in Markdown and on the page."""
 
+import json
 import re
 from pathlib import Path
 
@@ -95,3 +96,15 @@ def test_a_result_alone_has_a_summary_without_a_chart_being_drawn(monkeypatch: p
     assert "124,580" in shown(
         evaluation_of({"left": task_result()}, cost=Costs(student=STUDENT, teachers=TEACHERS)), 120
     )
+
+
+def test_the_report_shows_how_the_rate_was_found(tmp_path: Path) -> None:
+    folder = report_world.write_run(tmp_path / "run")
+    environment = json.loads((folder / "environment.json").read_text())
+    found = {"said": "lr: 0.1 (auto: the usual rate)", "curve": [[0.025, 1.0], [0.1, 0.8], [0.4, 0.7]]}
+    (folder / "environment.json").write_text(json.dumps({**environment, "rate": found}))
+    report_in(folder)
+    page, markdown = (folder / "report.html").read_text(), (folder / "report.md").read_text()
+    assert '<section id="rate">' in page
+    assert 'id="rate-title"' in page, "the chart is drawn"
+    assert "Learning rate: 0.1 (auto: the usual rate)." in page + markdown

@@ -9,6 +9,7 @@ import yaml
 
 from distill_mtl.networks import bf16
 from distill_mtl.recipe import Recipe, dump_recipe, load_recipe
+from distill_mtl.students.student import FAMILIES, Trunk
 from distill_mtl.training import processes
 from distill_mtl.training.optimizer import first_guess, settle_average, settle_optimizer
 from distill_mtl.training.processes import settle_precision
@@ -29,10 +30,15 @@ def _recipe(**sections: Any) -> Recipe:
     )
 
 
+def _trunk(model: str) -> Trunk:
+    args = {"img_size": 32} if model == VIT else {}
+    return FAMILIES["timm"].create(model, args, (32, 32), pretrained=False)
+
+
 def test_an_older_run_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bf16, "cpu_has_bf16", lambda: True)
     monkeypatch.setattr(processes, "_on_cpu", lambda: True)
-    trunk = timm.create_model(RESNET)
+    trunk = _trunk(RESNET)
     recipe = settle_average(settle_optimizer(settle_precision(load_recipe(BEFORE), trunk), trunk), 1500)
     before, now = yaml.safe_load(BEFORE.read_text()), yaml.safe_load(dump_recipe(recipe))
     assert before["training"].pop("precision") == "auto"  # fp32 on every CPU
@@ -57,19 +63,27 @@ def _changed(before: Any, now: Any, path: str = "") -> Any:
 
 
 @pytest.mark.parametrize(
-    ("lr", "model", "name"),
-    [("auto", RESNET, "sgd"), ("auto", VIT, "adamw"), (1e-3, RESNET, "adamw"), (1e-3, VIT, "adamw")],
+    ("lr", "model", "rows", "name"),
+    [
+        ("auto", RESNET, 128, "muon"),
+        ("auto", RESNET, 8, "adamw"),  # so few rows that orthogonal steps would cost more than they do
+        ("auto", VIT, 128, "adamw"),
+        (1e-3, RESNET, 128, "adamw"),
+        (1e-3, VIT, 128, "adamw"),
+    ],
 )
-def test_the_optimizer_follows_the_trunk_unless_a_rate_is_given(lr: Any, model: str, name: str) -> None:
-    recipe = _recipe(optimizer={"name": "auto", "lr": lr})
-    settled = settle_optimizer(recipe, timm.create_model(model)).optimizer
+def test_the_optimizer_follows_the_trunk_unless_a_rate_is_given(
+    lr: Any, model: str, rows: int, name: str
+) -> None:
+    recipe = _recipe(optimizer={"lr": lr}, training={"batch_size": rows})
+    settled = settle_optimizer(recipe, _trunk(model)).optimizer
     assert settled.name == name
     left = {key for key, value in settled if value == "auto"}
     assert left == ({"lr"} if lr == "auto" else set())
 
 
 def test_settling_twice_changes_nothing() -> None:
-    trunk = timm.create_model(RESNET)
+    trunk = _trunk(RESNET)
     once = settle_optimizer(_recipe(optimizer={"name": "muon", "warmup": 0.2}), trunk)
     assert settle_optimizer(once, trunk) == once
     assert once.optimizer.warmup == 0.2
@@ -79,7 +93,8 @@ def test_settling_twice_changes_nothing() -> None:
 def test_guesses_grow_with_the_batch_and_shrink_for_a_trained_trunk(name: str, ratio: float) -> None:
     def guess(rows: int, init: str) -> float:
         student = {"model": "resnet18", "init": init}
-        return first_guess(_recipe(student=student, optimizer={"name": name}, training={"batch_size": rows}))
+        recipe = _recipe(student=student, optimizer={"name": name}, training={"batch_size": rows})
+        return first_guess(recipe, timm.create_model(RESNET))
 
     assert guess(128, "random") / guess(64, "random") == pytest.approx(ratio)
     assert guess(128, "pretrained") == pytest.approx(guess(128, "random") / 10)

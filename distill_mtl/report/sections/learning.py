@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from distill_mtl.report.blocks import Chart, Charts, Section, Text
+from distill_mtl.report.blocks import Block, Chart, Charts, Section, Text
 from distill_mtl.report.charts import DASHES, INK, SERIES, Line, lines, told_apart
 from distill_mtl.report.run_record import Curve, RunRecord
 from distill_mtl.report.sections import section
@@ -45,6 +45,23 @@ def losses(run: RunRecord) -> Section | None:
         quiet=True,
     )
     return Section("losses", "Losses", [Charts(charts), note])
+
+
+@section(75)
+def rate(run: RunRecord) -> Section | None:
+    """How the learning rate was found."""
+    found = run.environment.get("rate")
+    if not found:
+        return None
+    blocks: list[Block] = [Text(f"{found['said']}.".replace("lr:", "Learning rate:", 1))]
+    if found["curve"]:
+        tested, losses = np.array(found["curve"], dtype=float).T
+        drawing = lines(
+            "rate", "Loss over learning rates", [Line("", Curve(tested, losses), INK)], level=1.0, rates=True
+        )
+        note = "Steps at rising rates, from the student's first weights; 1 is the loss of the first step."
+        blocks.append(Charts([Chart(drawing, "Range test", note)]))
+    return Section("rate", "Learning rate", blocks)
 
 
 @section(80)
