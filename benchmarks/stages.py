@@ -18,10 +18,32 @@ from distill_mtl.networks.stages import find_chain
 
 # Networks with two streams, side inputs to their blocks, or code between their layers that is no layer.
 NOT_CUT = (
-    *("cait", "coat", "convit", "crossvit", "efficientvim", "hiera", "levit", "mvitv2", "pit", "tnt", "twins"),
+    *(
+        "cait",
+        "coat",
+        "convit",
+        "crossvit",
+        "efficientvim",
+        "hiera",
+        "levit",
+        "mvitv2",
+        "pit",
+        "tnt",
+        "twins",
+    ),
     *("visformer", "volo", "xcit"),
     # Too large to try.
-    *("beit", "deepseek_vit", "gemma4_vit", "mobilenetv5", "naflexvit", "nasnet", "pnasnet", "qwen3_vit", "vgg"),
+    *(
+        "beit",
+        "deepseek_vit",
+        "gemma4_vit",
+        "mobilenetv5",
+        "naflexvit",
+        "nasnet",
+        "pnasnet",
+        "qwen3_vit",
+        "vgg",
+    ),
     "vision_transformer_sam",
 )
 LARGEST = 80e6

@@ -417,8 +417,8 @@ class TrainingSection(Section):
     """auto: bf16 where the GPU has it, else fp32."""
     teachers_on: Literal["missing", "all", "none"] = "missing"
     """Rows with a teacher target: those without a label, all, or none (labels only)."""
-    clip: Positive | None = 1.0
-    """Largest gradient norm; null: no clipping."""
+    clip: Positive | Auto | None = "auto"
+    """Largest gradient norm; null: no clipping; auto: none with sgd, else 1."""
     asynchronous: AsynchronousSection | None = None
     """Rows between two steps of trunk and heads; null: all of them step together."""
     ema: Annotated[float, Field(gt=0, lt=1)] | Auto | None = None

@@ -95,7 +95,7 @@ class TrainingLoop:
                 self._agree_to_go_on(stop.requested, error)
                 report = self.trainer.step(session.step, batches)
                 self._watch.note(session.step, report)
-                self._since.note(report, self.training.clip)
+                self._since.note(report, self.trainer.clip)
                 session.after_step()
                 if (
                     self._due(self.training.log_every)
@@ -183,10 +183,8 @@ class TrainingLoop:
                 if first is None
                 else f"Step {first + 1} began it. Labels and teachers' answers are finite, so the student diverged"
             )
-            training = self.training
-            clip = (
-                "set training.clip" if training.clip is None else f"lower training.clip ({training.clip:g})"
-            )
+            limit = self.trainer.clip
+            clip = "set training.clip" if limit is None else f"lower training.clip ({limit:g})"
             cause = (
                 f"{began} at optimizer.lr {self.trainer.lr:g}, precision {self.accelerator.mixed_precision}."
             )

@@ -119,6 +119,7 @@ class Trainer:
 
     Attributes:
         lr: highest rate; the first guess of one where the recipe says `auto`.
+        clip: largest gradient norm; None: any.
         asynchronous: gradients that wait for their part's step; None where all parts step together.
     """
 
@@ -227,9 +228,9 @@ class Trainer:
             parameter.grad = None
         if self.asynchronous is not None:
             self.asynchronous.hold_back(counts)
-        if self.recipe.training.clip is None:
+        if self.clip is None:
             return None
-        norm: Tensor = self.accelerator.clip_grad_norm_(self.module.parameters(), self.recipe.training.clip)
+        norm: Tensor = self.accelerator.clip_grad_norm_(self.module.parameters(), self.clip)
         return norm
 
     def _sum_over_processes(self, table: Tensor) -> Tensor:

@@ -82,6 +82,14 @@ def test_the_optimizer_follows_the_trunk_unless_a_rate_is_given(
     assert left == ({"lr"} if lr == "auto" else set())
 
 
+@pytest.mark.parametrize(("name", "clip"), [("sgd", None), ("adamw", 1.0), ("muon", 1.0)])
+def test_only_sgd_is_not_clipped(name: str, clip: float | None) -> None:
+    recipe = _recipe(optimizer={"name": name})
+    assert settle_optimizer(recipe, _trunk(RESNET)).training.clip == clip
+    given = _recipe(optimizer={"name": name}, training={"clip": 3.0})
+    assert settle_optimizer(given, _trunk(RESNET)).training.clip == 3.0
+
+
 def test_settling_twice_changes_nothing() -> None:
     trunk = _trunk(RESNET)
     once = settle_optimizer(_recipe(optimizer={"name": "muon", "warmup": 0.2}), trunk)
