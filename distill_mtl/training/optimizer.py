@@ -15,7 +15,7 @@ from distill_mtl.distillation.objective import Objective
 from distill_mtl.networks.modes import evaluating
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import OptimizerSection
-from distill_mtl.students.student import Trunk
+from distill_mtl.students.student import Body
 
 ROWS = 128
 """Rows of a step for which the first guesses of a rate are given."""
@@ -62,7 +62,7 @@ START = 0.04
 """First rate of a one-cycle schedule as a share of the highest (Smith & Topin 2019; PyTorch's OneCycleLR)."""
 
 
-def settle_optimizer(recipe: Recipe, trunk: Trunk) -> Recipe:
+def settle_optimizer(recipe: Recipe, trunk: Body) -> Recipe:
     """The recipe with every `auto` of its optimizer decided, and clipping, but the rate, which only a search finds.
 
     Args:
@@ -98,7 +98,7 @@ def settle_average(recipe: Recipe, steps: int) -> Recipe:
     return recipe.model_copy(update={"training": recipe.training.model_copy(update={"ema": decay})})
 
 
-def _suits_muon(trunk: Trunk, rows: int) -> bool:
+def _suits_muon(trunk: Body, rows: int) -> bool:
     """Whether a trunk is of those on which Muon was better, and its steps cost little beside so many rows."""
     return is_convolutional(trunk) and orthogonal_share(trunk, rows) <= CHEAP
 
@@ -112,7 +112,7 @@ def is_convolutional(trunk: nn.Module) -> bool:
     return shares[1] > shares[0]
 
 
-def orthogonal_share(trunk: Trunk, rows: int) -> float:
+def orthogonal_share(trunk: Body, rows: int) -> float:
     """Floating point operations of Muon's orthogonal steps, as a share of those of forward and backward."""
     counter = FlopCounterMode(display=False)
     with evaluating(trunk), torch.no_grad(), counter:
