@@ -28,7 +28,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,99}$")]
 DEFAULT_EPOCHS = 30
 WIDEST, DEEPEST = 2**16, 100
 """Of a task's head."""
-INITS = ("pretrained", "random")
+INITS = ("pretrained", "random", "zip")
 """Values of `student.init` that are neither a path nor a task's teacher."""
 
 
@@ -69,7 +69,8 @@ class StudentSection(Section):
     was made for."""
     init: str = "pretrained"
     """pretrained (timm's weights) | teacher:TASK (its trunk) | a student or run folder (trunk and the heads of
-    its tasks) | another folder or .safetensors file (trunk) | random"""
+    its tasks) | another folder or .safetensors file (trunk) | zip (the teachers' trunks merged, and their heads) |
+    random"""
     branch: (
         Literal["auto"]
         | AutoBranchSection

@@ -222,8 +222,8 @@ def load_initial(
 
     Args:
         trunk: freshly created; `pretrained` and `random` are already done.
-        init: `pretrained`, `random`, `teacher:TASK`, or a folder or .safetensors file with the weights of a
-            timm network or of a student, or the folder of the run that left a student.
+        init: `pretrained`, `random`, `zip` (done later), `teacher:TASK`, or a folder or .safetensors file with the
+            weights of a timm network or of a student, or the folder of the run that left a student.
         teacher_folders: task -> its teacher's folder, or file of weights.
         teacher_inputs: task -> what its teacher wants to see, as the recipe may have corrected it; where it is
             not named, the folder's word is taken.
@@ -232,7 +232,7 @@ def load_initial(
     Raises:
         StudentError: there is no such teacher or file, or it has another architecture.
     """
-    if init in ("pretrained", "random"):
+    if init in INITS:
         return
     path, inputs = Path(init), None
     if init.startswith(_TEACHER):
@@ -245,7 +245,7 @@ def load_initial(
         path, inputs, tasks = Path(teacher_folders[task]), teacher_inputs.get(task), [task]
     if not path.exists():
         raise StudentError(
-            f"student.init: '{init}' is neither pretrained, random nor {_TEACHER}TASK, and there is no such "
+            f"student.init: '{init}' is neither pretrained, random, zip nor {_TEACHER}TASK, and there is no such "
             "folder or file."
         )
     path = network_folder(path)
@@ -257,7 +257,7 @@ def load_initial(
         if inputs is None and path.is_dir():
             inputs = _contract(path)
         if inputs is not None:
-            trunk.preprocess = Preprocess(_of_a_student(inputs, trunk))
+            trunk.preprocess = Preprocess(seen_by_student(inputs, trunk))
     except UserError as error:
         raise StudentError(
             f"student.init: {error}\nThe student is {trunk.name} {trunk.args}; it can only begin with the "
@@ -356,7 +356,7 @@ def _trunk_weights(state: Mapping[str, Tensor], trunk: Body) -> dict[str, Tensor
     return {key: value for key, value in state.items() if key not in ends}
 
 
-def _of_a_student(inputs: InputContract, trunk: Body) -> InputContract:
+def seen_by_student(inputs: InputContract, trunk: Body) -> InputContract:
     """What the weights expect of colours and numbers, at the trunk's own size and in torch's own form."""
     return replace(
         inputs,

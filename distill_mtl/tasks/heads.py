@@ -1,7 +1,7 @@
 """Heads of kinds of task: a light decoder over the trunk's pyramid, and linear layers on its pooled vector."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -121,6 +121,30 @@ class PooledHead(nn.Module):
         """[B, outputs] from features["pooled"] [B, channels]."""
         logits: Tensor = self.linear(self.hidden(features["pooled"]))
         return logits
+
+
+def reorder_head(head: nn.Module, order: Callable[[str], Tensor]) -> None:
+    """Let a head read features whose channels stand in another order.
+
+    Args:
+        head: of one of our kinds; it gives the same logits for the features in their new order.
+        order: name of a feature -> for each of its channels the one that it was.
+
+    Raises:
+        UserError: it is the head of a kind of the user's own.
+    """
+    readers: dict[str, nn.Module] = {}
+    for part in head.modules():
+        if isinstance(part, PyramidDecoder):
+            readers |= zip(part.levels, part.laterals, strict=True)
+        elif isinstance(part, PooledHead):
+            readers["pooled"] = part.hidden[0][0] if len(part.hidden) else part.linear
+    if not readers:
+        raise UserError(
+            "its head is of your own kind, whose inputs cannot be put in order. Use `head: {init: random}`."
+        )
+    for feature, reader in readers.items():
+        reader.weight.data = reader.weight.data[:, order(feature)]
 
 
 def _norm(width: int) -> nn.GroupNorm:

@@ -34,6 +34,7 @@ from distill_mtl.tasks.base import TaskKind, build_kind, import_kind
 from distill_mtl.teachers.load_teacher import load_teacher
 from distill_mtl.teachers.teacher import Teacher
 from distill_mtl.training.branching.find import Compared
+from distill_mtl.training.branching.teacher_features import rows_of
 from distill_mtl.training.choose_branches import choose_branches, compare
 from distill_mtl.training.choose_rule import choose_rule
 from distill_mtl.training.choose_views import choose_views
@@ -50,6 +51,7 @@ from distill_mtl.training.target_providers import (
     teacher_weights,
 )
 from distill_mtl.training.weigh_teachers import weigh_teachers
+from distill_mtl.training.zipped_start import ROWS, zip_start
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,8 @@ def build(recipe: Recipe) -> Parts:
     inputs = [student.trunk.inputs, *(card.inputs for card in teachers.cards.values())]
     sources = build_sources(recipe, kinds, inputs)
     _refuse_beyond_machine(recipe, student, sources.size)
+    if recipe.student.init == "zip":
+        zip_start(student, teachers, recipe.tasks, rows_of(sources, ROWS))
     recipe, weighed = weigh_teachers(recipe, teachers, sources)
     recipe, seen = choose_views(recipe, kinds, teachers, sources)
     recipe, cached, taught = choose_targets(
@@ -209,7 +213,7 @@ def compare_teachers(recipe: Recipe, rows: int, device: torch.device) -> Compare
 
 
 def _open_sources(kinds: Mapping[str, TaskKind], recipe: Recipe, inputs: Sequence[InputContract]) -> Sources:
-    """The data sets before the views of training are known."""
+    """`build_sources` for what knows the kinds already."""
     return build_sources(recipe, kinds, inputs)
 
 
