@@ -67,25 +67,32 @@ def reordered(channels: ChannelGraph, model: nn.Module, order: Order) -> nn.Modu
 
 
 @torch.no_grad()
-def merged(channels: ChannelGraph, models: Sequence[nn.Module], pixels: Sequence[Tensor]) -> nn.Module:
+def merged(
+    channels: ChannelGraph,
+    models: Sequence[nn.Module],
+    pixels: Sequence[Tensor],
+    given: Mapping[str, Tensor] | None = None,
+) -> nn.Module:
     """One network that gives, layer by layer, the mean of what these give.
 
     Args:
         channels: of the architecture.
         models: with matched channels, in evaluation mode.
         pixels: the rows as the merged network sees them, then as each of these does.
+        given: weights of its first layers, which stay as they are.
     """
+    given = given or {}
     target = copy.deepcopy(models[0])
-    layers = {layer.node: layer for layer in channels.layers}
+    target.load_state_dict(given, strict=False)
+    layers = {layer.node: layer for layer in channels.layers if f"{layer.conv}.weight" not in given}
 
     def fit(node: fx.Node, values: list[Tensor]) -> None:
         if node in layers:
             layer = layers[node]
-            inputs = values[-1]
-            wanted = torch.stack(
-                [_normalised(model, layer, value) for model, value in zip(models, values[1:-1], strict=True)]
-            ).mean(0)
-            values[0] = _fitted(target, layer, inputs, wanted)
+            outputs = [
+                _normalised(model, layer, value) for model, value in zip(models, values[1:-1], strict=True)
+            ]
+            values[0] = _fitted(target, layer, values[-1], torch.stack(outputs).mean(0))
 
     _run_together(channels, [target, *models], pixels, fit)
     return target

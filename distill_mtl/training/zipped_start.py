@@ -14,7 +14,7 @@ from distill_mtl.networks.task_network import BackboneNetwork
 from distill_mtl.networks.zip import Order, matched_orders, merged, reordered
 from distill_mtl.recipe.schema import TaskSection
 from distill_mtl.students.initial_weights import InitialHead, load_initial_head, seen_by_student
-from distill_mtl.students.student import Student
+from distill_mtl.students.student import FAMILIES, Student
 from distill_mtl.tasks.heads import reorder_head
 from distill_mtl.teachers.teacher import Teacher
 
@@ -47,7 +47,8 @@ def zip_start(
         StudentError: fewer than two teachers are of the student's architecture, or its channels cannot be matched.
     """
     trunk = student.trunk
-    whole = trunk.build(trunk.name, trunk.args).eval()
+    with torch.random.fork_rng(devices=[]):
+        whole = FAMILIES[trunk.family].build(trunk.name, trunk.args).eval()
     models, others = {}, {}
     for task in student.kinds:
         if task not in teachers:
@@ -74,24 +75,26 @@ def zip_start(
     found = matched_orders(channels, list(models.values()), list(pixels.values()))
     orders = dict(zip(models, found, strict=True))
     aligned = {task: reordered(channels, model, orders[task]) for task, model in models.items()}
+    seen = trunk.preprocess(rows)
     state: dict[str, Tensor] = {}
-    for part, tasks in (trunk.parts or {"": tuple(models)}).items():
+    parts = trunk.parts or {"": tuple(models)}
+    for part, tasks in parts.items():
         group = [task for task in tasks if task in aligned] or list(aligned)[:1]
-        made = _merged(
-            channels, [aligned[task] for task in group], trunk.preprocess(rows), [pixels[t] for t in group]
-        )
+        before = [f"{other}." for other in parts if set(parts[other]) > set(tasks)]
+        given = {
+            key.removeprefix(name): value
+            for name in before
+            for key, value in state.items()
+            if key.startswith(name)
+        }
+        each = [pixels[task] for task in group]
+        made = merged(channels, [aligned[task] for task in group], [seen, *each], given).state_dict()
         own = trunk.model.get_submodule(part).state_dict()
-        state |= {f"{part}.{key}".lstrip("."): made.state_dict()[key] for key in own}
+        state |= {f"{part}.{key}".lstrip("."): made[key] for key in own}
     trunk.model.load_state_dict(state)
     for task in models:
         _take_head(student, task, teachers[task], sections[task], channels, orders[task])
     return list(models)
-
-
-def _merged(
-    channels: ChannelGraph, models: list[nn.Module], seen: Tensor, by_each: list[Tensor]
-) -> nn.Module:
-    return models[0] if len(models) == 1 else merged(channels, models, [seen, *by_each])
 
 
 def _weights_of(teacher: Teacher, like: nn.Module) -> dict[str, Tensor] | None:
