@@ -191,7 +191,8 @@ def node_costs(
             parameters = sum(p.numel() for p in trunk.model[node.name].parameters())
             counted[node.name] = parameters, counter.get_total_flops()
     if whole is None:
-        whole = Cost(*map(sum, zip(*counted.values(), strict=True)), None, 0.0)
+        parameters, flops = map(sum, zip(*counted.values(), strict=True))
+        whole = Cost(parameters=parameters, flops=flops, bytes=None, latency_ms=0.0)
     return {
         node.name: NodeCost(
             **vars(HeadCost.of(*counted[node.name], whole)),

@@ -247,7 +247,7 @@ def _embedded(model: Any, steps: Sequence[Step]) -> list[Step]:
     tables = [
         name for name, _ in chained(model.named_parameters(recurse=False), model.named_buffers(recurse=False))
     ]
-    called = [name for name in ("pos_drop", "rope") if name in names]
+    called: list[str] = [name for name in ("pos_drop", "rope") if name in names]
     if getattr(model, "rope", None) is not None and "patch_drop" in names:
         called.append("patch_drop")  # EVA drops patches and their rotary table together, inside
     first = Step("patch_embed", ("patch_embed", *called, *tables), _embed)

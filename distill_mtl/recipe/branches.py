@@ -7,6 +7,9 @@ from itertools import chain
 OWN = "own"
 """In place of groups: every task its own."""
 
+ROOT = "root"
+"""Name of the part that all tasks share."""
+
 Groups = Sequence[Sequence[str]]
 Branches = Mapping[str, str | Groups]
 """Task -> the stage with which it leaves the others; or stage -> groups of tasks, or `own`."""

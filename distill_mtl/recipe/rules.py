@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill_mtl.errors import nearest
-from distill_mtl.recipe.branches import OWN, Branches, by_task, mistakes_of_groups
+from distill_mtl.recipe.branches import OWN, ROOT, Branches, by_task, mistakes_of_groups
 from distill_mtl.recipe.known_names import KnownNames
 from distill_mtl.recipe.long_form import in_units, no_margin
 from distill_mtl.recipe.mistakes import KeyPath, Mistake, either, show
@@ -351,6 +351,9 @@ def _branch(judged: Judged) -> Iterator[Mistake]:
         return
     if len(tasks) == 1:
         yield Mistake(path, "there is one task, which has the whole trunk. Remove `branch`.")
+    elif ROOT in tasks:
+        text = f"`{ROOT}` is what the part of all tasks is called, so no task can have this name. Rename the task."
+        yield Mistake(("tasks", ROOT), text)
     elif branch == "auto" or isinstance(branch, AutoBranchSection):
         return
     elif by_task(branch):

@@ -326,7 +326,7 @@ def _from_parts(
     """
     old = list(read_config(path)["tasks"])
     given: dict[str, Tensor] = {}
-    for part, served in (trunk.parts or {"": tasks}).items():
+    for part, served in (trunk.parts or {"": tuple(tasks)}).items():
         own = trunk.model.get_submodule(part).state_dict()
         known = [task for task in served if task in old] or old[:1]
         paths = [

@@ -10,10 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from distill_mtl.errors import StudentError
-from distill_mtl.recipe.branches import Branches, by_task
-
-ROOT = "root"
-"""Name of the node that all tasks share."""
+from distill_mtl.recipe.branches import ROOT, Branches, by_task
 
 SettledBranches = dict[str, list[list[str]]]
 """A recipe's `student.branch` with nothing left to find: stage -> groups of all tasks from there on, in the order of
@@ -76,8 +73,8 @@ def nodes_of(
         steps: length of the chain.
     """
     rows: list[tuple[int, list[tuple[str, ...]]]] = [(0, [tuple(tasks)])]
-    for stage, groups in branches.items():
-        rows.append((position(stage), [tuple(group) for group in groups]))
+    for stage, said in branches.items():
+        rows.append((position(stage), [tuple(group) for group in said]))
     if len(rows) > 1 and rows[1][0] == 0:
         del rows[0]
     nodes: list[Node] = []

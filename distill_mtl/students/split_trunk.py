@@ -228,7 +228,8 @@ class SplitTrunk(Body):
         # A layer of the head may be tapped too.
         if node.stop < len(self.model.chain) or (self.ends_with_features and name not in self.returns):
             return {}
-        return {name: self.model[node.name].forward_head(state, pre_logits=True)}
+        part: Any = self.model[node.name]
+        return {name: part.forward_head(state, pre_logits=True)}
 
     def _compute(self, node: Node, states: "_States", given: Any) -> dict[str, Tensor]:
         """The features of one node by layer, and the tensors that its children take.
@@ -255,7 +256,8 @@ class _States:
 
     def hand_on(self, node: str, state: State, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What a child needs besides these features, which may be the state already."""
-        places, more = [], {}
+        places: list[str] = []
+        more: dict[str, Tensor] = {}
         for number, tensor in enumerate(tensors_in(state)):
             same = next((name for name, feature in features.items() if feature is tensor), None)
             places.append(same or f"{node}:{number}")

@@ -7,7 +7,7 @@ file in `families/`: build a module that follows the three conventions of `Backb
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -120,8 +120,6 @@ class Body(Backbone):
 
 class Trunk(Body, ABC):
     """A body that all tasks share, and how a family makes it. The base class of families."""
-
-    family: ClassVar[str]
 
     @classmethod
     @abstractmethod
