@@ -20,7 +20,9 @@ def test_parts_stand_for_parameters_as_the_objective_names_them(student: Student
     terms = {"a": [HintTerm([Hint(shape, shape)])]}
 
     def names(part: str, *guided: str) -> set[str]:
-        return set(named_parameters(student, terms, part, guided))
+        return set(
+            named_parameters(student, terms, part, {next(iter(student.kinds)): guided} if guided else None)
+        )
 
     assert names("adapters") == {f"terms.a.hint.adapters.0.adapter.{name}" for name in ("weight", "bias")}
     assert names("heads:a") == {"student.heads.a.linear.weight", "student.heads.a.linear.bias"}
