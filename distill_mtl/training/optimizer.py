@@ -47,7 +47,7 @@ class OptimizerDefaults:
 DEFAULTS: Mapping[str, OptimizerDefaults] = {
     "sgd": OptimizerDefaults("one_cycle", 0.9, 5e-4, lr=0.1, exponent=1.0, most=0.4),
     "adamw": OptimizerDefaults("cosine", 0.0, 0.05, lr=1e-2, exponent=0.5, most=2e-2),
-    "muon": OptimizerDefaults("cosine", 0.95, 0.05, lr=1e-2, exponent=0.5, most=2e-2),
+    "muon": OptimizerDefaults("cosine", 0.95, 0.05, lr=4e-2, exponent=0.5, most=8e-2),
 }
 CLIP = 1.0
 """Largest gradient norm. Steps of Adam and Muon hardly follow the norm; SGD's would be cut, at a loss of 4 points."""
