@@ -187,6 +187,22 @@ def test_branches_that_make_no_sense_are_refused(recipe: Path, change: str, comp
         load_recipe(recipe, [change])
 
 
+def test_no_task_is_called_as_the_part_of_all_tasks(recipe: Path) -> None:
+    changes = ["tasks.root={classes: 2, data: {shards: root.tar}}", "student.branch={hue: second}"]
+    with pytest.raises(RecipeError, match=r"tasks\.root"):
+        load_recipe(recipe, changes)
+
+
+def test_a_task_alone_has_no_one_to_leave(recipe: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone.yaml"
+    alone.write_text(
+        "student: {model: resnet18, branch: {hue: layer4}}\n"
+        "tasks: {hue: {classes: 2, data: {shards: hue.tar}}}\n"
+    )
+    with pytest.raises(RecipeError, match=r"student\.branch:\s+there is one task"):
+        load_recipe(alone)
+
+
 def test_a_stage_that_does_not_exist_names_the_nearest(recipe: Path) -> None:
     with pytest.raises(StudentError, match=r"student\.branch.*'secnd'.*'second'"):
         parts(recipe, "student.branch={hue: secnd}")
