@@ -235,8 +235,12 @@ def _source(pair: TeacherWithData, labels: Mapping[str, Any]) -> dict[str, Any]:
         },
         "augment": Noted(
             {
-                "crop": Noted(list(augment.crop or ()), "share of the area"),
-                "flip": Noted(augment.flip, "false where left and right mean something"),
+                "crop": Noted(
+                    augment.crop, "[0.5, 1.0]: share of the area; 0.125: moved by so much; auto: by size"
+                ),
+                "flip": Noted(
+                    augment.flip, "auto asks the teachers; false where left and right mean something"
+                ),
                 "color": Noted(augment.color, "0 where the label is about colour"),
             },
             "default",

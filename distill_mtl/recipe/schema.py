@@ -216,11 +216,12 @@ class SplitSection(Section):
 class AugmentSection(Section):
     """Changes of the picture in training: geometry for student and teachers, colour for the student."""
 
-    crop: Literal["auto"] | Shift | tuple[Share, Share] | None = (0.5, 1.0)
+    crop: Literal["auto"] | Shift | tuple[Share, Share] | None = "auto"
     """[from, to]: a random resized crop, its area as a share of the picture | a number: the picture moves by up to
     this share of its sides, at its own scale | auto: 0.125 for small pictures, else [0.5, 1.0] | null: no crop"""
-    flip: Literal["auto"] | bool = True
-    """Mirror half of the rows left to right. auto: unless the names of classes are digits, letters or sides."""
+    flip: Literal["auto"] | bool = "auto"
+    """Mirror half of the rows left to right. auto: if teachers answer mirrored pictures as well, and names of classes
+    say nothing against it."""
     color: Part = 0.2
     """Strength of brightness, contrast and saturation changes, for the student only."""
 
@@ -308,9 +309,9 @@ class TaskSection(Section):
     with a softmax."""
     temperature: Temperature = 4.0
     """Softens the answers of teacher and student before they are compared."""
-    teacher_weight: Literal["auto"] | dict[Name, Share] = {}
-    """Data set -> weight of the teacher's targets for its rows; 0: the teacher is not asked; not named: 1. auto: less
-    the further the data set's pictures lie from the teacher's own."""
+    teacher_weight: Literal["auto"] | dict[Name, Share] = "auto"
+    """Data set -> weight of the teacher's targets for its rows; 0: the teacher is not asked; not named: 1. auto: what
+    training.teachers_on finds, else 1."""
     weights: dict[str, Weight] = {}
     """Weights of the loss's terms: supervised, soft_targets, hint, or a class of your own, my_terms:Margin. Default:
     each term's own."""
@@ -416,8 +417,9 @@ class TrainingSection(Section):
     """Micro-batches per optimizer step."""
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     """auto: bf16 where the GPU has it, else fp32."""
-    teachers_on: Literal["missing", "all", "none"] = "missing"
-    """Rows with a teacher target: those without a label, all, or none (labels only)."""
+    teachers_on: Literal["auto", "missing", "all", "none"] = "auto"
+    """Rows with a teacher target: those without a label, all, or none (labels only). auto: those without a label, with
+    less weight the further their data set's pictures lie from the teacher's own."""
     clip: Positive | Auto | None = "auto"
     """Largest gradient norm; null: no clipping; auto: none with sgd, else 1."""
     asynchronous: AsynchronousSection | None = None

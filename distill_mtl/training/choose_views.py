@@ -8,6 +8,7 @@ from accelerate import PartialState
 from torch import Tensor
 
 from distill_mtl.data import Sources
+from distill_mtl.data.augmentation import crop_for
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import SourceSection
@@ -16,9 +17,6 @@ from distill_mtl.tasks.base import TaskKind, named_classes
 from distill_mtl.teachers.teacher import Teacher
 from distill_mtl.training.processes import from_first_process
 
-SMALL = 64
-"""Pixels of a batch's longer side, up to which pictures are moved and not scaled."""
-SHIFT, AREA = 0.125, (0.5, 1.0)
 ROWS = 128
 """On which a teacher is asked about mirrored pictures."""
 LOST = 0.1
@@ -53,7 +51,7 @@ def choose_views(
     for name, source in recipe.data.items():
         update: dict[str, object] = {}
         if source.augment.crop == "auto":
-            update["crop"] = SHIFT if max(sources.size) <= SMALL else AREA
+            update["crop"] = crop_for(source.augment, sources.size)
         if name in learned:
             update["flip"] = not any(why[task] for task in learned[name])
         if update:
@@ -104,6 +102,7 @@ def _scores(task: str, kind: TaskKind, teacher: Teacher, sources: Sources) -> tu
             (statistics[1], seen.images.flip(3), labels),
         ):
             kept.append(kind.statistics(live.everything(images, [task])[task].logits, truth))
+    live.to("cpu")  # training with a cache does not need it there
     plain, mirrored = (float(kind.score(torch.cat(kept))) for kept in statistics)
     return plain, mirrored
 

@@ -48,6 +48,7 @@ from distill_mtl.training.target_providers import (
     choose_targets,
     gates,
     plan_self_teachers,
+    rows_with_targets,
     teacher_weights,
 )
 from distill_mtl.training.weigh_teachers import weigh_teachers
@@ -107,7 +108,8 @@ class Parts:
         compiled = frozenset(
             task for task, section in sections.items() if section is not None and section.compile
         )
-        return LiveTeachers(used, self.recipe.training.teachers_on, precisions=precisions, compiled=compiled)
+        on = rows_with_targets(self.recipe)
+        return LiveTeachers(used, on, precisions=precisions, compiled=compiled)
 
     def providers(
         self, teachers: TargetProvider, student: Student, autocast: Context = nullcontext
@@ -125,7 +127,7 @@ class Parts:
                 tasks,
                 when.due,
                 decay=when.decay,
-                on=self.recipe.training.teachers_on,
+                on=rows_with_targets(self.recipe),
                 autocast=autocast,
             )
             for when, tasks in self.self_teachers.items()
@@ -337,13 +339,13 @@ def _refuse_missing_trackers(recipe: Recipe) -> None:
 
 def _refuse_unused_options(recipe: Recipe, kinds: Mapping[str, TaskKind]) -> None:
     """Refuse an option that compares teachers with labels where no teacher sees a row with a label."""
-    if recipe.training.teachers_on != "missing":
+    if recipe.training.teachers_on not in ("auto", "missing"):
         return
     for task, kind in kinds.items():
         if kind.options_on_labelled_rows and recipe.tasks[task].teacher is not None:
             raise RecipeError(
                 f"tasks.{task}.options.{kind.options_on_labelled_rows[0]} compares the teacher with labels, and with "
-                "`training.teachers_on: missing` teachers see only rows that have none. Use "
+                f"`training.teachers_on: {recipe.training.teachers_on}` teachers see only rows that have none. Use "
                 "`training.teachers_on: all`, or remove the option."
             )
 

@@ -23,6 +23,7 @@ from distill_mtl.targets.combined import Gate
 from distill_mtl.targets.encoding import AnswerCodec, Numbers
 from distill_mtl.targets.facts import TeacherFacts, Teachers
 from distill_mtl.targets.plan import SidecarFolders, Unit, plan_cache
+from distill_mtl.targets.provider import Rows
 from distill_mtl.tasks.base import KINDS, TaskKind
 
 DECAY = 0.999
@@ -174,7 +175,7 @@ def _open(
         cache = OpenCache(units, sources.opened, SidecarFolders())
     except CacheError as error:
         return None, error
-    return CachedTargets(cache, codecs, recipe.training.teachers_on), None
+    return CachedTargets(cache, codecs, rows_with_targets(recipe)), None
 
 
 def _on_every_process(opened: bool) -> list[bool]:
@@ -290,6 +291,12 @@ def gates(
         elif section.gate.confidence is not None:
             found[task] = Gate("confidence", section.gate.confidence, known)
     return found
+
+
+def rows_with_targets(recipe: Recipe) -> Rows:
+    """Which rows get a target; where the weights of `auto` are not measured, those without a label."""
+    on = recipe.training.teachers_on
+    return "missing" if on == "auto" else on
 
 
 def teacher_weights(recipe: Recipe, sources: Sequence[str]) -> dict[str, Tensor]:

@@ -1,10 +1,9 @@
-"""How far each data set lies from a teacher's own pictures, and what its targets weigh there: `teacher_weight: auto`.
+"""How far each data set lies from a teacher's own pictures, and what its targets weigh there: `teachers_on: auto`.
 
 A teacher that is asked about pictures unlike its own gives answers that say little, and a student that learns them has
 less room for what the labels say. Where data sets are of one kind of picture, every weight is 1.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -22,15 +21,16 @@ ROWS = 128
 """Of each data set, which a distance is measured on."""
 SAME = 0.2
 """Distance up to which pictures count as the teacher's own kind."""
-LEAST = 0.2
-"""Weight below which the teacher is not asked at all."""
+FAR = 0.7
+"""Distance from which on the teacher is not asked."""
 _AT_A_TIME = 64
 
 
 def weigh_teachers(
     recipe: Recipe, teachers: Mapping[str, Teacher], sources: Sources
 ) -> tuple[Recipe, list[str]]:
-    """The recipe with every `teacher_weight` decided, and a sentence for each task whose weights are not all 1.
+    """The recipe with `teachers_on` and every `teacher_weight` decided, and a sentence for each task whose weights are
+    not all 1.
 
     Every process gets the first one's weights.
 
@@ -42,9 +42,9 @@ def weigh_teachers(
     auto = [task for task, section in recipe.tasks.items() if section.teacher_weight == "auto"]
     measured = [
         task
-        for task in auto
+        for task in (auto if recipe.training.teachers_on == "auto" else ())
         # Where no label trains the task, the teacher is all that it has.
-        if task in teachers and sources.count(task, "train") and recipe.training.teachers_on != "none"
+        if task in teachers and sources.count(task, "train")
     ]
     distances = from_first_process(_distances(measured, teachers, sources)) if measured else {}
     tasks, said = dict(recipe.tasks), list[str]()
@@ -53,13 +53,15 @@ def weigh_teachers(
         tasks[task] = recipe.tasks[task].model_copy(update={"teacher_weight": weights})
         if lowered := {source: weight for source, weight in weights.items() if weight < 1}:
             said.append(_in_words(task, lowered, distances[task]))
-    return recipe.model_copy(update={"tasks": tasks}), said
+    training = recipe.training
+    if training.teachers_on == "auto":
+        training = training.model_copy(update={"teachers_on": "missing"})
+    return recipe.model_copy(update={"tasks": tasks, "training": training}), said
 
 
 def weight_at(distance: float) -> float:
-    """Of a teacher's targets for pictures at this distance from its own: exp(-distance), in two digits."""
-    weight = 1.0 if distance <= SAME else round(math.exp(-distance), 2)
-    return weight if weight >= LEAST else 0.0
+    """Of a teacher's targets for pictures at this distance from its own, in two digits."""
+    return round(min(1.0, max(0.0, (FAR - distance) / (FAR - SAME))), 2)
 
 
 def feature_distance(own: Tensor, other: Tensor) -> float:
@@ -111,6 +113,7 @@ def _distances(
             there = features(sources.pictures(name, "train", _AT_A_TIME, limit=ROWS), of)
             for task in of:
                 found[task][name] = feature_distance(own[task], there[task])
+    live.to("cpu")  # training with a cache does not need them there
     return found
 
 

@@ -29,6 +29,16 @@ def test_a_masked_row_teaches_nothing_and_still_counts() -> None:
         assert torch.allclose(gradient, expected[name] / 2, atol=1e-7), name
 
 
+def test_a_weight_scales_what_a_row_teaches() -> None:
+    objective, batch, target = _one_task()
+    _, everything = _run(objective, batch, target)
+    _, halved = _run(objective, batch, replace(target, weights=torch.full((4,), 0.5)))
+    _, none = _run(objective, batch, replace(target, weights=torch.zeros(4)))
+    for term in ("soft_targets", "hint"):
+        assert halved[term].item() == pytest.approx(everything[term].item() / 2, rel=1e-5)
+        assert none[term] == 0
+
+
 def _one_task() -> tuple[Objective, Batch, Target]:
     student = toys.toy_student({"a": toys.classification(3)})
     shape = student.trunk.shapes["second"]

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill_mtl.geometry.views import DRAWS, View, plain_view, training_view
+from distill_mtl.geometry.views import DRAWS, Resize, View, plain_view, training_view
 
 sides = st.integers(1, 60)
 chances = st.lists(st.floats(0, 1, exclude_max=True), min_size=DRAWS, max_size=DRAWS)
@@ -128,3 +128,35 @@ def test_without_crop_and_flip_training_sees_the_plain_view() -> None:
         whole = training_view((30, 47), (8, 8), mode, (1.0, 1.0), False, [0.9, 0.5, 0.5, 0.5, 0.5])
         assert abs(whole.height - plain.height) <= 1
         assert abs(whole.width - plain.width) <= 1
+
+
+@given(picture=st.tuples(sides, sides), size=st.tuples(sides, sides), mode=modes, chance=chances)
+def test_a_small_picture_is_moved_and_keeps_its_scale(
+    picture: tuple[int, int], size: tuple[int, int], mode: Resize, chance: list[float]
+) -> None:
+    plain = plain_view(picture, size, mode)
+    moved = training_view(picture, size, mode, 0.125, False, chance)
+    assert (moved.height, moved.width) == (plain.height, plain.width)
+    assert abs(moved.top - plain.top) <= round(0.125 * plain.height)
+    assert abs(moved.left - plain.left) <= round(0.125 * plain.width)
+
+
+def test_every_distance_is_as_likely() -> None:
+    tops = [
+        training_view((32, 32), (32, 32), "crop", 0.125, False, [0, 0, 0, chance / 90, 0]).top
+        for chance in range(90)
+    ]
+    assert [tops.count(top) for top in range(-4, 5)] == [10] * 9
+
+
+def test_picture_and_mask_move_together_and_are_filled_beyond_the_border() -> None:
+    image = picture(8, 8).clamp(min=1)
+    view = training_view((8, 8), (8, 8), "crop", 0.25, False, [0, 0, 0, 0.999, 0])
+    assert view == View(2, -2, 8, 8)
+    seen, label = view.image(image, (8, 8)), view.map(image[0].long(), (8, 8), 255)
+    assert torch.equal(seen[:, :6, 2:], image[:, 2:, :6])
+    assert torch.equal(label[:6, 2:], image[0, 2:, :6].long())
+    assert not seen[:, 6:].any()
+    assert not seen[:, :, :2].any()
+    assert (label[6:] == 255).all()
+    assert (label[:, :2] == 255).all()

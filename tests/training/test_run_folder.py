@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 
 from distill_mtl.errors import UserError
+from distill_mtl.recipe import Recipe, dump_recipe
+from distill_mtl.recipe.schema import AugmentSection
 from distill_mtl.training.run_folder import RunFolder
 
 
@@ -57,3 +59,21 @@ def test_what_a_killed_run_left_half_written_is_nothing_and_is_removed(tmp_path:
     (folder.checkpoints / ".step_00000003.7-0123abcd.part").mkdir(parents=True)
     folder.begin("seed: 0\n", resume=True)
     assert [path.name for path in tmp_path.rglob("*.part")] == []
+
+
+def test_a_resumed_run_keeps_what_auto_decided(tmp_path: Path) -> None:
+    said = Recipe.model_validate(
+        {
+            "student": {"model": "resnet18"},
+            "tasks": {"a": {"teacher_weight": "auto"}},
+            "data": {"a": {"shards": "a.tar", "augment": {"crop": "auto"}}, "b": {"shards": "b.tar"}},
+        }
+    )
+    folder = RunFolder(tmp_path)
+    assert folder.decided(said) == said
+    data = {**said.data, "a": said.data["a"].model_copy(update={"augment": AugmentSection(crop=0.125)})}
+    tasks = {"a": said.tasks["a"].model_copy(update={"teacher_weight": {"b": 0.3}})}
+    resolved = said.model_copy(update={"data": data, "tasks": tasks, "seed": 3})
+    folder.begin(dump_recipe(resolved), resume=False)
+    # What is not `auto` is compared, and not taken over.
+    assert dump_recipe(folder.decided(said)) == dump_recipe(resolved.model_copy(update={"seed": 0}))

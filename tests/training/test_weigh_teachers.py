@@ -1,0 +1,99 @@
+"""A teacher counts for less on pictures unlike its own, and is not asked about those that lie far away."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import toy_world
+from toys import SIZE
+
+from distill_mtl import load_recipe
+from distill_mtl.errors import RecipeError
+from distill_mtl.training.parts import Parts, build
+from distill_mtl.training.weigh_teachers import feature_distance, weight_at
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy_world.build(tmp_path_factory.mktemp("world"))
+
+
+def test_a_distance_does_not_depend_on_scale_and_place_of_the_features() -> None:
+    own, other = torch.randn(200, 5), torch.randn(300, 5) * 2 + 1
+    assert feature_distance(own, own) == pytest.approx(0, abs=1e-9)
+    assert feature_distance(3 * own + 7, 3 * other + 7) == pytest.approx(
+        feature_distance(own, other), rel=1e-5
+    )
+
+
+def test_one_standard_deviation_is_a_distance_of_one() -> None:
+    own = torch.randn(100_000, 3)
+    assert feature_distance(own, own + 1) == pytest.approx(1, rel=0.02)
+    assert feature_distance(own, own * 0 + own.mean(0)) == pytest.approx(1, rel=0.02)
+
+
+def test_weights_fall_with_the_distance_from_one_to_nothing() -> None:
+    weights = [weight_at(distance) for distance in (0, 0.1, 0.3, 0.6, 0.7, 3, 50)]
+    assert weights == sorted(weights, reverse=True)
+    assert weights[:2] == [1, 1]
+    assert 0 < weights[3] < weights[2] < 1
+    assert weights[4:] == [0, 0, 0]
+
+
+def test_pictures_like_the_teachers_own_are_heard_in_full(recipe: Path) -> None:
+    parts = build(load_recipe(recipe))
+    assert _weights(parts) == {"hue": {"shape": 1.0}, "shape": {"hue": 1.0}}
+    assert parts.recipe.training.teachers_on == "missing"
+    assert not parts.decided
+
+
+def test_a_teacher_counts_for_less_on_pictures_of_another_world(tmp_path: Path) -> None:
+    recipe = toy_world.build(tmp_path)
+    pixels = torch.zeros(SIZE, SIZE, 3).byte().numpy()
+    black = [{"__key__": f"{row:03d}", "png": toy_world.png(pixels)} for row in range(20)]
+    toy_world.write_rows(tmp_path / "black.tar", black)
+    parts = build(load_recipe(recipe, [f"data.black={{shards: {tmp_path / 'black.tar'}}}"]))
+    weights = _weights(parts)
+    assert weights["hue"]["black"] < 0.5 < weights["hue"]["shape"]
+    assert any("black" in line for line in parts.decided)
+
+
+def test_a_teacher_of_weight_0_is_not_asked(recipe: Path) -> None:
+    parts = build(load_recipe(recipe, ("tasks.hue.teacher_weight.shape=0",)))
+    batch = next(iter(parts.sources.stream(steps=1)))
+    rows = parts.providers(parts.targets(), parts.student).rows(batch, ["hue", "shape"])
+    assert len(rows["shape"])
+    assert not len(rows["hue"])
+    # Gradients on rows that not every task has are not compared.
+    assert parts.balance.startswith("balance: uniform")
+
+
+def test_without_auto_every_teacher_is_heard_in_full(recipe: Path) -> None:
+    for on in ("missing", "all", "none"):
+        parts = build(load_recipe(recipe, (f"training.teachers_on={on}",)))
+        assert _weights(parts) == {"hue": {}, "shape": {}}
+        assert parts.recipe.training.teachers_on == on
+
+
+def test_resolved_weights_are_taken_as_they_stand(recipe: Path) -> None:
+    parts = build(load_recipe(recipe, ("tasks.hue.teacher_weight.shape=0.25",)))
+    providers = parts.providers(parts.targets(), parts.student)
+    batch = next(iter(parts.sources.stream(steps=1)))
+    targets = providers(batch.to("cpu"), providers.rows(batch, ["hue", "shape"]))
+    assert targets["shape"].weights is None
+    weights = targets["hue"].weights
+    assert weights is not None
+    assert (weights == 0.25).all()
+
+
+def test_a_weight_for_no_data_set_or_no_teacher_is_refused(recipe: Path) -> None:
+    with pytest.raises(RecipeError, match=r"(?s)teacher_weight\.shap.*shape"):
+        load_recipe(recipe, ("tasks.hue.teacher_weight.shap=0.5",))
+    without = ("tasks.hue.teacher=null", "tasks.hue.classes=3", "tasks.hue.teacher_weight.shape=0.5")
+    with pytest.raises(RecipeError, match=r"tasks\.hue\.teacher_weight"):
+        load_recipe(recipe, without)
+
+
+def _weights(parts: Parts) -> dict[str, dict[str, float]]:
+    weights = {task: section.teacher_weight for task, section in parts.recipe.tasks.items()}
+    return {task: of_task for task, of_task in weights.items() if isinstance(of_task, dict)}
