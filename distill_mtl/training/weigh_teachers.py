@@ -21,7 +21,7 @@ ROWS = 128
 """Of each data set, which a distance is measured on."""
 SAME = 0.2
 """Distance up to which pictures count as the teacher's own kind."""
-FAR = 0.7
+FAR = 0.6
 """Distance from which on the teacher is not asked."""
 _AT_A_TIME = 64
 

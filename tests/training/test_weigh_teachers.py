@@ -33,7 +33,7 @@ def test_one_standard_deviation_is_a_distance_of_one() -> None:
 
 
 def test_weights_fall_with_the_distance_from_one_to_nothing() -> None:
-    weights = [weight_at(distance) for distance in (0, 0.1, 0.3, 0.6, 0.7, 3, 50)]
+    weights = [weight_at(distance) for distance in (0, 0.1, 0.3, 0.5, 0.7, 3, 50)]
     assert weights == sorted(weights, reverse=True)
     assert weights[:2] == [1, 1]
     assert 0 < weights[3] < weights[2] < 1
