@@ -34,6 +34,7 @@ from merge_sets import MERGES, ROOT, long_form, recipe_of, write_recipe
 
 BUDGETS = ("short", "long")
 RATES = {"sgd": (0.02, 0.05, 0.12, 0.3), "adamw": (5e-4, 1e-3, 2e-3, 4e-3)}
+MOST_RATES = 6
 LOOP = "loop.json"
 POLL = 5.0  # seconds between two looks at what another invocation is making
 
@@ -270,17 +271,23 @@ def start(what: Sequence[str], work: Path, sets: Sequence[str], log: Path | None
 
 
 def choose_rate(merge: str, work: Path, progress: Progress) -> None:
-    """The loop's precision, and its rate: the best of four on validation at the short budget."""
+    """The loop's precision, and its rate: the best on validation at the short budget, of four and of up to two more
+    where the best is the first or the last."""
     file = work / "runs" / merge / LOOP
     if file.exists():
         return
-    tried = {rate: Run(merge, "short", f"rate-{rate}", 0) for rate in RATES[MERGES[merge].loop_optimizer]}
-    missing = [run for run in tried.values() if not run.finished(work)]
-    progress.left = [*missing, *progress.left]
-    make_all(missing, work, {}, progress)
-    found = {rate: Scored.read(run.folder(work)) for rate, run in tried.items()}
-    validation = {rate: run.notes["validation"] for rate, run in found.items()}
-    rate = max(validation, key=lambda rate: validation[rate])
+    rates = list(RATES[MERGES[merge].loop_optimizer])
+    while True:
+        tried = {rate: Run(merge, "short", f"rate-{rate:g}", 0) for rate in sorted(rates)}
+        missing = [run for run in tried.values() if not run.finished(work)]
+        progress.left = [*missing, *progress.left]
+        make_all(missing, work, {}, progress)
+        found = {rate: Scored.read(run.folder(work)) for rate, run in tried.items()}
+        validation = {rate: run.notes["validation"] for rate, run in found.items()}
+        rate = max(validation, key=lambda rate: validation[rate])
+        if len(rates) == MOST_RATES or rate not in (min(rates), max(rates)):
+            break
+        rates.append(float(f"{rate * 2.5 if rate == max(rates) else rate / 2.5:g}"))
     chosen = {"rate": rate, "bf16": found[rate].notes["bf16"], "validation": validation}
     file.write_text(json.dumps(chosen, indent=2))
     print(f"    {merge}: the loop takes {chosen}", file=sys.stderr)

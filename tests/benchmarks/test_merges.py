@@ -184,10 +184,26 @@ def test_every_row_comes_once_in_a_pass():
     assert len(take(13)) == 13
 
 
-def write(run: merges.Run, work: Path) -> None:
+def test_the_search_of_a_rate_goes_on_beyond_its_end(tmp_path, monkeypatch):
+    made = []
+
+    def make_all(runs, work, sets, progress):
+        for run in runs:
+            rate = float(run.entrant.removeprefix("rate-"))
+            made.append(rate)
+            write(run, work, validation=-abs(rate - 1.0), bf16=False)
+
+    monkeypatch.setattr(merges, "make_all", make_all)
+    merges.choose_rate("digits", tmp_path, merges.Progress([], tmp_path))
+    assert made == [0.02, 0.05, 0.12, 0.3, 0.75, 1.875]
+    assert json.loads((tmp_path / "runs" / "digits" / merges.LOOP).read_text())["rate"] == 0.75
+    assert merges.Run("digits", "short", "loop", 0).finished(tmp_path)
+
+
+def write(run: merges.Run, work: Path, **notes: object) -> None:
     """A finished run of one task."""
     folder = run.folder(work)
     folder.mkdir(parents=True)
     task = {"score": 1.0, "sign": 1, "metric": "accuracy", "rows": 3}
-    (folder / merge_scores.SCORES).write_text(json.dumps({"tasks": {"a": task}, "cpu_seconds": 1.0}))
+    (folder / merge_scores.SCORES).write_text(json.dumps({"tasks": {"a": task}, "cpu_seconds": 1.0, **notes}))
     np.savez(folder / merge_scores.REPLICATES, a=np.zeros(3))
