@@ -20,6 +20,7 @@ from distill_mtl.training.processes import start_accelerator
 RANDOM = "random network"
 _TITLES = {
     "rsa": "rsa: do two teachers find the same rows alike? (1: the same; a random network shows what any gives)",
+    "hard_rows": "hard_rows: share of rows that are hard for both tasks or easy for both (of labelled rows)",
     "cka": "cka: the same question by linear kernels",
 }
 
@@ -29,14 +30,15 @@ def branch(
     overrides: Sequence[str] = (),
     *,
     budget: float = 1.5,
-    by: Literal["floor", "rsa", "cka"] = "floor",
+    by: Literal["floor", "rsa", "cka", "hard_rows", "probe"] = "floor",
     rows: int = 600,
     console: Console | None = None,
 ) -> Branching:
     """Find where tasks should leave the student's trunk.
 
     Compare the teachers' features at each stage of the student on unlabelled training rows, and print what it costs the
-    tasks to share a stage, the best trees of tasks, and the `branch:` lines for the budget. Nothing is trained.
+    tasks to share a stage, the best trees of tasks, and the `branch:` lines for the budget. Nothing is
+    trained, except by --by probe.
 
     Args:
         recipe: the recipe, a YAML file; what it says of `student.branch` is not read.
@@ -45,6 +47,8 @@ def branch(
         budget: the largest tree, in FLOPs of one trunk: 1.5 is half as much again.
         by: what says which tasks may share a stage. floor: how often teachers still answer as they do, if their
             features pass through the best shared stage of the student's width. rsa, cka: how alike their features are.
+            hard_rows: whether the same labelled rows are hard for them. probe: a short training by hints of some of the
+            best trees of floor.
         rows: training rows that are compared; half of them judge what the other half found.
         console: where it is printed; default standard output.
 

@@ -43,7 +43,7 @@ class AutoBranches(Section):
 
     budget: Annotated[float, Field(ge=1)] = 1.5
     """The largest tree, in FLOPs of one trunk."""
-    by: Literal["floor", "rsa", "cka"] = "floor"
+    by: Literal["floor", "rsa", "cka", "hard_rows", "probe"] = "floor"
     """What says which tasks may share a stage: see docs/students.md."""
     rows: Annotated[int, Field(ge=20, le=100_000)] = 600
     """Training rows that the teachers are compared on."""

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from distill_mtl.data import Sources
 from distill_mtl.errors import UserError
+from distill_mtl.networks.stages import Chain
 from distill_mtl.students.student import FAMILIES, Trunk
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.teacher import Teacher
 from distill_mtl.training.branching.depths import Depth, depths_of, layers_at
 from distill_mtl.training.branching.floor import Floors
-from distill_mtl.training.branching.likeness import cka, rsa
+from distill_mtl.training.branching.likeness import cka, hard_together, rsa
+from distill_mtl.training.branching.probe import probe
 from distill_mtl.training.branching.search import Group, Loss, TaskTree, best_trees
 from distill_mtl.training.branching.teacher_features import (
     Seen,
@@ -29,7 +31,7 @@ from distill_mtl.training.branching.teacher_features import (
     rows_of,
 )
 
-Measure = Literal["floor", "rsa", "cka"]
+Measure = Literal["floor", "rsa", "cka", "hard_rows", "probe"]
 WORTH = 0.5
 """Points, mean over the tasks, that a larger tree must save to be taken."""
 _LIKENESS = {"rsa": rsa, "cka": cka}
@@ -38,6 +40,7 @@ _WHOLE = 3
 _SHOWN = 12
 _TIE = 0.1
 """Points that losing all of the features would count where answers do not change: it orders equal trees."""
+_PROBED = 4
 _FEWEST = 20
 _ROWS_OF_PAIRS = 300
 
@@ -51,7 +54,8 @@ class Compared:
         teachers: task -> its teacher's layers; without the tasks that cannot be compared.
         left_out: task -> why.
         kinds: of all tasks.
-        depths: of the trunk.
+        chain, depths: of the trunk.
+        sources: of the recipe.
         images: rows, float [R, 3, H, W] in [0, 1]; half of them are fitted on, half judged by.
         device: where the teachers are.
     """
@@ -60,7 +64,9 @@ class Compared:
     teachers: Mapping[str, TeacherLayers]
     left_out: Mapping[str, str]
     kinds: Mapping[str, TaskKind]
+    chain: Chain
     depths: Sequence[Depth]
+    sources: Sources
     images: Tensor
     device: torch.device
 
@@ -108,7 +114,7 @@ def gather(
     Raises:
         UserError: fewer than two teachers can be compared, there are too few rows, or the trunk cannot be cut.
     """
-    _, depths = depths_of(trunk)
+    chain, depths = depths_of(trunk)
     shapes = [depth.shape for depth in depths]
     found: dict[str, TeacherLayers] = {}
     left_out = {}
@@ -136,7 +142,7 @@ def gather(
         raise UserError(
             f"student.branch: {len(images)} rows are too few to compare teachers by, {_FEWEST} are needed."
         )
-    return Compared(trunk, found, left_out, kinds, depths, images, device)
+    return Compared(trunk, found, left_out, kinds, chain, depths, sources, images, device)
 
 
 def find_branching(compared: Compared, budget: float, by: Measure = "floor") -> Branching:
@@ -158,6 +164,10 @@ def find_branching(compared: Compared, budget: float, by: Measure = "floor") -> 
     floor: dict[str, list[float | None]] | None = None
     if by in _LIKENESS:
         trees, unit = _trees(compared, _unlike(likeness[by], compared.tasks), budget), f"1 - {by}"
+    elif by == "hard_rows":
+        pairs = _hard_pairs(compared)
+        likeness = {**likeness, by: pairs}
+        trees, unit = _trees(compared, _unlike(pairs, compared.tasks), budget), "1 - hard_rows"
     else:
         held_out = look(compared.teachers, judged, compared.device)
         kinds = {task: compared.kinds[task] for task in compared.tasks}
@@ -166,8 +176,10 @@ def find_branching(compared: Compared, budget: float, by: Measure = "floor") -> 
         )
         trees, floor = _by_floor(compared, floors, budget)
         unit = "points"
+    if by == "probe":
+        trees, unit = _probed(compared, trees, budget, fitted, judged), "hint error"
     within = [tree for tree in trees if tree.size <= budget * (1 + 1e-9)]
-    least = within[-1].loss + (WORTH if unit == "points" else 0.0)
+    least = min(tree.loss for tree in within) + (WORTH if unit == "points" else 0.0)
     chosen = next(tree for tree in within if tree.loss <= least)
     branch = chosen.branches([depth.name for depth in compared.depths])
     return Branching(
@@ -280,6 +292,52 @@ def _by_floor(
         task: [None, *(floors.points[k, everyone][task] for k in behind)] for task in tasks
     }
     return best, everyones
+
+
+def _probed(
+    compared: Compared, trees: Sequence[TaskTree], budget: float, fitted: Tensor, judged: Tensor
+) -> list[TaskTree]:
+    """Some of the best trees within the budget, the trunk and the largest among them, by their error after a probe."""
+    within = [tree for tree in trees if tree.size <= budget * (1 + 1e-9)]
+    count = min(_PROBED, len(within))
+    chosen = [within[round(k * (len(within) - 1) / max(1, count - 1))] for k in range(count)]
+    trunk, device = compared.trunk, compared.device
+    errors = probe(chosen, trunk, compared.chain, compared.depths, compared.teachers, fitted, judged, device)
+    return [replace(tree, loss=error) for tree, error in zip(chosen, errors, strict=True)]
+
+
+def _hard_pairs(compared: Compared) -> dict[tuple[str, ...], list[float]]:
+    """For each pair the share of rows that are hard for both or easy for both, the same at each depth.
+
+    Raises:
+        UserError: two tasks have too few rows with labels of both.
+    """
+    found: dict[tuple[str, ...], list[float]] = {}
+    rows = len(compared.images)
+    for pair in combinations(compared.tasks, 2):
+        first = _losses(compared, pair[0], rows, None)
+        second = _losses(compared, pair[1], None, set(first))
+        both = [key for key in first if key in second]
+        if len(both) < _FEWEST:
+            raise UserError(
+                f"student.branch: hard_rows needs rows that are labelled for two tasks, and {' and '.join(pair)} have "
+                f"{len(both)} of them in {rows}. Use by: floor, which needs no labels."
+            )
+        losses = (torch.tensor([of[key] for key in both]) for of in (first, second))
+        found[pair] = [hard_together(*losses)] * len(compared.depths)
+    return found
+
+
+@torch.no_grad()
+def _losses(compared: Compared, task: str, limit: int | None, only: set[str] | None) -> dict[str, float]:
+    """Key of a labelled training row -> the teacher's loss there."""
+    found: dict[str, float] = {}
+    kind, teacher = compared.kinds[task], compared.teachers[task].teacher
+    for batch in compared.sources.labelled(task, "train", 64, limit=limit, only=only):
+        seen = batch.to(compared.device)
+        losses = kind.supervised_loss(teacher(seen.images).logits, seen.labels[task])
+        found |= zip(batch.keys, losses.tolist(), strict=True)
+    return found
 
 
 def _with_left_out(

@@ -1,4 +1,4 @@
-"""How alike two networks see the same rows: published measures between features."""
+"""How alike two networks see the same rows: published measures between features, and between mistakes."""
 
 import torch
 from torch import Tensor
@@ -35,6 +35,15 @@ def cka(first: Tensor, second: Tensor) -> float:
     one, other = kernels
     scale = (_hsic(one, one) * _hsic(other, other)).clamp(min=0).sqrt()
     return float((_hsic(one, other) / scale).nan_to_num(posinf=0, neginf=0))
+
+
+def hard_together(first: Tensor, second: Tensor) -> float:
+    """Share of rows that are hard for both or easy for both: worse or better than the task's mean (Lu et al. 2017).
+
+    Args:
+        first, second: loss [R] of each task in the same labelled rows.
+    """
+    return float(((first > first.mean()) == (second > second.mean())).double().mean())
 
 
 def _ranks(values: Tensor) -> Tensor:

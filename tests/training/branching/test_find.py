@@ -11,6 +11,7 @@ from rich.console import Console
 from distill_mtl.errors import UserError
 from distill_mtl.jobs.branch import branch
 from distill_mtl.recipe import load_recipe
+from distill_mtl.training.branching import probe as probe_module
 from distill_mtl.training.branching.find import find_branching
 from distill_mtl.training.branching.teacher_features import look
 from distill_mtl.training.parts import build, compare_teachers
@@ -113,3 +114,36 @@ def test_auto_is_decided_before_the_run(recipe, asked):
         parts.recipe.student.branch
         == build(load_recipe(recipe, [f"student.branch={asked}"])).recipe.student.branch
     )
+
+
+def test_a_probe_trains_some_trees_and_ranks_them_on_held_out_rows(compared, monkeypatch):
+    monkeypatch.setattr(probe_module, "STEPS", 30)
+    found = find_branching(compared, 2.0, "probe")
+    assert found.unit == "hint error"
+    assert found.trees[0].size == 1
+    assert all(0 < tree.loss < 1.5 for tree in found.trees)
+    assert found.chosen.loss == min(tree.loss for tree in found.trees)
+    assert found.trees == find_branching(compared, 2.0, "probe").trees
+
+
+def test_hard_rows_needs_rows_with_labels_of_both(compared):
+    with pytest.raises(UserError, match="hue and shape have 0 of them"):
+        find_branching(compared, 2.0, "hard_rows")
+
+
+def test_hard_rows_are_compared_where_both_have_labels(compared):
+    hue, kind = compared.teachers["hue"], compared.kinds["hue"]
+
+    class Twice:
+        """Every row that is labelled for hue has the same label for its twin."""
+
+        def labelled(self, task, split, batch_size, **options):
+            for batch in compared.sources.labelled("hue", split, batch_size, **options):
+                yield replace(batch, labels={task: batch.labels["hue"]})
+
+    twins = replace(
+        compared, teachers={"hue": hue, "twin": hue}, kinds={"hue": kind, "twin": kind}, sources=Twice()
+    )
+    found = find_branching(twins, 2.0, "hard_rows")
+    assert found.likeness["hard_rows"]["hue", "twin"] == [1.0, 1.0]
+    assert found.branch == {}

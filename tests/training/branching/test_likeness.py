@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from distill_mtl.training.branching.likeness import cka, rsa
+from distill_mtl.training.branching.likeness import cka, hard_together, rsa
 
 
 def rows(seed, count=80, width=12):
@@ -37,3 +37,8 @@ def test_rsa_is_scipys_rank_correlation_of_dissimilarities():
     pairs = torch.triu_indices(len(one), len(one), 1)
     expected = spearmanr(*(1 - torch.corrcoef(each.double())[pairs[0], pairs[1]] for each in (one, other)))[0]
     assert rsa(one, other) == pytest.approx(expected)
+
+
+def test_rows_are_hard_together_against_the_mean_of_each_task():
+    assert hard_together(torch.tensor([0.0, 0.0, 9.0]), torch.tensor([1.0, 1.0, 2.0])) == 1
+    assert hard_together(torch.tensor([0.0, 9.0]), torch.tensor([9.0, 0.0])) == 0
