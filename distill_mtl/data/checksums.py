@@ -12,8 +12,11 @@ from pathlib import Path
 
 from distill_mtl.errors import ShardError
 from distill_mtl.files import write_text
+from distill_mtl.reading import read_bytes
 
 SUFFIX = ".crc32"
+MOST_BYTES = 1 << 30
+"""Of such a file."""
 Checksums = Mapping[tuple[str, str], int]
 """(key, ending) of each member -> CRC32 of its bytes."""
 
@@ -66,11 +69,11 @@ def read_checksums(shard: Path) -> Checksums:
     """
     path = checksums_path(shard)
     try:
-        return parse_checksums(path.read_bytes(), str(path))
+        return parse_checksums(read_bytes(path, MOST_BYTES), str(path))
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise ShardError(f"{path}: cannot be read ({error.strerror}).") from None
+        raise ShardError(f"{path}: cannot be read ({error.strerror}). Copy it again, or delete it.") from None
 
 
 def is_intact(payload: bytes, checksum: int) -> bool:

@@ -24,10 +24,12 @@ from distill_mtl.data.checksums import Checksums, checksums_path, read_checksums
 from distill_mtl.data.walk import Row, walk_shard
 from distill_mtl.errors import ShardError
 from distill_mtl.files import atomic_file, cache_folder
+from distill_mtl.reading import loads, open_regular
 
 _VERSION = 2  # 1 had no checksums, and rows of hidden and system names
 _COUNTS = "label_counts"
 _MOST_COUNTS = 32
+_SMALL = 64 << 20  # bytes that an index may have; each member takes less than its header in the shard
 _UNREADABLE = (
     *(OSError, KeyError, ValueError, EOFError, MemoryError, NotImplementedError),
     *(zipfile.BadZipFile, zlib.error),
@@ -72,7 +74,7 @@ def load_index(path: Path) -> ShardIndex:
     """The shard's index: the kept one if it fits the shard as it is now, else a new one, which is kept.
 
     Raises:
-        ShardError: the shard is missing, cut, damaged or has no rows.
+        ShardError: the shard is missing, cut, damaged, has no rows, or lacks members that its checksums list.
     """
     try:
         stamp = _stamp(path)
@@ -82,7 +84,9 @@ def load_index(path: Path) -> ShardIndex:
     for place in places:
         if (kept := _read(place, path, stamp)) is not None:
             return kept
-    index = _from_rows(path, walk_shard(path), read_checksums(path))
+    rows, checksums = walk_shard(path), read_checksums(path)
+    _refuse_missing_members(path, rows, checksums)
+    index = _from_rows(path, rows, checksums)
     for place in places:
         try:
             _write(place, index, stamp)
@@ -111,8 +115,7 @@ def keep_label_counts(path: Path, name: str, counts: Mapping[str, Any]) -> None:
         return
     place, kept = found
     latest = dict([*((each, kept[each]) for each in kept if each != name), (name, counts)][-_MOST_COUNTS:])
-    with np.load(place, allow_pickle=False) as arrays:
-        content = {array: arrays[array] for array in arrays.files}
+    content = _arrays(place, path)
     content[_COUNTS] = np.frombuffer(json.dumps(latest).encode(), np.uint8)
     try:
         with atomic_file(place) as file:
@@ -125,10 +128,10 @@ def _kept_counts(path: Path) -> tuple[Path, dict[str, Any]] | None:
     """Where the index of a shard lies, and the counts in it."""
     for place in _places(path):
         try:
-            with np.load(place, allow_pickle=False) as arrays:
-                if np.array_equal(arrays["stamp"], _stamp(path)):
-                    counts = json.loads(arrays[_COUNTS].tobytes()) if _COUNTS in arrays.files else {}
-                    return place, counts if isinstance(counts, dict) else {}
+            arrays = _arrays(place, path)
+            if np.array_equal(arrays["stamp"], _stamp(path)):
+                counts = loads(arrays[_COUNTS].tobytes()) if _COUNTS in arrays else {}
+                return place, counts if isinstance(counts, dict) else {}
         except _UNREADABLE:
             continue
     return None
@@ -147,17 +150,44 @@ def _places(path: Path) -> tuple[Path, Path]:
     return path.with_name(name), cache_folder() / "indexes" / folder / name
 
 
+def _arrays(place: Path, path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an index, which somebody else may have written.
+
+    Raises:
+        one of _UNREADABLE: it is none, or unpacks to more than an index of this shard can have.
+    """
+    with open_regular(place) as file, zipfile.ZipFile(file) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > max(_SMALL, os.path.getsize(path)):
+            raise ValueError("it is larger than any index of this shard")
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+
 def _read(place: Path, path: Path, stamp: NDArray[np.int64]) -> ShardIndex | None:
     try:
-        with np.load(place, allow_pickle=False) as arrays:
-            if not np.array_equal(arrays["stamp"], stamp):
-                return None
-            endings = tuple(str(ending) for ending in arrays["endings"])
-            columns = (arrays["offsets"], arrays["sizes"], arrays["checksums"])
-            keys = (arrays["key_text"].tobytes(), arrays["key_ends"])
+        arrays = _arrays(place, path)
+        if not np.array_equal(arrays["stamp"], stamp):
+            return None
+        endings = tuple(str(ending) for ending in arrays["endings"])
+        columns = (arrays["offsets"], arrays["sizes"], arrays["checksums"])
+        index = ShardIndex(path, endings, *columns, arrays["key_text"].tobytes(), arrays["key_ends"])
+        return index if _fits(index, int(stamp[1])) else None
     except _UNREADABLE:
         return None
-    return ShardIndex(path, endings, *columns, *keys)
+
+
+def _fits(index: ShardIndex, size: int) -> bool:
+    """Whether the arrays are those of an index, and every member lies inside a shard of so many bytes."""
+    ends, offsets, sizes = index.key_ends, index.offsets, index.sizes
+    columns = (offsets, sizes, index.checksums)
+    if not all(part.dtype == np.int64 for part in (ends, *columns)) or ends.ndim != 1 or not len(ends):
+        return False
+    if not all(column.shape == (len(ends), len(index.endings)) for column in columns):
+        return False
+    known = sizes >= 0
+    inside = (offsets[known] >= 0) & (offsets[known] <= size) & (sizes[known] <= size - offsets[known])
+    return bool(inside.all() and ends[-1] == len(index.key_text) and (np.diff(ends, prepend=0) >= 0).all())
 
 
 def _write(place: Path, index: ShardIndex, stamp: NDArray[np.int64]) -> None:
@@ -171,6 +201,20 @@ def _write(place: Path, index: ShardIndex, stamp: NDArray[np.int64]) -> None:
             checksums=index.checksums,
             key_text=np.frombuffer(index.key_text, np.uint8),
             key_ends=index.key_ends,
+        )
+
+
+def _refuse_missing_members(path: Path, rows: list[Row], known: Checksums) -> None:
+    """A shard that was cut where zeros follow looks whole, but its checksums name what is missing."""
+    missing = set(known)
+    for row in rows:
+        missing.difference_update((row.key, ending) for ending in row.members)
+    if missing:
+        key, ending = min(missing)
+        raise ShardError(
+            f"{path}: {len(missing):,} members are missing that {checksums_path(path).name} lists, such as "
+            f"{key}.{ending}. The shard is cut, or was written again by another program. Copy or write both again, or "
+            "delete that file."
         )
 
 

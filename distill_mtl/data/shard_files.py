@@ -11,24 +11,31 @@ import hashlib
 import logging
 import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 from braceexpand import braceexpand
 
 from distill_mtl.data.batch import ALONE, ProcessShare
-from distill_mtl.data.checksums import SUFFIX, Checksums, is_intact, parse_checksums, write_checksums
+from distill_mtl.data.checksums import (
+    MOST_BYTES,
+    SUFFIX,
+    Checksums,
+    is_intact,
+    parse_checksums,
+    write_checksums,
+)
 from distill_mtl.data.walk import walk_shard
 from distill_mtl.demos import built_in
 from distill_mtl.errors import ShardError, UserError, brief
 from distill_mtl.files import atomic_files, cache_folder, wait_for
 from distill_mtl.reading import MAX_DEPTH, shown
+from distill_mtl.system_errors import free_bytes, megabytes
 
 MOST_SHARDS = 1_000_000
 """That one pattern may stand for."""
@@ -43,7 +50,9 @@ _RANGE = re.compile(r"\{(-?\d{1,4000})\.\.(-?\d{1,4000})(?:\.\.-?\d+)?\}")
 _SHOWN = 10  # shards named in a message
 _log = logging.getLogger(__name__)
 _CHUNK = 1 << 22  # bytes copied at a time
-_MOST_CHECKSUMS = 1 << 30  # bytes
+_SMALL, _TIMES = 256 << 20, 200
+"""Bytes that any compressed shard may unpack to, and how many times its own size. A tar of labels alone, blocks of
+1,024 bytes for a digit each, has been seen at 60; gzip's most is 1,032."""
 
 
 @dataclass(frozen=True)
@@ -244,8 +253,10 @@ def _fetch(url: str, target: Path, place: str) -> None:
         with atomic_files(target) as folder:
             whole = folder / target.name
             with open(whole, "wb") as local, system.open(path, "rb") as remote:
-                source = gzip.GzipFile(fileobj=remote) if _compressed(url) else remote
-                shutil.copyfileobj(source, local, _CHUNK)
+                if _compressed(url):
+                    _copy(gzip.GzipFile(fileobj=remote), local, f"{place}: {shown(url)}", remote)
+                else:
+                    _copy(remote, local, f"{place}: {shown(url)}")
             if checksums := _fetched_checksums(url):
                 _compare(whole, checksums, f"{place}: {url}")
                 write_checksums(whole, checksums)
@@ -258,6 +269,28 @@ def _fetch(url: str, target: Path, place: str) -> None:
         ) from None
 
 
+def _copy(source: BinaryIO, local: BinaryIO, what: str, packed: BinaryIO | None = None) -> None:
+    """Copy a shard, as long as there is room for it; `packed` is the compressed file that `source` unpacks.
+
+    Raises:
+        ShardError: it has more bytes than the disk had free, or unpacks to many times its own size.
+    """
+    (folder, free), written = free_bytes(Path(local.name)), 0
+    while chunk := source.read(_CHUNK):
+        written += len(chunk)
+        if written > free:
+            raise ShardError(
+                f"{what} has more than {megabytes(free)}{' unpacked' if packed else ''}, which is all that the disk of "
+                f"{folder} has free. Make room there, or set DISTILL_MTL_CACHE to a folder on another disk."
+            )
+        if packed is not None and written > max(_SMALL, _TIMES * packed.tell()):
+            raise ShardError(
+                f"{what} unpacks to more than {_TIMES} times its size: {megabytes(written)} from its first "
+                f"{megabytes(packed.tell())}. Shards are not like that. If it is right, unpack it, and name the .tar."
+            )
+        local.write(chunk)
+
+
 def _fetched_checksums(url: str) -> Checksums:
     """Those beside a remote shard; empty where there are none to be had."""
     name, mark, query = url.partition("?")
@@ -265,7 +298,7 @@ def _fetched_checksums(url: str) -> Checksums:
     system, path = _system(beside, beside)
     try:
         with system.open(path, "rb") as file:
-            content = file.read(_MOST_CHECKSUMS)
+            content = file.read(MOST_BYTES)
     except OSError:
         return {}
     return parse_checksums(content, beside)
