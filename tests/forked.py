@@ -33,7 +33,7 @@ class Ended(NamedTuple):
     Attributes:
         status: exit status; negative: the signal that ended it; None: it was still running after all its time.
         text: what it printed, standard error included.
-        seconds: that it took.
+        seconds: that it took, without those in which other programs had all processors.
     """
 
     status: int | None
@@ -64,19 +64,22 @@ def run(*arguments: object, prepare: Callable[[], object] | None = None, seconds
     Args:
         arguments: of the command.
         prepare: called first in its process; it must be picklable.
-        seconds: after which it counts as hanging.
+        seconds: after which it counts as hanging; those in which it only waited for a processor do not count.
     """
     descriptor, log = tempfile.mkstemp(suffix=".log")
     os.close(descriptor)
-    begun = time.monotonic()
     mounts = f"/proc/{os.getpid()}/ns/mnt"
     process = _SERVER.Process(
         target=_child, args=(list(map(str, arguments)), prepare, log, os.getcwd(), mounts)
     )
-    process.start()
+    process.start()  # returns when the server has imported everything
+    begun, took = time.monotonic(), 0.0
     try:
-        process.join(seconds)
-        status, took = process.exitcode, time.monotonic() - begun
+        while process.exitcode is None and took < seconds:
+            waited = _seconds_without_processor(process.pid)
+            process.join(0.5)
+            took = time.monotonic() - begun - waited
+        status = process.exitcode
         if status is None:
             _kill_all(process.pid)
             process.join()
@@ -131,6 +134,16 @@ def _child(
         distill_command(arguments[1:])
     else:
         main(arguments)
+
+
+def _seconds_without_processor(process: int | None) -> float:
+    """For how long the longest waiting of a process and its readers could have run and was not let."""
+    waits = [0.0]
+    with suppress(OSError):
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+        for number in (process, *children):
+            waits.append(int(Path(f"/proc/{number}/schedstat").read_text().split()[1]) / 1e9)
+    return max(waits)
 
 
 def _enter(mounts: str) -> None:

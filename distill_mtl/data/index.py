@@ -88,6 +88,8 @@ def load_index(path: Path) -> ShardIndex:
     _refuse_missing_members(path, rows, checksums)
     index = _from_rows(path, rows, checksums)
     for place in places:
+        if place.is_symlink() or (place.exists() and not place.is_file()):
+            continue  # a folder of others' making must not choose what is replaced, or be waited for
         try:
             _write(place, index, stamp)
         except OSError:

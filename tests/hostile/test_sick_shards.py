@@ -410,6 +410,17 @@ def test_a_fifo_beside_a_shard_is_not_waited_for(whole: Whole, ending: str, tmp_
         assert len(load_index(shard)) == 40
 
 
+def test_a_link_in_the_place_of_an_index_does_not_choose_what_is_replaced(
+    whole: Whole, tmp_path: Path
+) -> None:
+    shard, precious = tmp_path / "pets.tar", tmp_path / "precious"
+    shard.write_bytes(whole.content)
+    precious.write_text("precious")
+    (tmp_path / "pets.tar.index.npz").symlink_to(precious)
+    assert len(load_index(shard)) == 40
+    assert precious.read_text() == "precious"
+
+
 def test_an_index_that_unpacks_without_end_is_made_again(whole: Whole, tmp_path: Path) -> None:
     shard, place = tmp_path / "pets.tar", tmp_path / "pets.tar.index.npz"
     shard.write_bytes(whole.content)
@@ -429,14 +440,20 @@ def test_whole_commands_on_all_damaged_shards(recipe: Path, whole: Whole) -> Non
     for case, (damage, said) in {**DAMAGES, **PACKED}.items():
         used, place = (zipped, packed) if case in PACKED else (recipe, shard)
         place.write_bytes(damage(whole))
-        ended = [forked.run("check", used, "--deep", seconds=240)]
+        ended = [forked.run("check", used, "--deep", seconds=20)]
         if ended[0].finding == "ok":
-            ended.append(
-                forked.run("distill", used, "--out", recipe.with_name("run"), "--overwrite", seconds=600)
-            )
+            train = [
+                "distill",
+                used,
+                "--out",
+                recipe.with_name("run"),
+                "--overwrite",
+                "--set=training.steps=3",
+            ]
+            ended.append(forked.run(*train))
         found = ended[-1]
         right = found.finding == "ok" if said == OK else found.finding == "refused"
-        if not right or (said != OK and not re.search(said, found.text, re.DOTALL)):
+        if not right or (said != OK and not re.search(said, " ".join(found.text.split()))):
             wrong.append(case)
         times = "+".join(f"{each.seconds:.0f}" for each in ended)
         sys.stdout.write(
