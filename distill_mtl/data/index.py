@@ -152,7 +152,7 @@ def _places(path: Path) -> tuple[Path, Path]:
     return path.with_name(name), cache_folder() / "indexes" / folder / name
 
 
-def _arrays(place: Path, path: Path) -> dict[str, NDArray[Any]]:
+def _arrays(place: Path, path: Path) -> dict[str, Any]:
     """The arrays of an index, which somebody else may have written.
 
     Raises:

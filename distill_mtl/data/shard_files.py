@@ -269,7 +269,9 @@ def _fetch(url: str, target: Path, place: str) -> None:
         ) from None
 
 
-def _copy(source: BinaryIO, local: BinaryIO, what: str, packed: BinaryIO | None = None) -> None:
+def _copy(
+    source: BinaryIO | gzip.GzipFile, local: BinaryIO, what: str, packed: BinaryIO | None = None
+) -> None:
     """Copy a shard, as long as there is room for it; `packed` is the compressed file that `source` unpacks.
 
     Raises:

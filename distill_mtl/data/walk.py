@@ -111,6 +111,7 @@ class _Header(tarfile.TarInfo):
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         file = archive.fileobj
+        assert file is not None
         if self.size < 0 or (self.type in _EXTENDED and self.size > _MOST_EXTENDED):
             raise tarfile.ReadError(f"a header announces {self.size:,} bytes")
         content = b""
@@ -122,7 +123,7 @@ class _Header(tarfile.TarInfo):
             raise tarfile.ReadError("a sparse file, which is not read,")
         if _DIGITS.search(content):
             raise tarfile.ReadError("a header with a number of more than 1,000 digits")
-        return super()._proc_member(archive)
+        return super()._proc_member(archive)  # type: ignore[misc]  # documented in its source alone
 
 
 def _check_end(path: Path, end: int, count: int) -> None:
