@@ -12,6 +12,7 @@ from distill_mtl.data.augmentation import crop_for
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import SourceSection
+from distill_mtl.splits import Split
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.tasks.base import TaskKind, named_classes
 from distill_mtl.teachers.teacher import Teacher
@@ -92,7 +93,7 @@ def _scores(task: str, kind: TaskKind, teacher: Teacher, sources: Sources) -> tu
     """A teacher's scores on labelled rows, and on the same rows mirrored."""
     device = PartialState().device
     live = LiveTeachers({task: teacher}, "all").to(device)
-    split = "validation" if sources.count(task, "validation") else "test"
+    split: Split = "validation" if sources.count(task, "validation") else "test"
     statistics: tuple[list[Tensor], list[Tensor]] = ([], [])
     for batch in sources.labelled(task, split, _AT_A_TIME, limit=ROWS):
         seen, size = batch.to(device), sources.size

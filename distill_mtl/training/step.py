@@ -141,6 +141,9 @@ class Trainer:
             if recipe.optimizer.lr == "auto"
             else recipe.optimizer.lr
         )
+        clip = self.recipe.training.clip
+        assert clip != "auto"
+        self.clip = clip
         self.plain_optimizer: Optimizer = build_optimizer(objective, self.recipe.optimizer)
         self.module, self.optimizer = accelerator.prepare(objective, self.plain_optimizer)
         thresholds = recipe.training.asynchronous
