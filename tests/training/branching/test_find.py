@@ -11,10 +11,12 @@ from rich.console import Console
 from distill_mtl.errors import UserError
 from distill_mtl.jobs.branch import branch
 from distill_mtl.recipe import load_recipe
+from distill_mtl.recipe.yaml_writer import dump_recipe
 from distill_mtl.training.branching import probe as probe_module
 from distill_mtl.training.branching.find import find_branching
 from distill_mtl.training.branching.teacher_features import look
 from distill_mtl.training.parts import build, compare_teachers
+from distill_mtl.training.run_folder import RunFolder
 
 CPU = torch.device("cpu")
 
@@ -147,3 +149,15 @@ def test_hard_rows_are_compared_where_both_have_labels(compared):
     found = find_branching(twins, 2.0, "hard_rows")
     assert found.likeness["hard_rows"]["hue", "twin"] == [1.0, 1.0]
     assert found.branch == {}
+
+
+@pytest.mark.parametrize("asked", ["auto", "{auto: {budget: 2.0, by: rsa, rows: 60}}"])
+@pytest.mark.parametrize("taken", ["{second: [[hue], [shape]]}", "null"])
+def test_a_resumed_run_takes_the_tree_of_its_folder(recipe, tmp_path, asked, taken):
+    folder = RunFolder(tmp_path)
+    folder.begin(dump_recipe(load_recipe(recipe, [f"student.branch={taken}"])), resume=False)
+    loaded = load_recipe(recipe, [f"student.branch={asked}"])
+    assert (
+        folder.decided(loaded).student.branch
+        == load_recipe(recipe, [f"student.branch={taken}"]).student.branch
+    )
