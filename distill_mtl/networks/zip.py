@@ -130,14 +130,15 @@ def _run_together(
 def _value(node: fx.Node, model: nn.Module, seen: Mapping[fx.Node, Any], pixels: Tensor) -> Any:
     if node.op == "placeholder":
         return pixels
-    args = fx.node.map_arg(node.args, seen.__getitem__)
-    kwargs = fx.node.map_arg(node.kwargs, seen.__getitem__)
+    args: Any = fx.node.map_arg(node.args, seen.__getitem__)
+    kwargs: Any = fx.node.map_arg(node.kwargs, seen.__getitem__)
+    target: Any = node.target
     if node.op == "call_module":
         # Out of place: the value of a node may be read again.
         return model.get_submodule(str(node.target))(*(arg.clone() for arg in args), **kwargs)
     if node.op == "call_method":
         return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-    return node.target(*(arg.clone() if isinstance(arg, Tensor) else arg for arg in args), **kwargs)
+    return target(*(arg.clone() if isinstance(arg, Tensor) else arg for arg in args), **kwargs)
 
 
 def _normalised(model: nn.Module, layer: Layer, output: Tensor) -> Tensor:

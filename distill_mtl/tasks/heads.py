@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -133,12 +134,13 @@ def reorder_head(head: nn.Module, order: Callable[[str], Tensor]) -> None:
     Raises:
         UserError: it is the head of a kind of the user's own.
     """
-    readers: dict[str, nn.Module] = {}
+    readers: dict[str, Any] = {}
     for part in head.modules():
         if isinstance(part, PyramidDecoder):
             readers |= zip(part.levels, part.laterals, strict=True)
         elif isinstance(part, PooledHead):
-            readers["pooled"] = part.hidden[0][0] if len(part.hidden) else part.linear
+            linears = [layer for layer in part.modules() if isinstance(layer, nn.Linear)]
+            readers["pooled"] = linears[0]
     if not readers:
         raise UserError(
             "its head is of your own kind, whose inputs cannot be put in order. Use `head: {init: random}`."

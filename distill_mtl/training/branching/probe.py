@@ -5,6 +5,7 @@ to see which sharing fits the teachers' features.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,7 @@ class ProbeTree(nn.Module):
         found: Hints = {}
         for k, groups in enumerate(self._groups):
             before, states = states, {}
-            for group, part in zip(groups, self.parts[k], strict=True):  # type: ignore[arg-type]
+            for group, part in zip(groups, cast(nn.ModuleList, self.parts[k]), strict=True):
                 given = next(state for parent, state in before.items() if set(group) <= set(parent))
                 depth = self._depths[k]
                 states[group] = self._chain.run(part, given, depth.start, depth.stop)
