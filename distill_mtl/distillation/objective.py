@@ -16,7 +16,8 @@ from distill_mtl.distillation.counts import Counts
 from distill_mtl.distillation.stages import Stage, only_train
 from distill_mtl.distillation.term import LossConfig, Term, TermInput, TermRows
 from distill_mtl.errors import UserError
-from distill_mtl.students.student import Student
+from distill_mtl.students.split_trunk import SplitTrunk
+from distill_mtl.students.student import Body, Student
 from distill_mtl.teachers.teacher import Target, Targets
 
 TermValues = dict[str, Tensor]
@@ -64,7 +65,7 @@ class Objective(nn.Module):
             The losses of the tasks that are present in this micro-batch on any process, each a scalar;
             the shared features that they were cut at; and the weighted terms behind each loss, detached.
         """
-        shared = self.student.trunk.cut(images, list(self.loss_configs))
+        shared = cut(self.student.trunk, images, list(self.loss_configs))
         losses: dict[str, Tensor] = {}
         terms: dict[str, TermValues] = {}
         for task in self.loss_configs:
@@ -180,3 +181,19 @@ class Objective(nn.Module):
         """
         parameters = [p for task in self.loss_configs for p in self.task_parameters(task) if p.requires_grad]
         return torch.stack([p.sum() for p in parameters]).sum() * 0.0
+
+
+def cut(trunk: Body, images: Tensor, tasks: Sequence[str]) -> Shared | Tree:
+    """The features of a trunk, cut before the heads, and between the parts of a trunk in parts.
+
+    Args:
+        trunk: of a student.
+        images: float [B, 3, H, W] in [0, 1].
+        tasks: names of all tasks.
+    """
+    if not isinstance(trunk, SplitTrunk):
+        return Shared(trunk(images), tasks)
+    tree = Tree(tasks)
+    for node, compute, inputs in trunk.computations(images):
+        tree.add(node.name, node.tasks, compute, parent=node.parent, inputs=inputs)
+    return tree

@@ -4,14 +4,13 @@ Every part is cut from one network of the family and keeps its names, so that th
 the architecture again.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from distill_mtl.balance import Tree
 from distill_mtl.errors import StudentError, UserError, nearest
 from distill_mtl.networks.backbone import LOGITS, POOLED
 from distill_mtl.networks.stages import Chain, State, find_chain, tensors_in, with_each_tensor
@@ -126,16 +125,20 @@ class SplitTrunk(Body):
         }
         super().tap(dict.fromkeys(name for path in self._paths.values() for name in path.values()))
 
-    def cut(self, images: Tensor, tasks: Sequence[str]) -> Tree:
-        """Behind every node; a task's features are those on its path by layer, and what its nodes hand on."""
-        tree, states = Tree(tasks), _States()
+    def computations(self, images: Tensor) -> Iterator[tuple[Node, Callable[[Any], dict[str, Tensor]], Any]]:
+        """What a forward pass computes, node by node, for those who cut between them.
+
+        Args:
+            images: float [B, 3, H, W] in [0, 1].
+
+        Yields:
+            A node; a function from what it takes to its features by layer, and to what its children need besides; and
+            what it takes, None for a node that takes (a copy of) what this function gave for its parent.
+        """
+        states = _States()
         pixels = self.preprocess(images).contiguous(memory_format=torch.channels_last)
         for node in self.nodes:
-            inputs = pixels if node.parent is None else None
-            tree.add(
-                node.name, node.tasks, partial(self._compute, node, states), parent=node.parent, inputs=inputs
-            )
-        return tree
+            yield node, partial(self._compute, node, states), pixels if node.parent is None else None
 
     def run_apart(self, images: Tensor) -> Iterator[Node]:
         """Run node by node, each when the next one is asked for, and read nothing."""

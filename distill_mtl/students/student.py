@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill_mtl.balance import Shared, Tree
 from distill_mtl.errors import StudentError, UserError
 from distill_mtl.machine_memory import within_memory
 from distill_mtl.networks.backbone import Backbone
@@ -60,10 +59,6 @@ class Body(Backbone):
     def alone(self, task: str) -> list[str]:
         """The parts that serve this task only."""
         return [part for part, tasks in self.parts.items() if tasks == (task,)]
-
-    def cut(self, images: Tensor, tasks: Sequence[str]) -> Shared | Tree:
-        """The features of images [B, 3, H, W] in [0, 1], cut where tasks part, for a balancing rule."""
-        return Shared(self(images), tasks)
 
     def of(self, task: str, features: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The features of one task by layer, from what a forward pass gave, or from copies of it by the same names."""

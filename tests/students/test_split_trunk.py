@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from distill_mtl.balance import Shared, make_rule
+from distill_mtl.distillation.objective import cut
 from distill_mtl.errors import StudentError
 from distill_mtl.students.split_trunk import SplitTrunk
 from distill_mtl.students.student import Student
@@ -104,11 +105,11 @@ def test_networks_whose_stages_hand_on_more_than_a_tensor_part_too(
     plain = student(model, tasks=kinds(), args=args)
     with torch.no_grad():
         features, expected = trunk(images()), plain.trunk(images())
-        cut = trunk.cut(images(), list(kinds()))
+        at_nodes = cut(trunk, images(), list(kinds()))
     for task in kinds():
         for layer, feature in trunk.of(task, features).items():
             assert torch.equal(feature, expected[layer])
-            assert torch.equal(feature, cut[task][layer])
+            assert torch.equal(feature, at_nodes[task][layer])
 
 
 def test_the_path_of_a_task_is_a_network_of_timm() -> None:
@@ -204,9 +205,9 @@ def test_the_cut_gives_the_gradients_of_a_plain_backward(model: str) -> None:
     assert isinstance(total, Tensor)
     total.backward()
     torch.manual_seed(0)
-    cut = parted.trunk.cut(images(4), list(kinds()))
-    losses = {task: parted.heads[task](cut[task]).square().mean() for task in kinds()}
-    make_rule("uniform", list(kinds())).backward(losses, cut)
+    at_nodes = cut(parted.trunk, images(4), list(kinds()))
+    losses = {task: parted.heads[task](at_nodes[task]).square().mean() for task in kinds()}
+    make_rule("uniform", list(kinds())).backward(losses, at_nodes)
     others = dict(whole.named_parameters())
     for name, parameter in parted.named_parameters():
         expected = others[name].grad
@@ -217,11 +218,11 @@ def test_the_cut_gives_the_gradients_of_a_plain_backward(model: str) -> None:
 
 def test_mgda_ub_weighs_the_tasks_of_every_shared_node() -> None:
     parted, trunk = tree()
-    cut = trunk.cut(images(4), list(kinds()))
-    losses = {task: parted.heads[task](cut[task]).square().mean() for task in kinds()}
-    weights = make_rule("mgda_ub", list(kinds())).backward(losses, cut)
+    at_nodes = cut(trunk, images(4), list(kinds()))
+    losses = {task: parted.heads[task](at_nodes[task]).square().mean() for task in kinds()}
+    weights = make_rule("mgda_ub", list(kinds())).backward(losses, at_nodes)
     assert set(weights) == {"root/a", "root/b", "root/c", "a+b/a", "a+b/b"}
 
 
 def test_a_plain_trunk_is_cut_at_one_place() -> None:
-    assert isinstance(student().trunk.cut(images(), ["left", "part"]), Shared)
+    assert isinstance(cut(student().trunk, images(), ["left", "part"]), Shared)
