@@ -1,7 +1,8 @@
 """How far each data set lies from a teacher's own pictures, and what its targets weigh there: `teachers_on: auto`.
 
 A teacher that is asked about pictures unlike its own gives answers that say little, and a student that learns them has
-less room for what the labels say. Where data sets are of one kind of picture, every weight is 1.
+less room for what the labels say. Where data sets are of one kind of picture, every weight is 1. Where some teacher is not
+asked about another data set at all, teachers are heard on rows with labels too: otherwise it would teach nothing.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -55,7 +56,12 @@ def weigh_teachers(
             said.append(_in_words(task, lowered, distances[task]))
     training = recipe.training
     if training.teachers_on == "auto":
-        training = training.model_copy(update={"teachers_on": "missing"})
+        silent = any(weight_at(distance) == 0 for of_task in distances.values() for distance in of_task.values())
+        if silent:
+            said.append(
+                "training.teachers_on: all (auto: a teacher that is not asked about other pictures is heard on its own)"
+            )
+        training = training.model_copy(update={"teachers_on": "all" if silent else "missing"})
     return recipe.model_copy(update={"tasks": tasks, "training": training}), said
 
 

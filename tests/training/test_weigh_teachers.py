@@ -58,6 +58,19 @@ def test_a_teacher_counts_for_less_on_pictures_of_another_world(tmp_path: Path) 
     assert any("black" in line for line in parts.decided)
 
 
+def test_teachers_that_are_not_asked_about_other_pictures_are_heard_on_their_own(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distill_mtl.training.weigh_teachers.weight_at", lambda _: 0.0)
+    parts = build(load_recipe(recipe))
+    assert _weights(parts) == {"hue": {"shape": 0.0}, "shape": {"hue": 0.0}}
+    assert parts.recipe.training.teachers_on == "all"
+    batch = next(iter(parts.sources.stream(steps=1)))
+    rows = parts.providers(parts.targets(), parts.student).rows(batch, ["hue", "shape"])
+    assert sorted(torch.cat([rows["hue"], rows["shape"]]).tolist()) == list(range(len(batch)))
+    assert any("teachers_on" in line for line in parts.decided)
+
+
 def test_a_teacher_of_weight_0_is_not_asked(recipe: Path) -> None:
     parts = build(load_recipe(recipe, ("tasks.hue.teacher_weight.shape=0",)))
     batch = next(iter(parts.sources.stream(steps=1)))
