@@ -10,6 +10,7 @@ import json
 import os
 import re
 import stat
+import tokenize
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -20,6 +21,11 @@ from distill_mtl.errors import UserError
 
 MAX_BYTES = 64 << 20
 """Of a note, unless its reader says otherwise."""
+DAMAGED_ARRAY = (
+    *(OSError, EOFError, ValueError, TypeError, OverflowError, MemoryError, RecursionError, SyntaxError),
+    tokenize.TokenError,
+)
+"""What NumPy raises for a file of arrays that is cut, damaged or none: it reads the header as Python's source."""
 MAX_DEPTH = 64
 """Lists and mappings inside each other."""
 _SHOWN = 60

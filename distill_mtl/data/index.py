@@ -24,14 +24,14 @@ from distill_mtl.data.checksums import Checksums, checksums_path, read_checksums
 from distill_mtl.data.walk import Row, walk_shard
 from distill_mtl.errors import ShardError
 from distill_mtl.files import atomic_file, cache_folder
-from distill_mtl.reading import loads, open_regular
+from distill_mtl.reading import DAMAGED_ARRAY, loads, open_regular
 
 _VERSION = 2  # 1 had no checksums, and rows of hidden and system names
 _COUNTS = "label_counts"
 _MOST_COUNTS = 32
 _SMALL = 64 << 20  # bytes that an index may have; each member takes less than its header in the shard
 _UNREADABLE = (
-    *(OSError, KeyError, ValueError, EOFError, MemoryError, NotImplementedError),
+    *(*DAMAGED_ARRAY, KeyError, NotImplementedError),
     *(zipfile.BadZipFile, zlib.error),
 )
 

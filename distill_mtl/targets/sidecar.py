@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from distill_mtl.errors import CacheError
 from distill_mtl.files import atomic_file
-from distill_mtl.reading import loads
+from distill_mtl.reading import loads, open_regular, shown
 
 _NAMES = {"float16": "F16", "float32": "F32", "int8": "I8", "uint8": "U8", "uint16": "U16", "int32": "I32"}
 _TYPES = {short: np.dtype(long) for long, short in _NAMES.items()}
@@ -178,7 +178,7 @@ class Sidecar:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with open(path, "rb") as file:
+            with open_regular(path) as file:
                 self.size = os.fstat(file.fileno()).st_size
                 entries, start = _read_header(file, self.size)
         except OSError as error:
@@ -271,7 +271,10 @@ def _read_header(file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
         for name in sorted(entries.keys() - {_METADATA}, key=lambda name: entries[name]["data_offsets"]):
             if entries[name]["dtype"] not in _TYPES:
                 raise ValueError(f"it holds numbers of type {entries[name]['dtype']}, as no sidecar does")
-            slot = Slot(_TYPES[entries[name]["dtype"]], tuple(entries[name]["shape"]))
+            shape = tuple(entries[name]["shape"])
+            if not all(type(side) is int and side >= 0 for side in shape):
+                raise ValueError(f"the tensor {shown(name)} has no shape")
+            slot = Slot(_TYPES[entries[name]["dtype"]], shape)
             if entries[name]["data_offsets"] != [data, data + slot.size]:
                 raise ValueError(f"the tensor {name} lies where it cannot")
             data += slot.size

@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from distill_mtl.errors import brief
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.modes import recorded
 from distill_mtl.picture_bytes import check_png
+from distill_mtl.reading import DAMAGED_ARRAY
 
 
 def resized(maps: Tensor, size: Size) -> Tensor:
@@ -112,8 +114,8 @@ def read_npy(payload: bytes) -> NDArray[np.float32]:
     try:
         # An npy file may hold pickled objects, which would run code; these are refused.
         array = np.load(io.BytesIO(payload), allow_pickle=False)
-    except (OSError, EOFError, ValueError, MemoryError) as error:
-        raise ValueError(f"the npy file cannot be read ({error}).") from None
+    except DAMAGED_ARRAY as error:
+        raise ValueError(f"the npy file cannot be read ({brief(error)}).") from None
     if array.dtype.kind != "f":
         raise ValueError(
             f"the npy file holds {array.dtype} numbers. It must hold floats, in the unit that is meant."

@@ -4,6 +4,7 @@ import io
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from distill_mtl.shards import folder_rows, pair_rows, write_shards
 from distill_mtl.shards.shard_summary import show
 from distill_mtl.tasks.base import TaskKind, build_kind
 from distill_mtl.tasks.doubts import impossible_values, short_number
+from distill_mtl.tasks.maps import read_npy
 
 TEN = [str(number) for number in range(10)]
 
@@ -398,3 +400,36 @@ def test_a_class_that_is_only_predicted_is_named_and_has_no_score() -> None:
     assert [each.name for each in result.classes] == ["a", "b"]
     assert (result.unscored, result.unmeasured, result.student) == (("c",), False, 0.0)
     assert "without a score: c." in shown(evaluation)
+
+
+def npy(header: str) -> bytes:
+    """An npy file with a header of others' making."""
+    text = header.encode() + b"\n"
+    return b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text + bytes(64)
+
+
+def shaped(shape: str, kind: str = "'<f4'") -> bytes:
+    return npy(f"{{'descr': {kind}, 'fortran_order': False, 'shape': {shape}}}")
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        *map(shaped, ("(2**70,)", f"({2**70},)", f"({2**61},)", f"({2**33}, {2**31})", "(-1,)", "(1e3,)")),
+        *(shaped("(4, 4)", kind) for kind in ("'|O'", "[('a', '<f4')]", "'<f999'", "7")),
+        *map(npy, ("(" * 900, "[" * 9000, "'''", "{1: 2}", "\0", "{'descr':", "0x")),
+    ],
+    ids=len,
+)
+def test_a_damaged_npy_label_is_refused(payload: bytes) -> None:
+    with pytest.raises(ValueError, match="the npy file (cannot be read|holds)"):
+        read_npy(payload)
+
+
+def test_no_byte_of_an_npy_header_raises_another_error() -> None:
+    whole, generator = depths(1.0, 2.0), np.random.default_rng(0)
+    for _ in range(2000):
+        content = bytearray(whole)
+        content[generator.integers(6, 128)] = generator.integers(256)
+        with suppress(ValueError):
+            read_npy(bytes(content))

@@ -1,5 +1,6 @@
 """The file format: what is put is what is read, by us and by safetensors, and a cut file is never read."""
 
+import json
 import os
 import pickle
 from contextlib import suppress
@@ -110,6 +111,22 @@ def test_a_damaged_header_is_refused_or_says_the_same(tmp_path: Path, place: int
         sidecar = Sidecar(path)
         for name in sidecar.tensors:
             sidecar.array(name)
+
+
+@pytest.mark.parametrize("shape", [[-3, -2], [3.0, 2], [True, 6], ["3", 2]])
+def test_a_shape_that_is_none_is_refused(tmp_path: Path, shape: list[object]) -> None:
+    entry = {"dtype": "U8", "shape": shape, "data_offsets": [0, 6]}
+    header = json.dumps({"x": entry}).encode()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(6))
+    with pytest.raises(CacheError, match=r"a\.safetensors is cut, damaged or no sidecar"):
+        Sidecar(path)
+
+
+def test_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.safetensors")
+    with pytest.raises(CacheError, match="FIFO"):
+        Sidecar(tmp_path / "a.safetensors")
 
 
 def test_a_stopped_writer_leaves_nothing_and_the_earlier_file_whole(tmp_path: Path) -> None:
