@@ -13,7 +13,7 @@ import stat
 import tokenize
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -42,7 +42,7 @@ class Remedy(NamedTuple):
 REMEDY = Remedy()
 
 
-def open_regular(path: Path | str) -> BinaryIO:
+def open_regular(path: Path | str) -> io.BufferedReader:
     """A regular file, or a link to one, to be read. A FIFO or a device is refused before it is opened: it could block,
     or never end.
 
