@@ -135,7 +135,7 @@ def known_keys(path: KeyPath) -> list[str]:
 
 def choices(path: KeyPath) -> list[str]:
     """The values allowed at a path, where it takes one of a few."""
-    return [value for schema in _alternatives(path) for value in schema.get("enum", [])]
+    return [value for schema in _alternatives(path) for value in _values(schema)]
 
 
 def description(path: KeyPath) -> str:
@@ -184,7 +184,8 @@ def _words(schema: Schema) -> str:
         case "string":
             if "pattern" in schema:
                 return PATTERNS.get(schema["pattern"], NAME)
-            return either(schema["enum"]) if "enum" in schema else "text"
+            values = _values(schema)
+            return either(values) if values else "text"
         case "integer" | "number" as kind:
             bounds = [f"{words} {schema[bound]}" for bound, words in BOUNDS.items() if bound in schema]
             return " ".join(
@@ -199,6 +200,11 @@ def _words(schema: Schema) -> str:
         case "null":
             return "null"
     return "any value"
+
+
+def _values(schema: Schema) -> list[str]:
+    """The values that a schema names; a choice of one is a `const`."""
+    return [schema["const"]] if "const" in schema else list(schema.get("enum", []))
 
 
 def _list_words(schema: Schema) -> str:

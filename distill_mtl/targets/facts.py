@@ -6,7 +6,7 @@ JSON, so that a cache is complete in itself.
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -27,10 +27,13 @@ class TeacherFacts:
     Attributes:
         card: of the teacher.
         logits: shape of one row's logits, (classes,) or (classes, h, w).
+        measured: what was measured of its answers to decide an `auto` of the recipe, by name, as JSON has it; a cached
+            run decides by it without the network.
     """
 
     card: TeacherCard
     logits: tuple[int, ...]
+    measured: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def layers(self) -> Mapping[str, FeatureShape]:
@@ -40,7 +43,7 @@ class TeacherFacts:
     @cached_property
     def json(self) -> str:
         """One line; `from_json` reads it."""
-        entry = {"card": self.card.to_dict(), "logits": self.logits}
+        entry = {"card": self.card.to_dict(), "logits": self.logits, "measured": self.measured}
         return json.dumps(entry, sort_keys=True, ensure_ascii=False)
 
     @classmethod
@@ -48,8 +51,10 @@ class TeacherFacts:
         """The inverse of `json`. Raises ValueError for anything else."""
         entry: dict[str, Any] = loads(text)
         try:
-            return cls(TeacherCard.from_dict(entry["card"]), tuple(entry["logits"]))
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            return cls(
+                TeacherCard.from_dict(entry["card"]), tuple(entry["logits"]), dict(entry.get("measured", {}))
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise ValueError(f"these are no facts of a teacher ({error!r})") from error
 
 
@@ -65,6 +70,9 @@ class Teachers(Mapping[str, Teacher]):
         self, load: Mapping[str, Callable[[], Teacher]], facts: Mapping[str, TeacherFacts] | None = None
     ) -> None:
         self._load, self._facts = dict(load), facts
+        self._measured: dict[str, dict[str, Any]] = {
+            task: dict(facts[task].measured) if facts is not None else {} for task in load
+        }
         self.cards: dict[str, TeacherCard] = (
             {task: teacher.card for task, teacher in self._loaded.items()}
             if facts is None
@@ -73,7 +81,16 @@ class Teachers(Mapping[str, Teacher]):
 
     def facts(self, task: str) -> TeacherFacts:
         """What must be known of a teacher to use its cached answers."""
-        return facts_of(self[task]) if self._facts is None else self._facts[task]
+        facts = facts_of(self[task]) if self._facts is None else self._facts[task]
+        return replace(facts, measured=self._measured[task])
+
+    def measured(self, task: str, what: str) -> Any:
+        """What was measured of a teacher under this name, now or when its answers were cached; None: nothing."""
+        return self._measured[task].get(what)
+
+    def note(self, task: str, what: str, value: Any) -> None:
+        """Keep what was measured of a teacher, as JSON can hold it."""
+        self._measured[task][what] = value
 
     def __getitem__(self, task: str) -> Teacher:
         return self._loaded[task]

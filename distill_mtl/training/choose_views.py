@@ -13,6 +13,7 @@ from distill_mtl.geometry.views import Size, View
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import SourceSection
 from distill_mtl.splits import Split
+from distill_mtl.targets.facts import Teachers
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.tasks.base import TaskKind, named_classes
 from distill_mtl.teachers.teacher import Teacher
@@ -28,7 +29,7 @@ _SIDE = re.compile(r"(^|[\W_])(left|right)([\W_]|$)", re.IGNORECASE)
 
 
 def choose_views(
-    recipe: Recipe, kinds: Mapping[str, TaskKind], teachers: Mapping[str, Teacher], sources: Sources
+    recipe: Recipe, kinds: Mapping[str, TaskKind], teachers: Teachers, sources: Sources
 ) -> tuple[Recipe, list[str]]:
     """The recipe with the crop and the flip of every data set decided, and a sentence on each flip that is not made.
 
@@ -39,7 +40,7 @@ def choose_views(
     Args:
         recipe: with its teachers' weights decided.
         kinds: task -> its kind, with its classes.
-        teachers: task -> teacher; looked up only where something is to be decided.
+        teachers: of the recipe; opened only where something is to be decided that their cached answers do not say.
         sources: of the recipe, which see these views from now on.
     """
     open_flips = {name: source for name, source in recipe.data.items() if source.augment.flip == "auto"}
@@ -79,12 +80,16 @@ def _learned_from(
 
 
 def _against_mirroring(
-    task: str, kind: TaskKind, recipe: Recipe, teachers: Mapping[str, Teacher], sources: Sources
+    task: str, kind: TaskKind, recipe: Recipe, teachers: Teachers, sources: Sources
 ) -> str:
     """Why mirrored pictures would teach a task something wrong; empty where nothing is known against them."""
     if task not in teachers or kind.dense or recipe.training.teachers_on == "none":
         return "its classes are digits, letters or sides" if means_a_side(kind) else ""
-    plain, mirrored = from_first_process(_scores(task, kind, teachers[task], sources))
+    found = teachers.measured(task, "mirrored")
+    if found is None:
+        found = from_first_process(_scores(task, kind, teachers[task], sources))
+        teachers.note(task, "mirrored", found)
+    plain, mirrored = found
     worse = mirrored < (1 - LOST) * plain if kind.higher_is_better else mirrored > (1 + LOST) * plain
     return f"its teacher scores {mirrored:.1f} on mirrored pictures, {plain:.1f} on others" if worse else ""
 

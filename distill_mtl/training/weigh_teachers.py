@@ -1,8 +1,8 @@
 """How far each data set lies from a teacher's own pictures, and what its targets weigh there: `teachers_on: auto`.
 
 A teacher that is asked about pictures unlike its own gives answers that say little, and a student that learns them has
-less room for what the labels say. Where data sets are of one kind of picture, every weight is 1. Where some teacher is not
-asked about another data set at all, teachers are heard on rows with labels too: otherwise it would teach nothing.
+less room for what the labels say. Where data sets are of one kind of picture, every weight is 1. Where some teacher is
+not asked about another data set at all, teachers are heard on rows with labels too: otherwise it would teach nothing.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +14,7 @@ from torch import Tensor
 from distill_mtl.data import Sources
 from distill_mtl.data.batch import Batch
 from distill_mtl.recipe import Recipe
+from distill_mtl.targets.facts import Teachers
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.teachers.teacher import Teacher, TeacherOutput
 from distill_mtl.training.processes import from_first_process
@@ -27,9 +28,7 @@ FAR = 0.6
 _AT_A_TIME = 64
 
 
-def weigh_teachers(
-    recipe: Recipe, teachers: Mapping[str, Teacher], sources: Sources
-) -> tuple[Recipe, list[str]]:
+def weigh_teachers(recipe: Recipe, teachers: Teachers, sources: Sources) -> tuple[Recipe, list[str]]:
     """The recipe with `teachers_on` and every `teacher_weight` decided, and a sentence for each task whose weights are
     not all 1.
 
@@ -37,7 +36,7 @@ def weigh_teachers(
 
     Args:
         recipe: as loaded.
-        teachers: task -> teacher; looked up only where something is to be decided.
+        teachers: of the recipe; opened only where something is to be decided that their cached answers do not say.
         sources: of the recipe.
     """
     auto = [task for task, section in recipe.tasks.items() if section.teacher_weight == "auto"]
@@ -47,7 +46,14 @@ def weigh_teachers(
         # Where no label trains the task, the teacher is all that it has.
         if task in teachers and sources.count(task, "train")
     ]
-    distances = from_first_process(_distances(measured, teachers, sources)) if measured else {}
+    distances = {task: teachers.measured(task, "distances") or {} for task in measured}
+    foreign = {task: _foreign(task, sources) for task in measured}
+    if missing := [task for task in measured if distances[task].keys() != set(foreign[task])]:
+        distances |= from_first_process(
+            _distances({task: foreign[task] for task in missing}, teachers, sources)
+        )
+        for task in missing:
+            teachers.note(task, "distances", distances[task])
     tasks, said = dict(recipe.tasks), list[str]()
     for task in auto:
         weights = {source: weight_at(distance) for source, distance in distances.get(task, {}).items()}
@@ -56,7 +62,9 @@ def weigh_teachers(
             said.append(_in_words(task, lowered, distances[task]))
     training = recipe.training
     if training.teachers_on == "auto":
-        silent = any(weight_at(distance) == 0 for of_task in distances.values() for distance in of_task.values())
+        silent = any(
+            weight_at(distance) == 0 for of_task in distances.values() for distance in of_task.values()
+        )
         if silent:
             said.append(
                 "training.teachers_on: all (auto: a teacher that is not asked about other pictures is heard on its own)"
@@ -88,13 +96,17 @@ def feature_distance(own: Tensor, other: Tensor) -> float:
     return float((moved + changed) / spread.square().sum().clamp_min(1e-12))
 
 
+def _foreign(task: str, sources: Sources) -> list[str]:
+    """Data sets with training rows and no label of a task."""
+    rows = sources.rows()
+    return [name for name in sources.unlabelled(task) if rows[name]]
+
+
 def _distances(
-    tasks: Sequence[str], teachers: Mapping[str, Teacher], sources: Sources
+    foreign: Mapping[str, Sequence[str]], teachers: Mapping[str, Teacher], sources: Sources
 ) -> dict[str, dict[str, float]]:
-    """task -> data set without its labels -> how far its training rows lie from rows with the task's label."""
-    device, rows = PartialState().device, sources.rows()
-    foreign = {task: [name for name in sources.unlabelled(task) if rows[name]] for task in tasks}
-    asked = [task for task in tasks if foreign[task]]
+    """task -> each of its foreign data sets -> how far its training rows lie from rows with the task's label."""
+    device, asked = PartialState().device, list(foreign)
     live = LiveTeachers({task: teachers[task] for task in asked}, "all").to(device)
 
     def features(batches: Iterable[Batch], of: Sequence[str]) -> dict[str, Tensor]:
@@ -114,7 +126,7 @@ def _distances(
         for task in asked
     }
     found: dict[str, dict[str, float]] = {task: {} for task in asked}
-    for name in rows:
+    for name in sources.rows():
         if of := [task for task in asked if name in foreign[task]]:
             there = features(sources.pictures(name, "train", _AT_A_TIME, limit=ROWS), of)
             for task in of:

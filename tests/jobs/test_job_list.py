@@ -310,6 +310,7 @@ def test_what_a_command_refuses_its_function_refuses(
 
 
 ENOUGH = {
+    "branch": "a.yaml",
     "check": "a.yaml",
     "check_teacher": "a.onnx --data b",
     "distill": "a.yaml",

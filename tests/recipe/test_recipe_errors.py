@@ -48,7 +48,7 @@ FINDINGS = [
         "line 18, training.steps",
         'found "10", expected a whole number greater than 0 and at most 1000000000 or null.',
     ),
-    ("line 19, training.clip", "found true, expected a number greater than 0 or null."),
+    ("line 19, training.clip", "found true, expected a number greater than 0, auto or null."),
     (
         "line 20, optimizer.betas",
         "found [0.9], expected a list of 2, each a number at least 0 and less than 1.",

@@ -12,7 +12,7 @@ from recipe_texts import Load, Refuse
         ("tasks.breed.teacher.expect=91.5", lambda r: r.tasks["breed"].teacher.expect == 91.5),
         ("tasks.breed.data.weight=2", lambda r: r.data["breed"].weight == 2),
         ("data.breed.weight=2", lambda r: r.data["breed"].weight == 2),
-        ("data.breed.augment.flip=false", lambda r: r.data["breed"].augment.crop == (0.5, 1)),
+        ("data.breed.augment.flip=false", lambda r: r.data["breed"].augment.crop == "auto"),
         ("balance.options.scale=3", lambda r: r.balance.method == "auto"),
         ("tasks.breed.hints=[]", lambda r: r.tasks["breed"].hints == []),
         ("data.pool={shards: p.tar}", lambda r: r.data["pool"].labels == {}),

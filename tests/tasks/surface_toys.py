@@ -80,6 +80,7 @@ def seen_in_training(folder: Path, kind: TaskKind) -> tuple[Tensor, Tensor, Tens
         "shards": str(folder / "train.tar"),
         "split": {split: str(folder / f"{split}.tar") for split in ("validation", "test")},
         "labels": {"map": {}},
+        "augment": {"crop": [0.5, 1.0], "flip": True},
     }
     recipe = Recipe.model_validate(
         {
