@@ -53,7 +53,7 @@ tasks:
     data:
       shards: FOLDER/shape-train.tar
       split: {validation: FOLDER/shape-validation.tar, test: FOLDER/shape-test.tar}
-training: {steps: 6, batch_size: 12, log_every: 2, checkpoint_every: 3}
+training: {steps: 6, batch_size: 12, log_every: 2, precision: fp32, checkpoint_every: 3}
 evaluation: {bootstrap: 100}
 acceptance: 100
 """
