@@ -20,7 +20,7 @@ from distill_mtl.recipe import Recipe
 from distill_mtl.report.model_card import model_card
 from distill_mtl.report.pictures import write_gallery
 from distill_mtl.report.sample_grid import sample_grid
-from distill_mtl.students.student import Trunk
+from distill_mtl.students.student import Body
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.training.processes import start_processes
@@ -72,7 +72,7 @@ def artefact_bytes(folder: RunFolder) -> int:
 def card_of(
     folder: RunFolder,
     recipe: Recipe,
-    trunk: Trunk,
+    trunk: Body,
     kinds: Mapping[str, TaskKind],
     teachers: Mapping[str, TeacherCard],
     evaluation: Evaluation | None = None,

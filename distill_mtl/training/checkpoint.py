@@ -7,6 +7,7 @@ gradients that wait for their part's step.
 
 import hashlib
 import json
+import pickle
 import re
 import shutil
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from torch import Tensor
 
 from distill_mtl.errors import UserError, brief
 from distill_mtl.files import atomic_folder
+from distill_mtl.networks.runtime import torch_archive
+from distill_mtl.reading import open_regular, read_json
 from distill_mtl.recipe.schema import TrainingSection
 from distill_mtl.students.student import Student
 from distill_mtl.training.broken_loss import broken_tensors, gather_everywhere
@@ -221,9 +224,9 @@ def load_checkpoint(path: Path) -> tuple[int, dict[str, Any]]:
         CheckpointError: a file is missing, cut or changed.
     """
     try:
-        described = json.loads((path / _DESCRIPTION).read_text(encoding="utf-8"))
+        described = read_json(path / _DESCRIPTION, dict[str, Any])
         step, digest = described["step"], described["sha256"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (UserError, KeyError) as error:
         raise CheckpointError(f"{path / _DESCRIPTION} cannot be read ({brief(error)})") from error
     if type(step) is not int or path.name != _name(step):
         raise CheckpointError(f"{path / _DESCRIPTION} says step {step!r:.40}, the folder another")
@@ -233,7 +236,15 @@ def load_checkpoint(path: Path) -> tuple[int, dict[str, Any]]:
         raise CheckpointError(f"{path / _STATE} cannot be read ({brief(error)})") from error
     if found != digest:
         raise CheckpointError(f"{path / _STATE} is not as it was written: its digest differs")
-    state: dict[str, Any] = torch.load(path / _STATE, map_location="cpu", weights_only=True)
+    try:
+        with torch_archive(path / _STATE):  # bounds what it unpacks to
+            state: dict[str, Any] = torch.load(path / _STATE, map_location="cpu", weights_only=True)
+    except (
+        UserError,
+        pickle.UnpicklingError,
+        EOFError,
+    ) as error:  # the digest beside it is of another program
+        raise CheckpointError(f"{path / _STATE} is not what this program writes ({brief(error)})") from error
     return step, state
 
 
@@ -248,5 +259,5 @@ def _set_aside(path: Path) -> None:
 
 
 def _digest(file: Path) -> str:
-    with file.open("rb") as content:
+    with open_regular(file) as content:
         return hashlib.file_digest(content, "sha256").hexdigest()

@@ -2,9 +2,11 @@
 
 import json
 import os
+import pickle
 import re
 import shutil
 import signal
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -215,6 +217,40 @@ def test_resuming_goes_back_to_the_newest_whole_checkpoint_and_says_so(
     assert steps(out) == [2, 4, 6, 8]
     ours, theirs = (load_file(each / "student" / "model.safetensors") for each in (out, finished))
     assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
+
+
+def pickled_code(state: Path) -> None:
+    state.write_bytes(pickle.dumps(print))
+
+
+def archived_code(state: Path) -> None:
+    torch.save({"objective": Console}, state)
+
+
+def bomb(state: Path) -> None:
+    with zipfile.ZipFile(state, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(100_000_000))
+
+
+@pytest.mark.parametrize("damage", [pickled_code, archived_code, bomb, os.mkfifo])
+def test_a_state_of_others_is_refused_even_where_its_digest_is_right(
+    damage: Callable[[Path], None], tmp_path: Path
+) -> None:
+    state = tmp_path / "step_00000008" / "state.pt"
+    state.parent.mkdir()
+    damage(state)
+    digest = "" if damage is os.mkfifo else checkpoint._digest(state)
+    (state.parent / "checkpoint.json").write_text(json.dumps({"step": 8, "sha256": digest}))
+    with pytest.raises(checkpoint.CheckpointError, match=r"state\.pt (is not what|cannot be read)"):
+        checkpoint.load_checkpoint(state.parent)
+
+
+def test_a_fifo_in_the_place_of_a_checkpoints_description_is_not_waited_for(tmp_path: Path) -> None:
+    folder = tmp_path / "step_00000008"
+    folder.mkdir()
+    os.mkfifo(folder / "checkpoint.json")
+    with pytest.raises(checkpoint.CheckpointError, match="FIFO"):
+        checkpoint.load_checkpoint(folder)
 
 
 def test_without_a_whole_checkpoint_the_run_is_not_begun_again_in_silence(
