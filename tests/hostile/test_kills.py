@@ -28,7 +28,7 @@ from distill_mtl import files
 
 CHANGES = ("training.steps=30", "training.checkpoint_every=3", "training.log_every=1", "training.ema=0.9")
 KILLS = {"run": 60, "cache": 25, "export": 15}
-TIMELESS = ("seconds", "rows_per_second")
+TIMELESS = ("seconds", "rows_per_second", "waiting")
 PATIENCE = 300.0
 TO_THE_BIT = "to the bit"
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and reads another process's CPU time")
