@@ -48,7 +48,7 @@ def choose_views(
         name: list(_learned_from(name, source, recipe, teachers)) for name, source in open_flips.items()
     }
     asked = [task for task in recipe.tasks if any(task in of_source for of_source in learned.values())]
-    why = {task: _against_mirroring(task, kinds[task], recipe, teachers, sources) for task in asked}
+    why = {task: _against_mirroring(task, kinds[task], teachers, sources) for task in asked}
     data = dict(recipe.data)
     for name, source in recipe.data.items():
         update: dict[str, object] = {}
@@ -79,11 +79,12 @@ def _learned_from(
             yield task
 
 
-def _against_mirroring(
-    task: str, kind: TaskKind, recipe: Recipe, teachers: Teachers, sources: Sources
-) -> str:
-    """Why mirrored pictures would teach a task something wrong; empty where nothing is known against them."""
-    if task not in teachers or kind.dense or recipe.training.teachers_on == "none":
+def _against_mirroring(task: str, kind: TaskKind, teachers: Teachers, sources: Sources) -> str:
+    """Why mirrored pictures would teach a task something wrong; empty where nothing is known against them.
+
+    A teacher is asked even where the student learns from labels only: what its pictures mean does not change.
+    """
+    if task not in teachers or kind.dense:
         return "its classes are digits, letters or sides" if means_a_side(kind) else ""
     found = teachers.measured(task, "mirrored")
     if found is None:

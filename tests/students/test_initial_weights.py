@@ -84,7 +84,7 @@ def test_a_task_without_a_teacher_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_path_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(StudentError, match="'pretraned'.* pretrained, random .*teacher:TASK"):
+    with pytest.raises(StudentError, match="'pretraned'.* pretrained, random, zip .*teacher:TASK"):
         begin("pretraned")
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -140,8 +141,8 @@ def test_a_baseline_of_another_recipe_is_refused_with_what_differs(
     out = tmp_path / "run"
     shutil.copytree(measured[0], out)
     recipe = out / "recipe.resolved.yaml"
-    recipe.write_text(recipe.read_text().replace("lr: 0.001", "lr: 0.002"))
-    with pytest.raises(UserError, match=r"(?s)lr: 0.001.*lr: 0.002.*Delete .*baselines/labels-only"):
+    recipe.write_text(re.sub(r"\blr: [\d.]+", "lr: 0.002", recipe.read_text()))
+    with pytest.raises(UserError, match=r"(?s)lr: 0.00306.*lr: 0.002.*Delete .*baselines/labels-only"):
         evaluate(out, baseline=["labels_only"], console=QUIET)
 
 
