@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from student_toys import student
 from torch import Tensor
 
 from distill_mtl.balance import Shared, make_rule
@@ -16,7 +17,6 @@ from distill_mtl.students.split_trunk import SplitTrunk
 from distill_mtl.students.student import Student
 from distill_mtl.students.student_folder import load_student, save_student
 from distill_mtl.tasks.base import TaskKind, build_kind
-from tests.students.student_toys import student
 
 BRANCHES: dict[str, Any] = {
     "test_resnet": {"layer3": [["a", "b"], ["c"]], "layer4": "own"},
