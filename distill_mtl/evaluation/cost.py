@@ -9,18 +9,18 @@ import gc
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import reduce
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from distill_mtl.evaluation.memory import machine, peak_memory
 from distill_mtl.evaluation.result import Cost, Costs, HeadCost, NodeCost
+from distill_mtl.networks.flops import flop_counter
 from distill_mtl.networks.modes import evaluating
 from distill_mtl.students.split_trunk import SplitTrunk
 from distill_mtl.teachers.shared_trunks import JoinedTeachers
@@ -31,13 +31,6 @@ Note = Callable[[str], None]
 
 MOST_ROWS = 4096
 """Largest batch that is tried on a GPU, whose memory ends in an error and not in the process's."""
-_ATTENTION_KERNELS = (
-    "_scaled_dot_product_flash_attention",
-    "_scaled_dot_product_flash_attention_for_cpu",
-    "_scaled_dot_product_efficient_attention",
-    "_scaled_dot_product_cudnn_attention",
-    "_scaled_dot_product_fused_attention_overrideable",
-)
 _WARM_RUNS = 3
 _TIMED_RUNS, _TIMED_SECONDS = 30, 1.0
 _SEARCH_RUNS, _SEARCH_SECONDS = 8, 0.2
@@ -152,7 +145,7 @@ def head_costs(
         return {}
     place, heads = found[0]
     image = _images(1, size, torch.device(device))
-    with torch.no_grad(), evaluating(student), _flop_counter() as counter:
+    with torch.no_grad(), evaluating(student), flop_counter() as counter:
         student(image)
     counts = counter.get_flop_counts()
     return {
@@ -184,7 +177,7 @@ def node_costs(
     with torch.no_grad(), evaluating(student):
         nodes = trunk.run_apart(_images(1, size, torch.device(device)))
         while True:
-            with _flop_counter() as counter:
+            with flop_counter() as counter:
                 node = next(nodes, None)
             if node is None:
                 break
@@ -214,38 +207,6 @@ def networks_run(nodes: Mapping[str, NodeCost]) -> float:
     return total / max(paths) if any(paths) else 1.0
 
 
-@contextmanager
-def _flop_counter() -> Iterator[FlopCounterMode]:
-    """Torch's counter with our own count of attention: which of its kernels the counter knows depends on the version.
-
-    The fused layers of nn.MultiheadAttention and nn.TransformerEncoder, which no version counts, are left out of use
-    meanwhile, so that their parts are counted.
-    """
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with FlopCounterMode(
-            display=False, custom_mapping=dict.fromkeys(_kernels(), _attention_flops)
-        ) as counter:
-            yield counter
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-
-
-def _kernels() -> list[Any]:
-    """What `scaled_dot_product_attention` becomes on any device, of those that this version of torch has."""
-    aten = torch.ops.aten
-    return [getattr(aten, name) for name in _ATTENTION_KERNELS if hasattr(aten, name)]
-
-
-def _attention_flops(
-    query: Sequence[int], key: Sequence[int], value: Sequence[int], *rest: Any, **options: Any
-) -> int:
-    """Of shapes [B, H, N, D]: query x key, and the weights x value. A mask does not make it less."""
-    *batch, length, width = query
-    return 2 * math.prod(batch) * length * key[-2] * (width + value[-1])
-
-
 def _costs(
     networks: Sequence[nn.Module], size: tuple[int, int], device: torch.device, known: int, note: Note
 ) -> Measured:
@@ -253,7 +214,7 @@ def _costs(
     image = _images(1, size, device)
     flops = []
     for network in networks:
-        with _flop_counter() as counter:
+        with flop_counter() as counter:
             network(image)
         flops.append(counter.get_total_flops() or None)
     for network in networks:

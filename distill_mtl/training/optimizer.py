@@ -9,9 +9,9 @@ import torch
 from timm.optim import Muon, param_groups_weight_decay
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
-from torch.utils.flop_counter import FlopCounterMode
 
 from distill_mtl.distillation.objective import Objective
+from distill_mtl.networks.flops import flop_counter
 from distill_mtl.networks.modes import evaluating
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import OptimizerSection
@@ -114,8 +114,7 @@ def is_convolutional(trunk: nn.Module) -> bool:
 
 def orthogonal_share(trunk: Body, rows: int) -> float:
     """Floating point operations of Muon's orthogonal steps, as a share of those of forward and backward."""
-    counter = FlopCounterMode(display=False)
-    with evaluating(trunk), torch.no_grad(), counter:
+    with evaluating(trunk), torch.no_grad(), flop_counter() as counter:
         trunk(torch.zeros(1, 3, *trunk.inputs.size, device=trunk.preprocess.mean.device))
     steps = 0
     for parameter in hidden_matrices(trunk):

@@ -11,6 +11,7 @@ from distill_mtl.evaluation import cost as costs
 from distill_mtl.evaluation.cost import compare_costs, cost_of, costs_of, head_costs
 from distill_mtl.evaluation.memory import peak_memory
 from distill_mtl.evaluation.result import Cost
+from distill_mtl.networks.flops import flop_counter
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.students.student_folder import DeployedStudent, save_student
 from distill_mtl.teachers.load_teacher import load_teacher
@@ -76,7 +77,7 @@ def test_attention_takes_two_products_of_its_tokens_whatever_kernel_computes_it(
     batch, heads, tokens, width = shape
     query = torch.rand(shape)
     mask = torch.ones(tokens, tokens, dtype=torch.bool) if masked else None
-    with torch.no_grad(), costs._flop_counter() as counter:
+    with torch.no_grad(), flop_counter() as counter:
         nn.functional.scaled_dot_product_attention(query, query, query, attn_mask=mask)
     assert counter.get_total_flops() == 2 * (2 * batch * heads * tokens * tokens * width)
 
@@ -86,7 +87,7 @@ def test_torch_s_own_attention_layers_are_counted_like_their_parts() -> None:
     tokens, width, hidden = 16, 8, 32
     layer = nn.TransformerEncoderLayer(width, 2, hidden, batch_first=True).eval()
     attention = 2 * tokens * width * (3 * width + width) + 2 * (2 * tokens * tokens * width)
-    with torch.no_grad(), costs._flop_counter() as counter:
+    with torch.no_grad(), flop_counter() as counter:
         layer(torch.rand(1, tokens, width))
     assert counter.get_total_flops() == attention + 2 * (2 * tokens * width * hidden)
     assert torch.backends.mha.get_fastpath_enabled()

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from distill_mtl.errors import UserError
 from distill_mtl.networks.features import FeatureShape
+from distill_mtl.networks.flops import flop_counter
 from distill_mtl.networks.modes import evaluating
 from distill_mtl.networks.stages import Chain, find_chain
 from distill_mtl.networks.task_network import BackboneNetwork
@@ -93,7 +93,7 @@ def _sizes(trunk: Trunk, chain: Chain, borders: Sequence[int]) -> list[float]:
     with evaluating(trunk):
         state = trunk.preprocess(torch.zeros(1, 3, *trunk.inputs.size))
         for start, stop in pairwise(borders):
-            with FlopCounterMode(display=False) as counter:
+            with flop_counter() as counter:
                 state = chain.run(trunk.model, state, start, stop)
             sizes.append(float(counter.get_total_flops()))
     return sizes
