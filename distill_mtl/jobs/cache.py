@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from rich.console import Console
 from rich.text import Text
 
@@ -47,7 +47,12 @@ from distill_mtl.targets.verify import Verifier, draw_rows
 from distill_mtl.targets.write import CacheWriter, refuse_too_large, unfinished
 from distill_mtl.training.loop import StopRequest
 from distill_mtl.training.parts import Parts, build
-from distill_mtl.training.processes import on_first_process, reader_workers, start_accelerator
+from distill_mtl.training.processes import (
+    from_first_process,
+    on_first_process,
+    reader_workers,
+    start_accelerator,
+)
 from distill_mtl.training.target_providers import live_twin, plan_targets
 
 _log = logging.getLogger(__name__)
@@ -190,15 +195,12 @@ def _checked(job: _Job) -> Mapping[str, tuple[float | None, str]]:
     """Score, where it could be measured, and precision of every teacher, found by one process for all."""
     accelerator = job.accelerator
     examined = on_first_process(lambda: run_check(job.parts, accelerator.device, job.console))
-    found = [
+    return from_first_process(
         {
             task: (one.measured.score if one.measured is not None else None, one.precision)
             for task, one in (examined or {}).items()
         }
-    ]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(found)
-    return found[0]
+    )
 
 
 def _write_together(

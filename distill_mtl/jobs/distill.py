@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from rich.console import Console
 
 from distill_mtl.checks.before_training import batchnorm_warnings, run_check, try_one_batch
@@ -39,7 +39,13 @@ from distill_mtl.training.checkpoint import Session, run_bytes
 from distill_mtl.training.find_rate import find_rate
 from distill_mtl.training.loop import TrainingLoop, micro_batches
 from distill_mtl.training.parts import Parts, build
-from distill_mtl.training.processes import as_trained, on_first_process, start_accelerator, start_processes
+from distill_mtl.training.processes import (
+    as_trained,
+    from_first_process,
+    on_first_process,
+    start_accelerator,
+    start_processes,
+)
 from distill_mtl.training.run_folder import (
     RunFolder,
     describe_teachers,
@@ -137,9 +143,7 @@ def _precisions(examined: Mapping[str, TeacherCheck], folder: RunFolder, *, resu
     found = {task: result.precision for task, result in examined.items()}
     if resume:
         found |= read_precisions(folder.teachers)
-    everyone = [found]
-    broadcast_object_list(everyone)
-    return everyone[0]
+    return from_first_process(found)
 
 
 def _train(

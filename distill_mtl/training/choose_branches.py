@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 
 from distill_mtl.data import Sources
 from distill_mtl.errors import RecipeError
@@ -16,6 +15,7 @@ from distill_mtl.students.student import FAMILIES, Trunk, split_family
 from distill_mtl.targets.facts import Teachers
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.training.branching.find import Compared, find_branching, gather
+from distill_mtl.training.processes import from_first_process
 
 OpenSources = Callable[[Recipe, Sequence[InputContract]], Sources]
 
@@ -51,9 +51,8 @@ def choose_branches(
     found = find_branching(compared, options.budget, options.by)
     for layers in compared.teachers.values():
         layers.teacher.to(torch.device("cpu"))
-    everyones = [found.branch]
-    broadcast_object_list(everyones)
-    student = recipe.student.model_copy(update={"branch": everyones[0] or None})
+    branch = from_first_process(found.branch)
+    student = recipe.student.model_copy(update={"branch": branch or None})
     return recipe.model_copy(update={"student": student})
 
 

@@ -13,12 +13,11 @@ from itertools import islice
 from statistics import median
 
 import torch
-from accelerate.utils import broadcast_object_list
 
 from distill_mtl.data.batch import Batch
 from distill_mtl.errors import UserError
 from distill_mtl.training.checkpoint import Session
-from distill_mtl.training.optimizer import first_guess
+from distill_mtl.training.processes import from_first_process
 
 SHARE, MOST, FEWEST = 0.03, 120, 8
 """Steps of a test: this share of the run's; not more, and not fewer, since fewer would be noise."""
@@ -55,12 +54,11 @@ def find_rate(session: Session, stream: Iterator[Batch]) -> RateSearch:
     """Find the rate of a run before its first step. The same on every process; the session is as it was.
 
     Args:
-        session: fresh, its loss terms calibrated.
+        session: fresh, its loss terms calibrated; its trainer has the first guess of the rate.
         stream: this process's micro-batches, from the first step on.
     """
     trainer = session.trainer
-    recipe, steps = trainer.recipe, trainer.schedule.steps
-    guess = first_guess(recipe, trainer.objective.student.trunk)
+    recipe, steps, guess = trainer.recipe, trainer.schedule.steps, trainer.lr
     why = f"the usual rate of {recipe.optimizer.name} for {recipe.training.batch_size} rows"
     rates = rising_rates(guess, steps)
     if not rates:
@@ -69,9 +67,7 @@ def find_rate(session: Session, stream: Iterator[Batch]) -> RateSearch:
     losses = _losses(session, stream, rates)
     session.load(start)
     curve = list(zip(rates, losses, strict=False))
-    found = [choose_rate(guess, curve, why, raises=recipe.optimizer.name == "sgd")]
-    broadcast_object_list(found)
-    return found[0]
+    return from_first_process(choose_rate(guess, curve, why, raises=recipe.optimizer.name == "sgd"))
 
 
 def rising_rates(guess: float, steps: int) -> list[float]:
