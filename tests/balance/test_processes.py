@@ -1,12 +1,10 @@
 """Two real processes under DistributedDataParallel end where one process with the same global batch does."""
 
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from balance_toys import RULES, TASKS, Toy, rows_and_labels, rule_for
+from process_toys import forget, in_two_processes, mean_losses, same_on_both
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -42,21 +40,9 @@ class Everything(nn.Module):
         mine = range(rank * ROWS // world, (rank + 1) * ROWS // world)
         features = self.net.features(rows[list(mine)])
         shared = Shared(features, TASKS)
-        losses, touched = {}, torch.zeros(())
-        for task in TASKS:
-            seen = shared[task] if self.cut else features
-            having = HAS_ROWS[task][step % 3]
-            local = [row for row in having if row in mine]
-            nothing = 0 * sum(p.sum() for p in self.net.heads[task].parameters())
-            if not having:
-                touched = touched + nothing
-                continue
-            at = [row - mine.start for row in local]
-            part = {name: feature[at] for name, feature in seen.items()}
-            loss = self.net.loss(task, part, labels[task][local]) * len(local) if local else nothing
-            losses[task] = loss * world / len(having)
-        first = next(iter(losses))
-        losses[first] = losses[first] + touched
+        having = {task: HAS_ROWS[task][step % 3] for task in TASKS}
+        seen = shared.__getitem__ if self.cut else lambda task: features
+        losses = mean_losses(self.net, seen, labels, having, mine, world)
         return losses, shared
 
 
@@ -72,9 +58,7 @@ def train(case: str, rank: int, world: int) -> list[dict]:
         parameters = None if module.cut else module.net.trunk_parameters()
         torch.manual_seed(100 * step + rank)
         weights = module.rule.backward(losses, shared if module.cut else None, parameters=parameters)
-        for task in set(TASKS) - set(losses):
-            for parameter in module.net.heads[task].parameters():
-                parameter.grad = None
+        forget(module.net.heads[task] for task in set(TASKS) - set(losses))
         optimizer.step()
         state = {key: value.clone() for key, value in module.state_dict().items()}
         log.append({"weights": weights, "norm": module.rule.diagnostics.norm, "state": state})
@@ -95,20 +79,13 @@ def disagree() -> str:
     return "nothing"
 
 
-def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    found = {case: train(case, rank, 2) for case in CASES}
-    found["disagreement"] = disagree()
-    torch.save(found, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+def found(rank: int) -> dict:
+    return {case: train(case, rank, 2) for case in CASES} | {"disagreement": disagree()}
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("two")
-    mp.spawn(work, (str(folder),), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in (0, 1)]
+    return in_two_processes(tmp_path_factory.mktemp("two"), found)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case != "random"])
@@ -123,10 +100,7 @@ def test_two_processes_equal_one(two, case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_both_processes_choose_the_same_weights_and_stay_together(two, case):
-    for first, second in zip(two[0][case], two[1][case], strict=True):
-        assert first["weights"] == second["weights"]
-        for key, value in first["state"].items():
-            assert torch.equal(value, second["state"][key]), key
+    same_on_both(two[0][case], two[1][case])
 
 
 def test_processes_that_disagree_on_the_tasks_are_stopped(two):

@@ -1,11 +1,8 @@
 """A tree of nodes under two real processes ends where one process with the same global batch does."""
 
-from pathlib import Path
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from process_toys import forget, in_two_processes, mean_losses, same_on_both
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tree_toys import TREES, Net, rows_and_labels
@@ -37,21 +34,8 @@ class Everything(nn.Module):
         images, labels = rows_and_labels(step, ROWS)
         mine = range(rank * ROWS // world, (rank + 1) * ROWS // world)
         tree = self.net.tree(images[mine.start : mine.stop])
-        losses, touched = {}, torch.zeros(())
-        for task in self.net.tasks:
-            having = HAS_ROWS[task][step % 2]
-            local = [row for row in having if row in mine]
-            nothing = 0 * sum(p.sum() for p in self.net.heads[task].parameters())
-            if not having:
-                touched = touched + nothing
-                continue
-            part = {
-                name: feature[[row - mine.start for row in local]] for name, feature in tree[task].items()
-            }
-            loss = self.net.loss(task, part, labels[task][local]) * len(local) if local else nothing
-            losses[task] = loss * world / len(having)
-        first = next(iter(losses))
-        losses[first] = losses[first] + touched
+        having = {task: HAS_ROWS[task][step % 2] for task in self.net.tasks}
+        losses = mean_losses(self.net, tree.__getitem__, labels, having, mine, world)
         return losses, tree
 
 
@@ -67,27 +51,20 @@ def train(name: str, rank: int, world: int) -> list[dict]:
         assert isinstance(tree, Tree)
         weights = module.rule.backward(losses, tree)
         if "d" not in losses:
-            for part in (module.net.nodes["C"], module.net.heads["d"], module.net.heads["e"]):
-                for parameter in part.parameters():
-                    parameter.grad = None
+            forget((module.net.nodes["C"], module.net.heads["d"], module.net.heads["e"]))
         optimizer.step()
         state = {key: value.clone() for key, value in module.state_dict().items()}
         log.append({"weights": weights, "cosines": module.rule.diagnostics.cosines, "state": state})
     return log
 
 
-def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.save({name: train(name, rank, 2) for name in RULES}, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+def found(rank: int) -> dict:
+    return {name: train(name, rank, 2) for name in RULES}
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("two")
-    mp.spawn(work, (str(folder),), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in (0, 1)]
+    return in_two_processes(tmp_path_factory.mktemp("two"), found)
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -101,7 +78,4 @@ def test_two_processes_equal_one(two, name):
 
 @pytest.mark.parametrize("name", RULES)
 def test_both_processes_choose_the_same_weights_and_stay_together(two, name):
-    for first, second in zip(two[0][name], two[1][name], strict=True):
-        assert first["weights"] == second["weights"]
-        for key, value in first["state"].items():
-            assert torch.equal(value, second["state"][key]), key
+    same_on_both(two[0][name], two[1][name])
