@@ -253,7 +253,7 @@ def teacher(
             "name": f"teacher-{task}",
             "student": dict(student),
             "tasks": {task: {"data": data(work), **keys}},
-            "optimizer": {"lr": 3e-3, "weight_decay": 0.05, "warmup": 0.05},
+            "optimizer": {"name": "adamw", "lr": 3e-3, "weight_decay": 0.05, "warmup": 0.05},
             "balance": "uniform",
             "training": {"epochs": epochs, "batch_size": batch_size, "precision": "bf16", "clip": 1.0},
         }
