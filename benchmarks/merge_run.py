@@ -105,9 +105,14 @@ def one_run(
         notes = train_ours(file, sets, folder / "run")
         world = World.of(load_recipe(folder / "run" / "recipe.resolved.yaml"))
         networks = dict.fromkeys(world.kinds, load_student(folder / "run" / "student"))
+    keep_scores(networks, world, folder, {**notes, "steps": steps, "sets": list(sets)})
+
+
+def keep_scores(networks: Mapping[str, Any], world: "World", folder: Path, notes: Mapping[str, Any]) -> None:
+    """Score what answers each task on the test rows, and write what makes `folder` a run of the table."""
     tasks, replicates = score_networks(networks, world.kinds, world.sources, "test")
     np.savez(folder / REPLICATES, **replicates)  # type: ignore[arg-type]
-    entry = {"tasks": tasks, **notes, "steps": steps, "sets": list(sets), "commit": commit()}
+    entry = {"tasks": tasks, **notes, "commit": commit()}
     (folder / SCORES).write_text(json.dumps(entry, indent=2))
 
 
