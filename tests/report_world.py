@@ -117,6 +117,25 @@ def results(tasks: dict[str, dict[str, Any]] | None = None, **changes: Any) -> d
     }
 
 
+def results_of_a_tree() -> dict[str, Any]:
+    """Five tasks, of which four part twice."""
+    shape: dict[str, tuple[str | None, str, list[str]]] = {
+        "root": (None, "conv1", ["depth", "normals", "segment", "objects", "attributes_of_scenes"]),
+        "depth+normals": ("root", "layer3", ["depth", "normals"]),
+        "segment+objects": ("root", "layer3", ["segment", "objects"]),
+        "attributes_of_scenes": ("root", "layer3", ["attributes_of_scenes"]),
+        **{each: ("depth+normals", "layer4", [each]) for each in ("depth", "normals")},
+        **{each: ("segment+objects", "layer4", [each]) for each in ("segment", "objects")},
+    }
+    figures = {"parameters": 8_390_000, "flops": 411_000_000, "parameters_share": 0.2, "flops_share": 0.1}
+    written = results({each: dense_task() if each == "depth" else task() for each in shape["root"][2]})
+    written["cost"]["nodes"] = {
+        name: {**figures, "parent": parent, "begins": begins, "tasks": tasks, "latency_ms": 12.34}
+        for name, (parent, begins, tasks) in shape.items()
+    }
+    return written
+
+
 def metrics(tasks: list[str], scale: float = 1.0) -> str:
     """A log of STEPS lines."""
     lines = []

@@ -72,7 +72,7 @@ def compare_costs(
         teachers=reduce(Cost.__add__, [cost[id(run)] for run in runs]) if runs else None,
         each={task: cost[id(teacher)] for task, teacher in teachers.items()},
         heads=head_costs(student, size, mine, device),
-        nodes=node_costs(student, size, mine, device),
+        nodes=node_costs(student, size, mine, device, timed=True),
         machine=machine(device) + (_BUSY if measured.unrest > _RESTLESS else ""),
     )
 
@@ -159,7 +159,12 @@ def head_costs(
 
 
 def node_costs(
-    student: nn.Module, size: tuple[int, int], whole: Cost | None = None, device: torch.device | str = "cpu"
+    student: nn.Module,
+    size: tuple[int, int],
+    whole: Cost | None = None,
+    device: torch.device | str = "cpu",
+    *,
+    timed: bool = False,
 ) -> dict[str, NodeCost]:
     """The parameters of each part of the trunk, and its FLOPs for one image, by name, parents first.
 
@@ -169,10 +174,12 @@ def node_costs(
         size: height and width of the image.
         whole: cost of the student; None: shares are those of the trunk.
         device: where the student is.
+        timed: measure also the latency of each part, in turns, by fewer passes than the student's.
     """
     trunk = next((module for module in student.modules() if isinstance(module, SplitTrunk)), None)
     if trunk is None:
         return {}
+    times = _node_times(student, trunk, size, device) if timed else {}
     counted: dict[str, tuple[int, int]] = {}
     with torch.no_grad(), evaluating(student):
         nodes = trunk.run_apart(_images(1, size, torch.device(device)))
@@ -192,9 +199,22 @@ def node_costs(
             tasks=list(node.tasks),
             parent=node.parent,
             begins=trunk.model.chain.steps[node.start].name,
+            latency_ms=times.get(node.name),
         )
         for node in trunk.nodes
     }
+
+
+def _node_times(
+    student: nn.Module, trunk: SplitTrunk, size: tuple[int, int], device: torch.device | str
+) -> dict[str, float]:
+    """Milliseconds of each part of the trunk for one image, without the parts before it."""
+    image = _images(1, size, torch.device(device))
+    with torch.no_grad(), evaluating(student):
+        runs = trunk.nodes_alone(image)
+        passes = [lambda _, run=run: run() for run in runs.values()]
+        times = _in_turns(passes, image, _SEARCH_RUNS, _SEARCH_SECONDS)
+    return {name: 1000 * median(own) for name, own in zip(runs, times, strict=True)}
 
 
 def networks_run(nodes: Mapping[str, NodeCost]) -> float:
@@ -278,7 +298,7 @@ def _saturating(
 
 
 def _in_turns(
-    networks: Sequence[nn.Module], images: Tensor, rounds: int, seconds: float
+    networks: Sequence[Callable[[Tensor], object]], images: Tensor, rounds: int, seconds: float
 ) -> list[list[float]]:
     """Seconds of each network's passes. Before each comes one that is not timed: the network before it in the round
     has emptied the caches. The order of a round is random: other work on the machine comes and goes in slices

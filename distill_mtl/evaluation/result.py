@@ -243,11 +243,13 @@ class NodeCost(HeadCost):
         tasks: that run through it.
         parent: the part that it reads; None: it reads the image.
         begins: its first stage.
+        latency_ms: of one image through this part alone; None: not measured.
     """
 
     tasks: list[str] = Field(default_factory=list)
     parent: str | None = None
     begins: str = ""
+    latency_ms: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=_PART)

@@ -146,6 +146,17 @@ class SplitTrunk(Body):
             yield node
         self._taps.read()
 
+    def nodes_alone(self, images: Tensor) -> dict[str, Callable[[], State]]:
+        """Node -> a function that runs it once more, on what the nodes before it made of these images.
+
+        Args:
+            images: float [B, 3, H, W] in [0, 1].
+        """
+        pixels = self.preprocess(images)
+        states = {node.name: state for node, state in self.model.walk(pixels)}
+        given = {node.name: pixels if node.parent is None else states[node.parent] for node in self.nodes}
+        return {node.name: partial(self.model.advance, node, given[node.name]) for node in self.nodes}
+
     def of(self, task: str, features: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return {layer: features[name] for layer, name in self._paths[task].items()}
 

@@ -49,9 +49,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "other": report_world.write_run(folder / "a_run_with_quite_a_long_name", lr=0.01),
         "many": report_world.write_run(folder / "many", report_world.results(many)),
         "unfinished": report_world.write_run(folder / "unfinished", finished=False),
+        "tree": report_world.write_run(folder / "tree", report_world.results_of_a_tree()),
     }
     found = {
-        name: write_report(runs[name], to=_alone(folder, name)) for name in ("one", "many", "unfinished")
+        name: write_report(runs[name], to=_alone(folder, name))
+        for name in ("one", "many", "unfinished", "tree")
     }
     found["comparison"] = write_report(list(runs.values()), to=_alone(folder, "comparison"))
     return found
@@ -63,7 +65,7 @@ def _alone(folder: Path, name: str) -> Path:
     return alone / "page.html"
 
 
-@pytest.mark.parametrize("name", ["one", "many", "unfinished", "comparison"])
+@pytest.mark.parametrize("name", ["one", "many", "unfinished", "tree", "comparison"])
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_page_fits_its_window_and_asks_for_nothing(
@@ -136,7 +138,7 @@ def test_charts_have_names_and_are_drawn_with_the_colours_of_the_page(
 def test_no_chart_draws_outside_its_page(browser: Browser, pages: dict[str, Path]) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844})
     page = context.new_page()
-    for name in ("one", "many", "comparison"):
+    for name in ("one", "many", "tree", "comparison"):
         page.goto(pages[name].as_uri())
         outside = page.locator("svg text").evaluate_all(
             "all => all.filter(each => { const box = each.getBoundingClientRect();"
@@ -168,6 +170,39 @@ def _brightness_at_the_right(page: Page, table: Locator) -> int:
     """Of the last column of pixels the usual brightness: neither letters nor rules, but the shade."""
     shot = Image.open(io.BytesIO(table.screenshot())).convert("L")
     return int(np.median(np.asarray(shot)[:, -2]))
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_words_of_a_tree_stand_inside_its_boxes_and_can_be_read(
+    browser: Browser, pages: dict[str, Path], width: int
+) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 844})
+    page.goto(pages["tree"].as_uri())
+    chart = page.locator("#cost svg").nth(1)
+    found = chart.evaluate(
+        """chart => {
+            const box = each => { const {left, right, top, bottom} = each.getBoundingClientRect();
+                                  return {left, right, top, bottom} };
+            return {
+                words: [...chart.querySelectorAll('text')].map(each => ({
+                    said: each.textContent.trim(), ...box(each),
+                    size: parseFloat(getComputedStyle(each).fontSize) * chart.getScreenCTM().a})),
+                boxes: [...chart.querySelectorAll('[id*=patch] path')].map(box)}}"""
+    )
+    words = [each for each in found["words"] if each["said"]]
+    assert min(each["size"] for each in words) > 9.9
+    for said in ("8.39 M", "411 M", "12.34 ms"):
+        inside = [each for each in words if each["said"] == said]
+        assert len(inside) == 8
+        for each in inside:
+            assert any(
+                box["left"] <= each["left"]
+                and each["right"] <= box["right"] + 1
+                and box["top"] <= each["top"] + 3
+                and each["bottom"] <= box["bottom"] + 3
+                for box in found["boxes"]
+            ), said
+    page.close()
 
 
 def test_a_printed_page_opens_what_is_folded(browser: Browser, pages: dict[str, Path]) -> None:

@@ -57,7 +57,9 @@ def test_the_report_draws_the_parts_with_their_costs(finished: Path) -> None:
         ("hue", "root", "layer4"),
         ("shape", "root", "layer4"),
     ]
-    assert all(node["flops"] > 0 and node["parameters"] > 0 for node in nodes.values())
+    for node in nodes.values():
+        assert min(node["flops"], node["parameters"], node["latency_ms"]) > 0
+    assert "Parts of the trunk: root of hue and shape from conv1" in (finished / "report.html").read_text()
     for page in ("report.md", "report.html"):
         assert "└ hue" in (finished / page).read_text()
 

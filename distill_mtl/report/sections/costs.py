@@ -8,6 +8,7 @@ from distill_mtl.report.blocks import Block, Cell, Chart, Charts, Folded, Sectio
 from distill_mtl.report.charts import STUDENT, TEACHER, Bar, BarGroup, Drawing, bars
 from distill_mtl.report.run_record import RunRecord
 from distill_mtl.report.sections import section
+from distill_mtl.report.tree_chart import Part, tree
 
 _COLUMNS = ("network", "parameters", "FLOPs", "latency", "rows/s", "batch", "memory", "weights")
 _SHORT_COLUMNS = ("cost", "parameters", "MFLOPs", "MB", "latency", "rows/s", "memory")
@@ -31,7 +32,7 @@ def costs(run: RunRecord) -> Section | None:
         blocks.append(Folded("What each head takes of the student", [_heads(cost)]))
         summary.append(_short_heads(cost))
     if cost.nodes:
-        blocks.append(_tree(run.results))
+        blocks += [Charts([_tree_chart(run.results)], wide=True), _tree(run.results)]
         summary.append(_tree(run.results))
     title = "Cost: student against teachers" if cost.teachers is not None else "Cost"
     return Section("cost", title, blocks, summary, _notes(cost))
@@ -169,6 +170,35 @@ def _together(cost: Costs) -> HeadCost:
     )
 
 
+def _tree_chart(results: Evaluation) -> Chart:
+    """The parts as boxes, with what each costs, and the change of each task."""
+    nodes = results.cost.nodes
+    timed = all(node.latency_ms is not None for node in nodes.values())
+    parts = {
+        name: Part(
+            node.parent,
+            node.tasks,
+            node.begins,
+            [
+                words.short(node.parameters),
+                words.short(node.flops),
+                *([_milliseconds(node)] if timed else []),
+            ],
+        )
+        for name, node in nodes.items()
+    }
+    ends = {
+        task: words.difference(one.delta, one) for task, one in results.tasks.items() if one.delta is not None
+    }
+    said = "; ".join(
+        f"{name} of {words.listed(node.tasks)} from {node.begins}" for name, node in nodes.items()
+    )
+    figures = "parameters, FLOPs" + (" and time" if timed else "") + " of one image"
+    behind = "; behind each task student − teacher" if ends else ""
+    caption = f"What tasks share, from the image to the heads. In each part: {figures}{behind}."
+    return Chart(tree("tree", f"Parts of the trunk: {said}", parts, ends), "Parts of the trunk", caption)
+
+
 def _tree(results: Evaluation) -> Table:
     """The trunk's parts, each below the one that it reads, with the change of a task that has a part of its own."""
     nodes, depth = results.cost.nodes, dict[str | None, int]({None: -1})
@@ -189,14 +219,36 @@ def _tree(results: Evaluation) -> Table:
                 Cell(indent + name),
                 Cell(node.begins),
                 *_head(Cell(name), node)[1:],
+                Cell(_milliseconds(node)),
                 # Of a part that others read, the tasks stand beside those.
                 Cell("" if _children(nodes, name) else ", ".join(deltas)),
             ]
         )
-    columns = ["part of the trunk", "from", "parameters", "share", "FLOPs", "share", "student − teacher"]
+    columns = [
+        "part of the trunk",
+        "from",
+        "parameters",
+        "share",
+        "FLOPs",
+        "share",
+        "latency",
+        "student − teacher",
+    ]
+    kept = [
+        place
+        for place, column in enumerate(columns)
+        if column != "latency" or any(row[place].words != words.NONE for row in rows)
+    ]
     return Table(
-        "Parts of the trunk", columns, rows, frozenset({"part of the trunk", "from", "student − teacher"})
+        "Parts of the trunk",
+        [columns[place] for place in kept],
+        [[row[place] for place in kept] for row in rows],
+        frozenset({"part of the trunk", "from", "student − teacher"}),
     )
+
+
+def _milliseconds(node: NodeCost) -> str:
+    return words.NONE if node.latency_ms is None else f"{node.latency_ms:.2f} ms"
 
 
 def _from_root(nodes: Mapping[str, NodeCost], parent: str | None = None) -> Iterator[str]:
