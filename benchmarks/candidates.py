@@ -16,7 +16,6 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -138,21 +137,24 @@ def averages(run: Run, work: Path) -> None:
 
     with patch.object(Session, "after_step", keeping):
         trained = train(replace(run, entrant="last"), work)
-    student, recipe = load_student(trained / "run" / "student"), trained / "run" / "recipe.resolved.yaml"
-    world = World.of(load_recipe(recipe))
-    score = partial(keep_scores, dict.fromkeys(world.kinds, student), world)
+    score_averages(run, work, trained, kept)
+
+
+def score_averages(run: Run, work: Path, trained: Path, kept: Sequence[dict[str, Tensor]]) -> None:
+    """Each mean of the kept weights, with BatchNorm's statistics averaged and set anew, as an entrant of its own."""
+    opened = load_student(trained / "run" / "student")
+    student, world = opened.student, World.of(load_recipe(trained / "run" / "recipe.resolved.yaml"))
     for name, number in MEANS.items():
         for entrant in (name, f"{name}-bn"):
             student.load_state_dict(mean_of(kept[-number:]))
             if entrant.endswith("-bn"):
                 stream = world.sources.stream(steps=BATCHES, workers=0)
                 update_bn((batch.to("cpu").images for batch in stream), student)
-                student.eval()
             folder = replace(run, entrant=entrant).folder(work)
-            folder.mkdir(parents=True, exist_ok=True)
             if entrant != "last":
+                folder.mkdir(parents=True, exist_ok=True)
                 save_student(student, folder / "student")
-                score(folder, {"cpu_seconds": 0.0, "of": str(trained)})
+                keep_scores(dict.fromkeys(world.kinds, opened), world, folder, {"cpu_seconds": 0.0})
 
 
 def mean_of(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

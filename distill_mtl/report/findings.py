@@ -18,6 +18,7 @@ from distill_mtl.evaluation.result import ClassDelta, TaskResult
 from distill_mtl.evaluation.task_comparison import worst_classes
 from distill_mtl.report import words
 from distill_mtl.report.run_record import Curve, RunRecord
+from distill_mtl.report.teacher_worth import worth_of
 
 _FEWEST_LOOKS, _FEWEST_LINES = 4, 10
 _MOST_TASKS = 4
@@ -86,7 +87,7 @@ def _still_improving(run: RunRecord) -> Iterator[Finding]:
         slope, error = _slope(curve, result)
         if slope <= error:
             continue
-        rise = f"{words.difference(100 * slope, result)} ± {words.score(100 * error, result)}"
+        rise = words.uncertain(100 * slope, 100 * error, result)
         span = f"over the last {curve.steps[-1] - curve.steps[0]:,.0f} steps"
         text = f"{task} {rise} in 100 steps, {span}"
         if result.delta is not None:
@@ -203,6 +204,23 @@ def _foreign_rows(run: RunRecord) -> Iterator[Finding]:
         )
 
 
+def _labels_alone(run: RunRecord) -> Iterator[Finding]:
+    """A student that learned more without teachers, where it was trained."""
+    assert run.results is not None
+    said, lines = [], []
+    for task, worth in worth_of(run).items():
+        alone = worth.labels_alone
+        if alone is not None and alone.error is not None and alone.points < -alone.error:
+            said.append(f"{task} {words.uncertain(alone.points, alone.error, run.results.tasks[task])}")
+            lines.append(f"tasks: {{{task}: {{weights: {{soft_targets: 0.1, hint: 0}}}}}}")
+    if said:
+        yield Finding(
+            f"Worse than the same student trained on labels alone: {_few(said)}.",
+            "The labels teach more than these teachers. Let them say less, or compare with teachers_on: none.",
+            "\n".join(lines[:_MOST_TASKS]),
+        )
+
+
 def _hints(run: RunRecord) -> Iterator[Finding]:
     """A hint that did not fall after the warm-up."""
     if run.recipe.get("schedule"):  # whose stages change the weight that is in the logged value
@@ -259,6 +277,7 @@ _CAUSES: tuple[Callable[[RunRecord], Iterator[Finding]], ...] = (
     _small_share,
     _classes,
     _foreign_rows,
+    _labels_alone,
     _hints,
     _clipping,
     _waiting,

@@ -27,6 +27,12 @@ def difference(value: float | None, task: TaskResult) -> str:
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
 
 
+def uncertain(value: float, error: float | None, task: TaskResult) -> str:
+    """A signed difference of two scores with half of its interval, where that is known."""
+    text = difference(value, task)
+    return text if error is None or text == NONE else f"{text} ± {score(error, task)}"
+
+
 def interval(ends: tuple[float, float] | None, task: TaskResult) -> str:
     """Both ends, signed."""
     return NONE if ends is None or task.unmeasured else " … ".join(difference(end, task) for end in ends)

@@ -84,7 +84,7 @@ def test_sections_stand_in_the_order_of_their_positions(tmp_path: Path) -> None:
     names = re.findall(r'<section id="(\w+)">', (folder / "report.html").read_text())
     assert names == [
         *("tasks", "deltas", "classes", "cost", "domains", "baselines", "losses", "balance"),
-        *("disagreements", "maps", "recipe", "manifest", "repeat", "findings"),
+        *("disagreements", "maps", "recipe", "manifest", "repeat", "worth", "findings"),
     ]
 
 

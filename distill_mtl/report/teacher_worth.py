@@ -1,0 +1,112 @@
+"""What each teacher was worth, from what a run measured: no second training is made for it.
+
+Only a student that was trained without teachers shows the worth itself (`--baseline labels_only`). The other numbers
+say how loud a teacher was, and what the student has of it. Read by `findings.py` and its section.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from distill_mtl.report.run_record import RunRecord
+
+_NOT_TERMS = ("total", "gated")
+_ASKED = {"missing": "rows without its label", "all": "every row", "none": "no row"}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of two scores, in the score's unit.
+
+    Attributes:
+        points: positive where the student is better.
+        error: half of its 95 % interval; None: not known.
+    """
+
+    points: float
+    error: float | None
+
+
+@dataclass(frozen=True)
+class Worth:
+    """One task's teacher.
+
+    Attributes:
+        asked: about which rows, and with which weights, in words; empty where the recipe does not say.
+        loss: its part of what the task added to the loss in the second half of the run, in [0, 1]; None: not logged.
+        own: how often student and teacher decide alike on rows with labels of the task, in [0, 1].
+        elsewhere: the same on images of other data sets; None where every data set has labels of the task.
+        lead: student − teacher.
+        labels_alone: student − the same student trained without teachers; None where that was not trained. The error is
+            an upper bound: both were measured against the teacher on the same rows, and are taken as independent.
+    """
+
+    asked: str
+    loss: float | None
+    own: float | None
+    elsewhere: float | None
+    lead: Difference
+    labels_alone: Difference | None
+
+
+def worth_of(run: RunRecord) -> dict[str, Worth]:
+    """By task, of the tasks that have a teacher; none for an unfinished run."""
+    return {} if run.results is None else {task: _worth(run, task) for task in run.results.compared}
+
+
+def _worth(run: RunRecord, task: str) -> Worth:
+    assert run.results is not None
+    result = run.results.tasks[task]
+    assert result.delta is not None
+    lead = Difference(result.delta, _half(result.ci95))
+    others = [
+        found for found in run.results.cross_domain.get(task, {}).values() if found.agreement is not None
+    ]
+    rows = sum(found.rows for found in others)
+    return Worth(
+        _asked(run.recipe, task),
+        _loss(run, task),
+        result.agreement,
+        sum(found.rows * (found.agreement or 0.0) for found in others) / rows if rows else None,
+        lead,
+        _over_labels_alone(run, task, lead),
+    )
+
+
+def _asked(recipe: Mapping[str, Any], task: str) -> str:
+    """Of a recipe that was read without being checked."""
+    training, tasks = recipe.get("training"), recipe.get("tasks")
+    on = training.get("teachers_on") if isinstance(training, dict) else None
+    section = tasks.get(task) if isinstance(tasks, dict) else None
+    weights = section.get("teacher_weight") if isinstance(section, dict) else None
+    lowered = [
+        f"not {source}" if weight == 0 else f"{source} at {weight}"
+        for source, weight in (weights.items() if isinstance(weights, dict) else ())
+        if weight != 1
+    ]
+    rows = _ASKED.get(on, "") if isinstance(on, str) else ""
+    return "; ".join([rows, *lowered]) if rows and on != "none" else rows
+
+
+def _loss(run: RunRecord, task: str) -> float | None:
+    """All terms but that of the labels, as a part of the whole."""
+    terms = run.metrics.terms.get(task, {})
+    late = {term: curve.part(0.5).mean for term, curve in terms.items() if term not in _NOT_TERMS}
+    total = sum(late.values())
+    return 1 - late.get("supervised", 0.0) / total if total > 0 else None
+
+
+def _over_labels_alone(run: RunRecord, task: str, lead: Difference) -> Difference | None:
+    assert run.results is not None
+    for baseline in run.results.baselines.values():
+        found = baseline.tasks.get(task) if baseline.kind == "labels_only" else None
+        if found is not None and found.delta is not None:
+            mine, other = lead.error, _half(found.ci95)
+            error = None if mine is None or other is None else math.hypot(mine, other)
+            return Difference(lead.points - found.delta, error)
+    return None
+
+
+def _half(interval: tuple[float, float] | None) -> float | None:
+    return None if interval is None else (interval[1] - interval[0]) / 2
