@@ -16,8 +16,7 @@ from distill_mtl.distillation.counts import Counts
 from distill_mtl.distillation.stages import Stage, only_train
 from distill_mtl.distillation.term import LossConfig, Term, TermInput, TermRows
 from distill_mtl.errors import UserError
-from distill_mtl.students.split_trunk import SplitTrunk
-from distill_mtl.students.student import Body, Student
+from distill_mtl.students.student import Student
 from distill_mtl.teachers.teacher import Target, Targets
 
 TermValues = dict[str, Tensor]
@@ -65,7 +64,7 @@ class Objective(nn.Module):
             The losses of the tasks that are present in this micro-batch on any process, each a scalar;
             the shared features that they were cut at; and the weighted terms behind each loss, detached.
         """
-        shared = cut(self.student.trunk, images, list(self.loss_configs))
+        shared = self.student.trunk.cut(images, list(self.loss_configs))
         losses: dict[str, Tensor] = {}
         terms: dict[str, TermValues] = {}
         for task in self.loss_configs:
@@ -97,7 +96,7 @@ class Objective(nn.Module):
         """Parameters that serve this task alone: those of its part of the trunk, of its head and of its terms."""
         trunk = self.student.trunk
         return [
-            *(p for part in trunk.alone(task) for p in trunk.model.get_submodule(part).parameters()),
+            *(parameter for part in trunk.alone(task) for parameter in trunk.owned(part).values()),
             *self.student.heads[task].parameters(),
             *(parameter for term in self._all_terms(task) for parameter in term.parameters()),
         ]
@@ -120,7 +119,7 @@ class Objective(nn.Module):
             learns |= {task} if learning else set()
         for part, tasks in self.student.trunk.parts.items():
             if learns.isdisjoint(tasks):
-                idle += self.student.trunk.model.get_submodule(part).parameters()
+                idle += self.student.trunk.owned(part).values()
         return idle
 
     def nothing(self) -> Tensor:
@@ -174,26 +173,14 @@ class Objective(nn.Module):
         return values
 
     def _touch(self) -> Tensor:
-        """Zero, with a zero gradient for every head and term.
+        """Zero, with a zero gradient for every head, every term and what else has its gradient from the losses.
 
         DistributedDataParallel waits for a gradient of every parameter on every process, also of a head
         that has no row here.
         """
-        parameters = [p for task in self.loss_configs for p in self.task_parameters(task) if p.requires_grad]
-        return torch.stack([p.sum() for p in parameters]).sum() * 0.0
-
-
-def cut(trunk: Body, images: Tensor, tasks: Sequence[str]) -> Shared | Tree:
-    """The features of a trunk, cut before the heads, and between the parts of a trunk in parts.
-
-    Args:
-        trunk: of a student.
-        images: float [B, 3, H, W] in [0, 1].
-        tasks: names of all tasks.
-    """
-    if not isinstance(trunk, SplitTrunk):
-        return Shared(trunk(images), tasks)
-    tree = Tree(tasks)
-    for node, compute, inputs in trunk.computations(images):
-        tree.add(node.name, node.tasks, compute, parent=node.parent, inputs=inputs)
-    return tree
+        parameters = [
+            *self.student.trunk.beyond_cut(),
+            *self.student.heads.parameters(),
+            *self.terms.parameters(),
+        ]
+        return torch.stack([p.sum() for p in parameters if p.requires_grad]).sum() * 0.0

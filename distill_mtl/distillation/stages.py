@@ -104,7 +104,11 @@ def named_parameters(
             *(_up_to(student.trunk, layers, task) for task, layers in (guided or {}).items())
         )
     if kind == TRUNK and name in student.trunk.parts:
-        return _beginning(student, f"{TRUNK}.model.{name}.")
+        return frozenset(
+            f"student.{TRUNK}.{owned}"
+            for owned, value in student.trunk.owned(name).items()
+            if value.requires_grad
+        )
     if kind == TRUNK:
         return _up_to(student.trunk, [name]) if name else _beginning(student, f"{TRUNK}.")
     raise UserError(

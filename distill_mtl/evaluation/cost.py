@@ -9,6 +9,7 @@ import gc
 import math
 import random
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import reduce
@@ -22,7 +23,7 @@ from distill_mtl.evaluation.memory import machine, peak_memory
 from distill_mtl.evaluation.result import Cost, Costs, HeadCost, NodeCost
 from distill_mtl.networks.flops import flop_counter
 from distill_mtl.networks.modes import evaluating
-from distill_mtl.students.split_trunk import SplitTrunk
+from distill_mtl.students.student import Body, Computation
 from distill_mtl.teachers.shared_trunks import JoinedTeachers
 from distill_mtl.teachers.teacher import Teacher
 
@@ -176,45 +177,42 @@ def node_costs(
         device: where the student is.
         timed: measure also the latency of each part, in turns, by fewer passes than the student's.
     """
-    trunk = next((module for module in student.modules() if isinstance(module, SplitTrunk)), None)
-    if trunk is None:
+    trunk = next((module for module in student.modules() if isinstance(module, Body)), None)
+    if trunk is None or not trunk.parts:
         return {}
-    times = _node_times(student, trunk, size, device) if timed else {}
-    counted: dict[str, tuple[int, int]] = {}
+    image = _images(1, size, torch.device(device))
+    flops: Counter[str] = Counter()
     with torch.no_grad(), evaluating(student):
-        nodes = trunk.run_apart(_images(1, size, torch.device(device)))
-        while True:
+        computed = trunk.computed(image)
+        for one in computed:
             with flop_counter() as counter:
-                node = next(nodes, None)
-            if node is None:
-                break
-            parameters = sum(p.numel() for p in trunk.model[node.name].parameters())
-            counted[node.name] = parameters, counter.get_total_flops()
+                one.run()
+            flops[one.part] += counter.get_total_flops()
+        times = _times_of(computed, image) if timed else {}
+    parameters = {part: sum(value.numel() for value in trunk.owned(part).values()) for part in flops}
     if whole is None:
-        parameters, flops = map(sum, zip(*counted.values(), strict=True))
-        whole = Cost(parameters=parameters, flops=flops, bytes=None, latency_ms=0.0)
+        whole = Cost(parameters=sum(parameters.values()), flops=flops.total(), bytes=None, latency_ms=0.0)
+    first = {one.part: one for one in reversed(computed)}
     return {
-        node.name: NodeCost(
-            **vars(HeadCost.of(*counted[node.name], whole)),
-            tasks=list(node.tasks),
-            parent=node.parent,
-            begins=trunk.model.chain.steps[node.start].name,
-            latency_ms=times.get(node.name),
+        part: NodeCost(
+            **vars(HeadCost.of(parameters[part], flops[part], whole)),
+            tasks=list(first[part].tasks),
+            parent=first[part].parent,
+            begins=first[part].begins,
+            latency_ms=times.get(part),
         )
-        for node in trunk.nodes
+        for part in flops
     }
 
 
-def _node_times(
-    student: nn.Module, trunk: SplitTrunk, size: tuple[int, int], device: torch.device | str
-) -> dict[str, float]:
-    """Milliseconds of each part of the trunk for one image, without the parts before it."""
-    image = _images(1, size, torch.device(device))
-    with torch.no_grad(), evaluating(student):
-        runs = trunk.nodes_alone(image)
-        passes = [lambda _, run=run: run() for run in runs.values()]
-        times = _in_turns(passes, image, _SEARCH_RUNS, _SEARCH_SECONDS)
-    return {name: 1000 * median(own) for name, own in zip(runs, times, strict=True)}
+def _times_of(computed: Sequence[Computation], image: Tensor) -> dict[str, float]:
+    """Milliseconds of each part of a trunk for one image, without the parts before it."""
+    passes = [lambda _, one=one: one.run() for one in computed]
+    times = _in_turns(passes, image, _SEARCH_RUNS, _SEARCH_SECONDS)
+    total: defaultdict[str, float] = defaultdict(float)
+    for one, own in zip(computed, times, strict=True):
+        total[one.part] += 1000 * median(own)
+    return dict(total)
 
 
 def networks_run(nodes: Mapping[str, NodeCost]) -> float:

@@ -97,7 +97,7 @@ class Backbone(nn.Module):
         """The layer of the network that a feature of `returns` is."""
         return name
 
-    def layout(self, name: str) -> Layout:
+    def layout_of(self, name: str) -> Layout:
         """How the raw output of a tapped layer is read."""
         return self._layouts[name]
 

@@ -344,14 +344,26 @@ def _acceptance(judged: Judged) -> Iterator[Mistake]:
             yield Mistake(("tasks", name), no_margin(name, f"{task.metric or 'the metric'} of {name}"))
 
 
+def _shape(judged: Judged) -> Iterator[Mistake]:
+    """A student has one shape, for several tasks."""
+    student, tasks = judged.recipe.student, judged.recipe.tasks
+    keys = list(student.layout)
+    for other in keys[1:]:
+        text = f"a student has one shape, and `{keys[0]}` is there. Remove one of the two."
+        yield Mistake(("student", other), text)
+    for key in keys:
+        if judged.reads("student", key) and judged.reads_all("tasks") and len(tasks) == 1:
+            yield Mistake(("student", key), f"there is one task, which has the whole trunk. Remove `{key}`.")
+
+
 def _branch(judged: Judged) -> Iterator[Mistake]:
     """Tasks leave the trunk by name, or part in groups at a stage."""
     branch, tasks, path = judged.recipe.student.branch, list(judged.recipe.tasks), ("student", "branch")
     if branch is None or not judged.reads(*path) or not judged.reads_all("tasks"):
         return
     if len(tasks) == 1:
-        yield Mistake(path, "there is one task, which has the whole trunk. Remove `branch`.")
-    elif ROOT in tasks:
+        return
+    if ROOT in tasks:
         text = f"`{ROOT}` is what the part of all tasks is called, so no task can have this name. Rename the task."
         yield Mistake(("tasks", ROOT), text)
     elif branch == "auto" or isinstance(branch, AutoBranchSection):
@@ -463,6 +475,7 @@ _RULES: tuple[Callable[[Judged], Iterator[Mistake]], ...] = (
     _limits,
     _asynchronous,
     _schedule,
+    _shape,
     _branch,
     _init,
     _heads,

@@ -4,6 +4,7 @@ A user may also write the short forms of `long_form.py`; they are expanded befor
 `distill-mtl schema` prints both forms for editors, with the docstrings of keys as their descriptions.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
@@ -56,6 +57,37 @@ class AutoBranchSection(Section):
     """How it is found."""
 
 
+SHAPES = ("branch", "private", "encoders", "columns", "order")
+"""Keys of `student` that say its shape; at most one is there. Each is a file in `students/shapes/`."""
+
+Stages = Literal["all"] | Annotated[list[str], Field(min_length=1)]
+"""Names of stages, or all."""
+
+
+class PrivateSection(Section):
+    """What each task has for itself in a trunk whose other weights are common."""
+
+    norms: Stages | None = None
+    """Stages whose normalisation layers each task has for itself, a list, or all."""
+    adapters: Stages | None = None
+    """Stages in which each task has 1x1 convolutions at those larger than 1x1, a list, or all."""
+    kind: Literal["series", "parallel"] = "parallel"
+    """Where adapters stand: behind the convolution, or beside it."""
+
+
+Groups = Annotated[dict[str, Annotated[list[str], Field(min_length=1)]], Field(min_length=2)]
+"""Name of a group -> its tasks."""
+
+
+class EncodersSection(Section):
+    """Own first stages for groups of tasks."""
+
+    groups: Groups
+    """Name of each encoder and its tasks: {xray: [chest], photo: [skin, eye]}."""
+    until: str | None = None
+    """The first stage of the common trunk. Default: the one behind the stem."""
+
+
 class StudentSection(Section):
     """The network that is trained. In short form only its timm name."""
 
@@ -79,6 +111,23 @@ class StudentSection(Section):
     ) = None
     """Where tasks leave the trunk: {task: stage}, the others stay together; or {stage: groups of tasks, or own};
     or auto, also {auto: {budget: 1.5}}: found from the teachers before training. Default: they share all of it."""
+    private: PrivateSection | None = None
+    """What each task has for itself from a stage on, while all other weights are common: norms, adapters."""
+    encoders: EncodersSection | Groups | None = None
+    """Own first stages for groups of tasks, a common trunk behind: {xray: [chest], photo: [skin, eye]}."""
+    columns: str | dict[str, Any] | None = None
+    """A column for each task, coupled: see docs/students.md."""
+    order: Literal["soft"] | None = None
+    """Soft layer ordering: each task mixes the blocks of the trunk in an order of its own."""
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """The shape, by its key; empty for a plain trunk."""
+        return {key: getattr(self, key) for key in SHAPES if getattr(self, key) is not None}
+
+    def with_layout(self, layout: Mapping[str, Any]) -> "StudentSection":
+        """The same with another shape."""
+        return self.model_copy(update={**dict.fromkeys(SHAPES), **layout})
 
 
 class InputSection(Section):

@@ -6,7 +6,7 @@ names an older student, its architecture and size are the defaults, and tasks of
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +19,10 @@ from distill_mtl.machine_memory import within_memory
 from distill_mtl.networks.inputs import InputContract, Preprocess
 from distill_mtl.networks.network import chosen_task
 from distill_mtl.networks.weights import CONFIG, load_exactly, network_folder, read_config, read_weights
-from distill_mtl.recipe.schema import INITS, AutoBranchSection, StudentSection, TaskSection
-from distill_mtl.students.owners import SettledBranches, in_words, only, serves
-from distill_mtl.students.split_trunk import split_trunk
+from distill_mtl.recipe.schema import INITS, StudentSection, TaskSection
+from distill_mtl.students.shape import SHAPES, Layout, restore_body, shaped
 from distill_mtl.students.student import DEFAULT_FAMILY, FAMILIES, Body, Student, split_family
-from distill_mtl.students.student_folder import FORMAT, described_student
+from distill_mtl.students.student_folder import FORMAT, described_layout, described_student
 from distill_mtl.tasks.base import TaskKind
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ class InitialStudent:
         args: of the architecture.
         size: height and width of its images.
         tasks: name -> what describes the kind of each task that it has a head for.
-        branches: where its tasks part; None: they share the whole trunk.
+        layout: its shape; empty: its tasks share the whole trunk.
     """
 
     folder: Path
@@ -76,17 +75,17 @@ class InitialStudent:
     args: Mapping[str, Any]
     size: tuple[int, int]
     tasks: Mapping[str, Mapping[str, Any]]
-    branches: SettledBranches | None = None
+    layout: Layout = field(default_factory=dict)
 
     def settle(self, section: StudentSection, tasks: Sequence[str]) -> StudentSection:
-        """The section with this student's architecture, size and branches where it names none.
+        """The section with this student's architecture, size and shape where it names none.
 
         Args:
             section: of the new student.
             tasks: of the new student.
 
         Raises:
-            StudentError: it names another architecture, or a new task has no place in the branches.
+            StudentError: it names another architecture, or a new task has no place in the shape.
         """
         model = section.model or self.model
         if _architecture(model) != _architecture(self.model):
@@ -99,17 +98,18 @@ class InitialStudent:
         args = section.args or {
             key: value for key, value in self.args.items() if key != _FIXED or height_width == self.size
         }
-        branch = section.branch
-        if branch is None and self.branches is not None:
-            if new := [task for task in tasks if task not in self.tasks]:
-                raise StudentError(
-                    f"student.init: the tasks of {self.folder} part in the trunk ({in_words(self.branches)}), and "
-                    f"{', '.join(new)} has no place there. Write a `branch` with all tasks."
-                )
-            branch = {**only(self.branches, tasks)} or None
-        return section.model_copy(
-            update={"model": model, "input_size": size, "args": dict(args), "branch": branch}
-        )
+        settled = section.model_copy(update={"model": model, "input_size": size, "args": dict(args)})
+        return settled if section.layout else settled.with_layout(self._inherited(tasks))
+
+    def _inherited(self, tasks: Sequence[str]) -> Layout:
+        try:
+            said = {
+                key: SHAPES[key].inherited(value, list(self.tasks), tasks)
+                for key, value in self.layout.items()
+            }
+        except UserError as error:
+            raise StudentError(f"student.init: in {self.folder} {error}") from error
+        return {key: value for key, value in said.items() if value is not None}
 
     def head_of(self, task: str, section: TaskSection) -> str | None:
         """The head that the task's begins with, unless the recipe says otherwise; None: it begins anew.
@@ -148,7 +148,7 @@ def find_initial_student(init: str) -> InitialStudent | None:
             args=trunk["args"],
             size=InputContract.from_dict(trunk["inputs"]).size,
             tasks=described["tasks"],
-            branches=trunk.get("branch"),
+            layout=described_layout(folder, described),
         )
     except (UserError, ValueError) as error:
         raise StudentError(f"student.init: {error}") from error
@@ -182,9 +182,6 @@ def build_student(
             f"student.init: {section.init} is not a student's folder, so its architecture is unknown. "
             "Add `model`, or correct the path."
         )
-    branch = section.branch
-    assert branch != "auto"  # `training.choose_branches` has decided it
-    assert not isinstance(branch, AutoBranchSection)
     family, name = split_family(section.model)
     size = section.input_size
     size = (size, size) if isinstance(size, int) else size
@@ -195,7 +192,7 @@ def build_student(
         torch.manual_seed(seed)
         try:
             trunk = FAMILIES[family].create(name, section.args, size, pretrained=section.init == "pretrained")
-            body = trunk if branch is None else split_trunk(trunk, branch, list(kinds))
+            body = shaped(trunk, section.layout, list(kinds))
             load_initial(body, section.init, teacher_folders or {}, teacher_inputs or {}, list(kinds))
             student = Student(body, kinds)
             for task, source in (initial_heads or {}).items():
@@ -250,10 +247,7 @@ def load_initial(
         )
     path = network_folder(path)
     try:
-        state = _trunk_weights(read_weights(path), trunk)
-        in_parts = _has_parts(path)
-        state = _from_parts(path, state, trunk, tasks) if in_parts else trunk.from_whole(state)
-        load_exactly(trunk.model, state, str(path))
+        load_exactly(trunk.model, _state_for(trunk, path, tasks), str(path))
         if inputs is None and path.is_dir():
             inputs = _contract(path)
         if inputs is not None:
@@ -307,43 +301,30 @@ def _freeze_unread(student: Student) -> None:
         parameter.requires_grad_(name in read)
 
 
-def _has_parts(path: Path) -> bool:
-    """Whether a folder holds a student whose tasks part in the trunk."""
-    config = read_config(path) if path.is_dir() else {}
-    return config.get("format") == FORMAT and bool(described_student(path, config)["trunk"].get("branch"))
+def _state_for(trunk: Body, path: Path, tasks: Sequence[str]) -> dict[str, Tensor]:
+    """The state dict of a trunk's network from a folder, or a file.
 
-
-def _from_parts(
-    path: Path, state: Mapping[str, Tensor], trunk: Body, tasks: Sequence[str]
-) -> dict[str, Tensor]:
-    """The state dict of a trunk's network from that of a student in parts.
-
-    Every part begins with the path of its tasks in the old student; a part of new tasks alone with that of the old
-    student's first task.
+    Args:
+        trunk: to be filled.
+        path: of a network. Where it is a student in parts, every part of the trunk begins with the path of its tasks,
+            and one of new tasks alone with that of the first.
+        tasks: whose paths are taken; the first task of such a student where it has none of them.
 
     Raises:
         UserError: tasks that share a part have parted in the old student.
     """
-    old = list(read_config(path)["tasks"])
-    given: dict[str, Tensor] = {}
-    for part, served in (trunk.parts or {"": tuple(tasks)}).items():
-        own = trunk.model.get_submodule(part).state_dict()
-        known = [task for task in served if task in old] or old[:1]
-        paths = [
-            {key.partition(".")[2]: key for key in state if serves(key.partition(".")[0], task)}
-            for task in known
-        ]
-        other = next(
-            (at for at, its in enumerate(paths) if any(its.get(k) != paths[0].get(k) for k in own)), 0
-        )
-        if other:
-            raise UserError(
-                f"in {path} {known[0]} and {known[other]} have weights of their own for what they would share here. "
-                "Let them part there too, or begin with the path of one task: `distill-mtl export --to timm --only "
-                "TASK`."
-            )
-        given |= {f"{part}.{key}".lstrip("."): state[paths[0][key]] for key in own if key in paths[0]}
-    return given
+    state = _trunk_weights(read_weights(path), trunk)
+    config = read_config(path) if path.is_dir() else {}
+    if config.get("format") != FORMAT:
+        return trunk.from_whole(state)
+    described = described_student(path, config)
+    layout, known = described_layout(path, described), list(described["tasks"])
+    if not layout:
+        return trunk.from_whole(state)
+    old = restore_body(described["trunk"], layout, known)
+    load_exactly(old.model, state, str(path))
+    taken = [task for task in known if task in tasks] or known[:1]
+    return trunk.from_paths({task: old.path_state(task) for task in taken})
 
 
 def _trunk_weights(state: Mapping[str, Tensor], trunk: Body) -> dict[str, Tensor]:

@@ -5,13 +5,15 @@ file in `families/`: build a module that follows the three conventions of `Backb
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from distill_mtl.balance import Shared, Tree
 from distill_mtl.errors import StudentError, UserError
 from distill_mtl.machine_memory import within_memory
 from distill_mtl.networks.backbone import Backbone
@@ -24,10 +26,33 @@ FAMILIES: Registry[type["Trunk"]] = Registry("student family", "distill_mtl.stud
 DEFAULT_FAMILY = "timm"
 
 
+WHOLE = ""
+"""Name of the part of a body that has no parts: the whole."""
+
+
+@dataclass(frozen=True)
+class Computation:
+    """What a forward pass computes once for some tasks.
+
+    Attributes:
+        part: that has its weights.
+        tasks: that share it.
+        parent: the part whose result it takes; None: it takes the image.
+        begins: name of its first step.
+        run: run it once more, on what the computations before it gave.
+    """
+
+    part: str
+    tasks: tuple[str, ...]
+    parent: str | None
+    begins: str
+    run: Callable[[], object]
+
+
 class Body(Backbone):
     """What stands between images and heads: images in [0, 1] -> the features that heads and hints read.
 
-    All tasks read the same features of a `Trunk`. A `SplitTrunk` has parts that serve some tasks only; `of` says what
+    All tasks read the same features of a `Trunk`. Other shapes have parts that serve some tasks only; `of` says what
     a task reads.
 
     Args:
@@ -60,6 +85,61 @@ class Body(Backbone):
         """The parts that serve this task only."""
         return [part for part, tasks in self.parts.items() if tasks == (task,)]
 
+    def owned(self, part: str) -> dict[str, nn.Parameter]:
+        """The parameters of a part, by their names in the body; each parameter has one part."""
+        return dict(self.named_parameters()) if part == WHOLE else _below(self, f"model.{part}.")
+
+    def keys(self, part: str) -> dict[str, str]:
+        """Name of each tensor of a part in a whole network of the architecture -> its name in `model`'s state."""
+        names = self.model.state_dict()
+        prefix = "" if part == WHOLE else f"{part}."
+        return {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
+
+    def path_state(self, task: str) -> dict[str, Tensor]:
+        """The state dict of a whole network of the architecture that computes what this task reads."""
+        state = self.model.state_dict()
+        served = [part for part, tasks in self.parts.items() if task in tasks] or [WHOLE]
+        return {key: state[name] for part in served for key, name in self.keys(part).items()}
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """What a recipe's `student` says of this shape, in its settled form; empty for a plain trunk."""
+        return {}
+
+    @property
+    def compares(self) -> bool:
+        """Whether some tasks read the same features, so that their gradients can be compared there."""
+        return True
+
+    def cut(self, images: Tensor, tasks: Sequence[str]) -> Shared | Tree:
+        """The features of a forward pass, cut where tasks read the same ones, for the balancing rules.
+
+        A body whose tasks read no common tensor has a tree with one node for each task and no cut at all.
+
+        Args:
+            images: float [B, 3, H, W] in [0, 1].
+            tasks: names of all tasks.
+        """
+        features = self(images)
+        tree = Tree(tasks)
+        for task in tasks:
+            tree.add(task, [task], dict, inputs=self.of(task, features))
+        return tree
+
+    def beyond_cut(self) -> list[nn.Parameter]:
+        """Parameters that have their gradient from the heads' backward, and not from that of a cut."""
+        return [*self.parameters()]
+
+    def computed(self, images: Tensor) -> list["Computation"]:
+        """What a forward pass computes, in order, with a function for each to run it alone; nothing of a plain trunk.
+
+        A part whose computations do not follow one another comes several times.
+
+        Args:
+            images: float [B, 3, H, W] in [0, 1], without gradients.
+        """
+        return []
+
     def of(self, task: str, features: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The features of one task by layer, from what a forward pass gave, or from copies of it by the same names."""
         return features
@@ -75,10 +155,42 @@ class Body(Backbone):
 
     def from_whole(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The state dict of `model` with the weights of one whole network of its architecture."""
-        return dict(state)
+        return self.from_paths({WHOLE: state})
+
+    def from_paths(self, paths: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """The state dict of `model` from whole networks of its architecture.
+
+        Args:
+            paths: task -> state of the network that its path begins with. A part begins with the path of its tasks;
+                a part of other tasks alone with the first.
+
+        Raises:
+            UserError: tasks that share a part have different weights for it.
+        """
+        given: dict[str, Tensor] = {}
+        known: set[str] = set()
+        for part, tasks in (self.parts or {WHOLE: ()}).items():
+            served = [task for task in tasks or paths if task in paths] or [*paths][:1]
+            first = paths[served[0]]
+            keys = self.keys(part)
+            known |= set(keys)
+            for other in served[1:]:
+                if any(key in first and not _same(first[key], paths[other].get(key)) for key in keys):
+                    raise UserError(
+                        f"{served[0]} and {other} have weights of their own for what they would share here. Let "
+                        "them part there too, or begin with the path of one task: `distill-mtl export --to timm --only "
+                        "TASK`."
+                    )
+            given |= {name: first[key] for key, name in keys.items() if key in first}
+        unknown = {key: value for state in paths.values() for key, value in state.items() if key not in known}
+        return given | unknown
 
     def describe(self) -> dict[str, Any]:
         """What a student's config.json keeps."""
+        return {**self.describe_whole(), **self.layout}
+
+    def describe_whole(self) -> dict[str, Any]:
+        """The same of the plain trunk of this architecture."""
         return {"family": self.family, "model": self.name, "args": self.args, "inputs": self.inputs.to_dict()}
 
     @torch.enable_grad()
@@ -116,6 +228,12 @@ class Body(Backbone):
 class Trunk(Body, ABC):
     """A body that all tasks share, and how a family makes it. The base class of families."""
 
+    def cut(self, images: Tensor, tasks: Sequence[str]) -> Shared | Tree:
+        return Shared(self(images), tasks)
+
+    def beyond_cut(self) -> list[nn.Parameter]:
+        return []
+
     @classmethod
     @abstractmethod
     def create(
@@ -137,6 +255,14 @@ class Trunk(Body, ABC):
         """The trunk that `describe` described, with random weights."""
         inputs = InputContract.from_dict(entry["inputs"])
         return cls(cls.build(entry["model"], entry["args"]), inputs, entry["model"], entry["args"])
+
+
+def _below(module: nn.Module, prefix: str) -> dict[str, nn.Parameter]:
+    return {name: value for name, value in module.named_parameters() if name.startswith(prefix)}
+
+
+def _same(one: Tensor, other: Tensor | None) -> bool:
+    return other is not None and one.shape == other.shape and torch.equal(one, other)
 
 
 def split_family(model: str) -> tuple[str, str]:

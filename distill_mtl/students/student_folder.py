@@ -4,7 +4,7 @@
 registered with `FORMS`, so that a student's folder can be named wherever a trained network can.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired
 
@@ -27,16 +27,15 @@ from distill_mtl.networks.weights import (
     write_network,
 )
 from distill_mtl.reading import Remedy, fit
-from distill_mtl.recipe.branches import mistakes_of_groups
-from distill_mtl.students.split_trunk import split_trunk
-from distill_mtl.students.student import DEFAULT_FAMILY, FAMILIES, Body, Student
+from distill_mtl.students.shape import Layout, layout_in, restore_body
+from distill_mtl.students.student import DEFAULT_FAMILY, Body, Student
 from distill_mtl.tasks.base import TaskKind, build_kind, import_kind
 
 FORMAT = "distill_mtl.student"
 
 VERSION = 1
-WITH_BRANCHES = 2
-"""Version of the config of a student whose tasks part; others stay readable by the versions before it."""
+WITH_LAYOUT = 2
+"""Version of the config of a student that is no plain trunk; others stay readable by the versions before it."""
 _AGAIN = Remedy("Fetch the folder again, or write it again with the distill_mtl that wrote it.", StudentError)
 # What the kinds of tasks and timm's constructors make of values that nobody gives.
 _NOT_BUILT = (
@@ -61,7 +60,6 @@ class _TrunkConfig(TypedDict):
     model: str
     args: dict[str, Any]
     inputs: dict[str, Any]
-    branch: NotRequired[dict[str, list[list[str]]]]
 
 
 class _TaskConfig(TypedDict):
@@ -152,7 +150,7 @@ def save_student(
     folder = Path(folder)
     config = {
         "format": FORMAT,
-        "format_version": WITH_BRANCHES if student.trunk.parts else VERSION,
+        "format_version": WITH_LAYOUT if student.trunk.layout else VERSION,
         "trunk": student.trunk.describe(),
         "tasks": {task: kind.describe() for task, kind in student.kinds.items()},
         "extra": dict(extra or {}),
@@ -176,10 +174,10 @@ def read_student(folder: Path, config: Mapping[str, Any], *, trust: bool = False
     """
     if config.get("format") != FORMAT:
         raise StudentError(f"{folder} is not a student's folder: config.json has no `format: {FORMAT}`.")
-    if config.get("format_version") not in (VERSION, WITH_BRANCHES):
+    if config.get("format_version") not in (VERSION, WITH_LAYOUT):
         raise StudentError(
             f"{folder} has format version {config.get('format_version')}, this distill_mtl reads {VERSION} and "
-            f"{WITH_BRANCHES}. "
+            f"{WITH_LAYOUT}. "
             "Load it with the distill_mtl that wrote it, or a later one."
         )
     described = described_student(folder, config)
@@ -187,9 +185,10 @@ def read_student(folder: Path, config: Mapping[str, Any], *, trust: bool = False
         _admit(folder, task, entry["kind"], trust)
     state = read_weights(folder)
     heads = {task: entry.get("head") for task, entry in described["tasks"].items()}
-    refuse_larger_than_weights((described["trunk"]["args"], heads), state, str(folder / CONFIG))
+    layout = described_layout(folder, described)
+    refuse_larger_than_weights((described["trunk"]["args"], layout, heads), state, str(folder / CONFIG))
     try:
-        trunk = restore_body(described["trunk"], list(described["tasks"]))
+        trunk = restore_body(described["trunk"], layout, list(described["tasks"]))
         kinds: dict[str, TaskKind] = {task: build_kind(**entry) for task, entry in described["tasks"].items()}
         student = Student(trunk, kinds)
     except _NOT_BUILT as error:
@@ -200,22 +199,6 @@ def read_student(folder: Path, config: Mapping[str, Any], *, trust: bool = False
     return student
 
 
-def restore_body(entry: Mapping[str, Any], tasks: Sequence[str]) -> Body:
-    """The body that `Body.describe` described, with random weights.
-
-    Raises:
-        StudentError: its tasks part in a way that is none.
-    """
-    whole = FAMILIES[entry["family"]].restore(entry)
-    branches = entry.get("branch")
-    if not branches:
-        return whole
-    for stage, groups in branches.items():
-        for text in mistakes_of_groups(groups, tasks):
-            raise StudentError(f"trunk.branch.{stage}: {text}")
-    return split_trunk(whole, branches, tasks)
-
-
 def described_student(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of a student's folder, checked as far as it needs no network.
 
@@ -224,6 +207,15 @@ def described_student(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]
     """
     described: dict[str, Any] = fit(config, _StudentConfig, str(folder / CONFIG), remedy=_AGAIN)
     return described
+
+
+def described_layout(folder: Path, described: Mapping[str, Any]) -> Layout:
+    """The shape in such a config.
+
+    Raises:
+        StudentError: it is not what `save_student` writes.
+    """
+    return layout_in(described["trunk"], list(described["tasks"]), f"{folder / CONFIG}, trunk", _AGAIN)
 
 
 @FORMS.register(FORMAT)

@@ -38,7 +38,7 @@ class Asynchronous:
         self._parts: dict[str, Named] = {TRUNK: {**shared, **_named(objective.rule, "rule")}}
         self._thresholds = {TRUNK: section.trunk}
         for part in trunk.parts:
-            self._parts[_part(part)] = _named(trunk.model.get_submodule(part), f"trunk.model.{part}")
+            self._parts[_part(part)] = {f"trunk.{name}": value for name, value in trunk.owned(part).items()}
             self._thresholds[_part(part)] = section.trunk
         for task, head in objective.student.heads.items():
             terms = _named(objective.terms[task], f"terms.{task}")

@@ -1,6 +1,6 @@
 """Which balancing rule a run takes, and why: where the method that weights the tasks' gradients is chosen."""
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable
 
 from distill_mtl.balance import Rule, make_rule
 from distill_mtl.balance.gradnorm import GradNorm
@@ -11,14 +11,12 @@ from distill_mtl.distillation.stages import Schedule
 from distill_mtl.distillation.term import LossConfig
 from distill_mtl.errors import RecipeError
 from distill_mtl.recipe import Recipe
+from distill_mtl.students.student import Body
 from distill_mtl.training.target_providers import self_taught
-
-Parts = Mapping[str, Sequence[str]]
-"""Part of a trunk -> the tasks that it serves."""
 
 
 def choose_rule(
-    recipe: Recipe, schedule: Schedule, teachers: Container[str], sources: Sources, parts: Parts | None = None
+    recipe: Recipe, schedule: Schedule, teachers: Container[str], sources: Sources, trunk: Body
 ) -> tuple[Rule, str]:
     """The balancing rule of a recipe and why it was taken.
 
@@ -32,7 +30,7 @@ def choose_rule(
         schedule: its stages.
         teachers: tasks with a teacher.
         sources: the data sets.
-        parts: of the student's trunk, with the tasks of each; none where all share the whole of it.
+        trunk: of the student.
 
     Raises:
         RecipeError: a rule that needs such cover was asked for by name, and a task lacks it; or one that
@@ -46,7 +44,7 @@ def choose_rule(
             for stage in schedule.stages
         )
     ]
-    alone = bool(parts) and all(len(tasks) == 1 for tasks in (parts or {}).values())
+    alone = not trunk.compares
     asynchronous = recipe.training.asynchronous is not None
     method, options = recipe.balance.method, recipe.balance.options
     if method == "auto":

@@ -180,7 +180,7 @@ def build(recipe: Recipe) -> Parts:
     schedule = build_schedule(recipe, loss_configs, student, terms, _steps(recipe, sources))
     recipe = settle_average(recipe, schedule.steps)
     _refuse_untaught(recipe, schedule, sources)
-    rule, balance = choose_rule(recipe, schedule, teachers, sources, student.trunk.parts)
+    rule, balance = choose_rule(recipe, schedule, teachers, sources, student.trunk)
     masks = gates(recipe, loss_configs, kinds)
     self_teachers = plan_self_teachers(recipe, sources, schedule.steps)
     return Parts(

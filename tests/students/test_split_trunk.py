@@ -11,9 +11,8 @@ from student_toys import student
 from torch import Tensor
 
 from distill_mtl.balance import Shared, make_rule
-from distill_mtl.distillation.objective import cut
 from distill_mtl.errors import StudentError
-from distill_mtl.students.split_trunk import SplitTrunk
+from distill_mtl.students.shapes.branch import SplitTrunk
 from distill_mtl.students.student import Student
 from distill_mtl.students.student_folder import load_student, save_student
 from distill_mtl.tasks.base import TaskKind, build_kind
@@ -105,7 +104,7 @@ def test_networks_whose_stages_hand_on_more_than_a_tensor_part_too(
     plain = student(model, tasks=kinds(), args=args)
     with torch.no_grad():
         features, expected = trunk(images()), plain.trunk(images())
-        at_nodes = cut(trunk, images(), list(kinds()))
+        at_nodes = trunk.cut(images(), list(kinds()))
     for task in kinds():
         for layer, feature in trunk.of(task, features).items():
             assert torch.equal(feature, expected[layer])
@@ -205,7 +204,7 @@ def test_the_cut_gives_the_gradients_of_a_plain_backward(model: str) -> None:
     assert isinstance(total, Tensor)
     total.backward()
     torch.manual_seed(0)
-    at_nodes = cut(parted.trunk, images(4), list(kinds()))
+    at_nodes = parted.trunk.cut(images(4), list(kinds()))
     losses = {task: parted.heads[task](at_nodes[task]).square().mean() for task in kinds()}
     make_rule("uniform", list(kinds())).backward(losses, at_nodes)
     others = dict(whole.named_parameters())
@@ -218,11 +217,11 @@ def test_the_cut_gives_the_gradients_of_a_plain_backward(model: str) -> None:
 
 def test_mgda_ub_weighs_the_tasks_of_every_shared_node() -> None:
     parted, trunk = tree()
-    at_nodes = cut(trunk, images(4), list(kinds()))
+    at_nodes = trunk.cut(images(4), list(kinds()))
     losses = {task: parted.heads[task](at_nodes[task]).square().mean() for task in kinds()}
     weights = make_rule("mgda_ub", list(kinds())).backward(losses, at_nodes)
     assert set(weights) == {"root/a", "root/b", "root/c", "a+b/a", "a+b/b"}
 
 
 def test_a_plain_trunk_is_cut_at_one_place() -> None:
-    assert isinstance(cut(student().trunk, images(), ["left", "part"]), Shared)
+    assert isinstance(student().trunk.cut(images(), ["left", "part"]), Shared)

@@ -65,7 +65,7 @@ class ProbeTree(nn.Module):
                 states[group] = self._chain.run(part, given, depth.start, depth.stop)
                 if k:
                     first = next(tensors_in(states[group]))
-                    maps = on_grid(self._trunk[0].layout(depth.layer)(first), depth.shape)
+                    maps = on_grid(self._trunk[0].layout_of(depth.layer)(first), depth.shape)
                     for task in group:
                         found[k, task] = self.adapters[self._places[k, task]](maps)
         return found

@@ -89,7 +89,7 @@ class TeacherLayers:
         network = self.teacher.network
         assert isinstance(network, BackboneNetwork)
         layer, model = self.layers[depth], network.backbone.model
-        layout: Layout = network.backbone.layout(layer)
+        layout: Layout = network.backbone.layout_of(layer)
         later = network.backbone.stages[network.backbone.stages.index(layer) :]
         if set(network.needs) <= {POOLED, LOGITS, *later} and not layout.prefix:
             images = images[:1]  # what runs before the layer is not read: one row is enough to get there

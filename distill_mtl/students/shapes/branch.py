@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill_mtl.errors import StudentError, UserError, nearest
+from distill_mtl.balance import Shared, Tree
+from distill_mtl.errors import UserError, nearest
 from distill_mtl.networks.backbone import LOGITS, POOLED
 from distill_mtl.networks.stages import Chain, State, find_chain, tensors_in, with_each_tensor
-from distill_mtl.recipe.branches import Branches
-from distill_mtl.students.owners import Node, SettledBranches, nodes_of, only, settle
-from distill_mtl.students.student import FAMILIES, Body, Trunk
+from distill_mtl.recipe.branches import Branches, mistakes_of_groups
+from distill_mtl.students.owners import Node, SettledBranches, in_words, nodes_of, only, settle
+from distill_mtl.students.shape import SHAPES, Shape
+from distill_mtl.students.student import FAMILIES, Body, Computation, Trunk
 
 
 class SplitNetwork(nn.ModuleDict):
@@ -62,7 +64,8 @@ class SplitNetwork(nn.ModuleDict):
                 self.in_place |= {node.name}
 
 
-class SplitTrunk(Body):
+@SHAPES.register("branch")
+class SplitTrunk(Shape):
     """A body whose tasks part at some stages.
 
     Features have the names `NODE.LAYER`, and `of` gives those on a task's path by layer.
@@ -81,6 +84,7 @@ class SplitTrunk(Body):
     """
 
     model: SplitNetwork
+    form = SettledBranches
 
     def __init__(
         self, whole: Trunk, branches: Branches, tasks: Sequence[str], chain: Chain | None = None
@@ -97,6 +101,31 @@ class SplitTrunk(Body):
         self._layers: tuple[str, ...] = ()
         self._paths: dict[str, dict[str, str]] = {}
         super().__init__(network.train(whole.training), whole.inputs, whole.name, whole.args)
+
+    @classmethod
+    def of_trunk(cls, whole: Trunk, said: Branches, tasks: Sequence[str]) -> "SplitTrunk":
+        return cls(whole, said, tasks)
+
+    @classmethod
+    def mistakes(cls, said: SettledBranches, tasks: Sequence[str]) -> list[str]:
+        return [
+            f"{stage}: {text}" for stage, groups in said.items() for text in mistakes_of_groups(groups, tasks)
+        ]
+
+    @classmethod
+    def inherited(
+        cls, said: SettledBranches, old: Sequence[str], tasks: Sequence[str]
+    ) -> SettledBranches | None:
+        if new := [task for task in tasks if task not in old]:
+            raise UserError(
+                f"its tasks part in the trunk ({in_words(said)}), and {', '.join(new)} has no place there. Write a "
+                "`branch` with all tasks."
+            )
+        return only(said, tasks) or None
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        return {"branch": self.branches}
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -140,22 +169,33 @@ class SplitTrunk(Body):
         for node in self.nodes:
             yield node, partial(self._compute, node, states), pixels if node.parent is None else None
 
-    def run_apart(self, images: Tensor) -> Iterator[Node]:
-        """Run node by node, each when the next one is asked for, and read nothing."""
-        for node, _ in self.model.walk(self.preprocess(images)):
-            yield node
-        self._taps.read()
+    @property
+    def compares(self) -> bool:
+        return any(len(node.tasks) > 1 for node in self.nodes)
 
-    def nodes_alone(self, images: Tensor) -> dict[str, Callable[[], State]]:
-        """Node -> a function that runs it once more, on what the nodes before it made of these images.
+    def cut(self, images: Tensor, tasks: Sequence[str]) -> Shared | Tree:
+        tree = Tree(tasks)
+        for node, compute, inputs in self.computations(images):
+            tree.add(node.name, node.tasks, compute, parent=node.parent, inputs=inputs)
+        return tree
 
-        Args:
-            images: float [B, 3, H, W] in [0, 1].
-        """
+    def beyond_cut(self) -> list[nn.Parameter]:
+        alone = (node.name for node in self.nodes if len(node.tasks) == 1)
+        return [parameter for name in alone for parameter in self.owned(name).values()]
+
+    def computed(self, images: Tensor) -> list[Computation]:
         pixels = self.preprocess(images)
-        states = {node.name: state for node, state in self.model.walk(pixels)}
-        given = {node.name: pixels if node.parent is None else states[node.parent] for node in self.nodes}
-        return {node.name: partial(self.model.advance, node, given[node.name]) for node in self.nodes}
+        states: dict[str | None, State] = {None: pixels}
+        states |= {node.name: state for node, state in self.model.walk(pixels)}
+        self._taps.read()
+        names = self.model.chain.names
+        return [
+            Computation(
+                *(node.name, node.tasks, node.parent, names[node.start]),
+                run=partial(self.model.advance, node, states[node.parent]),
+            )
+            for node in self.nodes
+        ]
 
     def of(self, task: str, features: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return {layer: features[name] for layer, name in self._paths[task].items()}
@@ -163,23 +203,11 @@ class SplitTrunk(Body):
     def layer_of(self, name: str) -> str:
         return name.partition(".")[2]
 
-    def path(self, task: str) -> list[Node]:
-        """The nodes that a task runs through, in order."""
-        return [node for node in self.nodes if task in node.tasks]
-
-    def path_state(self, task: str) -> dict[str, Tensor]:
-        """The state dict of a task's path, a whole network of the architecture."""
-        return {
-            key: value
-            for node in self.path(task)
-            for key, value in self.model[node.name].state_dict().items()
-        }
-
     def only(self, tasks: Sequence[str]) -> Body:
         tasks = [task for task in self.tasks if task in tasks]
         if len(tasks) == len(self.tasks):
             return self
-        whole = FAMILIES[self.family].restore(super().describe())
+        whole = FAMILIES[self.family].restore(self.describe_whole())
         device = self.preprocess.mean.device
         whole.model.load_state_dict(self.path_state(tasks[0]))
         left = only(self.branches, tasks)
@@ -197,20 +225,6 @@ class SplitTrunk(Body):
             for node in self.nodes
             for name in getattr(self.model[node.name], "no_weight_decay", set)()
         ]
-
-    def from_whole(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        own = {node.name: set(self.model[node.name].state_dict()) for node in self.nodes}
-        known = set().union(*own.values())
-        given = {
-            f"{node}.{key}": value
-            for node, keys in own.items()
-            for key, value in state.items()
-            if key in keys
-        }
-        return given | {key: value for key, value in state.items() if key not in known}
-
-    def describe(self) -> dict[str, Any]:
-        return {**super().describe(), "branch": self.branches}
 
     def layer_names(self) -> list[str]:
         names = (layer for part in self.model.values() for layer, _ in part.named_modules() if layer)
@@ -284,17 +298,3 @@ class _States:
         form, places = self._forms[node]
         left = iter(places)
         return with_each_tensor(lambda _: features[next(left)], form)
-
-
-def split_trunk(whole: Trunk, branches: Branches, tasks: Sequence[str]) -> SplitTrunk:
-    """A trunk with branches.
-
-    Raises:
-        StudentError: they cannot be made.
-    """
-    try:
-        return SplitTrunk(whole, branches, tasks)
-    except StudentError:
-        raise
-    except UserError as error:
-        raise StudentError(f"student.branch: {error}") from error
