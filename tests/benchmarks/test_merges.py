@@ -10,10 +10,13 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
+import candidates
 import merge_loop
 import merge_scores
 import merge_sets
 import merges
+
+from distill_mtl.data.batch import Batch
 
 TASKS = ("a", "b")
 
@@ -207,3 +210,28 @@ def write(run: merges.Run, work: Path, **notes: object) -> None:
     task = {"score": 1.0, "sign": 1, "metric": "accuracy", "rows": 3}
     (folder / merge_scores.SCORES).write_text(json.dumps({"tasks": {"a": task}, "cpu_seconds": 1.0, **notes}))
     np.savez(folder / merge_scores.REPLICATES, a=np.zeros(3))
+
+
+@pytest.mark.parametrize("mix", [candidates.mixed_up, candidates.cut_and_mixed])
+def test_half_of_a_batch_is_mixed_and_loses_its_labels(mix: candidates.Mix):
+    rows = torch.arange(0, 240, 10, dtype=torch.uint8)
+    images = rows[:, None, None, None].expand(-1, 3, 8, 8).contiguous()
+    batch = Batch(
+        images,
+        labels={"a": rows.long()},
+        labelled={"a": torch.ones(24, dtype=torch.bool)},
+        keys=[str(row) for row in rows.tolist()],
+        source=torch.zeros(24, dtype=torch.long),
+    )
+    seen = candidates.mixed(batch, mix, torch.Generator().manual_seed(0))
+    kept = seen.labelled["a"]
+    assert kept.sum() == 12
+    assert seen.images[kept].equal(images[kept])
+    changed = (seen.images != images).flatten(1).any(1)
+    assert changed[~kept].float().mean() > 0.5
+    assert batch.labelled["a"].all(), "the batch itself stays"
+
+
+def test_the_mean_of_weights_leaves_counters_alone():
+    states = [{"w": torch.tensor([n]), "n": torch.tensor(int(n))} for n in (1.0, 3.0)]
+    assert candidates.mean_of(states) == {"w": torch.tensor([2.0]), "n": torch.tensor(3)}
