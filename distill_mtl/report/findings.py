@@ -18,7 +18,7 @@ from distill_mtl.evaluation.result import ClassDelta, TaskResult
 from distill_mtl.evaluation.task_comparison import worst_classes
 from distill_mtl.report import words
 from distill_mtl.report.run_record import Curve, RunRecord
-from distill_mtl.report.teacher_worth import worth_of
+from distill_mtl.report.teacher_worth import teacher_weights, worth_of
 
 _FEWEST_LOOKS, _FEWEST_LINES = 4, 10
 _MOST_TASKS = 4
@@ -190,7 +190,12 @@ def _foreign_rows(run: RunRecord) -> Iterator[Finding]:
     said, lines = [], []
     for task, result in lost_tasks(run).items():
         for source, found in run.results.cross_domain.get(task, {}).items():
-            if found.agreement is not None and notable(result.agreement, found.agreement, found.rows):
+            heard = teacher_weights(run.recipe, task).get(source, 1.0) > 0
+            if (
+                heard
+                and found.agreement is not None
+                and notable(result.agreement, found.agreement, found.rows)
+            ):
                 said.append(
                     f"{task} {words.percent(result.agreement)} on its own rows, {words.percent(found.agreement)} on "
                     f"{found.rows:,} of {source}"
@@ -246,6 +251,10 @@ def _clipping(run: RunRecord) -> Iterator[Finding]:
     """Gradients that are clipped in most steps, so that `clip` sets the step and not the rate."""
     clipped, norm = run.metrics.clipped, run.metrics.gradient_norm
     if not lost_tasks(run) or clipped is None or norm is None:
+        return
+    if (
+        _section(run, "optimizer").get("name") == "muon"
+    ):  # the length of its steps does not follow the gradient's
         return
     share, mean = clipped.part(0.5).mean, norm.part(0.5).mean
     if share > _OFTEN:

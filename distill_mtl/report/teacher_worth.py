@@ -74,18 +74,24 @@ def _worth(run: RunRecord, task: str) -> Worth:
     )
 
 
-def _asked(recipe: Mapping[str, Any], task: str) -> str:
-    """Of a recipe that was read without being checked."""
-    training, tasks = recipe.get("training"), recipe.get("tasks")
-    on = training.get("teachers_on") if isinstance(training, dict) else None
+def teacher_weights(recipe: Mapping[str, Any], task: str) -> dict[str, float]:
+    """Of a task's teacher by data set, where the recipe, which was read without being checked, gives some."""
+    tasks = recipe.get("tasks")
     section = tasks.get(task) if isinstance(tasks, dict) else None
     weights = section.get("teacher_weight") if isinstance(section, dict) else None
+    found = weights.items() if isinstance(weights, dict) else ()
+    return {str(source): weight for source, weight in found if isinstance(weight, int | float)}
+
+
+def _asked(recipe: Mapping[str, Any], task: str) -> str:
+    training = recipe.get("training")
+    on = training.get("teachers_on") if isinstance(training, dict) else None
+    rows = _ASKED.get(on, "") if isinstance(on, str) else ""
     lowered = [
-        f"not {source}" if weight == 0 else f"{source} at {weight}"
-        for source, weight in (weights.items() if isinstance(weights, dict) else ())
+        f"{source} at {weight:g}" if weight else f"not {source}"
+        for source, weight in teacher_weights(recipe, task).items()
         if weight != 1
     ]
-    rows = _ASKED.get(on, "") if isinstance(on, str) else ""
     return "; ".join([rows, *lowered]) if rows and on != "none" else rows
 
 

@@ -147,6 +147,8 @@ def test_a_teacher_that_is_asked_about_foreign_pictures() -> None:
     assert "left 98.1 % on its own rows, 60.0 % on 500 of far" in found.found
     assert tried(found) == {"tasks": {"left": {"teacher_weight": {"far": 0.1}}}}
     assert of(cross_domain={"left": {"far": CrossDomainAgreement(500, 0.95)}}) == []
+    silent = RECIPE.replace("left: {}, right", "left: {teacher_weight: {far: 0}}, right")
+    assert of(cross_domain={"left": {"far": CrossDomainAgreement(500, 0.6)}}, recipe=silent) == []
 
 
 def test_a_hint_that_does_not_fall() -> None:
@@ -162,6 +164,8 @@ def test_gradients_that_are_clipped_in_most_steps() -> None:
         assert number in found.found
     assert tried(found) == {"training": {"clip": 5}}
     assert of(metrics=Metrics(clipped=flat(0.2), gradient_norm=flat(0.5))) == []
+    muon = RECIPE.replace("optimizer: {", "optimizer: {name: muon, ")
+    assert of(metrics=Metrics(clipped=flat(0.8), gradient_norm=flat(2.5)), recipe=muon) == []
 
 
 def test_steps_that_wait_for_their_rows_are_found_in_every_run() -> None:
