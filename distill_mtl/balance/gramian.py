@@ -11,8 +11,9 @@ from torch import Tensor
 
 from distill_mtl.balance.distributed import all_sum, world_size
 
-BLOCK = 2**21
-"""Numbers converted to double precision at a time, so that the extra memory stays at 16 MiB."""
+BLOCK, BLOCK_IN_CACHE = 2**21, 2**17
+"""Numbers converted to double precision at a time, so that the extra memory stays at 16 MiB; on a CPU 1 MiB, which its
+cache holds."""
 
 
 def gramian(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
@@ -32,7 +33,7 @@ def gramian(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
     device = given[0].device if given else torch.device("cpu")
     dtype = torch.float32 if device.type == "mps" else torch.float64
     total = torch.zeros(count, count, dtype=dtype, device=device)
-    width = max(1, BLOCK // max(1, count))
+    width = max(1, (BLOCK_IN_CACHE if device.type == "cpu" else BLOCK) // max(1, count))
     for parts in zip(*gradients, strict=True):
         rows = [t for t, part in enumerate(parts) if part is not None]
         flat = [part.detach().reshape(-1) for part in parts if part is not None]
@@ -40,7 +41,11 @@ def gramian(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
             continue
         product = torch.zeros(len(rows), len(rows), dtype=dtype, device=device)
         for start in range(0, flat[0].numel(), width):
-            block = torch.stack([row[start : start + width] for row in flat]).to(dtype)
+            stop = min(start + width, flat[0].numel())
+            # Each row is converted into its place: to stack them first takes twice the time.
+            block = torch.empty(len(flat), stop - start, dtype=dtype, device=device)
+            for place, row in zip(block, flat, strict=True):
+                place.copy_(row[start:stop])
             product.addmm_(block, block.T)
         if len(rows) == count:
             total += product

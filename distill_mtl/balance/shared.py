@@ -124,8 +124,13 @@ class Shared:
         local = gramian([self._raw(task) for task in tasks]).to(self.device)
         return local / scale.to(local.dtype) ** 2
 
-    def backward(self, weights: Mapping[str, float]) -> None:
-        """One backward from the features, with the weighted sum of the tasks' gradients, to the trunk."""
+    def backward(self, weights: Mapping[str, float], leaves: Sequence[Tensor] | None = None) -> None:
+        """One backward from the features, with the weighted sum of the tasks' gradients, to the trunk.
+
+        Args:
+            weights: by task.
+            leaves: that get a gradient; None: all.
+        """
         raw = {task: self._raw(task) for task in weights}
         roots, gradients = [], []
         for k, feature in enumerate(self._features):
@@ -134,8 +139,8 @@ class Shared:
             if feature.requires_grad and (parts or world_size() > 1):
                 roots.append(feature)
                 gradients.append(_combine(parts) if parts else torch.zeros_like(feature))
-        if roots:
-            torch.autograd.backward(roots, gradients)
+        if roots and leaves != []:
+            torch.autograd.backward(roots, gradients, inputs=leaves)
 
     def leaves(self) -> list[Tensor]:
         """The parameters that the features were computed from, in an order that the graph alone decides."""

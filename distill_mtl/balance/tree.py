@@ -177,7 +177,8 @@ class Tree:
         """
         for name in reversed(self.nodes):
             chosen = weights.get(name, {})
-            self.nodes[name].backward(chosen)
+            # Where every task's gradient has gone on to the parent, nothing reads the mixture's.
+            self.nodes[name].backward(chosen, self.leaves(name) if self._split else None)
             if not self._split and chosen:
                 self._hand_on(name, next(iter(chosen)), [copy.grad for copy in self._inputs.get(name, ())])
 

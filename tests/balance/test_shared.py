@@ -141,7 +141,7 @@ def test_the_layout_of_memory_does_not_change_the_gramian():
 def test_gradients_larger_than_a_block_are_summed_whole(monkeypatch):
     from distill_mtl.balance import gramian
 
-    monkeypatch.setattr(gramian, "BLOCK", 14)
+    monkeypatch.setattr(gramian, "BLOCK_IN_CACHE", 14)
     rows = [[torch.randn(5, 5), None], [torch.randn(5, 5), torch.randn(3)]]
     a, b = rows[0][0].double(), rows[1][0].double()
     expected = [
