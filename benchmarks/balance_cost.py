@@ -30,8 +30,7 @@ from torchjd.aggregation import MGDA
 from torchjd.autojac import jac_to_grad, mtl_backward
 
 from distill_mtl.balance import Shared, Tree, make_rule
-from distill_mtl.distillation.objective import cut
-from distill_mtl.students.split_trunk import split_trunk
+from distill_mtl.students.shape import shaped
 from distill_mtl.students.student import FAMILIES
 
 BATCH, SIZE, CLASSES = 32, 64, 10
@@ -136,7 +135,7 @@ class ResNet(nn.Module):
     def __init__(self, tasks: str, branch: dict) -> None:
         super().__init__()
         whole = FAMILIES["timm"].create("resnet18", {}, (SIZE, SIZE), pretrained=False)
-        self.tasks, self.trunk = list(tasks), split_trunk(whole, branch, list(tasks))
+        self.tasks, self.trunk = list(tasks), shaped(whole, {"branch": branch}, list(tasks))
         self.trunk.tap(("pooled",))
 
     def features(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
@@ -144,7 +143,7 @@ class ResNet(nn.Module):
         return {task: dict(self.trunk.of(task, found)) for task in self.tasks}
 
     def tree(self, images: Tensor) -> Tree:
-        return cut(self.trunk, images, self.tasks)
+        return self.trunk.cut(images, self.tasks)
 
     def read(self, task: str) -> list[str]:
         return ["pooled"]

@@ -16,8 +16,12 @@ ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 OWN_DATA = [ROOT / "recipes" / name for name in ("mnist.yaml", "camvid.yaml")]
 """Recipes about shards that a user writes first; their heads say how."""
-SECOND, FIRST = ROOT / "recipes" / "add_a_task.yaml", ROOT / "recipes" / "left_and_right.yaml"
-"""A recipe about what the run of another one leaves."""
+SECOND = {
+    ROOT / "recipes" / "add_a_task.yaml": "trunk; heads left, right; anew segment",
+    ROOT / "recipes" / "progressive.yaml": "balance: uniform (auto: one task trains)",
+}
+"""Recipes about what the run of another one leaves, and what their check says."""
+FIRST = ROOT / "recipes" / "left_and_right.yaml"
 
 
 @pytest.mark.parametrize("recipe", OWN_DATA, ids=lambda path: path.name)
@@ -39,7 +43,7 @@ def few_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     "recipe",
-    [path for path in RECIPES if path not in (*OWN_DATA, SECOND)],
+    [path for path in RECIPES if path not in (*OWN_DATA, *SECOND)],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_a_shipped_recipe_parses_and_checks(
@@ -61,22 +65,36 @@ def test_a_shipped_recipe_parses_and_checks(
     assert load_recipe(resolved) == load_recipe(recipe)
 
 
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the first recipe leaves after two steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        first = load_recipe(FIRST, ["training.steps=2", "training.batch_size=16"])
+        out = tmp_path_factory.mktemp("first") / "runs" / str(first.name)
+        distill(first, out=out, console=Console(quiet=True))
+    return out
+
+
+@pytest.mark.parametrize("second", SECOND, ids=lambda path: path.name)
 def test_a_task_can_be_added_to_what_the_first_recipe_leaves(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    first_run: Path,
+    second: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(ROOT)
-    first = load_recipe(FIRST, ["training.steps=2", "training.batch_size=16"])
-    distill(first, out=tmp_path / "runs" / str(first.name), console=Console(quiet=True))
     assert (
-        f"distill.py recipes/{FIRST.name}\n#   accelerate launch distill.py recipes/{SECOND.name}"
-        in SECOND.read_text()
+        f"distill.py recipes/{FIRST.name}\n#   accelerate launch distill.py recipes/{second.name}"
+        in second.read_text()
     )
-    old = f"runs/{first.name}"
-    recipe = tmp_path / SECOND.name
+    old = f"runs/{first_run.name}"
+    recipe = tmp_path / second.name
     # After two steps the old student knows nothing, which the check would say.
-    taught = SECOND.read_text().replace(f"teacher: {old}", f"teacher: {{path: {tmp_path}/{old}, expect: 0}}")
-    recipe.write_text(taught.replace(f"init: {old}", f"init: {tmp_path}/{old}"))
+    taught = second.read_text().replace(f"teacher: {old}", f"teacher: {{path: {first_run}, expect: 0}}")
+    recipe.write_text(taught.replace(f"init: {old}", f"init: {first_run}"))
     check(recipe)
     shown = capsys.readouterr().out
-    assert "trunk; heads left, right; anew segment" in shown
+    assert SECOND[second] in shown
     assert "ready" in shown

@@ -59,8 +59,8 @@ def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[s
     if examined:
         show_teachers(console, examined, parts.kinds)
         refuse_bad_teachers(examined)
-    for task in parts.recipe.tasks:
-        if parts.recipe.tasks[task].hints and task in parts.teachers and not parts.loss_configs[task].hints:
+    for task, config in parts.loss_configs.items():
+        if parts.recipe.tasks[task].hints and task in parts.teachers and not config.hints:
             console.print(
                 f"{task}: its teacher has no layer for hints, so it learns without them", highlight=False
             )
@@ -223,7 +223,7 @@ def try_one_batch(parts: Parts, device: torch.device, slices: int) -> None:
                 raise
             raise _too_few_rows(parts, slices, len(batch)) from error
         if losses:
-            objective.rule.backward(losses, shared)
+            objective.backward(losses, shared)
         broken = [task for task, loss in losses.items() if not math.isfinite(loss.item())]
         if broken:
             found = causes(objective.student, batch, targets)

@@ -117,7 +117,13 @@ def export_student(
 
 
 def _say_saved(whole: Student, part: Student, console: Console) -> None:
-    """Of a trunk in parts, those that no exported task runs through are left out."""
+    """Of a trunk in parts, those that no exported task runs through are left out; of coupled columns none can be."""
+    if part.trunk.parts.keys() == whole.trunk.parts.keys() and "columns" in whole.trunk.layout:
+        tasks, verb = " and ".join(part.kinds), "reads" if len(part.kinds) == 1 else "read"
+        console.print(
+            f"all columns stay: {tasks} {verb} the others; only heads are left out", highlight=False
+        )
+        return
     nodes = node_costs(whole, whole.trunk.inputs.size)
     left = {name: node for name, node in nodes.items() if not part.kinds.keys() & set(node.tasks)}
     if left:

@@ -39,6 +39,8 @@ def recipe_json_schema() -> Schema:
     for name in ("SourceSection", "TaskData"):
         _admit(sections[name]["properties"], "augment", {"type": "null"})
         _admit(sections[name]["properties"], "limit", {"type": "integer", "exclusiveMinimum": 0})
+    kinds = sections["ColumnsSection"]["properties"]["kind"]["enum"]
+    _admit(sections["StudentSection"]["properties"], "columns", {"type": "string", "enum": kinds})
     modes = sections["StreamSection"]["properties"]["mode"]["enum"]
     _admit(sections["TrainingSection"]["properties"], "stream", {"type": "string", "enum": modes})
     _admit(sections["SourceSection"]["properties"]["labels"], "additionalProperties", {"type": "string"})

@@ -17,6 +17,7 @@ from distill_mtl.recipe.schema import SelfTeacherSection, TeacherSection, is_sel
 
 SHORT_FORMS: tuple[tuple[KeyPath, str, tuple[type, ...]], ...] = (
     (("student",), "model", (str,)),
+    (("student", "columns"), "kind", (str,)),
     (("balance",), "method", (str,)),
     (("targets",), "from", (str,)),
     (("training", "stream"), "mode", (str,)),

@@ -19,6 +19,12 @@ from distill_mtl.recipe.schema import INITS, AutoBranchSection, Recipe, TaskSect
 PARTS = ("trunk", "trunk:LAYER", "guided", "heads", "heads:TASK", "adapters")
 PART = re.compile("(trunk|heads)(:.+)?|guided|adapters")
 """What `schedule.train` may name."""
+_COLUMN_KEYS = {
+    "own": ("cross_stitch", "sluice", "nddr"),
+    "each": ("cross_stitch",),
+    "subspaces": ("sluice",),
+}
+"""Keys of `student.columns` -> the kinds that have a use for them."""
 BESIDE_OPTIONS = ("kind", "classes", "metric", "head")
 """Keys of a task that every kind gets, besides its options."""
 
@@ -356,6 +362,29 @@ def _shape(judged: Judged) -> Iterator[Mistake]:
             yield Mistake(("student", key), f"there is one task, which has the whole trunk. Remove `{key}`.")
 
 
+def _columns(judged: Judged) -> Iterator[Mistake]:
+    """Keys that the kind of columns has a use for, and what progressive columns stand beside."""
+    student, path = judged.recipe.student, ("student", "columns")
+    columns = student.columns
+    if columns is None or not judged.reads(*path):
+        return
+    for key, kinds in _COLUMN_KEYS.items():
+        said = getattr(columns, key) != type(columns).model_fields[key].default
+        if said and columns.kind not in kinds:
+            text = f"`{key}` is for {' and '.join(kinds)}, and has no meaning for {columns.kind}. Remove it."
+            yield Mistake((*path, key), text)
+    if columns.kind == "progressive" and judged.reads("student", "init"):
+        if student.init in INITS or student.init.startswith("teacher:"):
+            text = (
+                "progressive stands beside a student whose answers stay. Give its folder: `init: runs/OLD`."
+            )
+            yield Mistake(path, text)
+        for key in ("input_size", "args"):
+            if getattr(student, key):
+                text = f"`{key}` is that of the student in `init`, whose answers stay. Remove it."
+                yield Mistake(("student", key), text)
+
+
 def _branch(judged: Judged) -> Iterator[Mistake]:
     """Tasks leave the trunk by name, or part in groups at a stage."""
     branch, tasks, path = judged.recipe.student.branch, list(judged.recipe.tasks), ("student", "branch")
@@ -476,6 +505,7 @@ _RULES: tuple[Callable[[Judged], Iterator[Mistake]], ...] = (
     _asynchronous,
     _schedule,
     _shape,
+    _columns,
     _branch,
     _init,
     _heads,

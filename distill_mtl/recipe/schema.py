@@ -29,7 +29,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,99}$")]
 DEFAULT_EPOCHS = 30
 WIDEST, DEEPEST = 2**16, 100
 """Of a task's head."""
-INITS = ("pretrained", "random", "zip")
+INITS = ("pretrained", "random", "zip", "teachers")
 """Values of `student.init` that are neither a path nor a task's teacher."""
 
 
@@ -88,6 +88,26 @@ class EncodersSection(Section):
     """The first stage of the common trunk. Default: the one behind the stem."""
 
 
+ColumnKind = Literal["cross_stitch", "sluice", "nddr", "progressive"]
+EachWeight = Literal["channel", "column"]
+
+
+class ColumnsSection(Section):
+    """A network for each task, joined with the others behind stages. In short form only the kind."""
+
+    kind: ColumnKind
+    """cross_stitch, sluice and nddr: columns that are mixed | progressive: a new column beside the student in `init`,
+    whose tasks keep their answers to the bit."""
+    after: Annotated[list[str], Field(min_length=1)] | None = None
+    """Stages behind which columns are joined. Default: behind every stage, up to six of them."""
+    own: Share = 0.9
+    """First weight of a column on itself; the others share the rest."""
+    each: EachWeight = "channel"
+    """Of cross_stitch: a weight for each channel, or one for a whole column."""
+    subspaces: Annotated[int, Field(ge=2, le=1024)] = 2
+    """Of sluice: equal parts of the channels, each with its own weights."""
+
+
 class StudentSection(Section):
     """The network that is trained. In short form only its timm name."""
 
@@ -102,7 +122,7 @@ class StudentSection(Section):
     init: str = "pretrained"
     """pretrained (timm's weights) | teacher:TASK (its trunk) | a student or run folder (trunk and the heads of
     its tasks) | another folder or .safetensors file (trunk) | zip (the teachers' trunks merged, and their heads) |
-    random"""
+    teachers (each column as its task's teacher, and their heads) | random"""
     branch: (
         Literal["auto"]
         | AutoBranchSection
@@ -115,8 +135,9 @@ class StudentSection(Section):
     """What each task has for itself from a stage on, while all other weights are common: norms, adapters."""
     encoders: EncodersSection | Groups | None = None
     """Own first stages for groups of tasks, a common trunk behind: {xray: [chest], photo: [skin, eye]}."""
-    columns: str | dict[str, Any] | None = None
-    """A column for each task, coupled: see docs/students.md."""
+    columns: ColumnsSection | None = None
+    """A network for each task, joined behind stages: cross_stitch, sluice, nddr; or progressive, a new one beside the
+    student in `init`. A kind, or a mapping with `kind`."""
     order: Literal["soft"] | None = None
     """Soft layer ordering: each task mixes the blocks of the trunk in an order of its own."""
 

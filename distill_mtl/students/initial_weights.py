@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from distill_mtl.teachers.label_map import LabelMap
 
 
+TEACHERS = "teachers"
+"""`student.init`: the path of each task begins as its own teacher."""
 _TEACHER = "teacher:"
 _TRUNK = "trunk.model."
 _HEADS = "heads."
@@ -99,14 +101,19 @@ class InitialStudent:
             key: value for key, value in self.args.items() if key != _FIXED or height_width == self.size
         }
         settled = section.model_copy(update={"model": model, "input_size": size, "args": dict(args)})
-        return settled if section.layout else settled.with_layout(self._inherited(tasks))
+        return settled.with_layout(self._layout_for(section, tasks))
 
-    def _inherited(self, tasks: Sequence[str]) -> Layout:
+    def _layout_for(self, section: StudentSection, tasks: Sequence[str]) -> Layout:
+        old = list(self.tasks)
         try:
-            said = {
-                key: SHAPES[key].inherited(value, list(self.tasks), tasks)
-                for key, value in self.layout.items()
-            }
+            if section.layout:
+                return {
+                    key: SHAPES[key].beside(value, self.layout, old, tasks)
+                    if key in SHAPES.names()
+                    else value
+                    for key, value in section.layout.items()
+                }
+            said = {key: SHAPES[key].inherited(value, old, tasks) for key, value in self.layout.items()}
         except UserError as error:
             raise StudentError(f"student.init: in {self.folder} {error}") from error
         return {key: value for key, value in said.items() if value is not None}
@@ -229,6 +236,8 @@ def load_initial(
     Raises:
         StudentError: there is no such teacher or file, or it has another architecture.
     """
+    if init == TEACHERS:
+        _begin_as_teachers(trunk, teacher_folders, teacher_inputs, tasks)
     if init in INITS:
         return
     path, inputs = Path(init), None
@@ -301,6 +310,56 @@ def _freeze_unread(student: Student) -> None:
         parameter.requires_grad_(name in read)
 
 
+def _begin_as_teachers(
+    trunk: Body,
+    folders: Mapping[str, Path],
+    inputs: Mapping[str, InputContract],
+    tasks: Sequence[str],
+) -> None:
+    """Fill the path of each task with the weights of its own teacher.
+
+    Raises:
+        StudentError: a task has no teacher, or one of another architecture; teachers want different pixels; or tasks
+            share weights.
+    """
+    instead = f"Begin with `init: {_TEACHER}TASK`, the same for all, or `pretrained`."
+    if missing := [task for task in tasks if task not in folders]:
+        raise StudentError(
+            f"student.init: teachers: {', '.join(missing)} has no teacher to begin as. {instead}"
+        )
+    whole = FAMILIES[trunk.family].restore(trunk.describe_whole())
+    paths, wanted = {}, {}
+    for task in tasks:
+        try:
+            path = network_folder(Path(folders[task]))
+            paths[task] = _state_for(whole, path, [task])
+            load_exactly(whole.model, paths[task], str(path))
+            told = inputs.get(task) or (_contract(path) if path.is_dir() else trunk.inputs)
+            wanted[task] = seen_by_student(told, trunk)
+        except UserError as error:
+            raise StudentError(
+                f"student.init: teachers: the teacher of {task} is no {trunk.name} {trunk.args}, which every column "
+                f"is: {error} {instead}"
+            ) from error
+    first, *others = wanted
+    for other in others:
+        one, two = wanted[first].to_dict(), wanted[other].to_dict()
+        if differ := [key for key in one if one[key] != two[key]]:
+            raise StudentError(
+                f"student.init: teachers: {first} and {other} want different pixels ({', '.join(differ)}), and all "
+                f"columns see the same. {instead}"
+            )
+    try:
+        state = trunk.from_paths(paths)
+    except UserError as error:
+        raise StudentError(
+            f"student.init: teachers: {error} Columns have weights for each task: `columns: cross_stitch`; `init: zip` "
+            "merges teachers into what they share."
+        ) from error
+    load_exactly(trunk.model, state, "the teachers")
+    trunk.preprocess = Preprocess(wanted[first])
+
+
 def _state_for(trunk: Body, path: Path, tasks: Sequence[str]) -> dict[str, Tensor]:
     """The state dict of a trunk's network from a folder, or a file.
 
@@ -324,7 +383,7 @@ def _state_for(trunk: Body, path: Path, tasks: Sequence[str]) -> dict[str, Tenso
     old = restore_body(described["trunk"], layout, known)
     load_exactly(old.model, state, str(path))
     taken = [task for task in known if task in tasks] or known[:1]
-    return trunk.from_paths({task: old.path_state(task) for task in taken})
+    return trunk.from_body(old, taken)
 
 
 def _trunk_weights(state: Mapping[str, Tensor], trunk: Body) -> dict[str, Tensor]:

@@ -44,6 +44,21 @@ class Shape(Body, ABC):
         return []
 
     @classmethod
+    def beside(cls, said: Any, layout: Layout, old: Sequence[str], tasks: Sequence[str]) -> Any:
+        """What `student.KEY` says, with what follows from the student that training begins with.
+
+        Args:
+            said: in the recipe.
+            layout: of that student.
+            old: its tasks.
+            tasks: of the recipe.
+
+        Raises:
+            UserError: the shape cannot begin so.
+        """
+        return said
+
+    @classmethod
     @abstractmethod
     def inherited(cls, said: Any, old: Sequence[str], tasks: Sequence[str]) -> Any:
         """What the shape of a student with `old` tasks is for those of the student that begins with it.

@@ -18,7 +18,7 @@ from distill_mtl.errors import StudentError, UserError
 from distill_mtl.machine_memory import within_memory
 from distill_mtl.networks.backbone import Backbone
 from distill_mtl.networks.inputs import InputContract
-from distill_mtl.networks.modes import evaluating
+from distill_mtl.networks.modes import evaluating, freeze
 from distill_mtl.registry import Registry
 from distill_mtl.tasks.base import TaskKind
 
@@ -77,6 +77,20 @@ class Body(Backbone):
         return {}
 
     @property
+    def frozen(self) -> tuple[str, ...]:
+        """Tasks whose answers never change: what they need of the body, and their heads, do not train."""
+        return ()
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The whole networks that it holds, each of which begins with pixels."""
+        return [self.model]
+
+    def units(self) -> list[nn.Parameter]:
+        """Parameters that join networks; an optimizer steps them at a rate of their own."""
+        return []
+
+    @property
     def tapped(self) -> tuple[str, ...]:
         """The layers that `tap` was asked for."""
         return self.returns
@@ -125,6 +139,13 @@ class Body(Backbone):
         for task in tasks:
             tree.add(task, [task], dict, inputs=self.of(task, features))
         return tree
+
+    def in_common(self) -> list[nn.Parameter]:
+        """Parameters that several tasks depend on, where these read no common features; else none."""
+        if self.compares:
+            return []
+        shared = (part for part, tasks in self.parts.items() if len(tasks) > 1)
+        return [value for part in shared for value in self.owned(part).values() if value.requires_grad]
 
     def beyond_cut(self) -> list[nn.Parameter]:
         """Parameters that have their gradient from the heads' backward, and not from that of a cut."""
@@ -184,6 +205,18 @@ class Body(Backbone):
             given |= {name: first[key] for key, name in keys.items() if key in first}
         unknown = {key: value for state in paths.values() for key, value in state.items() if key not in known}
         return given | unknown
+
+    def from_body(self, old: "Body", tasks: Sequence[str]) -> dict[str, Tensor]:
+        """The state dict of `model` that begins as an older body with these tasks.
+
+        Raises:
+            UserError: tasks that share a part have different weights for it, or no weights of their own.
+        """
+        return self.from_paths({task: old.path_state(task) for task in tasks})
+
+    def seen_by(self, task: str) -> "Body":
+        """A body that gives the features of one task, by layer."""
+        return self.only([task])
 
     def describe(self) -> dict[str, Any]:
         """What a student's config.json keeps."""
@@ -300,7 +333,17 @@ class Student(nn.Module):
                     self.heads[task] = kind.head(trunk.shapes)
             except UserError as error:
                 raise StudentError(f"tasks.{task}: {error} The student is {trunk.name}.") from error
+            if task in trunk.frozen:
+                freeze(self.heads[task])
         self.tap(())
+
+    def train(self, mode: bool = True) -> "Student":
+        """Heads of frozen tasks stay in evaluation mode."""
+        super().train(mode)
+        for task in self.trunk.frozen:
+            if task in self.heads:
+                self.heads[task].eval()
+        return self
 
     def tap(self, layers: Sequence[str]) -> None:
         """Let the trunk give these features besides those that the heads read."""

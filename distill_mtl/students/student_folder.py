@@ -229,7 +229,7 @@ class StudentForm(FolderForm):
 
         def view(task: str) -> BackboneNetwork:
             kind = student.kinds[task]
-            trunk = student.trunk.only([task])
+            trunk = student.trunk.seen_by(task)
             needs, head = kind.needs(trunk.shapes), student.heads[task]
             return BackboneNetwork(trunk, head, needs, width=kind.outputs, dense=kind.dense)
 

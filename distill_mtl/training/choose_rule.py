@@ -6,6 +6,7 @@ from distill_mtl.balance import Rule, make_rule
 from distill_mtl.balance.gradnorm import GradNorm
 from distill_mtl.balance.gramian_rule import GramianRule
 from distill_mtl.balance.loss_rule import LossRule
+from distill_mtl.balance.mgda import MGDA
 from distill_mtl.data import Sources
 from distill_mtl.distillation.stages import Schedule
 from distill_mtl.distillation.term import LossConfig
@@ -36,9 +37,10 @@ def choose_rule(
         RecipeError: a rule that needs such cover was asked for by name, and a task lacks it; or one that
             compares gradients, with `training.asynchronous`.
     """
+    trained = [task for task in recipe.tasks if task not in trunk.frozen]
     bare = [
         task
-        for task in recipe.tasks
+        for task in trained
         if not all(
             _covered(task, recipe, stage.loss_configs[task], task in teachers, sources)
             for stage in schedule.stages
@@ -48,9 +50,9 @@ def choose_rule(
     asynchronous = recipe.training.asynchronous is not None
     method, options = recipe.balance.method, recipe.balance.options
     if method == "auto":
-        method = "uniform" if bare or asynchronous or alone or len(recipe.tasks) == 1 else "mgda_ub"
-        if len(recipe.tasks) == 1:
-            why = "there is one task"
+        method = "uniform" if bare or asynchronous or alone or len(trained) == 1 else "mgda_ub"
+        if len(trained) == 1:
+            why = "there is one task" if len(recipe.tasks) == 1 else "one task trains"
         elif bare:
             why = (
                 f"some rows have neither a label nor a teacher for {', '.join(bare)}{_why_bare(recipe, bare)}"
@@ -65,7 +67,7 @@ def choose_rule(
     else:
         reason = f"balance: {method} (from the recipe)"
     try:
-        rule = make_rule(method, list(recipe.tasks), **options)
+        rule = make_rule(method, trained, **options)
     except (ValueError, TypeError, ImportError) as error:
         raise RecipeError(f"balance: {error}") from error
     if asynchronous and not isinstance(rule, LossRule):
@@ -74,10 +76,13 @@ def choose_rule(
             "training.asynchronous trunk and heads step at different times, from several batches. Use a rule that "
             "weights losses (uniform, fixed, uncertainty, geometric, gradnorm), or remove training.asynchronous."
         )
-    if alone and isinstance(rule, GramianRule | GradNorm):
+    common = bool(trunk.in_common())
+    if alone and isinstance(rule, GramianRule | GradNorm) and not (common and isinstance(rule, MGDA)):
+        instead = "or `mgda`, which compares parameters, for a backward pass of each task" if common else ""
         raise RecipeError(
-            f"balance.method: {method} compares the gradients of tasks that share a part of the trunk, and with this "
-            "student.branch no two do. Let them part later, or use uniform, fixed, uncertainty or geometric."
+            f"balance.method: {method} compares the gradients of tasks that read the same features, and with this "
+            f"student.{next(iter(trunk.layout), 'model')} no two do. Use uniform, fixed, uncertainty or geometric"
+            f"{instead and f', {instead}'}."
         )
     if rule.needs_coverage and bare:
         raise RecipeError(

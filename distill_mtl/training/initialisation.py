@@ -5,7 +5,7 @@ from typing import Any
 
 from distill_mtl.errors import StudentError, UserError
 from distill_mtl.recipe import Recipe
-from distill_mtl.students.initial_weights import ANEW, InitialHead, InitialStudent
+from distill_mtl.students.initial_weights import ANEW, TEACHERS, InitialHead, InitialStudent
 from distill_mtl.tasks.base import TaskKind, named_classes
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.label_map import match_classes
@@ -31,7 +31,10 @@ def initial_heads(
     found = {}
     for task, section in recipe.tasks.items():
         inherited = old.head_of(task, section) if old is not None else None
-        if section.head.init == "teacher" and section.network is not None and task in teachers:
+        of_teacher = section.head.init == "teacher" or (
+            section.head.init is None and recipe.student.init == TEACHERS
+        )
+        if of_teacher and section.network is not None and task in teachers:
             found[task] = InitialHead(teachers[task].place, section.network.task, teachers[task].labels)
         elif old is not None and inherited is not None:
             found[task] = _inherited(task, kinds[task], old, inherited)

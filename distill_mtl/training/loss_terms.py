@@ -31,13 +31,17 @@ def loss_configs_of(
 ) -> dict[str, LossConfig]:
     """task -> how its loss is made where no stage says otherwise: weights of its terms, and its pairs of hint layers.
 
+    Tasks whose answers are frozen have no loss.
+
     Args:
         recipe: as loaded.
         student: whose last stage is the default of a hint's own layer.
         teachers: of the tasks that have one; their last map is the default of a hint's other layer.
     """
     return {
-        task: _loss_config(section, student, teachers.get(task)) for task, section in recipe.tasks.items()
+        task: _loss_config(section, student, teachers.get(task))
+        for task, section in recipe.tasks.items()
+        if task not in student.trunk.frozen
     }
 
 

@@ -56,6 +56,9 @@ FOR_MATRICES = 0.1
 CHEAP = 0.25
 """Work of Muon's orthogonal steps, as a share of a training step's, up to which `auto` takes it. They are products of
 matrices in bf16, so their share of the time is about half of that."""
+UNITS_WITH_SGD = 100.0
+"""Factor on the rate of units between columns with SGD, from the papers (Misra et al. 2016; Gao et al. 2019): their
+gradients are small. A step of Adam is about the rate, whatever the gradient, and takes none."""
 WARMUP = {"one_cycle": 0.3, "cosine": 0.05}
 MIN_LR = {"one_cycle": 0.0, "cosine": 0.01}
 START = 0.04
@@ -124,8 +127,11 @@ def orthogonal_share(trunk: Body, rows: int) -> float:
 
 
 def hidden_matrices(trunk: nn.Module) -> list[nn.Parameter]:
-    """Matrices and convolutions inside a trunk; the first takes pixels, and orthogonal steps do not suit it."""
-    return [parameter for parameter in trunk.parameters() if parameter.ndim > 1][1:]
+    """Matrices and convolutions that train inside a trunk; the first of a network takes pixels, and orthogonal steps
+    do not suit it. Units between networks begin diagonal, which orthogonal steps would undo."""
+    networks = trunk.networks if isinstance(trunk, Body) else [trunk]
+    matrices = (p for net in networks for p in [p for p in net.parameters() if p.ndim > 1][1:])
+    return [parameter for parameter in matrices if parameter.requires_grad]
 
 
 def first_guess(recipe: Recipe, trunk: nn.Module) -> float:
@@ -160,7 +166,14 @@ def build_optimizer(objective: Objective, section: OptimizerSection) -> Optimize
         for group in param_groups_weight_decay(module, decay, no_weight_decay_list=kept):
             groups.append({**group, "adapters": module is objective.terms})
     groups.append({"params": list(objective.rule.parameters()), "weight_decay": 0.0, "adapters": False})
-    groups = [group for group in groups if group["params"]]
+    units = {id(parameter) for parameter in objective.student.trunk.units()}
+    factor = UNITS_WITH_SGD if section.name == "sgd" else 1.0
+    groups = [
+        {**group, "params": mine, **({"factor": factor} if of_units else {})}
+        for group in groups
+        for of_units in (False, True)
+        if (mine := [p for p in group["params"] if (id(p) in units) == of_units])
+    ]
     on_cpu = next(objective.parameters()).device.type == "cpu"
     fused = True if on_cpu else None  # there one kernel for each tensor; elsewhere PyTorch's own choice
     if section.name == "sgd":
@@ -189,9 +202,10 @@ def _muon_groups(groups: list[dict[str, Any]], objective: Objective) -> list[dic
 
 
 def set_rate(optimizer: Optimizer, lr: float, adapter_lr: float | None = None) -> None:
-    """Give every group the rate `lr`; adapters their own where they have one."""
+    """Give every group the rate `lr`, times its factor; adapters their own where they have one."""
     for group in optimizer.param_groups:
-        group["lr"] = adapter_lr if adapter_lr is not None and group["adapters"] else lr
+        rate = adapter_lr if adapter_lr is not None and group["adapters"] else lr
+        group["lr"] = rate * group.get("factor", 1.0)
 
 
 def rate_factor(step: int, steps: int, section: OptimizerSection) -> float:

@@ -22,7 +22,12 @@ from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.long_form import no_margin
 from distill_mtl.recipe.schema import TaskSection
-from distill_mtl.students.initial_weights import InitialStudent, build_student, find_initial_student
+from distill_mtl.students.initial_weights import (
+    InitialHead,
+    InitialStudent,
+    build_student,
+    find_initial_student,
+)
 from distill_mtl.students.student import Student
 from distill_mtl.targets.cached import CachedTargets, cached_facts
 from distill_mtl.targets.combined import Gate, TargetProviders
@@ -164,6 +169,7 @@ def build(recipe: Recipe) -> Parts:
         teacher_inputs={task: card.inputs for task, card in teachers.cards.items()},
         initial_heads=heads,
     )
+    _refuse_other_heads(student, heads)
     recipe = settle_optimizer(settle_precision(recipe, student.trunk), student.trunk)
     inputs = [student.trunk.inputs, *(card.inputs for card in teachers.cards.values())]
     sources = build_sources(recipe, kinds, inputs)
@@ -358,9 +364,19 @@ def _refuse_missing_margins(recipe: Recipe, kinds: Mapping[str, TaskKind]) -> No
             raise RecipeError(f"tasks.{task}: {no_margin(task, kind.metric)}")
 
 
+def _refuse_other_heads(student: Student, heads: Mapping[str, InitialHead]) -> None:
+    """Refuse a frozen task whose head is not the old student's: its answers would not be those that stay."""
+    for task in student.trunk.frozen:
+        if task not in heads or not heads[task].inherited:
+            raise RecipeError(
+                f"tasks.{task}.head.init: the answers of {task} stay as they are in `student.init`, with the head that "
+                "it has there. Remove it."
+            )
+
+
 def _refuse_untaught(recipe: Recipe, schedule: Schedule, sources: Sources) -> None:
     """Refuse a task whose labels teach nothing and leave its teacher no row: its head would stay random."""
-    for task in recipe.tasks:
+    for task in schedule.at(0).loss_configs:
         labels_teach = any(stage.loss_configs[task].uses_labels for stage in schedule.stages)
         if labels_teach or recipe.training.teachers_on != "missing" or not sources.covered_by_labels(task):
             continue

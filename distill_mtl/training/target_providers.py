@@ -59,7 +59,7 @@ def choose_targets(
         return live, None, f"targets: live{_views(live.targets.view_count)}"
     settled = settle_targets(recipe, "cached")
     loss_configs = configs_of(settled)
-    used = [task for task in teachers if _uses_teacher(recipe, loss_configs[task])]
+    used = [task for task in teachers if _uses_teacher(recipe, loss_configs.get(task))]
     if not used:
         return live, None, "targets: none, no loss uses a teacher"
     cached, problem = None, None
@@ -129,7 +129,7 @@ def plan_targets(
             else None,
         )
         for task, teacher in facts.items()
-        if _uses_teacher(recipe, loss_configs[task])
+        if _uses_teacher(recipe, loss_configs.get(task))
     }
     views = targets.view_count or 1
     units = plan_cache(sources.opened, codecs, views=views, size=sources.size, seed=recipe.seed)
@@ -144,9 +144,10 @@ def logits_kept_in(kind: type[TaskKind], wanted: Numbers) -> Numbers:
     return "fp16" if wanted == "int8" and kind.dense and not kind.exclusive else wanted
 
 
-def _uses_teacher(recipe: Recipe, loss_config: LossConfig) -> bool:
-    """Whether the teacher may be used at all; a stage of a schedule may use what the task itself does not."""
-    return loss_config.uses_teacher or bool(recipe.schedule)
+def _uses_teacher(recipe: Recipe, loss_config: LossConfig | None) -> bool:
+    """Whether the teacher may be used at all; a stage of a schedule may use what the task itself does not; a frozen
+    task has no loss."""
+    return loss_config is not None and (loss_config.uses_teacher or bool(recipe.schedule))
 
 
 def _pooled(loss_config: LossConfig) -> dict[str, bool]:
@@ -278,7 +279,7 @@ def gates(
     """
     found = {}
     for task, section in recipe.tasks.items():
-        if section.gate is None:
+        if section.gate is None or task not in loss_configs:
             continue
         if not kinds[task].exclusive:
             raise RecipeError(
