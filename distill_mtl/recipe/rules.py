@@ -373,7 +373,12 @@ def _columns(judged: Judged) -> Iterator[Mistake]:
         if said and columns.kind not in kinds:
             text = f"`{key}` is for {' and '.join(kinds)}, and has no meaning for {columns.kind}. Remove it."
             yield Mistake((*path, key), text)
-    if columns.kind == "progressive" and judged.reads("student", "init"):
+    if student.init == "zip" and judged.reads("student", "init"):
+        text = (
+            "zip merges teachers into weights that tasks share, and every column has its own. Use `teachers`."
+        )
+        yield Mistake(("student", "init"), text)
+    elif columns.kind == "progressive" and judged.reads("student", "init"):
         if student.init in INITS or student.init.startswith("teacher:"):
             text = (
                 "progressive stands beside a student whose answers stay. Give its folder: `init: runs/OLD`."
