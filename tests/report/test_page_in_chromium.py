@@ -26,7 +26,7 @@ SECTIONS = [
         "disagreements",
         "maps",
     ),
-    *("recipe", "manifest", "repeat", "findings"),
+    *("recipe", "manifest", "repeat", "worth", "findings"),
 ]
 
 
