@@ -69,6 +69,9 @@ def initialisation_in_words(
     said = [f"begins as {old.folder}: trunk"]
     if inherited:
         said.append(f"heads {', '.join(_named(task, head) for task, head in inherited.items())}")
+    columns = recipe.student.columns
+    if columns is not None and columns.kind == "progressive":
+        said.append("these stay as they are, with a new column beside them")
     if anew := [task for task in recipe.tasks if task not in heads]:
         said.append(f"anew {', '.join(anew)}")
     taken = {head.asked for head in inherited.values()}

@@ -234,7 +234,9 @@ def test_only_the_new_task_has_a_loss_and_nothing_is_balanced(second: Path) -> N
     built = parts(second)
     assert list(built.loss_configs) == ["tone"]
     assert built.balance == "balance: uniform (auto: one task trains)"
-    assert built.begins.startswith("begins as ")
+    assert (
+        "heads hue, shape; these stay as they are, with a new column beside them; anew tone" in built.begins
+    )
 
 
 def test_a_run_of_a_new_column_that_goes_on_ends_as_one_that_was_not_interrupted(
