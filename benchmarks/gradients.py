@@ -25,7 +25,6 @@ from distill_mtl.balance import MGDAUB
 
 RUNS = Path("runs/gradients")
 VARIANTS = ("balance=mgda_ub", "balance=uniform", "balance=uniform tasks.*.weights.hint=0")
-SMOOTH = 0.9
 PARTS = 5
 
 
@@ -99,7 +98,7 @@ def read(metrics: Path) -> tuple[list[str], list[Step]]:
 
 
 def print_table(tasks: list[str], steps: list[Step]) -> None:
-    noises = {smooth: noise(tasks, steps, smooth) for smooth in (0.0, SMOOTH)}
+    logarithms = noise(tasks, steps)
     names = "/".join(tasks)
     columns = (
         "steps",
@@ -108,8 +107,8 @@ def print_table(tasks: list[str], steps: list[Step]) -> None:
         f"share {names}",
         "step / plain sum",
     )
-    print(f"| {' | '.join(columns)} | noise of λ | with {SMOOTH} |")
-    print("|---|---|---|---|---:|---|---|")
+    print(f"| {' | '.join(columns)} | noise of λ |")
+    print("|---|---|---|---|---:|---|")
     for part in np.array_split(np.arange(len(steps)), min(PARTS, len(steps))):
         here = [steps[at] for at in part]
         cells = [
@@ -118,7 +117,7 @@ def print_table(tasks: list[str], steps: list[Step]) -> None:
             cosine_of(here),
             figures(np.mean([share(step) for step in here], axis=0), "{:.2f}"),
             f"{np.mean([length(step) for step in here]):.2f}",
-            *(figures(spread(noises[smooth][part]), "{:.2f}") for smooth in noises),
+            figures(spread(logarithms[part]), "{:.2f}"),
         ]
         print(f"| {' | '.join(cells)} |")
 
@@ -155,9 +154,9 @@ def mean_cosine(step: Step) -> float:
     return float((cosines.sum() - count) / max(1, count * (count - 1)))
 
 
-def noise(tasks: list[str], steps: list[Step], smooth: float) -> np.ndarray:
+def noise(tasks: list[str], steps: list[Step]) -> np.ndarray:
     """[N, T], logarithms of the weights that `mgda_ub` would choose in each step."""
-    rule = MGDAUB(tasks, smooth=smooth)
+    rule = MGDAUB(tasks)
     losses = dict.fromkeys(tasks, torch.ones(()))
     chosen = (rule.weigh(torch.from_numpy(step.gramian), losses) for step in steps)
     return np.array([[np.log(max(weight, 1e-6)) for weight in weights.values()] for weights in chosen])

@@ -3,7 +3,8 @@
     python benchmarks/multimnist.py [--epochs 100] [--seeds 1]
 
 Rows: two single-task networks; one network of both tasks under each balancing rule; and one whose teachers are
-the two single-task networks (soft targets and a hint at the last shared layer, on top of the labels). Every row has
+the two single-task networks (soft targets and a hint at the last shared layer, on top of the labels), also with a tenth
+of the soft targets' weight or without softening, and without the hint. Every row has
 the learning rate that is best on validation in runs of a tenth of its length. Runs are processes of one thread, two
 at a time, kept in runs/multimnist/ and skipped where they are finished. MNIST's four IDX files are looked for in
 $DISTILL_MTL_DATA/mnist, else in ../shared/data/mnist beside the repository.
@@ -39,7 +40,7 @@ TASKS = ("left", "right")
 RUNS = Path("runs/multimnist")
 DATA = Path(os.environ.get("DISTILL_MTL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 VALIDATION = 5_000  # the last composites of 60,000, made of the last 5,000 digits alone
-BATCH, MOMENTUM, TEMPERATURE = 256, 0.9, 4.0
+BATCH, MOMENTUM = 256, 0.9
 RATES = (0.1, 0.05, 0.02)
 WIDTH = 50  # of the shared representation
 
@@ -52,6 +53,9 @@ class Row:
     rule: str = "uniform"
     options: Mapping[str, Any] = field(default_factory=dict)
     taught: bool = False
+    temperature: float = 4.0
+    soft: float = TERMS["soft_targets"].weight
+    hint: float = TERMS["hint"].weight
     theirs: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -68,6 +72,8 @@ JOINT = {
     "mgda_ub": Row(rule="mgda_ub"),
     "taught-uniform": Row(taught=True),
     "taught-mgda_ub": Row(rule="mgda_ub", taught=True),
+    "taught-light": Row(taught=True, soft=0.1, hint=0.0),
+    "taught-hard": Row(taught=True, temperature=1.0, hint=0.0),
 }
 ROWS = SINGLE | JOINT
 TITLES = {
@@ -79,6 +85,8 @@ TITLES = {
     "`mgda_ub`, our defaults": ("mgda_ub",),
     "teachers + hints, `uniform`": ("taught-uniform",),
     "teachers + hints, `mgda_ub`": ("taught-mgda_ub",),
+    "teachers, soft targets at a weight of 0.1, `uniform`": ("taught-light",),
+    "teachers, temperature 1, `uniform`": ("taught-hard",),
 }
 
 
@@ -259,7 +267,7 @@ def train(run: Run) -> None:
     torch.manual_seed(run.seed)
     network = Network(row.tasks).to(memory_format=torch.channels_last)
     teachers = {
-        task: Teacher(task, single, training.images)
+        task: Teacher(task, single, training.images, row)
         for single in run.teachers
         for task in ROWS[single.row].tasks
     }
@@ -310,7 +318,8 @@ def train(run: Run) -> None:
 class Teacher:
     """A task's single-task network, asked once about every training picture (there is no augmentation)."""
 
-    def __init__(self, task: str, single: Run, images: Tensor) -> None:
+    def __init__(self, task: str, single: Run, images: Tensor, row: Row) -> None:
+        self.row = row
         network = Network([task]).to(memory_format=torch.channels_last)
         network.load_state_dict(torch.load(single.file(".pt"), weights_only=True))
         self.hidden, logits = answers(network, images)
@@ -320,10 +329,11 @@ class Teacher:
         self.hint.calibrate([self.hidden])
 
     def loss(self, logits: Tensor, shared: Tensor, rows: Tensor) -> Tensor:
-        """Soft targets and hint, means over the rows, with the weights that a recipe has by default."""
-        soft = soft_divergence(logits, self.logits[rows], TEMPERATURE).mean()
-        hint = self.hint(shared, self.hidden[rows]).mean()
-        return TERMS["soft_targets"].weight * soft + TERMS["hint"].weight * hint
+        """Soft targets and hint, means over the rows, with the weights of the table's row."""
+        loss = self.row.soft * soft_divergence(logits, self.logits[rows], self.row.temperature).mean()
+        if self.row.hint:
+            loss = loss + self.row.hint * self.hint(shared, self.hidden[rows]).mean()
+        return loss
 
 
 def write(path: Path, save: Callable[[Path], Any]) -> None:

@@ -9,7 +9,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from distill_mtl.balance.gramian_rule import GramianRule, Normalize, Scale, When
+from distill_mtl.balance.gramian_rule import GramianRule, Normalize, Scale
 from distill_mtl.balance.min_norm import Method, solve
 from distill_mtl.balance.parameter_gradients import (
     from_features,
@@ -38,7 +38,6 @@ class MinNormRule(GramianRule):
         scale: factor on the weights, which sum to 1 before it; "tasks", the number of tasks, makes the
             step as long as that of the plain sum where gradients agree. It is the default because it was
             better under SGD and no worse under AdamW, which hardly sees the factor.
-        smooth, when: see `GramianRule`.
     """
 
     def __init__(
@@ -49,10 +48,8 @@ class MinNormRule(GramianRule):
         method: Method = "exact",
         normalize: Normalize = "l2",
         scale: Scale = "tasks",
-        smooth: float = 0.0,
-        when: When = "always",
     ) -> None:
-        super().__init__(tasks, normalize=normalize, scale=scale, smooth=smooth, when=when)
+        super().__init__(tasks, normalize=normalize, scale=scale)
         if method not in get_args(Method):
             raise ValueError(f"method is one of {list(get_args(Method))}, got {method!r}")
         self.method = method

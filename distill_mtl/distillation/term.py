@@ -47,14 +47,12 @@ class LossConfig:
         temperature: of the soft targets.
         hints: the pairs of layers, in the order of the task's adapters.
         known: positions of the classes that the teacher knows, where it does not know all of them.
-        soft_targets: how answers are compared, as a recipe says it.
     """
 
     weights: Mapping[str, float] = field(default_factory=dict)
     temperature: float = 4.0
     hints: Sequence[HintPair] = ()
     known: tuple[int, ...] | None = None
-    soft_targets: Literal["kl", "zscore"] = "kl"
 
     def weight(self, term: "Term | type[Term]") -> float:
         """Of a term in this task's loss."""

@@ -374,9 +374,6 @@ class TaskSection(Section):
     """Number or names. Default: the teacher's."""
     teacher: AnyTeacher | None = None
     """The source of targets for rows without this task's label: a trained network, or the student itself."""
-    soft_targets: Literal["kl", "zscore"] = "kl"
-    """How answers are compared. kl: their divergence; zscore: that of standardised logits (Sun et al. 2024), for kinds
-    with a softmax."""
     temperature: Temperature = 4.0
     """Softens the answers of teacher and student before they are compared."""
     teacher_weight: Literal["auto"] | dict[Name, Share] = "auto"

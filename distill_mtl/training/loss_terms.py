@@ -47,14 +47,14 @@ def loss_configs_of(
 
 def _loss_config(section: TaskSection, student: Student, teacher: TeacherCard | None) -> LossConfig:
     if teacher is None:
-        return LossConfig(section.weights, section.temperature, soft_targets=section.soft_targets)
+        return LossConfig(section.weights, section.temperature)
     named = [
         (hint.student or student.trunk.last, hint.teacher or teacher.last_map, hint.form == "pooled")
         for hint in section.hints
     ]
     # A network that gives nothing but its answer has no default layer to take a hint from.
     pairs = [HintPair(mine, theirs, pooled) for mine, theirs, pooled in named if theirs is not None]
-    return LossConfig(section.weights, section.temperature, pairs, teacher.known, section.soft_targets)
+    return LossConfig(section.weights, section.temperature, pairs, teacher.known)
 
 
 def terms_of(

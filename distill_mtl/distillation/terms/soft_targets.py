@@ -16,19 +16,9 @@ class SoftTargets(Term):
 
     def forward(self, rows: TermInput) -> Tensor:
         config, student, teacher = rows.config, rows.logits, rows.teacher.logits
-        if config.soft_targets == "zscore" and rows.kind.exclusive:
-            student, teacher = standardised(student), standardised(teacher)
         if config.known is None:
             truth = Truth(rows.labels, rows.labelled)
             return rows.kind.soft_target_loss(student, teacher, config.temperature, truth)
         # The teacher has no answer for the other classes, neither yes nor no.
         known = list(config.known)
         return rows.kind.soft_target_loss(student[:, known], teacher[:, known], config.temperature, None)
-
-
-def standardised(logits: Tensor) -> Tensor:
-    """Logits [R, C, ...] with mean 0 and deviation 1 over the classes, so that the student need not match the size of
-    the teacher's (Sun et al. 2024, arXiv:2403.01427, equation 12)."""
-    logits = logits.float()
-    deviation = logits.std(1, keepdim=True, correction=0)
-    return (logits - logits.mean(1, keepdim=True)) / (deviation + 1e-6)
