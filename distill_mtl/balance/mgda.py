@@ -115,7 +115,7 @@ class MGDA(MinNormRule):
                 continue
             gradients = from_features(tree.nodes[node], present, leaves, keep_graph=False)
             found[node] = products_of(gradients, tree.loss_scale)
-            weights[node] = self.weigh(found[node], {task: ordered[task] for task in present}, node)
+            weights[node] = self.weigh(found[node], {task: ordered[task] for task in present})
             # Handing the mixture to the parameters themselves runs what waits for their gradients, such as
             # the averaging of DistributedDataParallel, without another pass through the node.
             mixed = zip(leaves, mixture(gradients, weights[node]), strict=True)
