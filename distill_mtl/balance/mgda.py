@@ -23,6 +23,9 @@ from distill_mtl.balance.rule import Backward, Diagnostics, flat, plain_backward
 from distill_mtl.balance.shared import Shared
 from distill_mtl.balance.tree import ByNode, Tree
 
+COMMON = "common"
+"""In logs the name of what nodes of one task have in common."""
+
 
 class MinNormRule(GramianRule):
     """A rule whose weights are those of the shortest vector in the hull of the gradients.
@@ -86,7 +89,8 @@ class MGDA(MinNormRule):
 
     Without a cut (`shared=None`, or a tree on which no two tasks read the same features) it balances any set of
     `parameters` that tasks have in common, for T + 1 backward passes. With one it costs a pass through the heads
-    and T through the trunk; on a tree each node is balanced by itself.
+    and T through the trunk; on a tree each node is balanced by itself, and so are the parameters that nodes of one
+    task have in common (`Tree.common`).
     """
 
     def backward(
@@ -101,12 +105,21 @@ class MGDA(MinNormRule):
         ordered = {task: losses[task] for task in tasks}
         tree = None if shared is None else Tree.of(shared)
         if tree is None or not tree.nodes:
-            return self._without_cut(ordered, backward, parameters)
+            common = tree.common if tree is not None and parameters is None else parameters
+            if parameters is None and not common:
+                raise ValueError(
+                    "mgda without shared features needs parameters=: those that tasks have in common"
+                )
+            everywhere = _Common(self, ordered, _trainable(common or ()), "", backward)
+            backward(total_of(ordered.values()))
+            return self._finish({}, {}, everywhere)
+        behind = [parameter for parameter in tree.common if parameter.requires_grad and parameters is None]
+        rest = _Common(self, ordered, behind, COMMON, backward) if behind else None
         tree.backward_heads(total_of(ordered.values()), backward)
-        tree.pass_on(tasks)
-        given = None if parameters is None else {id(parameter) for parameter in _trainable(parameters)}
         weights: ByNode = {}
         found: dict[str, Tensor] = {}
+        tree.pass_on(tasks)
+        given = None if parameters is None else {id(parameter) for parameter in _trainable(parameters)}
         for node in tree.nodes:
             present = tree.at(node, tasks)
             leaves = [leaf for leaf in tree.leaves(node) if given is None or id(leaf) in given]
@@ -122,30 +135,45 @@ class MGDA(MinNormRule):
             pairs = [(parameter, gradient) for parameter, gradient in mixed if gradient is not None]
             if pairs:
                 torch.autograd.backward([p for p, _ in pairs], [g for _, g in pairs])
+        return self._finish(found, weights, rest)
+
+    def _finish(
+        self, found: dict[str, Tensor], weights: ByNode, common: "_Common | None"
+    ) -> dict[str, float]:
+        if common is not None:
+            common.replace()
+            found[common.node], weights[common.node] = common.products, common.weights
         self.diagnostics = Diagnostics.of(found, weights, found if self.measure_harm else None)
         return flat(weights)
 
-    def _without_cut(
-        self, losses: Mapping[str, Tensor], backward: Backward, parameters: Iterable[nn.Parameter] | None
-    ) -> dict[str, float]:
-        """Heads and everything else first by the sum of the losses; then the shared part is replaced."""
-        if parameters is None:
-            raise ValueError(
-                "mgda without shared features needs parameters=: those that tasks have in common"
-            )
-        leaves = _trainable(parameters)
-        before = [None if leaf.grad is None else leaf.grad.clone() for leaf in leaves]
+
+class _Common:
+    """The mixture of the tasks' gradients at parameters that they have in common, taken from their losses.
+
+    Taken before the sum of the losses runs, and put in its place after all backward passes: averages of processes
+    arrive with the last one.
+    """
+
+    def __init__(
+        self,
+        rule: MGDA,
+        losses: Mapping[str, Tensor],
+        leaves: Sequence[Tensor],
+        node: str,
+        backward: Backward,
+    ) -> None:
+        self.node, self._leaves = node, leaves
+        self._before = [None if leaf.grad is None else leaf.grad.clone() for leaf in leaves]
         scale = loss_scale(next(iter(losses.values())), backward)
         gradients = from_losses(losses, leaves, scale)
-        backward(total_of(losses.values()))
-        products = products_of(gradients, scale)
-        weights = self.weigh(products, losses)
-        at_all = {"": products}
-        self.diagnostics = Diagnostics.of(at_all, {"": weights}, at_all if self.measure_harm else None)
-        for leaf, old, new in zip(leaves, before, mixture(gradients, weights), strict=True):
+        self.products = products_of(gradients, scale)
+        self.weights = rule.weigh(self.products, losses, node)
+        self._mixed = mixture(gradients, self.weights)
+
+    def replace(self) -> None:
+        for leaf, old, new in zip(self._leaves, self._before, self._mixed, strict=True):
             if new is not None and leaf.grad is not None:
                 leaf.grad.copy_(new if old is None else old + new)
-        return weights
 
 
 def _trainable(parameters: Iterable[nn.Parameter]) -> Sequence[Tensor]:

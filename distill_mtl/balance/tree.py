@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distill_mtl.balance.gramian import over_processes
 from distill_mtl.balance.shared import Features, Shared
@@ -27,9 +27,10 @@ class Tree:
 
     Args:
         tasks: names of all tasks, in the same order on every process.
+        common: parameters with which nodes of one task compute, and which several of these have in common.
 
     Attributes:
-        tasks: as given.
+        tasks, common: as given.
         nodes: the cut behind every node of two tasks or more, by the node's name, parents before children.
 
     >>> from torch import nn
@@ -42,8 +43,8 @@ class Tree:
     (['root', 'left'], ['root', 'right'], ['root', 'left'])
     """
 
-    def __init__(self, tasks: Sequence[str]) -> None:
-        self.tasks = tuple(tasks)
+    def __init__(self, tasks: Sequence[str], common: Sequence[nn.Parameter] = ()) -> None:
+        self.tasks, self.common = tuple(tasks), tuple(common)
         if len(set(self.tasks)) != len(self.tasks):
             raise ValueError(f"task names must differ, got {list(self.tasks)}")
         self.nodes: dict[str, Shared] = {}

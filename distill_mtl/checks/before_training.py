@@ -223,7 +223,7 @@ def try_one_batch(parts: Parts, device: torch.device, slices: int) -> None:
                 raise
             raise _too_few_rows(parts, slices, len(batch)) from error
         if losses:
-            objective.backward(losses, shared)
+            objective.rule.backward(losses, shared)
         broken = [task for task, loss in losses.items() if not math.isfinite(loss.item())]
         if broken:
             found = causes(objective.student, batch, targets)

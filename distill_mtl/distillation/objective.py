@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from distill_mtl.balance import Rule, Shared, Tree
-from distill_mtl.balance.rule import Backward, plain_backward
 from distill_mtl.data.batch import Batch
 from distill_mtl.distillation.counts import Counts
 from distill_mtl.distillation.stages import Stage, only_train
@@ -77,13 +76,6 @@ class Objective(nn.Module):
             first = next(iter(losses))
             losses[first] = losses[first] + self._touch()
         return losses, shared, terms
-
-    def backward(
-        self, losses: Mapping[str, Tensor], shared: Shared | Tree, backward: Backward = plain_backward
-    ) -> dict[str, float]:
-        """Fill gradients as the rule weighs what `forward` gave, and return its weights (`Rule.backward`)."""
-        common = self.student.trunk.in_common()
-        return self.rule.backward(losses, shared, backward=backward, parameters=common or None)
 
     def begin(self, stage: Stage) -> None:
         """Begin a stage; what it does not train goes into evaluation mode."""

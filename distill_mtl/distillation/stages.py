@@ -117,20 +117,27 @@ def named_parameters(
     )
 
 
-def only_train(module: nn.Module, trains: Collection[str], prefix: str = "", inside: bool = True) -> None:
+def only_train(module: nn.Module, trains: Collection[str], prefix: str = "") -> None:
     """Training mode where parameters train, evaluation mode elsewhere.
 
     Args:
         module: a part of an objective.
         trains: names of the parameters that train.
         prefix: of the module's own names in them.
-        inside: whether the module around it trains, which decides for what has no parameters (dropout,
-            normalisation without them).
     """
-    names = [prefix + name for name, _ in module.named_parameters()]
-    module.training = any(name in trains for name in names) if names else inside
-    for name, child in module.named_children():
-        only_train(child, trains, f"{prefix}{name}.", module.training)
+    # By identity: a parameter of several modules has one name.
+    _set_modes(
+        module, {id(value) for name, value in module.named_parameters() if prefix + name in trains}, True
+    )
+
+
+def _set_modes(module: nn.Module, trains: set[int], inside: bool) -> None:
+    """`inside`: whether the module around it trains, which decides for what has no parameters (dropout, normalisation
+    without them)."""
+    own = [id(parameter) for parameter in module.parameters()]
+    module.training = not trains.isdisjoint(own) if own else inside
+    for child in module.children():
+        _set_modes(child, trains, module.training)
 
 
 def _beginning(student: Student, beginning: str) -> frozenset[str]:

@@ -152,7 +152,7 @@ def remove_unread(backbone: Backbone) -> None:
     backbone.ends_with_features = _gives(backbone, images, wanted)
     model, dropped = backbone.model, list[str]()
     for name, module in list(model.named_modules()):
-        weights = [f"{name}.{weight}" for weight, _ in module.named_parameters()]
+        weights = [id(weight) for weight in module.parameters()]
         inside = any(name.startswith(f"{parent}.") for parent in dropped)
         if not name or inside or not weights or read.intersection(weights):
             continue
@@ -165,8 +165,8 @@ def remove_unread(backbone: Backbone) -> None:
 
 
 @torch.enable_grad()
-def _features_and_weights(backbone: Backbone, images: Tensor) -> tuple[dict[str, Tensor], set[str]]:
-    """The features, and the names of the model's parameters that they depend on."""
+def _features_and_weights(backbone: Backbone, images: Tensor) -> tuple[dict[str, Tensor], set[int]]:
+    """The features, and the ids of the model's parameters that they depend on."""
     weights = dict(backbone.model.named_parameters())
     trained = {name: weight.requires_grad for name, weight in weights.items()}
     try:
@@ -178,7 +178,9 @@ def _features_and_weights(backbone: Backbone, images: Tensor) -> tuple[dict[str,
     finally:
         for name, weight in weights.items():
             weight.requires_grad_(trained[name])
-    read = {name for name, gradient in zip(weights, gradients, strict=True) if gradient is not None}
+    read = {
+        id(value) for value, gradient in zip(weights.values(), gradients, strict=True) if gradient is not None
+    }
     return {name: feature.detach() for name, feature in features.items()}, read
 
 

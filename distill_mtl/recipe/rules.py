@@ -14,7 +14,14 @@ from distill_mtl.recipe.branches import OWN, ROOT, Branches, by_task, mistakes_o
 from distill_mtl.recipe.known_names import KnownNames
 from distill_mtl.recipe.long_form import in_units, no_margin
 from distill_mtl.recipe.mistakes import KeyPath, Mistake, either, show
-from distill_mtl.recipe.schema import INITS, AutoBranchSection, Recipe, TaskSection, TeacherSection
+from distill_mtl.recipe.schema import (
+    INITS,
+    AutoBranchSection,
+    EncodersSection,
+    Recipe,
+    TaskSection,
+    TeacherSection,
+)
 
 PARTS = ("trunk", "trunk:LAYER", "guided", "heads", "heads:TASK", "adapters")
 PART = re.compile("(trunk|heads)(:.+)?|guided|adapters")
@@ -360,6 +367,47 @@ def _shape(judged: Judged) -> Iterator[Mistake]:
     for key in keys:
         if judged.reads("student", key) and judged.reads_all("tasks") and len(tasks) == 1:
             yield Mistake(("student", key), f"there is one task, which has the whole trunk. Remove `{key}`.")
+        if student.init == "zip" and key not in ("branch", "columns") and judged.reads("student", "init"):
+            text = f"zip merges teachers into a trunk or a tree, not with `{key}`. Use teacher:TASK, or remove one."
+            yield Mistake(("student", "init"), text)
+    if keys and ROOT in tasks and judged.reads("student", keys[0]):
+        text = f"`{ROOT}` is what the part of all tasks is called, so no task can have this name. Rename the task."
+        yield Mistake(("tasks", ROOT), text)
+
+
+def _private(judged: Judged) -> Iterator[Mistake]:
+    private, path = judged.recipe.student.private, ("student", "private")
+    if private is None or not judged.reads(*path):
+        return
+    if private.norms is None and private.adapters is None:
+        yield Mistake(
+            path, "found neither `norms` nor `adapters`. Name the stages of one: `{norms: [layer4]}`."
+        )
+    elif private.adapters is None and "kind" in private.model_fields_set and private.kind == "series":
+        yield Mistake(
+            (*path, "kind"), "`kind` is that of `adapters`, which are not there. Remove it, or add them."
+        )
+
+
+def _encoders(judged: Judged) -> Iterator[Mistake]:
+    """Every task has one encoder."""
+    encoders = judged.recipe.student.encoders
+    path: KeyPath = ("student", "encoders")
+    if encoders is None or not judged.reads(*path) or not judged.reads_all("tasks"):
+        return
+    if isinstance(encoders, EncodersSection):
+        encoders, path = encoders.groups, (*path, "groups")
+    tasks = list(judged.recipe.tasks)
+    for name, group in encoders.items():
+        if name == ROOT or "." in name:
+            text = f"`{ROOT}` is the common trunk, and a name has no dot. Give the encoder another name."
+            yield Mistake((*path, name), text)
+        for position, task in enumerate(group):
+            if text := judged.missing_task(task):
+                yield Mistake((*path, name, position), text)
+    known = [[task for task in group if task in tasks] for group in encoders.values()]
+    for text in mistakes_of_groups([group for group in known if group], tasks) if len(tasks) > 1 else ():
+        yield Mistake(path, text)
 
 
 def _columns(judged: Judged) -> Iterator[Mistake]:
@@ -395,12 +443,9 @@ def _branch(judged: Judged) -> Iterator[Mistake]:
     branch, tasks, path = judged.recipe.student.branch, list(judged.recipe.tasks), ("student", "branch")
     if branch is None or not judged.reads(*path) or not judged.reads_all("tasks"):
         return
-    if len(tasks) == 1:
+    if len(tasks) == 1 or ROOT in tasks:
         return
-    if ROOT in tasks:
-        text = f"`{ROOT}` is what the part of all tasks is called, so no task can have this name. Rename the task."
-        yield Mistake(("tasks", ROOT), text)
-    elif branch == "auto" or isinstance(branch, AutoBranchSection):
+    if branch == "auto" or isinstance(branch, AutoBranchSection):
         return
     elif by_task(branch):
         for task in branch:
@@ -512,6 +557,8 @@ _RULES: tuple[Callable[[Judged], Iterator[Mistake]], ...] = (
     _shape,
     _columns,
     _branch,
+    _private,
+    _encoders,
     _init,
     _heads,
     _acceptance,

@@ -135,13 +135,14 @@ class Body(Backbone):
             tasks: names of all tasks.
         """
         features = self(images)
-        tree = Tree(tasks)
+        tree = Tree(tasks, self.in_common())
         for task in tasks:
             tree.add(task, [task], dict, inputs=self.of(task, features))
         return tree
 
     def in_common(self) -> list[nn.Parameter]:
-        """Parameters that several tasks depend on, where these read no common features; else none."""
+        """Parameters that several tasks depend on behind the cut, or where there is none: `mgda` compares the tasks'
+        gradients there."""
         if self.compares:
             return []
         shared = (part for part, tasks in self.parts.items() if len(tasks) > 1)
@@ -168,6 +169,11 @@ class Body(Backbone):
     def only(self, tasks: Sequence[str]) -> "Body":
         """The part of the body that serves these tasks."""
         return self
+
+    def take_pixels(self) -> list[nn.Parameter]:
+        """The matrices and convolutions that images go through first."""
+        matrices = ([p for p in network.parameters() if p.ndim > 1] for network in self.networks)
+        return [first for first, *_ in matrices]
 
     def undecayed(self) -> list[str]:
         """Names of the parameters that the network wants without weight decay."""
@@ -212,6 +218,9 @@ class Body(Backbone):
         Raises:
             UserError: tasks that share a part have different weights for it, or no weights of their own.
         """
+        same = old.only(tasks)
+        if same.layout and same.layout == self.layout:
+            return dict(same.model.state_dict())
         return self.from_paths({task: old.path_state(task) for task in tasks})
 
     def seen_by(self, task: str) -> "Body":

@@ -2,6 +2,8 @@
 
 from collections.abc import Container, Iterable
 
+import torch
+
 from distill_mtl.balance import Rule, make_rule
 from distill_mtl.balance.gradnorm import GradNorm
 from distill_mtl.balance.gramian_rule import GramianRule
@@ -11,6 +13,7 @@ from distill_mtl.data import Sources
 from distill_mtl.distillation.stages import Schedule
 from distill_mtl.distillation.term import LossConfig
 from distill_mtl.errors import RecipeError
+from distill_mtl.reading import machine_memory
 from distill_mtl.recipe import Recipe
 from distill_mtl.students.student import Body
 from distill_mtl.training.target_providers import self_taught
@@ -50,7 +53,9 @@ def choose_rule(
     asynchronous = recipe.training.asynchronous is not None
     method, options = recipe.balance.method, recipe.balance.options
     if method == "auto":
-        method = "uniform" if bare or asynchronous or alone or len(trained) == 1 else "mgda_ub"
+        fits = bool(trunk.in_common()) and not trunk.units() and _gradients_fit(trunk, len(trained))
+        ruled_out = bare or asynchronous or (alone and not fits) or len(trained) == 1
+        method = "uniform" if ruled_out else "mgda" if alone else "mgda_ub"
         if len(trained) == 1:
             why = "there is one task" if len(recipe.tasks) == 1 else "one task trains"
         elif bare:
@@ -59,8 +64,10 @@ def choose_rule(
             )
         elif asynchronous:
             why = "with training.asynchronous the parts do not step together"
+        elif alone and fits:
+            why = "no two tasks read the same features, and they have parameters in common"
         elif alone:
-            why = "no two tasks share a part of the trunk"
+            why = "no two tasks read the same features"
         else:
             why = "every row has a label or a teacher for every task"
         reason = f"balance: {method} (auto: {why})"
@@ -92,6 +99,15 @@ def choose_rule(
             f"{_why_bare(recipe, bare)}"
         )
     return rule, reason
+
+
+def _gradients_fit(trunk: Body, tasks: int) -> bool:
+    """Whether a gradient of every task, of all parameters that tasks have in common, takes less than a tenth of the
+    memory."""
+    needed = tasks * sum(value.numel() * value.element_size() for value in trunk.in_common())
+    on_gpu = torch.cuda.is_available()
+    memory = torch.cuda.get_device_properties(0).total_memory if on_gpu else machine_memory()
+    return 10 * needed < memory
 
 
 def _why_bare(recipe: Recipe, bare: Iterable[str]) -> str:

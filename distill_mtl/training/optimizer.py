@@ -126,12 +126,11 @@ def orthogonal_share(trunk: Body, rows: int) -> float:
     return steps / max(1, 3 * counter.get_total_flops() * rows)
 
 
-def hidden_matrices(trunk: nn.Module) -> list[nn.Parameter]:
-    """Matrices and convolutions that train inside a trunk; the first of a network takes pixels, and orthogonal steps
-    do not suit it. Units between networks begin diagonal, which orthogonal steps would undo."""
-    networks = trunk.networks if isinstance(trunk, Body) else [trunk]
-    matrices = (p for net in networks for p in [p for p in net.parameters() if p.ndim > 1][1:])
-    return [parameter for parameter in matrices if parameter.requires_grad]
+def hidden_matrices(trunk: Body) -> list[nn.Parameter]:
+    """Matrices and convolutions that train inside a trunk. Orthogonal steps do not suit those that take pixels, and
+    would undo units between networks, which begin diagonal."""
+    others = {id(parameter) for parameter in (*trunk.take_pixels(), *trunk.units())}
+    return [p for p in trunk.parameters() if p.ndim > 1 and p.requires_grad and id(p) not in others]
 
 
 def first_guess(recipe: Recipe, trunk: nn.Module) -> float:

@@ -209,7 +209,7 @@ class Trainer:
         losses, shared, terms = self.module(images, batch, targets, counts, micro)
         report.count_masked(targets)
         if losses:
-            report.weights = self.objective.backward(losses, shared, self.accelerator.backward)
+            report.weights = self.objective.rule.backward(losses, shared, backward=self.accelerator.backward)
             report.add(terms)
         else:
             self.accelerator.backward(self.objective.nothing())

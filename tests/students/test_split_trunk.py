@@ -138,7 +138,7 @@ def test_nodes_that_differ_in_nothing_are_one() -> None:
 
 def test_tasks_that_leave_by_name_leave_alone_and_the_others_stay_together() -> None:
     _, trunk = tree("test_resnet", {"a": "layer4", "b": "layer3"})
-    assert trunk.branches == {"layer3": [["a", "c"], ["b"]], "layer4": [["a"], ["b"], ["c"]]}
+    assert trunk.said == {"layer3": [["a", "c"], ["b"]], "layer4": [["a"], ["b"], ["c"]]}
 
 
 @pytest.mark.parametrize(
