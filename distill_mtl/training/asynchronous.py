@@ -40,7 +40,8 @@ class Asynchronous:
         for part in trunk.parts:
             self._parts[_part(part)] = {f"trunk.{name}": value for name, value in trunk.owned(part).items()}
             self._thresholds[_part(part)] = section.trunk
-        for task, head in objective.student.heads.items():
+        for task in objective.loss_configs:
+            head = objective.student.heads[task]
             terms = _named(objective.terms[task], f"terms.{task}")
             self._parts[_of(task)] = {**_named(head, f"heads.{task}"), **terms}
             self._thresholds[_of(task)] = (

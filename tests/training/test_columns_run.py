@@ -18,6 +18,7 @@ from distill_mtl.distillation.objective import Objective
 from distill_mtl.errors import RecipeError, StudentError, UserError
 from distill_mtl.networks.weights import read_weights
 from distill_mtl.students.student_folder import load_student
+from distill_mtl.training.asynchronous import Asynchronous
 from distill_mtl.training.optimizer import build_optimizer, settle_optimizer
 from distill_mtl.training.parts import Parts, build
 
@@ -237,6 +238,19 @@ def test_only_the_new_task_has_a_loss_and_nothing_is_balanced(second: Path) -> N
     assert (
         "heads hue, shape; these stay as they are, with a new column beside them; anew tone" in built.begins
     )
+
+
+def test_parts_of_the_old_tasks_wait_for_no_rows(second: Path) -> None:
+    built = parts(second, "training.asynchronous={trunk: 20, heads: 12}")
+    objective = Objective(built.student, built.loss_configs, built.terms, built.rule)
+    section = built.recipe.training.asynchronous
+    assert section is not None
+    assert set(Asynchronous(objective, section).rows) == {
+        "trunk",
+        "trunk.hue+shape",
+        "trunk.tone",
+        "heads.tone",
+    }
 
 
 def test_a_run_of_a_new_column_that_goes_on_ends_as_one_that_was_not_interrupted(
