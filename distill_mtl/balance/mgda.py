@@ -167,7 +167,7 @@ class _Common:
         scale = loss_scale(next(iter(losses.values())), backward)
         gradients = from_losses(losses, leaves, scale)
         self.products = products_of(gradients, scale)
-        self.weights = rule.weigh(self.products, losses, node)
+        self.weights = rule.weigh(self.products, losses)
         self._mixed = mixture(gradients, self.weights)
 
     def replace(self) -> None:
