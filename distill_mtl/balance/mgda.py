@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from distill_mtl.balance.gramian_rule import GramianRule, Normalize, Scale
 from distill_mtl.balance.min_norm import Method, solve
 from distill_mtl.balance.parameter_gradients import (
+    averaged,
     from_features,
     from_losses,
     loss_scale,
@@ -20,7 +21,7 @@ from distill_mtl.balance.parameter_gradients import (
 )
 from distill_mtl.balance.preferences import among, parse_preferences
 from distill_mtl.balance.rule import Backward, Diagnostics, flat, plain_backward, register, total_of
-from distill_mtl.balance.shared import Shared
+from distill_mtl.balance.shared import Shared, leaves_of
 from distill_mtl.balance.tree import ByNode, Tree
 
 COMMON = "common"
@@ -88,9 +89,9 @@ class MGDA(MinNormRule):
     clipping makes of it is another matter.
 
     Without a cut (`shared=None`, or a tree on which no two tasks read the same features) it balances any set of
-    `parameters` that tasks have in common, for T + 1 backward passes. With one it costs a pass through the heads
-    and T through the trunk; on a tree each node is balanced by itself, and so are the parameters that nodes of one
-    task have in common (`Tree.common`).
+    `parameters` that tasks have in common, by a backward pass from each task's loss. With one it costs a pass through
+    the heads and T through the trunk; on a tree each node is balanced by itself, and so are the parameters that nodes
+    of one task have in common (`Tree.common`).
     """
 
     def backward(
@@ -110,14 +111,17 @@ class MGDA(MinNormRule):
                 raise ValueError(
                     "mgda without shared features needs parameters=: those that tasks have in common"
                 )
-            everywhere = _Common(self, ordered, _trainable(common or ()), "", backward)
-            backward(total_of(ordered.values()))
-            return self._finish({}, {}, everywhere)
-        behind = [parameter for parameter in tree.common if parameter.requires_grad and parameters is None]
-        rest = _Common(self, ordered, behind, COMMON, backward) if behind else None
-        tree.backward_heads(total_of(ordered.values()), backward)
+            scale = loss_scale(next(iter(ordered.values())), backward)
+            products, mixed = self._by_losses(ordered, _trainable(common or ()), scale)
+            return self._say({"": products}, {"": mixed})
         weights: ByNode = {}
         found: dict[str, Tensor] = {}
+        behind = [parameter for parameter in tree.common if parameter.requires_grad and parameters is None]
+        if behind:
+            tree.backward_heads(next(iter(ordered.values())).new_zeros(()), backward)
+            found[COMMON], weights[COMMON] = self._by_losses(ordered, behind, tree.loss_scale)
+        else:
+            tree.backward_heads(total_of(ordered.values()), backward)
         tree.pass_on(tasks)
         given = None if parameters is None else {id(parameter) for parameter in _trainable(parameters)}
         for node in tree.nodes:
@@ -129,51 +133,43 @@ class MGDA(MinNormRule):
             gradients = from_features(tree.nodes[node], present, leaves, keep_graph=False)
             found[node] = products_of(gradients, tree.loss_scale)
             weights[node] = self.weigh(found[node], {task: ordered[task] for task in present})
-            # Handing the mixture to the parameters themselves runs what waits for their gradients, such as
-            # the averaging of DistributedDataParallel, without another pass through the node.
-            mixed = zip(leaves, mixture(gradients, weights[node]), strict=True)
-            pairs = [(parameter, gradient) for parameter, gradient in mixed if gradient is not None]
-            if pairs:
-                torch.autograd.backward([p for p, _ in pairs], [g for _, g in pairs])
-        return self._finish(found, weights, rest)
+            _hand_over(leaves, mixture(gradients, weights[node]))
+        return self._say(found, weights)
 
-    def _finish(
-        self, found: dict[str, Tensor], weights: ByNode, common: "_Common | None"
-    ) -> dict[str, float]:
-        if common is not None:
-            common.replace()
-            found[common.node], weights[common.node] = common.products, common.weights
+    def _by_losses(
+        self, losses: Mapping[str, Tensor], common: Sequence[Tensor], scale: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Fill every gradient by a pass from each task's loss: at `common` with their mixture, elsewhere their sum.
+
+        Returns:
+            The Gramian of the tasks' gradients at `common`, and their weights.
+        """
+        known = {id(leaf) for leaf in common}
+        others = [leaf for leaf in leaves_of(losses.values()) if id(leaf) not in known]
+        gradients = from_losses(losses, [*common, *others], scale)
+        at_common = averaged({task: found[: len(common)] for task, found in gradients.items()}, common)
+        elsewhere = {task: found[len(common) :] for task, found in gradients.items()}
+        products = products_of(at_common, scale)
+        weights = self.weigh(products, losses)
+        _hand_over(
+            [*common, *others],
+            [*mixture(at_common, weights), *mixture(elsewhere, dict.fromkeys(losses, 1.0))],
+        )
+        return products, weights
+
+    def _say(self, found: dict[str, Tensor], weights: ByNode) -> dict[str, float]:
         self.diagnostics = Diagnostics.of(found, weights, found if self.measure_harm else None)
         return flat(weights)
 
 
-class _Common:
-    """The mixture of the tasks' gradients at parameters that they have in common, taken from their losses.
-
-    Taken before the sum of the losses runs, and put in its place after all backward passes: averages of processes
-    arrive with the last one.
-    """
-
-    def __init__(
-        self,
-        rule: MGDA,
-        losses: Mapping[str, Tensor],
-        leaves: Sequence[Tensor],
-        node: str,
-        backward: Backward,
-    ) -> None:
-        self.node, self._leaves = node, leaves
-        self._before = [None if leaf.grad is None else leaf.grad.clone() for leaf in leaves]
-        scale = loss_scale(next(iter(losses.values())), backward)
-        gradients = from_losses(losses, leaves, scale)
-        self.products = products_of(gradients, scale)
-        self.weights = rule.weigh(self.products, losses)
-        self._mixed = mixture(gradients, self.weights)
-
-    def replace(self) -> None:
-        for leaf, old, new in zip(self._leaves, self._before, self._mixed, strict=True):
-            if new is not None and leaf.grad is not None:
-                leaf.grad.copy_(new if old is None else old + new)
+def _hand_over(leaves: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    """Add the gradients, and run what waits for them, such as the averaging of DistributedDataParallel, without another
+    pass through the network."""
+    pairs = [
+        (leaf, gradient) for leaf, gradient in zip(leaves, gradients, strict=True) if gradient is not None
+    ]
+    if pairs:
+        torch.autograd.backward([leaf for leaf, _ in pairs], [gradient for _, gradient in pairs])
 
 
 def _trainable(parameters: Iterable[nn.Parameter]) -> Sequence[Tensor]:

@@ -44,11 +44,11 @@ def from_features(
             allow_unused=True,
         )
         gradients[task] = list(found)
-    return _averaged(gradients, parameters)
+    return averaged(gradients, parameters)
 
 
 def from_losses(losses: Mapping[str, Tensor], parameters: Sequence[Tensor], scale: Tensor) -> Gradients:
-    """By one pass per task from its loss on, times `scale`."""
+    """By one pass per task from its loss on, times `scale`; those of this process."""
     gradients: Gradients = {}
     for task, loss in losses.items():
         if loss.requires_grad:
@@ -58,7 +58,7 @@ def from_losses(losses: Mapping[str, Tensor], parameters: Sequence[Tensor], scal
             )
         else:
             gradients[task] = [None] * len(parameters)
-    return _averaged(gradients, parameters)
+    return gradients
 
 
 def products_of(gradients: Gradients, scale: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def mixture(gradients: Gradients, weights: Mapping[str, float]) -> list[Tensor |
     return mixed
 
 
-def _averaged(gradients: Gradients, parameters: Sequence[Tensor]) -> Gradients:
+def averaged(gradients: Gradients, parameters: Sequence[Tensor]) -> Gradients:
     """The mean over processes, one collective per task and type of number."""
     processes = world_size()
     if processes == 1:

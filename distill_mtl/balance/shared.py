@@ -5,7 +5,7 @@ each task's gradient on its copies, and one backward through the trunk takes wha
 a balancing rule chose (Sener & Koltun 2018, section 3.3, done in one forward pass).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -144,20 +144,27 @@ class Shared:
 
     def leaves(self) -> list[Tensor]:
         """The parameters that the features were computed from, in an order that the graph alone decides."""
-        stack = [torch.autograd.graph.get_gradient_edge(f).node for f in self._features if f.requires_grad]
-        seen, found = set(stack), []
-        while stack:
-            node = stack.pop()
-            if hasattr(node, "variable"):
-                found.append(node.variable)
-            for following, _ in node.next_functions:
-                if following is not None and following not in seen:
-                    seen.add(following)
-                    stack.append(following)
-        return found
+        return leaves_of(self._features)
 
     def _raw(self, task: str) -> list[Tensor | None]:
         return [copy.grad for copy in self._copies.get(task, ())] or [None] * len(self._features)
+
+
+def leaves_of(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """The leaves of the graph that tensors were computed in, in an order that the graph alone decides."""
+    stack = [
+        torch.autograd.graph.get_gradient_edge(tensor).node for tensor in tensors if tensor.requires_grad
+    ]
+    seen, found = set(stack), []
+    while stack:
+        node = stack.pop()
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                stack.append(following)
+    return found
 
 
 def _as_list(features: Features) -> list[Tensor]:
