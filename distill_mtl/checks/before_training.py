@@ -85,9 +85,7 @@ def _student_line(parts: Parts) -> str:
         f"{name} from {node.begins}: {node.parameters / 1e6:.2f} M parameters, {node.flops / 1e6:.1f} MFLOPs"
         for name, node in nodes.items()
     )
-    return (
-        f"{line}\nits trunk is in {len(nodes)} parts and runs as {networks_run(nodes):.2f} networks: {words}"
-    )
+    return f"{line}\nits trunk is in {len(nodes)} parts and runs as {networks_run(nodes, trunk):.2f} networks: {words}"
 
 
 def _self_teacher_lines(parts: Parts) -> Iterator[str]:

@@ -215,14 +215,15 @@ def _times_of(computed: Sequence[Computation], image: Tensor) -> dict[str, float
     return dict(total)
 
 
-def networks_run(nodes: Mapping[str, NodeCost]) -> float:
-    """FLOPs of all parts of a trunk as a multiple of one task's path: 1 where all is shared, T where nothing is."""
+def networks_run(nodes: Mapping[str, NodeCost], trunk: Body) -> float:
+    """FLOPs of all parts of a trunk as a multiple of one plain network's: 1 where all is shared, T where nothing is."""
+    flops = {part: float(node.flops) for part, node in nodes.items()}
     paths = [
         sum(node.flops for node in nodes.values() if task in node.tasks)
         for task in dict.fromkeys(task for node in nodes.values() for task in node.tasks)
     ]
-    total = sum(node.flops for node in nodes.values())
-    return total / max(paths) if any(paths) else 1.0
+    one = trunk.one_network(flops) or max(paths)
+    return sum(flops.values()) / one if one else 1.0
 
 
 def _costs(

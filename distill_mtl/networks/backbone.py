@@ -75,7 +75,7 @@ class Backbone(nn.Module):
             UserError: no such layer, or its output is neither a map, tokens nor a vector.
         """
         returns = tuple(dict.fromkeys(returns))
-        taps = Taps(self.model, [name for name in returns if self.layer_of(name) not in (POOLED, LOGITS)])
+        taps = Taps(self.model, self._hooked(returns))
         self._taps.remove()
         self._taps, self.returns, self._layouts = taps, returns, {}
         for name, output in self._dry_forward().items():
@@ -128,6 +128,10 @@ class Backbone(nn.Module):
             for handle in handles:
                 handle.remove()
         return {**shapes, POOLED: self.shapes[POOLED]}
+
+    def _hooked(self, returns: Sequence[str]) -> list[str]:
+        """Those features that are taken where a layer runs; the others are what `_run` gives."""
+        return [name for name in returns if self.layer_of(name) not in (POOLED, LOGITS)]
 
     def _find_stages(self) -> None:
         """Return `pooled` and every stage; of a stage that gives a list of maps, those of different sizes."""

@@ -115,6 +115,16 @@ class Body(Backbone):
         served = [part for part, tasks in self.parts.items() if task in tasks] or [WHOLE]
         return {key: state[name] for part in served for key, name in self.keys(part).items()}
 
+    def no_network(self) -> str:
+        """Why the body as a whole is no plain network of its architecture; empty for a trunk."""
+        if not self.parts:
+            return ""
+        return "its tasks part in the trunk, so it is no single network of timm. Name one with --only: its path is."
+
+    def one_network(self, flops: Mapping[str, float]) -> float | None:
+        """FLOPs of one plain network of the architecture, from those of the parts; None: what runs for one task."""
+        return None
+
     @property
     def layout(self) -> dict[str, Any]:
         """What a recipe's `student` says of this shape, in its settled form; empty for a plain trunk."""

@@ -72,14 +72,8 @@ def has_timm_head(student: Student, task: str) -> bool:
 
 
 def _refuse_other_families(student: Student) -> None:
-    if "columns" in student.trunk.layout:
-        for task in student.kinds:
-            student.trunk.path_state(task)  # raises where no single network answers as it does
-        raise UserError("its columns are several networks. Name one task with --only.")
-    if student.trunk.parts:
-        raise UserError(
-            "its tasks part in the trunk, so it is no single network of timm. Name one task with --only: its path is."
-        )
+    if why := student.trunk.no_network():
+        raise UserError(why)
     if student.trunk.family != DEFAULT_FAMILY:
         raise UserError(
             f"its trunk is of the family {student.trunk.family}, which timm does not have. Use another form."

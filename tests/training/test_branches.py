@@ -23,6 +23,10 @@ BRANCHES = "student={model: test_resnet, input_size: 16, init: random, branch: {
 TOY = 'student={model: "toy:net", init: random, branch: {hue: second}}'
 
 
+AUTO = 'student={model: "toy:net", init: random, branch: {auto: {budget: 2.0, by: rsa, rows: 60}}}'
+FOUND = {"second": [["hue"], ["shape"]]}
+
+
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return toy_world.build(tmp_path_factory.mktemp("world"))
@@ -77,15 +81,35 @@ def test_a_run_that_goes_on_ends_as_one_that_was_not_interrupted(finished: Path,
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
-def test_two_processes_equal_one(recipe: Path, tmp_path: Path) -> None:
-    options = [f"--set={change}" for change in (TOY, "optimizer.lr=3e-4", "training.precision=fp32")]
+@pytest.mark.parametrize("student", [TOY, AUTO], ids=["by hand", "auto"])
+def test_two_processes_equal_one(recipe: Path, tmp_path: Path, student: str) -> None:
+    options = [f"--set={change}" for change in (student, "optimizer.lr=3e-4", "training.precision=fp32")]
     for name, launcher in (("one", ()), ("two", children.TWO)):
         done = children.run("distill", recipe, "--out", tmp_path / name, *options, launcher=launcher)
         assert done.returncode == 0, done.stdout + done.stderr
+        assert load_recipe(tmp_path / name / "recipe.resolved.yaml").student.branch in (
+            FOUND,
+            {"hue": "second"},
+        )
     ours, theirs = quickstart.weights(tmp_path / "one"), quickstart.weights(tmp_path / "two")
     assert any("hue" in name and "second" in name for name in ours)
     for name, weight in ours.items():
         assert torch.allclose(weight, theirs[name], rtol=2e-3, atol=2e-5), name
+
+
+def test_a_run_that_found_its_tree_goes_on_with_it(recipe: Path, tmp_path: Path) -> None:
+    distill(load_recipe(recipe, [AUTO]), out=tmp_path / "whole", console=QUIET)
+    assert load_recipe(tmp_path / "whole" / "recipe.resolved.yaml").student.branch == FOUND
+    run = tmp_path / "run"
+    shutil.copytree(tmp_path / "whole", run)
+    shutil.rmtree(run / "checkpoints" / "step_00000006")
+    (run / "results.json").unlink()
+    shutil.rmtree(run / "student")
+    distill(load_recipe(recipe, [AUTO]), out=run, resume=True, console=QUIET)
+    ours, theirs = quickstart.weights(run), quickstart.weights(tmp_path / "whole")
+    assert any("hue" in name and "second" in name for name in ours)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
 def test_the_run_is_evaluated_and_loaded_as_any_other(finished: Path) -> None:

@@ -32,7 +32,9 @@ def costs(run: RunRecord) -> Section | None:
         blocks.append(Folded("What each head takes of the student", [_heads(cost)]))
         summary.append(_short_heads(cost))
     if cost.nodes:
-        blocks += [Charts([_tree_chart(run.results)], wide=True), _tree(run.results)]
+        if _parts_once(cost.nodes):
+            blocks.append(Charts([_tree_chart(run.results)], wide=True))
+        blocks.append(_tree(run.results))
         summary.append(_tree(run.results))
     title = "Cost: student against teachers" if cost.teachers is not None else "Cost"
     return Section("cost", title, blocks, summary, _notes(cost))
@@ -168,6 +170,17 @@ def _together(cost: Costs) -> HeadCost:
     return HeadCost.of(
         sum(head.parameters for head in heads), sum(head.flops for head in heads), cost.student
     )
+
+
+def _parts_once(nodes: Mapping[str, NodeCost]) -> bool:
+    """Whether tasks only part, so that each part stands at one place of each task's way."""
+    for node in nodes.values():
+        others = [task for other in nodes.values() if other.parent == node.parent for task in other.tasks]
+        if len(others) > len(set(others)):
+            return False
+        if node.parent is not None and not set(node.tasks) <= set(nodes[node.parent].tasks):
+            return False
+    return True
 
 
 def _tree_chart(results: Evaluation) -> Chart:

@@ -165,6 +165,11 @@ class Columns(Shape):
             )
         return dict(self.model.columns[column].state_dict())
 
+    def no_network(self) -> str:
+        for task in self.tasks:
+            self.path_state(task)  # raises where no single network answers as it does
+        return "its columns are several networks. Name one task with --only."
+
     def from_paths(self, paths: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
         first = next(iter(paths.values()))
         state = {f"units.{key}": value for key, value in self.model.units.state_dict().items()}

@@ -32,8 +32,11 @@ from distill_mtl.training.branching.teacher_features import (
 )
 
 Measure = Literal["floor", "rsa", "cka", "hard_rows", "probe"]
+SAVES = 2.0
+"""Points, mean over the tasks and summed over the stages, that the best tree must save against one trunk to be taken at
+all. Less than this is what a task loses to the company of networks with random weights, too (docs/students.md)."""
 WORTH = 0.5
-"""Points, mean over the tasks, that a larger tree must save to be taken."""
+"""Points that a larger tree must save against a smaller one."""
 _LIKENESS = {"rsa": rsa, "cka": cka}
 _WHOLE = 3
 """Largest number of tasks of which every group is measured; of more those on the way to the best trees."""
@@ -178,9 +181,7 @@ def find_branching(compared: Compared, budget: float, by: Measure = "floor") -> 
         unit = "points"
     if by == "probe":
         trees, unit = _probed(compared, trees, budget, fitted, judged), "hint error"
-    within = [tree for tree in trees if tree.size <= budget * (1 + 1e-9)]
-    least = min(tree.loss for tree in within) + (WORTH if unit == "points" else 0.0)
-    chosen = next(tree for tree in within if tree.loss <= least)
+    chosen = choose(trees, budget, in_points=unit == "points")
     branch = chosen.branches([depth.name for depth in compared.depths])
     return Branching(
         compared.depths,
@@ -192,6 +193,21 @@ def find_branching(compared: Compared, budget: float, by: Measure = "floor") -> 
         unit,
         compared.left_out,
     )
+
+
+def choose(trees: Sequence[TaskTree], budget: float, *, in_points: bool) -> TaskTree:
+    """The tree to take.
+
+    Args:
+        trees: smallest first, one trunk the first.
+        budget: the largest tree, as a multiple of one network.
+        in_points: their losses are points, of which a few are worth no larger tree.
+    """
+    within = [tree for tree in trees if tree.size <= budget * (1 + 1e-9)]
+    least = min(tree.loss for tree in within)
+    if in_points and within[0].loss - least < SAVES:
+        return within[0]
+    return next(tree for tree in within if tree.loss <= least + (WORTH if in_points else 0.0))
 
 
 def _likenesses(

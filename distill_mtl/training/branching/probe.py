@@ -105,7 +105,7 @@ def probe(
 
 
 def _train(net: ProbeTree, pixels: Tensor, hints: Hints, device: torch.device) -> None:
-    optimizer = torch.optim.AdamW(net.parameters(), RATE)
+    optimizer = torch.optim.AdamW(net.parameters(), RATE, fused=True)
     for step in range(STEPS):
         net.train()
         for group in optimizer.param_groups:

@@ -7,13 +7,15 @@ import pytest
 import torch
 import toy_world
 from rich.console import Console
+from torch import nn
 
 from distill_mtl.errors import UserError
 from distill_mtl.jobs.branch import branch
 from distill_mtl.recipe import load_recipe
 from distill_mtl.recipe.yaml_writer import dump_recipe
 from distill_mtl.training.branching import probe as probe_module
-from distill_mtl.training.branching.find import find_branching
+from distill_mtl.training.branching.find import choose, find_branching
+from distill_mtl.training.branching.search import TaskTree
 from distill_mtl.training.branching.teacher_features import look
 from distill_mtl.training.parts import build, compare_teachers
 from distill_mtl.training.run_folder import RunFolder
@@ -68,6 +70,18 @@ def test_the_best_trees_are_found(compared, by):
         assert found.branch == {"second": [["hue"], ["shape"]]}
 
 
+def test_a_tree_has_to_be_worth_its_size():
+    def trees(*pairs):
+        return [TaskTree((), size, loss) for size, loss in pairs]
+
+    few = trees((1.0, 3.2), (1.1, 2.9), (1.25, 1.9), (1.8, 0.8))  # the quickstart
+    assert choose(few, 1.3, in_points=True).size == 1
+    assert choose(few, 2.0, in_points=True).size == 1.8
+    many = trees((1.0, 10.1), (1.1, 9.8), (1.25, 7.1), (1.29, 7.0))  # the scenes
+    assert choose(many, 1.5, in_points=True).size == 1.25
+    assert choose(many, 1.5, in_points=False).size == 1.29
+
+
 def test_the_same_rows_give_the_same_tree(compared):
     assert find_branching(compared, 2.0).trees == find_branching(compared, 2.0).trees
 
@@ -96,6 +110,26 @@ def test_teachers_without_features_are_named(recipe):
     overrides = ["tasks.shape.teacher=null", "tasks.shape.classes=2"]
     with pytest.raises(UserError, match=r"shape: it has no teacher"):
         branch(recipe, overrides, rows=60)
+
+
+def test_a_teacher_whose_file_has_no_layers_is_named(recipe):
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    path = recipe.parent / "answers.ts"
+    torch.jit.trace(network, torch.rand(2, 3, 16, 16)).save(path)
+    said = f"{{path: {path}, trust: true, expect: 0, classes: [a, b, c], input: {{size: 16}}}}"
+    with pytest.raises(UserError, match=r"hue: its teacher answers\.ts does not give the features"):
+        branch(recipe, [f"tasks.hue.teacher={said}"], rows=60)
+
+
+def test_a_task_that_is_not_compared_goes_with_the_largest_group(compared):
+    hue, kinds = compared.teachers["hue"], compared.kinds
+    three = replace(
+        compared,
+        teachers={"hue": hue, "shape": compared.teachers["shape"], "twin": hue},
+        kinds={"left": kinds["hue"], "hue": kinds["hue"], "shape": kinds["shape"], "twin": kinds["hue"]},
+        left_out={"left": "why"},
+    )
+    assert find_branching(three, 2.0, "rsa").branch == {"second": [["left", "hue", "twin"], ["shape"]]}
 
 
 def test_the_lines_for_the_recipe_are_printed(recipe):
