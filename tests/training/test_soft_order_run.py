@@ -86,7 +86,7 @@ def test_it_is_no_network_of_timm(finished: Path, tmp_path: Path, only: str | No
 def test_tasks_share_no_feature_to_compare_gradients_at(recipe: Path) -> None:
     with pytest.raises(RecipeError, match=r"mgda_ub compares .* student\.order no two do.* or `mgda`"):
         build(load_recipe(recipe, [SOFT, "balance=mgda_ub"]))
-    assert "no two tasks share a part" in build(load_recipe(recipe, [SOFT])).balance
+    assert "balance: mgda (auto: no two tasks read the same" in build(load_recipe(recipe, [SOFT])).balance
 
 
 def test_mgda_weighs_the_common_blocks(recipe: Path, tmp_path: Path) -> None:
