@@ -7,18 +7,20 @@ the architecture again. Parts may share parameters; statistics of normalisation 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from distill_mtl.balance import Shared, Tree
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.networks.backbone import LOGITS, POOLED
 from distill_mtl.networks.stages import Chain, State, find_chain, tensors_in, with_each_tensor
 from distill_mtl.students.owners import Node
 from distill_mtl.students.shape import Shape
 from distill_mtl.students.student import FAMILIES, Body, Computation, Trunk
+
+if TYPE_CHECKING:
+    from distill_mtl.balance import Shared, Tree
 
 
 class PartNetwork(nn.ModuleDict):
@@ -168,7 +170,9 @@ class PartedTrunk(Shape):
     def compares(self) -> bool:
         return any(len(node.tasks) > 1 for node in self.nodes)
 
-    def cut(self, images: Tensor, tasks: Sequence[str]) -> Shared | Tree:
+    def cut(self, images: Tensor, tasks: Sequence[str]) -> "Shared | Tree":
+        from distill_mtl.balance import Tree  # a deployed student needs none of it
+
         tree = Tree(tasks, self.in_common())
         for node, compute, inputs in self.computations(images):
             tree.add(node.name, node.tasks, compute, parent=node.parent, inputs=inputs)

@@ -8,12 +8,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from distill_mtl.balance import Shared, Tree
 from distill_mtl.errors import StudentError, UserError
 from distill_mtl.machine_memory import within_memory
 from distill_mtl.networks.backbone import Backbone
@@ -21,6 +20,10 @@ from distill_mtl.networks.inputs import InputContract
 from distill_mtl.networks.modes import evaluating, freeze
 from distill_mtl.registry import Registry
 from distill_mtl.tasks.base import TaskKind
+
+if TYPE_CHECKING:
+    from distill_mtl.balance import Shared, Tree
+
 
 FAMILIES: Registry[type["Trunk"]] = Registry("student family", "distill_mtl.students.families")
 DEFAULT_FAMILY = "timm"
@@ -135,7 +138,7 @@ class Body(Backbone):
         """Whether some tasks read the same features, so that their gradients can be compared there."""
         return True
 
-    def cut(self, images: Tensor, tasks: Sequence[str]) -> Shared | Tree:
+    def cut(self, images: Tensor, tasks: Sequence[str]) -> "Shared | Tree":
         """The features of a forward pass, cut where tasks read the same ones, for the balancing rules.
 
         A body whose tasks read no common tensor has a tree with one node for each task and no cut at all.
@@ -145,6 +148,8 @@ class Body(Backbone):
             tasks: names of all tasks.
         """
         features = self(images)
+        from distill_mtl.balance import Tree  # a deployed student needs none of it
+
         tree = Tree(tasks, self.in_common())
         for task in tasks:
             tree.add(task, [task], dict, inputs=self.of(task, features))
@@ -280,7 +285,9 @@ class Body(Backbone):
 class Trunk(Body, ABC):
     """A body that all tasks share, and how a family makes it. The base class of families."""
 
-    def cut(self, images: Tensor, tasks: Sequence[str]) -> Shared | Tree:
+    def cut(self, images: Tensor, tasks: Sequence[str]) -> "Shared | Tree":
+        from distill_mtl.balance import Shared  # a deployed student needs none of it
+
         return Shared(self(images), tasks)
 
     def beyond_cut(self) -> list[nn.Parameter]:

@@ -7,12 +7,11 @@ trained one after the other, and a later one reads the earlier ones, which are f
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import chain as chained
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from distill_mtl.balance import Shared, Tree
 from distill_mtl.errors import StudentError, UserError, nearest
 from distill_mtl.networks.backbone import LOGITS, POOLED
 from distill_mtl.networks.stages import Chain, find_chain
@@ -27,6 +26,9 @@ from distill_mtl.students.column_network import (
 )
 from distill_mtl.students.shape import SHAPES, Shape
 from distill_mtl.students.student import FAMILIES, Body, Computation, Trunk
+
+if TYPE_CHECKING:
+    from distill_mtl.balance import Shared, Tree
 
 
 class PathBody(Body):
@@ -194,9 +196,11 @@ class Columns(Shape):
                 known |= {key: own[key] for key in own if key.startswith("units.") and f".{column}." in key}
         return known
 
-    def cut(self, images: Tensor, tasks: Sequence[str]) -> Shared | Tree:
+    def cut(self, images: Tensor, tasks: Sequence[str]) -> "Shared | Tree":
         if self.model.layout.kind != PROGRESSIVE:
             return super().cut(images, tasks)
+        from distill_mtl.balance import Shared  # a deployed student needs none of it
+
         return Shared(dict(self.of(tasks[0], self(images))), tasks)
 
     def beyond_cut(self) -> list[nn.Parameter]:

@@ -5,11 +5,10 @@ runs once for each encoder: common weights save parameters here, and no time.
 """
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor, nn
 
-from distill_mtl.balance import Shared, Tree
 from distill_mtl.errors import UserError
 from distill_mtl.networks.stages import Chain
 from distill_mtl.recipe.branches import ROOT, mistakes_of_groups
@@ -18,6 +17,10 @@ from distill_mtl.students.owners import Node
 from distill_mtl.students.parted import PartedTrunk, PartNetwork, chain_of, holding, using
 from distill_mtl.students.shape import SHAPES, Shape
 from distill_mtl.students.student import Trunk
+
+if TYPE_CHECKING:
+    from distill_mtl.balance import Shared, Tree
+
 
 Groups = dict[str, list[str]]
 
@@ -78,7 +81,7 @@ class EncodersTrunk(PartedTrunk):
     def compares(self) -> bool:
         return False
 
-    def cut(self, images: Tensor, tasks: Sequence[str]) -> Shared | Tree:
+    def cut(self, images: Tensor, tasks: Sequence[str]) -> "Shared | Tree":
         return Shape.cut(self, images, tasks)
 
     def beyond_cut(self) -> list[nn.Parameter]:
