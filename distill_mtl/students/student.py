@@ -187,7 +187,11 @@ class Body(Backbone):
 
     def take_pixels(self) -> list[nn.Parameter]:
         """The matrices and convolutions that images go through first."""
-        matrices = ([p for p in network.parameters() if p.ndim > 1] for network in self.networks)
+        # A table of positions or a class token may stand before them, and is no `weight`.
+        matrices = (
+            [p for name, p in network.named_parameters() if p.ndim > 1 and name.endswith("weight")]
+            for network in self.networks
+        )
         return [first for first, *_ in matrices]
 
     def undecayed(self) -> list[str]:

@@ -127,10 +127,19 @@ def orthogonal_share(trunk: Body, rows: int) -> float:
 
 
 def hidden_matrices(trunk: Body) -> list[nn.Parameter]:
-    """Matrices and convolutions that train inside a trunk. Orthogonal steps do not suit those that take pixels, and
-    would undo units between networks, which begin diagonal."""
+    """Matrices and convolutions that train inside a trunk. Orthogonal steps do not suit those that take pixels, nor
+    what a network wants undecayed, such as tables of positions, and would undo units between networks, which begin
+    diagonal."""
     others = {id(parameter) for parameter in (*trunk.take_pixels(), *trunk.units())}
-    return [p for p in trunk.parameters() if p.ndim > 1 and p.requires_grad and id(p) not in others]
+    undecayed = set(trunk.undecayed())
+    return [
+        parameter
+        for name, parameter in trunk.named_parameters()
+        if parameter.ndim > 1
+        and parameter.requires_grad
+        and id(parameter) not in others
+        and name not in undecayed
+    ]
 
 
 def first_guess(recipe: Recipe, trunk: nn.Module) -> float:

@@ -11,7 +11,7 @@ from distill_mtl.networks import bf16
 from distill_mtl.recipe import Recipe, dump_recipe, load_recipe
 from distill_mtl.students.student import FAMILIES, Trunk
 from distill_mtl.training import processes
-from distill_mtl.training.optimizer import first_guess, settle_average, settle_optimizer
+from distill_mtl.training.optimizer import first_guess, hidden_matrices, settle_average, settle_optimizer
 from distill_mtl.training.processes import settle_precision
 
 BEFORE = Path(__file__).parent / "resolved_november_2026.yaml"
@@ -127,3 +127,11 @@ def test_auto_takes_bf16_where_kernels_are_faster(
     monkeypatch.setattr(processes, "_on_cpu", lambda: True)
     recipe = settle_precision(_recipe(training={"precision": wanted}), timm.create_model(model))
     assert recipe.training.precision == taken
+
+
+def test_muon_steps_no_table_of_positions() -> None:
+    trunk = _trunk(VIT)
+    names = {id(parameter): name for name, parameter in trunk.named_parameters()}
+    hidden = [names[id(parameter)] for parameter in hidden_matrices(trunk)]
+    assert any(name.endswith("attn.qkv.weight") for name in hidden)
+    assert not [name for name in hidden if "embed" in name or "token" in name]
