@@ -250,7 +250,7 @@ def only_task(recipe: Recipe, task: str) -> Recipe:
 
 
 # ---- the cost of a step -------------------------------------------------------------------------------
-def print_cost(name: str, work: Path, sets: Sequence[str], rounds: int = 12) -> None:
+def print_cost(name: str, work: Path, sets: Sequence[str], rounds: int = 40) -> None:
     """CPU seconds of a step of ours and of the loop's, interleaved: same student, teachers, rows and precision."""
     merge = MERGES[name]
     steps = 10_000
@@ -290,15 +290,17 @@ def print_cost(name: str, work: Path, sets: Sequence[str], rounds: int = 12) -> 
             task: (rows := batch.labelled[task].nonzero().flatten(), batch.labels[task][rows])
             for task in world.kinds
         }
-        timed("our step", lambda: trainer.step(next(numbers), [batch]))  # noqa: B023
+        # Diagnostics are for steps with a line in metrics.jsonl.
+        timed("our step", lambda: trainer.step(next(numbers), [batch], diagnose=False))  # noqa: B023
         timed("loop's step", lambda: step(batch.images, labels))  # noqa: B023
         timed("loop's reading", lambda: next(loops))
     profile = cProfile.Profile(time.process_time)
     with profile:  # which itself takes time
         for _ in range(PROFILED):
-            trainer.step(next(numbers), [next(stream)])
+            trainer.step(next(numbers), [next(stream)], diagnose=False)
     median = {what: statistics.median(seconds[3:]) for what, seconds in taken.items()}
-    print(f"### {name}: a step of {recipe.training.batch_size} rows, {'bf16' if bf16 else 'fp32'}\n")
+    kind = f"{recipe.optimizer.name}, {'bf16' if bf16 else 'fp32'}"
+    print(f"### {name}: a step of {recipe.training.batch_size} rows, {kind}\n")
     print("| what | CPU ms | of the loop's step |\n|---|---:|---:|")
     ideal = median["loop's step"]
     for what, seconds in median.items():

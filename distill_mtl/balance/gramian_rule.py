@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from distill_mtl.balance.distributed import from_first, global_means
 from distill_mtl.balance.parameter_gradients import parameter_gramians
-from distill_mtl.balance.rule import Backward, Diagnostics, Rule, flat, plain_backward, total_of
+from distill_mtl.balance.rule import Backward, Rule, flat, plain_backward, total_of
 from distill_mtl.balance.shared import Shared
 from distill_mtl.balance.tree import Tree
 
@@ -82,7 +82,7 @@ class GramianRule(Rule):
             for node, products in gramians.items()
         }
         harm = parameter_gramians(tree, tasks) if self.measure_harm else None
-        self.diagnostics = Diagnostics.of(gramians, weights, harm)
+        self.note(gramians, weights, harm)
         tree.backward(weights)
         return flat(weights)
 

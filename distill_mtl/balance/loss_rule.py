@@ -32,8 +32,8 @@ class LossRule(Rule):
     ) -> dict[str, float]:
         tasks = self.present(losses, shared)
         total, weights = self.objective({task: losses[task] for task in tasks})
-        self.diagnostics = Diagnostics()
         if shared is None:
+            self.diagnostics = Diagnostics()
             backward(total)
             return weights
         tree = Tree.of(shared)
@@ -42,8 +42,7 @@ class LossRule(Rule):
         once = {node: dict.fromkeys(tree.at(node, tasks), 1.0) for node in tree.nodes}
         harm = parameter_gramians(tree, tasks) if self.measure_harm else None
         products = self.measure(tree, {task: losses[task] for task in tasks}, parameters)
-        whole = all(node in products for node in once if once[node])
-        self.diagnostics = Diagnostics.of(products, once, harm, whole=whole)
+        self.note(products, once, harm, whole=all(node in products for node in once if once[node]))
         tree.backward(once)
         return weights
 
@@ -53,9 +52,9 @@ class LossRule(Rule):
         """The Gramians of the weighted gradients by node; a child that learns from them does so here.
 
         A node that others read has none here unless harm is measured: a plain backward keeps no task's own gradient
-        there.
+        there. None are measured where nobody asks for diagnostics.
         """
-        return tree.gramians(list(losses), split=False)
+        return tree.gramians(list(losses), split=False) if self.diagnose else {}
 
 
 @register("uniform")

@@ -20,7 +20,7 @@ from distill_mtl.balance.parameter_gradients import (
     products_of,
 )
 from distill_mtl.balance.preferences import among, parse_preferences
-from distill_mtl.balance.rule import Backward, Diagnostics, flat, plain_backward, register, total_of
+from distill_mtl.balance.rule import Backward, flat, plain_backward, register, total_of
 from distill_mtl.balance.shared import Shared, leaves_of
 from distill_mtl.balance.tree import ByNode, Tree
 
@@ -158,7 +158,7 @@ class MGDA(MinNormRule):
         return products, weights
 
     def _say(self, found: dict[str, Tensor], weights: ByNode) -> dict[str, float]:
-        self.diagnostics = Diagnostics.of(found, weights, found if self.measure_harm else None)
+        self.note(found, weights, found if self.measure_harm else None)
         return flat(weights)
 
 

@@ -108,6 +108,8 @@ class Rule(nn.Module, ABC):
     Attributes:
         needs_coverage: the rule needs a label or a teacher for every task on every row.
         diagnostics: of the last step.
+        diagnose: unset it before a step whose `diagnostics` nobody reads; they are empty after it. For rules that
+            weight losses they cost a Gramian and a collective. Unset it on all processes.
         measure_harm: set it before a step to have `diagnostics.harmed` measured, which costs a backward
             pass through the trunk per task (nothing for `mgda`). Set it on all processes.
     """
@@ -118,7 +120,7 @@ class Rule(nn.Module, ABC):
         super().__init__()
         self.tasks = tuple(tasks)
         self.diagnostics = Diagnostics()
-        self.measure_harm = False
+        self.diagnose, self.measure_harm = True, False
 
     @abstractmethod
     def backward(
@@ -148,6 +150,18 @@ class Rule(nn.Module, ABC):
             ValueError: no losses, a task that `shared` or the rule does not know, or something that
                 this rule needs is missing.
         """
+
+    def note(
+        self,
+        gramians: Mapping[str, Tensor],
+        weights: ByNode,
+        in_parameters: Mapping[str, Tensor] | None = None,
+        *,
+        whole: bool = True,
+    ) -> None:
+        """Set `diagnostics`, as `Diagnostics.of` makes them, where they are asked for."""
+        found = Diagnostics.of(gramians, weights, in_parameters, whole=whole) if self.diagnose else None
+        self.diagnostics = found or Diagnostics()
 
     def present(self, losses: Mapping[str, Tensor], shared: Shared | Tree | None) -> list[str]:
         """The tasks of this step, in an order that is the same on every process."""

@@ -119,13 +119,13 @@ def jitter_colors(images: Tensor, color: Tensor | None) -> Tensor:
     """
     if color is None:
         return images
-    brightness, contrast, saturation = color.to(images.dtype)[:, :, None, None, None].unbind(dim=1)
-    luma = torch.tensor(_LUMA, device=images.device, dtype=images.dtype).view(1, 3, 1, 1)
-    grey = (images * luma).sum(dim=1, keepdim=True)
-    mean = grey.mean(dim=(2, 3), keepdim=True)
-    # The three changes are blends (with black, with the mean grey, with the pixel's grey) and so linear:
-    # this is their composition, clamped once.
-    scale = brightness * contrast
-    changed = images * (scale * saturation)
-    changed += grey * (scale * (1 - saturation)) + mean * (brightness * (1 - contrast))
-    return changed.clamp_(0, 1)
+    brightness, contrast, saturation = color.to(images.dtype)[:, :, None, None].unbind(dim=1)
+    luma = torch.tensor(_LUMA, device=images.device, dtype=images.dtype)
+    # The three changes are blends (with black, with the mean grey, with the pixel's grey) and so linear: their
+    # composition is a 3 x 3 matrix for each row and an addend, clamped once. One product needs no further images.
+    scale, pixels = brightness * contrast, images.flatten(2)
+    mixed = scale * (saturation * torch.eye(3, device=images.device, dtype=images.dtype))
+    mixed = mixed + scale * (1 - saturation) * luma
+    mean = (pixels.mean(2) @ luma)[:, None, None]
+    changed = torch.baddbmm(mean * (brightness * (1 - contrast)), mixed, pixels)
+    return changed.view_as(images).clamp_(0, 1)

@@ -140,7 +140,7 @@ def _losses(session: Session, stream: Iterator[Batch], rates: Sequence[float]) -
             batches = []
         if _nothing_read(session, batches):
             break
-        report = trainer.step(number, batches, lr=rate)
+        report = trainer.step(number, batches, lr=rate, diagnose=False)
         totals = {task: named["total"] for task, named in report.values(trainer.accelerator).items()}
         losses.append(_relative(totals, first))
         if not math.isfinite(losses[-1]):

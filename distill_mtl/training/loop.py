@@ -93,28 +93,31 @@ class TrainingLoop:
                 with self._since.waiting():
                     batches, error = self._read(stream)
                 self._agree_to_go_on(stop.requested, error)
-                report = self.trainer.step(session.step, batches)
+                report = self.trainer.step(
+                    session.step, batches, diagnose=self._writes_line(session.step + 1)
+                )
                 self._watch.note(session.step, report)
                 self._since.note(report, self.trainer.clip)
                 session.after_step()
-                if (
-                    self._due(self.training.log_every)
-                    or self.trainer.measures_harm(session.step)
-                    or session.step in self.look_after
-                ):
+                if self._writes_line(session.step):
                     line = self._line(report)
                     log.write(line)
                     trackers.write(line)
                     totals = {task: terms["total"] for task, terms in line["tasks"].items()}
                     display.update(session.step, losses_note(totals, line["rows_per_second"]))
-                if self._due(self.training.checkpoint_every):
+                if self._due(self.training.checkpoint_every, session.step):
                     self._refuse_broken(report)
                     self._refuse_broken_weights()
                     self._offer_best()
                     self._save()
 
-    def _due(self, every: int) -> bool:
-        return self.session.step % every == 0 or self.session.step == self.parts.steps
+    def _writes_line(self, step: int) -> bool:
+        """Whether metrics.jsonl gets a line after so many steps."""
+        due = self._due(self.training.log_every, step)
+        return due or self.trainer.measures_harm(step) or step in self.look_after
+
+    def _due(self, every: int, step: int) -> bool:
+        return step % every == 0 or step == self.parts.steps
 
     def _read(self, stream: Iterator[Batch]) -> tuple[list[Batch], UserError | None]:
         """The micro-batches of the next step on this process, or what is wrong with one of their rows.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from timm.optim import Muon, param_groups_weight_decay
+from timm.optim import param_groups_weight_decay
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
@@ -16,6 +16,7 @@ from distill_mtl.networks.modes import evaluating
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import OptimizerSection
 from distill_mtl.students.student import Body
+from distill_mtl.training.muon import Muon
 
 ROWS = 128
 """Rows of a step for which the first guesses of a rate are given."""
@@ -54,8 +55,8 @@ CLIP = 1.0
 FOR_MATRICES = 0.1
 """Factor on the first guess for trunks whose weights are mostly matrices: transformers want smaller rates."""
 CHEAP = 0.25
-"""Work of Muon's orthogonal steps, as a share of a training step's, up to which `auto` takes it. They are products of
-matrices in bf16, so their share of the time is about half of that."""
+"""Work of Muon's orthogonal steps, as a share of a training step's, up to which `auto` takes it. It is counted as in
+the usual form, products in bf16; on a CPU there are about half as many, in single precision."""
 UNITS_WITH_SGD = 100.0
 """Factor on the rate of units between columns with SGD, from the papers (Misra et al. 2016; Gao et al. 2019): their
 gradients are small. A step of Adam is about the rate, whatever the gradient, and takes none."""
@@ -187,13 +188,8 @@ def build_optimizer(objective: Objective, section: OptimizerSection) -> Optimize
     if section.name == "sgd":
         return SGD(groups, lr=0.0, momentum=section.momentum, nesterov=section.momentum > 0, fused=fused)
     if section.name == "muon":
-        return Muon(
-            _muon_groups(groups, objective),
-            lr=0.0,
-            momentum=section.momentum,
-            nesterov=True,
-            betas=section.betas,
-        )
+        parted = _muon_groups(groups, objective)
+        return Muon(parted, lr=0.0, momentum=section.momentum, betas=section.betas)
     return AdamW(groups, lr=0.0, betas=section.betas, fused=fused)
 
 

@@ -148,17 +148,21 @@ class Trainer:
         self.module, self.optimizer = accelerator.prepare(objective, self.plain_optimizer)
         thresholds = recipe.training.asynchronous
         self.asynchronous = None if thresholds is None else Asynchronous(objective, thresholds)
+        self._parameters = list(self.module.parameters())
         self._stage: Stage | None = None
 
-    def step(self, number: int, batches: Sequence[Batch], *, lr: float | None = None) -> StepReport:
+    def step(
+        self, number: int, batches: Sequence[Batch], *, lr: float | None = None, diagnose: bool = True
+    ) -> StepReport:
         """One optimizer step on this process's micro-batches of step `number`, counted from 0.
 
         Args:
             number: of the step.
             batches: this process's micro-batches.
             lr: rate of all parameters, in place of the schedule's.
+            diagnose: leave `Rule.diagnostics` of this step; the same on every process.
         """
-        seed_step(self.recipe.seed, number, self.accelerator.process_index)
+        seed_step(self.recipe.seed, number, self.accelerator.process_index, self.accelerator.device)
         rate = self._set_rate(number) if lr is None else lr
         if lr is not None:
             set_rate(self.plain_optimizer, lr)
@@ -174,6 +178,7 @@ class Trainer:
         )
         report = StepReport(counts, rate, self.objective.used_terms(), self.providers.gates)
         self.objective.rule.measure_harm = self.measures_harm(number + 1)
+        self.objective.rule.diagnose = diagnose or self.objective.rule.measure_harm
         for micro, (batch, rows) in enumerate(zip(batches, taught, strict=True)):
             with self.accelerator.accumulate(self.module):
                 self._micro_step(micro, batch.to(self.accelerator.device), rows, counts, report)
@@ -215,8 +220,7 @@ class Trainer:
             self.accelerator.backward(self.objective.nothing())
         if self.accelerator.sync_gradients:
             report.gradient_norm = self._finish_gradients(counts)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+            self._step_optimizer()
 
     def _finish_gradients(self, counts: Counts) -> Tensor | None:
         """Remove the gradients of parts that have nothing to learn, do not train or are not due, then clip.
@@ -233,8 +237,16 @@ class Trainer:
             self.asynchronous.hold_back(counts)
         if self.clip is None:
             return None
-        norm: Tensor = self.accelerator.clip_grad_norm_(self.module.parameters(), self.clip)
+        norm: Tensor = self.accelerator.clip_grad_norm_(self._parameters, self.clip)
         return norm
+
+    def _step_optimizer(self) -> None:
+        """A step, and no gradients after it."""
+        if self.accelerator.scaler is not None:  # which may leave the step out
+            self.optimizer.step()
+        else:  # Accelerate's own step looks for optional packages, which costs a small student as much as SGD does
+            self.plain_optimizer.step()
+        self.plain_optimizer.zero_grad()
 
     def _sum_over_processes(self, table: Tensor) -> Tensor:
         if self.accelerator.num_processes == 1:

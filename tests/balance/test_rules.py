@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from distill_mtl.balance import Shared, make_rule, rule_class, rule_names
+from distill_mtl.balance.rule import Diagnostics
 
 every_rule = pytest.mark.parametrize("name", RULES)
 LOSS_RULES = ("uniform", "fixed", "gradnorm", "uncertainty", "geometric")
@@ -106,6 +107,16 @@ def test_diagnostics_have_the_cosines_and_the_norm_of_the_direction(name):
     assert set(rule.diagnostics.cosines) == {"left/right", "left/part", "right/part"}
     assert all(-1 <= cosine <= 1 for cosine in rule.diagnostics.cosines.values())
     assert rule.diagnostics.norm > 0
+
+
+@every_rule
+def test_a_step_without_diagnostics_is_the_same_step(name):
+    nets, rules = (Toy(), Toy()), (rule_for(name), rule_for(name))
+    rules[1].diagnose = False
+    weights = [run(net, rule) for net, rule in zip(nets, rules, strict=True)]
+    assert weights[0] == weights[1]
+    assert rules[1].diagnostics == Diagnostics()
+    assert all(map(torch.equal, gradients(nets[0]).values(), gradients(nets[1]).values()))
 
 
 @every_rule

@@ -87,6 +87,22 @@ def test_targets_in_bf16_are_close_and_come_without_autocast_around(tmp_path: Pa
     assert torch.equal(again["hue"].output.logits, exact["hue"].output.logits)
 
 
+def test_weights_that_are_rounded_once_answer_as_under_autocast_and_stay_exact(tmp_path: Path) -> None:
+    asked, rows = teachers(folder(tmp_path)), batch(MIXED)
+    before = {name: weight.clone() for name, weight in asked["hue"].state_dict().items()}
+    live = LiveTeachers(asked, "all", precisions={"hue": "bf16", "part": "bf16"})
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = asked["hue"](rows.images)
+    for _ in range(2):
+        found = live(rows)["hue"].output
+        assert torch.equal(found.logits, expected.logits)
+        assert all(torch.equal(found.hidden[layer], value) for layer, value in expected.hidden.items())
+    after = asked["hue"].state_dict()
+    assert all(
+        value.dtype == after[name].dtype and torch.equal(value, after[name]) for name, value in before.items()
+    )
+
+
 def test_a_compiled_teacher_answers_alike_whatever_the_number_of_rows(tmp_path: Path) -> None:
     torch.compiler.reset()
     asked = teachers(folder(tmp_path))

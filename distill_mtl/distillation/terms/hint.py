@@ -99,7 +99,7 @@ class Hint(nn.Module):
         """
         prediction = self.adapter(_fit(student, self.size)).float()
         target = self._standardised(teacher)
-        return F.mse_loss(prediction, target, reduction="none").flatten(1).mean(1)
+        return F.mse_loss(prediction, target, reduction="none").mean(tuple(range(1, target.ndim)))
 
     @torch.no_grad()
     def calibrate(self, features: list[Tensor]) -> None:
@@ -121,9 +121,9 @@ class Hint(nn.Module):
         self.scale.copy_(variance.sqrt().clamp_min(1e-6))
 
     def _standardised(self, teacher: Tensor) -> Tensor:
-        fitted = _fit(teacher.float(), self.size)
+        fitted = teacher if _fits(teacher, self.size) else _fit(teacher.float(), self.size)
         mean = self.mean if self.size is None else self.mean[:, None, None]
-        return (fitted - mean) / self.scale
+        return (fitted - mean).div_(self.scale)
 
 
 def _meeting_size(student: FeatureShape, teacher: FeatureShape) -> tuple[int, int] | None:
@@ -134,6 +134,10 @@ def _meeting_size(student: FeatureShape, teacher: FeatureShape) -> tuple[int, in
 
 def _fit(feature: Tensor, size: tuple[int, int] | None) -> Tensor:
     """The feature as a map of `size`, or as a vector where size is None."""
-    if size is None:
-        return feature.mean((2, 3)) if feature.ndim == 4 else feature
-    return feature if feature.shape[-2:] == size else F.adaptive_avg_pool2d(feature, size)
+    if _fits(feature, size):
+        return feature
+    return feature.mean((2, 3)) if size is None else F.adaptive_avg_pool2d(feature, size)
+
+
+def _fits(feature: Tensor, size: tuple[int, int] | None) -> bool:
+    return feature.ndim == 2 if size is None else feature.shape[-2:] == size

@@ -1,0 +1,101 @@
+"""Muon's steps beside timm's, whatever the memory order of a weight, and its state."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from timm.optim import Muon as TimmMuon
+from timm.optim.muon import zeropower_via_newtonschulz
+from torch import Tensor, nn
+
+from distill_mtl.training.muon import COEFFICIENTS, Muon, orthogonaliser
+
+OPTIONS = {"lr": 0.02, "momentum": 0.95, "betas": (0.9, 0.999)}
+
+
+def _network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Conv2d(6, 4, 1), nn.Flatten(), nn.Linear(16, 20)
+    )
+
+
+def _groups(network: nn.Module) -> list[dict]:
+    matrices = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim == 1]
+    return [
+        {"params": matrices, "weight_decay": 0.05, "use_fallback": False},
+        {"params": others, "weight_decay": 0.0, "use_fallback": True},
+    ]
+
+
+def _train(network: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> list[Tensor]:
+    for step in steps:
+        images = torch.randn(64, 3, 4, 4, generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        network(images).square().mean().backward()
+        optimizer.step()
+    return [parameter.detach().clone() for parameter in network.parameters()]
+
+
+@pytest.mark.parametrize("shape", [(4, 30), (30, 4), (16, 16), (1, 5)])
+def test_the_orthogonal_part_is_that_of_newton_and_schulz_in_double_precision(shape: tuple[int, int]) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    expected = zeropower_via_newtonschulz(x.double(), 5, COEFFICIENTS, dtype=torch.float64)
+    wide = x if len(x) <= x.shape[1] else x.T
+    found = orthogonaliser(wide) @ wide
+    torch.testing.assert_close(found if wide is x else found.T, expected.float(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e6])
+def test_gradients_of_any_size_give_finite_steps(scale: float) -> None:
+    x = scale * torch.randn(4, 9)
+    assert (orthogonaliser(x) @ x).isfinite().all()
+    assert orthogonaliser(torch.zeros(4, 9)).isfinite().all()
+
+
+def test_steps_are_those_of_timm_but_for_its_half_precision() -> None:
+    ours, theirs = _network(), _network()
+    before = [parameter.detach().clone() for parameter in ours.parameters() if parameter.ndim > 1]
+    timms = TimmMuon(_groups(theirs), nesterov=True, ns_coefficients=COEFFICIENTS, **OPTIONS)
+    _train(ours, Muon(_groups(ours), **OPTIONS), range(1))
+    _train(theirs, timms, range(1))
+    matrices = [[p.detach() for p in network.parameters() if p.ndim > 1] for network in (ours, theirs)]
+    for start, mine, other in zip(before, *matrices, strict=True):
+        assert (mine - other).norm() < 0.1 * (other - start).norm()
+
+
+def test_the_memory_order_of_a_weight_does_not_matter() -> None:
+    plain, last = _network(), _network().to(memory_format=torch.channels_last)
+    found = [_train(network, Muon(_groups(network), **OPTIONS), range(1)) for network in (plain, last)]
+    for one, other in zip(*found, strict=True):
+        if one.ndim > 1:  # a bias before a norm has a gradient of nothing but rounding
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_a_copy_of_the_state_goes_on_to_the_bit() -> None:
+    whole = _network()
+    expected = _train(whole, Muon(_groups(whole), **OPTIONS), range(6))
+    half = _network()
+    optimizer = Muon(_groups(half), **OPTIONS)
+    _train(half, optimizer, range(3))
+    resumed = copy.deepcopy(half)
+    other = Muon(_groups(resumed), **OPTIONS)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert all(map(torch.equal, _train(resumed, other, range(3, 6)), expected))
+
+
+def test_a_state_of_timms_optimizer_goes_on() -> None:
+    network = timm.create_model("test_resnet", num_classes=3)
+    theirs, ours = (kind(_groups(network), **OPTIONS) for kind in (TimmMuon, Muon))
+    _train(network, theirs, range(2))
+    ours.load_state_dict(theirs.state_dict())
+    assert all(value.isfinite().all() for value in _train(network, ours, range(2, 3)))
+
+
+def test_what_has_no_gradient_does_not_move() -> None:
+    network = _network()
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    Muon(_groups(network), **OPTIONS).step()
+    assert all(map(torch.equal, before, network.parameters()))
