@@ -424,7 +424,7 @@ class OptimizerSection(Section):
 
     name: Literal["auto", "sgd", "adamw", "muon"] = "auto"
     """sgd: with Nesterov momentum | adamw | muon: for matrices and convolutions inside the trunk, AdamW for the rest |
-    auto: adamw where lr is a number; else muon for a trunk of convolutions if it costs little, adamw for others"""
+    auto: adamw where lr is a number; else muon where its steps cost little, adamw elsewhere"""
     lr: Rate | Auto = "auto"
     """Highest rate. auto: found by a range test before the first step."""
     schedule: Literal["auto", "cosine", "one_cycle"] = "auto"

@@ -76,7 +76,8 @@ def settle_optimizer(recipe: Recipe, trunk: Body) -> Recipe:
     section = recipe.optimizer
     name = section.name
     if name == "auto":  # a rate in a recipe without a name is AdamW's, the only optimizer there once was
-        name = "muon" if section.lr == "auto" and _suits_muon(trunk, recipe.training.batch_size) else "adamw"
+        dear = section.lr != "auto" or orthogonal_share(trunk, recipe.training.batch_size) > CHEAP
+        name = "adamw" if dear else "muon"
     defaults = DEFAULTS[name]
     schedule = defaults.schedule if section.schedule == "auto" else section.schedule
     settled: dict[str, Any] = {"name": name, "schedule": schedule}
@@ -100,11 +101,6 @@ def settle_average(recipe: Recipe, steps: int) -> Recipe:
         return recipe
     decay = 1 - 1 / max(2.0, steps / 20)
     return recipe.model_copy(update={"training": recipe.training.model_copy(update={"ema": decay})})
-
-
-def _suits_muon(trunk: Body, rows: int) -> bool:
-    """Whether a trunk is of those on which Muon was better, and its steps cost little beside so many rows."""
-    return is_convolutional(trunk) and orthogonal_share(trunk, rows) <= CHEAP
 
 
 def is_convolutional(trunk: nn.Module) -> bool:

@@ -31,7 +31,7 @@ def _recipe(**sections: Any) -> Recipe:
 
 
 def _trunk(model: str) -> Trunk:
-    args = {"img_size": 32} if model == VIT else {}
+    args = {"img_size": 32, "patch_size": 4} if model == VIT else {}
     return FAMILIES["timm"].create(model, args, (32, 32), pretrained=False)
 
 
@@ -67,7 +67,7 @@ def _changed(before: Any, now: Any, path: str = "") -> Any:
     [
         ("auto", RESNET, 128, "muon"),
         ("auto", RESNET, 8, "adamw"),  # so few rows that orthogonal steps would cost more than they do
-        ("auto", VIT, 128, "adamw"),
+        ("auto", VIT, 128, "muon"),
         (1e-3, RESNET, 128, "adamw"),
         (1e-3, VIT, 128, "adamw"),
     ],
