@@ -20,7 +20,7 @@ from distill_mtl.training.muon import Muon
 
 ROWS = 128
 """Rows of a step for which the first guesses of a rate are given."""
-FINE_TUNING = 0.1
+FINE_TUNING = 0.3
 """Factor on the first guess where the trunk is trained already."""
 
 
