@@ -117,7 +117,17 @@ def run_all(arguments: argparse.Namespace, work: Path) -> None:
     for run in runs:
         if arguments.again or not is_there(run, work):
             shutil.rmtree(run.folder(work), ignore_errors=True)
-    sets = {arguments.variant: arguments.sets}
+    make_missing(runs, work, {arguments.variant: arguments.sets})
+
+
+def make_missing(runs: Sequence[Run], work: Path, sets: Mapping[str, Sequence[str]]) -> None:
+    """Make the runs that are not finished.
+
+    Args:
+        runs: wanted.
+        work: the work folder.
+        sets: variant -> the keys that it sets.
+    """
     progress = Progress([run for run in runs if not run.finished(work)], work)
     for merge in dict.fromkeys(run.merge for run in progress.left):
         if {run.entrant for run in progress.left if run.merge == merge} & {"loop", "loop-labels", "single"}:

@@ -41,8 +41,6 @@ _LIKENESS = {"rsa": rsa, "cka": cka}
 _WHOLE = 3
 """Largest number of tasks of which every group is measured; of more those on the way to the best trees."""
 _SHOWN = 12
-_TIE = 0.1
-"""Points that losing all of the features would count where answers do not change: it orders equal trees."""
 _PROBED = 4
 _FEWEST = 20
 _ROWS_OF_PAIRS = 300
@@ -172,11 +170,7 @@ def find_branching(compared: Compared, budget: float, by: Measure = "floor") -> 
         likeness = {**likeness, by: pairs}
         trees, unit = _trees(compared, _unlike(pairs, compared.tasks), budget), "1 - hard_rows"
     else:
-        held_out = look(compared.teachers, judged, compared.device)
-        kinds = {task: compared.kinds[task] for task in compared.tasks}
-        floors = Floors(
-            compared.depths, compared.teachers, kinds, seen, held_out, fitted, judged, compared.device
-        )
+        floors = floors_of(compared, seen)
         trees, floor = _by_floor(compared, floors, budget)
         unit = "points"
     if by == "probe":
@@ -208,6 +202,20 @@ def choose(trees: Sequence[TaskTree], budget: float, *, in_points: bool) -> Task
     if in_points and within[0].loss - least < SAVES:
         return within[0]
     return next(tree for tree in within if tree.loss <= least + (WORTH if in_points else 0.0))
+
+
+def floors_of(compared: Compared, seen: Mapping[str, Seen] | None = None) -> Floors:
+    """What groups of tasks lose by sharing a stage; nothing is measured yet.
+
+    Args:
+        compared: by `gather`.
+        seen: what the teachers see in every second row, if that is known.
+    """
+    fitted, judged = compared.images[::2], compared.images[1::2]
+    seen = seen or look(compared.teachers, fitted, compared.device)
+    held_out = look(compared.teachers, judged, compared.device)
+    kinds = {task: compared.kinds[task] for task in compared.tasks}
+    return Floors(compared.depths, compared.teachers, kinds, seen, held_out, fitted, judged, compared.device)
 
 
 def _likenesses(
@@ -271,8 +279,7 @@ def _by_floor(
 ) -> tuple[list[TaskTree], dict[str, list[float | None]]]:
     """The best trees in points, and what sharing by all tasks costs each at each depth.
 
-    Of few tasks every group is measured. Of more, a group loses the share of what all tasks lose together that its
-    error in the features is of theirs; then the groups of the best trees are measured.
+    Of few tasks every group is measured. Of more, groups are estimated; then those of the best trees are measured.
     """
     tasks, everyone = compared.tasks, tuple(compared.tasks)
     behind = range(1, len(compared.depths))
@@ -280,25 +287,13 @@ def _by_floor(
     if len(tasks) <= _WHOLE:
         floors.measure((k, group) for k in behind for group in combinations(tasks, 2))
 
-    def loss(depth: int, group: Group) -> float:
-        if depth == 0 or len(group) == 1:
-            return 0.0
-        error = max(0.0, floors.error(depth, group)) * len(group) / len(tasks)
-        measured = floors.points.get((depth, group))
-        if measured is None:
-            whole = floors.points[depth, everyone]
-            share = error / max(floors.error(depth, everyone), 1e-9)
-            points = min(1.0, share) * sum(whole.values())
-        else:
-            points = sum(measured.values())
-        return points / len(tasks) + _TIE * error
-
-    trees = _trees(compared, loss, budget)
+    trees = _trees(compared, floors.loss, budget)
     if len(trees) > _SHOWN:
         trees = [trees[round(k * (len(trees) - 1) / (_SHOWN - 1))] for k in range(_SHOWN)]
     floors.measure((k, group) for tree in trees for k in behind for group in tree.groups[k])
     priced = [
-        replace(tree, loss=sum(loss(k, group) for k in behind for group in tree.groups[k])) for tree in trees
+        replace(tree, loss=sum(floors.loss(k, group) for k in behind for group in tree.groups[k]))
+        for tree in trees
     ]
     best: list[TaskTree] = []
     for tree in priced:

@@ -21,6 +21,8 @@ from distill_mtl.training.branching.teacher_features import Seen, TeacherLayers,
 
 BASIS = 64
 """Directions of each teacher that are kept at least; twice its fair share of the channels if that is more."""
+_TIE = 0.1
+"""Points that losing all of the features would count where answers do not change: it orders equal trees."""
 _EVEN = 0.1
 """Part of a direction's weight that does not depend on the teacher's answers, which a few rows do not tell exactly."""
 
@@ -157,6 +159,24 @@ class Floors:
     def error(self, depth: int, group: Group) -> float:
         """Share of the features, mean over the group, that sharing loses beyond what each loses alone."""
         return self._error(depth, group) - sum(self._error(depth, (task,)) for task in group) / len(group)
+
+    def loss(self, depth: int, group: Group) -> float:
+        """Points that the group loses by sharing the depth, summed over it and divided by the number of all tasks.
+
+        Of a group that is not measured, the share of what all tasks lose together, which must be measured, that its
+        error in the features is of theirs.
+        """
+        if depth == 0 or len(group) == 1:
+            return 0.0
+        tasks = tuple(self._teachers)
+        error = max(0.0, self.error(depth, group)) * len(group) / len(tasks)
+        measured = self.points.get((depth, group))
+        if measured is None:
+            share = error / max(self.error(depth, tasks), 1e-9)
+            points = min(1.0, share) * sum(self.points[depth, tasks].values())
+        else:
+            points = sum(measured.values())
+        return points / len(tasks) + _TIE * error
 
     def measure(self, wanted: Iterable[tuple[int, Group]]) -> None:
         """Find `points` of these depths and groups: what each task loses beyond what it loses alone.
