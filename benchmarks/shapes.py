@@ -98,14 +98,15 @@ def main() -> None:
     arguments = parser.parse_args()
     work: Path = arguments.work.resolve()
     os.chdir(ROOT)  # where paths of shipped recipes begin
-    if arguments.costs:
-        return print("\n".join(costs_lines(arguments.only, work)))
     try:
-        if not arguments.table:
+        if arguments.costs:
+            print("\n".join(costs_lines(arguments.only, work)))
+        elif not arguments.table:
             make(arguments.only, arguments.budget, arguments.seeds, work)
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on with the run that was cut off")
-    print("\n".join(table_lines(arguments.budget, work)))
+    if not arguments.costs:
+        print("\n".join(table_lines(arguments.budget, work)))
 
 
 def make(shapes: Sequence[str], budget: str, seeds: Sequence[int], work: Path) -> None:
