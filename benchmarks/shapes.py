@@ -68,12 +68,22 @@ class Trees:
     wide: dict[str, Any]
 
 
+def setting(key: str, value: Any) -> str:
+    return f"student.{key}={json.dumps(value)}"
+
+
+def branch_by_hand() -> dict[str, Any]:
+    """Of the shipped recipe."""
+    recipe = yaml.safe_load((ROOT / "recipes" / "scenes-tree.yaml").read_text())
+    return dict(recipe["student"]["branch"])
+
+
 SHAPES: dict[str, Sequence[str] | Callable[[Trees], Sequence[str]]] = {
     "trunk": (),
     "tree-auto": lambda trees: [setting("branch", trees.auto)],
     "tree-worst": lambda trees: [setting("branch", trees.worst)],
     "wide": lambda trees: [setting("args", trees.wide)],
-    "tree-hand": lambda _: [setting("branch", branch_by_hand())],
+    "tree-hand": (setting("branch", branch_by_hand()),),
     "private-norms": ('student.private={"norms": ["layer3", "layer4"]}',),
     "zip": ("student.init=zip",),
     "cross-stitch": ("student.columns=cross_stitch",),
@@ -81,8 +91,7 @@ SHAPES: dict[str, Sequence[str] | Callable[[Trees], Sequence[str]]] = {
     "vit": VIT,
     "soft-order": (*VIT, "student.order=soft"),
 }
-"""Shape -> the keys that it sets; in the order in which they are run."""
-FOUND = ("tree-auto", "tree-worst", "wide")
+"""Shape -> the keys that it sets, or what makes them of what is found; in the order in which they are run."""
 
 
 def main() -> None:
@@ -122,25 +131,18 @@ def make(shapes: Sequence[str], budget: str, seeds: Sequence[int], work: Path) -
 
 def keys_of(shape: str, work: Path) -> Sequence[str] | None:
     """What a shape sets; None where one trunk is as good as every tree, so that there is no such shape."""
-    if shape in FOUND and not trees_of(work).auto:
+    keys = SHAPES[shape]
+    if not callable(keys):
+        return keys
+    trees = trees_of(work)
+    if not trees.auto:
         print(f"{shape}: left out, no tree is worth its size", file=sys.stderr)
         return None
-    keys = SHAPES[shape]
-    return keys(trees_of(work)) if callable(keys) else keys
+    return keys(trees)
 
 
 def entrant_of(shape: str) -> str:
     return "ours" if shape == "trunk" else shape
-
-
-def setting(key: str, value: Any) -> str:
-    return f"student.{key}={json.dumps(value)}"
-
-
-def branch_by_hand() -> dict[str, Any]:
-    """Of the shipped recipe."""
-    recipe = yaml.safe_load((ROOT / "recipes" / "scenes-tree.yaml").read_text())
-    return dict(recipe["student"]["branch"])
 
 
 # ---- trees --------------------------------------------------------------------------------------------
