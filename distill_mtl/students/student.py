@@ -359,7 +359,7 @@ class Student(nn.Module):
             if hasattr(self.heads, task):
                 raise StudentError(f"tasks.{task}: PyTorch keeps this name for itself. Rename the task.")
             try:
-                with within_memory(f"tasks.{task}: its head", "Give it fewer classes, or a smaller head."):
+                with within_memory("its head", "Give it fewer classes, or a smaller head."):
                     self.heads[task] = kind.head(trunk.shapes)
             except UserError as error:
                 raise StudentError(f"tasks.{task}: {error} The student is {trunk.name}.") from error

@@ -103,7 +103,7 @@ def test_a_head_of_no_possible_size_is_refused_wherever_it_is_from(size: str, va
 def test_a_head_that_memory_cannot_hold_is_refused_before_it_is_made() -> None:
     section = StudentSection(model="resnet18", input_size=64, init="random")
     kind = build_kind("classification", ["a", "b"], head={"width": 65536, "depth": 100})
-    with pytest.raises(StudentError, match=r"training this student .*B of memory.*B are available"):
+    with pytest.raises(StudentError, match=r"needs at least .*B of memory.*B are available"):
         build_student(section, {"breed": kind}, seed=0)
 
 

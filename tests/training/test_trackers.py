@@ -87,10 +87,10 @@ def test_a_run_that_goes_on_shows_no_step_twice(
 ) -> None:
     out, step = tmp_path / "run", Trainer.step
 
-    def falls(trainer: Trainer, number: int, batches: Any) -> Any:
+    def falls(trainer: Trainer, number: int, batches: Any, **keys: Any) -> Any:
         if number == 4:
             raise OSError("the power is gone")
-        return step(trainer, number, batches)
+        return step(trainer, number, batches, **keys)
 
     monkeypatch.setattr(Trainer, "step", falls)
     with pytest.raises(OSError, match="the power"):
@@ -113,10 +113,10 @@ def test_a_stopped_run_ends_its_trackers_with_every_logged_step(
 ) -> None:
     out, step = tmp_path / "run", Trainer.step
 
-    def signalled(trainer: Trainer, at: int, batches: Any) -> Any:
+    def signalled(trainer: Trainer, at: int, batches: Any, **keys: Any) -> Any:
         if at == 3:
             os.kill(os.getpid(), number)
-        return step(trainer, at, batches)
+        return step(trainer, at, batches, **keys)
 
     monkeypatch.setattr(Trainer, "step", signalled)
     with pytest.raises(Stopped):
