@@ -49,6 +49,7 @@ _DISGUISES = {
     "PytorchStreamWriter failed": errno.EIO,
     "unexpected pos": errno.EIO,  # PyTorch again, when it closes a file that it could not write
     "unable to write to file": errno.ENOSPC,
+    "unable to allocate shared memory": errno.ENOSPC,  # with EAGAIN as its number
     "Unexpected bus error encountered in worker": errno.ENOSPC,
 }
 
@@ -65,9 +66,11 @@ def error_number(error: BaseException) -> int | None:
             return each.errno
     text = str(error)
     if isinstance(error, OSError | RuntimeError) or type(error).__name__ == "SafetensorError":
-        if (found := _NUMBER.search(text)) is not None:
-            return int(next(filter(None, found.groups())))
-        return next((number for words, number in _DISGUISES.items() if words in text), None)
+        disguised = next((number for words, number in _DISGUISES.items() if words in text), None)
+        if (found := _NUMBER.search(text)) is None:
+            return disguised
+        number = int(next(filter(None, found.groups())))
+        return number if number in _KNOWN else disguised or number
     return None
 
 

@@ -7,6 +7,7 @@ An index that is stale or unreadable is made again from the shard, which is the 
 """
 
 import hashlib
+import io
 import json
 import os
 import zipfile
@@ -120,8 +121,7 @@ def keep_label_counts(path: Path, name: str, counts: Mapping[str, Any]) -> None:
     content = _arrays(place, path)
     content[_COUNTS] = np.frombuffer(json.dumps(latest).encode(), np.uint8)
     try:
-        with atomic_file(place) as file:
-            np.savez(file, **content)
+        _save(place, content)
     except OSError:
         return  # not writable: it is counted again next time
 
@@ -193,17 +193,24 @@ def _fits(index: ShardIndex, size: int) -> bool:
 
 
 def _write(place: Path, index: ShardIndex, stamp: NDArray[np.int64]) -> None:
+    arrays = {
+        "stamp": stamp,
+        "endings": np.array(index.endings),
+        "offsets": index.offsets,
+        "sizes": index.sizes,
+        "checksums": index.checksums,
+        "key_text": np.frombuffer(index.key_text, np.uint8),
+        "key_ends": index.key_ends,
+    }
+    _save(place, arrays)
+
+
+def _save(place: Path, arrays: Mapping[str, Any]) -> None:
+    # In memory first: on a full disk NumPy 1.26 leaves a zip file behind that complains when it is collected.
+    content = io.BytesIO()
+    np.savez(content, **arrays)
     with atomic_file(place) as file:
-        np.savez(
-            file,
-            stamp=stamp,
-            endings=np.array(index.endings),
-            offsets=index.offsets,
-            sizes=index.sizes,
-            checksums=index.checksums,
-            key_text=np.frombuffer(index.key_text, np.uint8),
-            key_ends=index.key_ends,
-        )
+        file.write(content.getbuffer())
 
 
 def _refuse_missing_members(path: Path, rows: list[Row], known: Checksums) -> None:

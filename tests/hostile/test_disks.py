@@ -216,6 +216,10 @@ def test_a_disguised_error_is_known_and_a_mistake_of_ours_is_not_taken_for_one(t
             errno.EIO,
         ),
         ("unable to write to file </torch_1_2>: No space left on device (28)", errno.ENOSPC),
+        (
+            "unable to allocate shared memory(shm) for file </torch_1_2>: Resource temporarily unavailable (11)",
+            errno.ENOSPC,
+        ),
         ("received 0 items of ancdata", errno.EMFILE),
     ):
         assert error_number(RuntimeError(text)) == number

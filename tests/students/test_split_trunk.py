@@ -100,6 +100,8 @@ def test_the_part_for_some_tasks_gives_the_same_features(model: str, tasks: list
 def test_networks_whose_stages_hand_on_more_than_a_tensor_part_too(
     model: str, branch: Any, args: dict[str, Any]
 ) -> None:
+    if not timm.is_model(model):
+        pytest.skip(f"timm {timm.__version__} has no {model}")
     _, trunk = tree(model, branch, args=args)
     plain = student(model, tasks=kinds(), args=args)
     with torch.no_grad():
