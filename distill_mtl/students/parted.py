@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.networks.backbone import LOGITS, POOLED
-from distill_mtl.networks.stages import Chain, State, find_chain, tensors_in, with_each_tensor
+from distill_mtl.networks.stages import Chain, State, tensors_in, with_each_tensor
 from distill_mtl.students.owners import Node
 from distill_mtl.students.shape import Shape
 from distill_mtl.students.student import FAMILIES, Body, Computation, Trunk
@@ -99,7 +99,7 @@ class PartNetwork(nn.ModuleDict):
 class PartedTrunk(Shape):
     """A body in parts.
 
-    Features have the names `NODE.LAYER`, and `of` gives those on a task's path by layer.
+    Features have the names `NODE.LAYER`.
 
     Args:
         whole: the trunk that the parts were cut from.
@@ -112,8 +112,6 @@ class PartedTrunk(Shape):
 
     def __init__(self, whole: Trunk, network: PartNetwork, tasks: Sequence[str], said: Any) -> None:
         self.said, self.tasks, self.family = said, tuple(tasks), whole.family
-        self._layers: tuple[str, ...] = ()
-        self._paths: dict[str, dict[str, str]] = {}
         network.eval().find_in_place(whole.preprocess(torch.zeros(1, 3, *whole.inputs.size)))
         super().__init__(network.train(whole.training), whole.inputs, whole.name, whole.args)
 
@@ -133,23 +131,8 @@ class PartedTrunk(Shape):
         computed = {node.name: node.tasks for node in self.nodes}
         return {name: computed.get(name, self.tasks) for name in self.model}
 
-    @property
-    def tapped(self) -> tuple[str, ...]:
-        return self._layers
-
-    def tap(self, returns: Any) -> None:
-        self._layers = tuple(dict.fromkeys(returns))
-        places = {layer: self._nodes_with(layer) for layer in self._layers}
-        self._paths = {
-            task: {
-                layer: f"{node.name}.{layer}"
-                for layer, nodes in places.items()
-                for node in nodes
-                if task in node.tasks
-            }
-            for task in self.tasks
-        }
-        super().tap(dict.fromkeys(name for path in self._paths.values() for name in path.values()))
+    def names_of(self, layer: str) -> Mapping[str, str]:
+        return {task: f"{node.name}.{layer}" for node in self._nodes_with(layer) for task in node.tasks}
 
     def computations(self, images: Tensor) -> Iterator[tuple[Node, Callable[[Any], dict[str, Tensor]], Any]]:
         """What a forward pass computes, node by node, for those who cut between them.
@@ -207,12 +190,6 @@ class PartedTrunk(Shape):
         return next(
             (step for step, place in held if any(f"{name}.".startswith(f"{place}.") for name in own)), part
         )
-
-    def of(self, task: str, features: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return {layer: features[name] for layer, name in self._paths[task].items()}
-
-    def layer_of(self, name: str) -> str:
-        return name.partition(".")[2]
 
     def only(self, tasks: Sequence[str]) -> Body:
         tasks = [task for task in self.tasks if task in tasks]
@@ -316,17 +293,6 @@ class _States:
         form, places = self._forms[node]
         left = iter(places)
         return with_each_tensor(lambda _: features[next(left)], form)
-
-
-def chain_of(whole: Trunk) -> Chain:
-    """The steps of a trunk's network.
-
-    Raises:
-        UserError: it cannot be cut.
-    """
-    whole.tap(())
-    channels = whole.preprocess(torch.zeros(1, 3, *whole.inputs.size)).shape[1]
-    return find_chain(whole.model, whole.inputs.size, channels, whole.name)
 
 
 def holding(part: nn.Module, buffers: Collection[str] = ()) -> nn.Module:

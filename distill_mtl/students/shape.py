@@ -6,10 +6,14 @@ schema and in `recipe.schema.SHAPES`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
+from torch import Tensor
+
 from distill_mtl.errors import StudentError, UserError
+from distill_mtl.networks.stages import Chain, find_chain
 from distill_mtl.reading import Remedy, fit
 from distill_mtl.registry import Registry
 from distill_mtl.students.student import FAMILIES, Body, Trunk
@@ -23,11 +27,15 @@ Layout = Mapping[str, Any]
 class Shape(Body, ABC):
     """A body that is made of a whole trunk, for the tasks of a recipe. The base class of shapes.
 
+    A layer may run for each task apart, so that a feature has a name of its own, and `of` gives a task's by layer.
+
     Attributes:
         form: type of its entry in config.json, whose values others may have written.
+        tasks: names of all tasks; set before the body is initialised.
     """
 
     form: ClassVar[Any]
+    tasks: tuple[str, ...]
 
     @classmethod
     @abstractmethod
@@ -37,6 +45,29 @@ class Shape(Body, ABC):
         Raises:
             UserError: there is no such stage, or the network cannot be cut as asked.
         """
+
+    @abstractmethod
+    def names_of(self, layer: str) -> Mapping[str, str]:
+        """Task -> the name of its feature of a layer.
+
+        Raises:
+            UserError: there is no such layer.
+        """
+
+    @property
+    def tapped(self) -> tuple[str, ...]:
+        return tuple(self._names)
+
+    def tap(self, returns: Iterable[str]) -> None:
+        self._names = {layer: self.names_of(layer) for layer in dict.fromkeys(returns)}
+        self._layer_of = {names[task]: layer for task in self.tasks for layer, names in self._names.items()}
+        super().tap(self._layer_of)
+
+    def of(self, task: str, features: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return {layer: features[names[task]] for layer, names in self._names.items()}
+
+    def layer_of(self, name: str) -> str:
+        return self._layer_of[name]
 
     @classmethod
     def mistakes(cls, said: Any, tasks: Sequence[str]) -> list[str]:
@@ -122,3 +153,14 @@ def layout_in(entry: Mapping[str, Any], tasks: Sequence[str], where: str, remedy
             raise remedy.error(f"{where}.{key}: {text} {remedy.mend}")
         return {key: said}
     return {}
+
+
+def chain_of(whole: Trunk) -> Chain:
+    """The steps of a trunk's network, which is not tapped any more.
+
+    Raises:
+        UserError: it cannot be cut.
+    """
+    whole.tap(())
+    channels = whole.preprocess(torch.zeros(1, 3, *whole.inputs.size)).shape[1]
+    return find_chain(whole.model, whole.inputs.size, channels, whole.name)

@@ -206,9 +206,8 @@ def from_first_process(measured: T) -> T:
 def seed_step(seed: int, step: int, rank: int, device: torch.device) -> None:
     """Make this step's random numbers a function of where it stands, so that resuming replays them."""
     number = (seed * 1_000_003 + step) * 1_009 + rank
-    if (
-        device.type == "cpu"
-    ):  # the same numbers, without what `manual_seed` notes for devices that are not there
+    if device.type == "cpu":
+        # The same numbers, without what `manual_seed` notes for devices that are not there.
         torch.default_generator.manual_seed(number)
     else:
         torch.manual_seed(number)

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import student_toys
 import torch
+from student_toys import apart
+from student_toys import three_kinds as kinds
 from torch import Tensor, nn
 
 from distill_mtl.balance import Tree
@@ -32,29 +34,12 @@ def student(*given: Any, **keys: Any) -> Student:
     return student_toys.student(*given, **{"input_size": SIZE, **keys})
 
 
-def kinds() -> dict[str, TaskKind]:
-    return {
-        "a": build_kind("classification", ["x", "y", "z"]),
-        "b": build_kind("segmentation", ["ground", "thing"]),
-        "c": build_kind("classification", ["x", "y"]),
-    }
-
-
 def columns(model: str = "test_resnet", kind: str = "cross_stitch", **keys: Any) -> tuple[Student, Columns]:
     """A student of coupled columns, in evaluation mode."""
     own = {key: keys.pop(key) for key in ("own", "after", "each", "subspaces") if key in keys}
     found = student(model, tasks=kinds(), columns=ColumnsSection(kind=kind, **own), **keys)
     assert isinstance(found.trunk, Columns)
     return found, found.trunk
-
-
-def apart(found: Student) -> Student:
-    """The same with weights that differ from column to column."""
-    noise = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in found.parameters():
-            parameter.add_(0.01 * torch.randn(parameter.shape, generator=noise))
-    return found
 
 
 def images(rows: int = 2, size: int = SIZE) -> Tensor:

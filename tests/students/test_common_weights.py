@@ -10,6 +10,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 from student_toys import student
+from student_toys import three_kinds as kinds
 from torch import Tensor, nn
 
 from distill_mtl.balance import Tree, make_rule
@@ -19,7 +20,6 @@ from distill_mtl.errors import StudentError
 from distill_mtl.students.parted import PartedTrunk
 from distill_mtl.students.student import Body, Student
 from distill_mtl.students.student_folder import load_student, save_student
-from distill_mtl.tasks.base import TaskKind, build_kind
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "norms": {"private": {"norms": ["layer3", "layer4"]}},
@@ -30,14 +30,6 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 FOLDED = ("series", "parallel")
 every_layout = pytest.mark.parametrize("layout", LAYOUTS)
-
-
-def kinds() -> dict[str, TaskKind]:
-    return {
-        "a": build_kind("classification", ["x", "y", "z"]),
-        "b": build_kind("segmentation", ["ground", "thing"]),
-        "c": build_kind("classification", ["x", "y"]),
-    }
 
 
 def shared(layout: str, model: str = "test_resnet", **keys: Any) -> tuple[Student, PartedTrunk]:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import timm
 import torch
-from student_toys import student
+from student_toys import apart, student
+from student_toys import three_kinds as kinds
 from torch import Tensor
 
 from distill_mtl.balance import Shared, make_rule
@@ -15,7 +16,6 @@ from distill_mtl.errors import StudentError
 from distill_mtl.students.shapes.branch import SplitTrunk
 from distill_mtl.students.student import Student
 from distill_mtl.students.student_folder import load_student, save_student
-from distill_mtl.tasks.base import TaskKind, build_kind
 
 BRANCHES: dict[str, Any] = {
     "test_resnet": {"layer3": [["a", "b"], ["c"]], "layer4": "own"},
@@ -25,28 +25,11 @@ BRANCHES: dict[str, Any] = {
 }
 
 
-def kinds() -> dict[str, TaskKind]:
-    return {
-        "a": build_kind("classification", ["x", "y", "z"]),
-        "b": build_kind("segmentation", ["ground", "thing"]),
-        "c": build_kind("classification", ["x", "y"]),
-    }
-
-
 def tree(model: str = "test_resnet", branch: Any = None, **keys: Any) -> tuple[Student, SplitTrunk]:
     """A student in parts, in evaluation mode."""
     found = student(model, tasks=kinds(), branch=branch or BRANCHES[model], **keys)
     assert isinstance(found.trunk, SplitTrunk)
     return found, found.trunk
-
-
-def apart(found: Student) -> Student:
-    """The same with weights that differ from node to node."""
-    noise = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in found.parameters():
-            parameter.add_(0.01 * torch.randn(parameter.shape, generator=noise))
-    return found
 
 
 def images(rows: int = 2) -> Tensor:

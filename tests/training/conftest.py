@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import short_runs
 import toy_world
@@ -17,6 +19,12 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory) -> toy_world.Run:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("distill_mtl.jobs.distill.CALIBRATION_ROWS", short_runs.CALIBRATION_ROWS)
         return toy_world.Run(recipe, out, distill(recipe, out=out, console=Console(quiet=True)))
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a toy world for the tests of one file."""
+    return toy_world.build(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module", autouse=True)

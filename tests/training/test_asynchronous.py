@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import toy_world
 import toys
 
 from distill_mtl import load_recipe
@@ -21,11 +20,6 @@ from distill_mtl.training.step import Trainer
 KINDS = {"a": toys.classification(3), "b": toys.classification(2)}
 ROWS = [(8, 0), (8, 2), (0, 0), (4, 4), (1, 9), (0, 5), (12, 12), (3, 0)]
 """Rows of a and of b in each step; those of b are rows of their own."""
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_world.build(tmp_path_factory.mktemp("world"))
 
 
 def test_parts_step_exactly_when_their_own_counts_say() -> None:

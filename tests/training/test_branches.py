@@ -1,7 +1,6 @@
 """Runs of students whose tasks part in the trunk, from a recipe to exported files."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 import quickstart
 import timm
 import torch
-import toy_world
+from resuming import resumed
 from rich.console import Console
 
 from distill_mtl import distill, evaluate, export_student, load_recipe
@@ -23,20 +22,15 @@ BRANCHES = "student={model: test_resnet, input_size: 16, init: random, branch: {
 TOY = 'student={model: "toy:net", init: random, branch: {hue: second}}'
 
 
+RUN = (BRANCHES, "training.ema=0.9", "training.log_every=1", "balance=mgda_ub")
 AUTO = 'student={model: "toy:net", init: random, branch: {auto: {budget: 2.0, by: rsa, rows: 60}}}'
 FOUND = {"second": [["hue"], ["shape"]]}
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_world.build(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
 def finished(recipe: Path) -> Path:
     out = recipe.parent / "finished"
-    changes = (BRANCHES, "training.ema=0.9", "training.log_every=1", "balance=mgda_ub")
-    distill(load_recipe(recipe, changes), out=out, console=QUIET)
+    distill(load_recipe(recipe, RUN), out=out, console=QUIET)
     return out
 
 
@@ -69,16 +63,7 @@ def test_the_report_draws_the_parts_with_their_costs(finished: Path) -> None:
 
 
 def test_a_run_that_goes_on_ends_as_one_that_was_not_interrupted(finished: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(finished, run)
-    shutil.rmtree(run / "checkpoints" / "step_00000006")
-    (run / "results.json").unlink()
-    shutil.rmtree(run / "student")
-    changes = (BRANCHES, "training.ema=0.9", "training.log_every=1", "balance=mgda_ub")
-    distill(load_recipe(finished.parent / "toy.yaml", changes), out=run, resume=True, console=QUIET)
-    ours, theirs = quickstart.weights(run), quickstart.weights(finished)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    resumed(finished, finished.parent / "toy.yaml", RUN, tmp_path / "run")
 
 
 @pytest.mark.parametrize("student", [TOY, AUTO], ids=["by hand", "auto"])
@@ -100,16 +85,8 @@ def test_two_processes_equal_one(recipe: Path, tmp_path: Path, student: str) -> 
 def test_a_run_that_found_its_tree_goes_on_with_it(recipe: Path, tmp_path: Path) -> None:
     distill(load_recipe(recipe, [AUTO]), out=tmp_path / "whole", console=QUIET)
     assert load_recipe(tmp_path / "whole" / "recipe.resolved.yaml").student.branch == FOUND
-    run = tmp_path / "run"
-    shutil.copytree(tmp_path / "whole", run)
-    shutil.rmtree(run / "checkpoints" / "step_00000006")
-    (run / "results.json").unlink()
-    shutil.rmtree(run / "student")
-    distill(load_recipe(recipe, [AUTO]), out=run, resume=True, console=QUIET)
-    ours, theirs = quickstart.weights(run), quickstart.weights(tmp_path / "whole")
-    assert any("hue" in name and "second" in name for name in ours)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    resumed(tmp_path / "whole", recipe, [AUTO], tmp_path / "run")
+    assert any("hue" in name and "second" in name for name in quickstart.weights(tmp_path / "run"))
 
 
 def test_the_run_is_evaluated_and_loaded_as_any_other(finished: Path) -> None:

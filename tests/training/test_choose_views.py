@@ -3,18 +3,12 @@
 from pathlib import Path
 
 import pytest
-import toy_world
 
 from distill_mtl import load_recipe
 from distill_mtl.tasks.classification import Classification
 from distill_mtl.training import choose_views
 from distill_mtl.training.choose_views import means_a_side
 from distill_mtl.training.parts import build
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_world.build(tmp_path_factory.mktemp("world"))
 
 
 def test_small_pictures_are_moved_and_not_scaled(recipe: Path) -> None:

@@ -1,7 +1,6 @@
 """Runs of students of columns, from a recipe to exported files."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 import quickstart
 import timm
 import torch
-import toy_world
+from resuming import resumed
 from rich.console import Console
 
 from distill_mtl import distill, evaluate, export_student, load_recipe
@@ -48,11 +47,6 @@ acceptance: 100
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_world.build(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
 def stitched(recipe: Path) -> Path:
     out = recipe.parent / "stitched"
     distill(load_recipe(recipe, (COLUMNS, *AVERAGED)), out=out, console=QUIET)
@@ -87,18 +81,6 @@ def answers(run: Path, images: torch.Tensor) -> dict[str, torch.Tensor]:
 
 def pictures(rows: int = 8) -> torch.Tensor:
     return torch.rand(rows, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-
-
-def resumed(finished: Path, recipe: Path, changes: tuple[str, ...], run: Path) -> None:
-    """Lose the last checkpoint of a run and all after it, and go on."""
-    shutil.copytree(finished, run)
-    shutil.rmtree(run / "checkpoints" / "step_00000006")
-    (run / "results.json").unlink()
-    shutil.rmtree(run / "student")
-    distill(load_recipe(recipe, changes), out=run, resume=True, console=QUIET)
-    ours, theirs = quickstart.weights(run), quickstart.weights(finished)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
 # Coupled columns ----------------------------------------------------------------------------------

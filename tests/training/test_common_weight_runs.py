@@ -1,7 +1,6 @@
 """Runs of students with private layers, or own encoders, from a recipe to exported files."""
 
 import json
-import shutil
 from pathlib import Path
 
 import children
@@ -9,7 +8,7 @@ import pytest
 import quickstart
 import timm
 import torch
-import toy_world
+from resuming import resumed
 from rich.console import Console
 
 from distill_mtl import distill, export_student, load_recipe
@@ -24,11 +23,6 @@ ENCODERS = (
     'student={model: "toy:net", init: random, encoders: {groups: {x: [hue], y: [shape]}, until: second}}'
 )
 RUN = (PRIVATE, "training.ema=0.9", "training.log_every=1", "balance=mgda_ub")
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_world.build(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +52,7 @@ def test_costs_count_common_weights_once_and_every_computation(finished: Path) -
 
 
 def test_a_run_that_goes_on_ends_as_one_that_was_not_interrupted(finished: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(finished, run)
-    shutil.rmtree(run / "checkpoints" / "step_00000006")
-    (run / "results.json").unlink()
-    shutil.rmtree(run / "student")
-    distill(load_recipe(finished.parent / "toy.yaml", RUN), out=run, resume=True, console=QUIET)
-    ours, theirs = quickstart.weights(run), quickstart.weights(finished)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    resumed(finished, finished.parent / "toy.yaml", RUN, tmp_path / "run")
 
 
 @pytest.mark.parametrize("shape", [ADAPTERS, ENCODERS])

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import quickstart
 import torch
-import toy_world
 from rich.console import Console
 
 from distill_mtl import distill, load_recipe
@@ -28,11 +27,6 @@ MODES = {
     "fitnets": ("schedule=fitnets", "schedule.0.until=4", "student.args={norm: true}"),
     "gate": ("tasks.hue.gate={entropy: 0.8}", "tasks.shape.gate={confidence: 0.6}"),
 }
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_world.build(tmp_path_factory.mktemp("world"))
 
 
 @pytest.mark.parametrize("mode", MODES)

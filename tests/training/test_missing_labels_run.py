@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import quickstart
-import toy_world
 import yaml
 from rich.console import Console
 
@@ -15,11 +14,6 @@ from distill_mtl.training.parts import build
 
 TURNS = "training.stream={mode: alternate, phase: 2}"
 HUE = ("tasks.hue.teacher=self", "tasks.hue.classes=3")
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_world.build(tmp_path_factory.mktemp("world"))
 
 
 def test_a_self_teacher_has_targets_from_the_second_phase_on_beside_real_teachers(

@@ -11,7 +11,6 @@ import children
 import pytest
 import quickstart
 import torch
-import toy_world
 from rich.console import Console
 
 from distill_mtl import distill, load_recipe
@@ -26,11 +25,6 @@ CHANGES = (
     "training.select=best",
 )
 QUIET = Console(quiet=True)
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_world.build(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")

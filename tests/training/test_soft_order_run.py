@@ -1,14 +1,13 @@
 """Runs of students whose tasks mix blocks in orders of their own, from a recipe to exported files."""
 
 import json
-import shutil
 from pathlib import Path
 
 import children
 import pytest
 import quickstart
 import torch
-import toy_world
+from resuming import resumed
 from rich.console import Console
 
 from distill_mtl import distill, export_student, load_recipe
@@ -18,11 +17,6 @@ from distill_mtl.training.parts import build
 
 QUIET = Console(quiet=True)
 SOFT = "student={model: test_vit, input_size: 32, init: random, order: soft}"
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_world.build(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +39,8 @@ def test_orders_are_trained_and_the_report_has_their_costs(finished: Path) -> No
 
 
 def test_a_run_that_goes_on_ends_as_one_that_was_not_interrupted(finished: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(finished, run)
-    shutil.rmtree(run / "checkpoints" / "step_00000006")
-    (run / "results.json").unlink()
-    shutil.rmtree(run / "student")
     changes = [SOFT, "tasks.hue.hints=[{student: blocks.1}]"]
-    distill(load_recipe(finished.parent / "toy.yaml", changes), out=run, resume=True, console=QUIET)
-    ours, theirs = quickstart.weights(run), quickstart.weights(finished)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    resumed(finished, finished.parent / "toy.yaml", changes, tmp_path / "run")
 
 
 def test_two_processes_equal_one(recipe: Path, tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
 from pathlib import Path
 
-import pytest
 import torch
-import toy_world
 
 from distill_mtl import load_recipe
 from distill_mtl.distillation.objective import Objective
@@ -18,11 +16,6 @@ FITNETS = (
     "training.teachers_on=all",
     *(f"tasks.{task}.hints=[{{student: first, teacher: first}}]" for task in ("hue", "shape")),
 )
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_world.build(tmp_path_factory.mktemp("world"))
 
 
 def test_what_a_stage_does_not_train_stays_to_the_bit_until_the_step_at_which_it_ends(recipe: Path) -> None:

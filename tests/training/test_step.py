@@ -1,8 +1,6 @@
 from pathlib import Path
 
-import pytest
 import torch
-import toy_world
 
 from distill_mtl import load_recipe
 from distill_mtl.data.batch import Batch
@@ -11,11 +9,6 @@ from distill_mtl.targets.combined import TargetProviders
 from distill_mtl.training.parts import build
 from distill_mtl.training.processes import start_accelerator
 from distill_mtl.training.step import Trainer
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_world.build(tmp_path_factory.mktemp("world"))
 
 
 def test_a_step_in_which_no_row_says_anything_changes_nothing(recipe: Path) -> None:

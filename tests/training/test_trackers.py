@@ -9,7 +9,6 @@ from typing import Any
 
 import accelerate.tracking
 import pytest
-import toy_world
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -20,11 +19,6 @@ from distill_mtl.training.step import Trainer
 
 QUIET = Console(quiet=True)
 ON = "training.trackers=[tensorboard]"
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_world.build(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture

@@ -13,11 +13,6 @@ from distill_mtl.training.parts import Parts, build
 from distill_mtl.training.weigh_teachers import feature_distance, weight_at
 
 
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_world.build(tmp_path_factory.mktemp("world"))
-
-
 def test_a_distance_does_not_depend_on_scale_and_place_of_the_features() -> None:
     own, other = torch.randn(200, 5), torch.randn(300, 5) * 2 + 1
     assert feature_distance(own, own) == pytest.approx(0, abs=1e-9)

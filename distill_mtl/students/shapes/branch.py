@@ -9,8 +9,8 @@ from distill_mtl.errors import UserError
 from distill_mtl.networks.stages import Chain
 from distill_mtl.recipe.branches import Branches, mistakes_of_groups
 from distill_mtl.students.owners import SettledBranches, in_words, nodes_of, only, settle
-from distill_mtl.students.parted import PartedTrunk, PartNetwork, chain_of
-from distill_mtl.students.shape import SHAPES
+from distill_mtl.students.parted import PartedTrunk, PartNetwork
+from distill_mtl.students.shape import SHAPES, chain_of
 from distill_mtl.students.student import Trunk
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from distill_mtl.errors import StudentError, UserError, nearest
 from distill_mtl.networks.backbone import LOGITS, POOLED
-from distill_mtl.networks.stages import Chain, find_chain
+from distill_mtl.networks.stages import Chain
 from distill_mtl.recipe.schema import ColumnsSection
 from distill_mtl.students.column_network import (
     PROGRESSIVE,
@@ -24,7 +24,7 @@ from distill_mtl.students.column_network import (
     stages_of,
     unit_key,
 )
-from distill_mtl.students.shape import SHAPES, Shape
+from distill_mtl.students.shape import SHAPES, Shape, chain_of
 from distill_mtl.students.student import FAMILIES, Body, Computation, Trunk
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ class PathBody(Body):
 class Columns(Shape):
     """A body of columns.
 
-    Features have the names of the modules that give them, and `of` gives those on a task's path by layer. A stage with
-    a unit behind it is read behind the unit.
+    Features have the names of the modules that give them. A stage with a unit behind it is read behind the unit.
 
     Args:
         whole: a trunk of the family; every column begins with its weights.
@@ -62,17 +61,13 @@ class Columns(Shape):
     def __init__(
         self, whole: Trunk, layout: ColumnLayout, tasks: Sequence[str], chain: Chain | None = None
     ) -> None:
-        whole.tap(())
+        chain = chain or chain_of(whole)
         noise = torch.Generator().manual_seed(0)
         pixels = whole.preprocess(torch.rand(2, 3, *whole.inputs.size, generator=noise))
-        chain = chain or find_chain(whole.model, whole.inputs.size, pixels.shape[1], whole.name)
         layout = replace(layout, after=stages_of(layout.after, chain))
         network = ColumnNetwork(whole.model, chain, layout, whole.stages, pixels)
         self.family, self.tasks = whole.family, tuple(tasks)
         self._column = {task: name for name, group in layout.columns.items() for task in group}
-        self._layers: tuple[str, ...] = ()
-        self._paths: dict[str, dict[str, str]] = {}
-        self._layer_of: dict[str, str] = {}
         super().__init__(network.train(whole.training), whole.inputs, whole.name, whole.args)
 
     @classmethod
@@ -228,24 +223,8 @@ class Columns(Shape):
     def units(self) -> list[nn.Parameter]:
         return list(self.model.units.parameters()) if self.model.layout.kind != PROGRESSIVE else []
 
-    @property
-    def tapped(self) -> tuple[str, ...]:
-        return self._layers
-
-    def tap(self, returns: Any) -> None:
-        self._layers = tuple(dict.fromkeys(returns))
-        self._paths = {
-            task: {layer: self._name(self._column[task], layer) for layer in self._layers}
-            for task in self.tasks
-        }
-        self._layer_of = {name: layer for path in self._paths.values() for layer, name in path.items()}
-        super().tap(self._layer_of)
-
-    def of(self, task: str, features: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return {layer: features[name] for layer, name in self._paths[task].items()}
-
-    def layer_of(self, name: str) -> str:
-        return self._layer_of.get(name, name)
+    def names_of(self, layer: str) -> Mapping[str, str]:
+        return {task: self._name(self._column[task], layer) for task in self.tasks}
 
     def layer_names(self) -> list[str]:
         column = next(iter(self.model.columns.values()))

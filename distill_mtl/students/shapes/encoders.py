@@ -14,8 +14,8 @@ from distill_mtl.networks.stages import Chain
 from distill_mtl.recipe.branches import ROOT, mistakes_of_groups
 from distill_mtl.recipe.schema import EncodersSection
 from distill_mtl.students.owners import Node
-from distill_mtl.students.parted import PartedTrunk, PartNetwork, chain_of, holding, using
-from distill_mtl.students.shape import SHAPES, Shape
+from distill_mtl.students.parted import PartedTrunk, PartNetwork, holding, using
+from distill_mtl.students.shape import SHAPES, Shape, chain_of
 from distill_mtl.students.student import Trunk
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.networks.backbone import POOLED
-from distill_mtl.networks.stages import Chain, find_chain
+from distill_mtl.networks.stages import Chain
 from distill_mtl.recipe.branches import ROOT
-from distill_mtl.students.shape import SHAPES, Shape
+from distill_mtl.students.shape import SHAPES, Shape, chain_of
 from distill_mtl.students.student import FAMILIES, Computation, Trunk
 
 OWN = 0.9
@@ -44,8 +44,7 @@ class SoftOrder(Shape):
     """A body whose tasks have all weights in common but those by which they mix blocks.
 
     Features are what the steps of the network give: `ROOT.STEP` of those before the blocks, `TASK.STEP` of the others,
-    where `blocks.5` is the task's mixture at this depth; `STEP` alone where there is one task. `of` gives a task's by
-    step.
+    where `blocks.5` is the task's mixture at this depth; `STEP` alone where there is one task.
 
     Args:
         whole: a trunk of the family, whose weights it takes.
@@ -60,9 +59,9 @@ class SoftOrder(Shape):
     form = Literal["soft"]
 
     def __init__(self, whole: Trunk, tasks: Sequence[str], chain: Chain | None = None) -> None:
-        whole.tap(())
+        whole.tap(())  # its network runs here itself, where other shapes run copies
+        self.chain = chain or chain_of(whole)
         black = whole.preprocess(torch.zeros(1, 3, *whole.inputs.size))
-        self.chain = chain or find_chain(whole.model, whole.inputs.size, black.shape[1], whole.name)
         self.family, self.tasks = whole.family, tuple(tasks)
         self._start, self._stop = _equal_blocks(self.chain, whole, black)
         orders = {task: Order(self._stop - self._start) for task in tasks}
@@ -71,8 +70,6 @@ class SoftOrder(Shape):
         model.num_prefix_tokens = getattr(whole.model, "num_prefix_tokens", 0)
         model.output_fmt = getattr(whole.model, "output_fmt", "NCHW")
         self._whole_stages = whole.stages
-        self._layers: tuple[str, ...] = ()
-        self._paths: dict[str, dict[str, str]] = {}
         super().__init__(model.train(whole.training), whole.inputs, whole.name, whole.args)
 
     @classmethod
@@ -95,32 +92,15 @@ class SoftOrder(Shape):
     def compares(self) -> bool:
         return False
 
-    @property
-    def tapped(self) -> tuple[str, ...]:
-        return self._layers
-
-    def tap(self, returns: Any) -> None:
-        layers = tuple(dict.fromkeys(returns))
+    def names_of(self, layer: str) -> Mapping[str, str]:
         known = self.layer_names()
-        for layer in layers:
-            if layer not in known:
-                raise UserError(
-                    f"there is no layer '{layer}'.{nearest(layer, known)} With `order: soft` blocks run many times, so "
-                    f"that only what a step gives can be read: {', '.join(known)}."
-                )
-        self._layers = layers
-        common = set(self.chain.names[: self._start])
-        self._paths = {
-            task: {layer: self._name(ROOT if layer in common else task, layer) for layer in layers}
-            for task in self.tasks
-        }
-        super().tap(dict.fromkeys(name for path in self._paths.values() for name in path.values()))
-
-    def of(self, task: str, features: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return {layer: features[name] for layer, name in self._paths[task].items()}
-
-    def layer_of(self, name: str) -> str:
-        return name if len(self.tasks) == 1 else name.partition(".")[2]
+        if layer not in known:
+            raise UserError(
+                f"there is no layer '{layer}'.{nearest(layer, known)} With `order: soft` blocks run many times, so "
+                f"that only what a step gives can be read: {', '.join(known)}."
+            )
+        common = layer in self.chain.names[: self._start]
+        return {task: self._name(ROOT if common else task, layer) for task in self.tasks}
 
     def _name(self, part: str, layer: str) -> str:
         return layer if len(self.tasks) == 1 else f"{part}.{layer}"
@@ -221,7 +201,7 @@ class SoftOrder(Shape):
 
     def _note(self, layer: str, state: Tensor, tasks: Sequence[str], found: dict[str, Tensor]) -> None:
         """Keep the feature of each task, state [T, B, ...], if it is read."""
-        if layer in self._layers:
+        if layer in self._names:
             found |= {self._name(task, layer): own for task, own in zip(tasks, state, strict=True)}
 
 

@@ -16,8 +16,8 @@ from distill_mtl.networks.stages import Chain
 from distill_mtl.recipe.branches import ROOT
 from distill_mtl.recipe.schema import PrivateSection
 from distill_mtl.students.owners import Node
-from distill_mtl.students.parted import PartedTrunk, PartNetwork, chain_of, holding, using
-from distill_mtl.students.shape import SHAPES
+from distill_mtl.students.parted import PartedTrunk, PartNetwork, holding, using
+from distill_mtl.students.shape import SHAPES, chain_of
 from distill_mtl.students.student import Trunk
 
 ADAPTER = "adapter"
