@@ -231,7 +231,7 @@ def _evaluate_run(
     opened = open_baselines(baselines, kinds, trust=trust)
     earlier = earlier_result(run.results, console)
     train_baselines(run, recipe, baselines, earlier, console)
-    student = load_student(run.student, trust=any(section.trust for section in recipe.tasks.values()))
+    student = load_student(run.student, trust=recipe.trusts_code)
     sources = build_sources(
         recipe, kinds, [student.student.trunk.inputs, *(card.inputs for card in teachers.cards.values())]
     )

@@ -95,6 +95,7 @@ def card_of(
         teachers={task: f"{card.name} {card.sha256[:12]}" for task, card in teachers.items()},
         evaluation=evaluation,
         recipe_digest=hashlib.sha256(folder.recipe.read_bytes()).hexdigest(),
+        needs=trunk.code,
     )
 
 

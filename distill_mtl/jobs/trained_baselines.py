@@ -137,7 +137,7 @@ def measure_baselines(
         recipe: of the run.
         console: where progress is shown.
     """
-    own = any(section.trust for section in recipe.tasks.values())
+    own = recipe.trusts_code
     settings, kinds = ComparisonSettings.of(recipe), comparison.kinds
     found: dict[str, Baseline] = {}
 

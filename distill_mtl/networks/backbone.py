@@ -90,7 +90,7 @@ class Backbone(nn.Module):
     def read(self, pixels: Tensor) -> dict[str, Tensor]:
         """The same from what `preprocess` gave."""
         ends = self._run(pixels)
-        raw = ends | self._taps.read()
+        raw = self._with_ends(ends, self._taps.read())
         return {name: self._layouts[name](raw[name]) for name in self.returns}
 
     def layer_of(self, name: str) -> str:
@@ -183,6 +183,10 @@ class Backbone(nn.Module):
             ends[POOLED] = self.model.forward_head(final, pre_logits=True)
         return ends
 
+    def _with_ends(self, ends: dict[str, Tensor], taken: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the network ends in, and the outputs of the tapped layers."""
+        return ends | taken
+
     @torch.no_grad()
     def _dry_forward(self) -> dict[str, Tensor]:
         """Every feature in `returns`, raw, of one black image."""
@@ -194,7 +198,7 @@ class Backbone(nn.Module):
                 raw = self._taps.dry_run(lambda: ends.update(self._run(self.preprocess(image))))
         except (RuntimeError, AssertionError, ValueError) as error:
             raise UserError(f"the network cannot run on {height}x{width} pixels: {error}") from error
-        raw |= ends
+        raw = self._with_ends(ends, raw)
         return {name: raw[name] for name in self.returns}
 
     def _layout(self, name: str, raw: Tensor) -> Layout:

@@ -155,6 +155,11 @@ def find_chain(
     Raises:
         UserError: no chain gives the same bits as the network.
     """
+    if not hasattr(model, "forward_features") or not hasattr(model, "forward_head"):
+        raise UserError(
+            f"{name} has no `forward_features(x)` and `forward_head(x, pre_logits=False)`, by which a network is cut "
+            "into stages. Add them, or let the tasks share the whole trunk."
+        )
     trial = _with_random_weights(model)
     pixels = torch.rand(_ROWS, channels, *size, generator=torch.Generator().manual_seed(0))
     expected = _Runs.of(trial, pixels, trial.forward_features)

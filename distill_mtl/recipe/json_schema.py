@@ -23,7 +23,7 @@ def recipe_json_schema() -> Schema:
     schema = _plain(Recipe.model_json_schema())
     sections, top = schema["$defs"], schema["properties"]
     _need_one_of(sections["SourceSection"], "shards", "split")
-    _need_one_of(sections["StudentSection"], "model", "init")
+    _need_one_of(sections["StudentSection"], "model", "module", "init")
     sections["TaskData"] = _data_of_a_task(sections["SourceSection"])
     sections["TaskSection"]["properties"]["data"] = {
         "anyOf": [*_shards(), _section("TaskData"), {"type": "null"}],
@@ -101,9 +101,12 @@ def _admit(parent: Schema, key: str, short: Schema) -> None:
     parent[key] = {"anyOf": [short, *long.get("anyOf", [long])], **beside}
 
 
-def _need_one_of(section: Schema, key: str, other: str) -> None:
-    """One of two keys must be there; `load_recipe` looks closer."""
-    section |= {"if": {"not": {"required": [key]}}, "then": {"required": [other]}}
+def _need_one_of(section: Schema, *keys: str) -> None:
+    """One of the keys must be there; `load_recipe` looks closer."""
+    *others, last = keys
+    without = [{"required": [key]} for key in others]
+    condition = without[0] if len(without) == 1 else {"anyOf": without}
+    section |= {"if": {"not": condition}, "then": {"required": [last]}}
 
 
 def _section(name: str) -> Schema:

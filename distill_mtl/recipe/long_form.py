@@ -97,12 +97,16 @@ def long_form(path: KeyPath, value: Any) -> Any:
 
 
 def fill_defaults(form: LongForm, stem: str, known: KnownNames) -> None:
-    """Fill the run's name from the file's, each task's margin and weights, and no hints from a self-teacher."""
+    """Fill the run's name from the file's, each task's margin and weights, no hints from a self-teacher, and random
+    weights of a student of the user's own code."""
     recipe = form.value
     if not isinstance(recipe, dict):
         return
     if recipe.get("name") is None:
         recipe["name"] = run_name(stem)
+    student = recipe.get("student")
+    if isinstance(student, dict) and student.get("module") is not None:
+        student.setdefault("init", "random")
     _fill_acceptance(form, known)
     tasks = recipe.get("tasks")
     for task in tasks.values() if isinstance(tasks, dict) else ():

@@ -171,10 +171,10 @@ def _own_kinds(judged: Judged) -> Iterator[Mistake]:
             yield _not_trusted(("tasks", name, "kind"), task.kind)
 
 
-def _not_trusted(path: KeyPath, name: str) -> Mistake:
+def _not_trusted(path: KeyPath, name: str, where: str = "task") -> Mistake:
     text = (
         f"{show(name)} is code of your own, which runs with all your rights on this machine. If you trust it, add "
-        "`trust: true` to the task."
+        f"`trust: true` to the {where}."
     )
     return Mistake(path, text)
 
@@ -475,13 +475,47 @@ def _groups(judged: Judged, branch: Branches, path: KeyPath) -> Iterator[Mistake
             yield Mistake(here, text)
 
 
+def _own_student(judged: Judged) -> Iterator[Mistake]:
+    """A student of the user's own code, and keys that are for one."""
+    student, path = judged.recipe.student, ("student",)
+    if not all(judged.reads("student", key) for key in ("module", "model", "trust")):
+        return
+    if student.module is None:
+        for key in ("layers", "input"):
+            if getattr(student, key) != type(getattr(student, key))():
+                yield Mistake((*path, key), f"`{key}` belongs to `module`, your own network. Remove it.")
+        if (student.model or "").startswith("module:"):
+            yield Mistake(
+                (*path, "model"), "your own network stands under `module`: `module: my_nets:resnet20`."
+            )
+        return
+    if student.model is not None:
+        text = "found `model` and `module`, a student is one network. Keep one of them."
+        yield Mistake((*path, "module"), text)
+    if not student.trust:
+        yield _not_trusted((*path, "module"), student.module, "student")
+    if student.init == "pretrained" and judged.reads("student", "init"):
+        text = "your own network has no weights that timm knows. Use random, or a .safetensors file of its own weights."
+        yield Mistake((*path, "init"), text)
+    if student.layout and student.layers.pooled is not None:
+        text = (
+            f"`{next(iter(student.layout))}` cuts the network by its own `forward_features`. Remove `pooled`."
+        )
+        yield Mistake((*path, "layers", "pooled"), text)
+
+
 def _init(judged: Judged) -> Iterator[Mistake]:
     student, tasks = judged.recipe.student, judged.recipe.tasks
     of_teacher = student.init.startswith("teacher:")
-    if student.model is None and (student.init in INITS or of_teacher) and judged.reads("student", "init"):
+    if (
+        student.architecture is None
+        and (student.init in INITS or of_teacher)
+        and judged.reads("student", "init")
+        and judged.reads("student", "module")
+    ):
         text = (
-            "found no `model`. Add it: a timm architecture, such as resnet18. (Only a student's folder in `init` "
-            "says which it is.)"
+            "found no `model`. Add it: a timm architecture, such as resnet18; or `module`, your own. (Only a student's "
+            "folder in `init` says which it is.)"
         )
         yield Mistake(("student", "model"), text)
     if not of_teacher:
@@ -559,6 +593,7 @@ _RULES: tuple[Callable[[Judged], Iterator[Mistake]], ...] = (
     _branch,
     _private,
     _encoders,
+    _own_student,
     _init,
     _heads,
     _acceptance,

@@ -108,21 +108,52 @@ class ColumnsSection(Section):
     """Of sluice: equal parts of the channels, each with its own weights."""
 
 
+class StudentLayersSection(Section):
+    """What is read of a student of your own code."""
+
+    maps: Annotated[list[str], Field(min_length=1)] | None = None
+    """Layers whose maps heads and hints read, in the order they run. Default: the last of every size."""
+    pooled: str | None = None
+    """Layer that gives the vector, or a map or tokens whose mean it is. Default: what goes into the last layer."""
+
+
+class StudentInputSection(Section):
+    """What a student of your own code wants to see; its size is `input_size`."""
+
+    mean: list[Number] | None = None
+    """Per channel, in the network's own order, in units of `white`."""
+    std: Annotated[list[Scale], Field(min_length=1)] | None = None
+    """Per channel, in the network's own order, in units of `white`."""
+    white: Scale | None = None
+    """What a white pixel is before mean and std: 1, or 255."""
+    channels: Literal["rgb", "bgr", "grey", "grey3"] | None = None
+    """Order of the colours, a single channel of luma, or luma in all three."""
+
+
 class StudentSection(Section):
     """The network that is trained. In short form only its timm name."""
 
     model: str | None = None
     """timm architecture, with or without a pretrained tag: resnet18.a1_in1k. Default: that of the student in
     `init`."""
+    module: str | None = None
+    """Your own network in place of `model`, `package.module:callable`; needs `trust: true`."""
     args: dict[str, Any] = {}
-    """Keyword arguments for timm.create_model. Default: those of the student in `init`."""
+    """Keyword arguments for timm.create_model, or the callable of `module`. Default: those of the student in
+    `init`."""
+    layers: StudentLayersSection = StudentLayersSection()
+    """Which layers of `module` are read. Default: found on a trial."""
+    input: StudentInputSection = StudentInputSection()
+    """What `module` wants to see: mean, std, white, channels. Default: what it says itself, else ImageNet's."""
+    trust: bool = False
+    """Let the code of `module` run, or that of the student in `init`."""
     input_size: Side | tuple[Side, Side] | None = None
     """Side, or [height, width], in pixels. Default: that of the student in `init`, else what the architecture
     was made for."""
     init: str = "pretrained"
     """pretrained (timm's weights) | teacher:TASK (its trunk) | a student or run folder (trunk and the heads of
     its tasks) | another folder or .safetensors file (trunk) | zip (the teachers' trunks merged, and their heads) |
-    teachers (each column as its task's teacher, and their heads) | random"""
+    teachers (each column as its task's teacher, and their heads) | random, the default for `module`"""
     branch: (
         Literal["auto"]
         | AutoBranchSection
@@ -140,6 +171,19 @@ class StudentSection(Section):
     student in `init`. A kind, or a mapping with `kind`."""
     order: Literal["soft"] | None = None
     """Soft layer ordering: each task mixes the blocks of the trunk in an order of its own."""
+
+    @property
+    def architecture(self) -> str | None:
+        """Family and name of its network."""
+        return self.model if self.module is None else f"module:{self.module}"
+
+    @property
+    def family_args(self) -> dict[str, Any]:
+        """What the family builds the network with."""
+        if self.module is None:
+            return self.args
+        said = {key: getattr(self, key).model_dump(exclude_none=True) for key in ("layers", "input")}
+        return {"args": self.args, **said}
 
     @property
     def layout(self) -> dict[str, Any]:
@@ -598,3 +642,8 @@ class Recipe(Section):
     evaluation: EvaluationSection = EvaluationSection()
     acceptance: AcceptanceSection = AcceptanceSection()
     """How much may be lost: a margin for all tasks, margins by task, interval or point, or a mapping with both."""
+
+    @property
+    def trusts_code(self) -> bool:
+        """Whether its student may need code of the user's own: a network, or a kind of task."""
+        return self.student.trust or any(task.trust for task in self.tasks.values())

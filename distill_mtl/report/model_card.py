@@ -27,6 +27,7 @@ def model_card(
     teachers: Mapping[str, str] | None = None,
     evaluation: Evaluation | None = None,
     recipe_digest: str | None = None,
+    needs: Mapping[str, str] | None = None,
 ) -> str:
     """A model card in Markdown with the front matter that model hubs read.
 
@@ -38,6 +39,7 @@ def model_card(
         teachers: by task, what taught it (a folder, a digest).
         evaluation: the comparison whose table the card shows.
         recipe_digest: sha256 of the resolved recipe.
+        needs: the user's code that its trunk needs, as `Body.code` says it.
     """
     front = yaml.safe_dump(
         {"library_name": "distill_mtl", "tags": ["multi-task", "distillation", *_kind_names(kinds)]},
@@ -48,7 +50,7 @@ def model_card(
         f"# {plain(name)}",
         f"One network for {_count(len(kinds), 'task')}: a {code(architecture)} trunk with a light head per task, "
         f"{'distilled from trained networks' if teachers else 'trained on labels'} with distill_mtl.",
-        f"## Use\n\n{_usage(kinds, size)}",
+        f"## Use\n\n{_usage(kinds, size, needs or {})}",
         f"## Tasks\n\n{_tasks(kinds, teachers or {})}",
     ]
     if evaluation is not None:
@@ -57,11 +59,17 @@ def model_card(
     return "\n\n".join(sections) + "\n"
 
 
-def _usage(kinds: Mapping[str, TaskKind], size: tuple[int, int]) -> str:
+def _usage(kinds: Mapping[str, TaskKind], size: tuple[int, int], needs: Mapping[str, str]) -> str:
     task = next(iter(kinds))
     height, width = size
     folder = '"path/to/this/folder"' + (
-        ", trust=True" if any(":" in each.name for each in kinds.values()) else ""
+        ", trust=True" if needs or any(":" in each.name for each in kinds.values()) else ""
+    )
+    own = (
+        f"\n\nIts trunk is built by code that is not in this folder: {code(needs['module'])}, in a file "
+        f"{code(needs['file'])} with sha256 {code(needs['sha256'])}. It must be importable."
+        if needs
+        else ""
     )
     return code_block(
         "import torch\n"
@@ -73,7 +81,7 @@ def _usage(kinds: Mapping[str, TaskKind], size: tuple[int, int]) -> str:
         "python",
     ) + (
         f"\n\nImages of any size are resized to {height} x {width} and normalised inside; give them as read, "
-        "without normalisation."
+        f"without normalisation.{own}"
     )
 
 

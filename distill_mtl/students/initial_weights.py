@@ -19,9 +19,23 @@ from distill_mtl.machine_memory import within_memory
 from distill_mtl.networks.inputs import InputContract, Preprocess
 from distill_mtl.networks.network import chosen_task
 from distill_mtl.networks.weights import CONFIG, load_exactly, network_folder, read_config, read_weights
-from distill_mtl.recipe.schema import INITS, StudentSection, TaskSection
+from distill_mtl.recipe.schema import (
+    INITS,
+    StudentInputSection,
+    StudentLayersSection,
+    StudentSection,
+    TaskSection,
+)
 from distill_mtl.students.shape import SHAPES, Layout, restore_body, shaped
-from distill_mtl.students.student import DEFAULT_FAMILY, FAMILIES, Body, Student, split_family
+from distill_mtl.students.student import (
+    DEFAULT_FAMILY,
+    FAMILIES,
+    OWN_CODE,
+    Body,
+    Student,
+    Trunk,
+    split_family,
+)
 from distill_mtl.students.student_folder import FORMAT, described_layout, described_student
 from distill_mtl.tasks.base import TaskKind
 
@@ -89,7 +103,7 @@ class InitialStudent:
         Raises:
             StudentError: it names another architecture, or a new task has no place in the shape.
         """
-        model = section.model or self.model
+        model = section.architecture or self.model
         if _architecture(model) != _architecture(self.model):
             raise StudentError(
                 f"student.init: {self.folder} holds a {self.model}, and student.model says {model}. Remove `model`, or "
@@ -97,11 +111,30 @@ class InitialStudent:
             )
         size = section.input_size or self.size
         height_width = (size, size) if isinstance(size, int) else size
-        args = section.args or {
-            key: value for key, value in self.args.items() if key != _FIXED or height_width == self.size
-        }
-        settled = section.model_copy(update={"model": model, "input_size": size, "args": dict(args)})
+        if split_family(model)[0] == OWN_CODE:
+            settled = self._own_code(section).model_copy(update={"input_size": size})
+        else:
+            args = section.args or {
+                key: value for key, value in self.args.items() if key != _FIXED or height_width == self.size
+            }
+            settled = section.model_copy(update={"model": model, "input_size": size, "args": dict(args)})
         return settled.with_layout(self._layout_for(section, tasks))
+
+    def _own_code(self, section: StudentSection) -> StudentSection:
+        """The section with the old student's code, its arguments and what is read of it."""
+        spec = split_family(self.model)[1]
+        if not section.trust:
+            raise StudentError(
+                f"student.init: {self.folder} holds a network of your own code, {spec}, which runs with all your "
+                "rights on this machine. If you trust it, add `trust: true` to `student`."
+            )
+        said = {
+            "layers": StudentLayersSection(**self.args["layers"]),
+            "input": StudentInputSection(**self.args["input"]),
+            "args": dict(self.args["args"]),
+        }
+        kept = {key: value for key, value in said.items() if key not in section.model_fields_set}
+        return section.model_copy(update={"model": None, "module": spec, **kept})
 
     def _layout_for(self, section: StudentSection, tasks: Sequence[str]) -> Layout:
         old = list(self.tasks)
@@ -184,21 +217,18 @@ def build_student(
     Raises:
         StudentError: the trunk cannot be built as asked, or its first weights cannot be had.
     """
-    if section.model is None:
+    if section.architecture is None:
         raise StudentError(
             f"student.init: {section.init} is not a student's folder, so its architecture is unknown. "
             "Add `model`, or correct the path."
         )
-    family, name = split_family(section.model)
-    size = section.input_size
-    size = (size, size) if isinstance(size, int) else size
     memory = within_memory(
         "training this student", "Choose a smaller one.", trained=not torch.cuda.is_available()
     )
     with torch.random.fork_rng(devices=[]), memory:
         torch.manual_seed(seed)
         try:
-            trunk = FAMILIES[family].create(name, section.args, size, pretrained=section.init == "pretrained")
+            trunk = create_trunk(section, pretrained=section.init == "pretrained")
             body = shaped(trunk, section.layout, list(kinds))
             load_initial(body, section.init, teacher_folders or {}, teacher_inputs or {}, list(kinds))
             student = Student(body, kinds)
@@ -211,6 +241,25 @@ def build_student(
             raise StudentError(f"student: {error}") from error
         _freeze_unread(student)
     return student
+
+
+def create_trunk(section: StudentSection, *, pretrained: bool) -> Trunk:
+    """The whole trunk of a recipe's student, whose architecture is known.
+
+    Raises:
+        StudentError: it cannot be built as asked, or is code that is not trusted.
+    """
+    if section.module is not None:
+        from distill_mtl.students.families.own_code import trust_code
+
+        try:
+            trust_code(section.module, trust=section.trust, say="`trust: true` in `student`")
+        except UserError as error:
+            raise StudentError(f"student.module: {error}") from error
+    family, name = split_family(str(section.architecture))
+    size = section.input_size
+    size = (size, size) if isinstance(size, int) else size
+    return FAMILIES[family].create(name, section.family_args, size, pretrained=pretrained)
 
 
 def load_initial(
@@ -390,9 +439,7 @@ def _trunk_weights(state: Mapping[str, Tensor], trunk: Body) -> dict[str, Tensor
     """The tensors of a trunk in a state dict of a student, of a timm classifier, or of a bare trunk."""
     if any(key.startswith(_TRUNK) for key in state):
         return {key.removeprefix(_TRUNK): value for key, value in state.items() if not key.startswith(_HEADS)}
-    classifier = getattr(trunk.model, "pretrained_cfg", {}).get("classifier") or ()
-    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    ends = tuple(f"{name}.{part}" for name in names for part in ("weight", "bias"))
+    ends = tuple(f"{name}.{part}" for name in trunk.classifier() for part in ("weight", "bias"))
     return {key: value for key, value in state.items() if key not in ends}
 
 
@@ -488,4 +535,4 @@ def _order_outputs(state: dict[str, Tensor], head: nn.Module, labels: "LabelMap"
 def _architecture(model: str) -> tuple[str, str]:
     """Family and name, without the tag of pretrained weights."""
     family, name = split_family(model)
-    return family, name.partition(".")[0]
+    return family, name if family == OWN_CODE else name.partition(".")[0]

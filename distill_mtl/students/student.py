@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 FAMILIES: Registry[type["Trunk"]] = Registry("student family", "distill_mtl.students.families")
 DEFAULT_FAMILY = "timm"
+OWN_CODE = "module"
+"""The family of networks of the user's code."""
 
 
 WHOLE = ""
@@ -252,7 +254,23 @@ class Body(Backbone):
 
     def describe_whole(self) -> dict[str, Any]:
         """The same of the plain trunk of this architecture."""
-        return {"family": self.family, "model": self.name, "args": self.args, "inputs": self.inputs.to_dict()}
+        return {
+            "family": self.family,
+            "model": self.name,
+            "args": self.args,
+            "inputs": self.inputs.to_dict(),
+            **({"code": self.code} if self.code else {}),
+        }
+
+    @property
+    def code(self) -> dict[str, str]:
+        """The user's code that it needs: `module`, `file` and `sha256`; empty where it needs none."""
+        return FAMILIES[self.family].code_of(self.name)
+
+    def classifier(self) -> tuple[str, ...]:
+        """Layers that a whole network of the architecture has, and a trunk has not."""
+        named = getattr(self.model, "pretrained_cfg", {}).get("classifier") or ()
+        return (named,) if isinstance(named, str) else tuple(named)
 
     @torch.enable_grad()
     def parameters_behind(self, layers: Iterable[str], task: str | None = None) -> frozenset[str]:
@@ -312,6 +330,11 @@ class Trunk(Body, ABC):
     @abstractmethod
     def build(cls, name: str, args: Mapping[str, Any]) -> nn.Module:
         """The bare network with random weights, from what `describe` keeps."""
+
+    @classmethod
+    def code_of(cls, name: str) -> dict[str, str]:
+        """What `code` says of an architecture."""
+        return {}
 
     @classmethod
     def restore(cls, entry: Mapping[str, Any]) -> "Trunk":

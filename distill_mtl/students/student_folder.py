@@ -4,6 +4,7 @@
 registered with `FORMS`, so that a student's folder can be named wherever a trained network can.
 """
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired
@@ -28,7 +29,7 @@ from distill_mtl.networks.weights import (
 )
 from distill_mtl.reading import Remedy, fit
 from distill_mtl.students.shape import Layout, layout_in, restore_body
-from distill_mtl.students.student import DEFAULT_FAMILY, Body, Student
+from distill_mtl.students.student import DEFAULT_FAMILY, OWN_CODE, Body, Student
 from distill_mtl.tasks.base import TaskKind, build_kind, import_kind
 
 FORMAT = "distill_mtl.student"
@@ -49,6 +50,7 @@ _NOT_BUILT = (
     MemoryError,
 )
 _OPEN = ConfigDict(extra="allow")
+_TRUST = "`load_student(folder, trust=True)` (a teacher: `trust: true`; on the command line: --trust)"
 SCORES = "scores"
 """Under `extra` of the config: task -> metric, score and rows, as the run that left the student found them."""
 
@@ -118,7 +120,7 @@ def load_student(folder: Path | str, *, trust: bool = False) -> DeployedStudent:
 
     Args:
         folder: `runs/NAME/student`, or `hf_hub:owner/name[@revision]` on the Hugging Face hub, which is fetched once.
-        trust: let the code of tasks of a user's own kind run.
+        trust: let the user's own code run: a network, kinds of task.
 
     Raises:
         StudentError: the folder is missing, incomplete, broken, of a later version, or names code that is not
@@ -167,7 +169,7 @@ def read_student(folder: Path, config: Mapping[str, Any], *, trust: bool = False
     Args:
         folder: where the weights lie.
         config: its config.json.
-        trust: let the code of a user's own kinds run.
+        trust: let the code of a user's own network or kinds run.
 
     Raises:
         UserError: a user's own kind cannot be had, the config is invalid, or the weights do not fit it.
@@ -183,6 +185,8 @@ def read_student(folder: Path, config: Mapping[str, Any], *, trust: bool = False
     described = described_student(folder, config)
     for task, entry in described["tasks"].items():
         _admit(folder, task, entry["kind"], trust)
+    if described["trunk"]["family"] == OWN_CODE:
+        _admit_network(folder, described["trunk"], trust)
     state = read_weights(folder)
     heads = {task: entry.get("head") for task, entry in described["tasks"].items()}
     layout = described_layout(folder, described)
@@ -262,10 +266,27 @@ def _local(place: Path | str) -> Path:
     return fetch_folder(str(place).partition(":")[2])
 
 
-def _admit(folder: Path, task: str, kind: str, trust: bool) -> None:
-    say = "`load_student(folder, trust=True)` (a teacher: `trust: true`)"
+def _admit_network(folder: Path, trunk: Mapping[str, Any], trust: bool) -> None:
+    """Let the user's code build the trunk; a warning where it is not the code that the student was trained with."""
+    from distill_mtl.students.families.own_code import OwnTrunk, trust_code
+
+    spec, known = trunk["model"], trunk.get("code") or {}
     try:
-        import_kind(kind, trust=trust, say=say)
+        trust_code(spec, trust=trust, say=_TRUST)
+    except UserError as error:
+        raise StudentError(f"{folder}: {error}") from error
+    now = OwnTrunk.code_of(spec)
+    if known.get("sha256") != now["sha256"] and now["file"]:
+        warnings.warn(
+            f"{folder}: {spec} is not the code that the student was trained with (sha256 {now['sha256'][:12]}, then "
+            f"{str(known.get('sha256'))[:12]}). Compare its scores before you use it.",
+            stacklevel=2,
+        )
+
+
+def _admit(folder: Path, task: str, kind: str, trust: bool) -> None:
+    try:
+        import_kind(kind, trust=trust, say=_TRUST)
     except UserError as error:
         raise StudentError(f"{folder}, task '{task}': {error}") from error
 

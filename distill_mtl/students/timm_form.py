@@ -13,7 +13,7 @@ from distill_mtl.networks.backbone import POOLED
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.networks.modes import evaluating
 from distill_mtl.networks.weights import load_exactly, write_network
-from distill_mtl.students.student import DEFAULT_FAMILY, Body, Student
+from distill_mtl.students.student import DEFAULT_FAMILY, OWN_CODE, Body, Student
 
 # What describes an architecture in timm's pretrained_cfg; where its first weights came from does not.
 _KEPT = ("fixed_input_size", "pool_size", "first_conv", "classifier")
@@ -75,9 +75,9 @@ def _refuse_other_families(student: Student) -> None:
     if why := student.trunk.no_network():
         raise UserError(why)
     if student.trunk.family != DEFAULT_FAMILY:
-        raise UserError(
-            f"its trunk is of the family {student.trunk.family}, which timm does not have. Use another form."
-        )
+        code = student.trunk.family == OWN_CODE
+        what = f"your own code, {student.trunk.name}" if code else f"of the family {student.trunk.family}"
+        raise UserError(f"its trunk is {what}, which timm does not have. Use another form.")
 
 
 def _equal_classifier(student: Student, task: str) -> nn.Module:

@@ -10,8 +10,8 @@ from distill_mtl.errors import RecipeError
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import AutoBranches, AutoBranchSection
-from distill_mtl.students.initial_weights import InitialStudent
-from distill_mtl.students.student import FAMILIES, Trunk, split_family
+from distill_mtl.students.initial_weights import InitialStudent, create_trunk
+from distill_mtl.students.student import Trunk
 from distill_mtl.targets.facts import Teachers
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.training.branching.find import Compared, find_branching, gather
@@ -74,9 +74,7 @@ def compare(
 def _trunk(recipe: Recipe, old: InitialStudent | None) -> Trunk:
     """The student's trunk with random weights."""
     section = recipe.student if old is None else old.settle(recipe.student, list(recipe.tasks))
-    if section.model is None:
+    if section.architecture is None:
         raise RecipeError("student.branch: the student has no `model`, so its stages are unknown. Add it.")
-    family, name = split_family(section.model)
-    size = (section.input_size,) * 2 if isinstance(section.input_size, int) else section.input_size
     with torch.random.fork_rng(devices=[]):
-        return FAMILIES[family].create(name, section.args, size, pretrained=False)
+        return create_trunk(section, pretrained=False)

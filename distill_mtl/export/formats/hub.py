@@ -129,6 +129,7 @@ def _text(request: ExportRequest) -> str:
         kinds=request.student.kinds,
         teachers=_teachers(request),
         recipe_digest=request.source.recipe_sha256,
+        needs=trunk.code,
     )
     scores = _scores(request)
     return text + (f"\n## Student against teachers\n\n{scores}\n" if scores else "")

@@ -45,7 +45,7 @@ class ModuleRuntime(Runtime):
 
     def __init__(self, spec: str, args: Mapping[str, Any], weights: Path) -> None:
         super().__init__()
-        self.network, source = _build(spec, args)
+        self.network, source = own_network(spec, args)
         load_checkpoint(self.network, weights)
         freeze(self)
         self.files, self.outputs = (weights, source), ()
@@ -115,8 +115,12 @@ def module_files(spec: str) -> tuple[Path, ...]:
     return (Path(found.origin),) if found.has_location and found.origin else ()
 
 
-def _build(spec: str, args: Mapping[str, Any]) -> tuple[nn.Module, Path]:
-    """The network, with random weights, and the file of the module that makes it."""
+def own_network(spec: str, args: Mapping[str, Any]) -> tuple[nn.Module, Path]:
+    """The network that `module:callable` makes, with random weights, and the file of its module. Runs the code.
+
+    Raises:
+        UserError: there is no such callable, it fails or returns no network.
+    """
     name, colon, attribute = spec.partition(":")
     if not (name and colon and attribute):
         raise UserError(
