@@ -14,6 +14,12 @@ from distill_mtl.jobs import JOBS
 if TYPE_CHECKING:
     from distill_mtl.errors import Stopped, UserError
     from distill_mtl.evaluation import Evaluation
+    from distill_mtl.jobs.annotated_shards import (
+        shards_from_coco,
+        shards_from_hf,
+        shards_from_voc,
+        shards_from_yolo,
+    )
     from distill_mtl.jobs.branch import branch
     from distill_mtl.jobs.cache import verify_cache, write_cache
     from distill_mtl.jobs.check import check
@@ -63,10 +69,14 @@ __all__ = [
     "load_student",
     "predict",
     "recipe_schema",
+    "shards_from_coco",
     "shards_from_folder",
+    "shards_from_hf",
     "shards_from_pairs",
     "shards_from_table",
     "shards_from_torchvision",
+    "shards_from_voc",
+    "shards_from_yolo",
     "train_teacher",
     "verify_cache",
     "write_cache",

@@ -3,6 +3,8 @@
 Notes (config.json, results.json, metrics.jsonl, the JSON in an exported file, …) are read through a schema, so that
 what is read has the types that its reader expects. Everything that can be wrong with a file is a `UserError`, or one
 derived from it, that names the file, what was found and what to do.
+
+XML is read without a DOCTYPE: entities, and with them other files and texts without end, are declared there.
 """
 
 import io
@@ -14,6 +16,8 @@ import tokenize
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers import expat
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -116,6 +120,41 @@ def parse_json(text: str, schema: Any, where: str, *, remedy: Remedy = REMEDY) -
     except ValueError as error:
         raise remedy.error(f"{where} is not valid JSON: {error}. {remedy.mend}") from error
     return fit(value, schema, where, remedy=remedy)
+
+
+def read_xml(path: Path | str, max_bytes: int = MAX_BYTES, *, remedy: Remedy = REMEDY) -> Element:
+    """The root of an XML file.
+
+    Raises:
+        UserError: the file cannot be read or is too large; it is not XML, has a DOCTYPE, or is nested too deep.
+    """
+    try:
+        content = read_bytes(path, max_bytes)
+    except OSError as error:
+        raise remedy.error(f"{path} cannot be read: {error.strerror or error}. {remedy.mend}") from error
+    builder, parser, depth = TreeBuilder(), expat.ParserCreate(), 0
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        nonlocal depth
+        if (depth := depth + 1) > MAX_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+        builder.start(tag, attributes)
+
+    def end(tag: str) -> None:
+        nonlocal depth
+        depth -= 1
+        builder.end(tag)
+
+    def refuse(*_: Any) -> None:
+        raise ValueError("it has a DOCTYPE, which is not read")
+
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.CharacterDataHandler, parser.StartDoctypeDeclHandler = builder.data, refuse
+    try:
+        parser.Parse(content, True)
+    except (expat.ExpatError, ValueError, LookupError) as error:  # the last two: of an encoding
+        raise remedy.error(f"{path} is not valid XML: {error}. {remedy.mend}") from error
+    return builder.close()
 
 
 def fit(value: Any, schema: Any, where: str, *, remedy: Remedy = REMEDY) -> Any:

@@ -51,10 +51,17 @@ def find_sets(places: Sequence[str], option: str = "--data") -> Sets:
     return sets
 
 
-def _set_of(name: str) -> Split:
-    """The set that the first telling word of a name belongs to: `test/pets-000.tar`, `pets-val-000.tar`."""
+def set_named(name: str) -> Split | None:
+    """The set that the first telling word of a name belongs to: `test/pets-000.tar`, `pets-val-000.tar`.
+
+    None: no word says one. Of shards these are the training ones.
+    """
     words = re.findall("[a-z]+", name.lower())
-    return next((_WORDS[word] for word in words if word in _WORDS), "train")
+    return next((_WORDS[word] for word in words if word in _WORDS), None)
+
+
+def _set_of(name: str) -> Split:
+    return set_named(name) or "train"
 
 
 def as_patterns(paths: Sequence[str]) -> str | list[str] | None:

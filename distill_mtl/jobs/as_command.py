@@ -14,7 +14,8 @@ What argparse needs beyond Python's signature stands in the docstring, in the br
 
 A section `Args TITLE:` is a group in the help, `Usage:` replaces the usage line, `Examples:` is the epilog, and
 `KeyboardInterrupt` under `Raises:` says what an interrupted command leaves. `console` is not one. An argument that
-a function does not describe is described by its module. What is not given is not passed.
+a function does not describe is described by its module, or by another one of jobs/ that its module imports. What is not
+given is not passed.
 """
 
 import argparse
@@ -120,13 +121,23 @@ def module_docstring(module: str) -> Docstring:
     return Docstring(ast.get_docstring(_source(module)) or "")
 
 
+def _imported(module: str) -> list[str]:
+    """The modules beside a module that it imports from."""
+    package = f"{__name__.rpartition('.')[0]}."
+    found = [str(node.module) for node in _source(module).body if isinstance(node, ast.ImportFrom)]
+    return [name.removeprefix(package) for name in found if name.startswith(package)]
+
+
 def read_function(module: str, name: str) -> tuple[Docstring, list[Parameter]]:
     """A function of a module; where it is overloaded, the last definition counts."""
     node = [each for each in _source(module).body if isinstance(each, ast.FunctionDef) and each.name == name][
         -1
     ]
     told = Docstring(ast.get_docstring(node) or "")
-    said = module_docstring(module).arguments | told.arguments
+    said = dict[str, Any]()
+    for described in (*_imported(module), module):
+        said |= module_docstring(described).arguments
+    said |= told.arguments
     positional, keywords = node.args.args, node.args.kwonlyargs
     defaults = [
         *[None] * (len(positional) - len(node.args.defaults)),

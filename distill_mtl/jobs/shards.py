@@ -42,6 +42,12 @@ Examples:
     any data set of torchvision:
       distill-mtl shards torchvision Flowers102 --root data --args split=train --to shards/flowers --name train
 
+    data sets in the form of COCO, YOLO, VOC or Hugging Face, each set by itself (their --help says more):
+      distill-mtl shards coco coco2017 --to shards/coco
+      distill-mtl shards yolo datasets/birds --to shards/birds
+      distill-mtl shards voc VOCdevkit/VOC2012 --label masks --to shards/voc
+      distill-mtl shards hf uoft-cs/cifar10 --to shards/cifar10
+
     the first 900 rows of the shuffled order to learn from, the others to validate:
       distill-mtl shards folder photos --take :900 --to shards/breed --name train
       distill-mtl shards folder photos --take 900: --to shards/breed --name val
@@ -89,7 +95,7 @@ def shards_from_folder(
     Returns:
         What was written, counted. For the other arguments and the errors see `distill_mtl.jobs.shards`.
     """
-    shards = _Shards(to, name, rows, shuffle, take, workers, overwrite, skip_corrupt)
+    shards = ShardOptions(to, name, rows, shuffle, take, workers, overwrite, skip_corrupt)
     return shards.write(lambda: folder_rows(images, labelled=not unlabelled, task=shards.task), console)
 
 
@@ -133,7 +139,7 @@ def shards_from_table(
         What was written, counted. For the other arguments and the errors see `distill_mtl.jobs.shards`.
     """
     labels = {member: as_names(columns) or [] for member, columns in (label or {}).items()}
-    shards = _Shards(to, name, rows, shuffle, take, workers, overwrite, skip_corrupt)
+    shards = ShardOptions(to, name, rows, shuffle, take, workers, overwrite, skip_corrupt)
     return shards.write(
         lambda: table_rows(
             file,
@@ -144,7 +150,7 @@ def shards_from_table(
             allow_missing=allow_missing,
             kinds=kind,
             trust=trust,
-            options=_kind_options(option, ignore_index),
+            options=kind_options(option, ignore_index),
         ),
         console,
     )
@@ -191,7 +197,7 @@ def shards_from_pairs(
     Returns:
         What was written, counted. For the other arguments and the errors see `distill_mtl.jobs.shards`.
     """
-    shards = _Shards(to, name, rows, shuffle, take, workers, overwrite, skip_corrupt)
+    shards = ShardOptions(to, name, rows, shuffle, take, workers, overwrite, skip_corrupt)
     return shards.write(
         lambda: pair_rows(
             images,
@@ -204,7 +210,7 @@ def shards_from_pairs(
             task=shards.task,
             kinds=kind,
             trust=trust,
-            options=_kind_options(option, ignore_index),
+            options=kind_options(option, ignore_index),
         ),
         console,
     )
@@ -244,7 +250,7 @@ def shards_from_torchvision(
     """
     from distill_mtl.shards.torchvision_data import torchvision_rows  # seconds, and no other origin needs it
 
-    shards = _Shards(to, name, rows, shuffle, take, workers, overwrite, skip_corrupt)
+    shards = ShardOptions(to, name, rows, shuffle, take, workers, overwrite, skip_corrupt)
     return shards.write(
         lambda: torchvision_rows(
             data_set,
@@ -252,13 +258,13 @@ def shards_from_torchvision(
             args,
             download=download,
             task=shards.task,
-            options=_kind_options(option, ignore_index),
+            options=kind_options(option, ignore_index),
         ),
         console,
     )
 
 
-def _kind_options(option: Mapping[str, Any] | None, ignore_index: int | None) -> dict[str, Any]:
+def kind_options(option: Mapping[str, Any] | None, ignore_index: int | None) -> dict[str, Any]:
     """Options of the labels' kinds; the number of pixels without a class is one of them.
 
     Raises:
@@ -269,7 +275,7 @@ def _kind_options(option: Mapping[str, Any] | None, ignore_index: int | None) ->
 
 
 @dataclass(frozen=True)
-class _Shards:
+class ShardOptions:
     """Where and how shards are written, whatever they are written from."""
 
     to: Path | str
@@ -288,24 +294,44 @@ class _Shards:
 
     def write(self, list_rows: Callable[[], ListedRows], console: Console | None) -> WrittenShards:
         """List the rows, write them, and print a summary."""
-        refuse_below(1, rows=self.rows)
-        refuse_below(0, shuffle=self.shuffle, workers=self.workers)
-        take = as_slice(self.take)
-        refuse_unwritable(Path(self.to), "--to", folder=True)
-        console = console or output()
+        console = self._checked(console)
         with console.status("listing the rows"):
             rows = list_rows()
-        written = write_shards(
+        written = self._write(rows, self.name, console)
+        show(console, written)
+        return written
+
+    def write_sets(
+        self, list_sets: Callable[[Console], Mapping[str, ListedRows]], console: Console | None
+    ) -> dict[str, WrittenShards]:
+        """List the rows of all sets, write each as NAME-SET or SET, and print one summary."""
+        console = self._checked(console)
+        sets = list_sets(console)
+        written = {
+            name: self._write(rows, "-".join(part for part in (self.name, name) if part), console)
+            for name, rows in sets.items()
+        }
+        show(console, *written.values())
+        return written
+
+    def _checked(self, console: Console | None) -> Console:
+        """Where to print, once it is known that all options are valid."""
+        refuse_below(1, rows=self.rows)
+        refuse_below(0, shuffle=self.shuffle, workers=self.workers)
+        as_slice(self.take)
+        refuse_unwritable(Path(self.to), "--to", folder=True)
+        return console or output()
+
+    def _write(self, rows: ListedRows, name: str, console: Console) -> WrittenShards:
+        return write_shards(
             rows,
             self.to,
-            name=self.name,
+            name=name,
             rows_per_shard=self.rows,
             shuffle=self.shuffle,
-            take=take,
+            take=as_slice(self.take),
             workers=self.workers,
             overwrite=self.overwrite,
             skip_corrupt=self.skip_corrupt,
             console=console,
         )
-        show(console, written)
-        return written

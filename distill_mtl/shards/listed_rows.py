@@ -4,13 +4,16 @@ import hashlib
 import io
 import os
 import re
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from PIL import Image
 
 from distill_mtl.data.decode import read_image
+from distill_mtl.geometry.views import Size
 from distill_mtl.picture_bytes import MOST_BYTES
 from distill_mtl.reading import read_bytes
 from distill_mtl.recipe.schema import SourceSection
@@ -69,6 +72,14 @@ class ListedRows(ABC):
             OSError, ValueError: the picture cannot be read.
         """
 
+    def with_labels(self, number: int, content: RowContent, size: Size) -> RowContent:
+        """The row as it was read, with the labels that only the picture's height and width make; here as it is.
+
+        Raises:
+            LabelError: its labels are of a picture of another size, or cannot be made.
+        """
+        return content
+
     def sizes(self, number: int) -> Sequence[int] | None:
         """Bytes of each member of the row in a shard; None where only reading it tells."""
         return None
@@ -86,16 +97,18 @@ class FileRow(NamedTuple):
         picture: path.
         texts: member -> content.
         files: member -> path of a file whose bytes are the content.
+        size: height and width of the picture that its labels are for; None: they do not say.
     """
 
     key: str
     picture: str
     texts: Mapping[str, bytes]
     files: Mapping[str, str]
+    size: Size | None = None
 
 
 class FileRows(ListedRows):
-    """Rows whose pictures are files: folders, tables and pairs.
+    """Rows whose pictures are files: of all origins but torchvision and Hugging Face.
 
     Args:
         rows: all of them.
@@ -129,6 +142,15 @@ class FileRows(ListedRows):
             ending, picture, dict(row.texts) | {m: _label_file(p) for m, p in row.files.items()}
         )
 
+    def with_labels(self, number: int, content: RowContent, size: Size) -> RowContent:
+        said = self._rows[number].size
+        if said is not None and said != size:
+            raise LabelError(
+                f"its labels are for a picture of {said[1]}x{said[0]} pixels, and it has {size[1]}x{size[0]} (as it is "
+                "shown, where its EXIF data turn it)"
+            )
+        return content
+
     def sizes(self, number: int) -> Sequence[int] | None:
         row = self._rows[number]
         if _ending(row.picture) not in _STORED:
@@ -157,8 +179,20 @@ def picture_file(path: str) -> tuple[str, bytes]:
         OSError: the file cannot be read.
         ValueError: it has to be converted to PNG and is not a picture.
     """
-    content = read_bytes(path, MOST_BYTES)
-    if (ending := _ending(path)) in _STORED:
+    return picture_content(read_bytes(path, MOST_BYTES), _ending(path))
+
+
+def picture_content(content: bytes, ending: str) -> tuple[str, bytes]:
+    """Ending and bytes of a picture as `picture_file` gives them.
+
+    Args:
+        content: of its file.
+        ending: of the file's name, without a dot.
+
+    Raises:
+        ValueError: it has to be converted to PNG and is not a picture.
+    """
+    if ending in _STORED:
         return _STORED[ending], content
     return "png", png(Image.fromarray(read_image(content, ending).permute(1, 2, 0).numpy()))
 
@@ -187,6 +221,32 @@ def _stamp(path: str) -> bytes:
     except OSError:
         return b"missing"  # reading it says so, with its name
     return b"%d %d" % (status.st_size, status.st_mtime_ns)
+
+
+def named_file(where: str, name: Any, folder: Path) -> str:
+    """The file that somebody's text names, also as Windows (backslashes) or a Mac (letters and their accents apart)
+    writes it.
+
+    Args:
+        where: the text stands, for the message.
+        name: path, from the folder on.
+        folder: that it starts from.
+
+    Raises:
+        ValueError: it is a path on a drive of Windows.
+    """
+    text = str(name).strip()
+    if text.isascii() and "\\" not in text:  # as nearly always, without a look at the disk
+        return str(folder / text)
+    slashes = text.replace("\\", "/")
+    forms = (unicodedata.normalize(form, each) for each in (text, slashes) for form in ("NFC", "NFD"))
+    found = next((folder / each for each in (text, slashes, *forms) if os.path.exists(folder / each)), None)
+    if found is None and re.match(r"[A-Za-z]:/", slashes):
+        raise ValueError(
+            f"{where} is {text}, on a drive of Windows. Write paths from {folder} on, or name another folder with "
+            "--images"
+        )
+    return str(folder / text if found is None else found)
 
 
 def unique_keys(names: Iterable[str]) -> list[str]:

@@ -25,28 +25,37 @@ _LONGEST = 20  # lines of a table; of longer ones the two ends are shown
 _SHOWN = 3
 
 
-def show(console: Console, written: WrittenShards) -> None:
-    """Print the summary of a finished command."""
-    for line in _lines(written):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    for label in written.labels:
-        _show_label(console, label, written.counts.labels[label.member])
+def show(console: Console, *written: WrittenShards) -> None:
+    """Print the summary of a finished command: of each set that it wrote, and the recipe's lines for all."""
+    for one in written:
+        if len(written) > 1:
+            console.print(f"{_set_name(one)}:", style="bold", highlight=False, markup=False)
+        for line in _lines(one):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        for label in one.labels:
+            _show_label(console, label, one.counts.labels[label.member])
     console.print("\nin a recipe:\n", style="bold")
-    console.print(recipe_lines(written), highlight=False, markup=False, soft_wrap=True, end="")
+    console.print(recipe_lines(*written), highlight=False, markup=False, soft_wrap=True, end="")
 
 
-def recipe_lines(written: WrittenShards) -> str:
+def recipe_lines(*written: WrittenShards) -> str:
     """YAML to paste into a recipe: tasks and their data.
 
     Where the shards' names say that they are a validation or test set, they stand in `split`.
+
+    Args:
+        written: one set, or several of one folder with the same labels, training first.
     """
-    paths = [str(path) for path in written.shards]
-    split = next(split for split, found in find_sets([paths[0]]).items() if found)
-    shards = as_patterns(paths)
-    data: dict[str, Any] = {"shards": shards} if split == "train" else {"split": {split: shards}}
-    source = _name(written.shards[0].parent, ())
-    labels = _by_task(written.labels)
-    tasks = {name: _task(label, written.counts.labels[label.member]) for name, label in labels.items()}
+    sets = find_sets([str(path) for one in written for path in one.shards])
+    data: dict[str, Any] = {"shards": as_patterns(sets["train"])} if sets["train"] else {}
+    if split := {name: as_patterns(paths) for name, paths in sets.items() if paths and name != "train"}:
+        data["split"] = split
+    source = _name(written[0].shards[0].parent, ())
+    labels = _by_task(written[0].labels)
+    tasks = {
+        name: _task(label, [one.counts.labels[label.member] for one in written])
+        for name, label in labels.items()
+    }
     if len(labels) == 1:
         ((name, label),) = labels.items()
         own = data if label.member == label.kind.endings()[0] else data | {"member": label.member}
@@ -57,6 +66,11 @@ def recipe_lines(written: WrittenShards) -> str:
         sections["tasks"] = tasks
         data |= {"labels": {name: label.member for name, label in labels.items()}}
     return write_yaml(sections | {"data": {source: data}})
+
+
+def _set_name(written: WrittenShards) -> str:
+    """What its shards are called."""
+    return written.shards[0].name.rpartition("-")[0]
 
 
 def _lines(written: WrittenShards) -> Iterator[str]:
@@ -131,15 +145,18 @@ def _name(place: Path, taken: Sequence[str]) -> str:
     return task_name(re.sub(r"\W+", "-", place.name) or "data", taken)
 
 
-def _task(label: Label, counts: LabelCounts) -> dict[str, Any]:
+def _task(label: Label, counts: Sequence[LabelCounts]) -> dict[str, Any]:
     kind = label.kind.name
     task: dict[str, Any] = {} if kind == "classification" else {"kind": kind}
     if is_user_kind(kind):
         task["trust"] = True
-    classes = _classes(label, counts)
+    of_all = LabelCounts()
+    for one in counts:
+        of_all.add(one)
+    classes = _classes(label, of_all)
     if classes is not None:
         task["classes"] = classes
-    options = {**label.kind.options_counted(counts), **label.options}
+    options = {**label.kind.options_counted(counts[0]), **label.options}  # measured on the training set
     return task | ({"options": options} if options else {})
 
 

@@ -110,7 +110,8 @@ def write_shards(
     """Write shards `TO/NAME-000000.tar` and so on; what an earlier, equal command finished is kept.
 
     Args:
-        rows: from `folder_rows`, `table_rows`, `pair_rows` or `torchvision_rows`.
+        rows: from `folder_rows`, `table_rows`, `pair_rows` or `torchvision_rows`, or a set of `coco_sets`, `yolo_sets`,
+            `voc_sets` or `hf_sets`.
         to: the folder.
         name: of the files; default the folder's.
         rows_per_shard: fewer in the last.
@@ -283,6 +284,8 @@ def _bytes_of(rows: ListedRows, order: Sequence[int]) -> int:
     for number in unknown[:: max(1, len(unknown) // _MEASURED)][:_MEASURED]:
         with suppress(OSError, ValueError):  # it is refused, or left out, where it is its turn
             content = rows.read(number)
+            _, height, width = read_image(content.picture).shape
+            content = rows.with_labels(number, content, (height, width))
             measured.append(_bytes_in_tar([len(content.picture), *map(len, content.members.values())]))
     return known + (len(unknown) * sum(measured) // len(measured) if measured else 0)
 
@@ -324,6 +327,7 @@ class _RowChecker:
         try:
             content = self._rows.read(number)
             _, height, width = read_image(content.picture).shape
+            content = self._rows.with_labels(number, content, (height, width))
         except LabelError as error:
             return RefusedRow(self._rows.place(number), str(error).rstrip("."), False)
         except (OSError, ValueError) as error:

@@ -4,8 +4,6 @@ What the columns of a label become is the matter of its kind of task (`LabelForm
 """
 
 import os
-import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any, NamedTuple
 
 from distill_mtl.errors import ShardError, nearest
 from distill_mtl.shards.label_kinds import FoundLabel, Label, LabelKinds
-from distill_mtl.shards.listed_rows import FileRow, FileRows, unique_keys
+from distill_mtl.shards.listed_rows import FileRow, FileRows, named_file, unique_keys
 from distill_mtl.shards.table_file import Line, is_index, read_table
 
 _SHOWN = 10
@@ -158,32 +156,12 @@ def _row(cells: Mapping[str, Any], columns: _Columns) -> FileRow:
     for member, asked in columns.labels.items():
         own = {column: cells.get(column) for column in asked}
         if columns.kinds[member].from_table == "file":
-            files[member] = _path(asked[0], own[asked[0]], columns.folder)
+            files[member] = named_file(asked[0], own[asked[0]], columns.folder)
         else:
             texts[member] = columns.kinds[member].label_from_cells(own)
     if columns.group is not None and not _is_empty(cells.get(columns.group)):
         texts["group"] = str(cells[columns.group]).strip().encode()
-    return FileRow("", _path(columns.image, cells[columns.image], columns.folder), texts, files)
-
-
-def _path(column: str, cell: Any, folder: Path) -> str:
-    """The file that a cell names, also as Windows (backslashes) or a Mac (letters and their accents apart) writes it.
-
-    Raises:
-        ValueError: it is a path on a drive of Windows.
-    """
-    text = str(cell).strip()
-    if text.isascii() and "\\" not in text:  # as nearly always, without a look at the disk
-        return str(folder / text)
-    slashes = text.replace("\\", "/")
-    forms = (unicodedata.normalize(form, each) for each in (text, slashes) for form in ("NFC", "NFD"))
-    found = next((folder / each for each in (text, slashes, *forms) if os.path.exists(folder / each)), None)
-    if found is None and re.match(r"[A-Za-z]:/", slashes):
-        raise ValueError(
-            f"{column} is {text}, on a drive of Windows. Write paths from {folder} on, or name another folder with "
-            "--images"
-        )
-    return str(folder / text if found is None else found)
+    return FileRow("", named_file(columns.image, cells[columns.image], columns.folder), texts, files)
 
 
 def _is_empty(cell: Any) -> bool:

@@ -47,6 +47,8 @@ from distill_mtl.tasks.objects import (
 )
 from distill_mtl.tasks.options import mirror_partners, read_mirrored, swap_classes, whole_number
 
+MOST_OBJECTS = 64
+"""Room in a label where the recipe does not say otherwise."""
 LEAST_SCORE = 0.3
 """Score from which a peak counts as an answer where there must be a yes or no."""
 SIZE_WEIGHT = 0.1
@@ -93,7 +95,7 @@ class Heatmap(TaskKind):
         *,
         head: HeadShape = DEFAULT_HEAD,
         form: str = "boxes",
-        max_objects: int = 64,
+        max_objects: int = MOST_OBJECTS,
         mirrored: Sequence[Sequence[str]] = (),
         top: int = 32,
     ) -> None:

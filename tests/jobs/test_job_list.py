@@ -217,6 +217,26 @@ def test_load_recipe_refuses_them_too(tmp_path: Path) -> None:
             {"data_set": "MNIST", "args": {"train": False, "size": 3, "split": "a"}, "to": Path("s")},
         ),
         (
+            "shards coco a.json --annotations x_* --label points --sets val --no-background --to s",
+            {
+                "annotations": Path("a.json"),
+                "annotation_pattern": "x_*",
+                "label": "points",
+                "sets": "val",
+                "no_background": True,
+                "to": Path("s"),
+            },
+        ),
+        (
+            "shards hf owner/name --label cls=a --label values.json=b,c --boxes xyxy --to s",
+            {
+                "data_set": Path("owner/name"),
+                "label": {"cls": "a", "values.json": "b,c"},
+                "boxes": "xyxy",
+                "to": Path("s"),
+            },
+        ),
+        (
             "teacher check a.onnx --data d e --set input.size=4 --expect 90 --limit 5",
             {
                 "file": "a.onnx",
@@ -320,10 +340,14 @@ ENOUGH = {
     "inspect_teacher": "a.onnx",
     "predict": "runs/a b.jpg",
     "recipe_schema": "",
+    "shards_from_coco": "a --to b",
     "shards_from_folder": "a --to b",
+    "shards_from_hf": "a --to b",
     "shards_from_pairs": "a b --to c",
     "shards_from_table": "a.csv --to b",
     "shards_from_torchvision": "MNIST --to b",
+    "shards_from_voc": "a --to b",
+    "shards_from_yolo": "a --to b",
     "train_teacher": "a.yaml",
     "verify_cache": "a.yaml",
     "write_cache": "a.yaml",
