@@ -6,6 +6,7 @@ shares, masks of polygons) travel as notes and are drawn by the reader process.
 """
 
 import importlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -71,8 +72,6 @@ class DrawnRows(FileRows):
         content = super().with_labels(number, content, size)
         try:
             return content._replace(members=self._draw(content.members, size))
-        except LabelError:
-            raise
         except ValueError as error:
             raise LabelError(str(error)) from None
 
@@ -86,7 +85,7 @@ def list_sets(
     what: Mapping[str, object],
     draw: Draw | None = None,
 ) -> dict[str, ListedRows]:
-    """The rows of every set.
+    """The rows of every set; a note says how many pictures another set has, too.
 
     Args:
         read: name of the set -> its rows; one set may be called as nothing.
@@ -98,14 +97,21 @@ def list_sets(
         ShardError: a set without rows.
     """
     sets: dict[str, ListedRows] = {}
+    pictures: dict[str, set[str]] = {}
     for name, found in read.items():
         if not found.rows:
-            why = "; ".join(f"left out: {count:,} {what}" for what, count in found.left_out.items() if count)
+            why = "; ".join(
+                f"left out: {count:,} {which}" for which, count in found.left_out.items() if count
+            )
             raise ShardError(f"{_called(name)}: no rows are left" + (f" ({why})." if why else "."))
         keys = unique_keys(row.key for row in found.rows)
         rows = [row._replace(key=key) for row, key in zip(found.rows, keys, strict=True)]
         described = {**what, "set": name, "labels": [label.named() for label in labels]}
-        parts = (rows, described, labels, found.left_out, found.notes)
+        mine = {os.path.realpath(row.picture) for row in rows}
+        common = {other: len(mine & theirs) for other, theirs in pictures.items()}
+        notes = [f"{count:,} of its pictures are in {other} too" for other, count in common.items() if count]
+        pictures[name] = mine
+        parts = (rows, described, labels, found.left_out, [*found.notes, *notes])
         sets[name] = FileRows(*parts) if draw is None else DrawnRows(draw, *parts)
     return sets
 

@@ -153,7 +153,10 @@ def _sub_folders(base: Path, name: str) -> list[Path]:
 
 
 def _path(file: str, folder: Path) -> str:
-    return named_file("file_name", file, folder)
+    try:
+        return named_file("file_name", file, folder)
+    except ValueError as error:
+        raise ShardError(f"{error}.") from None
 
 
 def _refuse_other_categories(first: CocoFile, files: Sequence[CocoFile]) -> None:
@@ -175,10 +178,7 @@ def _rows(file: CocoFile, folder: Path, allow_missing: bool, texts: Mapping[Id, 
     for number, picture in file.pictures.items():
         if number not in texts:
             continue
-        try:
-            path = _path(picture.file, folder)
-        except ValueError as error:
-            raise ShardError(f"{file.path}: {error}.") from None
+        path = _path(picture.file, folder)
         if not os.path.isfile(path):
             missing.append(shown(picture.file))
             continue

@@ -13,10 +13,11 @@ from PIL import Image
 
 from distill_mtl.errors import ShardError, a_few, brief, nearest
 from distill_mtl.picture_bytes import MOST_BYTES, format_of
-from distill_mtl.reading import read_bytes
+from distill_mtl.reading import read_bytes, shown
 from distill_mtl.shards.annotations import BOXES, MASK
 from distill_mtl.shards.label_kinds import LabelKinds
 from distill_mtl.shards.listed_rows import LabelError, png
+from distill_mtl.shards.tables import refuse_wrong_columns
 from distill_mtl.tasks.heatmap import MOST_OBJECTS
 from distill_mtl.tasks.label import class_text, list_classes, to_json
 
@@ -25,20 +26,14 @@ _PICTURES = ("image", "img", "picture", "photo", "pixel_values", "rgb")
 _CLASSES = ("label", "labels", "class", "category", "target")
 _BOX_KEYS = ("bbox", "bboxes", "box", "boxes")
 _CLASS_KEYS = (
-    "category",
-    "categories",
-    "label",
-    "labels",
-    "category_id",
-    "class",
-    "class_id",
-    "classes",
-    "name",
+    *("category", "categories", "category_id", "label", "labels"),
+    *("class", "classes", "class_id", "name"),
 )
 _UNKNOWN = -1  # class of rows whose class is kept secret
 
 
 def described(features: Mapping[str, Any]) -> str:
+    """Columns and their types, for messages."""
     return ", ".join(f"{key} ({_type(feature)})" for key, feature in features.items())
 
 
@@ -132,6 +127,22 @@ class HubColumns:
             )
         if self.find:
             self._find()
+        refuse_wrong_columns(self.labels, LabelKinds())
+        for member, (column, *_) in self.labels.items():
+            self._refuse_type(member, column)
+
+    def _refuse_type(self, member: str, column: str) -> None:
+        feature = self.features[column]
+        if member == BOXES:
+            self._box_keys(column)
+        elif LabelKinds()[member].from_table == "file" and not is_image(feature):
+            raise ShardError(
+                f"{self.name}: {member} is a picture, and the column {column} is {_type(feature)}."
+            )
+        elif member == "cls" and not _named(feature, "ClassLabel", "Value"):
+            raise ShardError(
+                f"{self.name}: cls is a number or a name, and the column {column} is {_type(feature)}."
+            )
 
     def _find(self) -> None:
         candidates: dict[str, list[str]] = {}
@@ -157,13 +168,12 @@ class HubColumns:
         inner = _inner(feature)
         if _named(inner, "ClassLabel"):
             return "attributes.json"
-        if (dtype := getattr(inner if inner is not None else feature, "dtype", "")).startswith("float"):
+        value = feature if inner is None else inner
+        dtype = value.dtype if _named(value, "Value") else ""
+        if dtype.startswith("float"):
             return "values.json"
-        return (
-            "cls"
-            if key.lower() in _CLASSES and inner is None and dtype.startswith(("int", "string"))
-            else None
-        )
+        named = key.lower() in _CLASSES and inner is None
+        return "cls" if named and dtype.startswith(("int", "string")) else None
 
     def notes(self) -> list[str]:
         """What was found, for people."""
@@ -209,8 +219,13 @@ class HubColumns:
         names = getattr(fields[named], "names", None)
         for split, one in data.items():
             left_out = self.left_out.setdefault(split, Counter())
-            for cell in one[column]:
-                things = list(_things(cell))
+            for row, cell in enumerate(one[column]):
+                try:
+                    things = list(_things(cell))
+                except ValueError:
+                    raise ShardError(
+                        f"{self.name}, {split}: the lists of {column} differ in length in row {row}."
+                    ) from None
                 most = max(most, len(things))
                 left_out.update(why for thing in things if (why := self._why_not(thing, box)))
                 if names is None:
@@ -238,14 +253,14 @@ class HubColumns:
                 names = getattr(inner, "names", None)
                 return to_json({name: int(at in cell) for at, name in enumerate(names)} if names else cell)
             return kinds[member].label_from_cells({column: row[column] for column in columns})
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError) as error:
             raise LabelError(f"{', '.join(columns)}: {brief(error)}") from None
 
     def _box_keys(self, column: str) -> tuple[str, str]:
         """The keys of an object's box and class."""
         fields = _fields(self.features[column])
         box, named = _key(fields, _BOX_KEYS), _key(fields, _CLASS_KEYS)
-        if box is None or named is None:
+        if fields is None or box is None or named is None or not _named(fields[named], "ClassLabel", "Value"):
             raise ShardError(
                 f"{self.name}: the column {column} is {_type(self.features[column])}. A list of {{bbox, category}} is "
                 "expected."
@@ -257,11 +272,17 @@ class HubColumns:
         for thing in _things(cell):
             if not self._why_not(thing, box):
                 found = thing[named]
-                name = self.classes[found] if isinstance(found, int) else class_text(found)
+                if isinstance(found, int) and not 0 <= found < len(self.classes):
+                    raise ValueError(
+                        f"an object is of class number {found}, and there are {len(self.classes)}"
+                    )
+                name = self.classes[found] if isinstance(found, int) else class_text(str(found))
                 yield {"class": name, "box": self._box(thing[box])}
 
     def _box(self, numbers: Sequence[float]) -> list[float]:
         """Left, top, width, height."""
+        if not _are_numbers(numbers):
+            raise ValueError(f"a box of four numbers is expected, found {shown(numbers)}")
         left, top, right, bottom = map(float, numbers)
         return [left, top, right - left, bottom - top] if self.boxes == "xyxy" else [left, top, right, bottom]
 
@@ -270,8 +291,11 @@ class HubColumns:
         if thing.get("iscrowd"):
             return "boxes around crowds (iscrowd)"
         numbers = thing[box]
-        whole = isinstance(numbers, Sequence) and len(numbers) == 4 and None not in numbers
-        return "boxes without area" if whole and min(self._box(numbers)[2:]) == 0 else ""
+        return "boxes without area" if _are_numbers(numbers) and min(self._box(numbers)[2:]) == 0 else ""
+
+
+def _are_numbers(box: Any) -> bool:
+    return isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box)
 
 
 def _things(cell: Any) -> Iterator[Mapping[str, Any]]:
@@ -291,6 +315,7 @@ def _class_names(feature: Any) -> tuple[str, ...] | int | None:
 
 
 def is_unknown(cell: Any) -> bool:
+    """Whether a class is not said."""
     return cell is None or cell == _UNKNOWN or cell == ""
 
 

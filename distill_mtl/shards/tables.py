@@ -49,7 +49,7 @@ def table_rows(
     path = Path(file)
     lines, columns = read_table(path)
     known = LabelKinds(kinds, trust=trust, options=options)
-    _refuse_wrong_columns(labels, known)
+    refuse_wrong_columns(labels, known)
     chosen = {
         member: _choose(member, asked, columns, {image, group, *_named(labels)}, path)
         for member, asked in labels.items()
@@ -70,7 +70,12 @@ def table_rows(
     return FileRows(rows, what, built, {"rows that lack a label": len(lines) - len(kept)})
 
 
-def _refuse_wrong_columns(labels: Mapping[str, Sequence[str]], known: LabelKinds) -> None:
+def refuse_wrong_columns(labels: Mapping[str, Sequence[str]], known: LabelKinds) -> None:
+    """Refuse several columns, or none, for a label that is in one.
+
+    Raises:
+        ShardError: with the label.
+    """
     for member, columns in labels.items():
         if known[member].from_table != "columns" and len(columns) != 1:
             raise ShardError(f"--label {member}=...: takes one column, found {', '.join(columns) or 'none'}.")

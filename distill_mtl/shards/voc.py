@@ -145,12 +145,11 @@ def _root(place: Path, label: str) -> Path:
     part = "Annotations" if label == "boxes" else "SegmentationClass"
     if not os.path.isdir(place):
         raise ShardError(f"{place}: there is no such folder.")
-    inside = [place, *sorted(path for path in place.iterdir() if path.is_dir())]
-    inside += sorted(path for path in place.glob("*/*") if path.is_dir())
-    roots = [path for path in inside if (path / part).is_dir()]
+    levels = (sorted(path.parent for path in place.glob(f"{above}{part}")) for above in ("", "*/", "*/*/"))
+    roots = next((found for found in levels if found), [])
     if not roots:
         raise ShardError(f"{place}: a folder {part} is expected in it.")
-    if roots[0] != place and len(roots) > 1:
+    if len(roots) > 1:
         raise ShardError(f"{place}: there are {a_few([str(path) for path in roots])}. Name one of them.")
     if not (roots[0] / "JPEGImages").is_dir():
         raise ShardError(f"{roots[0]}: a folder JPEGImages is expected beside {part}.")

@@ -1,6 +1,7 @@
 """Data sets in COCO's form come back from their shards as pycocotools reads them."""
 
 import json
+import sys
 from contextlib import redirect_stdout
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -95,6 +96,16 @@ def test_polygons_that_leave_their_picture_a_little_are_cut_by_it() -> None:
     assert polygon_mask([[-3, -3, 4, -3, 4, 4, -3, 4]], (8, 10)).sum() == 16
     with pytest.raises(ValueError, match="a polygon leaves its picture of 10x8 pixels"):
         polygon_mask([[0, 0, 1e9, 0, 1e9, 1e9]], (8, 10))
+
+
+def test_the_package_is_asked_for_where_polygons_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coco(tmp_path / "coco")
+    monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
+    with pytest.raises(ShardError, match=r"need the package pycocotools: pip install 'distill_mtl\[coco\]'"):
+        coco_sets(tmp_path / "coco", label="masks")
+    assert len(coco_sets(tmp_path / "coco")[""]) == 3
 
 
 def test_panoptic_annotations_become_masks(tmp_path: Path) -> None:
@@ -225,6 +236,7 @@ REFUSED = [
     ("an id of two pictures", "images", {"id": 10, "file_name": "x.png"}, "two pictures have the id 10"),
     ("a picture twice", "images", {"id": 11, "file_name": "train-10.png"}, "'train-10.png' is listed 2 times"),
     ("a picture that is missing", "images", {"id": 11, "file_name": "y.png"}, "1 of 4 pictures .*'y.png'"),
+    ("a drive of Windows", "images", {"id": 11, "file_name": "C:\\a.png"}, "drive of Windows"),
     ("an unknown picture", "annotations", UNKNOWN, r"1 annotations are of pictures.*image_id 99.*--allow-missing"),
     ("an unknown category", "annotations", annotation(9, 10, 8, [1, 1, 2, 2], []), r"of categories.*category_id 8"),
     ("a negative box", "annotations", annotation(9, 10, 7, [1, 1, -2, 2], []), r"\[5\] has a box of negative"),

@@ -1,6 +1,7 @@
 """Data sets of Hugging Face come back from their shards as `datasets` gives them, in every form that it saves."""
 
 import json
+import sys
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,53 @@ def test_columns_that_are_not_clear_are_asked_for(tmp_path: Path) -> None:
         hf_sets(folder, image="right", labels={"boxes.json": ["fine_label"]})
 
 
+BOX = datasets.List(datasets.Value("float32"))
+THINGS: list[tuple[str, Any, Any, str]] = [
+    ("a class that is unknown", ANIMAL, [{"bbox": [1, 2, 3, 2], "category": -1}], "class number -1, and there are 3"),
+    ("a box of three", ANIMAL, [{"bbox": [1, 2, 3], "category": 0}], "four numbers is expected, found a list of 3"),
+    ("no box", ANIMAL, [{"bbox": None, "category": 0}], "a box of four numbers is expected, found None"),
+    ("a negative width", ANIMAL, [{"bbox": [1, 2, -3, 2], "category": 0}], "a box without area"),
+    ("shares", ANIMAL, [{"bbox": [0.1, 0.2, 0.3, 0.2], "category": 0}], "not in shares"),
+    ("a list for a class", datasets.List(ANIMAL), [{"bbox": [1, 2, 3, 2], "category": [0]}], "of .bbox, category. is"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "things", "said"), [case[1:] for case in THINGS], ids=[case[0] for case in THINGS]
+)
+def test_objects_that_are_none_are_refused_by_their_row(
+    tmp_path: Path, kind: Any, things: Any, said: str
+) -> None:
+    feature = datasets.List({"bbox": BOX, "category": kind})
+    folder = save(made(objects=(feature, [things, [], [], []])), tmp_path / "data", "disk")
+    with pytest.raises(ShardError, match=said):
+        write_shards(hf_sets(folder, labels={"boxes.json": ["objects"]})["train"], tmp_path / "s", workers=0)
+
+
+def test_lists_of_different_lengths_are_refused(tmp_path: Path) -> None:
+    feature = {"bbox": datasets.List(BOX), "category": datasets.List(ANIMAL)}
+    cells = [{"bbox": [[1, 2, 3, 2]], "category": [0, 1]}] * 4
+    with pytest.raises(ShardError, match="data, train: the lists of objects differ in length in row 0"):
+        hf_sets(save(made(objects=(feature, cells)), tmp_path / "data", "disk"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ({"seg.png": ["label"]}, "seg.png is a picture, and the column label is ClassLabel"),
+        ({"cls": ["objects"]}, "cls is a number or a name, and the column objects is list of float32"),
+        ({"cls": ["label", "other"]}, "--label cls=...: takes one column"),
+        ({"clss": ["label"]}, "no kind of task has a label clss"),
+    ],
+)
+def test_a_column_of_another_type_is_no_label(
+    tmp_path: Path, labels: dict[str, list[str]], said: str
+) -> None:
+    data = made(label=(ANIMAL, [0] * 4), other=(ANIMAL, [0] * 4), objects=(BOX, [[1.0]] * 4))
+    with pytest.raises(ShardError, match=said):
+        hf_sets(save(data, tmp_path / "data", "disk"), labels=labels)
+
+
 def test_a_mask_of_a_lossy_format_is_refused(tmp_path: Path) -> None:
     encoded = BytesIO()
     Image.fromarray(pixels(0)).save(encoded, "JPEG")
@@ -218,6 +266,12 @@ def test_what_cannot_be_opened_is_one_message_with_its_mend(
         (tmp_path / file).write_text("nothing")
     with pytest.raises(ShardError, match=said):
         hf_sets(name)
+
+
+def test_the_package_is_asked_for_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ShardError, match=r"need the package datasets: pip install 'distill_mtl\[datasets\]'"):
+        hf_sets("owner/name")
 
 
 def test_code_beside_the_data_is_not_run(tmp_path: Path) -> None:

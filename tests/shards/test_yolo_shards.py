@@ -72,6 +72,11 @@ def test_all_sets_of_the_file_are_written_and_pasted(
     )
 
 
+def test_a_picture_in_two_sets_is_told(tmp_path: Path) -> None:
+    sets = yolo_sets(yolo(tmp_path / "data", val="images/train"))
+    assert [list(rows.notes) for rows in sets.values()] == [[], ["3 of its pictures are in train too"]]
+
+
 def test_keypoints_behind_a_box_are_passed_over(tmp_path: Path) -> None:
     folder = yolo(tmp_path / "data", {"a": "0 .5 .5 .25 .5 .1 .1 2 .2 .2 2\n"}, kpt_shape=[2, 3])
     (row,) = members(write_shards(yolo_sets(folder)["train"], tmp_path / "s", workers=0).shards).values()
