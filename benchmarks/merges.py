@@ -170,17 +170,20 @@ def of_today(run: Run, work: Path) -> str:
 
 def sets_of(name: str, sets: Sequence[str], work: Path) -> list[str]:
     """What a variant sets: kept with its name, which stands for one variant only."""
-    file = work / "variants.json"
-    known: dict[str, list[str]] = json.loads(file.read_text()) if file.exists() else {}
     if name in RIVALS or name.startswith("rate-"):
         sys.exit(f"--variant {name}: a rival has this name")
-    if not sets and name not in known:
-        sys.exit(f"--variant {name} is new: say what it changes with --set KEY=VALUE")
-    if sets and known.get(name, list(sets)) != list(sets):
-        sys.exit(f"--variant {name} was run with --set {' '.join(known[name])}. Choose another name.")
-    known[name] = list(sets) or known[name]
-    work.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(known, indent=2))
+    file = work / "variants.json"
+    with claim(file) as mine:
+        if not mine:
+            time.sleep(0.1)
+            return sets_of(name, sets, work)
+        known: dict[str, list[str]] = json.loads(file.read_text()) if file.exists() else {}
+        if not sets and name not in known:
+            sys.exit(f"--variant {name} is new: say what it changes with --set KEY=VALUE")
+        if sets and known.get(name, list(sets)) != list(sets):
+            sys.exit(f"--variant {name} was run with --set {' '.join(known[name])}. Choose another name.")
+        known[name] = list(sets) or known[name]
+        file.write_text(json.dumps(known, indent=2))
     return known[name]
 
 

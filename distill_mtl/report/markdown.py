@@ -16,7 +16,7 @@ def markdown(report: Report, pictures: str | None = None) -> str:
     """The text of report.md.
 
     Args:
-        report: its sections that hold nothing but charts or pictures are left out.
+        report: sections of charts or pictures and words about them are left out.
         pictures: a sample grid to show, as a path from where the text stands.
     """
     parts = [f"# {plain(report.eyebrow)}", f"**{plain(report.headline)}**"]
@@ -25,9 +25,12 @@ def markdown(report: Report, pictures: str | None = None) -> str:
         parts.append(" · ".join(f"{plain(figure.value)} {plain(figure.what)}" for figure in report.figures))
     parts.append(plain(report.facts))
     for section in report.sections:
-        written = [text for block in section.blocks for text in _written(block)]
-        if any(not isinstance(block, Text) and list(_written(block)) for block in section.blocks):
-            parts += [f"## {plain(section.title)}", *written]
+        written = [(block, list(_written(block))) for block in section.blocks]
+        # The words beside a chart say nothing without it.
+        if any(lines and not isinstance(block, Text) for block, lines in written) or all(
+            lines for _, lines in written
+        ):
+            parts += [f"## {plain(section.title)}", *(text for _, lines in written for text in lines)]
     if pictures is not None:
         parts += [
             "## Rows",

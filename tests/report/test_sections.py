@@ -13,8 +13,9 @@ from distill_mtl.evaluation import Cost, Costs, Evaluation
 from distill_mtl.evaluation.result import HeadCost
 from distill_mtl.jobs.report import report_in
 from distill_mtl.report import sections
+from distill_mtl.report.blocks import Charts, Report, Section, Text
 from distill_mtl.report.console import console_table
-from distill_mtl.report.markdown import markdown_summary
+from distill_mtl.report.markdown import markdown, markdown_summary
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,3 +109,11 @@ def test_the_report_shows_how_the_rate_was_found(tmp_path: Path) -> None:
     assert '<section id="rate">' in page
     assert 'id="rate-title"' in page, "the chart is drawn"
     assert "Learning rate: 0.1 (auto: the usual rate)." in page + markdown
+
+
+def test_markdown_keeps_a_section_of_words_and_leaves_out_words_about_a_chart() -> None:
+    words, charts = Text("This is said."), Charts([])
+    told = [Section("told", "Told", [words]), Section("drawn", "Drawn", [words, charts])]
+    written = markdown(Report("run", "It holds.", "good", [], [], "facts", told))
+    assert "## Told\n\nThis is said." in written
+    assert "Drawn" not in written
