@@ -282,7 +282,17 @@ def show_teachers(
             doubt = f"tasks.{task}.teacher: {result.doubt}"
             console.print(doubt, style="yellow", highlight=False, markup=False, soft_wrap=True)
     for task, result in examined.items():
-        if result.measured is not None and result.expected is None and result.problem is result.doubt is None:
+        if result.measured is None or result.expected is not None or result.problem or result.doubt:
+            continue
+        if kinds[task].teacher_labels:
+            console.print(
+                f"{task}: its teacher's own answers are the labels, so that it scores "
+                f"{kinds[task].perfect:g}. A constant answer scores {result.measured.constant:.2f}.",
+                style="dim",
+                highlight=False,
+                soft_wrap=True,
+            )
+        else:
             console.print(
                 f"{task}: {result.teacher.card.name} has no recorded score. It measures "
                 f"{result.measured.score:.2f} here (a constant answer: {result.measured.constant:.2f}): is that what "

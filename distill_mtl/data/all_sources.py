@@ -1,10 +1,12 @@
 """All data sets of a recipe as one object: training, the check and evaluation get their rows from it."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from distill_mtl.data.augmentation import DrawnViews, TrainingViews
 from distill_mtl.data.batch import ALONE, Batch, BatchRows, Integers, ProcessShare
@@ -21,6 +23,9 @@ from distill_mtl.recipe.schema import Recipe, SourceSection, StreamSection
 from distill_mtl.splitmix import fold, uniforms
 from distill_mtl.splits import SPLITS, Split
 from distill_mtl.tasks.base import TaskKind
+
+Answer = Callable[[Tensor], Tensor]
+"""Images [B, 3, H, W] in [0, 1] -> what a network answers, on the host."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +107,14 @@ def open_sources(
         RecipeError: a source is to be limited or balanced by class and has not exactly one class label.
     """
     sources, findings = [], []
+    # Rows to test on, where nothing but teachers' answers is learned.
+    cut = any(kind.teacher_labels for kind in kinds.values()) and not any(
+        section.labels or section.split.test for section in settings.data.values()
+    )
     for name, section in settings.data.items():
         members = {task: label.member or kinds[task].member for task, label in section.labels.items()}
         try:
-            sources.append(open_source(name, section, members, local=local))
+            sources.append(open_source(name, section, members, local=local, cut=cut))
         except ShardError as error:
             findings.append(str(error))
     if findings:
@@ -161,6 +170,7 @@ class Sources:
             self._quota = Alternating(shares, self.batch_size, self.phase_length)
         self._plan, self._mixed = Plan(parts, self._quota), Plan(parts, mixed)
         self._skipped: dict[str, set[str]] = {name: set() for name in self.names}
+        self._answers: dict[str, Answer] = {}
 
     @property
     def opened(self) -> Sequence[Source]:
@@ -180,6 +190,15 @@ class Sources:
         """From now on training rows are augmented as these sections of the data sets say."""
         for source in self._sources:
             source.section = sections[source.name]
+
+    def label_by(self, task: str, answer: "Answer") -> None:
+        """From now on a network's answers are the labels of a task that no data set has labels for.
+
+        Args:
+            task: whose kind has `teacher_labels`.
+            answer: images float [B, 3, H, W] in [0, 1] on the host -> labels [B, ...] on the host.
+        """
+        self._answers[task] = answer
 
     def stream(
         self,
@@ -305,6 +324,8 @@ class Sources:
             limit: at most this many rows, spread evenly over the set.
             only: the rows with these keys alone.
 
+        The rows of a task that its teacher labels are those of all data sets.
+
         Raises:
             ShardError: a row cannot be read.
         """
@@ -312,10 +333,15 @@ class Sources:
         if only is not None:
             named = self._named(source, row, only)
             source, row = source[named], row[named]
+        if self._is_labelled_by_teacher(task):
+            batches = self._plain(source, row, None, batch_size, share, limit)
+            return (self._answered(task, batch) for batch in batches)
         return self._plain(source, row, task, batch_size, share, limit)
 
     def unlabelled(self, task: str) -> list[str]:
         """The sources that have no labels of a task."""
+        if self._is_labelled_by_teacher(task):
+            return []
         return [source.name for source in self._sources if task not in source.labels]
 
     def pictures(
@@ -372,7 +398,8 @@ class Sources:
 
     def hashed(self, task: str, split: Split = "test") -> bool:
         """Whether rows of this set of `task` were cut from training shards, so that its teacher may know them."""
-        return any(task in source.labels and split in source.hashed for source in self._sources)
+        taught = self._is_labelled_by_teacher(task)
+        return any((taught or task in source.labels) and split in source.hashed for source in self._sources)
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -437,11 +464,28 @@ class Sources:
             found[mine] = [key in wanted for key in self._sources[number].keys(row[mine].tolist())]
         return found
 
+    def _is_labelled_by_teacher(self, task: str) -> bool:
+        return self._kinds[task].teacher_labels and all(task not in source.labels for source in self._sources)
+
+    def _answered(self, task: str, batch: Batch) -> Batch:
+        """Plain rows with the labels that the teacher gives them; without a teacher at hand with none."""
+        if task in self._answers:
+            labels = self._answers[task](batch.to("cpu").images)
+        else:
+            filler = self._kinds[task].filler(self.size)
+            labels = filler.expand(len(batch), *filler.shape)
+        labelled = torch.full((len(batch),), task in self._answers)
+        return replace(batch, labels={task: labels}, labelled={task: labelled})
+
     def _labelled_rows(self, task: str, split: Split | None) -> tuple[np.ndarray, np.ndarray]:
-        """Source [N] and row [N] of every row of a set, or of all, that is labelled for `task`."""
+        """Source [N] and row [N] of every row of a set, or of all, that is labelled for `task`, in a shard or by its
+        teacher."""
         rows = [np.zeros(0, np.int64)] * len(self._sources)
+        taught = self._is_labelled_by_teacher(task)
         for number, owner in enumerate(self._sources):
-            if task in owner.labels:
+            if taught:
+                rows[number] = np.arange(len(owner)) if split is None else owner.sets[split]
+            elif task in owner.labels:
                 rows[number] = np.arange(len(owner)) if split is None else owner.shown_rows(split)
         source = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
         return source, np.concatenate(rows)

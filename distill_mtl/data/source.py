@@ -69,6 +69,7 @@ class Source:
         members: task -> member, for every task that the source has labels for.
         shards: of each set.
         local: this process among those of this machine, which share the indexing.
+        cut: sets without shards are cut from the training shards, even if there are no labels.
 
     Attributes:
         sets: split -> int64 numbers of its rows, ascending.
@@ -90,8 +91,9 @@ class Source:
         shards: Mapping[Split, Sequence[Shard]],
         *,
         local: ProcessShare = ALONE,
+        cut: bool = False,
     ) -> None:
-        self.name, self.section = name, section
+        self.name, self.section, self._cut = name, section, cut
         listed = [shard for split in SPLITS for shard in shards[split]]
         self.shards = shard_names([shard.url for shard in listed], f"data.{name}")
         self._indexes = _load_all(listed, local)
@@ -226,9 +228,9 @@ class Source:
         return Column(member, offsets, sizes)
 
     def _missing_sets(self, shards: Mapping[Split, Sequence[Shard]]) -> frozenset[Split]:
-        """The sets to cut by hash; a source without labels keeps all its rows for training, and one without
-        training shards has nothing to cut from."""
-        cut = bool(self.labels and shards["train"])
+        """The sets to cut by hash; a source without labels keeps all its rows for training unless it is told, and one
+        without training shards has nothing to cut from."""
+        cut = bool((self.labels or self._cut) and shards["train"])
         return frozenset(split for split in SPLITS[1:] if cut and not shards[split])
 
     def _identities(self, rows: Sequence[int] | Integers, names: Sequence[str]) -> list[str]:
@@ -266,6 +268,7 @@ def open_source(
     members: Mapping[str, str],
     *,
     local: ProcessShare = ALONE,
+    cut: bool = False,
 ) -> Source:
     """Find, fetch and index the shards of one source.
 
@@ -274,6 +277,7 @@ def open_source(
         section: of the recipe.
         members: task -> member, for every task that the source has labels for.
         local: this process among those of this machine.
+        cut: as in `Source`.
 
     Raises:
         ShardError: as `find_shards` and `Source`.
@@ -287,7 +291,7 @@ def open_source(
     for split, (pattern, key) in patterns.items():
         place = f"data.{name}.{key}"
         shards[split] = find_shards(pattern, place, local=local) if pattern else []
-    return Source(name, section, members, shards, local=local)
+    return Source(name, section, members, shards, local=local, cut=cut)
 
 
 def _load_all(shards: Sequence[Shard], local: ProcessShare) -> list[ShardIndex]:

@@ -233,7 +233,10 @@ def _evaluate_run(
     train_baselines(run, recipe, baselines, earlier, console)
     student = load_student(run.student, trust=recipe.trusts_code)
     sources = build_sources(
-        recipe, kinds, [student.student.trunk.inputs, *(card.inputs for card in teachers.cards.values())]
+        recipe,
+        kinds,
+        [student.student.trunk.inputs, *(card.inputs for card in teachers.cards.values())],
+        teachers,
     )
     for network in (student, *teachers.values()):
         network.to(state.device)

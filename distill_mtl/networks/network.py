@@ -17,13 +17,17 @@ from torch import Tensor
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.networks.backbone import LOGITS
 from distill_mtl.networks.inputs import InputContract
-from distill_mtl.networks.task_network import TaskNetwork
+from distill_mtl.networks.task_network import BackboneNetwork, TaskNetwork
 from distill_mtl.networks.weights import RecordedScore
 from distill_mtl.recipe.schema import TeacherSection
 
 Resize = Literal["crop", "pad", "squash"]
 """What a network sees of a picture of another shape: its largest centred part of the network's shape, all of it with
 black beside it, or all of it stretched."""
+
+
+EMBEDDING = "embedding"
+"""The kind of task that learns a network's features."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,37 @@ class Network:
         twin.inputs, twin.any_size, twin._heads = inputs, False, {}
         twin._view = lambda task: self._view(task).with_inputs(inputs)
         return twin
+
+    def giving(self, feature: str) -> "Network":
+        """The network whose answer is an inner feature, for tasks that learn it; of several tasks the first one's path,
+        or that of the task which the recipe names.
+
+        Args:
+            feature: `pooled`, or the dotted name of a layer.
+
+        Raises:
+            UserError: there is no such layer, or it gives neither a map, tokens nor a vector.
+        """
+        named = self.source.section.task
+        task = self.choose(named, next(iter(self.tasks))) if named is not None else next(iter(self.tasks))
+
+        head = self._view(task)
+        assert isinstance(head, BackboneNetwork)
+        giving = head.giving(feature)
+        output = TaskOutput(
+            f"feature '{feature}' of {self.tasks[task].form}", EMBEDDING, described={"map": giving.dense}
+        )
+        return Network(
+            self.source,
+            self.inputs,
+            {task: output},
+            lambda _: giving,
+            names_tasks=self.names_tasks,
+            told=self.told,
+            assumed=self.assumed,
+            trunk=self.trunk,
+            resize=self.resize,
+        )
 
     def tap(self, task: str, layers: Sequence[str]) -> None:
         """Let the head of a task give these features too; the other heads go on reading theirs."""

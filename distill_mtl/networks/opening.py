@@ -22,7 +22,7 @@ from distill_mtl.networks.weights import CONFIG, HUB, WEIGHTS, network_folder, r
 from distill_mtl.reading import Remedy, shown
 from distill_mtl.recipe.command_line import read_teacher, task_name
 from distill_mtl.recipe.load import absolute_teacher
-from distill_mtl.recipe.schema import InputSection, OutputSection, TeacherSection
+from distill_mtl.recipe.schema import InputSection, TeacherSection
 from distill_mtl.recipe.yaml_reader import parse_yaml
 from distill_mtl.registry import Registry
 
@@ -133,9 +133,11 @@ def _folder(section: TeacherSection, folder: Path) -> NetworkFiles:
 
 def _open_folder(source: NetworkFiles) -> Network:
     section, config = source.section, read_config(source.place)
-    if section.output != OutputSection():
+    feature = section.output.name
+    if section.output.gives is not None or isinstance(feature, int):
         raise UserError(
-            f"{source.place} is a folder, whose network gives logits. Remove `output`, which is for files."
+            f"{source.place} is a folder, whose network gives logits. Remove `output`, which is for files; of a folder "
+            "only `output: {name: pooled}`, or a layer's name, makes sense: its features teach an embedding."
         )
     if "format" in config:
         if not isinstance(config["format"], str):
@@ -152,6 +154,8 @@ def _open_folder(source: NetworkFiles) -> Network:
             f"{source.place / CONFIG} is neither timm's (no `architecture`) nor a student's of ours (no `format`). "
             "Save the network with timm.models.save_for_hf(model, FOLDER, safe_serialization=True)."
         )
+    if feature is not None:
+        network = network.giving(str(feature))
     inputs = overridden(network.inputs, section.input)
     return network if inputs == network.inputs else network.with_inputs(inputs)
 

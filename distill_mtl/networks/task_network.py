@@ -6,6 +6,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from operator import itemgetter
 from typing import Literal, Protocol
 
 import torch
@@ -181,6 +182,19 @@ class BackboneNetwork(TaskNetwork):
         self.last_map = backbone.last
         self._layers: tuple[str, ...] = ()
         self.tap(())
+
+    def giving(self, feature: str) -> "BackboneNetwork":
+        """The same network with an inner feature as its answer.
+
+        Raises:
+            UserError: there is no such layer, or its output cannot be read.
+        """
+        self.backbone.tap((feature,))
+        shape = self.backbone.shapes[feature]
+        dense = shape.size is not None
+        return BackboneNetwork(
+            self.backbone, itemgetter(feature), (feature,), width=shape.channels, dense=dense
+        )
 
     @property
     def inputs(self) -> InputContract:

@@ -2,7 +2,7 @@
 writes them and as `timm.create_model("local-dir:FOLDER", pretrained=True)` reads them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
@@ -12,10 +12,10 @@ from pydantic import ConfigDict, Field, FiniteFloat, PositiveInt
 from typing_extensions import TypedDict
 
 from distill_mtl.errors import UserError, brief, nearest
-from distill_mtl.networks.backbone import LOGITS, Backbone
+from distill_mtl.networks.backbone import LOGITS, POOLED, Backbone
 from distill_mtl.networks.checkpoint_names import fitting
 from distill_mtl.networks.inputs import InputContract
-from distill_mtl.networks.network import Network, NetworkFiles, TaskOutput
+from distill_mtl.networks.network import EMBEDDING, Network, NetworkFiles, TaskOutput
 from distill_mtl.networks.task_network import BackboneNetwork
 from distill_mtl.networks.weights import CONFIG, load_exactly, read_weights, refuse_larger_than_weights
 from distill_mtl.reading import Remedy, fit, shown
@@ -24,6 +24,7 @@ from distill_mtl.recipe.command_line import task_name
 _AGAIN = Remedy(
     "Save the network again with timm.models.save_for_hf(model, FOLDER, safe_serialization=True)."
 )
+_FORM = "timm's local-dir folder"
 
 
 class _Pretrained(TypedDict, total=False):
@@ -68,10 +69,10 @@ def open_timm_folder(source: NetworkFiles, config: Mapping[str, Any]) -> Network
     # Whatever timm's constructors make of values that nobody gives.
     except Exception as error:
         raise UserError(f"timm cannot build the network of {folder / CONFIG}: {brief(error)}") from error
-    if not model.num_classes:
-        raise UserError(f"{folder} holds a network without a classifier (num_classes 0).")
     readings = list(fitting(state, model.state_dict()).values())
     load_exactly(model, readings[0] if len(readings) == 1 else state, str(folder))
+    if not model.num_classes:
+        return _without_classifier(source, config, model)
     if model.pretrained_cfg["num_classes"] != model.num_classes:
         raise UserError(
             f"{folder / CONFIG} says {model.pretrained_cfg['num_classes']} classes, its weights have "
@@ -79,11 +80,40 @@ def open_timm_folder(source: NetworkFiles, config: Mapping[str, Any]) -> Network
         )
     names = _class_names(config, folder, model.num_classes)
     backbone, width = Backbone(model, InputContract.from_timm(_input(model))), model.num_classes
+    return _network(
+        source,
+        config,
+        backbone,
+        TaskOutput(_FORM, classes=names),
+        lambda task: BackboneNetwork(backbone, itemgetter(LOGITS), (LOGITS,), width=width, dense=False),
+    )
+
+
+def _without_classifier(source: NetworkFiles, config: Mapping[str, Any], model: Any) -> Network:
+    """A network with num_classes 0, whose answer is its pooled vector."""
+    backbone = Backbone(model, InputContract.from_timm(_input(model)))
+    width = backbone.shapes[POOLED].channels
+    return _network(
+        source,
+        config,
+        backbone,
+        TaskOutput(f"{_FORM} without a classifier", EMBEDDING),
+        lambda task: BackboneNetwork(backbone, itemgetter(POOLED), (POOLED,), width=width, dense=False),
+    )
+
+
+def _network(
+    source: NetworkFiles,
+    config: Mapping[str, Any],
+    backbone: Backbone,
+    output: TaskOutput,
+    view: Callable[[str], BackboneNetwork],
+) -> Network:
     return Network(
         source,
         backbone.inputs,
-        {task_name(str(folder)): TaskOutput("timm's local-dir folder", classes=names)},
-        lambda task: BackboneNetwork(backbone, itemgetter(LOGITS), (LOGITS,), width=width, dense=False),
+        {task_name(str(source.place)): output},
+        view,
         names_tasks=False,
         # Of the rest, timm's form can say nothing but this: [0, 1] RGB, channels first, any batch.
         told=(key for key in InputContract.__dataclass_fields__ if key not in ("resize", "crop")),

@@ -19,12 +19,14 @@ class KnownNames:
             these are is not known.
         unit_metrics: kind of task -> its scores in the label's unit, which have no default margin;
             None among them stands for the kind's default score.
+        settled_options: kind of task -> its options that are `auto` where a recipe does not say them.
         terms: loss term -> its default weight; empty: they are not known.
     """
 
     choices: Mapping[str, Collection[str]] = field(default_factory=dict)
     fixed_classes: Collection[str] | None = ()
     unit_metrics: Mapping[str, Collection[str | None]] = field(default_factory=dict)
+    settled_options: Mapping[str, Collection[str]] = field(default_factory=dict)
     terms: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -32,6 +32,7 @@ SHORT_FORMS: tuple[tuple[KeyPath, str, tuple[type, ...]], ...] = (
 """Sections that may be given as one value, the key that it stands for, and its types; `*` is any name."""
 
 TEACHER: KeyPath = ("tasks", "*", "teacher")
+AUTO = "auto"
 SELF = "self"
 """In place of a teacher's path: the student as it was."""
 SCHEDULES: dict[str, list[dict[str, Any]]] = {
@@ -97,8 +98,8 @@ def long_form(path: KeyPath, value: Any) -> Any:
 
 
 def fill_defaults(form: LongForm, stem: str, known: KnownNames) -> None:
-    """Fill the run's name from the file's, each task's margin and weights, no hints from a self-teacher, and random
-    weights of a student of the user's own code."""
+    """Fill the run's name from the file's, each task's margin and weights, the options that a run settles, no hints
+    from a self-teacher, and random weights of a student of the user's own code."""
     recipe = form.value
     if not isinstance(recipe, dict):
         return
@@ -114,6 +115,9 @@ def fill_defaults(form: LongForm, stem: str, known: KnownNames) -> None:
             continue
         if is_self_teacher(task.get("teacher")):
             task.setdefault("hints", [])
+        settled = known.settled_options.get(str(task.get("kind")), ())
+        if settled and task.get("teacher") is not None and isinstance(task.setdefault("options", {}), dict):
+            task["options"] = dict.fromkeys(settled, AUTO) | task["options"]
         weights = task.get("weights", {})
         if isinstance(weights, dict):
             task["weights"] = {term: weight for term, weight in known.terms.items() if weight > 0} | weights

@@ -226,7 +226,8 @@ class OutputSection(Section):
     """What a teacher's answers are, where they cannot be found out."""
 
     name: str | Annotated[int, Field(ge=0)] | None = None
-    """Which output answers the task: its name, or its number from 0. Default: the first."""
+    """Which output answers the task: its name, or its number from 0. Default: the first. Of a folder `pooled` or a
+    layer, whose features teach an embedding."""
     gives: Literal["logits", "probabilities"] | None = None
     """Default: probabilities if on a trial they are none below 0 and sum to 1, else logits."""
 
@@ -410,8 +411,8 @@ class TaskSection(Section):
     """One task: its kind, its teacher, its labels and its loss."""
 
     kind: str = "classification"
-    """classification | multilabel | regression | segmentation | depth | normals | heatmap, or a class of your own:
-    my_tasks:Angle"""
+    """classification | multilabel | regression | segmentation | depth | normals | heatmap | embedding, or a class of
+    your own: my_tasks:Angle"""
     trust: bool = False
     """Let a kind or loss terms of your own run their code."""
     classes: Classes | list[str] | None = None

@@ -8,7 +8,7 @@ it holds. A user's own kind, `my_tasks:Angle`, is known under that very name onc
 import inspect
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -121,6 +121,8 @@ class TaskKind(LabelForm):
         exclusive: a row (or pixel) is of one class, so that answers are a softmax over dim 1 of the logits.
         dense: the head answers with a map.
         precise: logits are values that half the bits would spoil (12345.6), so a cache keeps them in fp32.
+        settled_options: options that are `auto` until `options_from` finds them.
+        teacher_labels: where no data set has labels of the task, its teacher's answers are its labels.
         partial: a teacher may know some of the classes only; `keep_known_classes` says what it is scored on.
         fewest_classes: that make sense.
         output_options: options that decide what the outputs of a network stand for; `class_for` gives the class that
@@ -137,6 +139,8 @@ class TaskKind(LabelForm):
     exclusive: ClassVar[bool] = False
     dense: ClassVar[bool] = False
     precise: ClassVar[bool] = False
+    settled_options: ClassVar[tuple[str, ...]] = ()
+    teacher_labels: ClassVar[bool] = False
     partial: ClassVar[bool] = False
     fewest_classes: ClassVar[int] = 1
     output_options: ClassVar[tuple[str, ...]] = ()
@@ -186,6 +190,22 @@ class TaskKind(LabelForm):
     def options_on_labelled_rows(self) -> tuple[str, ...]:
         """Options in use that change nothing but on rows with both a label and a teacher's answer."""
         return ()
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether options are missing that `options_from` finds."""
+        return False
+
+    def options_from(self, answers: Iterable[Tensor]) -> dict[str, Any]:
+        """Options that follow from a teacher's answers to training pictures, such as their mean; here none.
+
+        Args:
+            answers: logits [R, ...] of some rows each, on the host.
+
+        Raises:
+            UserError: the answers say nothing.
+        """
+        return {}
 
     # ---- the network ------------------------------------------------------------------------------
     @classmethod

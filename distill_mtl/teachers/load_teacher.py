@@ -207,7 +207,7 @@ def _agreed_task(network: Network, head: str, asked: Asked, task: str) -> tuple[
     for name in (asked.kind, output.kind):
         if name is not None:
             import_kind(name, trust=section.trust, say="`trust: true` (on the command line: --trust)")
-    kind = _agreed_kind(network, head, task, asked.kind)
+    kind = _agreed_kind(network, head, task, asked)
     told = output_options_in(kind, output.described)
     options = told if asked.options is None else output_options_in(kind, asked.options)
     if output.kind is not None and KINDS[kind].class_for(told) is not KINDS[kind].class_for(options):
@@ -219,18 +219,24 @@ def _agreed_task(network: Network, head: str, asked: Asked, task: str) -> tuple[
     return kind, options
 
 
-def _agreed_kind(network: Network, head: str, task: str, kind: str | None) -> str:
+def _agreed_kind(network: Network, head: str, task: str, asked: Asked) -> str:
     """The kind that files, answer and recipe agree on."""
     place, said, dense = network.source.place, network.tasks[head].kind, network.head(head).dense
     found = said or ("segmentation" if dense else "classification")
-    kind = found if kind is None else kind
+    kind = found if asked.kind is None else asked.kind
     if said is not None and said != kind:
         raise UserError(
-            f"{place} is a {said} network, tasks.{task}.kind says {kind}. "
+            f"{place} is {'an' if said[0] in 'aeiou' else 'a'} {said} network, tasks.{task}.kind says {kind}. "
             f"Write `kind: {said}`, or name another teacher."
         )
-    if KINDS[kind].dense != dense:
+    described = asked.options if asked.options is not None else network.tasks[head].described
+    if KINDS[kind].class_for(output_options_in(kind, described)).dense != dense:
         shape = "a map" if dense else "a vector"
+        if "map" in KINDS[kind].output_options:
+            raise UserError(
+                f"{place} answers with {shape} for each picture. Write `options: {{map: {str(dense).lower()}}}` in "
+                f"tasks.{task}, or choose another output with `output: {{name: ...}}`."
+            )
         raise UserError(
             f"{place} answers with {shape} for each picture, which is not a {kind}, as tasks.{task}.kind says. "
             f"Write `kind: {found}`, choose another output with `output: {{name: ...}}`, or name another teacher."

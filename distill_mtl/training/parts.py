@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 
 import torch
 from accelerate import PartialState
@@ -56,6 +57,7 @@ from distill_mtl.training.target_providers import (
     rows_with_targets,
     teacher_weights,
 )
+from distill_mtl.training.teacher_statistics import label_by_teachers, settle_from_teachers
 from distill_mtl.training.weigh_teachers import weigh_teachers
 from distill_mtl.training.zipped_start import ROWS, zip_start
 
@@ -158,6 +160,7 @@ def build(recipe: Recipe) -> Parts:
     teachers, kinds = build_teachers(recipe, old)
     _refuse_unused_options(recipe, kinds)
     _refuse_missing_margins(recipe, kinds)
+    recipe, kinds = settle_from_teachers(recipe, teachers, kinds, old, partial(_open_sources, kinds))
     recipe = choose_branches(recipe, teachers, kinds, old, partial(_open_sources, kinds))
     heads = initial_heads(recipe, teachers.cards, kinds, old)
     student = build_student(
@@ -172,7 +175,7 @@ def build(recipe: Recipe) -> Parts:
     _refuse_other_heads(student, heads)
     recipe = settle_optimizer(settle_precision(recipe, student.trunk), student.trunk)
     inputs = [student.trunk.inputs, *(card.inputs for card in teachers.cards.values())]
-    sources = build_sources(recipe, kinds, inputs)
+    sources = build_sources(recipe, kinds, inputs, teachers)
     _refuse_beyond_machine(recipe, student, sources.size)
     if recipe.student.init == "zip":
         zip_start(student, teachers, recipe.tasks, rows_of(sources, ROWS))
@@ -277,8 +280,20 @@ def _load(task: str, section: TaskSection) -> Teacher:
     )
 
 
-def build_sources(recipe: Recipe, kinds: Mapping[str, TaskKind], inputs: Iterable[InputContract]) -> Sources:
-    """The data sets in the canonical size: the largest height and width that a network wants."""
+def build_sources(
+    recipe: Recipe,
+    kinds: Mapping[str, TaskKind],
+    inputs: Iterable[InputContract],
+    teachers: Mapping[str, Teacher] = MappingProxyType({}),
+) -> Sources:
+    """The data sets in the canonical size: the largest height and width that a network wants.
+
+    Args:
+        recipe: as loaded.
+        kinds: of its tasks.
+        inputs: of all networks.
+        teachers: whose answers are the labels of tasks that have no others (`TaskKind.teacher_labels`).
+    """
     heights, widths = zip(*(contract.size for contract in inputs), strict=True)
     sources = open_sources(
         DataSettings.of(recipe), kinds, (max(heights), max(widths)), local=share_of_machine()
@@ -290,6 +305,7 @@ def build_sources(recipe: Recipe, kinds: Mapping[str, TaskKind], inputs: Iterabl
             "its teacher there. Add a source with its labels, and name the task in its `labels`; or give the task "
             "`data`: rows that are only tested on are `data: {split: {test: ...}}`."
         )
+    label_by_teachers(sources, teachers, kinds)
     return sources
 
 

@@ -25,5 +25,6 @@ def registered_names() -> KnownNames:
             name: {*kind.unit_metrics, *((None,) if kind.metrics[0] in kind.unit_metrics else ())}
             for name, kind in kinds.items()
         },
+        settled_options={name: kind.settled_options for name, kind in kinds.items() if kind.settled_options},
         terms={term.name: term.weight for term in all_terms() if ":" not in term.name},
     )

@@ -115,7 +115,25 @@ def _directions_about_the_mean(kind: TaskKind, logits: Tensor, labels: Tensor) -
     return [direction.view(1, 3, 1, 1).expand_as(logits) for direction in turned]
 
 
+def _embedding(kind: TaskKind, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    ahead = torch.tensor([1.0, -2.0, 0.5])
+    logits, teacher, labels = ahead + torch.randn(3, ROWS, 3, generator=generator)
+    return logits, teacher, labels
+
+
+def _mean_direction(kind: TaskKind, logits: Tensor, labels: Tensor) -> list[Tensor]:
+    mean, generator = F.normalize(labels, dim=1).mean(0), torch.Generator().manual_seed(1)
+    turned = mean + 0.1 * torch.randn(100, 3, generator=generator)
+    return [direction.expand_as(logits) for direction in (mean, *turned)]
+
+
 EXAMPLES: Mapping[str, Example] = {
+    "embedding": Example(
+        _embedding,
+        _mean_direction,
+        options={"mean": [1, 2, 3], "std": 2, "smooth_l1": 0.5, "head": {"width": 8, "depth": 2}},
+        temperature=False,
+    ),
     "classification": Example(
         _classification,
         one_class,

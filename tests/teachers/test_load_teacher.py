@@ -142,10 +142,11 @@ def test_a_weight_that_is_missing_in_the_file_is_refused(tmp_path: Path) -> None
         load(tmp_path)
 
 
-def test_a_network_without_a_classifier_is_refused(tmp_path: Path) -> None:
+def test_a_network_without_a_classifier_is_read_as_an_embedding(tmp_path: Path) -> None:
     timm_folder(tmp_path, classes=0)
-    with pytest.raises(TeacherError, match="without a classifier"):
-        load(tmp_path)
+    assert load(tmp_path).card.kind == "embedding"
+    with pytest.raises(TeacherError, match="is an embedding network.*Write `kind: embedding`"):
+        load_teacher(TeacherSection(path=str(tmp_path)), task="feel", kind="classification")
 
 
 def test_a_folder_with_a_pickle_alone_is_refused(tmp_path: Path) -> None:
