@@ -85,6 +85,8 @@ def _input(teacher: Teacher, section: TeacherSection) -> Iterator[ContractRow]:
             source = _FILE if key in card.told else _ASSUMED if key in card.assumed else _DEFAULT
         if key == "size":
             value = f"{value[0]} x {value[1]}"
+        elif key == "crop":
+            value = f"{value:.4g}"
         elif key in ("mean", "std"):
             value = "  ".join(f"{number:.4g}" for number in value)
         yield key, "any" if value is None else str(value), source

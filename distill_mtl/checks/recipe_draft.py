@@ -15,11 +15,23 @@ from distill_mtl.data.index import load_index
 from distill_mtl.data.shard_files import find_shards
 from distill_mtl.data.shard_sets import as_patterns, find_sets
 from distill_mtl.errors import RecipeError, ShardError
-from distill_mtl.recipe.command_line import apply_overrides, read_teacher, task_name
+from distill_mtl.recipe.command_line import (
+    apply_overrides,
+    network_name,
+    read_teacher,
+    task_name,
+    teacher_values,
+)
 from distill_mtl.recipe.load import absolute_teacher
 from distill_mtl.recipe.long_form import long_form
 from distill_mtl.recipe.mistakes import recipe_error
-from distill_mtl.recipe.schema import DEFAULT_EPOCHS, AugmentSection, TeacherSection, TrainingSection
+from distill_mtl.recipe.schema import (
+    DEFAULT_EPOCHS,
+    NETWORK_KEYS,
+    AugmentSection,
+    TeacherSection,
+    TrainingSection,
+)
 from distill_mtl.recipe.yaml_reader import YamlDocument
 from distill_mtl.recipe.yaml_writer import Noted
 from distill_mtl.splits import SPLITS, Split
@@ -33,7 +45,7 @@ FROM_SET = "--set"
 ASSUMED = "assumed: check it"
 PINNED = "the program that you trust; another one is refused"
 _CLASSES_SHOWN = 10
-_FIRST_KEYS = ("path", "timm", "module", "args", "weights", "trust", "sha256")
+_FIRST_KEYS = (*NETWORK_KEYS, "args", "weights", "trust", "sha256")
 
 
 @dataclass(frozen=True)
@@ -105,9 +117,9 @@ def _from_command_line(teachers: Sequence[str], trust: bool, overrides: Sequence
     """The command line as part of a recipe: `tasks`, and whatever the overrides name."""
     tasks: dict[str, Any] = {}
     for place in teachers:
-        tasks[task_name(place, list(tasks))] = {
-            "teacher": {"path": place, **({"trust": True} if trust else {})}
-        }
+        values = teacher_values(place)
+        task = task_name(network_name(values), list(tasks))
+        tasks[task] = {"teacher": values | ({"trust": True} if trust else {})}
     document = YamlDocument({"tasks": tasks})
     apply_overrides(document, overrides)
     if document.mistakes:

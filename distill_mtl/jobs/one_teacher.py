@@ -1,7 +1,8 @@
 """Look into a teacher, measure it, or train one.
 
 Args:
-    file (FILE): a folder, a .onnx, .pt2 or .ts file, or hf_hub:owner/name: what `teacher:` takes in a recipe.
+    file (FILE): a folder, a .onnx, .xml, .tflite, .pt2 or .ts file, or hf_hub:owner/name; or its keys in a recipe:
+        '{torchvision: resnet50.IMAGENET1K_V2}'.
     timm (NAME): a pretrained network of timm instead: resnet50.a1_in1k
     module (SPEC): your own network instead: package.module:callable
     args (YAML): keyword arguments for its callable: '{depth: 20}'
@@ -40,7 +41,7 @@ from distill_mtl.jobs.arguments import as_classes, as_data, as_recipe, recipe_pl
 from distill_mtl.jobs.distill import distill
 from distill_mtl.networks.weights import RecordedScore, write_score
 from distill_mtl.recipe import Recipe
-from distill_mtl.recipe.command_line import read_teacher, task_name
+from distill_mtl.recipe.command_line import network_name, read_teacher, task_name, teacher_values
 from distill_mtl.recipe.load import absolute_teacher
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.students.student_folder import load_student, save_student
@@ -144,7 +145,6 @@ def _named_teacher(
 ) -> tuple[TeacherSection, str]:
     """The section of a recipe that would name it so, and a name for its task."""
     said = {
-        "path": file,
         "timm": timm,
         "module": module,
         "weights": weights,
@@ -152,8 +152,9 @@ def _named_teacher(
         "trust": trust or None,
         "args": None if isinstance(args, str) else args,
     }
-    values = {key: value for key, value in said.items() if value is not None}
-    name = task or task_name(file or timm or weights or "")
+    values = teacher_values(file) if file is not None else {}
+    values |= {key: value for key, value in said.items() if value is not None}
+    name = task or task_name(network_name(values))
     in_yaml = [f"args={args}"] if isinstance(args, str) else []
     return read_teacher(values, [*in_yaml, *overrides], name), name
 

@@ -114,7 +114,7 @@ def _declared(declared: DeclaredInput) -> dict[str, Any]:
         "dtype": _DTYPES[declared.dtype] if declared.dtype is not None else None,
         "batch": declared.batch,
     }
-    return {key: value for key, value in entry.items() if value is not None}
+    return {key: value for key, value in entry.items() if value is not None} | dict(declared.contract)
 
 
 def _said(section: InputSection) -> dict[str, Any]:

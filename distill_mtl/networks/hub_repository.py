@@ -1,6 +1,7 @@
 """A network on the Hugging Face hub: the files of its folder, fetched once, and the folder they are in.
 
-Only config.json, model.safetensors and score.json are fetched: a pickle is never opened.
+Only config.json, preprocessor_config.json, score.json and weights as safetensors are fetched: a pickle is never
+opened.
 """
 
 from pathlib import Path
@@ -11,6 +12,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.networks.weights import CONFIG, HUB, SCORE, WEIGHTS
+
+_WANTED = (CONFIG, "preprocessor_config.json", SCORE, "model*.safetensors", "model.safetensors.index.json")
 
 
 def timm_repository(name: str) -> str:
@@ -45,16 +48,14 @@ def fetch_folder(repository: str) -> Path:
     """
     repository, _, revision = repository.partition("@")
     try:
-        folder = Path(
-            snapshot_download(repository, revision=revision or None, allow_patterns=[CONFIG, WEIGHTS, SCORE])
-        )
+        folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(_WANTED)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"hf_hub:{repository} cannot be fetched: {said} Where the hub cannot be reached, fetch it elsewhere "
             f"(`hf download {repository}`), copy the folder here and name that."
         ) from error
-    if not (folder / WEIGHTS).is_file():
+    if not any(folder.glob("model*.safetensors")):
         raise UserError(
             f"hf_hub:{repository} has no {WEIGHTS}; its other forms of weights are pickles, which are never opened."
         )

@@ -4,7 +4,8 @@ Batches hold images that are not normalised; `Preprocess` turns the same view in
 was trained on, inside the network, so that no caller can forget it or apply it twice.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -19,6 +20,8 @@ from distill_mtl.networks.modes import recorded
 
 LARGEST_SIDE = 16_384
 """Pixels of the longest side of an image that a network may ask for: three gigabytes as float32."""
+_STRIP = 4
+"""Times the length that is seen of a view, the most of it that is resized."""
 # Luma of ITU-R BT.601, PIL's own conversion to grey.
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -191,19 +194,20 @@ class Preprocess(nn.Module):
         return images.permute(0, 2, 3, 1).contiguous() if self.contract.layout == "nhwc" else images
 
     def _framed(self, images: Tensor) -> Tensor:
-        """The part of the view that the network sees, in its size."""
+        """The part of the view that the network sees, in its size: resized, then cut, as torchvision and timm do, or
+        letterboxed."""
         if self.contract.whole_view:
             return self._resized(images, self.contract.size)
-        height, width = images.shape[-2:]
-        part = centred_part((height, width), self.contract)
-        images = _centred(images, part)
-        inside = tuple(
-            max(1, round(side * min(seen, whole) / seen))
-            for side, seen, whole in zip(self.contract.size, part, (height, width), strict=True)
+        images = _centred(images, longest_part(images.shape[-2:], self.contract))
+        inside = resized_view(images.shape[-2:], self.contract)
+        images = _centred(self._resized(images, inside), self.contract.size)
+        top, left = (
+            (side - seen) // 2 for side, seen in zip(self.contract.size, images.shape[-2:], strict=True)
         )
-        images = self._resized(images, (inside[0], inside[1]))
-        top, left = ((side - seen) // 2 for side, seen in zip(self.contract.size, inside, strict=True))
-        down, right = self.contract.size[0] - inside[0] - top, self.contract.size[1] - inside[1] - left
+        down, right = (
+            side - seen - before
+            for side, seen, before in zip(self.contract.size, images.shape[-2:], (top, left), strict=True)
+        )
         return F.pad(images, (left, right, top, down))
 
     def _resized(self, images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -223,18 +227,32 @@ class Preprocess(nn.Module):
         return images.flip(1) if self.contract.channels == "bgr" else images
 
 
-def centred_part(view: tuple[int, int], contract: InputContract) -> tuple[int, int]:
-    """Height and width of the centred part of a view that a network sees; beyond the view where it is padded."""
+def resized_view(view: Sequence[int], contract: InputContract) -> tuple[int, int]:
+    """Height and width to which a view is resized before its centre is cut out, or black is put beside it."""
+    full = [max(1, round(side / contract.crop)) for side in contract.size]
+    if contract.resize == "squash":
+        return full[0], full[1]
+    scales = [side / seen for side, seen in zip(full, view, strict=True)]
+    chosen = max(scales) if contract.resize == "crop" else min(scales)
+    # The side that decides has its size to the pixel; torchvision and PIL cut off the other's fraction.
+    sides = [
+        whole if scale == chosen else max(1, int(seen * chosen))
+        for whole, seen, scale in zip(full, view, scales, strict=True)
+    ]
+    return sides[0], sides[1]
+
+
+def longest_part(view: Sequence[int], contract: InputContract) -> tuple[int, int]:
+    """The centre of a view that is worth resizing where the rest will be cut off: a strip of a panorama."""
     height, width = view
-    if contract.resize != "squash":
-        aspect = contract.size[1] / contract.size[0]
-        wider = (width > height * aspect) == (contract.resize == "pad")
-        height, width = (round(width / aspect), width) if wider else (height, round(height * aspect))
-    return max(1, round(height * contract.crop)), max(1, round(width * contract.crop))
+    if contract.resize != "crop":
+        return height, width
+    aspect = contract.size[1] / contract.size[0]
+    return min(height, math.ceil(_STRIP * width / aspect)), min(width, math.ceil(_STRIP * height * aspect))
 
 
 def _centred(images: Tensor, part: tuple[int, int]) -> Tensor:
     """The centred part of images, as much of it as there is."""
     height, width = images.shape[-2:]
-    top, left = max(0, (height - part[0]) // 2), max(0, (width - part[1]) // 2)
+    top, left = (max(0, round((side - seen) / 2)) for side, seen in zip((height, width), part, strict=True))
     return images[..., top : top + part[0], left : left + part[1]]

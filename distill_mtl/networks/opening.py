@@ -1,8 +1,8 @@
 """`open_network`: the one way to open a trained network, whatever form it was saved in.
 
 A folder (timm's local-dir form, or a form that registers with `FORMS`), the folder of a run, a repository of the
-Hugging Face hub, a file that a runtime reads, or the user's own code. Teachers, the comparison of models, `predict`,
-`inspect` and the parity check of an export all come here.
+Hugging Face hub, a file that a runtime reads, a network that a library builds, or the user's own code. Teachers, the
+comparison of models, `predict`, `inspect` and the parity check of an export all come here.
 """
 
 import os
@@ -13,20 +13,26 @@ from pathlib import Path
 from typing import Any
 
 from distill_mtl.errors import UserError
+from distill_mtl.networks.eager_runtime import LIBRARIES
 from distill_mtl.networks.file_contract import contract_of, overridden, read_note
 from distill_mtl.networks.network import Network, NetworkFiles, TaskOutput
 from distill_mtl.networks.runtime import RUNTIMES, Runtime
 from distill_mtl.networks.runtime_network import RuntimeNetwork
 from distill_mtl.networks.task_network import TaskNetwork
 from distill_mtl.networks.weights import CONFIG, HUB, WEIGHTS, network_folder, read_config, sha256
-from distill_mtl.reading import Remedy, shown
-from distill_mtl.recipe.command_line import read_teacher, task_name
+from distill_mtl.reading import shown
+from distill_mtl.recipe.command_line import read_teacher, task_name, teacher_values
 from distill_mtl.recipe.load import absolute_teacher
-from distill_mtl.recipe.schema import InputSection, TeacherSection
-from distill_mtl.recipe.yaml_reader import parse_yaml
+from distill_mtl.recipe.schema import (
+    LIBRARY_KEYS,
+    NETWORK_KEYS_IN_WORDS,
+    InputSection,
+    TeacherSection,
+)
 from distill_mtl.registry import Registry
 
-_AS_YAML = Remedy("A network in several keys is written {path: net.onnx, input: {size: 64}}.")
+_LIBRARY_MARKS = {"transformers": "architectures", "smp": "_model_class"}
+"""Keys of a config.json by which the folder of a library is known."""
 
 
 class FolderForm(ABC):
@@ -54,8 +60,8 @@ def open_network(where: str | Path | TeacherSection, *, trust: bool = False) -> 
     """Open a trained network, on the CPU, in evaluation mode.
 
     Args:
-        where: the folder of a run, of a student or of a timm network, `hf_hub:owner/name`, a .onnx, .pt2 or .ts
-            file; or all that a recipe can say of a teacher, as its section or as YAML:
+        where: the folder of a run, of a student or of a trained network, `hf_hub:owner/name`, a .onnx, .xml, .tflite,
+            .pt2 or .ts file; or all that a recipe can say of a teacher, as its section or as YAML:
             `{module: models:net, weights: net.safetensors, input: {size: 64}}`.
         trust: let it run code: .pt2, .ts, `module`, and kinds of task of the user's own.
 
@@ -73,10 +79,7 @@ def as_section(where: str | Path | TeacherSection, *, trust: bool = False) -> Te
     """
     if isinstance(where, TeacherSection):
         return where
-    values: Any = {"path": str(where)}
-    if str(where).startswith("{"):
-        values = parse_yaml(str(where), dict[str, Any], "network", remedy=_AS_YAML)
-    values |= {"trust": True} if trust else {}
+    values = teacher_values(str(where)) | ({"trust": True} if trust else {})
     return absolute_teacher(read_teacher(values, (), "network"))
 
 
@@ -109,6 +112,9 @@ def find_network(section: TeacherSection) -> NetworkFiles:
 
 
 def _find(section: TeacherSection) -> NetworkFiles:
+    library = next((key for key in LIBRARY_KEYS if getattr(section, key) is not None), None)
+    if library is not None:
+        return _of_library(section, library)
     if section.module is not None:
         return _own_module(section)
     if section.timm is not None:
@@ -116,7 +122,7 @@ def _find(section: TeacherSection) -> NetworkFiles:
 
         return _folder(section, fetch_folder(timm_repository(section.timm)))
     if section.path is None:
-        raise UserError("no network is named. Add `path`, `timm` or `module`.")
+        raise UserError(f"no network is named. Add {NETWORK_KEYS_IN_WORDS}.")
     if section.path.startswith(HUB):
         from distill_mtl.networks.hub_repository import fetch_folder
 
@@ -128,6 +134,11 @@ def _find(section: TeacherSection) -> NetworkFiles:
 
 
 def _folder(section: TeacherSection, folder: Path) -> NetworkFiles:
+    config = read_config(folder) if os.path.isfile(folder / CONFIG) else {}
+    for library, mark in _LIBRARY_MARKS.items():
+        if mark in config:
+            named = section.model_copy(update={"path": None, "timm": None, library: str(folder)})
+            return _of_library(named, library)
     return NetworkFiles(section, folder, (folder / WEIGHTS, folder / CONFIG), None, _open_folder)
 
 
@@ -151,8 +162,10 @@ def _open_folder(source: NetworkFiles) -> Network:
         network = open_timm_folder(source, config)
     else:
         raise UserError(
-            f"{source.place / CONFIG} is neither timm's (no `architecture`) nor a student's of ours (no `format`). "
-            "Save the network with timm.models.save_for_hf(model, FOLDER, safe_serialization=True)."
+            f"{source.place / CONFIG} is neither timm's (no `architecture`), transformers' (no `architectures`), "
+            "segmentation-models-pytorch's (no `_model_class`) nor a student's of ours (no `format`). Save the network "
+            "with timm.models.save_for_hf(model, FOLDER, safe_serialization=True), or with the library's "
+            "save_pretrained."
         )
     if feature is not None:
         network = network.giving(str(feature))
@@ -199,6 +212,14 @@ def _own_module(section: TeacherSection) -> NetworkFiles:
     return NetworkFiles(section, weights, files, words, partial(_open_runtime, load=load, words=words))
 
 
+def _of_library(section: TeacherSection, name: str) -> NetworkFiles:
+    """A network that a library builds."""
+    library = LIBRARIES[name]
+    found = library.find(section)
+    opener = partial(_open_runtime, load=partial(library.load, section, found), words=library.words)
+    return NetworkFiles(section, found.place, found.files, None, opener)
+
+
 def _open_runtime(source: NetworkFiles, *, load: Callable[[], Runtime], words: str) -> Network:
     """A network behind a runtime; the note of `distill-mtl export` says its tasks, where it has one."""
     runtime, section = load(), source.section
@@ -206,7 +227,8 @@ def _open_runtime(source: NetworkFiles, *, load: Callable[[], Runtime], words: s
     inputs, told, assumed = contract_of(runtime.declared, section.input)
     described = note.get("tasks") or {}
     tasks = {task: TaskOutput.of_entry(f"'{task}' of {words}", entry) for task, entry in described.items()}
-    classes = tuple(map(str, note.get("classes") or ())) or None
+    kind = note.get("kind") or runtime.declared.kind
+    classes = tuple(map(str, note.get("classes") or ())) or runtime.declared.classes
     output = section.output
 
     def view(task: str) -> TaskNetwork:
@@ -217,7 +239,7 @@ def _open_runtime(source: NetworkFiles, *, load: Callable[[], Runtime], words: s
     return Network(
         source,
         inputs,
-        tasks or {task_name(str(source.place)): TaskOutput(words, note.get("kind"), classes)},
+        tasks or {task_name(str(source.place)): TaskOutput(words, kind, classes)},
         view,
         names_tasks=bool(tasks),
         told=told,

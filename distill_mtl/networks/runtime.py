@@ -4,6 +4,8 @@ A runtime knows nothing of pixels in [0, 1], of classes or of tasks; `RuntimeNet
 contracts around it. Each format is one file of `runtimes/`; what several of them need follows the base class.
 """
 
+import ast
+import importlib
 import lzma
 import os
 import struct
@@ -25,6 +27,7 @@ from distill_mtl.registry import Registry
 
 RUNTIMES: Registry[type["Runtime"]] = Registry("file of a network", "distill_mtl.networks.runtimes")
 """By the ending of the file; each is made from its path alone."""
+_CLASS_NOTES = ("names", "classes", "class_names", "labels", "character")
 _LONGEST_NOTE = 16 << 20  # bytes
 _SMALL, _TIMES = 64 << 20, 20
 """Bytes that any archive may unpack to, and how many times its own size; PyTorch stores tensors as they are."""
@@ -46,6 +49,9 @@ class DeclaredInput:
         batch: the only number of rows that it takes.
         notes: text that the file carries under names of its own (ONNX's metadata_props, extra files of
             torch.export and TorchScript archives).
+        contract: further keys of the `InputContract`, which the file says in a form of its own.
+        kind: of the task that it answers.
+        classes: names, in the order of its outputs.
     """
 
     size: tuple[int, int] | None = None
@@ -54,6 +60,9 @@ class DeclaredInput:
     dtype: torch.dtype | None = None
     batch: int | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
+    contract: Mapping[str, Any] = field(default_factory=dict)
+    kind: str | None = None
+    classes: tuple[str, ...] | None = None
 
 
 class Runtime(nn.Module, ABC):
@@ -152,6 +161,45 @@ class Runtime(nn.Module, ABC):
         return super()._apply(fn, recurse)
 
 
+def extra(package: str, name: str, what: str) -> Any:
+    """Import a package of an extra.
+
+    Args:
+        package: to import.
+        name: of the extra.
+        what: needs it: "an OpenVINO file".
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        top = package.partition(".")[0]
+        raise UserError(f"{what} needs the package {top}: pip install 'distill_mtl[{name}]'.") from error
+
+
+def classes_in(notes: Mapping[str, str]) -> tuple[str, ...] | None:
+    """Names of classes in a file's notes, as exporters write them; None where there are none.
+
+    `names` of Ultralytics (a Python dict), `character` of PaddleOCR and RapidOCR (a line each), and lists under
+    `classes`, `class_names` and `labels`, in JSON or with commas.
+    """
+    text = next((notes[key] for key in _CLASS_NOTES if notes.get(key, "").strip()), "").strip()
+    if not text:
+        return None
+    if text[0] in "[{":
+        try:
+            listed = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return None
+        if isinstance(listed, dict) and set(map(str, listed)) == set(map(str, range(len(listed)))):
+            listed = [value for _, value in sorted(listed.items(), key=lambda entry: int(entry[0]))]
+        plain = isinstance(listed, list) and all(isinstance(name, str | int) for name in listed)
+        return tuple(map(str, listed)) or None if plain else None
+    return tuple(name.strip() for name in (text.splitlines() if "\n" in text else text.split(",")))
+
+
 def not_one_input(path: Path, names: Iterable[str]) -> UserError:
     """The error for a network that takes nothing, or more than a batch of images."""
     taken = ", ".join(names) or "none"
@@ -173,8 +221,9 @@ def declared_input(
     Raises:
         UserError: it is not a batch of images.
     """
+    classes = classes_in(notes)
     if shape is None:
-        return DeclaredInput(dtype=dtype, notes=notes)
+        return DeclaredInput(dtype=dtype, notes=notes, classes=classes)
     if len(shape) != 4:
         shown = ", ".join("?" if side is None else str(side) for side in shape)
         raise UserError(
@@ -185,10 +234,10 @@ def declared_input(
     # Where both axes would do, for images 1 or 3 pixels wide, channels first is the commoner form by far.
     layout = "NCHW" if rest[0] in (1, 3) else "NHWC" if rest[2] in (1, 3) else None
     if layout is None:
-        return DeclaredInput(dtype=dtype, batch=batch, notes=notes)
+        return DeclaredInput(dtype=dtype, batch=batch, notes=notes, classes=classes)
     channels, height, width = rest if layout == "NCHW" else (rest[2], *rest[:2])
     size = None if height is None or width is None else (height, width)
-    return DeclaredInput(size, channels, layout, dtype, batch, notes)
+    return DeclaredInput(size, channels, layout, dtype, batch, notes, classes=classes)
 
 
 def named(returned: Any, file: Path) -> dict[str, Tensor]:

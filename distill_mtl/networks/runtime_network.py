@@ -294,13 +294,14 @@ def _choice(others: Sequence[str]) -> str:
 
 
 def _squeezed(answer: Tensor) -> Tensor:
-    """[B, C, 1, 1] of a convolution that classifies as [B, C], [B, h, w] of a network of depth as [B, 1, h, w], and
-    one number for each picture, [B], as [B, 1]."""
+    """[B, C, 1, 1] or [B, 1, 1, C] of a convolution that classifies as [B, C], [B, h, w] of a network of depth as
+    [B, 1, h, w], and one number for each picture, [B], as [B, 1]."""
     if answer.ndim < 2:  # without dimensions where `squeeze` also took that of a batch of 1
         return answer.reshape(-1, 1)
     if answer.ndim == 3:
         return answer.unsqueeze(1)
-    return answer.flatten(1) if answer.ndim == 4 and answer.shape[2:] == (1, 1) else answer
+    one = answer.ndim == 4 and (1, 1) in (answer.shape[2:], answer.shape[1:3])
+    return answer.flatten(1) if one else answer
 
 
 def _seeded() -> torch.Generator:

@@ -75,7 +75,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     file = path / WEIGHTS if os.path.isdir(path) else path
     if not os.path.isfile(file):
-        raise UserError(f"{file} does not exist.{_pickle_note(path)}")
+        raise UserError(f"{file} does not exist.{pickle_note(path)}")
     if file.suffix != ".safetensors":
         raise UserError(f"{file} is not a .safetensors file. {_CONVERT}")
     try:
@@ -217,7 +217,7 @@ def _sha256(file: Path, size: int, changed: int) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _pickle_note(path: Path) -> str:
+def pickle_note(path: Path) -> str:
     pickles = sorted(file.name for file in path.glob("*") if file.suffix in (".bin", ".pth", ".pt", ".ckpt"))
     return (
         f" There is {pickles[0]}, a pickle, which could run code when opened. {_CONVERT}" if pickles else ""

@@ -11,12 +11,13 @@ from pathlib import PurePath
 from typing import Any
 
 from distill_mtl.errors import nearest
+from distill_mtl.reading import Remedy
 from distill_mtl.recipe.long_form import expand, long_form
 from distill_mtl.recipe.mistakes import KeyPath, Mistake, Place, dotted, recipe_error, show
 from distill_mtl.recipe.rules import network_rules
-from distill_mtl.recipe.schema import TeacherSection
+from distill_mtl.recipe.schema import NETWORK_KEYS, TeacherSection
 from distill_mtl.recipe.validation import validate_teacher
-from distill_mtl.recipe.yaml_reader import YamlDocument, YamlSyntaxError, read_document
+from distill_mtl.recipe.yaml_reader import YamlDocument, YamlSyntaxError, parse_yaml, read_document
 
 
 def apply_overrides(document: YamlDocument, overrides: Sequence[str]) -> None:
@@ -106,6 +107,7 @@ def _key(parent: Any, path: KeyPath) -> Any:
     return int(step)
 
 
+_AS_YAML = Remedy("A network in several keys is written {path: net.onnx, input: {size: 64}}.")
 _WHERE = "the command line"
 _SAYS_NOTHING = {
     "best",
@@ -120,6 +122,27 @@ _SAYS_NOTHING = {
     "weights",
 }
 """Names of files and folders that a hundred networks have; the folder around them says more."""
+
+
+def teacher_values(where: str) -> dict[str, Any]:
+    """Keys of the section that a network stands for on the command line: its path, or the keys themselves as YAML,
+    `{torchvision: resnet50, weights: w.pth}`.
+
+    Raises:
+        UserError: it begins as YAML and is none.
+    """
+    if not where.startswith("{"):
+        return {"path": where}
+    values: dict[str, Any] = parse_yaml(where, dict[str, Any], "network", remedy=_AS_YAML)
+    return values
+
+
+def network_name(values: Mapping[str, Any]) -> str:
+    """What names the network in a section's keys; empty where none does."""
+    named = [
+        values[key] for key in (*NETWORK_KEYS, "weights") if key != "module" and values.get(key) is not None
+    ]
+    return str(named[0]) if named else ""
 
 
 def read_teacher(values: Mapping[str, Any], overrides: Sequence[str], task: str) -> TeacherSection:

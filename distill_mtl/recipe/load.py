@@ -100,8 +100,12 @@ def _student(student: StudentSection) -> StudentSection:
 
 
 def absolute_teacher(teacher: TeacherSection) -> TeacherSection:
-    """The teacher with absolute paths."""
+    """The teacher with absolute paths; what may also be a name on the hub is a path where such a folder exists."""
     files = {key: absolute(place) for key in ("path", "weights") if (place := getattr(teacher, key))}
+    for key in ("transformers", "smp"):
+        place = getattr(teacher, key)
+        if place is not None and os.path.isdir(folder := absolute(place)):
+            files[key] = folder
     return teacher.model_copy(update=files)
 
 

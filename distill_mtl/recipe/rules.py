@@ -16,6 +16,8 @@ from distill_mtl.recipe.long_form import in_units, no_margin
 from distill_mtl.recipe.mistakes import KeyPath, Mistake, either, show
 from distill_mtl.recipe.schema import (
     INITS,
+    NETWORK_KEYS,
+    NETWORK_KEYS_IN_WORDS,
     AutoBranchSection,
     EncodersSection,
     Recipe,
@@ -75,9 +77,9 @@ def check_rules(judged: Judged) -> list[Mistake]:
 
 def network_rules(path: KeyPath, teacher: TeacherSection) -> Iterator[Mistake]:
     """What a trained network needs, and what does not go together; `path` is the section's own."""
-    origins = [key for key in ("path", "timm", "module") if getattr(teacher, key) is not None]
+    origins = [key for key in NETWORK_KEYS if getattr(teacher, key) is not None]
     if not origins:
-        text = "found no network. Add `path` (a folder or a file), `timm` or `module`; or `teacher: self`."
+        text = f"found no network. Add {NETWORK_KEYS_IN_WORDS}; or `teacher: self`."
         yield Mistake(path, text)
     elif len(origins) > 1:
         text = f"found {' and '.join(f'`{key}`' for key in origins)}, a teacher is one network. Keep one of them."
@@ -85,10 +87,12 @@ def network_rules(path: KeyPath, teacher: TeacherSection) -> Iterator[Mistake]:
     elif origins == ["module"] and teacher.weights is None:
         text = "found `module` without `weights`: without them its weights are random. Add its state dict."
         yield Mistake((*path, "module"), text)
-    elif origins != ["module"]:
+    elif origins[0] not in ("module", "torchvision"):
         for key in ("weights", "args"):
             if getattr(teacher, key):
-                text = f"`{key}` belongs to `module`; `{origins[0]}` brings its own. Remove it."
+                text = (
+                    f"`{key}` belongs to `module` or `torchvision`; `{origins[0]}` brings its own. Remove it."
+                )
                 yield Mistake((*path, key), text)
 
 
@@ -224,7 +228,7 @@ def _options(judged: Judged) -> Iterator[Mistake]:
 def _teachers(judged: Judged) -> Iterator[Mistake]:
     for name, task in judged.recipe.tasks.items():
         path = ("tasks", name, "teacher")
-        if not all(judged.reads(*path, key) for key in ("path", "timm", "module", "weights", "args")):
+        if not all(judged.reads(*path, key) for key in (*NETWORK_KEYS, "weights", "args")):
             continue
         if task.network is not None:
             yield from network_rules(path, task.network)

@@ -232,19 +232,36 @@ class OutputSection(Section):
     """Default: probabilities if on a trial they are none below 0 and sum to 1, else logits."""
 
 
+LIBRARY_KEYS = ("transformers", "torchvision", "smp")
+"""Keys of a teacher that name a network which a library builds."""
+NETWORK_KEYS = ("path", "timm", "module", *LIBRARY_KEYS)
+"""Keys of a teacher of which one names its network."""
+NETWORK_KEYS_IN_WORDS = (
+    "`path` (a folder or a file), `timm`, `transformers`, `torchvision`, `smp` or `module`"
+)
+
+
 class TeacherSection(Section):
     """A trained network. In short form only its path."""
 
     path: str | None = None
-    """A timm local-dir folder, a student or run folder of ours, or a file: .pt2, .ts or .onnx; `hf_hub:owner/name`."""
+    """A folder (timm's local-dir form, a student or run of ours, transformers, segmentation-models-pytorch), or a file:
+    .onnx, .xml (OpenVINO), .tflite, .pt2 or .ts; `hf_hub:owner/name`."""
     timm: str | None = None
     """A pretrained network of timm by name: resnet50.a1_in1k"""
+    transformers: str | None = None
+    """A network of Hugging Face transformers: `owner/name` on the hub, or its folder."""
+    torchvision: str | None = None
+    """A network of torchvision and the weights that it was trained to or began with: resnet50.IMAGENET1K_V2; or its
+    name alone, with `weights`."""
+    smp: str | None = None
+    """A network of segmentation-models-pytorch: the folder of its `save_pretrained`, or `owner/name` on the hub."""
     module: str | None = None
     """Your own network, `package.module:callable`; needs `weights`."""
     args: dict[str, Any] = {}
-    """Keyword arguments for the callable of `module`."""
+    """Keyword arguments for the callable of `module`, or for the network of `torchvision`."""
     weights: str | None = None
-    """State dict for `module`: a .safetensors file, or one that torch.load(weights_only=True) reads."""
+    """State dict for `module` or `torchvision`: .safetensors, or what torch.load(weights_only=True) reads."""
     classes: Classes | list[str] | None = None
     """The teacher's own classes, in the order of its outputs. Default: what its file says."""
     task: str | None = None

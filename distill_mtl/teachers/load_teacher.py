@@ -22,7 +22,10 @@ from distill_mtl.teachers.label_map import LabelMap, match_classes
 from distill_mtl.teachers.teacher import Teacher
 
 # What a recipe may say of a teacher that changes nothing in its answers; files count by what is in them.
-_SILENT = {"path", "timm", "weights", "trust", "sha256", "expect", "precision", "compile", "device"}
+_SILENT = {
+    *("path", "timm", "transformers", "smp", "weights"),
+    *("trust", "sha256", "expect", "precision", "compile", "device"),
+}
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ def teacher_of(
             layer: reader.shapes[layer] if aligned else replace(reader.shapes[layer], size=None)
             for layer in taken
         },
-        code=json.dumps([section.module, section.args], default=str) if section.module is not None else "",
+        code=_code(section),
         fingerprint=teacher_fingerprint(
             section, source, layers, asked.classes, asked.kind, output_options_in(kind, asked.options or {})
         ),
@@ -155,6 +158,12 @@ def teacher_of(
     )
     fixed_device = None if section.device is None else usable_device(section.device, "device:")
     return Teacher(reader, card, fixed_device)
+
+
+def _code(section: TeacherSection) -> str:
+    """What makes the network, and with what, where its files do not say it; else empty."""
+    made_by = section.module or section.torchvision
+    return "" if made_by is None else json.dumps([made_by, section.args], default=str)
 
 
 def kind_of(teacher: Teacher) -> TaskKind:
@@ -190,9 +199,10 @@ def teacher_fingerprint(
         kind: of the task, as the recipe says.
         options: of the kind that decide what the outputs stand for, as the recipe says.
     """
+    silent = _SILENT | ({"torchvision"} if section.torchvision is None else set())
     content = {
         "files": [sha256(file) for file in source.files],
-        "section": section.model_dump(mode="json", exclude=_SILENT),
+        "section": section.model_dump(mode="json", exclude=silent),
         "layers": list(layers),
         "kind": kind,
         "options": dict(options),

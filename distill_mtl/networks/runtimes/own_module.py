@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,17 +19,14 @@ from torch import Tensor, nn
 from distill_mtl.errors import UserError, brief
 from distill_mtl.folders import walk_folder
 from distill_mtl.networks.checkpoint_names import fitting, nearest_reading
-from distill_mtl.networks.modes import freeze
-from distill_mtl.networks.runtime import DeclaredInput, Runtime, named, torch_archive
-from distill_mtl.networks.taps import Taps
+from distill_mtl.networks.eager_runtime import EagerRuntime
+from distill_mtl.networks.runtime import DeclaredInput, torch_archive
 from distill_mtl.networks.weights import load_exactly, read_weights
 from distill_mtl.registry import attribute_of, import_module, working_directory_importable
 
 
-class ModuleRuntime(Runtime):
+class ModuleRuntime(EagerRuntime):
     """Imports and runs the code that it is given: only for code that you trust. The weights run none.
-
-    Names are those of `network.named_modules()`.
 
     Args:
         spec: `package.module:callable`; found from the working directory too, as `python script.py` would.
@@ -44,54 +41,9 @@ class ModuleRuntime(Runtime):
     is_program = True
 
     def __init__(self, spec: str, args: Mapping[str, Any], weights: Path) -> None:
-        super().__init__()
-        self.network, source = own_network(spec, args)
-        load_checkpoint(self.network, weights)
-        freeze(self)
-        self.files, self.outputs = (weights, source), ()
-        self.declared = _declared(self.network)
-        self._taps = Taps(self.network, ())
-        self._fresh = False
-        self._order: dict[str, int] = {}
-
-    def names(self) -> list[str]:
-        layers = [name for name, _ in self.network.named_modules() if name]
-        # Layers that never ran come first; those that hold others end after them.
-        layers.sort(key=lambda name: self._order.get(name, -1))
-        return list(dict.fromkeys((*layers, *self.outputs)))
-
-    def probe(self, images: Tensor) -> None:
-        ended: list[str] = []
-        hooks = [
-            layer.register_forward_hook(lambda *_, name=name: ended.append(name))
-            for name, layer in self.network.named_modules()
-        ]
-        try:
-            super().probe(images)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        self._order = {name: place for place, name in enumerate(ended)}
-
-    def tap(self, names: Sequence[str]) -> None:
-        taps = Taps(self.network, [name for name in names if name not in self.outputs])
-        self._taps.remove()
-        self._taps, self._fresh = taps, True
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        results: dict[str, Tensor] = {}
-
-        def run() -> None:
-            results.update(named(self.network(images), self.files[0]))
-
-        if self._fresh:
-            taken, self._fresh = self._taps.dry_run(run), False
-        else:
-            run()
-            taken = self._taps.read()
-        self.outputs = self.outputs or tuple(results)
-        # What the network returns comes before a layer that has the same name.
-        return results | {name: value for name, value in taken.items() if name not in results}
+        network, source = own_network(spec, args)
+        load_checkpoint(network, weights)
+        super().__init__(network, (weights, source), _declared(network))
 
 
 def module_files(spec: str) -> tuple[Path, ...]:

@@ -60,6 +60,14 @@ def save_onnx(network: nn.Module, path: Path, *, fixed: bool = False) -> Path:
     return path
 
 
+def save_openvino(onnx: Path, path: Path) -> Path:
+    """Converted from the ONNX file, as deployed networks mostly are."""
+    import openvino
+
+    openvino.save_model(openvino.convert_model(onnx), path, compress_to_fp16=False)
+    return path
+
+
 def save_exported(network: nn.Module, path: Path, *, fixed: bool = False, **options: Any) -> Path:
     shapes = None if fixed else ({0: Dim.DYNAMIC},)
     torch.export.save(torch.export.export(network, (images(2),), dynamic_shapes=shapes), path, **options)

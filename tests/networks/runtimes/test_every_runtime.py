@@ -11,10 +11,11 @@ from deployed import images, inner
 from distill_mtl.errors import UserError
 from distill_mtl.networks.runtime import Runtime
 
-FORMS = ["onnx", "pt2", "trace", "script", "freeze", "module"]
+FORMS = ["onnx", "openvino", "pt2", "trace", "script", "freeze", "module"]
 # Form -> what it calls the convolution's block of the toy network, as (name, eager layer).
 LAYERS = {
     "onnx": [("relu", "act")],
+    "openvino": [("node_relu", "act")],
     "pt2": [("conv2d", "conv"), ("batch_norm", "bn"), ("relu_", "act")],
     "module": [("conv", "conv"), ("bn", "bn"), ("act", "act")],
 }
@@ -104,7 +105,7 @@ def test_a_deep_copy_answers_alike_and_taps_for_itself(runtime: Runtime) -> None
     assert all(torch.equal(answer[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "module"], indirect=True)
+@pytest.mark.parametrize("runtime", ["onnx", "openvino", "module"], indirect=True)
 def test_a_runtime_can_be_sent_to_another_process(runtime: Runtime) -> None:
     batch = images()
     expected = run(runtime, batch)
@@ -129,7 +130,7 @@ def test_images_that_the_network_does_not_take_are_refused_by_the_probe(runtime:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "pt2"], indirect=True)
+@pytest.mark.parametrize("runtime", ["onnx", "openvino", "pt2"], indirect=True)
 def test_the_file_says_what_its_input_is(runtime: Runtime) -> None:
     declared = runtime.declared
     assert (declared.size, declared.channels, declared.layout) == ((16, 16), 3, "NCHW")
@@ -148,6 +149,8 @@ def test_a_move_to_the_same_device_changes_nothing(runtime: Runtime) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_the_answer_on_a_gpu_is_the_networks_own(toy: Any, form: str) -> None:
     runtime, batch = toy.open[form](), images()
+    if form == "openvino":
+        pytest.skip("OpenVINO is used on the CPU")
     if form == "onnx" and "CUDAExecutionProvider" not in onnxruntime_providers():
         pytest.skip("needs onnxruntime-gpu")
     expected = run(runtime, batch)
@@ -166,7 +169,7 @@ def onnxruntime_providers() -> list[str]:
     return onnxruntime.get_available_providers()
 
 
-@pytest.mark.parametrize("form", ["onnx", "pt2", "trace"])
+@pytest.mark.parametrize("form", ["onnx", "openvino", "pt2", "trace"])
 def test_files_that_are_missing_or_cut_short_are_refused(toy: Any, tmp_path: Any, form: str) -> None:
     runtime = toy.open[form]()
     cut = tmp_path / runtime.files[0].name
