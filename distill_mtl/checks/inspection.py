@@ -11,11 +11,13 @@ from rich.text import Text
 
 from distill_mtl.checks.recipe_draft import classes_in_words, teacher_lines
 from distill_mtl.display import messages
+from distill_mtl.networks.box_form import KEYS, BoxReading
+from distill_mtl.networks.box_network import BoxNetwork
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.networks.task_network import TaskNetwork
 from distill_mtl.recipe.load import absolute_teacher
-from distill_mtl.recipe.schema import TaskSection, TeacherSection
+from distill_mtl.recipe.schema import OutputSection, TaskSection, TeacherSection
 from distill_mtl.recipe.yaml_writer import write_yaml
 from distill_mtl.tasks.base import is_user_kind
 from distill_mtl.teachers.load_teacher import load_teacher
@@ -94,12 +96,19 @@ def _input(teacher: Teacher, section: TeacherSection) -> Iterator[ContractRow]:
 
 def _output(teacher: Teacher, section: TeacherSection) -> Iterator[ContractRow]:
     network, card, given = teacher.network, teacher.card, section.output
-    others = [name for name in network.outputs if name != network.answer]
+    reading = network.reading if isinstance(network, BoxNetwork) else None
+    read = [network.answer] if reading is None else list(reading.outputs.values())
+    others = [name for name in network.outputs if name not in read]
     first = "the first output" if others else "the only output"
-    yield "answer", _shaped(network, network.answer), first if given.name is None else _GIVEN
+    if reading is None:
+        yield "answer", _shaped(network, network.answer), first if given.name is None else _GIVEN
+    else:
+        yield from _boxes(network, reading, given)
     for name in others:
         yield "", _shaped(network, name), "another output: `output.name`"
-    yield "gives", network.gives, _GIVEN if given.gives else "its form" if card.trunk is not None else _FOUND
+    if reading is None:
+        form = "its form" if card.trunk is not None else _FOUND
+        yield "gives", network.gives, _GIVEN if given.gives else form
     if network.one_logit:
         one = "one logit" if network.gives == "logits" else "one probability"
         yield (
@@ -107,10 +116,24 @@ def _output(teacher: Teacher, section: TeacherSection) -> Iterator[ContractRow]:
             f"{one}: read as two classes, above {'0' if network.gives == 'logits' else '0.5'} the second",
             "",
         )
-    yield "kind", card.kind, _FILE if "kind" in card.told else "the shape of its answer"
+    kind_from = "the shape of its answer" if reading is None else "its boxes"
+    yield "kind", card.kind, _FILE if "kind" in card.told else kind_from
     told = "classes" in card.told and not (network.one_logit and card.classes == ("0", "1"))
     named = _FILE if told else "the width of its answer"
     yield "classes", classes_in_words(card), named if section.classes is None else _GIVEN
+
+
+def _boxes(network: TaskNetwork, reading: BoxReading, given: OutputSection) -> Iterator[ContractRow]:
+    """How a detector's outputs are read."""
+    for role, name in reading.outputs.items():
+        yield ("answer" if role == next(iter(reading.outputs)) else ""), _shaped(network, name), role
+    yield "gives", "boxes", _GIVEN if given.gives else _FOUND
+    yield "form", f"{reading.form}: {reading.kind.words}", _GIVEN if given.form else "names and shapes"
+    for key in KEYS:
+        value = getattr(reading, key)
+        source = _FOUND if key in reading.found else "its form"
+        said = "none: the network does it" if value is None else str(value)
+        yield key, said, _GIVEN if getattr(given, key) is not None else source
 
 
 def _shaped(network: TaskNetwork, output: str) -> str:
@@ -167,5 +190,5 @@ def _recipe(teacher: Teacher, section: TeacherSection, task: str) -> str:
         entry["kind"] = teacher.card.kind
     if is_user_kind(teacher.card.kind):
         entry["trust"] = True
-    entry["teacher"] = teacher_lines(section, teacher.card)
+    entry["teacher"] = teacher_lines(section, teacher)
     return write_yaml({"tasks": {task: entry}}).rstrip()

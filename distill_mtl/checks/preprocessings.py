@@ -12,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from distill_mtl.data.batch import Batch
+from distill_mtl.networks.box_network import BoxNetwork
 from distill_mtl.networks.inputs import InputContract, Preprocess
 from distill_mtl.recipe.mistakes import show
 from distill_mtl.tasks.base import TaskKind
@@ -65,12 +66,14 @@ class Candidate:
         remedy: a sentence that says what to write in the recipe.
         teacher: with another input contract, or the same.
         order: int64 [classes], the logit of each class; None: logit i is class i.
+        reading: its boxes are read in another way.
     """
 
     cause: str
     remedy: str
     teacher: Teacher
     order: Tensor | None = None
+    reading: bool = False
 
     def __call__(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] -> logits."""
@@ -79,13 +82,15 @@ class Candidate:
 
 
 def candidates(teacher: Teacher, batches: Sequence[Batch], *, far: bool = True) -> Iterator[Candidate]:
-    """Every candidate for the pixels that the teacher can run, the commonest mistakes first: numbers, then sizes.
+    """Every candidate for the boxes and pixels that the teacher can run, the commonest mistakes first: what the numbers
+    of boxes mean, then numbers of pixels, then sizes.
 
     Args:
         teacher: to be run in other ways.
         batches: that it is measured on.
         far: sizes more than twice its own, and the view's, too.
     """
+    yield from _readings(teacher)
     for expects, contract in _pixels(teacher.card.inputs):
         yield _candidate(teacher, expects, contract)
     height, width = batches[0].images.shape[2:]
@@ -98,6 +103,14 @@ def candidates(teacher: Teacher, batches: Sequence[Batch], *, far: bool = True) 
             yield candidate
     for contract in _own_statistics(teacher.card.inputs, batches):
         yield _candidate(teacher, "the mean and std of your own pictures", contract)
+
+
+def _readings(teacher: Teacher) -> Iterator[Candidate]:
+    """A detector's boxes, read in other ways."""
+    if isinstance(teacher.network, BoxNetwork):
+        for cause, keys, reading in teacher.network.reading.others():
+            twin = teacher.with_network(teacher.network.with_reading(reading))
+            yield Candidate(cause, f"Give the teacher `output: {{{keys}}}`.", twin, reading=True)
 
 
 def _pixels(contract: InputContract) -> Iterator[tuple[str, InputContract]]:

@@ -15,6 +15,7 @@ from distill_mtl.data.index import load_index
 from distill_mtl.data.shard_files import find_shards
 from distill_mtl.data.shard_sets import as_patterns, find_sets
 from distill_mtl.errors import RecipeError, ShardError
+from distill_mtl.networks.box_network import BoxNetwork
 from distill_mtl.recipe.command_line import (
     apply_overrides,
     network_name,
@@ -43,6 +44,7 @@ from distill_mtl.teachers.teacher import Teacher
 STUDENT = "resnet18"
 FROM_SET = "--set"
 ASSUMED = "assumed: check it"
+FOUND = "as found; `teacher check` confirms it"
 PINNED = "the program that you trust; another one is refused"
 _CLASSES_SHOWN = 10
 _FIRST_KEYS = (*NETWORK_KEYS, "args", "weights", "trust", "sha256")
@@ -207,7 +209,7 @@ def _task(pair: TeacherWithData, pairs: Sequence[TeacherWithData]) -> dict[str, 
         "kind": Noted(card.kind, kind_why),
         **({"options": Noted(dict(card.options), "its file says so")} if card.options else {}),
         **({"trust": Noted(True, "lets the kind's code run")} if is_user_kind(card.kind) else {}),
-        "teacher": Noted(teacher_lines(pair.section, card), card.form),
+        "teacher": Noted(teacher_lines(pair.section, pair.teacher), card.form),
     }
     if _sharing(pair, pairs) == [pair]:
         entry["data"] = _source(pair, {"member": Noted(pair.member.ending, pair.member.why)})
@@ -289,18 +291,23 @@ def _merged(drafted: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
     return merged
 
 
-def teacher_lines(section: TeacherSection, card: TeacherCard) -> Any:
-    """The value of `teacher:`: a path alone, or a section with what was given and what was assumed.
+def teacher_lines(section: TeacherSection, teacher: Teacher) -> Any:
+    """The value of `teacher:`: a path alone, or a section with what was given and what was assumed or found.
 
     Args:
         section: as given, with paths as they were typed.
-        card: of the loaded teacher.
+        teacher: loaded.
     """
+    card = teacher.card
     given = section.model_dump(mode="json", exclude_defaults=True)
     inputs: dict[str, Any] = dict(given.pop("input", {}))
     contract = card.inputs.to_dict()
     inputs |= {key: Noted(contract[key], ASSUMED) for key in card.assumed}
     entry: dict[str, Any] = {**given, **({"input": inputs} if inputs else {})}
+    if isinstance(teacher.network, BoxNetwork):
+        said = entry.get("output", {})
+        read = teacher.network.reading.described()
+        entry["output"] = {key: said.get(key, Noted(value, FOUND)) for key, value in read.items()}
     if card.program is None:
         entry.pop("trust", None)
     elif section.sha256 is None:

@@ -1,5 +1,6 @@
 """The input contract of a network in a file: the recipe's values, else the file's, else defaults."""
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -82,6 +83,22 @@ def contract_of(
             ordered = values[::-1] if entry.get("channels") == "bgr" else values
             entry[key] = [white * value for value in (ordered if depth == 3 else [sum(values) / 3])]
     return _checked(entry), tuple(told), tuple(assumed)
+
+
+def with_statistics(
+    contract: InputContract, assumed: Collection[str], mean: Sequence[float], std: Sequence[float]
+) -> InputContract:
+    """The contract with other mean and std, for white 1 and RGB, in place of the assumed ones."""
+    if "mean" not in assumed or "std" not in assumed or contract.dtype == "uint8":
+        return contract
+    if contract.depth == 1:
+        mean, std = [sum(mean) / 3], [sum(std) / 3]
+    elif contract.channels == "bgr":
+        mean, std = mean[::-1], std[::-1]
+    scaled = {
+        key: [contract.white * value for value in values] for key, values in (("mean", mean), ("std", std))
+    }
+    return _checked({**contract.to_dict(), **scaled})
 
 
 def read_note(declared: DeclaredInput) -> dict[str, Any]:

@@ -7,7 +7,7 @@ was trained on, inside the network, so that no caller can forget it or apply it 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -254,5 +254,33 @@ def longest_part(view: Sequence[int], contract: InputContract) -> tuple[int, int
 def _centred(images: Tensor, part: tuple[int, int]) -> Tensor:
     """The centred part of images, as much of it as there is."""
     height, width = images.shape[-2:]
-    top, left = (max(0, round((side - seen) / 2)) for side, seen in zip((height, width), part, strict=True))
+    top, left = (_offset(side, seen) for side, seen in zip((height, width), part, strict=True))
     return images[..., top : top + part[0], left : left + part[1]]
+
+
+def _offset(side: int, part: int) -> int:
+    """Where the centre of so many pixels begins."""
+    return max(0, round((side - part) / 2))
+
+
+class Frame(NamedTuple):
+    """A part of an image, in its pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def framing(view: tuple[int, int], contract: InputContract) -> tuple[Frame, Frame]:
+    """The part of a view that is resized, and where it lies then in the network's input, beyond it where it is cut."""
+    if contract.whole_view:
+        return Frame(0, 0, *view), Frame(0, 0, *contract.size)
+    part = [min(side, longest) for side, longest in zip(view, longest_part(view, contract), strict=True)]
+    inside = resized_view(part, contract)
+    top, left = (
+        (size - side) // 2 if side < size else -_offset(side, size)
+        for size, side in zip(contract.size, inside, strict=True)
+    )
+    start = [_offset(side, seen) for side, seen in zip(view, part, strict=True)]
+    return Frame(start[0], start[1], part[0], part[1]), Frame(top, left, *inside)

@@ -7,17 +7,22 @@ comparison of models, `predict`, `inspect` and the parity check of an export all
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from distill_mtl.errors import UserError
+from distill_mtl.networks.box_network import BoxNetwork
+from distill_mtl.networks.box_recognition import find_reading, may_be_boxes
+from distill_mtl.networks.detector_note import read_detector_note
 from distill_mtl.networks.eager_runtime import LIBRARIES
-from distill_mtl.networks.file_contract import contract_of, overridden, read_note
+from distill_mtl.networks.file_contract import contract_of, overridden, read_note, with_statistics
+from distill_mtl.networks.inputs import Preprocess
 from distill_mtl.networks.network import Network, NetworkFiles, TaskOutput
 from distill_mtl.networks.runtime import RUNTIMES, Runtime
-from distill_mtl.networks.runtime_network import RuntimeNetwork
+from distill_mtl.networks.runtime_network import RuntimeNetwork, trial
 from distill_mtl.networks.task_network import TaskNetwork
 from distill_mtl.networks.weights import CONFIG, HUB, WEIGHTS, network_folder, read_config, sha256
 from distill_mtl.reading import shown
@@ -223,18 +228,27 @@ def _of_library(section: TeacherSection, name: str) -> NetworkFiles:
 def _open_runtime(source: NetworkFiles, *, load: Callable[[], Runtime], words: str) -> Network:
     """A network behind a runtime; the note of `distill-mtl export` says its tasks, where it has one."""
     runtime, section = load(), source.section
-    note = read_note(runtime.declared)
-    inputs, told, assumed = contract_of(runtime.declared, section.input)
+    note, beside = read_note(runtime.declared), read_detector_note(runtime.declared)
+    declared = replace(runtime.declared, size=runtime.declared.size or beside.size)
+    inputs, told, assumed = contract_of(declared, section.input)
     described = note.get("tasks") or {}
     tasks = {task: TaskOutput.of_entry(f"'{task}' of {words}", entry) for task, entry in described.items()}
     kind = note.get("kind") or runtime.declared.kind
-    classes = tuple(map(str, note.get("classes") or ())) or runtime.declared.classes
-    output = section.output
+    classes = tuple(map(str, note.get("classes") or ())) or runtime.declared.classes or beside.classes
+    output, answers = section.output, note.get("outputs", ())
+    raw, reading, count = None, None, _class_count(section, classes)
+    if may_be_boxes(output, known=bool(tasks) or kind not in (None, "heatmap")):
+        raw = trial(runtime, Preprocess(inputs))
+        reading = find_reading(raw, inputs.size, output, count)
+    if reading is not None:
+        inputs = with_statistics(inputs, assumed, reading.kind.mean, reading.kind.std)
 
     def view(task: str) -> TaskNetwork:
+        if reading is not None:
+            return BoxNetwork(runtime, inputs, reading, count, answers=answers, raw=raw)
         said = {"name": task if output.name is None else output.name, "gives": output.gives or "logits"}
         chosen = output.model_copy(update=said) if task in described else output
-        return RuntimeNetwork(runtime, inputs, chosen, answers=note.get("outputs", ()))
+        return RuntimeNetwork(runtime, inputs, chosen, answers=answers, raw=raw)
 
     return Network(
         source,
@@ -244,6 +258,12 @@ def _open_runtime(source: NetworkFiles, *, load: Callable[[], Runtime], words: s
         names_tasks=bool(tasks),
         told=told,
         assumed=assumed,
-        resize=note.get("resize"),
+        resize=note.get("resize") or ("pad" if reading is not None else None),
         any_size=bool(note.get("preprocess")) and section.input == InputSection(),
     )
+
+
+def _class_count(section: TeacherSection, named: Sequence[str] | None) -> int | None:
+    """How many classes recipe or file name for a network; None: they do not."""
+    said = section.classes if section.classes is not None else named
+    return said if said is None or isinstance(said, int) else len(said)

@@ -241,9 +241,11 @@ def declared_input(
 
 
 def named(returned: Any, file: Path) -> dict[str, Tensor]:
-    """A tensor -> `output`; a sequence -> `output0`, `output1`, ... by position; a mapping -> its keys.
+    """A tensor -> `output`; a sequence -> `output0`, `output1`, ... by position; a mapping -> its keys; a list of
+    mappings, one for each picture (torchvision's detectors) -> their keys.
 
-    What is not a tensor is left out; `file` is the network's, for the message.
+    Of pictures with fewer entries than others the missing ones are 0. What is not a tensor is left out; `file` is the
+    network's, for the message.
 
     Raises:
         UserError: no tensor is left.
@@ -251,6 +253,12 @@ def named(returned: Any, file: Path) -> dict[str, Tensor]:
     entries: dict[str, Any]
     if isinstance(returned, Mapping):
         entries = {str(key): value for key, value in returned.items()}
+    elif isinstance(returned, list) and returned and all(isinstance(row, Mapping) for row in returned):
+        entries = {
+            str(key): torch.cat(of_one_length([row[key][None] for row in returned]))
+            for key, value in returned[0].items()
+            if isinstance(value, Tensor)
+        }
     elif isinstance(returned, list | tuple):
         entries = {f"output{index}": value for index, value in enumerate(returned)}
     else:
@@ -262,6 +270,17 @@ def named(returned: Any, file: Path) -> dict[str, Tensor]:
             "A teacher returns a tensor, or a tuple or dict of them."
         )
     return tensors
+
+
+def of_one_length(values: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors [R, N, ...] that differ in N, filled with 0 to the longest."""
+    longest = max(value.shape[1] for value in values) if values[0].ndim > 1 else 0
+    filled = []
+    for value in values:
+        missing = longest - value.shape[1] if value.ndim > 1 else 0
+        empty = value.new_zeros(value.shape[0], missing, *value.shape[2:]) if missing else value[:, :0]
+        filled.append(torch.cat([value, empty], 1) if missing else value)
+    return filled
 
 
 @contextmanager

@@ -29,13 +29,20 @@ class RuntimeNetwork(TaskNetwork):
         inputs: what it wants to see.
         output: which of its outputs is the answer, and of what.
         answers: names of outputs that answer some task, so that none of them is a hidden feature.
+        raw: the outputs of a trial, if there was one; None: it is run.
 
     Raises:
         UserError: it cannot run on such images, or its answer is neither [B, classes], a map of them, nor [B].
     """
 
     def __init__(
-        self, runtime: Runtime, inputs: InputContract, output: OutputSection, *, answers: Sequence[str] = ()
+        self,
+        runtime: Runtime,
+        inputs: InputContract,
+        output: OutputSection,
+        *,
+        answers: Sequence[str] = (),
+        raw: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         self._answers = frozenset(answers)
@@ -43,17 +50,21 @@ class RuntimeNetwork(TaskNetwork):
         self._layers: tuple[str, ...] = ()
         self._layouts: dict[str, Layout] = {}
         self._shapes: dict[str, FeatureShape] = {}
-        raw = self._trial(())
+        self._logits_of: Callable[[Tensor], Tensor] = _as_it_is
+        raw = trial(runtime, self.preprocess) if raw is None else raw
         self._outputs = {name: tuple(raw[name].shape[1:]) for name in runtime.outputs}
+        self._find_answer(raw, output)
+        self._last_map: str | None = None
+        self._last_map_known = False
+
+    def _find_answer(self, raw: Mapping[str, Tensor], output: OutputSection) -> None:
+        """Which output is the answer, and its layout, from the outputs of a trial."""
         self.answer = self._choose(output.name)
         answer = raw[self.answer]
         self._layouts[LOGITS] = self._answer_layout(answer)
         answer = self._layouts[LOGITS](_squeezed(answer)).float()
         self.width, self.dense = answer.shape[1], answer.ndim == 4
         self._said, self._tried = output.gives, answer
-        self._logits_of: Callable[[Tensor], Tensor] = _as_it_is
-        self._last_map: str | None = None
-        self._last_map_known = False
 
     @property
     def inputs(self) -> InputContract:
@@ -76,6 +87,7 @@ class RuntimeNetwork(TaskNetwork):
 
     def read_as(self, kind: AnswerKind) -> None:
         self._two_where_one(kind, self._tried.shape[1])
+        assert self._said != "boxes", "BoxNetwork reads them"
         self.gives = self._said or ("probabilities" if self._probable(kind) else "logits")
         of_logits = two_classes if self.one_logit else _as_it_is
         self._logits_of = kind.logits_of if self.gives == "probabilities" else of_logits
@@ -84,7 +96,7 @@ class RuntimeNetwork(TaskNetwork):
     def tap(self, layers: Sequence[str]) -> None:
         self._refuse_unknown(layers)
         raw = self._trial(layers)
-        shapes, layouts = {}, {LOGITS: self._layouts[LOGITS]}
+        shapes, layouts = {}, {name: how for name, how in self._layouts.items() if name == LOGITS}
         for name in layers:
             layouts[name] = self._layout(name, raw[name])
             shapes[name] = FeatureShape.of(layouts[name](raw[name]))
@@ -157,8 +169,12 @@ class RuntimeNetwork(TaskNetwork):
             return self.runtime(pixels)
         missing = -len(pixels) % fixed
         filled = torch.cat([pixels, pixels[-1:].expand(missing, *pixels.shape[1:])]) if missing else pixels
-        parts = [self.runtime(part) for part in filled.split(fixed)]
-        return {name: torch.cat([part[name] for part in parts])[: len(pixels)] for name in parts[0]}
+        joined = self._joined([self.runtime(part) for part in filled.split(fixed)])
+        return {name: values[: len(pixels)] for name, values in joined.items()}
+
+    def _joined(self, parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """The outputs of several passes as those of one batch."""
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def read(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         answer = self._logits_of(self._read_answer(features))
@@ -168,16 +184,8 @@ class RuntimeNetwork(TaskNetwork):
         """float32 [R, C] or [R, C, h, w], logits or probabilities as the runtime gives them."""
         return self._layouts[LOGITS](_squeezed(features[self.answer])).float()
 
-    @torch.no_grad()
     def _trial(self, layers: Sequence[str]) -> dict[str, Tensor]:
-        """What the runtime gives for two random images; they say what shape each thing has."""
-        images = torch.rand(self.inputs.batch or 2, 3, *self.inputs.size, generator=_seeded())
-        images = self.preprocess(images.to(self.preprocess.mean.device))
-        if not self.runtime.outputs:
-            self.runtime.probe(images)
-        self._tap(layers)
-        self.runtime.probe(images)
-        return self.runtime(images)
+        return trial(self.runtime, self.preprocess, layers)
 
     @torch.no_grad()
     def _probable(self, kind: AnswerKind) -> bool:
@@ -195,8 +203,7 @@ class RuntimeNetwork(TaskNetwork):
         return kind.are_probabilities(self._read_answer(self.run_pixels(pixels)))
 
     def _tap(self, names: Sequence[str]) -> None:
-        self.runtime.tapped = tuple(name for name in dict.fromkeys(names) if name not in self.runtime.outputs)
-        self.runtime.tap(self.runtime.tapped)
+        tap(self.runtime, names)
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
@@ -285,6 +292,34 @@ class RuntimeNetwork(TaskNetwork):
         except UserError:
             return False
         return True
+
+
+@torch.no_grad()
+def trial(runtime: Runtime, preprocess: Preprocess, layers: Sequence[str] = ()) -> dict[str, Tensor]:
+    """What a runtime gives for two random images; it says what shape each thing has.
+
+    Args:
+        runtime: loaded.
+        preprocess: of its input contract, on its device.
+        layers: that it is to give besides its outputs; it goes on giving them.
+
+    Raises:
+        UserError: it cannot run on such images, or has no such layer.
+    """
+    contract = preprocess.contract
+    images = torch.rand(contract.batch or 2, 3, *contract.size, generator=_seeded())
+    images = preprocess(images.to(preprocess.mean.device))
+    if not runtime.outputs:
+        runtime.probe(images)
+    tap(runtime, layers)
+    runtime.probe(images)
+    return runtime(images)
+
+
+def tap(runtime: Runtime, names: Sequence[str]) -> None:
+    """Let a runtime give these names besides its outputs, and no others."""
+    runtime.tapped = tuple(name for name in dict.fromkeys(names) if name not in runtime.outputs)
+    runtime.tap(runtime.tapped)
 
 
 def _choice(others: Sequence[str]) -> str:

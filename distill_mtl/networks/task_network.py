@@ -52,7 +52,8 @@ class TaskNetwork(nn.Module, ABC):
         one_logit: the network gives one logit, or one probability, where the kind decides between classes. It is
             the second of two classes (`two_classes`).
         answer: name of the output that answers the task.
-        gives: what the answer is as the network gives it; probabilities are turned into logits.
+        gives: what the answer is as the network gives it; probabilities are turned into logits, boxes are packed
+            (`boxes.as_answer`).
     """
 
     last_map: str | None
@@ -60,7 +61,7 @@ class TaskNetwork(nn.Module, ABC):
     dense: bool
     one_logit: bool = False
     answer: str = LOGITS
-    gives: Literal["logits", "probabilities"] = "logits"
+    gives: Literal["logits", "probabilities", "boxes"] = "logits"
 
     @property
     @abstractmethod
@@ -71,6 +72,13 @@ class TaskNetwork(nn.Module, ABC):
     @abstractmethod
     def shapes(self) -> Mapping[str, FeatureShape]:
         """Shape of every feature that can be read without tapping more, by name."""
+
+    def know_classes(self, count: int | None) -> None:
+        """How many classes files and recipe say, for a network whose outputs do not.
+
+        Raises:
+            UserError: nobody says it, and it must be known.
+        """
 
     def read_as(self, kind: AnswerKind) -> None:
         """From now on the answer is one of this kind of task: probabilities are found out and turned into its logits,

@@ -228,8 +228,22 @@ class OutputSection(Section):
     name: str | Annotated[int, Field(ge=0)] | None = None
     """Which output answers the task: its name, or its number from 0. Default: the first. Of a folder `pooled` or a
     layer, whose features teach an embedding."""
-    gives: Literal["logits", "probabilities"] | None = None
-    """Default: probabilities if on a trial they are none below 0 and sum to 1, else logits."""
+    gives: Literal["logits", "probabilities", "boxes"] | None = None
+    """Default: boxes if the outputs are a known form of them, probabilities if on a trial they are none below 0 and sum
+    to 1, else logits."""
+    form: str | None = None
+    """Of boxes: yolo, yolov5, yolo_nms, detr, torchvision, ssd or scores. Default: found by names and shapes."""
+    corners: Literal["xyxy", "yxyx", "cxcywh", "xywh"] | None = None
+    """Of boxes, what their four numbers are: two corners, the centre and the sides, or the left upper corner and the
+    sides. Default: the form's, or what a trial shows."""
+    unit: Literal["pixels", "shares"] | None = None
+    """Of boxes: pixels of the network's input, or shares of its sides. Default: what a trial shows."""
+    background: Literal["none", "first", "last"] | None = None
+    """Of boxes: where the network's classes have one for "nothing". Default: the form's, or as the classes' number
+    says."""
+    overlap: Share | None = None
+    """Of boxes: intersection over union from which the weaker of two boxes of a class is dropped. Default: the form's;
+    none where the network drops them itself."""
 
 
 LIBRARY_KEYS = ("transformers", "torchvision", "smp")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from distill_mtl.data.batch import Batch
+from distill_mtl.networks.boxes import from_answer, is_boxes
 from distill_mtl.students.student import Student
 from distill_mtl.targets.provider import TargetProvider
 from distill_mtl.targets.self_teacher import SelfTeacher
@@ -26,7 +27,8 @@ class Gate:
 
     Attributes:
         by: `entropy`, as a share in [0, 1] of that of an even guess, may be at most `limit`; `confidence`,
-            the largest probability, must be at least that. A map's row has the mean over its pixels.
+            the largest probability, must be at least that. A map's row has the mean over its pixels; of a detector's
+            boxes the strongest one's score counts, which is all that it says about how sure it is.
         limit: in [0, 1].
         known: positions of the classes that the teacher knows; None: all.
     """
@@ -37,6 +39,10 @@ class Gate:
 
     def masked(self, logits: Tensor) -> Tensor:
         """bool [R], the rows that teach nothing, from the teacher's logits [R, classes, ...]."""
+        if is_boxes(logits):
+            score = from_answer(logits)[1].amax(1)
+            entropy = (torch.special.entr(score) + torch.special.entr(1 - score)) / math.log(2)
+            return ~(score >= self.limit) if self.by == "confidence" else ~(entropy <= self.limit)
         if self.known is not None:
             logits = logits[:, list(self.known)]
         probabilities = logits.float().softmax(1)

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from distill_mtl.networks.boxes import ABSENT, BOX, boxes_apart
 from distill_mtl.targets.facts import TeacherFacts
 from distill_mtl.targets.sidecar import Slot
 from distill_mtl.teachers.teacher import TeacherOutput
@@ -168,6 +169,41 @@ class TopK(Codec):
         return _largest(apart) / _largest(whole[0]).clamp_min(1e-6)
 
 
+class Boxes(Codec):
+    """A detector's scored boxes: class, score and place of each slot in fp32, not a number for every class."""
+
+    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
+        self.places, self.labels, self.scores = f"{name}.boxes", f"{name}.classes", f"{name}.scores"
+        self.count = shape[0] - BOX
+        narrow, single = np.uint16 if self.count < 1 << 16 else np.int32, np.dtype(np.float32)
+        self.slots = {
+            self.places: Slot(single, (BOX, shape[1])),
+            self.labels: Slot(np.dtype(narrow), (shape[1],)),
+            self.scores: Slot(single, (shape[1],)),
+        }
+
+    def encode(self, values: Tensor) -> dict[str, NDArray]:
+        _refuse_strange(self.places, values)
+        values = values.float().cpu()
+        scores, labels = values[:, :-BOX].max(1)
+        labels = labels.where(scores > ABSENT / 2, self.count)  # of no class
+        return {
+            self.places: values[:, -BOX:].numpy(),
+            self.labels: labels.numpy().astype(self.slots[self.labels].dtype),
+            self.scores: scores.numpy(),
+        }
+
+    def decode(self, stored: Arrays, device: torch.device) -> Tensor:
+        labels = _on(device, stored[self.labels].astype(np.int64))
+        logits = torch.full((len(labels), self.count + 1, labels.shape[1]), ABSENT, device=device)
+        logits.scatter_(1, labels[:, None], _on(device, stored[self.scores])[:, None])
+        return torch.cat([logits[:, :-1], _on(device, stored[self.places])], 1)
+
+    def deviation(self, one: Arrays, other: Arrays) -> Tensor:
+        """As `boxes_apart`: rounding may give two boxes each other's slot."""
+        return boxes_apart(self.decode(one, _HOST), self.decode(other, _HOST))
+
+
 class AnswerCodec:
     """All of one teacher's answer: its logits, and its hidden features as maps or pooled.
 
@@ -195,9 +231,9 @@ class AnswerCodec:
             # What stands for an unknown class, or sizes in pixels, would take all of an int8's range.
             logits = "fp16"
         self._numbers = {"logits": logits, "features": features}
-        self._logits: Codec = _codec(logits, LOGITS, facts.logits)
-        self._top_k = None
-        if top_k is not None and top_k < facts.logits[0]:
+        self._top_k, boxes = None, len(facts.logits) == 2
+        self._logits: Codec = Boxes(LOGITS, facts.logits) if boxes else _codec(logits, LOGITS, facts.logits)
+        if not boxes and top_k is not None and top_k < facts.logits[0]:
             short = TopK(LOGITS, facts.logits, top_k)
             if _size(short) < _size(self._logits):
                 self._logits, self._top_k = short, top_k

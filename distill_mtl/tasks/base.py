@@ -123,6 +123,7 @@ class TaskKind(LabelForm):
         precise: logits are values that half the bits would spoil (12345.6), so a cache keeps them in fp32.
         settled_options: options that are `auto` until `options_from` finds them.
         teacher_labels: where no data set has labels of the task, its teacher's answers are its labels.
+        takes_boxes: a teacher may answer with scored boxes (`networks.boxes`) in place of logits.
         partial: a teacher may know some of the classes only; `keep_known_classes` says what it is scored on.
         fewest_classes: that make sense.
         output_options: options that decide what the outputs of a network stand for; `class_for` gives the class that
@@ -141,6 +142,7 @@ class TaskKind(LabelForm):
     precise: ClassVar[bool] = False
     settled_options: ClassVar[tuple[str, ...]] = ()
     teacher_labels: ClassVar[bool] = False
+    takes_boxes: ClassVar[bool] = False
     partial: ClassVar[bool] = False
     fewest_classes: ClassVar[int] = 1
     output_options: ClassVar[tuple[str, ...]] = ()

@@ -10,6 +10,8 @@ from distill_mtl.geometry.views import Size
 from distill_mtl.tasks.losses import bernoulli_divergence
 from distill_mtl.tasks.maps import map_size, resized
 
+LEAST_RADIUS = 1.0
+"""Cells: the neighbour of a centre is not background, also for the smallest boxes."""
 OVERLAP = 0.7
 """Intersection over union that a box still has whose corners are off by the radius."""
 
@@ -128,6 +130,16 @@ def soft_heat_loss(
     return (heat + apart) / mass
 
 
+def gaussians(labels: Tensor, there: Tensor, cell: Tensor, sides: Tensor, classes: int, size: Size) -> Tensor:
+    """float32 [R, classes, h, w]: the Gaussians of the objects [R, K] that are there, their sides in cells."""
+    row, slot = there.nonzero(as_tuple=True)
+    column, line = cell[row, slot].unbind(1)
+    radius = corner_radius(*sides[row, slot].unbind(1)).clamp_min(LEAST_RADIUS)
+    place = row * classes + labels[row, slot].long()
+    heat = draw_gaussians(place, line, column, radius, len(labels) * classes, size)
+    return heat.view(len(labels), classes, *size)
+
+
 def _as_large(maps: Tensor, classes: int, size: Size, *, sized: bool) -> Tensor:
     """A teacher's maps in another size: sizes are in the new cells then, offsets mean nothing any more.
 
@@ -152,8 +164,8 @@ def _as_large(maps: Tensor, classes: int, size: Size, *, sized: bool) -> Tensor:
     return maps * scale
 
 
-# Cells. A network may say less than nothing, and a box without area does not even overlap itself.
-_LEAST_SIDE = 0.01
+LEAST_SIDE = 0.01
+"""Cells. A network may say less than nothing, and a box without area does not even overlap itself."""
 
 
 class Peaks(NamedTuple):
@@ -207,7 +219,7 @@ def _peaks_at(logits: Tensor, top: Tensor, classes: Tensor, index: Tensor, *, si
     x = (index % width + read[:, -2]) / width
     y = (index // width + read[:, -1]) / height
     if sized:
-        across, down = read[:, :2].clamp_min(_LEAST_SIDE).unbind(1)
+        across, down = read[:, :2].clamp_min(LEAST_SIDE).unbind(1)
         sides = [across / width, down / height]
     else:
         sides = [torch.zeros_like(x)] * 2

@@ -12,18 +12,20 @@ from torch import Tensor, nn
 
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.geometry.views import Size, View
+from distill_mtl.networks.boxes import is_boxes
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.reading import loads
 from distill_mtl.tasks.base import DEFAULT_HEAD, KINDS, HeadShape, Legend, Shown, TaskKind, Truth
+from distill_mtl.tasks.detections import as_maps, best_box_of_each_class, soft_box_loss, strongest_boxes
 from distill_mtl.tasks.doubts import Doubt, never
 from distill_mtl.tasks.drawing import draw_objects, named_colors
 from distill_mtl.tasks.heads import PyramidDecoder, pyramid_levels
 from distill_mtl.tasks.heat import (
     Peaks,
     best_peak_of_each_class,
-    corner_radius,
     draw_gaussians,
     focal_loss,
+    gaussians,
     soft_heat_loss,
     strongest_peaks,
 )
@@ -45,14 +47,14 @@ from distill_mtl.tasks.objects import (
     same_class,
     transform_objects,
 )
-from distill_mtl.tasks.options import mirror_partners, read_mirrored, swap_classes, whole_number
+from distill_mtl.tasks.options import mirror_partners, read_mirrored, share, swap_classes, whole_number
 
 MOST_OBJECTS = 64
 """Room in a label where the recipe does not say otherwise."""
 LEAST_SCORE = 0.3
 """Score from which a peak counts as an answer where there must be a yes or no."""
 SIZE_WEIGHT = 0.1
-_LEAST_RADIUS = 1.0  # cells: the neighbour of a centre is not background, also for the smallest boxes
+_DRAWN = (64, 64)  # maps that a detector's boxes are drawn on where a loss of their own is asked for
 _POINT_RADIUS = 2.0  # cells: the standard deviation is 5/6 of a cell
 _PRIOR = -2.19  # logit of 0.1
 _LEAST = 1e-6  # of a probability and of what is left to 1, before its logit is taken
@@ -67,6 +69,9 @@ class Heatmap(TaskKind):
     points [R, C + 2, h, w], without sizes. Labels float32 [R, max_objects, 5]: class (-1: no object), x and y of the
     centre, width, height, as shares of the view's sides; points have no size. An empty list is a label too.
 
+    A teacher may give scored boxes instead of maps (`networks.boxes`): they are scored and compared as they are, and
+    become soft targets at the student's own map size (`heat.soft_box_loss`).
+
     Metrics: `map50`, the mean over the classes that occur of the average precision at an overlap of 0.5 (COCO's
     AP50), for boxes alone; and `pck`, the share of labelled centres whose class has its highest
     peak within a tenth of the view's larger side (Yang & Ramanan 2013, IEEE TPAMI 35 (12), section 7), the usual
@@ -77,12 +82,15 @@ class Heatmap(TaskKind):
         max_objects: room in a label; a picture with more is refused.
         mirrored: pairs of classes that become each other in a mirror, such as [left_eye, right_eye].
         top: boxes of a picture that are answered at most.
+        least_score: score from which a box of a teacher that is a detector is a soft target. Below it, down to 0.05,
+            neither object nor background is claimed; it stands where other kinds have the temperature.
     """
 
     name = "heatmap"
     member = "boxes.json"
     metrics: ClassVar[tuple[str, ...]] = ("map50", "pck")
     dense = True
+    takes_boxes = True
     output_options = ("form",)
     label_options = ("form", "max_objects")
     extra_channels: ClassVar[int] = 4
@@ -98,12 +106,14 @@ class Heatmap(TaskKind):
         max_objects: int = MOST_OBJECTS,
         mirrored: Sequence[Sequence[str]] = (),
         top: int = 32,
+        least_score: float = LEAST_SCORE,
     ) -> None:
         super().__init__(classes, metric, head=head)
         assert type(self) is self.class_for({"form": form}), "build_kind takes the class of the form"
         self.form = form
         self.max_objects = whole_number("max_objects", max_objects, least=1)
         self.top = whole_number("top", top, least=1)
+        self.least_score = share("least_score", least_score)
         self.mirrored = read_mirrored(mirrored, classes)
         self._partners = mirror_partners(self.mirrored, self.classes)
         self._index = {name: index for index, name in enumerate(classes)}
@@ -235,6 +245,8 @@ class Heatmap(TaskKind):
         row's objects, at least 1.
         """
         logits = logits.float()
+        if is_boxes(logits):  # of a detector; nothing is learned from its loss
+            logits = as_maps(logits, len(self.classes), _DRAWN)
         height, width = map_size(logits)
         there = labels[..., 0] >= 0
         # Scalars, as a tensor of them would be a copy to the device that the host waits for.
@@ -256,6 +268,14 @@ class Heatmap(TaskKind):
     def soft_target_loss(
         self, logits: Tensor, teacher_logits: Tensor, temperature: float, truth: Truth | None = None
     ) -> Tensor:
+        if is_boxes(teacher_logits):
+            return soft_box_loss(
+                logits.float(),
+                teacher_logits.detach().float(),
+                len(self.classes),
+                self.least_score,
+                size_weight=SIZE_WEIGHT,
+            )
         return soft_heat_loss(
             logits.float(),
             teacher_logits.detach().float(),
@@ -322,8 +342,12 @@ class Heatmap(TaskKind):
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
         """map50: score, class (-1: none) and hit of every box, objects by class, K = 3 top + C; pck: [hits, points]."""
         if self.metric == "pck":
-            best = best_peak_of_each_class(logits.float(), len(self.classes), sized=self.boxes).objects
-            return points_found(best.cpu().double(), labels.cpu().double(), map_size(logits))
+            if is_boxes(logits):
+                best, size = best_box_of_each_class(logits.float()).objects, (1, 1)
+            else:
+                best = best_peak_of_each_class(logits.float(), len(self.classes), sized=self.boxes).objects
+                size = map_size(logits)
+            return points_found(best.cpu().double(), labels.cpu().double(), size)
         objects, scores = (part.cpu().double() for part in self._found(logits))
         known = labels.cpu().double()
         right = match_objects(objects, known)
@@ -402,26 +426,33 @@ class Heatmap(TaskKind):
 
     def describe(self) -> dict[str, Any]:
         pairs = [list(pair) for pair in self.mirrored]
-        options = {"form": self.form, "max_objects": self.max_objects, "mirrored": pairs, "top": self.top}
-        return super().describe() | options
+        return super().describe() | {
+            "form": self.form,
+            "max_objects": self.max_objects,
+            "mirrored": pairs,
+            "top": self.top,
+            "least_score": self.least_score,
+        }
 
     def _found(self, logits: Tensor) -> Peaks:
+        """Of a student's maps, or of a detector's boxes."""
+        if is_boxes(logits):
+            return strongest_boxes(logits.float(), self.top)
         if self.boxes:
             return strongest_peaks(logits.float(), len(self.classes), self.top)
         return best_peak_of_each_class(logits.float(), len(self.classes), sized=False)
 
     def _wanted(self, labels: Tensor, there: Tensor, cell: Tensor, sides: Tensor, size: Size) -> Tensor:
         """float32 [R, C, h, w]: the heat that the labels ask for."""
-        row, slot = there.nonzero(as_tuple=True)
-        place = row * len(self.classes) + labels[row, slot, 0].long()
-        column, line = cell[row, slot].unbind(1)
+        classes = len(self.classes)
         if self.boxes:
-            width, height = sides[row, slot].unbind(1)
-            radius = corner_radius(width, height).clamp_min(_LEAST_RADIUS)
-        else:
-            radius = torch.full_like(place, _POINT_RADIUS, dtype=labels.dtype)
-        heat = draw_gaussians(place, line, column, radius, len(labels) * len(self.classes), size)
-        return heat.view(len(labels), len(self.classes), *size)
+            return gaussians(labels[..., 0], there, cell, sides, classes, size)
+        row, slot = there.nonzero(as_tuple=True)
+        place = row * classes + labels[row, slot, 0].long()
+        column, line = cell[row, slot].unbind(1)
+        radius = torch.full_like(place, _POINT_RADIUS, dtype=labels.dtype)
+        heat = draw_gaussians(place, line, column, radius, len(labels) * classes, size)
+        return heat.view(len(labels), classes, *size)
 
 
 def _in_pixels(places: Tensor, size: Size) -> Tensor:
@@ -446,6 +477,7 @@ class HeatmapOfPoints(Heatmap):
     """`form: points`."""
 
     metrics = ("pck",)
+    takes_boxes = False
     extra_channels = 2
     boxes = False
 

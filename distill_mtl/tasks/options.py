@@ -45,6 +45,17 @@ def number(name: str, value: Any, *, below: float = math.inf) -> float:
     return float(value)
 
 
+def share(name: str, value: Any) -> float:
+    """An option from 0 to 1.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if not is_number(value) or not 0 <= value <= 1:
+        raise UserError(f"options.{name} must be a number from 0 to 1, found {value!r}.")
+    return float(value)
+
+
 def positive_number(name: str, value: Any) -> float:
     """An option that is a unit or a size.
 

@@ -124,6 +124,12 @@ def teacher_of(
     reader = network.head(head)
     kind, options = _agreed_task(network, head, asked, task or head)
     shaped = KINDS[kind].class_for(options)
+    if reader.gives == "boxes" and not shaped.takes_boxes:
+        raise UserError(
+            f"{source.place} answers with boxes, which are no answer of kind {kind}, as tasks.{task or head} says. "
+            "Write `kind: heatmap`, choose another output with `output: {name: ...}`, or name another teacher."
+        )
+    reader.know_classes(_count(section.classes, output.classes, asked.classes))
     reader.read_as(shaped)
     named = named_classes(output.classes) if output.classes is not None else None
     if reader.one_logit and named is not None and len(named) == 1:
@@ -231,14 +237,17 @@ def _agreed_task(network: Network, head: str, asked: Asked, task: str) -> tuple[
 
 def _agreed_kind(network: Network, head: str, task: str, asked: Asked) -> str:
     """The kind that files, answer and recipe agree on."""
-    place, said, dense = network.source.place, network.tasks[head].kind, network.head(head).dense
-    found = said or ("segmentation" if dense else "classification")
+    place, said, reader = network.source.place, network.tasks[head].kind, network.head(head)
+    boxes, dense = reader.gives == "boxes", reader.dense
+    found = said or ("heatmap" if boxes else "segmentation" if dense else "classification")
     kind = found if asked.kind is None else asked.kind
     if said is not None and said != kind:
         raise UserError(
             f"{place} is {'an' if said[0] in 'aeiou' else 'a'} {said} network, tasks.{task}.kind says {kind}. "
             f"Write `kind: {said}`, or name another teacher."
         )
+    if boxes:
+        return kind  # what the input contract does to the view is undone
     described = asked.options if asked.options is not None else network.tasks[head].described
     if KINDS[kind].class_for(output_options_in(kind, described)).dense != dense:
         shape = "a map" if dense else "a vector"
@@ -257,6 +266,12 @@ def _agreed_kind(network: Network, head: str, task: str, asked: Asked) -> str:
             "over each other. Use `input: {resize: squash, crop: 1}`."
         )
     return kind
+
+
+def _count(*said: Sequence[str] | int | None) -> int | None:
+    """The number of classes that the first says who says any."""
+    first = next((classes for classes in said if classes is not None), None)
+    return first if first is None or isinstance(first, int) else len(first)
 
 
 def _labels(

@@ -23,7 +23,8 @@ class TeacherOutput:
     """One teacher's forward pass over R rows.
 
     Attributes:
-        logits: [R, classes] or [R, classes, h, w], before any softmax, in the order of the task's classes.
+        logits: [R, classes] or [R, classes, h, w], before any softmax, in the order of the task's classes; of a
+            detector [R, classes + 4, K], as `networks.boxes.as_answer` packs scored boxes.
         hidden: the tapped layers by dotted name, as maps [R, C, h, w] or vectors [R, C].
     """
 
@@ -127,8 +128,12 @@ class Teacher(nn.Module):
 
         For the check, which tries the usual mistakes when a teacher scores badly.
         """
-        card = replace(self.card, inputs=inputs, layers=(), shapes={})
-        return Teacher(self.network.with_inputs(inputs), card, self.fixed_device)
+        return self.with_network(self.network.with_inputs(inputs))
+
+    def with_network(self, network: TaskNetwork) -> "Teacher":
+        """The same teacher, weights shared, whose network is run in another way; it gives its logits alone."""
+        card = replace(self.card, inputs=network.inputs, layers=(), shapes={})
+        return Teacher(network, card, self.fixed_device)
 
     def _aligned(self, feature: Tensor) -> Tensor:
         """A map of a part of the view, or of more than the view, does not lie over the student's: its mean does."""
