@@ -8,13 +8,14 @@ import multiprocessing
 import os
 import re
 import signal
+import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _SERVER = multiprocessing.get_context("forkserver")
 _JOBS = ("cache", "check", "distill", "evaluate", "export", "predict", "shards")
@@ -66,26 +67,78 @@ def run(*arguments: object, prepare: Callable[[], object] | None = None, seconds
         prepare: called first in its process; it must be picklable.
         seconds: after which it counts as hanging; those in which it only waited for a processor do not count.
     """
-    descriptor, log = tempfile.mkstemp(suffix=".log")
-    os.close(descriptor)
+    (ended,) = _run(list(map(str, arguments)), prepare, seconds, [{}])
+    return ended
+
+
+def run_two(
+    *arguments: object, prepare: Callable[[], object] | None = None, seconds: float = 200.0
+) -> tuple[Ended, Ended]:
+    """Run a command in two processes that work together, in the environment that Accelerate's launcher gives them.
+
+    For tests that are about what two processes compute: the launcher and two processes that import everything take a
+    quarter of a minute of processor time. What the launcher itself does is tested with `children.TWO`.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    environments = [{**os.environ, **common, **rank, "ACCELERATE_MIXED_PRECISION": "no"} for rank in ranks]
+    first, second = _run(list(map(str, arguments)), prepare, seconds, environments)
+    return first, second
+
+
+def _run(
+    arguments: Sequence[str],
+    prepare: Callable[[], object] | None,
+    seconds: float,
+    environments: Sequence[Mapping[str, str]],
+) -> list[Ended]:
+    """A command in a process for each environment."""
+    logs, processes = list[str](), list[Any]()
     mounts = f"/proc/{os.getpid()}/ns/mnt"
-    process = _SERVER.Process(
-        target=_child, args=(list(map(str, arguments)), prepare, log, os.getcwd(), mounts)
-    )
-    process.start()  # returns when the server has imported everything
-    begun, took = time.monotonic(), 0.0
     try:
-        while process.exitcode is None and took < seconds:
-            waited = _seconds_without_processor(process.pid)
-            process.join(0.5)
-            took = time.monotonic() - begun - waited
-        status = process.exitcode
-        if status is None:
-            _kill_all(process.pid)
-            process.join()
-        return Ended(status, Path(log).read_text(errors="replace"), took)
+        for environment in environments:
+            descriptor, log = tempfile.mkstemp(suffix=".log")
+            os.close(descriptor)
+            logs.append(log)
+            process = _SERVER.Process(
+                target=_child, args=(arguments, prepare, log, os.getcwd(), mounts, environment)
+            )
+            process.start()  # returns when the server has imported everything
+            processes.append(process)
+        begun = time.monotonic()
+        ended = [_end_of(process, begun, seconds) for process in processes]
+        return [
+            Ended(status, Path(log).read_text(errors="replace"), took)
+            for (status, took), log in zip(ended, logs, strict=True)
+        ]
     finally:
-        os.unlink(log)
+        for process in processes:
+            if process.exitcode is None:
+                _kill_all(process.pid)
+        for log in logs:
+            os.unlink(log)
+
+
+def _end_of(process: Any, begun: float, seconds: float) -> tuple[int | None, float]:
+    """Exit status of a process, None for one that hung and was killed, and the seconds that it took."""
+    took = 0.0
+    while process.exitcode is None and took < seconds:
+        waited = _seconds_without_processor(process.pid)
+        process.join(0.5)
+        took = time.monotonic() - begun - waited
+    status = process.exitcode
+    if status is None:
+        _kill_all(process.pid)
+        process.join()
+    return status, took
 
 
 @contextmanager
@@ -111,12 +164,17 @@ def mount_memory(folder: Path, size: str, flags: int = 0) -> None:
 
 
 def _child(
-    arguments: Sequence[str], prepare: Callable[[], object] | None, log: str, folder: str, mounts: str
+    arguments: Sequence[str],
+    prepare: Callable[[], object] | None,
+    log: str,
+    folder: str,
+    mounts: str,
+    environment: Mapping[str, str],
 ) -> None:
     multiprocessing.set_start_method("fork", force=True)  # as where nobody forked it
     os.setpgid(0, 0)  # its reader processes are killed with it
     sys.path[:0] = [str(_TESTS)]
-    os.environ.update(OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true")
+    os.environ.update({**environment, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"})
     with open(log, "w", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

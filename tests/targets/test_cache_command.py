@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cache_world
 import children
+import forked
 import numpy as np
 import pytest
 import toy_world
@@ -179,8 +180,8 @@ def test_stopped_by_a_signal_it_says_how_to_go_on(tmp_path: Path, monkeypatch: p
 def test_two_processes_write_the_files_of_one(tmp_path: Path) -> None:
     recipe = cache_world.make(tmp_path / "world")
     options = [f"--set={change}" for change in cache_world.VIEWS]
-    done = children.run("cache", recipe, *options, launcher=children.TWO)
-    assert done.returncode == 0, done.stdout + done.stderr
+    for ended in forked.run_two("cache", recipe, *options):
+        assert ended.status == 0, ended.text
     two = contents(recipe)
     assert len(two) == FILES
     for path in cache_world.sidecars(recipe.parent):

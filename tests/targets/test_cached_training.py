@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import cache_world
-import children
+import forked
 import pytest
 import torch
 import toy_world
@@ -279,9 +279,9 @@ def test_two_processes_equal_one(recipe: Path, tmp_path: Path) -> None:
     changes = (*RUN, "targets.from=cached", "training.ema=null")
     one, two = run(recipe, tmp_path / "one", changes), tmp_path / "two"
     options = (f"--set={change}" for change in changes)
-    done = children.run("distill", recipe, "--out", two, *options, launcher=children.TWO)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "targets: cached, 3 views per row" in done.stdout
+    both = forked.run_two("distill", recipe, "--out", two, *options)
+    assert [ended.status for ended in both] == [0, 0], both
+    assert "targets: cached, 3 views per row" in both[0].text
     weights = load_file(two / "student" / "model.safetensors")
     for name, weight in one.items():
         assert torch.allclose(weight, weights[name], rtol=2e-3, atol=2e-3), name

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import children
+import forked
 import pytest
 import toy_world
 import toys
@@ -34,9 +34,9 @@ def test_the_status_is_0_for_an_accepted_student_and_3_for_one_that_is_not(
 def test_two_processes_find_what_one_finds(finished: Path, tmp_path: Path) -> None:
     files = [tmp_path / "one.json", tmp_path / "two.json"]
     assert _status(finished, "--json", files[0]) == 0
-    done = children.run("evaluate", finished, "--json", files[1], launcher=children.TWO)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("Student against teachers") == 1
+    both = forked.run_two("evaluate", finished, "--json", files[1])
+    assert [ended.status for ended in both] == [0, 0], both
+    assert sum(ended.text.count("Student against teachers") for ended in both) == 1
     one, two = (json.loads(file.read_text()) for file in files)
     assert _scores(one) == _scores(two)
     assert one["cross_domain"] == two["cross_domain"]

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-import children
+import forked
 import pytest
 import quickstart
 import toy_world
@@ -26,8 +26,8 @@ def test_two_processes_equal_one_with_every_provider_at_once(tmp_path: Path) -> 
     one, two = tmp_path / "one", tmp_path / "two"
     distill(load_recipe(recipe, VOICES), out=one, console=Console(quiet=True))
     options = [f"--set={change}" for change in VOICES]
-    done = children.run("distill", recipe, "--out", two, *options, launcher=children.TWO)
-    assert done.returncode == 0, done.stdout + done.stderr
+    for ended in forked.run_two("distill", recipe, "--out", two, *options):
+        assert ended.status == 0, ended.text
     for ours, theirs in zip(quickstart.metrics(one), quickstart.metrics(two), strict=True):
         for task, terms in ours["tasks"].items():
             assert terms == pytest.approx(theirs["tasks"][task], rel=1e-3, abs=1e-4), (ours["step"], task)

@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-import children
+import forked
 import pytest
 import toy_world
 import yaml
@@ -16,15 +16,12 @@ from distill_mtl.training import find_rate
 
 QUIET = Console(quiet=True)
 STEPS = 6
-FEW_STEPS = f"""
-import runpy, sys
-sys.path.insert(0, {str(children.ROOT / "tests")!r})
-from distill_mtl.training import find_rate
-find_rate.FEWEST, find_rate.SHARE = 3, 0.5
-runpy.run_path({str(children.ROOT / "tests" / "toy_command.py")!r}, run_name="__main__")
-"""
-"""`toy_command.py` in a process of its own, with the few steps of `_few_steps_are_enough`."""
 pytestmark = pytest.mark.usefixtures("short_runs")
+
+
+def few_steps() -> None:
+    """In a process of its own: the few steps of `_few_steps_are_enough`."""
+    find_rate.FEWEST, find_rate.SHARE = 3, 0.5
 
 
 @pytest.fixture
@@ -73,19 +70,18 @@ def test_two_processes_find_the_rate_of_one_and_leave_the_same_recipe(tmp_path: 
         "tasks.shape.weights.soft_targets=300",  # too much for the usual rate, so that the test decides
         "training.steps=20",
     ]
-    recipe, script = toy_world.build(tmp_path), tmp_path / "command.py"
-    script.write_text(FEW_STEPS)
+    recipe = toy_world.build(tmp_path)
     one, two = tmp_path / "one", tmp_path / "two"
     distill(load_recipe(recipe, changes), out=one, console=QUIET)
     options = ["--out", two, *(f"--set={change}" for change in changes)]
-    done = children.run("distill", recipe, *options, launcher=children.TWO, script=[str(script)])
-    assert done.returncode == 0, done.stdout + done.stderr
+    both = forked.run_two("distill", recipe, *options, prepare=few_steps)
+    assert [ended.status for ended in both] == [0, 0], both
     resolved = [(out / "recipe.resolved.yaml").read_text() for out in (one, two)]
     assert resolved[0] == resolved[1]
     rates = [json.loads((out / "environment.json").read_text())["rate"] for out in (one, two)]
     assert rates[0]["said"] == rates[1]["said"]
     assert "at which training diverges" in rates[0]["said"], rates[0]["said"]
-    assert rates[0]["said"] in " ".join(done.stdout.split())
+    assert rates[0]["said"] in " ".join(both[0].text.split())
     for ours, theirs in zip(rates[0]["curve"], rates[1]["curve"], strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3)
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-import children
+import forked
 import pytest
 import quickstart
 import torch
@@ -45,9 +45,9 @@ def test_a_run_that_goes_on_ends_as_one_that_was_not_interrupted(finished: Path,
 
 def test_two_processes_equal_one(recipe: Path, tmp_path: Path) -> None:
     options = [f"--set={change}" for change in (SOFT, "optimizer={name: adamw, lr: 3e-4}")]
-    for name, launcher in (("one", ()), ("two", children.TWO)):
-        done = children.run("distill", recipe, "--out", tmp_path / name, *options, launcher=launcher)
-        assert done.returncode == 0, done.stdout + done.stderr
+    one = forked.run("distill", recipe, "--out", tmp_path / "one", *options)
+    for ended in (one, *forked.run_two("distill", recipe, "--out", tmp_path / "two", *options)):
+        assert ended.status == 0, ended.text
     ours, theirs = quickstart.weights(tmp_path / "one"), quickstart.weights(tmp_path / "two")
     for name, weight in ours.items():
         assert torch.allclose(weight, theirs[name], rtol=2e-3, atol=2e-5), name
