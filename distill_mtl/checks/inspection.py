@@ -84,7 +84,9 @@ def _input(teacher: Teacher, section: TeacherSection) -> Iterator[ContractRow]:
         if getattr(section.input, key) is not None:
             source = _GIVEN
         else:
-            source = _FILE if key in card.told else _ASSUMED if key in card.assumed else _DEFAULT
+            tried = key == "channels" and value == "grey"  # otherwise it would be told, or assumed
+            source = _FOUND if tried else _DEFAULT
+            source = _FILE if key in card.told else _ASSUMED if key in card.assumed else source
         if key == "size":
             value = f"{value[0]} x {value[1]}"
         elif key == "crop":

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import timm
-
 from distill_mtl.checks.members import Member, find_image, find_label
-from distill_mtl.data.index import load_index
+from distill_mtl.checks.proposals import classes_in_shards, initial_weights, smaller_student, student_lines
+from distill_mtl.data.index import ShardIndex, load_index
 from distill_mtl.data.shard_files import find_shards
 from distill_mtl.data.shard_sets import as_patterns, find_sets
 from distill_mtl.errors import RecipeError, ShardError
@@ -36,12 +35,12 @@ from distill_mtl.recipe.schema import (
 from distill_mtl.recipe.yaml_reader import YamlDocument
 from distill_mtl.recipe.yaml_writer import Noted
 from distill_mtl.splits import SPLITS, Split
-from distill_mtl.tasks.base import build_kind, import_kind, is_user_kind
+from distill_mtl.tasks.base import TaskKind, build_kind, import_kind, is_user_kind
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.load_teacher import load_teacher
 from distill_mtl.teachers.teacher import Teacher
+from distill_mtl.training.choose_views import means_a_side
 
-STUDENT = "resnet18"
 FROM_SET = "--set"
 ASSUMED = "assumed: check it"
 FOUND = "as found; `teacher check` confirms it"
@@ -58,9 +57,11 @@ class TeacherWithData:
         task: its name.
         section: of the recipe, as given on the command line.
         teacher: loaded.
+        kind: of the task.
         places: given as its data.
         sets: shards of each set.
-        member: that holds its label.
+        member: that holds its label; None: its teacher's answers are the labels.
+        named_by_labels: its classes are called as the labels are.
         image: member that holds its picture; None if it is one of the usual ones.
         rows: for training, estimated.
     """
@@ -68,9 +69,11 @@ class TeacherWithData:
     task: str
     section: TeacherSection
     teacher: Teacher
+    kind: TaskKind
     places: tuple[str, ...]
     sets: Mapping[Split, Sequence[str]]
-    member: Member
+    member: Member | None
+    named_by_labels: bool
     image: str | None
     rows: int
 
@@ -88,7 +91,7 @@ def draft(
     Args:
         teachers: folders, files and `hf_hub:` names.
         data: for each teacher, folders, paths and patterns of shards.
-        student: architecture; None: that of the teachers if they share one, else `STUDENT`.
+        student: architecture; None: that of the teachers if they share one, else one that is not larger than they.
         trust: files that are programs.
         overrides: of the recipe; they are written into it.
 
@@ -135,20 +138,18 @@ def _open(task: str, entry: dict[str, Any], places: Sequence[str]) -> TeacherWit
     section = read_teacher(long_form(("tasks", task, "teacher"), entry.pop("teacher")), (), task)
     own = section.trust or entry.get("trust") is True
     import_kind(str(entry.get("kind")), trust=own, say=f"--set tasks.{task}.trust=true")
-    teacher = load_teacher(
-        absolute_teacher(section),
-        task=task,
-        kind=entry.get("kind"),
-        classes=entry.get("classes"),
-        options=entry.get("options"),
-    )
-    options = {**teacher.card.options, **entry.get("options", {})}
-    kind = build_kind(teacher.card.kind, teacher.card.classes, **options)
+    teacher = _loaded(section, task, entry)
     place, sets = " ".join(places[:2]) + (" …" if len(places) > 2 else ""), find_sets(places)
     if not sets["train"]:
         raise ShardError(
             f"--data {place}: no shard is for training; the names of all say validation or test."
         )
+    from_labels = classes_in_shards(teacher.card, sets["train"], place) if "classes" not in entry else None
+    if from_labels is not None:
+        section = section.model_copy(update={"classes": list(from_labels)})
+        teacher = _loaded(section, task, entry)
+    options = {**teacher.card.options, **entry.get("options", {})}
+    kind = build_kind(teacher.card.kind, teacher.card.classes, **options)
     indexes = [
         load_index(shard.path)
         for split in SPLITS
@@ -162,29 +163,53 @@ def _open(task: str, entry: dict[str, Any], places: Sequence[str]) -> TeacherWit
         teacher=teacher,
         places=tuple(places),
         sets=sets,
-        member=Member(named, FROM_SET) if named else find_label(indexes, kind, task, place),
+        kind=kind,
+        member=Member(named, FROM_SET) if named else _label(indexes, kind, task, place),
+        named_by_labels=from_labels is not None,
         image=find_image(indexes, place),
         rows=len(indexes[0]) * len(sets["train"]),
     )
 
 
+def _loaded(section: TeacherSection, task: str, entry: Mapping[str, Any]) -> Teacher:
+    return load_teacher(
+        absolute_teacher(section),
+        task=task,
+        kind=entry.get("kind"),
+        classes=entry.get("classes"),
+        options=entry.get("options"),
+    )
+
+
+def _label(indexes: Sequence[ShardIndex], kind: TaskKind, task: str, place: str) -> Member | None:
+    """The member with the labels; None where the teacher's answers are the labels, and there are no others."""
+    if kind.teacher_labels and not any(
+        ending in index.endings for index in indexes for ending in kind.endings()
+    ):
+        return None
+    return find_label(indexes, kind, task, place)
+
+
 def _student(pairs: Sequence[TeacherWithData], model: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """The student's section; its initial weights depend on its architecture."""
     known = [pair.teacher.card.trunk for pair in pairs if pair.teacher.card.trunk is not None]
+    height, width = (
+        max(sides) for sides in zip(*(pair.teacher.card.inputs.size for pair in pairs), strict=True)
+    )
+    size = Noted(height if height == width else [height, width], "the largest teacher input")
+    if "module" in given:
+        return {"input_size": size}
     model, why = given.get("model", model), "--student"
     if model is not None:
         trunk: Mapping[str, Any] = {"model": model, "args": given.get("args", {})}
     elif known and all(trunk == known[0] for trunk in known):
         trunk, why = known[0], "the architecture of its teachers"
     else:
-        trunk, why = {"model": STUDENT, "args": {}}, "a common choice; any timm architecture works"
-    height, width = (
-        max(sides) for sides in zip(*(pair.teacher.card.inputs.size for pair in pairs), strict=True)
-    )
+        name, why = smaller_student([pair.teacher for pair in pairs])
+        trunk = {"model": name, "args": {}}
     return {
-        "model": Noted(trunk["model"], why),
-        **({"args": Noted(dict(trunk["args"]), why)} if trunk["args"] else {}),
-        "input_size": Noted(height if height == width else [height, width], "the largest teacher input"),
+        **{key: Noted(value, why) for key, value in student_lines(trunk).items()},
+        "input_size": size,
         "init": _init(pairs, trunk),
     }
 
@@ -193,9 +218,7 @@ def _init(pairs: Sequence[TeacherWithData], trunk: Mapping[str, Any]) -> Noted:
     alike = next((pair.task for pair in pairs if pair.teacher.card.trunk == trunk), None)
     if alike is not None:
         return Noted(f"teacher:{alike}", "the trunk of that teacher; same architecture")
-    if ":" not in trunk["model"] and timm.is_model_pretrained(trunk["model"]):
-        return Noted("pretrained", "timm's weights, fetched once; without a connection write random")
-    return Noted("random", "no trained weights are known")
+    return Noted(*initial_weights(trunk))
 
 
 def _task(pair: TeacherWithData, pairs: Sequence[TeacherWithData]) -> dict[str, Any]:
@@ -209,10 +232,10 @@ def _task(pair: TeacherWithData, pairs: Sequence[TeacherWithData]) -> dict[str, 
         "kind": Noted(card.kind, kind_why),
         **({"options": Noted(dict(card.options), "its file says so")} if card.options else {}),
         **({"trust": Noted(True, "lets the kind's code run")} if is_user_kind(card.kind) else {}),
-        "teacher": Noted(teacher_lines(pair.section, pair.teacher), card.form),
+        "teacher": Noted(teacher_lines(pair.section, pair.teacher, pair.named_by_labels), card.form),
     }
-    if _sharing(pair, pairs) == [pair]:
-        entry["data"] = _source(pair, {"member": Noted(pair.member.ending, pair.member.why)})
+    if pair.member is not None and _sharing(pair, pairs) == [pair]:
+        entry["data"] = _source([pair], {"member": Noted(pair.member.ending, pair.member.why)})
     return entry
 
 
@@ -221,10 +244,15 @@ def _shared_sources(pairs: Sequence[TeacherWithData]) -> dict[str, Any]:
     sources: dict[str, Any] = {}
     for pair in pairs:
         sharing = _sharing(pair, pairs)
-        if len(sharing) > 1 and sharing[0] is pair:
-            labels = {other.task: Noted(other.member.ending, other.member.why) for other in sharing}
+        if sharing[0] is pair and (len(sharing) > 1 or pair.member is None):
+            labels = {
+                other.task: Noted(other.member.ending, other.member.why)
+                for other in sharing
+                if other.member is not None
+            }
             taken = [*sources, *(other.task for other in pairs)]
-            sources[task_name(pair.places[0], taken)] = _source(pair, {"labels": labels})
+            said = {"labels": labels} if labels else {}
+            sources[task_name(pair.places[0], taken)] = _source(sharing, said)
     return sources
 
 
@@ -232,7 +260,9 @@ def _sharing(pair: TeacherWithData, pairs: Sequence[TeacherWithData]) -> list[Te
     return [other for other in pairs if other.places == pair.places]
 
 
-def _source(pair: TeacherWithData, labels: Mapping[str, Any]) -> dict[str, Any]:
+def _source(sharing: Sequence[TeacherWithData], labels: Mapping[str, Any]) -> dict[str, Any]:
+    pair = sharing[0]
+    sides = [other.task for other in sharing if means_a_side(other.kind)]
     shards = pair.sets["train"]
     count = "1 shard" if len(shards) == 1 else f"{len(shards)} shards"
     cut = "none found: 5 % of the training rows, by a hash of the key; the teacher may have seen them"
@@ -252,9 +282,9 @@ def _source(pair: TeacherWithData, labels: Mapping[str, Any]) -> dict[str, Any]:
                 "crop": Noted(
                     augment.crop, "[0.5, 1.0]: share of the area; 0.125: moved by so much; auto: by size"
                 ),
-                "flip": Noted(
-                    augment.flip, "auto asks the teachers; false where left and right mean something"
-                ),
+                "flip": Noted(False, f"the classes of {', '.join(sides)} are digits, letters or sides")
+                if sides
+                else Noted(augment.flip, "auto asks the teachers; false where left and right mean something"),
                 "color": Noted(augment.color, "0 where the label is about colour"),
             },
             "default",
@@ -291,17 +321,22 @@ def _merged(drafted: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
     return merged
 
 
-def teacher_lines(section: TeacherSection, teacher: Teacher) -> Any:
+def teacher_lines(section: TeacherSection, teacher: Teacher, by_labels: bool = False) -> Any:
     """The value of `teacher:`: a path alone, or a section with what was given and what was assumed or found.
 
     Args:
         section: as given, with paths as they were typed.
         teacher: loaded.
+        by_labels: its classes are called as the labels are.
     """
     card = teacher.card
     given = section.model_dump(mode="json", exclude_defaults=True)
+    if by_labels:
+        given["classes"] = Noted(given["classes"], "assumed: names of the labels, in alphabetical order")
     inputs: dict[str, Any] = dict(given.pop("input", {}))
     contract = card.inputs.to_dict()
+    if contract["channels"] == "grey" and not {"channels"} & {*inputs, *card.told, *card.assumed}:
+        inputs["channels"] = Noted("grey", "found on a trial")
     inputs |= {key: Noted(contract[key], ASSUMED) for key in card.assumed}
     entry: dict[str, Any] = {**given, **({"input": inputs} if inputs else {})}
     if isinstance(teacher.network, BoxNetwork):

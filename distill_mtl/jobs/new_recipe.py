@@ -6,9 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from distill_mtl.checks.proposals import one_pixel_of
 from distill_mtl.checks.recipe_draft import TeacherWithData, draft
 from distill_mtl.display import messages
-from distill_mtl.recipe import load_recipe
+from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.recipe.json_schema import recipe_json_schema_text
 from distill_mtl.recipe.yaml_writer import write_yaml
 
@@ -32,11 +33,12 @@ def draft_recipe(
     Write a complete recipe to standard output; a comment beside each value says where it comes from.
 
     Args:
-        teacher (FILE, repeated): a trained network, as `teacher:` takes it; once for each task.
+        teacher (FILE, repeated): a trained network, as `teacher:` takes it, with several keys in YAML:
+            '{module: "nets:resnet20", weights: w.safetensors}'; once for each task.
         data (SHARDS ..., repeated): its labelled data: a folder, or patterns; names with train, val or test say which
             set a shard belongs to.
-        student (NAME): timm architecture; default the teachers', else resnet18.
-        trust: let teachers run code: .pt2 and .ts files are programs.
+        student (NAME): timm architecture; default the teachers', else one that is not larger than they together.
+        trust: let teachers run code: .pt2 and .ts files and `module` are programs.
         overrides (--set KEY=VALUE, repeated): override any key, as often as you like:
             --set tasks.breed.temperature=2
         console: where to say what to look at; default standard error.
@@ -58,18 +60,23 @@ def draft_recipe(
     assumed = [pair for pair in pairs if pair.teacher.card.assumed]
     look = "Look at the lines that say `assumed`. " if assumed else ""
     text = HEAD.format(look=look) + write_yaml(recipe)
-    _refuse_what_does_not_load(text, overrides)
-    for pair in assumed:
-        notes.print(_question(pair), soft_wrap=True, markup=False)
+    loaded = _loaded(text, overrides)
+    for said in (
+        *map(_question, assumed),
+        *map(_order_of_classes, pairs),
+        one_pixel_of(loaded.student),
+    ):
+        if said:
+            notes.print(said, soft_wrap=True, markup=False)
     return text
 
 
-def _refuse_what_does_not_load(text: str, overrides: Sequence[str]) -> None:
-    """Overrides are the only part that can be wrong; given again, they are named where they are."""
+def _loaded(text: str, overrides: Sequence[str]) -> Recipe:
+    """The drafted recipe. Overrides are the only part that can be wrong; given again, they are named where they are."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
         path.write_text(text, encoding="utf-8")
-        load_recipe(path, overrides)
+        return load_recipe(path, overrides)
 
 
 def _question(pair: TeacherWithData) -> str:
@@ -77,6 +84,15 @@ def _question(pair: TeacherWithData) -> str:
     return (
         f"{pair.task}: {pair.teacher.card.place.name} does not say its {keys}. They are assumed; "
         "`distill-mtl check` tries the usual others."
+    )
+
+
+def _order_of_classes(pair: TeacherWithData) -> str:
+    if not pair.named_by_labels:
+        return ""
+    return (
+        f"{pair.task}: {pair.teacher.card.place.name} does not name its classes. They are assumed to be the labels' in "
+        "alphabetical order; `distill-mtl check` measures it."
     )
 
 

@@ -6,7 +6,8 @@ often each class occurs, and the lines for a recipe. More: docs/shards.md.
 
 Args:
     to (FOLDER): where the shards go.
-    name: beginning of the shards' names: train, val; default the folder's name.
+    name: beginning of the shards' names: train, val; default the folder's name, or that of the pictures' folder if it
+        is called as a set (photos/test).
     rows (N): rows per shard.
     shuffle (SEED): seed of the order in which rows are written. None: keep the order in which they are listed.
     take (A:B): only this part of that order: :900, 900:
@@ -60,6 +61,7 @@ from typing import Any
 
 from rich.console import Console
 
+from distill_mtl.data.shard_sets import set_named
 from distill_mtl.display import output
 from distill_mtl.files import refuse_unwritable
 from distill_mtl.jobs.arguments import as_names, as_slice, refuse_below
@@ -96,7 +98,9 @@ def shards_from_folder(
         What was written, counted. For the other arguments and the errors see `distill_mtl.jobs.shards`.
     """
     shards = ShardOptions(to, name, rows, shuffle, take, workers, overwrite, skip_corrupt)
-    return shards.write(lambda: folder_rows(images, labelled=not unlabelled, task=shards.task), console)
+    return shards.write(
+        lambda: folder_rows(images, labelled=not unlabelled, task=shards.task), console, set_of=images
+    )
 
 
 def shards_from_table(
@@ -213,6 +217,7 @@ def shards_from_pairs(
             options=kind_options(option, ignore_index),
         ),
         console,
+        set_of=images,
     )
 
 
@@ -292,12 +297,21 @@ class ShardOptions:
         """A task is called as the folder of its shards."""
         return Path(self.to).resolve().name
 
-    def write(self, list_rows: Callable[[], ListedRows], console: Console | None) -> WrittenShards:
-        """List the rows, write them, and print a summary."""
+    def write(
+        self, list_rows: Callable[[], ListedRows], console: Console | None, *, set_of: Path | str = ""
+    ) -> WrittenShards:
+        """List the rows, write them, and print a summary.
+
+        Args:
+            list_rows: of one set.
+            console: where progress and the summary are shown.
+            set_of: the folder of the pictures, whose name may be that of a validation or test set.
+        """
         console = self._checked(console)
         with console.status("listing the rows"):
             rows = list_rows()
-        written = self._write(rows, self.name, console)
+        folder = Path(set_of).name
+        written = self._write(rows, self.name or (folder if set_named(folder) else ""), console)
         show(console, written)
         return written
 

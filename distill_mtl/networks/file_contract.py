@@ -68,6 +68,8 @@ def contract_of(
     if told.get("batch") is None and declared.batch is not None:
         told["batch"] = declared.batch  # fixed after the note was written
     entry = {**told, **said}
+    if "channels" not in entry and any(len(entry.get(key) or ()) == 1 for key in ("mean", "std")):
+        entry["channels"] = "grey"
     if "inputs" in note:
         return _checked(entry), tuple(told), ()
     if "size" not in entry:

@@ -13,13 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from distill_mtl.errors import UserError
 from distill_mtl.networks.box_network import BoxNetwork
 from distill_mtl.networks.box_recognition import find_reading, may_be_boxes
 from distill_mtl.networks.detector_note import read_detector_note
 from distill_mtl.networks.eager_runtime import LIBRARIES
 from distill_mtl.networks.file_contract import contract_of, overridden, read_note, with_statistics
-from distill_mtl.networks.inputs import Preprocess
+from distill_mtl.networks.inputs import InputContract, Preprocess
 from distill_mtl.networks.network import Network, NetworkFiles, TaskOutput
 from distill_mtl.networks.runtime import RUNTIMES, Runtime
 from distill_mtl.networks.runtime_network import RuntimeNetwork, trial
@@ -225,12 +228,39 @@ def _of_library(section: TeacherSection, name: str) -> NetworkFiles:
     return NetworkFiles(section, found.place, found.files, None, opener)
 
 
+def _is_grey(runtime: Runtime, inputs: InputContract) -> bool:
+    """Whether the network takes pictures of one channel, and none of three, as a trial shows."""
+    try:
+        of_three, of_one = (
+            _takes(runtime, Preprocess(contract)(torch.zeros(inputs.batch or 2, 3, *inputs.size)))
+            for contract in (
+                inputs,
+                replace(inputs, channels="grey", mean=inputs.mean[:1], std=inputs.std[:1]),
+            )
+        )
+    except ValueError:
+        return False
+    return of_one and not of_three
+
+
+@torch.no_grad()
+def _takes(runtime: Runtime, pixels: Tensor) -> bool:
+    try:
+        runtime.probe(pixels)
+    except UserError:
+        return False
+    return True
+
+
 def _open_runtime(source: NetworkFiles, *, load: Callable[[], Runtime], words: str) -> Network:
     """A network behind a runtime; the note of `distill-mtl export` says its tasks, where it has one."""
     runtime, section = load(), source.section
     note, beside = read_note(runtime.declared), read_detector_note(runtime.declared)
     declared = replace(runtime.declared, size=runtime.declared.size or beside.size)
     inputs, told, assumed = contract_of(declared, section.input)
+    if "channels" in assumed and _is_grey(runtime, inputs):
+        grey = section.input.model_copy(update={"channels": "grey"})
+        inputs, told, assumed = contract_of(declared, grey)
     described = note.get("tasks") or {}
     tasks = {task: TaskOutput.of_entry(f"'{task}' of {words}", entry) for task, entry in described.items()}
     kind = note.get("kind") or runtime.declared.kind

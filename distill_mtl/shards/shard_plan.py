@@ -175,8 +175,8 @@ class ShardPlan:
             words = {"digest": "files or labels", "what": "origin and options"}
             raise ShardError(
                 f"{self._path}: the shards called {self.name} are of another plan: other "
-                f"{', '.join(words.get(key, key) for key in other)}. Choose another --to or --name, or replace them "
-                "with --overwrite."
+                f"{', '.join(words.get(key, key) for key in other)}. Choose another --to or --name (a second set of "
+                "the same data: --name test), or replace them with --overwrite."
             )
 
     def _take_finished(self, lines: list[dict[str, Any]]) -> None:

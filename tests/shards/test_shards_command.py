@@ -18,6 +18,8 @@ from PIL import Image
 from real_data import real_data
 
 from distill_mtl.cli import main
+from distill_mtl.errors import ShardError
+from distill_mtl.jobs.shards import shards_from_folder
 
 
 def test_the_lines_it_prints_are_a_recipe(
@@ -74,6 +76,19 @@ def test_test_shards_are_pasted_into_split(tmp_path: Path, capsys: pytest.Captur
         capsys=capsys,
     )
     assert f"    data:\n      split:\n        test: {tmp_path}/road/test-000000.tar" in said
+
+
+def test_a_folder_called_test_names_a_second_set_beside_the_first(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        with pytest.raises(SystemExit) as ended:
+            main(["shards", "folder", str(animals(tmp_path / split, 12)), "--to", str(tmp_path / "pets")])
+        assert not ended.value.code
+    assert sorted(path.name for path in (tmp_path / "pets").glob("*.tar")) == [
+        "pets-000000.tar",
+        "test-000000.tar",
+    ]
+    with pytest.raises(ShardError, match="a second set of the same data: --name test"):
+        shards_from_folder(animals(tmp_path / "more", 20), to=tmp_path / "pets")
 
 
 def test_boxes_that_leave_their_pictures_are_doubted(

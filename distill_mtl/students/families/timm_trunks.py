@@ -102,7 +102,7 @@ def pretrained_model(name: str, cfg: PretrainedCfg, args: dict[str, Any]) -> nn.
         cached = try_to_load_from_cache(cfg.hf_hub_id, cfg.hf_hub_filename or "model.safetensors")
         if isinstance(cached, str) and not cfg.custom_load:
             overlay = {"file": cached}
-        elif not isinstance(cached, str) and (why := _why_offline()):
+        elif not isinstance(cached, str) and (why := why_offline()):
             raise StudentError(_offer(name, f"they are not in the cache, and {why}"))
     try:
         with within_memory(f"student: {name}", "Choose a smaller one."):
@@ -114,7 +114,7 @@ def pretrained_model(name: str, cfg: PretrainedCfg, args: dict[str, Any]) -> nn.
     return model
 
 
-def _why_offline() -> str | None:
+def why_offline() -> str | None:
     """Why the hub cannot be asked; None where it answers, with whatever status."""
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
