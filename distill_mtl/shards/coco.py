@@ -87,7 +87,7 @@ def coco_sets(
     classes = [*first.names.values()] if label == "boxes" else _point_names(first)
     rows = {name: _objects(read[name], folders[name], make, allow_missing) for name in names}
     own: dict[str, Any] = {"form": "points"} if label == "points" else {}
-    if label == "points" and (mirrored := _mirrored(classes)):
+    if label == "points" and (mirrored := mirrored_points(classes)):
         own["mirrored"] = mirrored
     return list_sets(rows, object_label(task, classes, rows, options, own), what)
 
@@ -256,11 +256,14 @@ def _point_names(file: CocoFile) -> list[str]:
     ]
 
 
-def _mirrored(names: Sequence[str]) -> list[list[str]]:
-    """Points that change places in a mirror, by their names."""
-    return [
-        [name, other] for name in names if (other := name.replace("left", "right")) != name and other in names
-    ]
+def mirrored_points(names: Sequence[str]) -> list[list[str]]:
+    """Points that change places in a mirror, by their names: `left_eye`, `Right Eye`."""
+    pairs = (
+        (name, name.replace(left, right))
+        for name in names
+        for left, right in (("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT"))
+    )
+    return [[name, other] for name, other in pairs if other != name and other in names]
 
 
 # ---- masks ----------------------------------------------------------------------------------------------

@@ -52,16 +52,26 @@ class _Segment(TypedDict):
 
 class _Annotation(TypedDict):
     image_id: Id
-    category_id: NotRequired[Id]
-    iscrowd: NotRequired[int]
-    bbox: NotRequired[list[FiniteFloat]]
-    keypoints: NotRequired[list[FiniteFloat]]
-    segmentation: NotRequired[list[list[FiniteFloat]] | _RunLengths]
+    category_id: NotRequired[Id | None]
+    iscrowd: NotRequired[int | None]
     segments_info: NotRequired[list[_Segment]]
     file_name: NotRequired[str]
 
 
-_SCHEMAS = {"images": _Picture, "annotations": _Annotation, "categories": _Category}
+class _Boxed(_Annotation):
+    bbox: NotRequired[list[FiniteFloat] | None]
+
+
+class _Posed(_Annotation):
+    keypoints: NotRequired[list[FiniteFloat] | None]
+
+
+class _Masked(_Annotation):
+    segmentation: NotRequired[list[list[FiniteFloat]] | _RunLengths | None]
+
+
+# Exporters leave what they do not use null, or in a form of their own: only what is asked for has to be COCO's.
+_ANNOTATIONS = {"boxes": _Boxed, "points": _Posed, "masks": _Masked}
 
 
 class Thing(NamedTuple):
@@ -122,7 +132,8 @@ class CocoFile:
         """
         file = cls(path)
         findings, categories = list[str](), list[tuple[Id, str]]()
-        for key, place, item in read_lists(path, _SCHEMAS, _REMEDY):
+        schemas = {"images": _Picture, "annotations": _ANNOTATIONS[asked], "categories": _Category}
+        for key, place, item in read_lists(path, schemas, _REMEDY):
             if key == "categories":
                 categories.append((item["id"], item["name"]))
                 file.points[item["id"]] = item.get("keypoints", [])
@@ -165,7 +176,7 @@ class CocoFile:
             self.panoptic = True
             pairs = [[one["id"], one["category_id"]] for one in item["segments_info"]]
             thing = Thing(None, False, (item.get("file_name", ""), json.dumps(pairs)))
-        elif "category_id" not in item:
+        elif item.get("category_id") is None:
             panoptic = " These are pictures of segments: write them with --label masks." * (
                 "segments_info" in item
             )
@@ -193,7 +204,7 @@ class CocoFile:
         return Thing(item["category_id"], False, box)
 
     def _points(self, item: Any) -> Thing | str | None:
-        points = item.get("keypoints", [])
+        points = item.get("keypoints") or []
         if len(points) % 3:
             return f"has {len(points)} numbers in `keypoints`, and x, y, visibility are expected for each"
         return Thing(item["category_id"], bool(item.get("iscrowd")), points)

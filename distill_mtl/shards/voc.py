@@ -93,7 +93,8 @@ def voc_sets(
         place: the folder that holds `Annotations` or `SegmentationClass`, or one above it.
         label: what to write. Masks are copied as they are.
         sets: the lists to write; default all but `trainval` beside `train` and `val`.
-        classes: default of boxes the names in all files, sorted; of masks VOC's twenty where the files name no others.
+        classes: default of boxes the names in the files of the sets, sorted; of masks VOC's twenty where the files say
+            that they are VOC's, else numbers.
         keep_difficult: objects that are flagged as difficult are objects too.
         allow_missing: leave out rows without a picture, annotation or mask, instead of refusing them.
         task: a name for the task; default the folder's.
@@ -230,14 +231,20 @@ def _mask_rows(
 
 
 def _mask_classes(root: Path, names: Sequence[str]) -> tuple[str, ...] | None:
-    """VOC's own, unless a file of annotations names an object of another class: then only the masks number them."""
+    """VOC's own where the annotations say that they are VOC's; else only the masks number the classes, and which number
+    is which nobody says."""
     folder = root / "Annotations"
     files = _by_name(folder, ("xml",)) if folder.is_dir() else {}
-    for name in names:
-        things = read_xml(files[name], remedy=_REMEDY).iter("object") if name in files else ()
-        if any((thing.findtext("name") or "").strip() not in TWENTY for thing in things):
-            return None
-    return (BACKGROUND, *TWENTY)
+    described = [files[name] for name in names if name in files]
+    own = described and all(_is_vocs_own(read_xml(file, remedy=_REMEDY)) for file in described)
+    return (BACKGROUND, *TWENTY) if own else None
+
+
+def _is_vocs_own(tree: Element) -> bool:
+    """Whether a file says so, and names no class that VOC does not have. Other data sets have some of its classes, too,
+    under numbers of their own."""
+    said = any("VOC" in (tree.findtext(key) or "") for key in ("source/database", "folder"))
+    return said and all((thing.findtext("name") or "").strip() in TWENTY for thing in tree.iter("object"))
 
 
 # ---- boxes ------------------------------------------------------------------------------------------------

@@ -90,12 +90,15 @@ Things = Sequence[tuple[str, tuple[float, float, float, float], int]]
 
 
 def voc(
-    folder: Path, rows: Mapping[str, Things] = VOC, lists: Mapping[str, Sequence[str]] | None = None
+    folder: Path,
+    rows: Mapping[str, Things] = VOC,
+    lists: Mapping[str, Sequence[str]] | None = None,
+    database: str = "The VOC2007 Database",
 ) -> Path:
     """Annotations, pictures, lists and masks."""
     for number, (name, things) in enumerate(rows.items()):
         save_picture(folder / "JPEGImages" / f"{name}.png", number, height=HEIGHT, width=WIDTH)
-        write_xml(folder / "Annotations" / f"{name}.xml", things)
+        write_xml(folder / "Annotations" / f"{name}.xml", things, database=database)
         save_palette(folder / "SegmentationClass" / f"{name}.png", number)
     for name, listed in ({"train": list(rows)} if lists is None else lists).items():
         for kind in ("Main", "Segmentation"):
@@ -105,7 +108,7 @@ def voc(
     return folder
 
 
-def write_xml(path: Path, things: Things, width: int = WIDTH) -> Path:
+def write_xml(path: Path, things: Things, width: int = WIDTH, database: str = "Unknown") -> Path:
     objects = "".join(
         f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox><xmin>{left}</xmin><ymin>{top}</ymin>"
         f"<xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox><part><name>head</name></part></object>"
@@ -113,7 +116,8 @@ def write_xml(path: Path, things: Things, width: int = WIDTH) -> Path:
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     size = f"<size><width>{width}</width><height>{HEIGHT}</height><depth>3</depth></size>"
-    path.write_text(f"<annotation><filename>{path.stem}.jpg</filename>{size}{objects}</annotation>")
+    source = f"<source><database>{database}</database></source>"
+    path.write_text(f"<annotation><filename>{path.stem}.jpg</filename>{source}{size}{objects}</annotation>")
     return path
 
 

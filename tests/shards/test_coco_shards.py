@@ -18,6 +18,7 @@ from pycocotools.coco import COCO
 from distill_mtl import shards_from_coco
 from distill_mtl.errors import ShardError
 from distill_mtl.shards import coco_sets, write_shards
+from distill_mtl.shards.coco import mirrored_points
 from distill_mtl.shards.masks import polygon_mask, run_length_mask, unpacked
 from distill_mtl.shards.shard_summary import recipe_lines
 
@@ -162,6 +163,14 @@ def test_keypoints_become_the_points_of_a_heat_map(tmp_path: Path) -> None:
     assert labels["1"][0, 0] == -1
 
 
+def test_points_of_left_and_right_change_places_in_a_mirror_however_they_are_written() -> None:
+    assert mirrored_points(["Left Eye", "nose", "Right Eye", "person/left_ear", "person/right_ear"]) == [
+        ["Left Eye", "Right Eye"],
+        ["person/left_ear", "person/right_ear"],
+    ]
+    assert mirrored_points(["left", "middle"]) == []
+
+
 def test_pictures_whose_points_a_heat_map_cannot_hold_are_left_out(tmp_path: Path) -> None:
     seen, unseen = {"keypoints": [4, 5, 2] * 3}, {"keypoints": [0] * 9}
     file = keypoints(tmp_path, {"image_id": 0, **seen}, {"image_id": 0, **seen}, {"image_id": 1, **unseen})
@@ -224,6 +233,14 @@ def test_more_classes_than_a_byte_counts_make_masks_of_two(tmp_path: Path) -> No
     written = write_shards(coco_sets(tmp_path / "coco", label="masks")[""], tmp_path / "s", workers=0)
     assert mask_of(members(written.shards)["train-10"]).max() == 300
     assert "ignore_index: 65535" in recipe_lines(written)
+
+
+def test_what_is_not_asked_for_may_have_any_form(tmp_path: Path) -> None:
+    odd = annotation(1, 10, 7, [4, 4, 10, 12], None) | {"iscrowd": None, "keypoints": None}
+    flat = annotation(2, 25, 3, [1, 1, 4, 4], [1, 1, 5, 1, 5, 5])
+    coco(tmp_path / "coco", annotations=[odd, flat])
+    written = write_shards(coco_sets(tmp_path / "coco")[""], tmp_path / "s", workers=0)
+    assert sum(len(json.loads(row["boxes.json"])) for row in members(written.shards).values()) == 2
 
 
 # ---- what is wrong with the files ---------------------------------------------------------------------

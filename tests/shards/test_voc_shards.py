@@ -1,6 +1,7 @@
 """Data sets in PASCAL VOC's form come back from their shards as the development kit means them."""
 
 import json
+import shutil
 from io import BytesIO
 from pathlib import Path
 
@@ -63,6 +64,13 @@ def test_masks_of_other_classes_are_numbered(tmp_path: Path) -> None:
     assert "classes: 16" in recipe_lines(written)
     named = voc_sets(tmp_path / "d", label="masks", classes=["void", *TWENTY])["train"]
     assert named.labels[0].classes == ("void", *TWENTY)
+
+
+def test_masks_of_another_data_set_with_some_of_vocs_classes_are_numbered(tmp_path: Path) -> None:
+    voc(tmp_path / "d", database="Unknown")
+    assert voc_sets(tmp_path / "d", label="masks")["train"].labels[0].classes is None
+    shutil.rmtree(tmp_path / "d" / "Annotations")
+    assert voc_sets(tmp_path / "d", label="masks")["train"].labels[0].classes is None
 
 
 def test_lists_are_sets_and_lists_of_one_class_are_none(
