@@ -60,7 +60,7 @@ def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[s
         show_teachers(console, examined, parts.kinds)
         refuse_bad_teachers(examined)
     for task, config in parts.loss_configs.items():
-        if parts.recipe.tasks[task].hints and task in parts.teachers and not config.hints:
+        if parts.recipe.tasks[task].hints and parts.teachers.of(task) and not config.hints:
             console.print(
                 f"{task}: its teacher has no layer for hints, so it learns without them", highlight=False
             )
@@ -209,8 +209,8 @@ def try_one_batch(parts: Parts, device: torch.device, slices: int) -> None:
         objective = as_trained(copy.deepcopy(original).to(device))
         objective.begin(stage)
         rows = providers.rows(batch, stage.taught)
-        counts = count_rows([batch], [rows], stage.loss_configs)
-        targets = providers(batch, rows)
+        counts = count_rows([batch], [rows], stage.loss_configs, several=providers.several)
+        targets = providers(batch, rows, stage.temperatures)
         try:
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 losses, shared, _ = objective(

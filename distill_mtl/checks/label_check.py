@@ -120,6 +120,7 @@ class _Part:
         self.source, self.task, self.kind = source, task, kind
         self.split, self.path, self.rows = split, path, rows
         self._column = source.labels[task]
+        self._knows = kind.knows.get(source.name)
 
     def kept(self) -> LabelCounts | None:
         """What an earlier check counted; None: nothing, or not these labels."""
@@ -146,6 +147,8 @@ class _Part:
             for (payload, size), times in alike.items():
                 try:
                     label = self.kind.read_label(payload)
+                    if self._knows is not None:
+                        self.kind.within(label, self._knows)
                     if size != _ANY_SIZE:
                         self.kind.check_size(label, size)
                 except ValueError as error:
@@ -165,7 +168,7 @@ class _Part:
     def _name(self) -> str:
         # With options that no label depends on: a needless count is a small price.
         options = {key: value for key, value in self.kind.describe().items() if key not in ("metric", "head")}
-        counted = [_VERSION, self._column.member, options]
+        counted = [_VERSION, self._column.member, options, *([self._knows] if self._knows else [])]
         return hashlib.sha256(json.dumps(counted, default=str).encode()).hexdigest()[:16]
 
 

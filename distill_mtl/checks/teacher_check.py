@@ -4,8 +4,9 @@ One that does not fall short, but would do better in another way, or has nothing
 far from perfect, is doubted. `before_training` checks all teachers of a run; `teacher check` measures one.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from rich import box
@@ -33,13 +34,16 @@ from distill_mtl.checks.teacher_score import (
     score_problem,
 )
 from distill_mtl.data import Sources
+from distill_mtl.data.batch import Batch
 from distill_mtl.display import mark
 from distill_mtl.errors import TeacherError
+from distill_mtl.evaluation.class_rows import ClassRows
 from distill_mtl.evaluation.row_statistics import within_known
 from distill_mtl.recipe import Recipe
-from distill_mtl.recipe.schema import TeacherSection
+from distill_mtl.recipe.schema import TeacherSection, task_of, teacher_place
 from distill_mtl.splits import Split
 from distill_mtl.tasks.base import TaskKind
+from distill_mtl.tasks.class_view import class_view
 from distill_mtl.teachers.teacher import Teacher
 
 ROWS_AT_A_TIME = 128
@@ -94,37 +98,48 @@ def check_teachers(
 ) -> dict[str, TeacherCheck]:
     """Measure each teacher on validation rows through the run's own data path, and diagnose those that fall short.
 
+    One of several teachers of a task is measured on the classes that it knows, and the rows that tell of them.
     A task whose labelled rows are all for testing has its teacher measured on those. So has one whose validation
     rows were cut from the training shards: a teacher scores 100 on what it learned.
     """
-
-    def rows(task: str, split: Split) -> LabelledRows:
-        return lambda limit: (
-            batch.to(device) for batch in sources.labelled(task, split, ROWS_AT_A_TIME, limit=limit)
-        )
-
     examined: dict[str, TeacherCheck] = {}
-    for task, teacher in teachers.items():
-        section = recipe.tasks[task].network
-        assert section is not None
-        kind, split = kinds[task], _split(task, sources)
+    for name, section in recipe.networks.items():
+        task, teacher = task_of(name), teachers[name]
+        telling, kind = sources.telling(task, teacher.known), kinds[task]
+        if task != name:  # one of several: on its own classes, as if there were no others
+            view = class_view(kind, teacher.known)
+            chosen, teacher, kind = ClassRows(task, view, telling), teacher.alone(), view.kind
+        else:
+            chosen = ClassRows(task, class_view(kind, None), telling)
+        rows = partial(_rows, chosen, sources, device)
+        split = _split(task, sources, telling)
         expected = expected_score(section, teacher, kind)
-        found = measure_teacher(teacher.to(device), kind, task, rows(task, split), expected, limit=LIMIT)
+        found = measure_teacher(teacher.to(device), kind, task, rows(split), expected, limit=LIMIT)
         found = replace(found, split=split)
-        if split == "test" and sources.count(task, "validation"):
-            found = replace(found, learned=_score(teacher, kind, task, rows(task, "validation"), LIMIT))
+        if split == "test" and sources.count(task, "validation", telling):
+            found = replace(found, learned=_score(teacher, kind, task, rows("validation"), LIMIT))
         if found.problem is None:
-            known = _with_known_labels(teacher, kind, task, rows(task, split))
+            known = _with_known_labels(teacher, kind, task, rows(split))
             score = found.measured.score if found.measured is not None else None
             found = replace(found, precision=choose_precision(section, teacher, kind, task, known, score))
-        examined[task] = found
+        examined[name] = found
     return examined
 
 
-def _split(task: str, sources: Sources) -> Split:
+def _rows(chosen: ClassRows, sources: Sources, device: torch.device, split: Split) -> LabelledRows:
+    def rows(limit: int | None) -> Iterator[Batch]:
+        read = sources.labelled(chosen.task, split, ROWS_AT_A_TIME, limit=limit, sources=chosen.sources)
+        return chosen.of((batch.to(device) for batch in read), chosen.task)
+
+    return rows
+
+
+def _split(task: str, sources: Sources, telling: Sequence[str]) -> Split:
     """Validation rows, unless there are none or the teacher may know them, and not the test rows."""
-    seen = sources.hashed(task, "validation") and not sources.hashed(task, "test")
-    usable = sources.count(task, "validation") and not (seen and sources.count(task, "test"))
+    seen = sources.hashed(task, "validation", telling) and not sources.hashed(task, "test", telling)
+    usable = sources.count(task, "validation", telling) and not (
+        seen and sources.count(task, "test", telling)
+    )
     return "validation" if usable else "test"
 
 
@@ -261,7 +276,7 @@ def show_teachers(
         pad_edge=False,
         collapse_padding=True,
     )
-    rows = [_cells(task, result, kinds[task].metric) for task, result in examined.items()]
+    rows = [_cells(name, result, kinds[task_of(name)].metric) for name, result in examined.items()]
     for column, *cells in zip(_COLUMNS, *rows, strict=True):
         # A narrow console shortens the teacher's name, never a figure.
         widest = max(len(column), *(len(str(cell)) for cell in cells))
@@ -279,7 +294,7 @@ def show_teachers(
         console.print(note, style="dim", highlight=False, markup=False, soft_wrap=True)
     for task, result in examined.items():
         if result.doubt is not None:
-            doubt = f"tasks.{task}.teacher: {result.doubt}"
+            doubt = f"{teacher_place(task)}: {result.doubt}"
             console.print(doubt, style="yellow", highlight=False, markup=False, soft_wrap=True)
     for task, result in examined.items():
         if result.measured is None or result.expected is not None or result.problem or result.doubt:
@@ -296,7 +311,7 @@ def show_teachers(
             console.print(
                 f"{task}: {result.teacher.card.name} has no recorded score. It measures "
                 f"{result.measured.score:.2f} here (a constant answer: {result.measured.constant:.2f}): is that what "
-                f"you expect? Record it with `expect: {as_expected(result.measured, kinds[task])}`.",
+                f"you expect? Record it with `expect: {as_expected(result.measured, kinds[task_of(task)])}`.",
                 style="dim",
                 highlight=False,
                 soft_wrap=True,
@@ -334,7 +349,7 @@ def _cells(task: str, result: TeacherCheck, metric: str) -> tuple[str | Text, ..
 def refuse_bad_teachers(examined: Mapping[str, TeacherCheck]) -> None:
     """Raise one TeacherError that names every teacher with a problem."""
     problems = [
-        f"tasks.{task}.teacher: {result.problem}" for task, result in examined.items() if result.problem
+        f"{teacher_place(name)}: {result.problem}" for name, result in examined.items() if result.problem
     ]
     if problems:
         raise TeacherError("\n".join(problems))

@@ -313,6 +313,7 @@ class Sources:
         share: ProcessShare = ALONE,
         limit: int | None = None,
         only: Collection[str] | None = None,
+        sources: Collection[str] | None = None,
     ) -> Iterator[Batch]:
         """The rows of a set that are labelled for `task`, under plain views, in shard order, with `groups`.
 
@@ -323,13 +324,14 @@ class Sources:
             share: this process's, of every world-th row.
             limit: at most this many rows, spread evenly over the set.
             only: the rows with these keys alone.
+            sources: the rows of these data sets alone.
 
         The rows of a task that its teacher labels are those of all data sets.
 
         Raises:
             ShardError: a row cannot be read.
         """
-        source, row = self._labelled_rows(task, split)
+        source, row = self._labelled_rows(task, split, sources)
         if only is not None:
             named = self._named(source, row, only)
             source, row = source[named], row[named]
@@ -337,6 +339,25 @@ class Sources:
             batches = self._plain(source, row, None, batch_size, share, limit)
             return (self._answered(task, batch) for batch in batches)
         return self._plain(source, row, task, batch_size, share, limit)
+
+    def telling(self, task: str, known: Sequence[int] | None) -> list[str]:
+        """The sources whose labels of a task tell of all of these classes; if there is none, of some of them.
+
+        Args:
+            task: of the recipe.
+            known: positions of the classes; None: all.
+        """
+        kind = self._kinds[task]
+        ground = getattr(kind, "background", None)
+        asked = {*(known if known is not None else range(len(kind.classes)))} - {ground}
+        told = {
+            source.name: asked & {*kind.knows.get(source.name, asked)}
+            for source in self._sources
+            if task in source.labels or self._is_labelled_by_teacher(task)
+        }
+        return [name for name, classes in told.items() if classes == asked] or [
+            name for name, classes in told.items() if classes
+        ]
 
     def unlabelled(self, task: str) -> list[str]:
         """The sources that have no labels of a task."""
@@ -379,9 +400,9 @@ class Sources:
         batches = (self._reader.plain(part, task) for part in parts)
         return (batch for batch in self._noting_skipped(batches) if len(batch))
 
-    def count(self, task: str, split: Split | None) -> int:
-        """Rows of a set, or of all, that carry a label member for `task`."""
-        return len(self._labelled_rows(task, split)[1])
+    def count(self, task: str, split: Split | None, sources: Collection[str] | None = None) -> int:
+        """Rows of a set, or of all, that carry a label member for `task`; of these data sets, if some are named."""
+        return len(self._labelled_rows(task, split, sources)[1])
 
     def rows(self, split: Split = "train") -> dict[str, int]:
         """Rows of each source in a set."""
@@ -396,10 +417,15 @@ class Sources:
         drawn = (source for source in self._sources if len(source.sets["train"]))
         return all(task in source.labels and labelled_share(source) == 1 for source in drawn)
 
-    def hashed(self, task: str, split: Split = "test") -> bool:
+    def hashed(self, task: str, split: Split = "test", sources: Collection[str] | None = None) -> bool:
         """Whether rows of this set of `task` were cut from training shards, so that its teacher may know them."""
         taught = self._is_labelled_by_teacher(task)
-        return any((taught or task in source.labels) and split in source.hashed for source in self._sources)
+        return any(
+            (taught or task in source.labels)
+            and split in source.hashed
+            and (sources is None or source.name in sources)
+            for source in self._sources
+        )
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -477,12 +503,16 @@ class Sources:
         labelled = torch.full((len(batch),), task in self._answers)
         return replace(batch, labels={task: labels}, labelled={task: labelled})
 
-    def _labelled_rows(self, task: str, split: Split | None) -> tuple[np.ndarray, np.ndarray]:
+    def _labelled_rows(
+        self, task: str, split: Split | None, sources: Collection[str] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Source [N] and row [N] of every row of a set, or of all, that is labelled for `task`, in a shard or by its
         teacher."""
         rows = [np.zeros(0, np.int64)] * len(self._sources)
         taught = self._is_labelled_by_teacher(task)
         for number, owner in enumerate(self._sources):
+            if sources is not None and owner.name not in sources:
+                continue
             if taught:
                 rows[number] = np.arange(len(owner)) if split is None else owner.sets[split]
             elif task in owner.labels:

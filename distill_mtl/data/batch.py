@@ -3,7 +3,7 @@
 `BatchRows` are the rows by number: the plan decides them, the stream cuts them up, and the reader reads them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -55,6 +55,8 @@ class Batch:
         color: float [B, 3], factors of brightness, contrast and saturation for the student's eyes alone;
             None where nothing is to change.
         skipped: keys of rows that could not be decoded and were replaced or left out.
+        open: per task, of those with data sets that do not tell of all classes, bool [B, classes]: the classes that the
+            label of a row says nothing of, if it has one. Stays on the host, as `labelled` does.
     """
 
     images: Tensor
@@ -67,9 +69,17 @@ class Batch:
     groups: list[str] = field(default_factory=list)
     color: Tensor | None = None
     skipped: list[str] = field(default_factory=list)
+    open: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def left_open(self, task: str, classes: Sequence[int] | None) -> Tensor:
+        """bool [B]: which labels of a task say nothing of one of these classes; None: of one of all."""
+        if task not in self.open:
+            return torch.zeros(len(self), dtype=torch.bool)
+        unsaid = self.open[task] if classes is None else self.open[task][:, list(classes)]
+        return unsaid.any(1)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on `device`, images as float in [0, 1]."""
@@ -95,6 +105,7 @@ class Batch:
             row=self.row[rows],
             view=self.view[rows],
             groups=[self.groups[row] for row in rows.tolist()],
+            open={task: unsaid[rows] for task, unsaid in self.open.items()},
         )
 
     def pin_memory(self) -> "Batch":

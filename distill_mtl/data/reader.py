@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from distill_mtl.data.augmentation import ChooseView, TrainingViews
@@ -217,6 +218,14 @@ class Reader:
                     labels[place], labelled[place] = label, True
             draft.labels[task] += labels
             draft.labelled[task] += labelled
+            if kind.knows:
+                known = kind.knows.get(source.name, range(len(kind.classes)))
+                unsaid = np.ones(len(kind.classes), np.bool_)
+                unsaid[list(known)] = False
+                draft.open[task] += [
+                    unsaid & (is_labelled and kind.leaves_open(label))
+                    for label, is_labelled in zip(labels, labelled, strict=True)
+                ]
 
     def _seen(self, source: Source, task: str, label: Tensor, framed: "_Framed") -> Tensor:
         """A label under the view of its picture."""
@@ -226,7 +235,13 @@ class Reader:
         except ValueError as error:
             place = source.place(source.labels[task], framed.row)
             raise ShardError(f"{place}: {error}") from None
-        return kind.transform_label(label, framed.view, framed.picture, self.size)
+        label = kind.transform_label(label, framed.view, framed.picture, self.size)
+        if not kind.knows:
+            return label
+        try:
+            return kind.within(label, kind.knows.get(source.name, tuple(range(len(kind.classes)))))
+        except ValueError as error:
+            raise ShardError(f"{source.place(source.labels[task], framed.row)}: {error}") from None
 
 
 class EveryView(NamedTuple):
@@ -263,6 +278,7 @@ class _Draft:
         self.rows: list[int] = []
         self.labels: dict[str, list[Tensor]] = defaultdict(list)  # of every row, the filler where it has none
         self.labelled: dict[str, list[bool]] = defaultdict(list)
+        self.open: dict[str, list[NDArray[np.bool_]]] = defaultdict(list)
         self.groups: list[str] = []
         self.skipped: list[str] = []
 
@@ -287,6 +303,7 @@ class _Draft:
             groups=self.groups,
             color=color,
             skipped=self.skipped,
+            open={task: torch.from_numpy(np.stack(rows)) for task, rows in self.open.items() if rows},
         )
 
     def pixels(self, size: Size) -> Tensor:

@@ -16,6 +16,7 @@ from distill_mtl.distillation.counts import Counts
 from distill_mtl.distillation.stages import Stage, only_train
 from distill_mtl.distillation.term import LossConfig, Term, TermInput, TermRows
 from distill_mtl.errors import UserError
+from distill_mtl.recipe.schema import task_of
 from distill_mtl.students.student import Student
 from distill_mtl.teachers.teacher import Target, Targets
 
@@ -68,7 +69,8 @@ class Objective(nn.Module):
         losses: dict[str, Tensor] = {}
         terms: dict[str, TermValues] = {}
         for task in self.loss_configs:
-            named = self._values(task, shared[task], batch, targets.get(task), counts)
+            of_task = [target for name, target in targets.items() if task_of(name) == task]
+            named = self._values(task, shared[task], batch, of_task, counts)
             if task in counts.present[micro]:
                 losses[task] = torch.stack([*named.values()]).sum() if named else images.new_zeros(())
                 terms[task] = {term: value.detach() for term, value in named.items()}
@@ -116,6 +118,8 @@ class Objective(nn.Module):
             if not any(term.uses_logits for term in learning):
                 idle += self.student.heads[task].parameters()
             idle += [p for term in self._all_terms(task) if term not in learning for p in term.parameters()]
+            silent = {name for name, rows in counts.asked.items() if task_of(name) == task and not rows}
+            idle += [p for term in learning for p in term.idle(self.loss_configs[task], silent)]
             learns |= {task} if learning else set()
         for part, tasks in self.student.trunk.parts.items():
             if learns.isdisjoint(tasks):
@@ -135,41 +139,52 @@ class Objective(nn.Module):
         return [term for term in self._all_terms(task) if config.weight(term) > 0]
 
     def _values(
-        self, task: str, features: Mapping[str, Tensor], batch: Batch, target: Target | None, counts: Counts
+        self,
+        task: str,
+        features: Mapping[str, Tensor],
+        batch: Batch,
+        targets: Sequence[Target],
+        counts: Counts,
     ) -> TermValues:
         """The weighted terms that this process's rows have, each scaled to the global mean over rows."""
         config = self.loss_configs[task]
         labelled = batch.labelled[task].nonzero().flatten().to(batch.images.device, non_blocking=True)
-        rows = {"labelled": labelled} | ({"taught": target.rows} if target is not None else {})
-        terms = [term for term in self._used(task) if len(rows.get(term.rows, ()))]
+        rows: dict[TermRows, list[tuple[Tensor, Target | None]]] = {
+            "labelled": [(labelled, None)] if len(labelled) else [],
+            "taught": [(target.rows, target) for target in targets if len(target.rows)],
+        }
+        terms = [term for term in self._used(task) if rows[term.rows]]
         uses_logits = any(term.uses_logits for term in terms)
         logits = self.student.heads[task](features) if uses_logits else None
         values: TermValues = {}
         for term in terms:
-            taught = target if term.rows == "taught" else None
-            loss = term(
-                TermInput(
-                    self.student.kinds[task],
-                    config,
-                    rows[term.rows],
-                    labels=batch.labels[task],
-                    labelled=batch.labelled[task],
-                    features=features,
-                    logits=logits,
-                    teacher=None if taught is None else taught.output,
+            losses = []
+            for chosen, target in rows[term.rows]:
+                loss = term(
+                    TermInput(
+                        self.student.kinds[task],
+                        config,
+                        chosen,
+                        labels=batch.labels[task],
+                        labelled=batch.labelled[task],
+                        features=features,
+                        logits=logits,
+                        target=target,
+                    )
                 )
-            )
-            if loss.shape != rows[term.rows].shape:
-                raise UserError(
-                    f"the loss term {term.name} gave the shape {list(loss.shape)} for {len(rows[term.rows])} rows of "
-                    f"{task}. A term gives one number for each row."
-                )
-            if taught is not None and taught.masked is not None:
-                loss = loss.masked_fill(taught.masked, 0.0)
-            if taught is not None and taught.weights is not None:
-                loss = loss * taught.weights
+                if loss.shape != chosen.shape:
+                    raise UserError(
+                        f"the loss term {term.name} gave the shape {list(loss.shape)} for {len(chosen)} rows of "
+                        f"{task}. A term gives one number for each row."
+                    )
+                if target is not None and target.masked is not None:
+                    loss = loss.masked_fill(target.masked, 0.0)
+                if target is not None and target.weights is not None:
+                    loss = loss * target.weights
+                losses.append(loss.sum())
             scale = counts.share / counts.of(term.rows)[task]
-            values[term.name] = loss.sum() * (config.weight(term) * scale)
+            total = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+            values[term.name] = total * (config.weight(term) * scale)
         return values
 
     def _touch(self) -> Tensor:

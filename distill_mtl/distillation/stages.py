@@ -31,6 +31,11 @@ class Stage:
     trains: frozenset[str] | None = None
 
     @property
+    def temperatures(self) -> dict[str, float]:
+        """task -> of its soft targets."""
+        return {task: loss_config.temperature for task, loss_config in self.loss_configs.items()}
+
+    @property
     def taught(self) -> frozenset[str]:
         """The tasks whose loss uses a teacher's answer."""
         return frozenset(task for task, loss_config in self.loss_configs.items() if loss_config.uses_teacher)

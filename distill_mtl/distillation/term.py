@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from distill_mtl.data.batch import Batch
 from distill_mtl.errors import UserError
 from distill_mtl.networks.features import FeatureShape
+from distill_mtl.recipe.schema import task_of
 from distill_mtl.registry import Registry, import_class
 from distill_mtl.targets.provider import TargetProvider
 from distill_mtl.tasks.base import TaskKind
-from distill_mtl.teachers.teacher import TeacherOutput
+from distill_mtl.teachers.teacher import Target, TeacherOutput, hidden_name, named_hidden
 
 TERMS: Registry[type["Term"]] = Registry("loss term", "distill_mtl.distillation.terms")
 
@@ -31,11 +32,23 @@ RESERVED = ("total", "weight", "gated")
 
 @dataclass(frozen=True)
 class HintPair:
-    """Names of the two layers that one hint ties together, and whether only the means of their maps are compared."""
+    """Two layers that one hint ties together.
+
+    Attributes:
+        student, teacher: names of the layers.
+        pooled: only the means of their maps are compared.
+        of: name of the teacher, where the task has several.
+    """
 
     student: str
     teacher: str
     pooled: bool = False
+    of: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The teacher's layer among the hidden features of the task's target."""
+        return self.teacher if self.of is None else hidden_name(self.of, self.teacher)
 
 
 @dataclass(frozen=True)
@@ -46,13 +59,11 @@ class LossConfig:
         weights: of terms by name; a term that is not named has its default weight.
         temperature: of the soft targets.
         hints: the pairs of layers, in the order of the task's adapters.
-        known: positions of the classes that the teacher knows, where it does not know all of them.
     """
 
     weights: Mapping[str, float] = field(default_factory=dict)
     temperature: float = 4.0
     hints: Sequence[HintPair] = ()
-    known: tuple[int, ...] | None = None
 
     def weight(self, term: "Term | type[Term]") -> float:
         """Of a term in this task's loss."""
@@ -87,7 +98,7 @@ class TermInput:
         labelled: bool [B].
         features: the student's features by name, [B, ...].
         logits: the student's answers [B, ...]; None where no term uses them.
-        teacher: its answers about exactly these rows; None for rows that were chosen by their labels.
+        target: a teacher's answers about exactly these rows; None for rows that were chosen by their labels.
     """
 
     def __init__(
@@ -100,11 +111,11 @@ class TermInput:
         labelled: Tensor,
         features: Mapping[str, Tensor],
         logits: Tensor | None,
-        teacher: TeacherOutput | None,
+        target: Target | None,
     ) -> None:
         self.kind, self.config, self.rows = kind, config, rows
         self._labels, self._labelled = labels, labelled
-        self._features, self._logits, self._teacher = features, logits, teacher
+        self._features, self._logits, self._target = features, logits, target
 
     @cached_property
     def logits(self) -> Tensor:
@@ -129,10 +140,19 @@ class TermInput:
 
     @property
     def teacher(self) -> TeacherOutput:
-        """The teacher's logits [R, ...] and hidden layers; for a term on rows with a teacher's target."""
-        if self._teacher is None:
+        """The teacher's logits [R, ...] and hidden layers; for a term on rows with a teacher's target.
+
+        Teachers that know the same classes are one. A task whose teachers know different classes calls its terms for
+        each of them.
+        """
+        if self._target is None:
             raise ValueError("only a term with `rows = 'taught'` has the teacher's answers")
-        return self._teacher
+        return self._target.output
+
+    @property
+    def known(self) -> tuple[int, ...] | None:
+        """Positions of the classes that the teacher knows; None: all."""
+        return None if self._target is None else self._target.known
 
 
 class Term(nn.Module):
@@ -179,6 +199,15 @@ class Term(nn.Module):
             teacher: shapes of the teacher's hidden features; empty where the task has no teacher network.
         """
         return cls()
+
+    def idle(self, config: LossConfig, silent: Collection[str]) -> list[nn.Parameter]:
+        """Parameters that learn nothing in a step in which these of the task's several teachers are not asked.
+
+        Args:
+            config: of the task's loss.
+            silent: names of the teachers.
+        """
+        return []
 
     def calibrate(self, config: LossConfig, hidden: Sequence[Mapping[str, Tensor]]) -> None:
         """Before the first step, see what the teacher's layers give for training rows; for terms with `uses_layers`.
@@ -268,12 +297,17 @@ def calibrate_terms(
         configs: task -> its loss config.
         terms: task -> its terms.
     """
-    layered = {task: [term for term in terms.get(task, ()) if term.uses_layers] for task in teachers.tasks}
+    layered = {
+        task: [term for term in terms.get(task, ()) if term.uses_layers]
+        for task in dict.fromkeys(map(task_of, teachers.names))
+    }
     seen: dict[str, list[dict[str, Tensor]]] = {task: [] for task, of_task in layered.items() if of_task}
     for batch in batches if seen else ():
         for task in seen:
-            hidden = teachers.ask(task, batch).hidden
-            seen[task].append({layer: feature.cpu() for layer, feature in hidden.items()})
+            seen[task].append({})
+            for name in (name for name in teachers.names if task_of(name) == task):
+                hidden = named_hidden(name, teachers.ask(name, batch)).hidden
+                seen[task][-1] |= {layer: feature.cpu() for layer, feature in hidden.items()}
     for task, hidden_by_batch in seen.items():
         for term in layered[task]:
             term.calibrate(configs[task], hidden_by_batch)

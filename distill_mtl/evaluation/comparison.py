@@ -17,6 +17,7 @@ from distill_mtl.evaluation.cost import Note, compare_costs
 from distill_mtl.evaluation.cross_domain import cross_domain
 from distill_mtl.evaluation.evaluation_set import Comparison, EvaluationSet, Processes
 from distill_mtl.evaluation.result import Acceptance, Costs, Evaluation, TaskResult, margins_by_task
+from distill_mtl.evaluation.several_teachers import by_teacher
 from distill_mtl.evaluation.task_comparison import Progress, compare_tasks
 from distill_mtl.evaluation.verdict import AcceptanceRule
 from distill_mtl.recipe import Recipe
@@ -51,10 +52,11 @@ def compare_networks(
     Raises:
         ShardError: a task has no labelled row in this set.
     """
-    kinds, rows = comparison.kinds, comparison.rows
-    tasks = compare_tasks(comparison, resamples=resamples, seed=seed, progress=progress)
+    compared = by_teacher(comparison)
+    kinds, rows = compared.kinds, compared.rows
+    tasks = compare_tasks(compared, resamples=resamples, seed=seed, progress=progress)
     note("agreement on the other data sets")
-    agreements = cross_domain(comparison)
+    agreements = cross_domain(compared)
     costs: list[Costs] = []
     if rows.processes.rank == 0:  # the others wait, and leave it the machine
         student, teachers = comparison.student, comparison.teachers.items()
@@ -118,7 +120,7 @@ def compare_with_progress(
     Raises:
         ShardError: a task has no labelled row in the set.
     """
-    sources, total = comparison.rows.sources, comparison.total
+    sources, total = comparison.rows.sources, by_teacher(comparison).total
     assert isinstance(sources, Sources)
     with Display(console, name, total, unit="row") as display:
         return compare_networks(
@@ -137,6 +139,7 @@ def scores_with_progress(
     name: str, comparison: Comparison, settings: ComparisonSettings, console: Console
 ) -> dict[str, TaskResult]:
     """Scores alone, of a network by this name in the student's place."""
+    comparison = by_teacher(comparison)
     with Display(console, name, comparison.total, unit="row") as display:
         return compare_tasks(
             comparison,

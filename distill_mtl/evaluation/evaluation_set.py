@@ -1,7 +1,7 @@
 """Networks that are compared, their rows, and the processes that share them."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from distill_mtl.data.batch import Batch, ProcessShare
 from distill_mtl.splits import Split
+from distill_mtl.targets.ensembles import Ensemble
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.teacher import TeacherOutput
 
@@ -21,6 +22,10 @@ Teacher = Callable[[Tensor], TeacherOutput]
 class LabelledRows(Protocol):
     """The data sets as evaluation needs them; `distill_mtl.data` implements this."""
 
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the data sets."""
+
     def labelled(
         self,
         task: str,
@@ -30,11 +35,15 @@ class LabelledRows(Protocol):
         share: ProcessShare,
         limit: int | None,
         only: Collection[str] | None = None,
+        sources: Collection[str] | None = None,
     ) -> Iterable[Batch]:
         """This process's share of the rows that are labelled for the task, without augmentation."""
 
-    def count(self, task: str, split: Split | None) -> int:
+    def count(self, task: str, split: Split | None, sources: Collection[str] | None = None) -> int:
         """How many rows there are over all processes."""
+
+    def telling(self, task: str, known: Sequence[int] | None) -> Sequence[str]:
+        """The sources whose labels of the task tell of these classes; None: of all."""
 
     def unlabelled(self, task: str) -> Sequence[str]:
         """The sources that have no labels of the task."""
@@ -44,7 +53,7 @@ class LabelledRows(Protocol):
     ) -> Iterable[Batch]:
         """This process's share of a source's rows, without labels and augmentation."""
 
-    def hashed(self, task: str) -> bool:
+    def hashed(self, task: str, split: Split = "test", sources: Collection[str] | None = None) -> bool:
         """Whether the test rows were split off by a hash, so that a teacher may have seen them."""
 
 
@@ -116,15 +125,22 @@ class Comparison:
 
     Attributes:
         student: on the device of the rows; put into eval mode while it is measured, if it is a module.
-        teachers: on the same device, by task; a task that is absent or None is scored without a comparison.
+        teachers: on the same device, by task, or by name those of a task with several; a task that is absent or None is
+            scored without a comparison.
         kinds: the tasks.
         rows: where both are measured.
+        ensembles: task -> how its several teachers are combined; those that are not named are averaged.
+        against: task -> who the teacher is, in words, where that needs to be said.
+        known_by: task -> of each class the teachers that know it, where a task has several.
     """
 
     student: Student
     teachers: Mapping[str, Teacher | None]
     kinds: Mapping[str, TaskKind]
     rows: EvaluationSet
+    ensembles: Mapping[str, Sequence[Ensemble]] = field(default_factory=dict)
+    against: Mapping[str, str] = field(default_factory=dict)
+    known_by: Mapping[str, Sequence[tuple[str, ...]]] = field(default_factory=dict)
 
     @property
     def total(self) -> int:

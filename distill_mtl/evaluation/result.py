@@ -27,12 +27,14 @@ from distill_mtl.errors import UserError
 from distill_mtl.evaluation.verdict import AcceptanceRule, Decision, judge
 from distill_mtl.files import write_text
 from distill_mtl.reading import Remedy, fit, read_json, shown
+from distill_mtl.recipe.schema import task_of
 
 FORMAT: Final = "distill_mtl results"
 VERSION: Final = 2
 """Format and version of results.json. Whoever adds a key to a version that was released raises it: a reader refuses
 keys that it does not know. Files of all earlier versions are read: a new key has a default, which says that nothing is
-known. Version 2 added `distill_mtl`, `hashed`, `unscored`, `unmeasured`, `training_rows` and `acceptance.gate`."""
+known. Version 2 added `distill_mtl`, `hashed`, `unscored`, `unmeasured`, `training_rows`, `acceptance.gate`, and for
+tasks with several teachers `against` and `classes.known_by`."""
 _PROGRAM = re.compile(r"[\w.+-]{1,40}")  # a version of it
 McNemarTest = Literal["exact", "clustered"]
 BaselineKind = Literal["labels_only", "single_task", "model"]
@@ -73,12 +75,14 @@ class ClassDelta:
         teacher: its score; None without a teacher.
         student: its score.
         delta: positive where the student is better; None without a teacher.
+        known_by: names of the teachers that know it, of a task with several.
     """
 
     name: str
     teacher: float | None
     student: float
     delta: float | None
+    known_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, config=_PART)
@@ -127,6 +131,7 @@ class TaskResult:
         verdict: what is decided; None without a teacher, and before it is judged.
         rows_to_decide: about how many more rows would end `undecided`; None: it is decided, or no number of rows
             is known to help.
+        against: who the teacher is, of a task with several, and which classes it knows.
     """
 
     kind: str
@@ -149,6 +154,7 @@ class TaskResult:
     margin: float = 0.0
     verdict: Decision | None = None
     rows_to_decide: int | None = None
+    against: str | None = None
 
     def judged(self, margin: float, rule: AcceptanceRule) -> "TaskResult":
         """The same with a margin and what it decides."""
@@ -359,7 +365,9 @@ class Evaluation(BaseModel):
     Attributes:
         format, version: of the file.
         distill_mtl: the program's version that measured; None: one that did not say it.
-        tasks: results by task, each with its verdict.
+        tasks: results by task, each with its verdict; of a task with several teachers also TASK/1, TASK/2 and so on,
+            the student against each of them on its classes and rows, and TASK/all, against them together on the
+            classes that all of them know, where these are not all classes.
         cost: of student and teachers.
         cross_domain: task -> source that has no labels of it -> how student and teacher agree on its images.
         baselines: by name, other networks on the same rows.
@@ -400,6 +408,11 @@ class Evaluation(BaseModel):
     def compared(self) -> dict[str, TaskResult]:
         """The tasks that have a teacher."""
         return {task: result for task, result in self.tasks.items() if result.delta is not None}
+
+    @property
+    def teacher_count(self) -> int:
+        """How many teachers there are; one that teaches two tasks counts twice."""
+        return len(self.cost.each) or len(self.compared)
 
     @classmethod
     def read(cls, path: Path) -> "Evaluation":
@@ -468,7 +481,7 @@ class Evaluation(BaseModel):
 def margins_by_task(acceptance: float | Mapping[str, float], tasks: Mapping[str, Any]) -> dict[str, float]:
     """The recipe's `acceptance` by task: one number for all, or by name with 1 point for the rest."""
     if isinstance(acceptance, Mapping):
-        return {task: float(acceptance.get(task, 1.0)) for task in tasks}
+        return {name: float(acceptance.get(name, acceptance.get(task_of(name), 1.0))) for name in tasks}
     return {task: float(acceptance) for task in tasks}
 
 

@@ -5,7 +5,7 @@ set. Called by `compare_networks`, and for baselines.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -51,12 +51,24 @@ def compare_tasks(
         known, observe = known_classes(teacher), collector.add
         found = collect(task, kind, comparison.student, teacher, rows, tick, known=known, observe=observe)
         calibration, disagreements = collector.joined(rows.processes)
+        result = summarise(kind, found, resamples=resamples, seed=seed)
         results[task] = replace(
-            summarise(kind, found, resamples=resamples, seed=seed),
+            result,
             ece=calibration,
             disagreements=disagreements,
+            against=comparison.against.get(task),
+            classes=_with_teachers(result.classes, kind, comparison.known_by.get(task)),
         )
     return results
+
+
+def _with_teachers(
+    classes: tuple[ClassDelta, ...] | None, kind: TaskKind, known_by: Sequence[tuple[str, ...]] | None
+) -> tuple[ClassDelta, ...] | None:
+    if classes is None or known_by is None:
+        return classes
+    who = dict(zip(kind.classes, known_by, strict=True))
+    return tuple(replace(each, known_by=who[each.name]) for each in classes)
 
 
 def summarise(kind: TaskKind, rows: RowStatistics, *, resamples: int, seed: int) -> TaskResult:

@@ -38,6 +38,7 @@ from distill_mtl.errors import RecipeError, Stopped, StoppedElsewhere, UserError
 from distill_mtl.files import remove_abandoned
 from distill_mtl.jobs.arguments import as_recipe, recipe_place, refuse_below
 from distill_mtl.recipe import Recipe
+from distill_mtl.recipe.schema import task_of
 from distill_mtl.system_errors import megabytes
 from distill_mtl.targets.cached import OpenCache
 from distill_mtl.targets.encoding import AnswerCodec
@@ -187,7 +188,7 @@ def _made(job: _Job) -> dict[str, dict[str, str]]:
     for task, (score, precision) in _checked(job).items():
         made[task] = {"made.by": f"distill_mtl {distill_mtl.__version__}", "made.precision": precision}
         if score is not None:
-            made[task]["made.score"] = f"{score:.2f} {job.parts.kinds[task].metric}"
+            made[task]["made.score"] = f"{score:.2f} {job.parts.kinds[task_of(task)].metric}"
     return made
 
 

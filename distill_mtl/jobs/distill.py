@@ -23,12 +23,14 @@ from distill_mtl.evaluation import Comparison, Evaluation, delta_on, references
 from distill_mtl.evaluation.comparison import ComparisonSettings, compare_with_progress, evaluation_set_of
 from distill_mtl.evaluation.result import StudentScore
 from distill_mtl.evaluation.selection import Reference
+from distill_mtl.evaluation.several_teachers import by_teacher
 from distill_mtl.evaluation.student_scores import ValidationLooks, training_scores
 from distill_mtl.files import refuse_full_disks, refuse_unwritable
 from distill_mtl.jobs.arguments import as_recipe
 from distill_mtl.jobs.run_artefacts import card_of, earlier_result, write_run_artefacts
 from distill_mtl.networks.weights import state_bytes
 from distill_mtl.recipe import Recipe, dump_recipe
+from distill_mtl.recipe.schema import task_of
 from distill_mtl.report.console import print_summary
 from distill_mtl.report.run_record import read_run
 from distill_mtl.report.run_report import report_of
@@ -235,7 +237,7 @@ class StudentComparison:
         """Mean over tasks of the student's lead on the validation rows (`delta_on`); what `select: best`
         maximises."""
         self.session.synchronise()
-        deltas = delta_on(self.on("validation"), self._references)
+        deltas = delta_on(by_teacher(self.on("validation")), self._references)
         return sum(deltas.values()) / len(deltas)
 
     def compare(self) -> Evaluation:
@@ -255,7 +257,8 @@ class StudentComparison:
     def on(self, split: Split) -> Comparison:
         """Student and teachers on the rows of a set, shared by the processes."""
         rows = evaluation_set_of(self.parts.sources, split, ComparisonSettings.of(self.parts.recipe))
-        return Comparison(self.session.student, self._teachers, self.parts.kinds, rows)
+        kinds, ensembles = self.parts.kinds, self.parts.ensembles
+        return Comparison(self.session.student, self._teachers, kinds, rows, ensembles)
 
     @cached_property
     def _teachers(self) -> Teachers:
@@ -266,7 +269,8 @@ class StudentComparison:
 
     @cached_property
     def _references(self) -> dict[str, Reference]:
-        return references(self._teachers, self.parts.kinds, self.on("validation").rows)
+        compared = by_teacher(self.on("validation"))
+        return references(compared.teachers, compared.kinds, compared.rows)
 
 
 def _finish(parts: Parts, session: Session, folder: RunFolder, console: Console) -> Evaluation:
@@ -310,7 +314,7 @@ def recorded_scores(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
             "measured_on": f"{evaluation.split} rows",
         }
         for task, result in evaluation.tasks.items()
-        if not result.unmeasured
+        if not result.unmeasured and task_of(task) == task
     }
 
 

@@ -29,6 +29,7 @@ from distill_mtl.run_files import RunFiles
 from distill_mtl.students.student_folder import load_student
 from distill_mtl.training.parts import build_sources, build_teachers
 from distill_mtl.training.run_folder import RunFolder
+from distill_mtl.training.target_providers import several_teachers
 
 
 @overload
@@ -240,7 +241,13 @@ def _evaluate_run(
     )
     for network in (student, *teachers.values()):
         network.to(state.device)
-    comparison = Comparison(student, teachers, kinds, evaluation_set_of(sources, "test", settings))
+    comparison = Comparison(
+        student,
+        teachers,
+        kinds,
+        evaluation_set_of(sources, "test", settings),
+        several_teachers(recipe, kinds, teachers.cards),
+    )
     found = compare_with_progress(comparison, settings, console)
     measured = measure_baselines(run, baselines, opened, comparison, recipe, console)
     if earlier is not None:

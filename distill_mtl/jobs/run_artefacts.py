@@ -14,9 +14,11 @@ from distill_mtl.display import console_of
 from distill_mtl.errors import UserError
 from distill_mtl.evaluation import Comparison, Evaluation
 from distill_mtl.evaluation.examples import examples, examples_of
+from distill_mtl.evaluation.several_teachers import by_teacher
 from distill_mtl.files import atomic_file, size_on_disk
 from distill_mtl.jobs.report import report_in
 from distill_mtl.recipe import Recipe
+from distill_mtl.recipe.schema import task_of
 from distill_mtl.report.model_card import model_card
 from distill_mtl.report.pictures import write_gallery
 from distill_mtl.report.sample_grid import sample_grid
@@ -49,6 +51,7 @@ def write_run_artefacts(
         WriteError: the disk is full; each file is whole, as it was or new.
     """
     evaluation.write(folder.results)
+    comparison = by_teacher(comparison)
     few = max(2, _PICTURED // len(evaluation.tasks))
     keys = {
         task: [row.key for row in result.disagreements[:few]] for task, result in evaluation.tasks.items()
@@ -92,11 +95,19 @@ def card_of(
         architecture=trunk.name,
         size=trunk.inputs.size,
         kinds=kinds,
-        teachers={task: f"{card.name} {card.sha256[:12]}" for task, card in teachers.items()},
+        teachers=_taught_by(teachers),
         evaluation=evaluation,
         recipe_digest=hashlib.sha256(folder.recipe.read_bytes()).hexdigest(),
         needs=trunk.code,
     )
+
+
+def _taught_by(teachers: Mapping[str, TeacherCard]) -> dict[str, str]:
+    """task -> its teachers, each with the beginning of its digest."""
+    said: dict[str, list[str]] = {}
+    for name, card in teachers.items():
+        said.setdefault(task_of(name), []).append(f"{card.name} {card.sha256[:12]}")
+    return {task: ", ".join(names) for task, names in said.items()}
 
 
 def shared_console(console: Console | None) -> tuple[PartialState, Console]:

@@ -166,7 +166,7 @@ def labels_only(recipe: Recipe) -> Recipe:
     Rules and schedules that mean something only with teachers go with them.
     """
     tasks = {
-        name: section.model_copy(update={"gate": None, "teacher": section.network})
+        name: section.with_networks(section.networks).model_copy(update={"gate": None})
         for name, section in recipe.tasks.items()
     }
     return recipe.model_copy(
@@ -222,12 +222,10 @@ def single_task(recipe: Recipe, task: str, steps: int | None) -> Recipe:
 def _init(recipe: Recipe, task: str) -> str:
     """The student's first weights, where they are another task's teacher's by the teacher's place."""
     init = recipe.student.init
-    owner = init.removeprefix(_TEACHER)
+    owner, _, number = init.removeprefix(_TEACHER).partition("/")
     if not init.startswith(_TEACHER) or owner == task:
         return init
-    section = recipe.tasks[owner].network
-    assert section is not None, "the recipe was checked"
-    return str(find_network(section).place)
+    return str(find_network(recipe.tasks[owner].networks[int(number or 1) - 1]).place)
 
 
 def _finished(folder: RunFolder, recipe: Recipe) -> bool:

@@ -24,7 +24,7 @@ def recipe_json_schema() -> Schema:
     sections, top = schema["$defs"], schema["properties"]
     _need_one_of(sections["SourceSection"], "shards", "split")
     _need_one_of(sections["StudentSection"], "model", "module", "init")
-    sections["TaskData"] = _data_of_a_task(sections["SourceSection"])
+    sections["TaskData"] = _data_of_a_task(sections["SourceSection"], sections["LabelSection"])
     sections["TaskSection"]["properties"]["data"] = {
         "anyOf": [*_shards(), _section("TaskData"), {"type": "null"}],
         "description": "A data set labelled for this task only: its shards, or a source with its settings.",
@@ -35,6 +35,8 @@ def recipe_json_schema() -> Schema:
     _admit(
         top, "targets", {"type": "string", "enum": sections["TargetsSection"]["properties"]["from"]["enum"]}
     )
+    teacher = sections["TaskSection"]["properties"]["teacher"]
+    _admit(next(one for one in teacher["anyOf"] if one.get("type") == "array"), "items", {"type": "string"})
     _admit(sections["TaskSection"]["properties"], "teacher", {"type": "string"})
     for name in ("SourceSection", "TaskData"):
         _admit(sections[name]["properties"], "augment", {"type": "null"})
@@ -82,15 +84,11 @@ def _plain(schema: Any) -> Any:
     return plain
 
 
-def _data_of_a_task(source: Schema) -> Schema:
+def _data_of_a_task(source: Schema, labels: Schema) -> Schema:
     data = copy.deepcopy(source)
     del data["properties"]["labels"]
     data["description"] = "One data set in WebDataset shards, labelled for this task only."
-    data["properties"]["member"] = {
-        "anyOf": [{"type": "string"}, {"type": "null"}],
-        "default": None,
-        "description": "File ending of the label inside a shard. Default: the kind's.",
-    }
+    data["properties"] |= labels["properties"]
     return data
 
 

@@ -110,9 +110,9 @@ def absolute_teacher(teacher: TeacherSection) -> TeacherSection:
 
 
 def _task(task: TaskSection) -> TaskSection:
-    if task.network is None:
+    if not task.networks:
         return task
-    return task.model_copy(update={"teacher": absolute_teacher(task.network)})
+    return task.with_networks([absolute_teacher(network) for network in task.networks])
 
 
 def _source(source: SourceSection) -> SourceSection:

@@ -22,6 +22,7 @@ SHORT_FORMS: tuple[tuple[KeyPath, str, tuple[type, ...]], ...] = (
     (("targets",), "from", (str,)),
     (("training", "stream"), "mode", (str,)),
     (("tasks", "*", "teacher"), "path", (str,)),
+    (("tasks", "*", "teacher", "*"), "path", (str,)),
     (("tasks", "*", "data"), "shards", (str, list)),
     (("tasks", "*", "data", "limit"), "rows", (int,)),
     (("data", "*", "limit"), "rows", (int,)),
@@ -32,6 +33,7 @@ SHORT_FORMS: tuple[tuple[KeyPath, str, tuple[type, ...]], ...] = (
 """Sections that may be given as one value, the key that it stands for, and its types; `*` is any name."""
 
 TEACHER: KeyPath = ("tasks", "*", "teacher")
+ONE_OF_SEVERAL: KeyPath = (*TEACHER, "*")
 AUTO = "auto"
 SELF = "self"
 """In place of a teacher's path: the student as it was."""
@@ -49,6 +51,8 @@ MARGIN = 1.0
 """Points that a task may lose where nothing is said."""
 _ACCEPTANCE = "acceptance"
 _KEYS = ("margin", "rule", "gate")
+_OF_LABELS = ("member", "knows")
+"""Keys of a task's own data that are those of its labels."""
 AUGMENT: tuple[KeyPath, ...] = (("data", "*", "augment"), ("tasks", "*", "data", "augment"))
 
 
@@ -85,12 +89,16 @@ def expand(document: Any) -> LongForm:
 
 def long_form(path: KeyPath, value: Any) -> Any:
     """The value in long form if a short form is allowed at this path, else the value itself."""
-    if matches(path, TEACHER) and value == SELF:
+    if is_teacher(path) and value == SELF:
         return {"student": "frozen"}
     if path == ("schedule",) and isinstance(value, str) and value in SCHEDULES:
         return copy.deepcopy(SCHEDULES[value])
     for pattern, key, types in SHORT_FORMS:
-        if matches(path, pattern) and type(value) in types:
+        if (
+            matches(path, pattern)
+            and type(value) in types
+            and (pattern != ONE_OF_SEVERAL or is_teacher(path))
+        ):
             return {key: value}
     if value is None and any(matches(path, pattern) for pattern in AUGMENT):
         return {"crop": None, "flip": False, "color": 0.0}
@@ -147,12 +155,17 @@ def matches(path: KeyPath, pattern: KeyPath) -> bool:
     return len(path) == len(pattern) and all(p in ("*", step) for step, p in zip(path, pattern, strict=True))
 
 
+def is_teacher(path: KeyPath) -> bool:
+    """Whether a task's teacher stands at this path, or one of its teachers."""
+    return matches(path, TEACHER) or (matches(path, ONE_OF_SEVERAL) and isinstance(path[-1], int))
+
+
 def _lengthen(value: Any, path: KeyPath, form: LongForm) -> Any:
     long = long_form(path, value)
     if long is not value:
         keys = range(len(long)) if isinstance(long, list) else long
         form.origins.update({(*path, key): path for key in keys})
-    if matches(path, TEACHER):
+    if is_teacher(path):
         long = _in_one_form(long)
     if isinstance(long, dict):
         return {key: _lengthen(item, (*path, key), form) for key, item in long.items()}
@@ -204,9 +217,12 @@ def _label(source: dict[str, Any], task: str, key: str, form: LongForm) -> dict[
     if "labels" in source:
         text = "a task's own data is labelled for this task only. Use `member`, or move the source to `data`."
         form.mistakes.append(Mistake((*here, "labels"), text))
-    label = {"member": source["member"]} if "member" in source else {}
-    form.origins[("data", key, "labels", task, "member")] = (*here, "member")
-    return {name: value for name, value in source.items() if name != "member"} | {"labels": {task: label}}
+    label = {name: source[name] for name in _OF_LABELS if name in source}
+    for name in _OF_LABELS:
+        form.origins[("data", key, "labels", task, name)] = (*here, name)
+    return {name: value for name, value in source.items() if name not in _OF_LABELS} | {
+        "labels": {task: label}
+    }
 
 
 def _fill_acceptance(form: LongForm, known: KnownNames) -> None:

@@ -4,8 +4,10 @@ They judge the validated recipe. Where some values are invalid they judge it wit
 mistakes at once; what might only follow from a value that cannot be read is not reported.
 """
 
+import json
+import os
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +20,13 @@ from distill_mtl.recipe.schema import (
     INITS,
     NETWORK_KEYS,
     NETWORK_KEYS_IN_WORDS,
+    AnyTeacher,
     AutoBranchSection,
     EncodersSection,
     Recipe,
     TaskSection,
     TeacherSection,
+    teacher_keys,
 )
 
 PARTS = ("trunk", "trunk:LAYER", "guided", "heads", "heads:TASK", "adapters")
@@ -34,6 +38,8 @@ _COLUMN_KEYS = {
     "subspaces": ("sluice",),
 }
 """Keys of `student.columns` -> the kinds that have a use for them."""
+_WHICH = (*NETWORK_KEYS, "weights", "args", "task", "output")
+"""Keys of a teacher that say which network it is."""
 BESIDE_OPTIONS = ("kind", "classes", "metric", "head")
 """Keys of a task that every kind gets, besides its options."""
 
@@ -156,7 +162,7 @@ def _tasks(judged: Judged) -> Iterator[Mistake]:
                     "nothing trains the task: no source has its labels, and `training.teachers_on` is none."
                 )
                 yield Mistake(path, f"{text} Add `data` to the task, or let teachers see the rows.")
-        if task.network is None and judged.reads(*path, "kind") and _lacks_classes(task, judged.known):
+        if not task.networks and judged.reads(*path, "kind") and _lacks_classes(task, judged.known):
             source = "no teacher" if task.teacher is None else "a self-teacher has none"
             text = f"found no `classes`, and {source} to take them from. Add their number or their names."
             yield Mistake((*path, "classes"), text)
@@ -230,8 +236,11 @@ def _teachers(judged: Judged) -> Iterator[Mistake]:
         path = ("tasks", name, "teacher")
         if not all(judged.reads(*path, key) for key in (*NETWORK_KEYS, "weights", "args")):
             continue
-        if task.network is not None:
-            yield from network_rules(path, task.network)
+        if isinstance(task.teacher, list):
+            if judged.reads(*path):
+                yield from _list_of_teachers(path, task.teacher)
+        elif task.networks:
+            yield from network_rules(path, task.networks[0])
         elif task.self_teacher is not None:
             if task.self_teacher.student == "frozen" and task.self_teacher.decay is not None:
                 text = "a frozen self-teacher has no average. Remove `decay`, or write `student: ema`."
@@ -239,6 +248,57 @@ def _teachers(judged: Judged) -> Iterator[Mistake]:
             if task.hints:
                 text = "a self-teacher gives soft targets only. Remove the hints."
                 yield Mistake(("tasks", name, "hints"), text)
+
+
+def _list_of_teachers(path: KeyPath, teachers: Sequence[AnyTeacher]) -> Iterator[Mistake]:
+    """Each is a trained network, and another one."""
+    seen: dict[str, int] = {}
+    for number, teacher in enumerate(teachers):
+        if not isinstance(teacher, TeacherSection):
+            text = "the student itself cannot be one of several teachers. Remove it from the list."
+            yield Mistake((*path, number), text)
+            continue
+        yield from network_rules((*path, number), teacher)
+        which = json.dumps([_normal(getattr(teacher, key)) for key in _WHICH], default=str)
+        if which in seen:
+            text = (
+                f"this is teacher {seen[which]} again. Remove it, or name another network, output or `task`."
+            )
+            yield Mistake((*path, number), text)
+        seen.setdefault(which, number + 1)
+
+
+def _normal(place: object) -> object:
+    return os.path.normpath(place) if isinstance(place, str) and "://" not in place else place
+
+
+def _several(judged: Judged) -> Iterator[Mistake]:
+    """What only a list of teachers has."""
+    for name, task in judged.recipe.tasks.items():
+        path: KeyPath = ("tasks", name)
+        if not judged.reads(*path, "teacher"):
+            continue
+        count = len(task.networks)
+        if task.combine is not None and count < 2:
+            text = "there is one teacher, and nothing to combine. Remove `combine`, or list several: `teacher: [A, B]`."
+            yield Mistake((*path, "combine"), text)
+        elif isinstance(task.combine, list):
+            if len(task.combine) != count:
+                text = f"found {len(task.combine)} weights for {count} teachers. Give one for each, in their order."
+                yield Mistake((*path, "combine"), text)
+            elif not all(task.combine):
+                text = "a teacher of weight 0 says nothing. Remove it from the list, or give it a weight."
+                yield Mistake((*path, "combine", task.combine.index(0)), text)
+        if isinstance(task.teacher_weight, list) and len(task.teacher_weight) != count:
+            text = f"found {len(task.teacher_weight)} mappings for {count} teachers. Give one for each, or one for all."
+            yield Mistake((*path, "teacher_weight"), text)
+        for number, hint in enumerate(task.hints):
+            if hint.of is not None and (count < 2 or hint.of > count):
+                text = f"found {hint.of}, and the task has {count or 'no'} teacher{'s' * (count > 1)}. Remove `of`"
+                yield Mistake((*path, "hints", number, "of"), f"{text}{', or correct it' * (count > 1)}.")
+        if count > 1 and task.head.init == "teacher":
+            text = "the task has several teachers, and a head begins as that of one. Remove `init`."
+            yield Mistake((*path, "head", "init"), text)
 
 
 def _gates(judged: Judged) -> Iterator[Mistake]:
@@ -258,18 +318,19 @@ def _gates(judged: Judged) -> Iterator[Mistake]:
 def _teacher_weights(judged: Judged) -> Iterator[Mistake]:
     data = judged.recipe.data
     for name, task in judged.recipe.tasks.items():
-        path = ("tasks", name, "teacher_weight")
+        path: KeyPath = ("tasks", name, "teacher_weight")
         if task.teacher_weight == "auto":
             continue
         if task.teacher_weight and task.teacher is None and judged.reads("tasks", name, "teacher"):
             text = "the task has no teacher whose targets it could weight. Remove it, or add a teacher."
             yield Mistake(path, text)
-        for source in task.teacher_weight if judged.reads_all("data") else ():
-            if source not in data:
-                text = (
-                    f"there is no data set '{source}'.{nearest(source, data)} Data sets: {', '.join(data)}."
-                )
-                yield Mistake((*path, source), text)
+        said = task.teacher_weight
+        for number, weights in enumerate(said if isinstance(said, list) else [said]):
+            here = (*path, number) if isinstance(said, list) else path
+            for source in weights if judged.reads_all("data") else ():
+                if source not in data:
+                    text = f"there is no data set '{source}'.{nearest(source, data)} Data sets: {', '.join(data)}."
+                    yield Mistake((*here, source), text)
 
 
 def _training(judged: Judged) -> Iterator[Mistake]:
@@ -511,6 +572,10 @@ def _own_student(judged: Judged) -> Iterator[Mistake]:
 def _init(judged: Judged) -> Iterator[Mistake]:
     student, tasks = judged.recipe.student, judged.recipe.tasks
     of_teacher = student.init.startswith("teacher:")
+    several = [task for task, section in tasks.items() if len(section.networks) > 1]
+    if student.init in ("zip", "teachers") and several and judged.reads("student", "init"):
+        text = f"`{student.init}` takes the one teacher of each task, and {', '.join(several)} has several. Begin with "
+        yield Mistake(("student", "init"), f"{text}one of them: teacher:{several[0]}/1.")
     if (
         student.architecture is None
         and (student.init in INITS or of_teacher)
@@ -524,17 +589,22 @@ def _init(judged: Judged) -> Iterator[Mistake]:
         yield Mistake(("student", "model"), text)
     if not of_teacher:
         return
-    task = student.init.removeprefix("teacher:")
+    task, _, number = student.init.removeprefix("teacher:").partition("/")
     if text := judged.missing_task(task):
         yield Mistake(("student", "init"), text)
-    elif task in tasks and tasks[task].network is None and judged.reads("tasks", task, "teacher"):
-        text = f"task '{task}' has no teacher to start from. Name a task with a teacher."
-        yield Mistake(("student", "init"), text)
+    elif task in tasks and judged.reads("tasks", task, "teacher"):
+        count = len(tasks[task].networks)
+        if not count:
+            text = f"task '{task}' has no teacher to start from. Name a task with a teacher."
+            yield Mistake(("student", "init"), text)
+        elif number and number not in map(str, range(1, count + 1)):
+            known = ", ".join(f"teacher:{key}" for key in teacher_keys(task, count))
+            yield Mistake(("student", "init"), f"there is no such teacher of '{task}'. Known: {known}.")
 
 
 def _heads(judged: Judged) -> Iterator[Mistake]:
     for name, task in judged.recipe.tasks.items():
-        if task.head.init == "teacher" and task.network is None and judged.reads("tasks", name, "teacher"):
+        if task.head.init == "teacher" and not task.networks and judged.reads("tasks", name, "teacher"):
             text = "the task has no teacher whose head it could begin with. Remove `init`, or add a teacher."
             yield Mistake(("tasks", name, "head", "init"), text)
 
@@ -585,6 +655,7 @@ _RULES: tuple[Callable[[Judged], Iterator[Mistake]], ...] = (
     _terms,
     _options,
     _teachers,
+    _several,
     _gates,
     _teacher_weights,
     _training,

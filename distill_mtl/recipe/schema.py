@@ -4,7 +4,7 @@ A user may also write the short forms of `long_form.py`; they are expanded befor
 `distill-mtl schema` prints both forms for editors, with the docstrings of keys as their descriptions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
@@ -318,10 +318,30 @@ def is_self_teacher(teacher: Any) -> bool:
     return isinstance(teacher, SelfTeacherSection)
 
 
+def teacher_keys(task: str, count: int) -> list[str]:
+    """Names of a task's teachers: that of the task, or of several TASK/1, TASK/2 and so on."""
+    return [task] if count == 1 else [f"{task}/{number}" for number in range(1, count + 1)]
+
+
+def task_of(key: str) -> str:
+    """The task of the teacher with this name."""
+    return key.partition("/")[0]
+
+
+def teacher_place(key: str) -> str:
+    """Where a recipe has the teacher with this name: tasks.breed.teacher, tasks.breed.teacher.0."""
+    task, _, number = key.partition("/")
+    return f"tasks.{task}.teacher" + (f".{int(number) - 1}" if number else "")
+
+
 AnyTeacher = Annotated[
     Annotated[TeacherSection, Tag("network")] | Annotated[SelfTeacherSection, Tag("self")],
     Discriminator(lambda teacher: "self" if is_self_teacher(teacher) else "network"),
 ]
+
+
+Combine = Literal["mean", "weighted", "surest"]
+"""How teachers that know the same classes become one."""
 
 
 class GateSection(Section):
@@ -343,6 +363,8 @@ class HintSection(Section):
     form: Literal["auto", "map", "pooled"] = "auto"
     """What is compared: maps pixel by pixel, or the means over their pixels. auto: maps of live teachers, means of
     cached ones."""
+    of: Count | None = None
+    """Of several teachers the number of the one, from 1. Default: each of them, with an adapter of its own."""
 
 
 class LabelSection(Section):
@@ -350,6 +372,8 @@ class LabelSection(Section):
 
     member: str | None = None
     """File ending of the label inside a shard: cls, seg.png. Default: the kind's."""
+    knows: Annotated[list[str], Field(min_length=1)] | None = None
+    """Classes that these labels tell of; what they do not show of the others is no negative. Default: all."""
 
 
 class SplitSection(Section):
@@ -448,13 +472,17 @@ class TaskSection(Section):
     """Let a kind or loss terms of your own run their code."""
     classes: Classes | list[str] | None = None
     """Number or names. Default: the teacher's."""
-    teacher: AnyTeacher | None = None
-    """The source of targets for rows without this task's label: a trained network, or the student itself."""
+    teacher: AnyTeacher | Annotated[list[AnyTeacher], Field(min_length=1)] | None = None
+    """The source of targets for rows without this task's label: a trained network, a list of them, or the student
+    itself."""
+    combine: Combine | list[Weight] | None = None
+    """Of several teachers that know the same classes: mean of their answers | weighted, by the scores of the teachers,
+    or by the numbers of a list | surest, the answer of the surest one for each row. Default: mean."""
     temperature: Temperature = 4.0
     """Softens the answers of teacher and student before they are compared."""
-    teacher_weight: Literal["auto"] | dict[Name, Share] = "auto"
-    """Data set -> weight of the teacher's targets for its rows; 0: the teacher is not asked; not named: 1. auto: what
-    training.teachers_on finds, else 1."""
+    teacher_weight: Literal["auto"] | dict[Name, Share] | list[dict[Name, Share]] = "auto"
+    """Data set -> weight of the teacher's targets for its rows; 0: the teacher is not asked; not named: 1. Of several
+    teachers one mapping for all, or a list of one for each. auto: what training.teachers_on finds, else 1."""
     weights: dict[str, Weight] = {}
     """Weights of the loss's terms: supervised, soft_targets, hint, or a class of your own, my_terms:Margin. Default:
     each term's own."""
@@ -470,9 +498,15 @@ class TaskSection(Section):
     """Rows on which the teacher's answer is masked; null: none."""
 
     @property
-    def network(self) -> TeacherSection | None:
-        """The trained network that teaches the task, if one does."""
-        return self.teacher if isinstance(self.teacher, TeacherSection) else None
+    def networks(self) -> tuple[TeacherSection, ...]:
+        """The trained networks that teach the task, in their order."""
+        listed = self.teacher if isinstance(self.teacher, list) else [self.teacher]
+        return tuple(teacher for teacher in listed if isinstance(teacher, TeacherSection))
+
+    def with_networks(self, networks: Sequence[TeacherSection]) -> "TaskSection":
+        """The same taught by these networks, which stand in a list where they did."""
+        teacher = list(networks) if isinstance(self.teacher, list) else next(iter(networks), None)
+        return self.model_copy(update={"teacher": teacher})
 
     @property
     def self_teacher(self) -> SelfTeacherSection | None:
@@ -679,3 +713,13 @@ class Recipe(Section):
     def trusts_code(self) -> bool:
         """Whether its student may need code of the user's own: a network, or a kind of task."""
         return self.student.trust or any(task.trust for task in self.tasks.values())
+
+    @property
+    def networks(self) -> dict[str, TeacherSection]:
+        """The trained networks that teach, by name (`teacher_keys`)."""
+        return {
+            name: network
+            for task, section in self.tasks.items()
+            if section.networks
+            for name, network in zip(teacher_keys(task, len(section.networks)), section.networks, strict=True)
+        }

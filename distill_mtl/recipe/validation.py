@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from distill_mtl.errors import nearest
 from distill_mtl.recipe.json_schema import NAME, choices, description, expected, known_keys
-from distill_mtl.recipe.long_form import TEACHER, LongForm, matches
+from distill_mtl.recipe.long_form import LongForm, is_teacher
 from distill_mtl.recipe.mistakes import KeyPath, Mistake, dotted, show
 from distill_mtl.recipe.schema import Recipe, SelfTeacherSection, TeacherSection, is_self_teacher
 
@@ -142,7 +142,7 @@ def _wrong(path: KeyPath, error: ErrorDetails, form: LongForm) -> Mistake:
 def _of_the_other_form(path: KeyPath, form: LongForm) -> Mistake | None:
     """A key of a network beside those of a self-teacher, or the other way round."""
     key, teacher = str(path[-1]), _value(form.value, path[:-1])
-    if not matches(path[:-1], TEACHER):
+    if not is_teacher(path[:-1]):
         return None
     if is_self_teacher(teacher) and key in TeacherSection.model_fields:
         text = f"`{key}` belongs to a trained network, and `student` makes the student its own teacher. Remove one."

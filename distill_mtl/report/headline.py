@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from distill_mtl.evaluation.result import Evaluation, TaskResult
 from distill_mtl.evaluation.verdict import Decision
+from distill_mtl.recipe.schema import task_of
 from distill_mtl.report import words
 from distill_mtl.report.blocks import Figure, Text, Tone
 from distill_mtl.report.run_record import RunRecord
@@ -72,7 +73,7 @@ def headline(run: RunRecord) -> tuple[str, Tone]:
     open_ones = [task for task, result in compared.items() if result.verdict == "undecided"]
     if behind:
         return f"Not yet: {_behind(compared, behind)}{_rest(compared, behind, open_ones)}.", "bad"
-    teachers = words.counted(len(compared), "teacher")
+    teachers = words.counted(results.teacher_count, "teacher")
     if open_ones:
         kept = [task for task in compared if task not in open_ones]
         as_good = f"as good in {words.listed(kept)}, " if kept else ""
@@ -155,6 +156,8 @@ def _unfinished(run: RunRecord) -> str:
 def _as_good(results: Mapping[str, TaskResult]) -> str:
     margins = {words.margin(result) for result in results.values()}
     within = f"margin {margins.pop()}" if len(margins) == 1 else "each within its margin"
+    if any(task_of(name) != name for name in results):
+        return f"as good as each of them ({within})"
     if len(results) == 1:
         return f"as good in {next(iter(results))} ({within})"
     both = "both" if len(results) == 2 else f"all {len(results)}"

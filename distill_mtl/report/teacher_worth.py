@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from distill_mtl.recipe.schema import task_of
 from distill_mtl.report.run_record import RunRecord
 
 _NOT_TERMS = ("total", "gated")
@@ -65,8 +66,8 @@ def _worth(run: RunRecord, task: str) -> Worth:
     ]
     rows = sum(found.rows for found in others)
     return Worth(
-        _asked(run.recipe, task),
-        _loss(run, task),
+        _asked(run.recipe, task_of(task)),
+        _loss(run, task_of(task)),
         result.agreement,
         sum(found.rows * (found.agreement or 0.0) for found in others) / rows if rows else None,
         lead,

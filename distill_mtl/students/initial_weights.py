@@ -158,9 +158,9 @@ class InitialStudent:
         """
         if section.head.init is not None:
             return None
-        teacher = section.network
-        if teacher is not None and teacher.path and network_folder(Path(teacher.path)) == self.folder:
-            return chosen_task(self.folder, list(self.tasks), teacher.task, task)
+        for teacher in section.networks:
+            if teacher.path and network_folder(Path(teacher.path)) == self.folder:
+                return chosen_task(self.folder, list(self.tasks), teacher.task, task)
         return task if task in self.tasks else None
 
 

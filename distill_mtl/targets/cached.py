@@ -22,14 +22,14 @@ from distill_mtl.errors import CacheError, UserError
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.opening import find_network
 from distill_mtl.networks.weights import read_score, sha256
-from distill_mtl.recipe.schema import Recipe, TaskSection
+from distill_mtl.recipe.schema import Recipe, TaskSection, task_of, teacher_keys, teacher_place
 from distill_mtl.targets.encoding import AnswerCodec
 from distill_mtl.targets.facts import TeacherFacts
 from distill_mtl.targets.plan import BOXES, FLIPS, TEACHER, SidecarFolders, Unit, Wanted, differences
 from distill_mtl.targets.provider import Rows, TargetProvider
 from distill_mtl.targets.sidecar import Sidecar, hash_of
 from distill_mtl.tasks.base import output_options_in
-from distill_mtl.teachers.load_teacher import teacher_fingerprint
+from distill_mtl.teachers.load_teacher import teacher_fingerprint, united_classes
 from distill_mtl.teachers.teacher import TeacherOutput
 
 _SHOWN = 3
@@ -113,7 +113,7 @@ class CachedTargets(TargetProvider):
 
     Args:
         cache: opened; the batches must come from its own views.
-        codecs: task -> how its teacher's answers are kept.
+        codecs: name of a teacher -> how its answers are kept.
         on: which rows of a batch are looked up.
 
     Attributes:
@@ -121,7 +121,7 @@ class CachedTargets(TargetProvider):
     """
 
     def __init__(self, cache: OpenCache, codecs: dict[str, AnswerCodec], on: Rows = "missing") -> None:
-        super().__init__(codecs, on)
+        super().__init__({name: codec.facts.card.known for name, codec in codecs.items()}, on)
         self.cache, self._codecs = cache, codecs
 
     def ask(self, task: str, batch: Batch, rows: Tensor | None = None) -> TeacherOutput:
@@ -175,7 +175,7 @@ def check_sidecar(wanted: Wanted, folders: SidecarFolders) -> Sidecar:
     Raises:
         CacheError: a clause that says why there is none.
     """
-    path = folders.find(wanted.shard.path, wanted.task, wanted.fingerprint)
+    path = folders.find(wanted.shard.path, task_of(wanted.teacher), wanted.fingerprint)
     if path is None:
         raise CacheError(_why_missing(wanted, folders))
     sidecar = Sidecar(path)
@@ -190,7 +190,7 @@ def check_sidecar(wanted: Wanted, folders: SidecarFolders) -> Sidecar:
 def cached_facts(
     recipe: Recipe, tasks: Iterable[str], *, local: ProcessShare = ALONE
 ) -> Mapping[str, TeacherFacts] | None:
-    """task -> facts of its teacher; None where a sidecar of some teacher as it is now is not found.
+    """Teacher -> its facts; None where a sidecar of some teacher as it is now is not found.
 
     Whether the cache as a whole can be used is looked at later, when the data is open.
 
@@ -210,10 +210,12 @@ def cached_facts(
             for shard in find_shards(source.shards, f"data.{name}.shards", local=local)
         ]
         for task in tasks:
-            facts = _facts(recipe.tasks[task], task, shards)
-            if facts is None:
+            section = recipe.tasks[task]
+            names = teacher_keys(task, len(section.networks))
+            of_task = _facts_of_task(section, task, shards)
+            if of_task is None:
                 return None
-            found[task] = facts
+            found |= dict(zip(names, of_task, strict=True))
     except (OSError, UserError):
         return None  # opening data and teachers says it better
     return found
@@ -249,7 +251,7 @@ def _why_missing(wanted: Wanted, folders: SidecarFolders) -> str:
     """What differs in the most similar sidecar, or that there is none."""
     shard = wanted.shard.path
     candidates = []
-    for path in folders.all(shard, wanted.task):
+    for path in folders.all(shard, task_of(wanted.teacher)):
         try:
             found = differences(Sidecar(path).metadata, wanted.identity, wanted.codec.facts)
             clauses = found or [f"it should have the name {wanted.name}"]
@@ -263,7 +265,7 @@ def _report(problems: Mapping[str, Sequence[str]], shards: int) -> str:
     lines = []
     for task, found in problems.items():
         lines.append(
-            f"tasks.{task}.teacher: the cached targets of {len(found)} of {shards} shards cannot be used:"
+            f"{teacher_place(task)}: the cached targets of {len(found)} of {shards} shards cannot be used:"
         )
         lines += [f"  {problem}" for problem in found[:_SHOWN]]
         if len(found) > _SHOWN:
@@ -275,22 +277,44 @@ def _report(problems: Mapping[str, Sequence[str]], shards: int) -> str:
     return "\n".join(lines)
 
 
-def _facts(section: TaskSection, task: str, shards: Iterable[Path]) -> TeacherFacts | None:
-    assert section.network is not None
+def _facts_of_task(section: TaskSection, task: str, shards: Sequence[Path]) -> list[TeacherFacts] | None:
+    """The facts of a task's teachers, which must agree on its classes."""
+    found = [_facts(section, number, task, shards) for number in range(len(section.networks))]
+    if len(found) == 1 or section.classes is not None:
+        first = [of_one[0] for of_one in found if of_one]
+        return first if len(first) == len(found) else None
+    for classes in dict.fromkeys(facts.card.classes for facts in found[0]):
+        alike = [[facts for facts in of_one if facts.card.classes == classes] for of_one in found]
+        if all(alike) and united_classes([of_one[0].card for of_one in alike]) == classes:
+            return [of_one[0] for of_one in alike]
+    return None
+
+
+def _facts(section: TaskSection, number: int, task: str, shards: Iterable[Path]) -> list[TeacherFacts]:
+    """The facts of one of a task's teachers as it is now, one for each list of classes that it was cached for."""
+    network, found = section.networks[number], dict[tuple[str, ...], TeacherFacts]()
     folders = SidecarFolders()
     kept = [path for shard in shards for path in folders.all(shard, task)]
     if not kept:
-        return None  # before large files are hashed
-    origin = find_network(section.network)
-    layers = [hint.teacher for hint in section.hints]
+        return []  # before large files are hashed
+    origin = find_network(network)
+    layers = [hint.teacher for hint in section.hints if hint.of in (None, number + 1)]
     options = output_options_in(section.kind, section.options)
-    now = teacher_fingerprint(section.network, origin, layers, section.classes, section.kind, options)
     for path in kept:
         try:
             facts = TeacherFacts.from_json(Sidecar(path).metadata[TEACHER])
         except (CacheError, KeyError, ValueError, TypeError):
             continue
-        if facts.card.fingerprint == now:
+        if facts.card.classes in found:
+            continue
+        # The classes of several teachers are asked of each by name, by number, or not at all.
+        asked: list[Sequence[str] | int | None] = [section.classes]
+        if len(section.networks) > 1 and section.classes is None:
+            asked += [facts.card.classes, len(facts.card.classes)]
+        now = [
+            teacher_fingerprint(network, origin, layers, classes, section.kind, options) for classes in asked
+        ]
+        if facts.card.fingerprint in now:
             files = {file: sha256(file) for file in origin.files}
             card = replace(
                 facts.card,
@@ -298,5 +322,5 @@ def _facts(section: TaskSection, task: str, shards: Iterable[Path]) -> TeacherFa
                 files=files,
                 score=read_score(origin.place) or facts.card.score,
             )
-            return replace(facts, card=card)
-    return None
+            found[card.classes] = replace(facts, card=card)
+    return list(found.values())

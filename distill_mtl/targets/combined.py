@@ -13,7 +13,9 @@ from torch import Tensor
 
 from distill_mtl.data.batch import Batch
 from distill_mtl.networks.boxes import from_answer, is_boxes
+from distill_mtl.recipe.schema import task_of
 from distill_mtl.students.student import Student
+from distill_mtl.targets.ensembles import Ensemble
 from distill_mtl.targets.provider import TargetProvider
 from distill_mtl.targets.self_teacher import SelfTeacher
 from distill_mtl.teachers.teacher import Targets
@@ -55,14 +57,18 @@ class Gate:
 
 
 class TargetProviders:
-    """Teachers and self-teachers, no task taught by two of them.
+    """Teachers and self-teachers, no task taught by both.
+
+    A task with several teachers has a target for each of its ensembles, by the name of its first teacher. On each row
+    the weights of those that are asked there sum to 1, so that the loss of a row is the weighted mean over them.
 
     Args:
         teachers: frozen networks, or what was cached of them.
         self_teachers: the student as it was, one for each way of keeping it.
-        gates: task -> which of its teacher's rows are masked; none where no gate is named.
-        weights: task -> float32 [sources], of what its teacher says about rows of each; rows of weight 0 get no
-            target. None where a task is not named.
+        gates: task -> which of its teachers' rows are masked; none where no gate is named.
+        weights: name of a teacher -> float32 [sources], of what it says about rows of each; rows of weight 0 get no
+            target. 1 where a teacher is not named.
+        ensembles: task -> its ensembles, for tasks with several teachers.
     """
 
     def __init__(
@@ -71,9 +77,16 @@ class TargetProviders:
         self_teachers: Sequence[SelfTeacher] = (),
         gates: Mapping[str, Gate] | None = None,
         weights: Mapping[str, Tensor] | None = None,
+        ensembles: Mapping[str, Sequence[Ensemble]] | None = None,
     ) -> None:
         self.teachers, self.self_teachers, self.gates = teachers, tuple(self_teachers), dict(gates or {})
         self.weights = dict(weights or {})
+        self.ensembles = dict(ensembles or {})
+
+    @property
+    def several(self) -> list[str]:
+        """The teachers of tasks with several."""
+        return [name for of_task in self.ensembles.values() for one in of_task for name in one.names]
 
     def begin(self, step: int, student: Student) -> None:
         """Before step `step`, counted from 0: update the self-teachers that are due."""
@@ -81,7 +94,9 @@ class TargetProviders:
             teacher.begin(step, student)
 
     def rows(self, batch: Batch, tasks: Collection[str]) -> dict[str, Tensor]:
-        """task -> int64 [R], the rows with a teacher target, known before any network runs.
+        """Teacher -> int64 [R], the rows with its target, known before any network runs.
+
+        Teachers of one ensemble have the same rows.
 
         Args:
             batch: on the host.
@@ -90,12 +105,20 @@ class TargetProviders:
         offered = self.teachers.rows(batch)
         for teacher in self.self_teachers:
             offered |= teacher.rows(batch)
-        for task, weights in self.weights.items():
-            if task in offered:
-                offered[task] = offered[task][weights[batch.source[offered[task]]] > 0]
-        return {task: rows for task, rows in offered.items() if task in tasks}
+        heard = {name: self._heard(name, rows, batch) > 0 for name, rows in offered.items()}
+        for ensemble in (one for of_task in self.ensembles.values() for one in of_task):
+            members = [name for name in ensemble.names if name in heard]
+            together = torch.stack([heard[name] for name in members]).any(0) if members else None
+            heard |= {name: together for name in members if together is not None}
+        return {
+            name: rows if bool(heard[name].all()) else rows[heard[name]]
+            for name, rows in offered.items()
+            if task_of(name) in tasks
+        }
 
-    def __call__(self, batch: Batch, rows: Mapping[str, Tensor]) -> Targets:
+    def __call__(
+        self, batch: Batch, rows: Mapping[str, Tensor], temperatures: Mapping[str, float] | None = None
+    ) -> Targets:
         """The targets of a batch.
 
         A masked row stays in its target: how many rows a mean runs over is agreed between processes before any
@@ -104,6 +127,7 @@ class TargetProviders:
         Args:
             batch: on the device of the student.
             rows: what `rows` gave for it.
+            temperatures: task -> at which the answers of several teachers are averaged; default: 1.
         """
         wanted = {task: mine for task, mine in rows.items() if len(mine)}
         targets = self.teachers(batch, wanted)
@@ -111,15 +135,58 @@ class TargetProviders:
             mine = {task: wanted[task] for task in teacher.tasks if task in wanted}
             if mine:
                 targets |= teacher.ask(batch.images, mine)
+        for task, ensembles in self.ensembles.items():
+            at = (temperatures or {}).get(task, 1.0)
+            targets |= self._ensembles(task, ensembles, batch, wanted, targets, at)
+            for name in (name for one in ensembles for name in one.names[1:]):
+                targets.pop(name, None)
         for task, gate in self.gates.items():
-            if task in targets:
+            if task in targets and task not in self.ensembles:
                 masked = gate.masked(targets[task].output.logits)
                 targets[task] = replace(targets[task], masked=masked)
-        for task, weights in self.weights.items():
-            if task in targets:
-                of_rows = weights[batch.source[wanted[task]]].to(batch.images.device, non_blocking=True)
-                targets[task] = replace(targets[task], weights=of_rows)
+        for name, weights in self.weights.items():
+            if name in targets and task_of(name) not in self.ensembles:
+                of_rows = weights[batch.source[wanted[name]]].to(batch.images.device, non_blocking=True)
+                targets[name] = replace(targets[name], weights=of_rows)
         return targets
+
+    def _heard(self, name: str, rows: Tensor, batch: Batch) -> Tensor:
+        """float32 [R]: the weight of what a teacher says about rows, by their data set."""
+        return self.weights[name][batch.source[rows]] if name in self.weights else torch.ones(len(rows))
+
+    def _ensembles(
+        self,
+        task: str,
+        ensembles: Sequence[Ensemble],
+        batch: Batch,
+        rows: Mapping[str, Tensor],
+        targets: Targets,
+        temperature: float,
+    ) -> Targets:
+        """The targets of a task with several teachers: one of each ensemble, by its first teacher."""
+        asked = [one for one in ensembles if one.names[0] in targets]
+        everyone = torch.zeros(len(batch))
+        for one in asked:
+            everyone[rows[one.names[0]]] += one.loudness.sum()
+        found: Targets = {}
+        for one in asked:
+            first, device = one.names[0], batch.images.device
+            mine, members = rows[first], [targets[name] for name in one.names]
+            loudness = one.loudness[:, None] * torch.stack(
+                [self._heard(name, mine, batch) for name in one.names]
+            )
+            outputs = [member.output for member in members]
+            target = replace(
+                targets[first],
+                output=one.together(outputs, loudness, temperature),
+                weights=(loudness.sum(0) / everyone[mine]).to(device, non_blocking=True),
+            )
+            if task in self.gates:
+                plain = one.average([output.logits for output in outputs], loudness, 1.0)
+                masked = replace(self.gates[task], known=one.known).masked(plain)
+                target = replace(target, masked=masked)
+            found[first] = target
+        return found
 
     def state_dict(self) -> list[dict[str, Any]]:
         """What a checkpoint keeps: the self-teachers."""

@@ -15,6 +15,7 @@ import torch
 
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.reading import loads
+from distill_mtl.recipe.schema import task_of
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.shared_trunks import share_trunks
 from distill_mtl.teachers.teacher import Teacher
@@ -59,7 +60,9 @@ class TeacherFacts:
 
 
 class Teachers(Mapping[str, Teacher]):
-    """task -> teacher. Looking one up loads all of them; their cards and facts are known before.
+    """Name -> teacher: the task's, or TASK/1, TASK/2 of one with several (`recipe.schema.teacher_keys`).
+
+    Looking one up loads all of them; their cards and facts are known before.
 
     Args:
         load: task -> function that loads its teacher.
@@ -78,6 +81,10 @@ class Teachers(Mapping[str, Teacher]):
             if facts is None
             else {task: facts[task].card for task in load}
         )
+
+    def of(self, task: str) -> list[str]:
+        """The names of a task's teachers, in the order of the recipe."""
+        return [name for name in self._load if task_of(name) == task]
 
     def facts(self, task: str) -> TeacherFacts:
         """What must be known of a teacher to use its cached answers."""

@@ -21,11 +21,11 @@ class LiveTeachers(TargetProvider):
     """Runs each teacher on its rows of a batch; teachers of one trunk run it once.
 
     Args:
-        teachers: task -> teacher; a task may have none.
+        teachers: by name.
         on: which rows get a target.
-        precisions: task -> fp32, bf16 or fp16; what is not named runs in fp32. Teachers of one trunk that
+        precisions: name of a teacher -> fp32, bf16 or fp16; what is not named runs in fp32. Teachers of one trunk that
             differ run in fp32.
-        compiled: tasks whose networks go through torch.compile.
+        compiled: teachers whose networks go through torch.compile.
     """
 
     def __init__(
@@ -36,8 +36,8 @@ class LiveTeachers(TargetProvider):
         precisions: Mapping[str, str] | None = None,
         compiled: frozenset[str] = frozenset(),
     ) -> None:
-        super().__init__(teachers, on)
-        self.teachers = {task: teachers[task] for task in self.tasks}
+        super().__init__({name: teacher.known for name, teacher in teachers.items()}, on)
+        self.teachers = {name: teachers[name] for name in self.names}
         self._groups = by_trunk(self.teachers)
         self._precisions = dict(precisions or {})
         self._rounded: dict[tuple[str, torch.device], RoundedWeights] = {}

@@ -23,6 +23,7 @@ import numpy as np
 from distill_mtl.data.source import ShardRows, Source
 from distill_mtl.files import cache_folder
 from distill_mtl.geometry.views import Size
+from distill_mtl.recipe.schema import task_of
 from distill_mtl.targets.encoding import AnswerCodec
 from distill_mtl.targets.facts import TeacherFacts
 from distill_mtl.targets.sidecar import Slot, sidecar_size
@@ -56,14 +57,14 @@ class Wanted:
 
     Attributes:
         shard: and its training rows.
-        task: whose teacher answers.
+        teacher: its name.
         codec: the teacher's.
         views: of each row.
         identity: what the contents depend on.
     """
 
     shard: ShardRows
-    task: str
+    teacher: str
     codec: AnswerCodec
     views: int
     identity: Mapping[str, str]
@@ -76,12 +77,12 @@ class Wanted:
     @property
     def name(self) -> str:
         """Of the file."""
-        return file_name(self.shard.path, self.task, self.fingerprint)
+        return file_name(self.shard.path, task_of(self.teacher), self.fingerprint)
 
     @property
     def metadata(self) -> dict[str, str]:
         """The header's text: the identity, and the facts of the teacher."""
-        return {**self.identity, "task": self.task, TEACHER: self.codec.facts.json}
+        return {**self.identity, "task": task_of(self.teacher), TEACHER: self.codec.facts.json}
 
     @property
     def tensors(self) -> dict[str, Slot]:
@@ -107,7 +108,7 @@ class Unit:
     Attributes:
         source: number of the data set.
         shard: and its training rows.
-        files: task -> its sidecar.
+        files: name of a teacher -> its sidecar.
     """
 
     source: int
@@ -122,7 +123,7 @@ def plan_cache(
 
     Args:
         sources: all data sets.
-        codecs: task -> codec of its teacher.
+        codecs: name of a teacher -> its codec.
         views: of each row.
         size: height and width of the images.
         seed: of the recipe.
@@ -131,14 +132,14 @@ def plan_cache(
     for number, source in enumerate(sources):
         for shard in source.by_shard("train"):
             files = {
-                task: Wanted(
+                name: Wanted(
                     shard,
-                    task,
+                    name,
                     codec,
                     views,
                     identity(shard, source, codec, views=views, size=size, seed=seed),
                 )
-                for task, codec in codecs.items()
+                for name, codec in codecs.items()
             }
             units.append(Unit(number, shard, files))
     return units

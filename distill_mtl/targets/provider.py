@@ -4,39 +4,41 @@ Below it: rows of several tasks in one pass of a trunk. Those that any task need
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from distill_mtl.data.batch import Batch
+from distill_mtl.recipe.schema import task_of
 from distill_mtl.teachers.teacher import Target, Targets, TeacherOutput
 
 Rows = Literal["missing", "all", "none"]
 
 
 class TargetProvider(ABC):
-    """Answers of one teacher per task, for the rows of a batch that get a target.
+    """Answers of teachers, for the rows of a batch that get a target.
 
     Args:
-        tasks: those that have a teacher.
-        on: which rows get a target: "missing", those without the task's label; "all"; or "none".
+        known: name of each teacher (`recipe.schema.teacher_keys`) -> positions of the classes that it knows; None: all.
+        on: which rows get a target: "missing", those whose label does not tell of all that the teacher knows; "all";
+            or "none".
 
     Attributes:
-        tasks: those that get targets at all.
+        names: of the teachers that give targets at all.
     """
 
-    def __init__(self, tasks: Iterable[str], on: Rows) -> None:
-        self.tasks = () if on == "none" else tuple(tasks)
-        self.on = on
+    def __init__(self, known: Mapping[str, tuple[int, ...] | None], on: Rows) -> None:
+        self.names = () if on == "none" else tuple(known)
+        self.known, self.on = dict(known), on
 
     @abstractmethod
-    def ask(self, task: str, batch: Batch, rows: Tensor | None = None) -> TeacherOutput:
-        """The answers of a task's teacher, on the device of the batch's images.
+    def ask(self, name: str, batch: Batch, rows: Tensor | None = None) -> TeacherOutput:
+        """The answers of a teacher, on the device of the batch's images.
 
         Args:
-            task: one of `tasks`.
+            name: one of `names`.
             batch: with the rows.
             rows: int64 [R] on the host, ascending positions in the batch; None: every row.
         """
@@ -46,40 +48,53 @@ class TargetProvider(ABC):
         """Move whatever takes room on a device to `device`."""
 
     def rows(self, batch: Batch) -> dict[str, Tensor]:
-        """task -> int64 [R], the rows that get a target, known before a network runs."""
-        return rows_with_target(batch, self.tasks, self.on)
+        """Teacher -> int64 [R], the rows that get its target, known before a network runs."""
+        return rows_with_target(batch, {name: self.known[name] for name in self.names}, self.on)
 
     def __call__(self, batch: Batch, rows: Mapping[str, Tensor] | None = None) -> Targets:
         """The targets of a batch that is on the device of the student.
 
         Args:
             batch: with the rows.
-            rows: task -> rows that get a target; default: all that `rows` gives. Tasks of other providers are
+            rows: teacher -> rows that get its target; default: all that `rows` gives. Those of other providers are
                 left out.
         """
         wanted = self.rows(batch) if rows is None else rows
-        mine = {task: of_task for task, of_task in wanted.items() if task in self.tasks and len(of_task)}
+        mine = {name: of_one for name, of_one in wanted.items() if name in self.names and len(of_one)}
         outputs = self._answers(batch, mine)
         device = batch.images.device
         return {
-            task: Target(of_task.to(device, non_blocking=True), outputs[task])
-            for task, of_task in mine.items()
+            name: Target(of_one.to(device, non_blocking=True), outputs[name], known=self.known[name])
+            for name, of_one in mine.items()
         }
 
     def _answers(self, batch: Batch, rows: Mapping[str, Tensor]) -> dict[str, TeacherOutput]:
-        """The answers about at least one row for each task."""
+        """The answers about at least one row for each teacher."""
         return {
-            task: self.ask(task, batch, None if len(mine) == len(batch) else mine)
-            for task, mine in rows.items()
+            name: self.ask(name, batch, None if len(mine) == len(batch) else mine)
+            for name, mine in rows.items()
         }
 
 
-def rows_with_target(batch: Batch, tasks: Iterable[str], on: Rows) -> dict[str, Tensor]:
-    """task -> int64 [R], the rows of a batch that get a target from whatever teaches these tasks."""
+def rows_with_target(
+    batch: Batch, known: Mapping[str, tuple[int, ...] | None], on: Rows
+) -> dict[str, Tensor]:
+    """Teacher -> int64 [R], the rows of a batch that get its target.
+
+    Args:
+        batch: on the host.
+        known: name of each teacher, or a task without a network -> the classes that it knows.
+        on: as in `TargetProvider`.
+    """
     if on == "none":
         return {}
     everything = torch.arange(len(batch))
-    return {task: everything if on == "all" else everything[~batch.labelled[task]] for task in tasks}
+    if on == "all":
+        return dict.fromkeys(known, everything)
+    return {
+        name: everything[~batch.labelled[task_of(name)] | batch.left_open(task_of(name), classes)]
+        for name, classes in known.items()
+    }
 
 
 def union_of(rows: Mapping[str, Tensor]) -> Tensor:

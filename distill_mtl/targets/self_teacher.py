@@ -69,7 +69,7 @@ class SelfTeacher:
 
     def rows(self, batch: Batch) -> dict[str, Tensor]:
         """task -> int64 [R], the rows that get a target, known before it runs."""
-        return rows_with_target(batch, self.tasks, self._on) if self.teaches else {}
+        return rows_with_target(batch, dict.fromkeys(self.tasks), self._on) if self.teaches else {}
 
     @torch.no_grad()
     def ask(self, images: Tensor, rows: Mapping[str, Tensor]) -> Targets:

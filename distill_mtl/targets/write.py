@@ -18,6 +18,7 @@ from distill_mtl.data.reader import EveryView
 from distill_mtl.errors import CacheError
 from distill_mtl.files import refuse_full_disks
 from distill_mtl.reading import Remedy
+from distill_mtl.recipe.schema import teacher_place
 from distill_mtl.targets.cached import check_sidecar
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.targets.plan import BOXES, FLIPS, SidecarFolders, Unit, Wanted
@@ -93,7 +94,7 @@ class CacheWriter:
 
     def _new(self, wanted: Wanted) -> AbstractContextManager[Writer]:
         path = self._folders.to_write(wanted.shard.path) / wanted.name
-        metadata = {**wanted.metadata, **self._made.get(wanted.task, {})}
+        metadata = {**wanted.metadata, **self._made.get(wanted.teacher, {})}
         return write_sidecar(path, metadata, wanted.tensors, (BOXES, FLIPS))
 
     @torch.no_grad()
@@ -103,12 +104,12 @@ class CacheWriter:
         framing = {BOXES: seen.boxes.numpy(), FLIPS: seen.flips.numpy()}
         images = seen.images.to(self._device, non_blocking=True).float().div_(255)
         outputs = self._teachers.everything(images, writers)
-        for task, writer in writers.items():
+        for name, writer in writers.items():
             try:
-                encoded = unit.files[task].codec.encode(outputs[task])
+                encoded = unit.files[name].codec.encode(outputs[name])
             except ValueError as error:
                 raise CacheError(
-                    f"tasks.{task}.teacher: its answers for rows of {unit.shard.path} cannot be cached: {error}."
+                    f"{teacher_place(name)}: its answers for rows of {unit.shard.path} cannot be cached: {error}."
                 ) from None
             by_row = {name: array.reshape(rows, views, *array.shape[1:]) for name, array in encoded.items()}
             writer.put({**by_row, **framing})

@@ -22,6 +22,7 @@ from distill_mtl.recipe.schema import DEEPEST, WIDEST
 from distill_mtl.registry import Registry, import_class
 from distill_mtl.tasks.json_values import plain_values
 from distill_mtl.tasks.label import LabelForm
+from distill_mtl.tasks.maps import map_size, resized
 
 _NEEDED = ("member", "metrics")  # attributes that have no default
 _LONGEST = 500  # letters of a class's name
@@ -125,6 +126,7 @@ class TaskKind(LabelForm):
         teacher_labels: where no data set has labels of the task, its teacher's answers are its labels.
         takes_boxes: a teacher may answer with scored boxes (`networks.boxes`) in place of logits.
         partial: a teacher may know some of the classes only; `keep_known_classes` says what it is scored on.
+        by_class: several teachers, and data sets, may know different classes (`class_view.ClassView`).
         fewest_classes: that make sense.
         output_options: options that decide what the outputs of a network stand for; `class_for` gives the class that
             knows them.
@@ -144,6 +146,7 @@ class TaskKind(LabelForm):
     teacher_labels: ClassVar[bool] = False
     takes_boxes: ClassVar[bool] = False
     partial: ClassVar[bool] = False
+    by_class: ClassVar[bool] = False
     fewest_classes: ClassVar[int] = 1
     output_options: ClassVar[tuple[str, ...]] = ()
     head_options: ClassVar[tuple[str, ...]] = ()
@@ -255,6 +258,42 @@ class TaskKind(LabelForm):
     @abstractmethod
     def supervised_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """float32 [R], one loss per row."""
+
+    def labels_of_classes(self, labels: Tensor, known: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Labels [R, ...] as labels of a task that has some of the classes only (`class_view.ClassView`).
+
+        Args:
+            labels: as `transform_label` and `within` give them.
+            known: positions of these classes, ascending.
+
+        Returns:
+            The labels, and bool [R]: those that say something.
+        """
+        raise UserError(f"a task of kind {self.name} is not learned class by class.")
+
+    def average(self, answers: Sequence[Tensor], shares: Tensor, temperature: float) -> Tensor:
+        """The logits of several teachers' softened answers together; here the mean of their values.
+
+        Args:
+            answers: of M teachers that know the same classes, [R, ...], maps perhaps of different sizes.
+            shares: float [M, R] that sum to 1 over the teachers.
+            temperature: softens answers that are probabilities: what is averaged is softened, and the logits that
+                are returned say it at this temperature.
+        """
+        return (torch.stack(self.alike(answers)) * by_row(shares, answers[0].ndim)).sum(0)
+
+    def sureness(self, logits: Tensor) -> Tensor | None:
+        """float [R], larger for answers that are surer; None: answers of this kind do not say how sure they are."""
+        return None
+
+    def alike(self, answers: Sequence[Tensor]) -> list[Tensor]:
+        """Answers as float32, maps of different sizes resized to the largest of them."""
+        sizes = {tuple(answer.shape[2:]) for answer in answers}
+        if len(sizes) == 1:
+            return [answer.float() for answer in answers]
+        return [
+            resized(answer.float(), map_size(max(answers, key=lambda one: one.numel()))) for answer in answers
+        ]
 
     @abstractmethod
     def soft_target_loss(
@@ -392,6 +431,11 @@ class AdditiveKind(TaskKind):
     @abstractmethod
     def score_totals(self, totals: Tensor) -> Tensor:
         """The metric from summed statistics [..., K] -> [...]."""
+
+
+def by_row(shares: Tensor, dimensions: int) -> Tensor:
+    """[M, R] as [M, R, 1, ...], beside M stacked answers of so many dimensions."""
+    return shares.view(*shares.shape, *[1] * (dimensions - 1))
 
 
 def build_kind(

@@ -12,26 +12,54 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill_mtl.errors import UserError
+from distill_mtl.errors import UserError, nearest
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
-from distill_mtl.tasks.base import DEFAULT_HEAD, KINDS, AdditiveKind, HeadShape, Shown, Truth, named_classes
+from distill_mtl.tasks.base import (
+    DEFAULT_HEAD,
+    KINDS,
+    AdditiveKind,
+    HeadShape,
+    Shown,
+    Truth,
+    by_row,
+    named_classes,
+)
 from distill_mtl.tasks.doubts import Doubt, class_doubts
 from distill_mtl.tasks.heads import PooledHead
 from distill_mtl.tasks.json_values import likeliest_classes, plain_values
 from distill_mtl.tasks.label import MOST_CLASSES, CountsTable, LabelCounts, by_count, class_text, list_classes
-from distill_mtl.tasks.losses import Decoupled, log_probabilities, soft_divergence, sums_to_one
+from distill_mtl.tasks.losses import (
+    Decoupled,
+    any_of,
+    average_softmax,
+    log_probabilities,
+    soft_divergence,
+    sums_to_one,
+)
 from distill_mtl.tasks.metrics import CLASS_SCORES, confidence_counts
 from distill_mtl.tasks.options import mirror_partners, number, read_mirrored, swap_classes, whole_number
 
+BACKGROUND = "background"
+"""The class that stands for none of the others, where an option names no other."""
 _FROM_ONE = " If the labels number the classes from 1, write `options: {first_number: 1}`."
 
 
 class SoftmaxKind(AdditiveKind):
-    """What such kinds share: how a teacher's probabilities are read, and classes that a mirror swaps."""
+    """What such kinds share: how a teacher's probabilities are read, classes that a mirror swaps, and a background.
+
+    The background is the class that stands for none of the others: the option `background` names it, else it is the
+    class of the name `background`, if there is one. Of a network or a data set that knows some classes only, it means
+    "none of those". So a label of it is no class but a set of them: the background, and all classes that the data set
+    does not know. In tensors of labels such a set is a negative number, -1 - its place in `_sets`.
+
+    Attributes:
+        background: its position; None: there is none.
+    """
 
     exclusive = True
     partial = True
+    by_class = True
     fewest_classes = 2
 
     def __init__(
@@ -41,10 +69,18 @@ class SoftmaxKind(AdditiveKind):
         *,
         head: HeadShape,
         mirrored: Sequence[Sequence[str]],
+        background: str | None,
     ) -> None:
         super().__init__(classes, metric, head=head)
         self.mirrored = read_mirrored(mirrored, classes)
         self._partners = mirror_partners(self.mirrored, classes)
+        if background is not None and background not in classes:
+            raise UserError(
+                f"options.background: there is no class '{background}'.{nearest(background, classes)}"
+            )
+        self._named_background = background
+        name = background or BACKGROUND
+        self.background = classes.index(name) if name in classes else None
 
     @classmethod
     def are_probabilities(cls, answer: Tensor) -> bool:
@@ -59,9 +95,89 @@ class SoftmaxKind(AdditiveKind):
             probabilities = torch.cat([1 - probabilities, probabilities], 1)
         return log_probabilities(probabilities)
 
+    def within(self, label: Tensor, known: Sequence[int]) -> Tensor:
+        if len(known) == len(self.classes):
+            return label
+        foreign = label.new_tensor([place for place in range(len(self.classes)) if place not in set(known)])
+        strange = label[torch.isin(label, foreign) & (label != self._silent)]
+        if strange.numel():
+            raise ValueError(
+                f"the label shows '{self.classes[int(strange.flatten()[0])]}', and `knows` of its data set does not "
+                "list it. Add it there."
+            )
+        if self.background is None or self.background not in known:
+            return label
+        return label.masked_fill(label.eq(self.background), -1 - self._sets.index(tuple(known)))
+
+    def leaves_open(self, label: Tensor) -> bool:
+        return bool((label < 0).any())
+
+    def labels_of_classes(self, labels: Tensor, known: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """A class that is not among `known` is their background, if they have one, else no label: `_silent`. So is a
+        set of classes that leaves none of them possible but the background."""
+        ground = self._silent
+        if self.background is not None and self.background in known:
+            ground = list(known).index(self.background)
+        table = [list(known).index(place) if place in known else ground for place in range(len(self.classes))]
+        rest = [set(known) - {self.background} - set(each) for each in self._sets]
+        # Negative numbers count from the end.
+        table += [self._silent if left else ground for left in reversed(rest)]
+        ignored = (labels >= len(self.classes)) | (labels < -len(rest)) | (labels == self._silent)
+        found = labels.new_tensor(table)[labels.masked_fill(ignored, 0)].masked_fill(ignored, self._silent)
+        return found, (found != self._silent).flatten(1).any(1) if found.ndim > 1 else found != self._silent
+
+    def average(self, answers: Sequence[Tensor], shares: Tensor, temperature: float) -> Tensor:
+        return average_softmax(self.alike(answers), by_row(shares, answers[0].ndim), temperature)
+
+    def sureness(self, logits: Tensor) -> Tensor:
+        """Minus the entropy of the softmax at temperature 1, of maps the mean over their pixels."""
+        entropy = torch.special.entr(logits.float().softmax(1)).sum(1)
+        return -(entropy if entropy.ndim == 1 else entropy.flatten(1).mean(1))
+
     def describe(self) -> dict[str, object]:
-        said = {"mirrored": [list(pair) for pair in self.mirrored]} if self.mirrored else {}
+        said: dict[str, object] = (
+            {"mirrored": [list(pair) for pair in self.mirrored]} if self.mirrored else {}
+        )
+        if self._named_background is not None:
+            said["background"] = self._named_background
         return super().describe() | said
+
+    @property
+    def _sets(self) -> list[tuple[int, ...]]:
+        """What the data sets know that do not know all classes, each once."""
+        return list(dict.fromkeys(self.knows.values()))
+
+    @property
+    def _silent(self) -> int:
+        """In a label: nothing is said. No other label has this number."""
+        return torch.iinfo(torch.int64).min
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor, losses: Tensor) -> Tensor:
+        """The cross-entropies [R, ...] of labels that are classes, with those of labels that are sets of classes.
+
+        A set Y costs -log of the sum of q(c) over c in Y, with the student's softmax q: the likelihood of what the
+        label says (Jin & Ghahramani 2002, "Learning with Multiple Labels"; for a background that is other data sets'
+        foreground Cermelli et al. 2020, arXiv:2002.00718, section 3.2). It is 0 where the student rules out what the
+        data set knows, whatever it says of the rest.
+        """
+        for place, known in enumerate(self._sets):
+            ruled_out = {*known} - {self.background}
+            possible = [one for one in range(len(self.classes)) if one not in ruled_out]
+            losses = torch.where(labels == -1 - place, -any_of(logits, possible), losses)
+        return losses
+
+    def _as_answered(self, labels: Tensor, predicted: Tensor) -> Tensor:
+        """Labels that are classes, for scores. One that is a set is the answer, if that is in it, else the background:
+        an answer that a label does not contradict is not counted as wrong."""
+        for place, known in enumerate(self._sets):
+            ruled_out = predicted.new_tensor([one for one in known if one != self.background])
+            answered = predicted.masked_fill(torch.isin(predicted, ruled_out), self.background or 0)
+            labels = torch.where(labels == -1 - place, answered, labels)
+        return labels
+
+    def _grounded(self, labels: Tensor) -> Tensor:
+        """Labels that are sets of classes as the background."""
+        return labels.masked_fill(labels < 0, self.background or 0)
 
     def _in_mirror(self, label: Tensor, view: View) -> Tensor:
         """Class numbers as they are where the view is mirrored."""
@@ -83,6 +199,7 @@ class Classification(SoftmaxKind):
             class that it sets apart is the row's label; without one (or where a teacher knows only some of
             the classes) the class that the teacher finds likeliest.
         mirrored: pairs of names of classes that change places when the picture is mirrored.
+        background: the class that stands for none of the others; by default the one of this name, if there is one.
         first_number: of the classes in labels that are numbers; 1 where they are counted from 1.
     """
 
@@ -101,9 +218,10 @@ class Classification(SoftmaxKind):
         label_smoothing: float = 0.0,
         dkd: Mapping[str, Any] | None = None,
         mirrored: Sequence[Sequence[str]] = (),
+        background: str | None = None,
         first_number: int = 0,
     ) -> None:
-        super().__init__(classes, metric, head=head, mirrored=mirrored)
+        super().__init__(classes, metric, head=head, mirrored=mirrored, background=background)
         self.first_number = whole_number("first_number", first_number, least=0)
         if self.metric == "top5" and len(classes) < 6:
             raise UserError(f"top5 of {len(classes)} classes is always 100. Use another metric.")
@@ -195,7 +313,11 @@ class Classification(SoftmaxKind):
         return PooledHead(features["pooled"].channels, len(self.classes), self.shape)
 
     def supervised_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=self.label_smoothing)
+        classes = labels.clamp(min=0) if self.knows else labels
+        losses = F.cross_entropy(
+            logits.float(), classes, reduction="none", label_smoothing=self.label_smoothing
+        )
+        return self._cross_entropy(logits, labels, losses)
 
     def soft_target_loss(
         self, logits: Tensor, teacher_logits: Tensor, temperature: float, truth: Truth | None = None
@@ -203,7 +325,7 @@ class Classification(SoftmaxKind):
         if self.dkd is not None:
             target = teacher_logits.argmax(1)
             if truth is not None:
-                target = truth.labels.where(truth.labelled, target)
+                target = truth.labels.where(truth.labelled & (truth.labels >= 0), target)
             return self.dkd(logits, teacher_logits, target, temperature)
         # Rounding must not push a divergence below its floor: balancing may take its logarithm.
         return soft_divergence(logits, teacher_logits, temperature).clamp(min=0)
@@ -222,13 +344,14 @@ class Classification(SoftmaxKind):
         return self.member, str(int(decoded["label"]) + self.first_number).encode()
 
     def show_label(self, label: Tensor, image: Tensor) -> Shown:
-        return Shown(None, self.classes[int(label)])
+        return Shown(None, self.classes[int(self._grounded(label))])
 
     def show_answer(self, logits: Tensor, image: Tensor) -> Shown:
         probability, label = logits.float().softmax(0).max(0)
         return Shown(None, f"{self.classes[int(label)]} ({100 * float(probability):.0f} %)")
 
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
+        labels = self._as_answered(labels, logits.argmax(1)) if self.knows else labels
         return CLASS_SCORES[self.metric].statistics(logits.float(), labels).cpu().double()
 
     def score_totals(self, totals: Tensor) -> Tensor:
@@ -242,13 +365,14 @@ class Classification(SoftmaxKind):
 
     def calibration(self, logits: Tensor, labels: Tensor) -> Tensor:
         probability, predicted = logits.float().softmax(1).max(1)
-        return confidence_counts(probability, predicted == labels)
+        said = labels >= 0
+        return confidence_counts(probability[said], (predicted == labels)[said])
 
     def agreement(self, logits: Tensor, other: Tensor) -> Tensor:
         return (logits.argmax(dim=1) == other.argmax(dim=1)).cpu().double()
 
     def label_counts(self, labels: Tensor) -> Tensor:
-        return torch.bincount(labels, minlength=len(self.classes)).cpu().double()
+        return torch.bincount(self._grounded(labels), minlength=len(self.classes)).cpu().double()
 
     def constant_score(self, counts: Tensor) -> float:
         return CLASS_SCORES[self.metric].of_constant(counts)

@@ -113,7 +113,7 @@ def soft_heat_loss(
     """
     alike = map_size(teacher) == map_size(logits)
     teacher = (
-        teacher if alike else _as_large(teacher, classes, map_size(logits), sized=size_weight is not None)
+        teacher if alike else as_large(teacher, classes, map_size(logits), sized=size_weight is not None)
     )
     mine, theirs = logits[:, :classes], teacher[:, :classes]
     sure = theirs.sigmoid()
@@ -140,7 +140,7 @@ def gaussians(labels: Tensor, there: Tensor, cell: Tensor, sides: Tensor, classe
     return heat.view(len(labels), classes, *size)
 
 
-def _as_large(maps: Tensor, classes: int, size: Size, *, sized: bool) -> Tensor:
+def as_large(maps: Tensor, classes: int, size: Size, *, sized: bool) -> Tensor:
     """A teacher's maps in another size: sizes are in the new cells then, offsets mean nothing any more.
 
     Where cells become larger, each takes its heat from the hottest of those that it covers, and the sizes from

@@ -15,13 +15,14 @@ from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.boxes import is_boxes
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.reading import loads
-from distill_mtl.tasks.base import DEFAULT_HEAD, KINDS, HeadShape, Legend, Shown, TaskKind, Truth
+from distill_mtl.tasks.base import DEFAULT_HEAD, KINDS, HeadShape, Legend, Shown, TaskKind, Truth, by_row
 from distill_mtl.tasks.detections import as_maps, best_box_of_each_class, soft_box_loss, strongest_boxes
 from distill_mtl.tasks.doubts import Doubt, never
 from distill_mtl.tasks.drawing import draw_objects, named_colors
 from distill_mtl.tasks.heads import PyramidDecoder, pyramid_levels
 from distill_mtl.tasks.heat import (
     Peaks,
+    as_large,
     best_peak_of_each_class,
     draw_gaussians,
     focal_loss,
@@ -31,6 +32,7 @@ from distill_mtl.tasks.heat import (
 )
 from distill_mtl.tasks.json_values import plain_values
 from distill_mtl.tasks.label import CountsTable, LabelCounts, by_count, list_classes, to_json
+from distill_mtl.tasks.losses import average_sigmoid
 from distill_mtl.tasks.maps import map_size
 from distill_mtl.tasks.metrics import average_precision
 from distill_mtl.tasks.objects import (
@@ -91,6 +93,7 @@ class Heatmap(TaskKind):
     metrics: ClassVar[tuple[str, ...]] = ("map50", "pck")
     dense = True
     takes_boxes = True
+    by_class = True
     output_options = ("form",)
     label_options = ("form", "max_objects")
     extra_channels: ClassVar[int] = 4
@@ -195,7 +198,35 @@ class Heatmap(TaskKind):
         return found
 
     def filler(self, size: Size) -> Tensor:
-        return no_objects(self.max_objects)
+        return no_objects(self.max_objects + (len(self.classes) if self.knows else 0))
+
+    def within(self, label: Tensor, known: Sequence[int]) -> Tensor:
+        """float32 [max_objects + classes, 5]: behind the objects a row for each class, with -2 - its number as class
+        where nothing is said of it, else -1."""
+        strange = [number for number in label[:, 0].long().tolist() if number >= 0 and number not in known]
+        if strange:
+            raise ValueError(
+                f"the label has a '{self.classes[strange[0]]}', and `knows` of its data set does not list it. Add it "
+                "there."
+            )
+        notes = no_objects(len(self.classes))
+        for number in set(range(len(self.classes))) - set(known):
+            notes[number, 0] = -2 - number
+        return torch.cat([label, notes])
+
+    def leaves_open(self, label: Tensor) -> bool:
+        return bool((label[:, 0] < -1).any())
+
+    def labels_of_classes(self, labels: Tensor, known: Sequence[int]) -> tuple[Tensor, Tensor]:
+        numbers, found = labels[..., 0], labels.clone()
+        found[..., 0] = -1
+        for place, number in enumerate(known):
+            found[..., 0] = torch.where(numbers == number, float(place), found[..., 0])
+            found[..., 0] = torch.where(numbers == -2 - number, float(-2 - place), found[..., 0])
+        silent = self._silent(labels)
+        return found, labels.new_ones(len(labels)).bool() if silent is None else ~silent[:, list(known)].all(
+            1
+        )
 
     def transform_label(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
         seen = transform_objects(label, view, picture, size, self.form)
@@ -256,7 +287,11 @@ class Heatmap(TaskKind):
         cell = torch.stack([x.floor().clamp(0, width - 1), y.floor().clamp(0, height - 1)], -1)
         number = there.sum(1).clamp(min=1)
         heat = self._wanted(labels, there, cell.long(), sides, (height, width))
-        losses = focal_loss(logits[:, : len(self.classes)], heat).flatten(1).sum(1)
+        focal = focal_loss(logits[:, : len(self.classes)], heat)
+        silent = self._silent(labels)
+        if silent is not None:
+            focal = focal.masked_fill(silent[:, :, None, None], 0.0)
+        losses = focal.flatten(1).sum(1)
         place = (cell[..., 1] * width + cell[..., 0]).long()
         behind = logits[:, len(self.classes) :].flatten(2)
         read = behind.gather(2, place[:, None].expand(-1, self.extra_channels, -1)).movedim(1, 2)
@@ -283,6 +318,29 @@ class Heatmap(TaskKind):
             temperature,
             size_weight=SIZE_WEIGHT if self.boxes else None,
         )
+
+    def average(self, answers: Sequence[Tensor], shares: Tensor, temperature: float) -> Tensor:
+        """The heat's probabilities averaged; sizes and offsets from the map with the most heat in the cell."""
+        maps, number = self.alike(answers), len(self.classes)
+        weights = by_row(shares, 4)
+        heat = average_sigmoid([one[:, :number] for one in maps], weights, temperature)
+        hottest = torch.stack([one[:, :number].sigmoid().amax(1, keepdim=True) for one in maps]) * weights
+        behind = torch.stack([one[:, number:] for one in maps])
+        chosen = hottest.argmax(0, keepdim=True).expand(1, *behind.shape[1:])
+        return torch.cat([heat, behind.gather(0, chosen)[0]], 1)
+
+    def alike(self, answers: Sequence[Tensor]) -> list[Tensor]:
+        """Maps of one size; a detector's boxes are drawn on such a map."""
+        maps = [one for one in answers if not is_boxes(one)]
+        size = map_size(max(maps, key=lambda one: one.numel())) if maps else _DRAWN
+        return [
+            as_maps(one.float(), len(self.classes), size)
+            if is_boxes(one)
+            else one.float()
+            if map_size(one) == size
+            else as_large(one.float(), len(self.classes), size, sized=self.boxes)
+            for one in answers
+        ]
 
     # ---- what a user gets -------------------------------------------------------------------------
     def decode(self, logits: Tensor, size: Size) -> dict[str, Tensor]:
@@ -350,6 +408,11 @@ class Heatmap(TaskKind):
             return points_found(best.cpu().double(), labels.cpu().double(), size)
         objects, scores = (part.cpu().double() for part in self._found(logits))
         known = labels.cpu().double()
+        silent = self._silent(known)
+        if silent is not None:  # what is found there may be right
+            number = objects[..., 0].long()
+            unsaid = (number >= 0) & silent.gather(1, number.clamp(min=0))
+            objects[..., 0] = objects[..., 0].masked_fill(unsaid, -1)
         right = match_objects(objects, known)
         missing = self.top - objects.shape[1]  # a small map has not so many cells
         columns = (scores, objects[..., 0], right.double())
@@ -433,6 +496,13 @@ class Heatmap(TaskKind):
             "top": self.top,
             "least_score": self.least_score,
         }
+
+    def _silent(self, labels: Tensor) -> Tensor | None:
+        """bool [R, C], the classes that labels say nothing of; None: they tell of all."""
+        if labels.shape[1] == self.max_objects:
+            return None
+        numbers = torch.arange(len(self.classes), device=labels.device)
+        return (labels[..., :1] == -2 - numbers).any(1)
 
     def _found(self, logits: Tensor) -> Peaks:
         """Of a student's maps, or of a detector's boxes."""

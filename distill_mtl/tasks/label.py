@@ -37,6 +37,7 @@ class LabelForm(ABC):
             must be known before a label is read.
         silent_label: what a label looks like that says nothing (`has_label`), for messages.
         classes: names of what is answered.
+        knows: data set -> positions of the classes that its labels tell of, for those that do not tell of all.
     """
 
     name: ClassVar[str]
@@ -47,6 +48,7 @@ class LabelForm(ABC):
     open_classes: ClassVar[int] = 0
     silent_label: ClassVar[str] = "all of them are empty"
     classes: tuple[str, ...]
+    knows: Mapping[str, tuple[int, ...]] = {}
 
     @classmethod
     def endings(cls) -> tuple[str, ...]:
@@ -89,6 +91,22 @@ class LabelForm(ABC):
             size: height and width of the view.
         """
         return label
+
+    def within(self, label: Tensor, known: Sequence[int]) -> Tensor:
+        """A label of a data set that tells of some classes only: it says nothing of the others.
+
+        Args:
+            label: from `read_label`, or of a view.
+            known: positions of these classes, ascending: one of the values of `knows`.
+
+        Raises:
+            ValueError: it shows a class that is not among them.
+        """
+        raise NotImplementedError(f"labels of kind {self.name} tell of all classes")
+
+    def leaves_open(self, label: Tensor) -> bool:
+        """Whether a label that `within` gave says nothing of some class."""
+        return False
 
     def keep_known_classes(self, labels: Tensor, known: Sequence[int]) -> Tensor:
         """The labels with all classes unknown but those at the positions in `known`.

@@ -1,6 +1,6 @@
 """Divergences between two networks' softened decisions, for every kind of task that decides."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -61,6 +61,33 @@ def bernoulli_divergence(logits: Tensor, teacher_logits: Tensor, temperature: fl
     yes = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
     no = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
     return (yes + no).clamp(min=0) * temperature**2
+
+
+def any_of(logits: Tensor, classes: Sequence[int]) -> Tensor:
+    """float32 [R, ...]: log of the softmax's probability over dim 1 that the class is one of these."""
+    return F.log_softmax(logits.float(), 1)[:, list(classes)].logsumexp(1)
+
+
+def average_softmax(answers: Sequence[Tensor], shares: Tensor, temperature: float) -> Tensor:
+    """Logits whose softmax over dim 1 at `temperature` is the mean of the answers' own.
+
+    The mean of the softened outputs of an ensemble: Hinton, Vinyals & Dean 2015 (arXiv:1503.02531, section 3).
+
+    Args:
+        answers: M times float32 [R, C, ...].
+        shares: [M, R, 1, ...] that sum to 1.
+        temperature: divides the logits.
+    """
+    softened = torch.stack([F.log_softmax(answer / temperature, 1) for answer in answers])
+    return (softened + shares.log()).logsumexp(0) * temperature
+
+
+def average_sigmoid(answers: Sequence[Tensor], shares: Tensor, temperature: float) -> Tensor:
+    """Logits whose sigmoid at `temperature` is the mean of the answers' own; arguments as in `average_softmax`."""
+    stacked, weights = torch.stack(list(answers)) / temperature, shares.log()
+    yes = (F.logsigmoid(stacked) + weights).logsumexp(0)
+    no = (F.logsigmoid(-stacked) + weights).logsumexp(0)
+    return (yes - no) * temperature
 
 
 @dataclass(frozen=True)

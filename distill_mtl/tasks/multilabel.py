@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.networks.features import FeatureShape
-from distill_mtl.tasks.base import DEFAULT_HEAD, KINDS, HeadShape, Shown, TaskKind, Truth
+from distill_mtl.tasks.base import DEFAULT_HEAD, KINDS, HeadShape, Shown, TaskKind, Truth, by_row
 from distill_mtl.tasks.doubts import Doubt, never
 from distill_mtl.tasks.heads import PooledHead
 from distill_mtl.tasks.json_values import (
@@ -23,7 +23,7 @@ from distill_mtl.tasks.json_values import (
     short_json,
 )
 from distill_mtl.tasks.label import CountsTable, LabelCounts, percent, to_json
-from distill_mtl.tasks.losses import bernoulli_divergence
+from distill_mtl.tasks.losses import average_sigmoid, bernoulli_divergence
 from distill_mtl.tasks.metrics import average_precision, confidence_counts
 from distill_mtl.tasks.options import mirror_partners, read_mirrored
 
@@ -53,6 +53,7 @@ class Multilabel(TaskKind):
     metrics = ("map", "error")
     lower_is_better = frozenset({"error"})
     partial = True
+    by_class = True
     from_table = "columns"
 
     def __init__(
@@ -113,6 +114,25 @@ class Multilabel(TaskKind):
 
     def transform_label(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:
         return label[self._partners] if view.flip and self.mirrored else label
+
+    def within(self, label: Tensor, known: Sequence[int]) -> Tensor:
+        """Of the other classes nothing is known, whatever stands there: a table may hold 0 for them."""
+        return self.keep_known_classes(label[None], known)[0]
+
+    def leaves_open(self, label: Tensor) -> bool:
+        return bool((label == UNKNOWN).any())
+
+    def labels_of_classes(self, labels: Tensor, known: Sequence[int]) -> tuple[Tensor, Tensor]:
+        chosen = labels[:, list(known)]
+        return chosen, (chosen != UNKNOWN).any(1)
+
+    def average(self, answers: Sequence[Tensor], shares: Tensor, temperature: float) -> Tensor:
+        return average_sigmoid(self.alike(answers), by_row(shares, 2), temperature)
+
+    def sureness(self, logits: Tensor) -> Tensor:
+        """Minus the entropy of the decisions at temperature 1, mean over the classes."""
+        yes = logits.float().sigmoid()
+        return -(torch.special.entr(yes) + torch.special.entr(1 - yes)).mean(1)
 
     def keep_known_classes(self, labels: Tensor, known: Sequence[int]) -> Tensor:
         classes = list(known)

@@ -48,6 +48,7 @@ class Segmentation(SoftmaxKind):
         ignore_index: value of a pixel without a label.
         dice: weight of the soft Dice loss that is added to the cross-entropy, for classes of few pixels.
         mirrored: pairs of names of classes that change places when the picture is mirrored.
+        background: the class that stands for none of the others; by default the one of this name, if there is one.
     """
 
     name = "segmentation"
@@ -68,8 +69,9 @@ class Segmentation(SoftmaxKind):
         ignore_index: int = 255,
         dice: float = 0.0,
         mirrored: Sequence[Sequence[str]] = (),
+        background: str | None = None,
     ) -> None:
-        super().__init__(classes, metric, head=head, mirrored=mirrored)
+        super().__init__(classes, metric, head=head, mirrored=mirrored, background=background)
         self.ignore_index = whole_number("ignore_index", ignore_index, least=0)
         self.dice = number("dice", dice)
 
@@ -153,7 +155,9 @@ class Segmentation(SoftmaxKind):
     def supervised_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean over the valid pixels of each row; 0 for a row that a crop left without any."""
         logits = resized(logits.float(), map_size(labels))
-        losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=self.ignore_index)
+        classes = labels.masked_fill(labels < 0, self.ignore_index) if self.knows else labels
+        losses = F.cross_entropy(logits, classes, reduction="none", ignore_index=self.ignore_index)
+        losses = self._cross_entropy(logits, labels, losses)
         valid = labels != self.ignore_index
         entropy = losses.sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1)
         return entropy + self.dice * soft_dice_loss(logits, labels, valid) if self.dice else entropy
@@ -195,7 +199,7 @@ class Segmentation(SoftmaxKind):
         return self.member, write_png(pixels.astype(np.uint8 if largest < 2**8 else np.uint16))
 
     def show_label(self, label: Tensor, image: Tensor) -> Shown:
-        return Shown(paint_classes(label, self.ignore_index))
+        return Shown(paint_classes(self._grounded(label), self.ignore_index))
 
     def show_answer(self, logits: Tensor, image: Tensor) -> Shown:
         classes = resized(logits[None].float(), map_size(image)).argmax(1)[0]
@@ -210,6 +214,7 @@ class Segmentation(SoftmaxKind):
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
         """[right pixels by class, labelled pixels by class, predicted pixels by class], K = 3 C."""
         predicted = resized(logits.float(), map_size(labels)).argmax(dim=1)
+        labels = self._as_answered(labels, predicted) if self.knows else labels
         valid = labels != self.ignore_index
         right = valid & (predicted == labels)
         counts = [
@@ -235,7 +240,7 @@ class Segmentation(SoftmaxKind):
     def calibration(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Of pixels."""
         probability, predicted = resized(logits.float(), map_size(labels)).softmax(1).max(1)
-        valid = labels != self.ignore_index
+        valid = (labels != self.ignore_index) & (labels >= 0)
         return confidence_counts(probability[valid], (predicted == labels)[valid])
 
     def agreement(self, logits: Tensor, other: Tensor) -> Tensor:
@@ -245,7 +250,7 @@ class Segmentation(SoftmaxKind):
         return (mine == theirs).flatten(1).float().mean(dim=1).cpu().double()
 
     def label_counts(self, labels: Tensor) -> Tensor:
-        return self._count(labels, labels != self.ignore_index).sum(dim=0).cpu().double()
+        return self._count(self._grounded(labels), labels != self.ignore_index).sum(dim=0).cpu().double()
 
     def constant_score(self, counts: Tensor) -> float:
         """Every pixel the commonest class: its share, or that share over the classes that occur."""
@@ -257,6 +262,10 @@ class Segmentation(SoftmaxKind):
         if self.dice:
             said["dice"] = self.dice
         return super().describe() | said
+
+    @property
+    def _silent(self) -> int:
+        return self.ignore_index
 
     def _count(self, classes: Tensor, where: Tensor) -> Tensor:
         """int64 [R, C]: how often each class stands in `classes` [R, H, W] where `where` holds."""
@@ -275,14 +284,16 @@ def soft_dice_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
 
     Args:
         logits: [R, C, H, W].
-        labels: int64 [R, H, W], anything where they are not valid.
+        labels: int64 [R, H, W], anything where they are not valid; negative where none of the classes that the label
+            tells of is there.
         valid: bool [R, H, W].
 
     Returns:
         float32 [R]: 0 for a perfect row and for one without a valid pixel, at most 1.
     """
     probabilities = logits.float().softmax(1) * valid[:, None]
-    truth = F.one_hot(labels.where(valid, 0), logits.shape[1]).movedim(-1, 1) * valid[:, None]
+    said = valid & (labels >= 0)
+    truth = F.one_hot(labels.where(said, 0), logits.shape[1]).movedim(-1, 1) * said[:, None]
     pixels = truth.flatten(2).sum(-1)
     overlap = (probabilities * truth).flatten(2).sum(-1)
     dice = 2 * overlap / (probabilities.square().flatten(2).sum(-1) + pixels).clamp(min=1)

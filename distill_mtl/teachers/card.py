@@ -64,6 +64,11 @@ class TeacherCard:
         return self.labels.known
 
     @property
+    def alone_classes(self) -> tuple[str, ...]:
+        """Those of the task's classes that the teacher knows."""
+        return self.labels.alone().classes
+
+    @property
     def name(self) -> str:
         """A few letters for tables: of its place, which for the student of a run is the run's."""
         is_student = self.place.name == STUDENT and self.place.parent.name

@@ -1,6 +1,7 @@
 """How the outputs of a teacher are matched with the classes of its task."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -40,9 +41,22 @@ class LabelMap:
             logits = logits[:, [*self.outputs, *range(self.width, self.width + self.rest)]]
         if self.known is None:
             return logits
-        full = torch.full_like(logits[:, :1], UNKNOWN).repeat_interleave(len(self.classes), 1)
-        full[:, list(self.known)] = logits
+        count = len(self.classes)
+        full = torch.full_like(logits[:, :1], UNKNOWN).repeat_interleave(count + self.rest, 1)
+        full[:, [*self.known, *range(count, count + self.rest)]] = logits
         return full
+
+    @property
+    def own(self) -> list[str]:
+        """The classes that are used, in the order of the teacher's outputs."""
+        named = [self.classes[place] for place in self.known or range(len(self.classes))]
+        return [name for _, name in sorted(zip(self.outputs, named, strict=True))]
+
+    def alone(self) -> "LabelMap":
+        """The map to the known classes alone, in the task's order."""
+        if self.known is None:
+            return self
+        return replace(self, classes=tuple(self.classes[place] for place in self.known), known=None)
 
     @property
     def describe(self) -> str:
@@ -67,6 +81,7 @@ def match_classes(
     *,
     rest: int = 0,
     remedy: str = "Remove the task's `classes` to take the teacher's.",
+    several: bool = False,
 ) -> LabelMap:
     """Compare a teacher's classes with its task's.
 
@@ -80,6 +95,7 @@ def match_classes(
         what: the teacher, for messages.
         rest: of its outputs that stand for no class.
         remedy: what to do where they differ, for messages.
+        several: the task has other teachers, so that each side may have classes that the other lacks.
 
     Raises:
         UserError: the two cannot be brought together.
@@ -108,13 +124,40 @@ def match_classes(
     other = [name for name in wanted if name not in place]
     asked = set(wanted)
     beyond = [name for name in own if name not in asked]
-    if not known or (other and beyond):
+    if not known and several:
+        raise UserError(f"{what} knows none of the task's classes {_some(wanted)}: it has {_some(own)}.")
+    if not known or (other and beyond and not several):
         raise UserError(
             f"{what} does not know the recipe's classes {_some(other)}, and the recipe not its classes "
             f"{_some(beyond)}. One side must name all of the other's. {remedy}"
         )
     outputs = tuple(place[wanted[index]] for index in known)
     return LabelMap(tuple(wanted), outputs, tuple(known) if other else None, width, rest)
+
+
+def union_of(named: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """The classes of several teachers, each once, in the order of the teachers.
+
+    Args:
+        named: a teacher, for messages -> its classes.
+
+    Raises:
+        UserError: two names differ in nothing but case, spaces or signs.
+    """
+    union = dict.fromkeys(name for names in named.values() for name in names)
+    alike: dict[str, str] = {}
+    for name in union:
+        key = re.sub(r"[\W_]+", "", name).casefold() or name
+        if key in alike:
+            first, second = (
+                next(who for who, names in named.items() if one in names) for one in (alike[key], name)
+            )
+            raise UserError(
+                f"'{alike[key]}' of {first} and '{name}' of {second} are nearly the same name. If they are one class, "
+                "give one teacher the other's name with `classes`; else name them apart."
+            )
+        alike[key] = name
+    return tuple(union)
 
 
 def _some(names: Sequence[str]) -> str:

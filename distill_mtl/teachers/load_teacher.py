@@ -15,10 +15,10 @@ from distill_mtl.networks.network import Network, NetworkFiles
 from distill_mtl.networks.opening import open_network
 from distill_mtl.networks.task_network import TaskNetwork
 from distill_mtl.networks.weights import read_score, sha256
-from distill_mtl.recipe.schema import TeacherSection
+from distill_mtl.recipe.schema import TeacherSection, teacher_keys, teacher_place
 from distill_mtl.tasks.base import KINDS, TaskKind, build_kind, import_kind, named_classes, output_options_in
 from distill_mtl.teachers.card import TeacherCard
-from distill_mtl.teachers.label_map import LabelMap, match_classes
+from distill_mtl.teachers.label_map import LabelMap, match_classes, union_of
 from distill_mtl.teachers.teacher import Teacher
 
 # What a recipe may say of a teacher that changes nothing in its answers; files count by what is in them.
@@ -79,6 +79,87 @@ def load_teacher(
         raise TeacherError(f"tasks.{task}.teacher: {error}") from error
 
 
+def load_teachers(
+    sections: Sequence[TeacherSection],
+    *,
+    task: str,
+    kind: str | None = None,
+    layers: Sequence[Sequence[str | None]],
+    classes: Sequence[str] | int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> list[Teacher]:
+    """The teachers of one task. The task's classes are the union of theirs by name, unless the recipe lists them.
+
+    Args:
+        sections: where each lies.
+        task, kind, classes, options: as for `load_teacher`.
+        layers: of each teacher.
+
+    Raises:
+        TeacherError: as `load_teacher`; two teachers are the same one; classes that cannot be united.
+    """
+    if len(sections) == 1:
+        return [
+            load_teacher(
+                sections[0], task=task, kind=kind, layers=layers[0], classes=classes, options=options
+            )
+        ]
+    places = dict(zip(teacher_keys(task, len(sections)), sections, strict=True))
+    opened: dict[str, tuple[Network, str]] = {}
+    found: dict[str, Teacher] = {}
+    for key, section in places.items():
+        try:
+            network = open_network(section)
+            opened[key] = network, network.choose(section.task, task)
+            if classes is None:
+                found[key] = teacher_of(*opened[key], Asked(kind, None, options), task=task)
+        except UserError as error:
+            raise TeacherError(f"{teacher_place(key)}: {error}") from error
+    try:
+        wanted = classes if classes is not None else _united([one.card for one in found.values()])
+        for (key, (network, head)), taken in zip(opened.items(), layers, strict=True):
+            asked = Asked(kind, wanted, options)
+            found[key] = teacher_of(network, head, asked, task=task, layers=taken, several=True)
+        _refuse_twice({key: teacher.card for key, teacher in found.items()})
+    except UserError as error:
+        raise TeacherError(f"tasks.{task}.teacher: {error}") from error
+    return list(found.values())
+
+
+def _united(cards: Sequence[TeacherCard]) -> Sequence[str] | int | None:
+    """The classes of a task with these teachers, whose cards have their own classes."""
+    if KINDS[cards[0].kind].class_for(cards[0].options).fixed_classes is not None:
+        return None
+    named = [named_classes(card.labels.own) for card in cards]
+    if all(names is None for names in named) and len({card.labels.width for card in cards}) == 1:
+        return cards[0].labels.width
+    for card, names in zip(cards, named, strict=True):
+        if names is None:
+            raise UserError(
+                f"the classes of {card.name} have no names, so they cannot be united with those of the other "
+                "teachers. Give it `classes`, in the order of its outputs."
+            )
+    return union_of({card.name: names for card, names in zip(cards, named, strict=True) if names is not None})
+
+
+def united_classes(cards: Sequence[TeacherCard]) -> tuple[str, ...] | None:
+    """The classes that a task takes from these teachers, each of which was loaded for some task; None: other ones."""
+    try:
+        wanted = _united(cards)
+    except UserError:
+        return None
+    if isinstance(wanted, int) or wanted is None:
+        return cards[0].classes
+    return tuple(wanted)
+
+
+def _refuse_twice(cards: Mapping[str, TeacherCard]) -> None:
+    seen: dict[str, str] = {}
+    for key, card in cards.items():
+        if (first := seen.setdefault(card.fingerprint, key)) != key:
+            raise UserError(f"{first} and {key} are the same network, {card.name}. Remove one of the two.")
+
+
 def teachers_of(network: Network, asked: Mapping[str, Asked]) -> dict[str, Teacher]:
     """A network as teachers of some tasks, which share its trunk.
 
@@ -107,6 +188,7 @@ def teacher_of(
     *,
     task: str | None = None,
     layers: Sequence[str | None] = (),
+    several: bool = False,
 ) -> Teacher:
     """One task of an opened network as a teacher.
 
@@ -116,6 +198,7 @@ def teacher_of(
         asked: what the task wants.
         task: its name in the recipe; None: the network's.
         layers: as in `load_teacher`.
+        several: the task has other teachers, so that this one may know some of its classes only.
 
     Raises:
         UserError: the network has no such layer, or is one of another kind or for other classes.
@@ -134,7 +217,7 @@ def teacher_of(
     named = named_classes(output.classes) if output.classes is not None else None
     if reader.one_logit and named is not None and len(named) == 1:
         named = None  # the name of the second class, or a word for both: neither names two classes
-    labels = _labels(section, named, reader.width, shaped, asked.classes, str(source.place))
+    labels = _labels(section, named, reader.width, shaped, asked.classes, str(source.place), several=several)
     taken = _layers(reader, layers)
     network.tap(head, taken)
     aligned = network.inputs.whole_view
@@ -281,6 +364,8 @@ def _labels(
     kind: type[TaskKind],
     wanted: Sequence[str] | int | None,
     what: str,
+    *,
+    several: bool = False,
 ) -> LabelMap:
     """Which output stands for which class of the task."""
     count = kind.classes_of(width)
@@ -294,8 +379,8 @@ def _labels(
             f"`classes` says {said}, the network has {count} outputs for classes. Correct `classes`."
         )
     named = tuple(said) if isinstance(said, list) else named
-    labels = match_classes(named, count, wanted, what, rest=width - count)
-    if labels.known is not None and not kind.partial:
+    labels = match_classes(named, count, wanted, what, rest=width - count, several=several)
+    if labels.known is not None and not (kind.by_class if several else kind.partial):
         raise UserError(
             f"{what} {labels.describe}, and a teacher of kind {kind.name} must know all. Remove the others from the "
             "task's `classes`."

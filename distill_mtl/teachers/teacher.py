@@ -39,6 +39,19 @@ class TeacherOutput:
         return TeacherOutput(self.logits.to(device, non_blocking=True), hidden)
 
 
+def hidden_name(teacher: str, layer: str) -> str:
+    """A layer's name beside those of other teachers of the task."""
+    return f"{teacher}:{layer}"
+
+
+def named_hidden(teacher: str, output: TeacherOutput) -> TeacherOutput:
+    """The output with its layers named as those of this teacher, if its task has several."""
+    if "/" not in teacher:
+        return output
+    hidden = {hidden_name(teacher, layer): feature for layer, feature in output.hidden.items()}
+    return TeacherOutput(output.logits, hidden)
+
+
 @dataclass(frozen=True)
 class Target:
     """One task's teacher output for the rows of a batch that need one.
@@ -48,15 +61,18 @@ class Target:
         output: the teacher's output for exactly these rows.
         masked: bool [R], rows that teach nothing; they count as rows with a loss of 0. None: no row is masked.
         weights: float [R], of each row's loss; None: 1.
+        known: positions of the classes that are known; None: all.
     """
 
     rows: Tensor
     output: TeacherOutput
     masked: Tensor | None = None
     weights: Tensor | None = None
+    known: tuple[int, ...] | None = None
 
 
 Targets = dict[str, Target]
+"""Name of a teacher, or of several that are one (`Ensemble`) -> what it says."""
 
 
 class Teacher(nn.Module):
@@ -122,6 +138,11 @@ class Teacher(nn.Module):
     def to(self, *args: Any, **kwargs: Any) -> "Teacher":
         """A teacher with a fixed device stays there, whatever is moved around it."""
         return super().to(self.fixed_device) if self.fixed_device is not None else super().to(*args, **kwargs)
+
+    def alone(self) -> "Teacher":
+        """The same teacher for the classes that it knows, weights shared; it gives its logits alone."""
+        card = replace(self.card, labels=self.card.labels.alone(), layers=(), shapes={})
+        return Teacher(self.network, card, self.fixed_device)
 
     def with_inputs(self, inputs: InputContract) -> "Teacher":
         """The same teacher, weights shared, behind another input contract; it gives its logits alone.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from distill_mtl.data.batch import Batch
 from distill_mtl.errors import a_few
 from distill_mtl.networks.modes import evaluating
+from distill_mtl.recipe.schema import task_of
 from distill_mtl.students.student import Student
 from distill_mtl.teachers.teacher import Targets, TeacherOutput
 from distill_mtl.training.step import StepReport
@@ -94,9 +95,10 @@ def gather_everywhere(mine: Sequence[object]) -> list:
 
 
 def _broken_answers(task: str, targets: Targets) -> Iterator[tuple[str, list[int]]]:
-    if task in targets:
-        rows = targets[task].rows.cpu()[~_sound(targets[task].output)].tolist()
-        yield f"the teacher of {task} gives answers that are not finite", rows
+    for name, target in targets.items():
+        if task_of(name) == task:
+            rows = target.rows.cpu()[~_sound(target.output)].tolist()
+            yield f"the teacher of {name} gives answers that are not finite", rows
 
 
 def _sound(output: TeacherOutput) -> Tensor:

@@ -16,7 +16,7 @@ from distill_mtl.errors import RecipeError
 from distill_mtl.reading import machine_memory
 from distill_mtl.recipe import Recipe
 from distill_mtl.students.student import Body
-from distill_mtl.training.target_providers import self_taught
+from distill_mtl.training.target_providers import self_taught, weights_by_source
 
 
 def choose_rule(
@@ -119,8 +119,9 @@ def _why_bare(recipe: Recipe, bare: Iterable[str]) -> str:
 
 
 def _covered(task: str, recipe: Recipe, loss_config: LossConfig, has_teacher: bool, sources: Sources) -> bool:
-    weights = recipe.tasks[task].teacher_weight
-    everywhere = weights == "auto" or all(weights.values())
+    weights = weights_by_source(recipe.tasks[task])
+    # Of several teachers one must be asked about each data set.
+    everywhere = all(any(of_one.get(name, 1.0) for of_one in weights) for name in recipe.data)
     taught = has_teacher and loss_config.uses_teacher and everywhere and recipe.training.teachers_on != "none"
     if taught and (recipe.training.teachers_on == "all" or loss_config.uses_labels):
         return True

@@ -11,13 +11,15 @@ from distill_mtl.data import Sources
 from distill_mtl.data.augmentation import crop_for
 from distill_mtl.geometry.views import Size, View
 from distill_mtl.recipe import Recipe
-from distill_mtl.recipe.schema import SourceSection
+from distill_mtl.recipe.schema import SourceSection, task_of
 from distill_mtl.splits import Split
 from distill_mtl.targets.facts import Teachers
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.tasks.base import TaskKind, named_classes
+from distill_mtl.tasks.class_view import class_view
 from distill_mtl.teachers.teacher import Teacher
 from distill_mtl.training.processes import from_first_process
+from distill_mtl.training.target_providers import weights_by_source
 
 ROWS = 128
 """On which a teacher is asked about mirrored pictures."""
@@ -68,13 +70,12 @@ def choose_views(
     return recipe.model_copy(update={"data": data}), said
 
 
-def _learned_from(
-    name: str, source: SourceSection, recipe: Recipe, teachers: Mapping[str, Teacher]
-) -> Iterator[str]:
+def _learned_from(name: str, source: SourceSection, recipe: Recipe, teachers: Teachers) -> Iterator[str]:
     """The tasks with a label in a data set, and those whose teachers are asked about it."""
     for task, section in recipe.tasks.items():
-        weights = section.teacher_weight if isinstance(section.teacher_weight, dict) else {}
-        asked = task in teachers and recipe.training.teachers_on != "none" and weights.get(name, 1.0) > 0
+        weights = weights_by_source(section)
+        heard = any(of_one.get(name, 1.0) > 0 for of_one in weights)
+        asked = bool(teachers.of(task)) and recipe.training.teachers_on != "none" and heard
         if task in source.labels or asked:
             yield task
 
@@ -84,33 +85,41 @@ def _against_mirroring(task: str, kind: TaskKind, teachers: Teachers, sources: S
 
     A teacher is asked even where the student learns from labels only: what its pictures mean does not change.
     """
-    if task not in teachers or kind.dense:
+    if not teachers.of(task) or kind.dense:
         return "its classes are digits, letters or sides" if means_a_side(kind) else ""
-    found = teachers.measured(task, "mirrored")
-    if found is None:
-        found = from_first_process(_scores(task, kind, teachers[task], sources))
-        teachers.note(task, "mirrored", found)
-    plain, mirrored = found
-    worse = mirrored < (1 - LOST) * plain if kind.higher_is_better else mirrored > (1 + LOST) * plain
-    return f"its teacher scores {mirrored:.1f} on mirrored pictures, {plain:.1f} on others" if worse else ""
+    for name in teachers.of(task):
+        found = teachers.measured(name, "mirrored")
+        if found is None:
+            found = from_first_process(_scores(name, kind, teachers[name], sources))
+            teachers.note(name, "mirrored", found)
+        plain, mirrored = found
+        if mirrored < (1 - LOST) * plain if kind.higher_is_better else mirrored > (1 + LOST) * plain:
+            who = "its teacher" if name == task else f"its teacher {name}"
+            return f"{who} scores {mirrored:.1f} on mirrored pictures, {plain:.1f} on others"
+    return ""
 
 
-def _scores(task: str, kind: TaskKind, teacher: Teacher, sources: Sources) -> tuple[float, float]:
-    """A teacher's scores on labelled rows, and on the same rows mirrored."""
-    device = PartialState().device
+def _scores(name: str, kind: TaskKind, teacher: Teacher, sources: Sources) -> tuple[float, float]:
+    """A teacher's scores on labelled rows, and on the same rows mirrored; one of several on those of its classes."""
+    device, task, view, telling = PartialState().device, task_of(name), class_view(kind, None), None
+    if name != task:
+        view, telling = class_view(kind, teacher.known), sources.telling(task, teacher.known)
+        teacher = teacher.alone()
     live = LiveTeachers({task: teacher}, "all").to(device)
     split: Split = "validation" if sources.count(task, "validation") else "test"
     statistics: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for batch in sources.labelled(task, split, _AT_A_TIME, limit=ROWS):
+    for batch in sources.labelled(task, split, _AT_A_TIME, limit=ROWS, sources=telling):
         seen, size = batch.to(device), sources.size
         labels = torch.stack([_mirrored(kind, label, size) for label in batch.labels[task]]).to(device)
         for kept, images, truth in (
             (statistics[0], seen.images, seen.labels[task]),
             (statistics[1], seen.images.flip(3), labels),
         ):
-            kept.append(kind.statistics(live.everything(images, [task])[task].logits, truth))
+            logits = live.everything(images, [task])[task].logits
+            truth, said = view.labels(truth)
+            kept.append(view.kind.statistics(logits[said], truth[said]))
     live.to("cpu")  # training with a cache does not need it there
-    plain, mirrored = (float(kind.score(torch.cat(kept))) for kept in statistics)
+    plain, mirrored = (float(view.kind.score(torch.cat(kept))) for kept in statistics)
     return plain, mirrored
 
 

@@ -34,8 +34,8 @@ def initial_heads(
         of_teacher = section.head.init == "teacher" or (
             section.head.init is None and recipe.student.init == TEACHERS
         )
-        if of_teacher and section.network is not None and task in teachers:
-            found[task] = InitialHead(teachers[task].place, section.network.task, teachers[task].labels)
+        if of_teacher and len(section.networks) == 1 and task in teachers:
+            found[task] = InitialHead(teachers[task].place, section.networks[0].task, teachers[task].labels)
         elif old is not None and inherited is not None:
             found[task] = _inherited(task, kinds[task], old, inherited)
     return found

@@ -21,6 +21,7 @@ from rich.console import Console
 from distill_mtl.data.batch import Batch, ProcessShare
 from distill_mtl.display import Display, losses_note
 from distill_mtl.errors import Stopped, StoppedElsewhere, UserError, WriteError, a_few
+from distill_mtl.recipe.schema import task_of
 from distill_mtl.training.broken_loss import LossWatch, causes, gather_everywhere
 from distill_mtl.training.checkpoint import Session, list_checkpoints
 from distill_mtl.training.log import MetricsLog, SinceLine, Trackers
@@ -199,7 +200,7 @@ class TrainingLoop:
         stage, findings = self.parts.schedule.at(step), list[str]()
         for batch in micro_batches(self.parts, self.accelerator, range(step, step + 1)):
             rows = self.trainer.providers.teachers.rows(batch)
-            wanted = {task: mine for task, mine in rows.items() if task in stage.taught}
+            wanted = {name: mine for name, mine in rows.items() if task_of(name) in stage.taught}
             seen = batch.to(self.accelerator.device)
             findings += causes(
                 self.trainer.objective.student, seen, self.trainer.providers.teachers(seen, wanted)

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 
 from distill_mtl.distillation.term import HintPair, LossConfig, Term, admit_term, build_terms
 from distill_mtl.errors import RecipeError, UserError
+from distill_mtl.networks.features import FeatureShape
 from distill_mtl.recipe import Recipe
-from distill_mtl.recipe.schema import StageSection, TaskSection
+from distill_mtl.recipe.schema import StageSection, TaskSection, task_of
 from distill_mtl.students.student import Student
 from distill_mtl.teachers.card import TeacherCard
+from distill_mtl.teachers.teacher import hidden_name
 
 
 def admit_terms(recipe: Recipe) -> None:
@@ -36,25 +38,32 @@ def loss_configs_of(
     Args:
         recipe: as loaded.
         student: whose last stage is the default of a hint's own layer.
-        teachers: of the tasks that have one; their last map is the default of a hint's other layer.
+        teachers: cards by name; their last maps are the default of a hint's other layer.
     """
     return {
-        task: _loss_config(section, student, teachers.get(task))
+        task: _loss_config(
+            section, student, {name: card for name, card in teachers.items() if task_of(name) == task}
+        )
         for task, section in recipe.tasks.items()
         if task not in student.trunk.frozen
     }
 
 
-def _loss_config(section: TaskSection, student: Student, teacher: TeacherCard | None) -> LossConfig:
-    if teacher is None:
-        return LossConfig(section.weights, section.temperature)
+def _loss_config(section: TaskSection, student: Student, teachers: Mapping[str, TeacherCard]) -> LossConfig:
     named = [
-        (hint.student or student.trunk.last, hint.teacher or teacher.last_map, hint.form == "pooled")
+        (
+            hint.student or student.trunk.last,
+            hint.teacher or card.last_map,
+            hint.form == "pooled",
+            name if len(teachers) > 1 else None,
+        )
         for hint in section.hints
+        for number, (name, card) in enumerate(teachers.items(), start=1)
+        if hint.of in (None, number)
     ]
     # A network that gives nothing but its answer has no default layer to take a hint from.
-    pairs = [HintPair(mine, theirs, pooled) for mine, theirs, pooled in named if theirs is not None]
-    return LossConfig(section.weights, section.temperature, pairs, teacher.known)
+    pairs = [HintPair(mine, theirs, pooled, of) for mine, theirs, pooled, of in named if theirs is not None]
+    return LossConfig(section.weights, section.temperature, pairs)
 
 
 def terms_of(
@@ -67,7 +76,13 @@ def terms_of(
     named = {term for section in recipe.tasks.values() for term in section.weights}
     named = named.union(*map(_named_in, recipe.schedule))
     asked = {} if recipe.training.teachers_on == "none" else teachers
-    shapes = {task: teacher.shapes for task, teacher in asked.items()}
+    shapes: dict[str, dict[str, FeatureShape]] = {}
+    for name, teacher in asked.items():
+        layers = {
+            hidden_name(name, layer) if "/" in name else layer: shape
+            for layer, shape in teacher.shapes.items()
+        }
+        shapes[task_of(name)] = shapes.get(task_of(name), {}) | layers
     return build_terms(loss_configs, student.trunk.shapes, shapes, named=named, seed=recipe.seed)
 
 

@@ -3,10 +3,10 @@
 `check`, training and `evaluate` all build through here, so what is checked is what is trained.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cache, partial
 from types import MappingProxyType
 
 import torch
@@ -22,7 +22,7 @@ from distill_mtl.machine_memory import TRAINED, refuse_beyond_memory
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.long_form import no_margin
-from distill_mtl.recipe.schema import TaskSection
+from distill_mtl.recipe.schema import TaskSection, task_of, teacher_keys
 from distill_mtl.students.initial_weights import (
     InitialHead,
     InitialStudent,
@@ -32,12 +32,14 @@ from distill_mtl.students.initial_weights import (
 from distill_mtl.students.student import Student
 from distill_mtl.targets.cached import CachedTargets, cached_facts
 from distill_mtl.targets.combined import Gate, TargetProviders
+from distill_mtl.targets.ensembles import Ensemble
 from distill_mtl.targets.facts import Teachers
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.targets.provider import TargetProvider
 from distill_mtl.targets.self_teacher import Context, SelfTeacher
 from distill_mtl.tasks.base import TaskKind, build_kind, import_kind
-from distill_mtl.teachers.load_teacher import load_teacher
+from distill_mtl.teachers.card import TeacherCard
+from distill_mtl.teachers.load_teacher import load_teachers
 from distill_mtl.teachers.teacher import Teacher
 from distill_mtl.training.branching.find import Compared
 from distill_mtl.training.branching.teacher_features import rows_of
@@ -55,9 +57,15 @@ from distill_mtl.training.target_providers import (
     gates,
     plan_self_teachers,
     rows_with_targets,
+    several_teachers,
     teacher_weights,
 )
 from distill_mtl.training.teacher_statistics import label_by_teachers, settle_from_teachers
+from distill_mtl.training.weigh_ensembles import (
+    known_classes_of_sources,
+    refuse_combinations,
+    weigh_ensembles,
+)
 from distill_mtl.training.weigh_teachers import weigh_teachers
 from distill_mtl.training.zipped_start import ROWS, zip_start
 
@@ -69,7 +77,8 @@ class Parts:
     Attributes:
         recipe: as resolved, with nothing of its `targets` left to decide.
         kinds: task -> its kind, with its classes.
-        teachers: task -> teacher, for the tasks that have one; the student itself as self-teacher is none.
+        teachers: by name, for the tasks that have some; the student itself as self-teacher is none.
+        ensembles: task -> its ensembles, of the tasks with several teachers.
         student: with every feature that heads and hints read.
         sources: the data sets, in the canonical size.
         loss_configs: task -> how its loss is made where no stage of the schedule says otherwise.
@@ -101,20 +110,23 @@ class Parts:
     taught: str
     begins: str
     decided: Sequence[str] = ()
+    ensembles: Mapping[str, list[Ensemble]] = field(default_factory=dict)
 
     def targets(self, precisions: Mapping[str, str] | None = None) -> TargetProvider:
         """The targets of training: the cache, or the teachers whose answers change a loss in some stage.
 
         Args:
-            precisions: task -> in which its targets are made; default fp32.
+            precisions: teacher -> in which its targets are made; default fp32.
         """
         if self.cached is not None:
             return self.cached
-        used = {task: teacher for task, teacher in self.teachers.items() if self.schedule.uses_teacher(task)}
-        sections = {task: self.recipe.tasks[task].network for task in used}
-        compiled = frozenset(
-            task for task, section in sections.items() if section is not None and section.compile
-        )
+        used = {
+            name: teacher
+            for name, teacher in self.teachers.items()
+            if self.schedule.uses_teacher(task_of(name))
+        }
+        sections = self.recipe.networks
+        compiled = frozenset(name for name in used if sections[name].compile)
         on = rows_with_targets(self.recipe)
         return LiveTeachers(used, on, precisions=precisions, compiled=compiled)
 
@@ -140,7 +152,10 @@ class Parts:
             for when, tasks in self.self_teachers.items()
         ]
         weights = teacher_weights(self.recipe, self.sources.names)
-        return TargetProviders(teachers, self_teachers, self.gates, weights)
+        used = {
+            task: of_task for task, of_task in self.ensembles.items() if of_task[0].names[0] in teachers.names
+        }
+        return TargetProviders(teachers, self_teachers, self.gates, weights, used)
 
     @property
     def steps(self) -> int:
@@ -158,6 +173,7 @@ def build(recipe: Recipe) -> Parts:
     admit_terms(recipe)
     old = find_initial_student(recipe.student.init)
     teachers, kinds = build_teachers(recipe, old)
+    refuse_combinations(recipe, kinds, teachers.cards)
     _refuse_unused_options(recipe, kinds)
     _refuse_missing_margins(recipe, kinds)
     recipe, kinds = settle_from_teachers(recipe, teachers, kinds, old, partial(_open_sources, kinds))
@@ -166,10 +182,10 @@ def build(recipe: Recipe) -> Parts:
     student = build_student(
         old.settle(recipe.student, list(recipe.tasks)) if old is not None else recipe.student,
         kinds,
-        [hint.student for task in teachers for hint in recipe.tasks[task].hints],
+        [hint.student for name in teachers for hint in recipe.tasks[task_of(name)].hints],
         seed=recipe.seed,
-        teacher_folders={task: card.place for task, card in teachers.cards.items()},
-        teacher_inputs={task: card.inputs for task, card in teachers.cards.items()},
+        teacher_folders={key: card.place for key, card in _to_begin_as(teachers).items()},
+        teacher_inputs={key: card.inputs for key, card in _to_begin_as(teachers).items()},
         initial_heads=heads,
     )
     _refuse_other_heads(student, heads)
@@ -180,6 +196,7 @@ def build(recipe: Recipe) -> Parts:
     if recipe.student.init == "zip":
         zip_start(student, teachers, recipe.tasks, rows_of(sources, ROWS))
     recipe, weighed = weigh_teachers(recipe, teachers, sources)
+    recipe, combined = weigh_ensembles(recipe, teachers, kinds, sources)
     recipe, seen = choose_views(recipe, kinds, teachers, sources)
     recipe, cached, taught = choose_targets(
         recipe, lambda settled: loss_configs_of(settled, student, teachers.cards), teachers, sources
@@ -189,8 +206,9 @@ def build(recipe: Recipe) -> Parts:
     schedule = build_schedule(recipe, loss_configs, student, terms, _steps(recipe, sources))
     recipe = settle_average(recipe, schedule.steps)
     _refuse_untaught(recipe, schedule, sources)
-    rule, balance = choose_rule(recipe, schedule, teachers, sources, student.trunk)
-    masks = gates(recipe, loss_configs, kinds)
+    taught_tasks = {task_of(name) for name in teachers}
+    rule, balance = choose_rule(recipe, schedule, taught_tasks, sources, student.trunk)
+    masks = gates(recipe, loss_configs, kinds, teachers.cards)
     self_teachers = plan_self_teachers(recipe, sources, schedule.steps)
     return Parts(
         recipe,
@@ -208,8 +226,15 @@ def build(recipe: Recipe) -> Parts:
         cached,
         taught,
         initialisation_in_words(recipe, heads, old),
-        [*weighed, *seen],
+        [*weighed, *combined, *seen],
+        several_teachers(recipe, kinds, teachers.cards),
     )
+
+
+def _to_begin_as(teachers: Teachers) -> dict[str, TeacherCard]:
+    """The teachers that a student may begin as, by task (the first of it) and by name."""
+    firsts = {task_of(name): card for name, card in reversed([*teachers.cards.items()])}
+    return firsts | teachers.cards
 
 
 def compare_teachers(recipe: Recipe, rows: int, device: torch.device) -> Compared:
@@ -236,16 +261,25 @@ def build_teachers(recipe: Recipe, old: InitialStudent | None = None) -> tuple[T
         old: the student that training begins with, whose heads say how large those of its tasks are.
     """
     _admit_own_kinds(recipe)
-    sections = {task: section for task, section in recipe.tasks.items() if section.network is not None}
-    loaders = {task: partial(_load, task, section) for task, section in sections.items()}
+    sections = {task: section for task, section in recipe.tasks.items() if section.networks}
+    loaders = {}
+    for task, section in sections.items():
+        of_task = cache(partial(_load, task, section))
+        for number, name in enumerate(teacher_keys(task, len(section.networks))):
+            loaders[name] = partial(_one_of, of_task, number)
     facts = cached_facts(recipe, sections, local=share_of_machine()) if sections else None
     teachers = Teachers(loaders, facts)
     kinds = {
         task: _kind(
-            task, section, teachers.cards[task].classes if task in teachers else _named(section.classes), old
+            task,
+            section,
+            teachers.cards[names[0]].classes if (names := teachers.of(task)) else _named(section.classes),
+            old,
         )
         for task, section in recipe.tasks.items()
     }
+    for task, kind in kinds.items():
+        kind.knows = known_classes_of_sources(recipe, task, kind)
     return teachers, kinds
 
 
@@ -268,13 +302,19 @@ def _kind(task: str, section: TaskSection, classes: tuple[str, ...], old: Initia
         raise RecipeError(f"tasks.{task}: {error}") from error
 
 
-def _load(task: str, section: TaskSection) -> Teacher:
-    assert section.network is not None
-    return load_teacher(
-        section.network,
+def _one_of(load: Callable[[], list[Teacher]], number: int) -> Teacher:
+    return load()[number]
+
+
+def _load(task: str, section: TaskSection) -> list[Teacher]:
+    return load_teachers(
+        section.networks,
         task=task,
         kind=section.kind,
-        layers=[hint.teacher for hint in section.hints],
+        layers=[
+            [hint.teacher for hint in section.hints if hint.of in (None, number)]
+            for number in range(1, len(section.networks) + 1)
+        ],
         classes=section.classes,
         options=section.options,
     )

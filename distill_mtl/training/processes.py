@@ -235,9 +235,14 @@ def settle_precision(recipe: Recipe, trunk: nn.Module) -> Recipe:
 def _in_fp32(recipe: Recipe) -> Recipe:
     """The recipe with fp32 where it leaves the precision of student and teachers to `auto`."""
     tasks = {
-        name: task.model_copy(update={"teacher": task.network.model_copy(update={"precision": "fp32"})})
+        name: task.with_networks(
+            [
+                network.model_copy(update={"precision": "fp32"}) if network.precision == "auto" else network
+                for network in task.networks
+            ]
+        )
         for name, task in recipe.tasks.items()
-        if task.network is not None and task.network.precision == "auto"
+        if task.networks
     }
     training = recipe.training
     if training.precision == "auto":

@@ -217,14 +217,15 @@ def _what_trains(recipe: str) -> str:
 
 
 def _decided(value: Any, before: Any) -> Any:
-    """A value of a recipe, with what stood in its place before wherever it is `auto`, with options or without."""
+    """A value of a recipe, with what stood in its place before wherever it is open (`auto`, with options or without; or
+    the weights of teachers that are `weighted`)."""
     if isinstance(value, dict) and list(value) == ["auto"]:
         return before
     if isinstance(value, dict) and isinstance(before, dict):
         return {key: _decided(child, before.get(key, child)) for key, child in value.items()}
     if isinstance(value, list) and isinstance(before, list) and len(value) == len(before):
         return [_decided(*pair) for pair in zip(value, before, strict=True)]
-    return before if value == "auto" else value
+    return before if value in ("auto", "weighted") else value
 
 
 def _refuse_other(what: str, before: str, now: str) -> None:

@@ -15,6 +15,7 @@ from distill_mtl.distillation.objective import Objective, TermValues
 from distill_mtl.distillation.stages import Schedule, Stage
 from distill_mtl.distillation.term import TermRows
 from distill_mtl.recipe import Recipe
+from distill_mtl.recipe.schema import task_of
 from distill_mtl.targets.combined import TargetProviders
 from distill_mtl.teachers.teacher import Targets
 from distill_mtl.training.asynchronous import Asynchronous
@@ -54,9 +55,11 @@ class StepReport:
 
     def count_masked(self, targets: Targets) -> None:
         """Count the masked rows of one micro-batch."""
-        for task, target in targets.items():
+        for name, target in targets.items():
             if target.masked is not None:
-                rows = target.masked.sum()
+                task, rows = task_of(name), target.masked.sum()
+                if task != name and target.weights is not None:  # its share of the row
+                    rows = (target.masked * target.weights).sum()
                 self.gated[task] = self.gated.get(task, torch.zeros_like(rows)) + rows
 
     def add(self, terms: Mapping[str, TermValues]) -> None:
@@ -173,6 +176,7 @@ class Trainer:
             taught,
             stage.loss_configs,
             parts=self.objective.student.trunk.parts,
+            several=self.providers.several,
             world=self.accelerator.num_processes,
             reduce=self._sum_over_processes,
         )
@@ -209,7 +213,8 @@ class Trainer:
     def _micro_step(
         self, micro: int, batch: Batch, rows: Mapping[str, Tensor], counts: Counts, report: StepReport
     ) -> None:
-        targets = self.providers(batch, rows)
+        assert self._stage is not None
+        targets = self.providers(batch, rows, self._stage.temperatures)
         images = jitter_colors(batch.images, batch.color)
         losses, shared, terms = self.module(images, batch, targets, counts, micro)
         report.count_masked(targets)

@@ -16,15 +16,17 @@ from distill_mtl.data import Sources
 from distill_mtl.distillation.term import LossConfig
 from distill_mtl.errors import CacheError, RecipeError, StoppedElsewhere
 from distill_mtl.recipe import Recipe
-from distill_mtl.recipe.schema import SelfTeacherSection
+from distill_mtl.recipe.schema import SelfTeacherSection, TaskSection, task_of, teacher_keys
 from distill_mtl.system_errors import megabytes
 from distill_mtl.targets.cached import CachedTargets, OpenCache, StoredViews
 from distill_mtl.targets.combined import Gate
 from distill_mtl.targets.encoding import AnswerCodec, Numbers
+from distill_mtl.targets.ensembles import Ensemble, ensembles_of
 from distill_mtl.targets.facts import TeacherFacts, Teachers
 from distill_mtl.targets.plan import SidecarFolders, Unit, plan_cache
 from distill_mtl.targets.provider import Rows
 from distill_mtl.tasks.base import KINDS, TaskKind
+from distill_mtl.teachers.card import TeacherCard
 
 DECAY = 0.999
 """Of a self-teacher that is an average, where the recipe names none."""
@@ -42,7 +44,7 @@ def choose_targets(
     Args:
         recipe: as loaded.
         configs_of: a settled recipe -> how each task is learned.
-        teachers: task -> teacher.
+        teachers: by name.
         sources: of the recipe; with a cache they replay its views from now on.
 
     Returns:
@@ -59,16 +61,16 @@ def choose_targets(
         return live, None, f"targets: live{_views(live.targets.view_count)}"
     settled = settle_targets(recipe, "cached")
     loss_configs = configs_of(settled)
-    used = [task for task in teachers if _uses_teacher(recipe, loss_configs.get(task))]
+    used = [name for name in teachers if _uses_teacher(recipe, loss_configs.get(task_of(name)))]
     if not used:
         return live, None, "targets: none, no loss uses a teacher"
     cached, problem = None, None
     if wanted == "cached" or _anything_cached(used, sources):
-        cached, problem = _open(settled, loss_configs, {task: teachers.facts(task) for task in used}, sources)
+        cached, problem = _open(settled, loss_configs, {name: teachers.facts(name) for name in used}, sources)
     everywhere = _on_every_process(cached is not None)
     if cached is not None and all(everywhere):
         sources.see_under(StoredViews(cached.cache))
-        scores = [f"{task} {score}" for task in used if (score := cached.cache.score(task)) is not None]
+        scores = [f"{name} {score}" for name in used if (score := cached.cache.score(name)) is not None]
         known = f"; its teachers scored {', '.join(scores)}" if scores else ""
         taught = f"targets: cached{_views(cached.cache.views)}, {megabytes(cached.cache.size)}{known}"
         return settled, cached, taught
@@ -119,17 +121,17 @@ def plan_targets(
     """
     targets = recipe.targets
     codecs = {
-        task: AnswerCodec(
+        name: AnswerCodec(
             teacher,
-            _pooled(loss_configs[task]),
+            _pooled(loss_configs[task_of(name)], name),
             logits=logits_kept_in(KINDS[teacher.card.kind], targets.logits),
             features=targets.features,
             top_k=targets.top_k
             if KINDS[teacher.card.kind].exclusive and teacher.card.known is None
             else None,
         )
-        for task, teacher in facts.items()
-        if _uses_teacher(recipe, loss_configs.get(task))
+        for name, teacher in facts.items()
+        if _uses_teacher(recipe, loss_configs.get(task_of(name)))
     }
     views = targets.view_count or 1
     units = plan_cache(sources.opened, codecs, views=views, size=sources.size, seed=recipe.seed)
@@ -150,17 +152,17 @@ def _uses_teacher(recipe: Recipe, loss_config: LossConfig | None) -> bool:
     return loss_config is not None and (loss_config.uses_teacher or bool(recipe.schedule))
 
 
-def _pooled(loss_config: LossConfig) -> dict[str, bool]:
+def _pooled(loss_config: LossConfig, name: str) -> dict[str, bool]:
     """Layer of the teacher -> whether no hint needs its map."""
     pooled: dict[str, bool] = {}
-    for pair in loss_config.hints:
+    for pair in (pair for pair in loss_config.hints if pair.of in (None, name)):
         pooled[pair.teacher] = pooled.get(pair.teacher, True) and pair.pooled
     return pooled
 
 
-def _anything_cached(tasks: Iterable[str], sources: Sources) -> bool:
-    """Whether any sidecar of these tasks exists."""
-    folders, tasks = SidecarFolders(), list(tasks)
+def _anything_cached(names: Iterable[str], sources: Sources) -> bool:
+    """Whether any sidecar of the tasks of these teachers exists."""
+    folders, tasks = SidecarFolders(), list(dict.fromkeys(map(task_of, names)))
     shards = [path for source in sources.opened for path in source.paths("train")]
     return any(folders.all(path, task) for path in shards for task in tasks)
 
@@ -270,9 +272,12 @@ def plan_self_teachers(recipe: Recipe, sources: Sources, steps: int) -> dict[Sel
 
 
 def gates(
-    recipe: Recipe, loss_configs: Mapping[str, LossConfig], kinds: Mapping[str, TaskKind]
+    recipe: Recipe,
+    loss_configs: Mapping[str, LossConfig],
+    kinds: Mapping[str, TaskKind],
+    cards: Mapping[str, TeacherCard],
 ) -> dict[str, Gate]:
-    """task -> which of its teacher's rows are masked, where the recipe says.
+    """task -> which of its teachers' rows are masked, where the recipe says; of several teachers each ensemble's own.
 
     Raises:
         RecipeError: a task's answers are not a softmax, so they have no entropy and no confidence.
@@ -286,7 +291,7 @@ def gates(
                 f"tasks.{task}.gate: kind {kinds[task].name} has no softmax over classes, so its answers have no "
                 "entropy and no confidence. Remove `gate`."
             )
-        known = loss_configs[task].known
+        known = cards[task].known if task in cards else None
         if section.gate.entropy is not None:
             found[task] = Gate("entropy", section.gate.entropy, known)
         elif section.gate.confidence is not None:
@@ -300,16 +305,37 @@ def rows_with_targets(recipe: Recipe) -> Rows:
     return "missing" if on == "auto" else on
 
 
+def several_teachers(
+    recipe: Recipe, kinds: Mapping[str, TaskKind], cards: Mapping[str, TeacherCard]
+) -> dict[str, list[Ensemble]]:
+    """task -> its ensembles, of the tasks with several teachers."""
+    return {
+        task: ensembles_of(
+            section, kinds[task], {name: card for name, card in cards.items() if task_of(name) == task}
+        )
+        for task, section in recipe.tasks.items()
+        if len(section.networks) > 1
+    }
+
+
 def teacher_weights(recipe: Recipe, sources: Sequence[str]) -> dict[str, Tensor]:
-    """task -> float32 [sources], the weight of its teacher's targets for rows of each, where one is not 1.
+    """Teacher -> float32 [sources], the weight of its targets for rows of each, where one is not 1.
 
     Args:
         recipe: whose tasks may say so.
         sources: names, in the order of their numbers.
     """
-    weights = {
-        task: torch.tensor([section.teacher_weight.get(source, 1.0) for source in sources])
-        for task, section in recipe.tasks.items()
-        if section.teacher_weight != "auto"
-    }
-    return {task: of_task for task, of_task in weights.items() if bool((of_task != 1).any())}
+    weights: dict[str, Tensor] = {}
+    for task, section in recipe.tasks.items():
+        names = teacher_keys(task, max(1, len(section.networks)))
+        for name, of_one in zip(names, weights_by_source(section), strict=True):
+            weights[name] = torch.tensor([of_one.get(source, 1.0) for source in sources])
+    return {name: of_one for name, of_one in weights.items() if bool((of_one != 1).any())}
+
+
+def weights_by_source(section: TaskSection) -> list[Mapping[str, float]]:
+    """Of each teacher of a task, data set -> weight of its targets; 1 where it is not named, or not measured yet."""
+    said = section.teacher_weight
+    if isinstance(said, list):
+        return list(said)
+    return [{} if said == "auto" else said] * max(1, len(section.networks))

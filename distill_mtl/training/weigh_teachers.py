@@ -14,6 +14,7 @@ from torch import Tensor
 from distill_mtl.data import Sources
 from distill_mtl.data.batch import Batch
 from distill_mtl.recipe import Recipe
+from distill_mtl.recipe.schema import task_of
 from distill_mtl.targets.facts import Teachers
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.teachers.teacher import Teacher, TeacherOutput
@@ -41,25 +42,33 @@ def weigh_teachers(recipe: Recipe, teachers: Teachers, sources: Sources) -> tupl
     """
     auto = [task for task, section in recipe.tasks.items() if section.teacher_weight == "auto"]
     measured = [
-        task
+        name
         for task in (auto if recipe.training.teachers_on == "auto" else ())
         # Where no label trains the task, the teacher is all that it has.
-        if task in teachers and sources.count(task, "train")
+        if sources.count(task, "train")
+        for name in teachers.of(task)
     ]
-    distances = {task: teachers.measured(task, "distances") or {} for task in measured}
-    foreign = {task: _foreign(task, sources) for task in measured}
-    if missing := [task for task in measured if distances[task].keys() != set(foreign[task])]:
+    distances = {name: teachers.measured(name, "distances") or {} for name in measured}
+    own = {name: sources.telling(task_of(name), teachers.cards[name].known) for name in measured}
+    foreign = {name: _foreign(own[name], sources) for name in measured}
+    if missing := [name for name in measured if distances[name].keys() != set(foreign[name])]:
         distances |= from_first_process(
-            _distances({task: foreign[task] for task in missing}, teachers, sources)
+            _distances({name: foreign[name] for name in missing}, own, teachers, sources)
         )
-        for task in missing:
-            teachers.note(task, "distances", distances[task])
+        for name in missing:
+            teachers.note(name, "distances", distances[name])
     tasks, said = dict(recipe.tasks), list[str]()
     for task in auto:
-        weights = {source: weight_at(distance) for source, distance in distances.get(task, {}).items()}
-        tasks[task] = recipe.tasks[task].model_copy(update={"teacher_weight": weights})
-        if lowered := {source: weight for source, weight in weights.items() if weight < 1}:
-            said.append(_in_words(task, lowered, distances[task]))
+        names = teachers.of(task)
+        weights = [
+            {source: weight_at(distance) for source, distance in distances.get(name, {}).items()}
+            for name in names
+        ]
+        update = {"teacher_weight": weights if len(names) > 1 else next(iter(weights), {})}
+        tasks[task] = recipe.tasks[task].model_copy(update=update)
+        for name, of_one in zip(names, weights, strict=True):
+            if lowered := {source: weight for source, weight in of_one.items() if weight < 1}:
+                said.append(_in_words(name, lowered, distances[name]))
     training = recipe.training
     if training.teachers_on == "auto":
         silent = any(
@@ -96,41 +105,44 @@ def feature_distance(own: Tensor, other: Tensor) -> float:
     return float((moved + changed) / spread.square().sum().clamp_min(1e-12))
 
 
-def _foreign(task: str, sources: Sources) -> list[str]:
-    """Data sets with training rows and no label of a task."""
-    rows = sources.rows()
-    return [name for name in sources.unlabelled(task) if rows[name]]
+def _foreign(own: Sequence[str], sources: Sources) -> list[str]:
+    """Data sets with training rows, and no label that tells of what a teacher knows."""
+    return [name for name, rows in sources.rows().items() if rows and name not in own]
 
 
 def _distances(
-    foreign: Mapping[str, Sequence[str]], teachers: Mapping[str, Teacher], sources: Sources
+    foreign: Mapping[str, Sequence[str]],
+    own_sources: Mapping[str, Sequence[str]],
+    teachers: Mapping[str, Teacher],
+    sources: Sources,
 ) -> dict[str, dict[str, float]]:
-    """task -> each of its foreign data sets -> how far its training rows lie from rows with the task's label."""
+    """Teacher -> each of its foreign data sets -> how far its training rows lie from those of its own data sets."""
     device, asked = PartialState().device, list(foreign)
-    live = LiveTeachers({task: teachers[task] for task in asked}, "all").to(device)
+    live = LiveTeachers({name: teachers[name] for name in asked}, "all").to(device)
 
     def features(batches: Iterable[Batch], of: Sequence[str]) -> dict[str, Tensor]:
         seen = [live.everything(batch.to(device).images, of) for batch in batches]
         return {task: torch.cat([_pooled(answers[task]) for answers in seen]) for task in of}
 
     own = {
-        task: features(
+        name: features(
             sources.labelled(
-                task,
-                "validation" if sources.count(task, "validation") else "test",
+                task_of(name),
+                "validation" if sources.count(task_of(name), "validation") else "test",
                 _AT_A_TIME,
                 limit=ROWS,
+                sources=own_sources[name],
             ),
-            [task],
-        )[task]
-        for task in asked
+            [name],
+        )[name]
+        for name in asked
     }
-    found: dict[str, dict[str, float]] = {task: {} for task in asked}
-    for name in sources.rows():
-        if of := [task for task in asked if name in foreign[task]]:
-            there = features(sources.pictures(name, "train", _AT_A_TIME, limit=ROWS), of)
-            for task in of:
-                found[task][name] = feature_distance(own[task], there[task])
+    found: dict[str, dict[str, float]] = {name: {} for name in asked}
+    for source in sources.rows():
+        if of := [name for name in asked if source in foreign[name]]:
+            there = features(sources.pictures(source, "train", _AT_A_TIME, limit=ROWS), of)
+            for name in of:
+                found[name][source] = feature_distance(own[name], there[name])
     live.to("cpu")  # training with a cache does not need them there
     return found
 

@@ -121,7 +121,7 @@ def _take_head(
         return
     head = student.heads[task]
     if section.head.init is None:
-        asked = section.network.task if section.network is not None else None
+        asked = section.networks[0].task if section.networks else None
         source = InitialHead(teacher.card.place, asked, teacher.card.labels)
         before = copy.deepcopy(head.state_dict())
         taken = False

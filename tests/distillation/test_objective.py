@@ -77,7 +77,7 @@ def test_losses_do_not_depend_on_how_the_batch_is_split(tmp_path: Path, cut: int
 def test_a_task_without_rows_is_absent_and_changes_nothing_else(tmp_path: Path) -> None:
     kinds = {"a": toys.classification(4), "b": toys.classification(3)}
     objective, teachers = _merge(tmp_path, kinds)
-    teachers.tasks = ("a",)
+    teachers.names = ("a",)
     batch = _batch({"a": [1] * ROWS, "b": [0] * ROWS})
     losses = _losses(objective, teachers, batch)
     assert list(losses) == ["a"]
@@ -95,7 +95,8 @@ def test_a_label_without_weight_leaves_its_rows_silent(tmp_path: Path) -> None:
 def test_a_teacher_says_nothing_about_classes_it_does_not_know(tmp_path: Path) -> None:
     """The student's logit of an unknown class gets no gradient, and the known ones are compared among themselves."""
     kinds = {"a": toys.classification(4)}
-    objective, teachers = _merge(tmp_path, kinds, loss_config=LossConfig(known=(0, 2, 3)))
+    objective, teachers = _merge(tmp_path, kinds, loss_config=LossConfig())
+    teachers.known["a"] = (0, 2, 3)
     batch = _batch({"a": [0] * ROWS})
     _gradients(objective, teachers, [batch])
     bias = objective.student.heads["a"].get_parameter("linear.bias")

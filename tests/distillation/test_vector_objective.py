@@ -34,11 +34,13 @@ def merged(folder: Path, known: tuple[int, ...] | None = None) -> tuple[Objectiv
     for number, (task, kind) in enumerate(kinds().items()):
         toys.toy_teacher_folder(folder / task, task, kind, seed=number + 1)
         teachers[task] = load_teacher(TeacherSection(path=str(folder / task)), task=task)
-    loss_configs = {"looks": LossConfig(known=known), "light": LossConfig()}
+    loss_configs = {"looks": LossConfig(), "light": LossConfig()}
     objective = Objective(
         student, loss_configs, build_terms(loss_configs, {}, {}), make_rule("uniform", list(loss_configs))
     )
-    return objective, LiveTeachers(teachers, "all")
+    live = LiveTeachers(teachers, "all")
+    live.known["looks"] = known
+    return objective, live
 
 
 def batch() -> Batch:

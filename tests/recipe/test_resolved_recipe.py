@@ -123,6 +123,6 @@ def test_a_resolved_recipe_with_empty_keys_of_the_other_form_of_teacher_loads(lo
     )
     first, second = f"teacher: {network}, data: a.tar", f"teacher: {itself}, classes: 2, data: b.tar"
     tasks = load(f"student: r\ntasks: {{a: {{{first}}}, b: {{{second}}}}}\n").tasks
-    assert tasks["a"].network is not None
+    assert tasks["a"].networks
     assert tasks["b"].self_teacher is not None
     assert tasks["b"].self_teacher.decay == 0.9

@@ -6,7 +6,7 @@ are frozen before training: the mean of every channel and one scale for the whol
 (Ranzinger et al. 2024), so that no teacher dominates by the size of its numbers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from distill_mtl.networks.features import FeatureShape
 
 @TERMS.register("hint")
 class HintTerm(Term):
-    """The mean over the task's pairs of layers of each one's `Hint`.
+    """The mean over the task's pairs of layers of each one's `Hint`; of several teachers, over those that are asked.
 
     Args:
         hints: one per pair of the loss config, in its order.
@@ -44,9 +44,7 @@ class HintTerm(Term):
             [
                 Hint(
                     student[pair.student],
-                    FeatureShape(teacher[pair.teacher].channels, None)
-                    if pair.pooled
-                    else teacher[pair.teacher],
+                    FeatureShape(teacher[pair.name].channels, None) if pair.pooled else teacher[pair.name],
                 )
                 for pair in config.hints
             ]
@@ -54,15 +52,22 @@ class HintTerm(Term):
 
     def forward(self, rows: TermInput) -> Tensor:
         losses = [
-            hint(rows.feature(pair.student), rows.teacher.hidden[pair.teacher])
+            hint(rows.feature(pair.student), rows.teacher.hidden[pair.name])
             for pair, hint in zip(rows.config.hints, self.adapters, strict=True)
+            if pair.name in rows.teacher.hidden
         ]
-        return torch.stack(losses).mean(0)
+        return (
+            torch.stack(losses).mean(0) if losses else rows.teacher.logits.new_zeros(len(rows.rows)).float()
+        )
+
+    def idle(self, config: LossConfig, silent: Collection[str]) -> list[nn.Parameter]:
+        pairs = zip(config.hints, self.adapters, strict=True)
+        return [value for pair, hint in pairs if pair.of in silent for value in hint.parameters()]
 
     def calibrate(self, config: LossConfig, hidden: Sequence[Mapping[str, Tensor]]) -> None:
         for pair, hint in zip(config.hints, self.adapters, strict=True):
             assert isinstance(hint, Hint)
-            hint.calibrate([features[pair.teacher] for features in hidden])
+            hint.calibrate([features[pair.name] for features in hidden])
 
 
 class Hint(nn.Module):

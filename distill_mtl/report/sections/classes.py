@@ -23,6 +23,8 @@ def classes(run: RunRecord) -> Section | None:
             compared.sort(key=lambda each: each.delta or 0.0)
             charts.append(_chart(f"classes-{number}", task, result, compared))
             folded.append(_table(task, result, compared))
+        if any(each.known_by for each in result.classes or ()):
+            folded.append(_known_by(task, result))
     if not charts:
         return None
     return Section("classes", "Classes, worst first", [Charts(charts), *folded])
@@ -40,6 +42,16 @@ def _chart(name: str, task: str, result: TaskResult, ordered: list[ClassDelta]) 
     return Chart(
         dumbbells(name, f"Classes of {task}, worst first. {said}", shown, unit), task, f"{said}{few}."
     )
+
+
+def _known_by(task: str, result: TaskResult) -> Table:
+    """Who knew each class, and how the student does on the rows of all data sets."""
+    rows = [
+        [Cell(each.name), Cell(", ".join(each.known_by)), Cell(words.score(each.student, result))]
+        for each in result.classes or ()
+    ]
+    title = f"Classes of {task} and the teachers that know them"
+    return Table(title, ["class", "known by", "student"], rows, frozenset({"class", "known by"}))
 
 
 def _table(task: str, result: TaskResult, ordered: list[ClassDelta]) -> Folded:

@@ -280,7 +280,7 @@ def _short_table(results: Evaluation) -> Table:
     student, teachers = results.cost.student, results.cost.teachers
     rows = [_short_row("student", student)]
     if teachers is not None:
-        count = len(results.compared)
+        count = results.teacher_count
         rows.append(_short_row("teacher" if count == 1 else f"{count} teachers", teachers))
         pairs: tuple[tuple[float | None, float | None], ...] = (
             (student.parameters, teachers.parameters),

@@ -48,6 +48,12 @@ def tasks(run: RunRecord) -> Section | None:
         Text(_how_to_read(results, with_ece=with_ece), quiet=True),
     ]
     blocks += [Text(note) for note in unmeasured_notes(results)]
+    if said := [
+        [Cell(name), Cell(result.against)] for name, result in results.tasks.items() if result.against
+    ]:
+        blocks.append(
+            Table("Teachers of one task", ["task", "against"], said, frozenset({"task", "against"}))
+        )
     if tested := _mcnemar(results):
         blocks.append(Text(tested, quiet=True))
     return Section(
@@ -241,6 +247,8 @@ def _notes(results: Evaluation) -> list[str]:
             "* rows split off by a hash of their key: the teacher may have seen them in its training."
         )
     notes += list(unmeasured_notes(results))
+    if said := [f"{name}: {result.against}" for name, result in results.tasks.items() if result.against]:
+        notes.append(f"Teachers of one task: {'; '.join(said)}.")
     if any(result.ci95 is None for result in results.compared.values()):
         notes.append("No interval where all rows belong to one group: there is nothing to resample.")
     return notes

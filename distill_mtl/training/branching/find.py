@@ -123,6 +123,8 @@ def gather(
         layers = layers_at(teachers[task], depths) if task in teachers else None
         if layers is not None:
             found[task] = TeacherLayers(teachers[task].to(device), layers, shapes)
+        elif f"{task}/1" in teachers:
+            left_out[task] = "it has several teachers"
         elif task in teachers:
             left_out[task] = (
                 f"its teacher {teachers[task].card.place.name} does not give the features of its layers"
