@@ -3,13 +3,12 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import children
+import forked
 import own_nets
 import pytest
 import torch
@@ -237,12 +236,8 @@ def test_a_stopped_run_goes_on_to_the_same_weights(folder: Path, run: Path, tmp_
 
 
 def test_two_processes_train_the_same_student(folder: Path, run: Path) -> None:
-    script = (str(children.ROOT / "tests" / "toy_command.py"), "distill")
-    command = children.command("toy.yaml", "--out", "two", launcher=children.TWO, script=script)
-    ended = subprocess.run(
-        command, cwd=folder, env=children.environment(), capture_output=True, text=True, check=False
-    )
-    assert ended.returncode == 0, ended.stderr[-2000:]
+    for ended in forked.run_two("distill", "toy.yaml", "--out", "two"):
+        assert ended.status == 0, ended.text
     ours, theirs = (load_file(place / "student" / "model.safetensors") for place in (folder / "two", run))
     assert all(torch.allclose(value, theirs[name], atol=1e-4) for name, value in ours.items())
 

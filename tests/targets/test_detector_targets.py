@@ -4,8 +4,8 @@ import json
 from io import StringIO
 from pathlib import Path
 
-import children
 import detector_toys
+import forked
 import pytest
 import torch
 from rich.console import Console
@@ -100,8 +100,8 @@ def test_cached_boxes_are_the_live_ones(world: Path) -> None:
 def test_two_processes_learn_the_same_as_one(world: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     distill(load_recipe(world / "recipe.yaml"), out=one, console=Console(quiet=True))
-    done = children.run("distill", world / "recipe.yaml", "--out", two, launcher=children.TWO)
-    assert done.returncode == 0, done.stderr
+    for ended in forked.run_two("distill", world / "recipe.yaml", "--out", two):
+        assert ended.status == 0, ended.text
     ours, theirs = weights(one), weights(two)
     for name, weight in ours.items():
         torch.testing.assert_close(weight, theirs[name], atol=2e-3, rtol=2e-3, msg=name)
