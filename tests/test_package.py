@@ -145,3 +145,18 @@ def modules() -> dict[str, Path]:
         parts = path.relative_to(ROOT).with_suffix("").parts
         found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return {name: path for name, path in found.items() if name not in ("distill_mtl", "distill_mtl.__main__")}
+
+
+def test_help_imports_no_package_of_an_extra() -> None:
+    files = "openvino ai_edge_litert onnx onnxruntime torchjd datasets pycocotools"
+    extras = f"transformers segmentation_models_pytorch {files}"
+    code = (
+        "import sys, distill_mtl.cli as cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        f"print('found:', *(name for name in {extras.split()} if name in sys.modules))"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert shown.splitlines()[-1] == "found:"
