@@ -78,6 +78,8 @@ def _student_line(parts: Parts) -> str:
         f"student: {trunk.name} at {height} x {width} pixels, {parameters:,} parameters with its heads, "
         f"{parts.begins}"
     )
+    if reads := trunk.reads():
+        line = f"{line}\nread of it: {reads}"
     nodes = node_costs(parts.student, trunk.inputs.size)
     if not nodes:
         return line

@@ -267,6 +267,10 @@ class Body(Backbone):
         """The user's code that it needs: `module`, `file` and `sha256`; empty where it needs none."""
         return FAMILIES[self.family].code_of(self.name)
 
+    def reads(self) -> str:
+        """What is read of a network of the user's code, in words; empty for one whose layers its library names."""
+        return ""
+
     def classifier(self) -> tuple[str, ...]:
         """Layers that a whole network of the architecture has, and a trunk has not."""
         named = getattr(self.model, "pretrained_cfg", {}).get("classifier") or ()

@@ -74,6 +74,11 @@ def test_the_classifier_is_taken_away_and_the_vector_is_what_went_into_it() -> N
     assert torch.equal(features["layer2"], model.layer2(model.layer1(model.stem(pixels).relu())))
 
 
+def test_what_is_read_of_it_is_said() -> None:
+    assert built("Plain").trunk.reads() == "maps stem, layer1, layer2; vector: what goes into fc [16]"
+    assert built("LikeTimm").trunk.reads() == "maps stem, layer1, layer2; vector: that of forward_head [8]"
+
+
 def test_a_network_of_one_channel_is_fed_grey_pictures() -> None:
     student = built("Plain", args={"channels": 1})
     assert student.trunk.inputs.channels == "grey"

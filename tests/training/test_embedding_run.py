@@ -100,6 +100,15 @@ def test_it_predicts_unit_vectors_and_is_exported(
     assert torch.allclose(exported, answers["logits"], atol=1e-5)
 
 
+def test_it_learns_from_cached_answers(recipe: Path) -> None:
+    cached = with_features(recipe, name="cached.yaml")
+    with pytest.raises(SystemExit) as ended:
+        main(["cache", str(cached)])
+    assert not ended.value.code
+    found = distill(load_recipe(cached, ["targets=cached"]), out=recipe.parent / "cached", console=QUIET)
+    assert found.tasks["feel"].teacher == pytest.approx(100)
+
+
 def test_the_student_teaches_its_features_to_the_next(run: Path, recipe: Path) -> None:
     task = f"  feel: {{kind: embedding, metric: recall_at_1, teacher: {run}}}\n"
     out = recipe.parent / "next"

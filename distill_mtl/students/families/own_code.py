@@ -87,6 +87,18 @@ class OwnTrunk(Trunk):
             digest.update(file.read_bytes())
         return {"module": name, "file": files[0].name if files else "", "sha256": digest.hexdigest()}
 
+    def reads(self) -> str:
+        pooled, without = self.args["pooled"], self.args["without"]
+        vector = (
+            f"what goes into {without}"
+            if without
+            else "that of forward_head"
+            if pooled is None
+            else pooled or "its output"
+        )
+        width = self.shapes[POOLED].channels
+        return f"maps {', '.join(self.stages) or 'none'}; vector: {vector} [{width}]"
+
     def classifier(self) -> tuple[str, ...]:
         return tuple(filter(None, [self.args["without"]])) or super().classifier()
 
