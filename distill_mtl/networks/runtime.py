@@ -7,6 +7,7 @@ contracts around it. Each format is one file of `runtimes/`; what several of the
 import ast
 import importlib
 import lzma
+import math
 import os
 import struct
 import zipfile
@@ -198,6 +199,26 @@ def classes_in(notes: Mapping[str, str]) -> tuple[str, ...] | None:
         plain = isinstance(listed, list) and all(isinstance(name, str | int) for name in listed)
         return tuple(map(str, listed)) or None if plain else None
     return tuple(name.strip() for name in (text.splitlines() if "\n" in text else text.split(",")))
+
+
+def normalisation(mean: Sequence[float], std: Sequence[float], channels: int | None) -> dict[str, Any]:
+    """Keys of the `InputContract` for what a file subtracts from pixels from 0 to 255 and then divides them by.
+
+    Args:
+        mean: one number for all channels, or one for each; none: 0.
+        std: likewise; none: 1.
+        channels: of the images; None: not known, taken for 3.
+
+    Returns:
+        Nothing where the numbers make no contract, so that they count as assumed.
+    """
+    depth = 1 if channels == 1 else 3
+    means, stds = (
+        list(values) * (depth if len(values) == 1 else 1) for values in (mean or [0.0], std or [1.0])
+    )
+    if not len(means) == len(stds) == depth or not all(map(math.isfinite, (*means, *stds))) or min(stds) <= 0:
+        return {}
+    return {"white": 255.0, "mean": means, "std": stds}
 
 
 def not_one_input(path: Path, names: Iterable[str]) -> UserError:

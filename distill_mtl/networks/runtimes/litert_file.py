@@ -7,6 +7,7 @@ quantised input are bytes, black the lowest number and white the highest; quanti
 import importlib
 import math
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from distill_mtl.networks.runtime import (
     Runtime,
     declared_input,
     extra,
+    normalisation,
     not_one_input,
 )
 from distill_mtl.reading import open_regular
@@ -217,7 +219,7 @@ def _declared(model: Any, path: Path, name: str) -> DeclaredInput:
         declared.layout,
         declared.dtype,
         declared.batch,
-        contract=_normalisation(model) if declared.dtype != torch.uint8 else {},
+        contract=_normalisation(model, declared.channels) if declared.dtype != torch.uint8 else {},
         classes=_labels(path),
     )
 
@@ -232,12 +234,12 @@ def _labels(path: Path) -> tuple[str, ...] | None:
             if len(lists) != 1 or lists[0].file_size > _LONGEST:
                 return None
             lines = archive.read(lists[0]).decode("utf-8").splitlines()
-    except (zipfile.BadZipFile, UnicodeDecodeError, OSError, NotImplementedError, RuntimeError):
+    except (zipfile.BadZipFile, zlib.error, UnicodeDecodeError, OSError, NotImplementedError, RuntimeError):
         return None
     return tuple(line.strip() for line in lines if line.strip()) or None
 
 
-def _normalisation(model: Any) -> dict[str, Any]:
+def _normalisation(model: Any, channels: int | None) -> dict[str, Any]:
     """Mean and std for pixels from 0 to 255, and the order of the colours, from LiteRT's metadata; empty without.
 
     Schema: metadata_schema.fbs of tflite-support. The places of its fields are written here, because the package that
@@ -249,17 +251,15 @@ def _normalisation(model: Any) -> dict[str, Any]:
     try:
         root = _Table.root(bytes(model.buffers[buffers[0]].data))
         image = root.tables(3)[0].tables(2)[0]
-        units = [unit.table(1) for unit in image.tables(4) if unit.number(0) == 1]
-        mean, std = units[0].floats(0), units[0].floats(1)
-        content = image.table(3)
-        rgb = content.number(0) == 2 and content.table(1).number(0) == 1
+        options = next(unit.table(1) for unit in image.tables(4) if unit.number(0) == 1)
+        mean, std = options.floats(0), options.floats(1)
+        content = image.table(3) if image.has(3) else None
+        rgb = content is not None and content.number(0) == 2 and content.table(1).number(0) == 1
     # A damaged note sends the reader anywhere; what it says is left out then.
     except Exception:
         return {}
-    if not mean or len(mean) != len(std) or len(mean) not in (1, 3):
-        return {}
-    three = [list(values) * (3 if len(values) == 1 else 1) for values in (mean, std)]
-    return {"white": 255.0, "mean": three[0], "std": three[1], **({"channels": "rgb"} if rgb else {})}
+    found = normalisation(mean, std, channels) if mean else {}
+    return found | ({"channels": "rgb"} if found and rgb and channels != 1 else {})
 
 
 class _Table:
@@ -272,7 +272,10 @@ class _Table:
     def root(cls, content: bytes) -> "_Table":
         from flatbuffers import Table, encode, number_types
 
-        return cls(Table.Table(content, encode.Get(number_types.UOffsetTFlags.packer_type, content, 0)))
+        return cls(Table(content, encode.Get(number_types.UOffsetTFlags.packer_type, content, 0)))
+
+    def has(self, field: int) -> bool:
+        return bool(self._place(field))
 
     def tables(self, field: int) -> list["_Table"]:
         where = self._place(field)

@@ -18,6 +18,7 @@ from distill_mtl.networks.runtime import (
     Runtime,
     declared_input,
     extra,
+    normalisation,
     not_one_input,
 )
 
@@ -170,7 +171,7 @@ def _declared(model: Any, path: Path) -> DeclaredInput:
         declared.layout,
         dtype,
         declared.batch,
-        contract=_contract(info),
+        contract=_contract(info, declared.channels),
         classes=tuple(info["labels"].split()) or None if "labels" in info else None,
     )
 
@@ -183,10 +184,10 @@ def _model_info(model: Any) -> dict[str, str]:
     return found
 
 
-def _contract(info: Mapping[str, str]) -> dict[str, Any]:
+def _contract(info: Mapping[str, str], channels: int | None) -> dict[str, Any]:
     """Mean and std in Model API's form, for pixels from 0 to 255; they may be a part of the graph already."""
     if info.get("embedded_processing", "").lower() in ("true", "yes", "1"):
-        return {"white": 255.0, "mean": [0.0] * 3, "std": [1.0] * 3}
+        return normalisation([], [], channels)
     try:
         mean, std = (
             [float(value) for value in info.get(key, "").replace(",", " ").split()]
@@ -194,9 +195,7 @@ def _contract(info: Mapping[str, str]) -> dict[str, Any]:
         )
     except ValueError:
         return {}
-    if not mean and not std:
-        return {}
-    return {"white": 255.0, "mean": mean or [0.0] * len(std), "std": std or [1.0] * len(mean)}
+    return normalisation(mean, std, channels) if mean or std else {}
 
 
 def _inner(model: Any) -> Iterator[tuple[str, Any]]:

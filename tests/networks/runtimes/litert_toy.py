@@ -18,6 +18,7 @@ def save_litert(
     image: int = FLOAT,
     batch: int | None = None,
     quantised_answer: bool = False,
+    metadata: bytes | None = None,
 ) -> Path:
     """Images [batch, 16, 16, 3] -> `logits`, by way of `relu`.
 
@@ -26,6 +27,7 @@ def save_litert(
         image: type of the input; whole numbers stand for pixels from 0 to 1, black the lowest.
         batch: the only number of rows; None: any.
         quantised_answer: the logits are int8, in steps of 1/16.
+        metadata: LiteRT's note, as `normalised` writes it.
     """
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
@@ -57,10 +59,44 @@ def save_litert(
     if quantised_answer:
         steps = made.tensor("steps", [shape[0], 4], SIGNED, open_rows=rows < 0, scale=(1 / 16, 3))
         answer = made.run(114, [answer], steps, schema.QuantizeOptionsT())
+    if metadata is not None:
+        made.note("TFLITE_METADATA", metadata)
     builder = flatbuffers.Builder(1024)
     builder.Finish(made.model(pixels_first=0, answer=answer).Pack(builder), b"TFL3")
     path.write_bytes(builder.Output())
     return path
+
+
+def normalised(mean: list[float], std: list[float], *, rgb: bool) -> bytes:
+    """LiteRT's metadata (metadata_schema.fbs) of an image with NormalizationOptions, and ImageProperties if `rgb`."""
+    import flatbuffers
+
+    builder = flatbuffers.Builder(256)
+
+    def floats(values: list[float]) -> Any:
+        builder.StartVector(4, len(values), 4)
+        for value in reversed(values):
+            builder.PrependFloat32(value)
+        return builder.EndVector()
+
+    def vector(table: Any) -> Any:
+        builder.StartVector(4, 1, 4)
+        builder.PrependUOffsetTRelative(table)
+        return builder.EndVector()
+
+    def table(*, numbers: dict[int, int] | None = None, **tables: Any) -> Any:
+        builder.StartObject(8)
+        for place, number in (numbers or {}).items():
+            builder.PrependUint8Slot(place, number, 0)
+        for place, inner in tables.items():
+            builder.PrependUOffsetTRelativeSlot(int(place[1:]), inner, 0)
+        return builder.EndObject()
+
+    unit = table(numbers={0: 1}, _1=table(_0=floats(mean), _1=floats(std)))
+    content = {"_3": table(numbers={0: 2}, _1=table(numbers={0: 1}))} if rgb else {}
+    image = table(_4=vector(unit), **content)
+    builder.Finish(table(_3=vector(table(_2=vector(image)))), b"M001")
+    return bytes(builder.Output())
 
 
 def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[np.ndarray, np.ndarray]:
@@ -118,6 +154,13 @@ class _Graph:
             node.builtinOptionsType, node.builtinOptions = getattr(self.schema.BuiltinOptions, name), options
         self.graph.operators.append(node)
         return output
+
+    def note(self, name: str, content: bytes) -> None:
+        buffer, note = self.schema.BufferT(), self.schema.MetadataT()
+        buffer.data = np.frombuffer(content, np.uint8)
+        self.result.buffers.append(buffer)
+        note.name, note.buffer = name, len(self.result.buffers) - 1
+        self.result.metadata = [note]
 
     def model(self, *, pixels_first: int, answer: int) -> Any:
         self.graph.inputs, self.graph.outputs = [pixels_first], [answer]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from deployed import Classifier, images, inner, trained
-from litert_toy import BYTES, SIGNED, save_litert
+from litert_toy import BYTES, SIGNED, normalised, save_litert
 
 from distill_mtl.errors import UserError
 from distill_mtl.networks.opening import open_network
@@ -98,6 +98,17 @@ def test_labels_in_the_files_archive_are_its_classes(network: Classifier, tmp_pa
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("labels.txt", "cat\ndog\nowl\nfox\n")
     assert open_network(path).tasks["n"].classes == ("cat", "dog", "owl", "fox")
+
+
+@pytest.mark.parametrize(("rgb", "assumed"), [(True, ()), (False, ("channels",))])
+def test_the_normalisation_in_the_files_metadata_is_its_contract(
+    network: Classifier, tmp_path: Path, rgb: bool, assumed: tuple[str, ...]
+) -> None:
+    note = normalised([127.5], [63.75], rgb=rgb)
+    opened = open_network(save_litert(network, tmp_path / "n.tflite", metadata=note))
+    inputs = opened.inputs
+    assert (inputs.white, inputs.mean, inputs.std) == (255.0, (127.5,) * 3, (63.75,) * 3)
+    assert tuple(opened.assumed) == assumed
 
 
 def test_a_copy_and_a_sent_runtime_answer_alike(network: Classifier, tmp_path: Path) -> None:

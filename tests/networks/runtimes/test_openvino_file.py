@@ -8,6 +8,7 @@ from deployed import images
 
 from distill_mtl.errors import UserError
 from distill_mtl.networks.opening import open_network
+from distill_mtl.networks.runtime import normalisation
 from distill_mtl.networks.runtimes.openvino_file import OpenVinoRuntime
 from distill_mtl.teachers.load_teacher import teacher_of
 
@@ -66,6 +67,19 @@ def test_what_model_api_wrote_down_is_the_contract(toy: Any, tmp_path: Path) -> 
     inputs = teacher.card.inputs
     assert (inputs.white, inputs.mean, inputs.std) == (255.0, (127.5,) * 3, (64.0,) * 3)
     assert (teacher.card.classes, teacher.card.assumed) == (("cat", "dog", "owl", "fox"), ("channels",))
+
+
+def test_one_number_of_model_api_stands_for_all_channels_and_what_makes_no_contract_is_assumed(
+    toy: Any, tmp_path: Path
+) -> None:
+    """Ultralytics writes one scale, and a list."""
+    model = model_of(toy)
+    model.set_rt_info([255.0], ["model_info", "scale_values"])
+    network = open_network(saved(model, tmp_path / "n.xml"))
+    assert (network.inputs.mean, network.inputs.std) == ((0.0,) * 3, (255.0,) * 3)
+    model.set_rt_info("0 0 0", ["model_info", "scale_values"])
+    assert "std" in open_network(saved(model, tmp_path / "zero.xml")).assumed
+    assert normalisation([127.5], [], 1) == {"white": 255.0, "mean": [127.5], "std": [1.0]}
 
 
 def test_the_parameters_are_its_floats(toy: Any) -> None:
