@@ -106,7 +106,7 @@ def _scores(name: str, kind: TaskKind, teacher: Teacher, sources: Sources) -> tu
         view, telling = class_view(kind, teacher.known), sources.telling(task, teacher.known)
         teacher = teacher.alone()
     live = LiveTeachers({task: teacher}, "all").to(device)
-    split: Split = "validation" if sources.count(task, "validation") else "test"
+    split: Split = "validation" if sources.count(task, "validation", telling) else "test"
     statistics: tuple[list[Tensor], list[Tensor]] = ([], [])
     for batch in sources.labelled(task, split, _AT_A_TIME, limit=ROWS, sources=telling):
         seen, size = batch.to(device), sources.size

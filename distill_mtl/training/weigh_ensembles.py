@@ -132,8 +132,8 @@ def _score(task: str, kind: TaskKind, teacher: Teacher, sources: Sources) -> flo
     """A teacher's score on labelled rows that tell of its classes."""
     device, view = PartialState().device, class_view(kind, teacher.known)
     alone = LiveTeachers({task: teacher.alone()}, "all").to(device)
-    split: Split = "validation" if sources.count(task, "validation") else "test"
     telling = sources.telling(task, teacher.known)
+    split: Split = "validation" if sources.count(task, "validation", telling) else "test"
     found = []
     for batch in sources.labelled(task, split, _AT_A_TIME, limit=ROWS, sources=telling):
         seen = batch.to(device)

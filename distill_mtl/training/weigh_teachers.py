@@ -128,7 +128,7 @@ def _distances(
         name: features(
             sources.labelled(
                 task_of(name),
-                "validation" if sources.count(task_of(name), "validation") else "test",
+                "validation" if sources.count(task_of(name), "validation", own_sources[name]) else "test",
                 _AT_A_TIME,
                 limit=ROWS,
                 sources=own_sources[name],

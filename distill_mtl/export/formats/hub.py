@@ -13,6 +13,7 @@ from distill_mtl.evaluation import Evaluation
 from distill_mtl.export.export_format import FORMATS, ExportRequest, Format, export_folder
 from distill_mtl.networks.weights import CARD, read_config
 from distill_mtl.reading import Remedy, read_text
+from distill_mtl.recipe.schema import task_of
 from distill_mtl.report.markdown import markdown_table
 from distill_mtl.report.model_card import model_card
 from distill_mtl.report.sections.scores import short_table
@@ -138,11 +139,13 @@ def _text(request: ExportRequest) -> str:
 def _teachers(request: ExportRequest) -> dict[str, str]:
     """What taught each task, as the run's teachers.json says."""
     found = read_teachers(RunFiles(request.source.run).teachers)
-    return {
-        task: f"{Path(found[task]['file']).parent.name} {found[task]['sha256'][:12]}"
-        for task in request.tasks
-        if {"file", "sha256"} <= found.get(task, {}).keys()
-    }
+    said: dict[str, list[str]] = {}
+    for name, entry in found.items():
+        if task_of(name) in request.tasks and {"file", "sha256"} <= entry.keys():
+            said.setdefault(task_of(name), []).append(
+                f"{Path(entry['file']).parent.name} {entry['sha256'][:12]}"
+            )
+    return {task: ", ".join(said[task]) for task in request.tasks if task in said}
 
 
 def _scores(request: ExportRequest) -> str:
