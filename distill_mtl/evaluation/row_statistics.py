@@ -84,9 +84,9 @@ def collect(
             labels = batch.labels[task]
             logits = logits_in(student(batch.images)[task])
             target = None if teacher is None else teacher(batch.images).logits
-            _refuse_nan("student", task, logits, batch.keys)
+            refuse_nan("student", task, logits, batch.keys)
             if target is not None:
-                _refuse_nan("teacher", task, target, batch.keys)
+                refuse_nan("teacher", task, target, batch.keys)
             part = RowStatistics(
                 keys=batch.keys,
                 groups=batch.groups or batch.keys,
@@ -106,7 +106,7 @@ def collect(
     return _merge(parts)
 
 
-def _refuse_nan(who: str, task: str, logits: Tensor, keys: Sequence[str]) -> None:
+def refuse_nan(who: str, task: str, logits: Tensor, keys: Sequence[str]) -> None:
     """Refuse NaN: a score would count it as an ordinary answer, such as the first class."""
     broken = logits.isnan().flatten(1).any(1).cpu()
     if broken.any():

@@ -17,9 +17,9 @@ def _always(result: Any) -> int:
 
 
 def _accepted(result: Any) -> int:
-    """0 where every comparison is accepted."""
+    """0 where every comparison is accepted; also for questions (`--ask`), which decide nothing."""
     found = result.values() if isinstance(result, dict) else [result]
-    return 0 if all(comparison.accepted for comparison in found) else NOT_ACCEPTED
+    return 0 if all(getattr(comparison, "accepted", True) for comparison in found) else NOT_ACCEPTED
 
 
 def _accepted_or_no_gate(evaluation: Any) -> int:

@@ -10,8 +10,11 @@ from rich.console import Console
 from distill_mtl.errors import UserError, nearest
 from distill_mtl.evaluation import Comparison, Evaluation
 from distill_mtl.evaluation.comparison import ComparisonSettings, compare_with_progress, evaluation_set_of
+from distill_mtl.evaluation.few_labels import LabelledSet, Questions
 from distill_mtl.files import refuse_full_disks, refuse_unwritable, write_text
 from distill_mtl.jobs.arguments import Acceptance, GivenAcceptance, as_classes
+from distill_mtl.jobs.few_labels import ask as ask_people
+from distill_mtl.jobs.few_labels import judge_answers
 from distill_mtl.jobs.model_comparison import TaskGiven, compare_models
 from distill_mtl.jobs.run_artefacts import (
     artefact_bytes,
@@ -47,6 +50,31 @@ def evaluate(
 
 @overload
 def evaluate(
+    run: Path | str,
+    *,
+    pictures: Sequence[str],
+    ask: int,
+    to: Path,
+    acceptance: Acceptance = ...,
+    console: Console | None = ...,
+) -> Questions: ...
+
+
+@overload
+def evaluate(
+    run: Path | str,
+    *,
+    answers: Sequence[Path],
+    pictures: Sequence[str] = ...,
+    to: Path | None = ...,
+    acceptance: Acceptance = ...,
+    json: Path | str | None = ...,
+    console: Console | None = ...,
+) -> LabelledSet: ...
+
+
+@overload
+def evaluate(
     *,
     student: str,
     against: Sequence[str],
@@ -67,6 +95,10 @@ def evaluate(
     *,
     baseline: Sequence[str] = (),
     write: bool = False,
+    pictures: Sequence[str] = (),
+    ask: int | None = None,
+    answers: Sequence[Path] = (),
+    to: Path | None = None,
     student: str | None = None,
     against: Sequence[str] = (),
     data: Sequence[str] = (),
@@ -78,16 +110,19 @@ def evaluate(
     json: Path | str | None = None,
     trust: bool = False,
     console: Console | None = None,
-) -> Evaluation | dict[str, Evaluation]:
+) -> Evaluation | dict[str, Evaluation] | Questions | LabelledSet:
     """Compare a student with its teachers again, with baselines, or any two models.
 
     Measure the student of a finished run and its teachers on the test rows of the run's recipe, and print a table of
-    scores, 95 % intervals, verdicts and costs on this machine. Or compare any two models on labelled shards. Nothing
-    is written unless you ask for it. Exit status, for deployments: 0 accepted, 3 not accepted, 2 a mistake in what was
-    given.
+    scores, 95 % intervals, verdicts and costs on this machine. Or judge it on your own pictures with few labels:
+    --ask writes questions for people, --answers reads what they said. Or compare any two models on labelled shards.
+    Nothing else is written unless you ask for it. Exit status, for deployments: 0 accepted, 3 not accepted, 2 a mistake
+    in what was given.
 
     Usage:
         distill-mtl evaluate RUN [--baseline NAME ...] [--acceptance MARGIN ...] [--write] [--json FILE]
+        distill-mtl evaluate RUN --pictures PLACE ... --ask N --to FOLDER [--acceptance MARGIN ...]
+        distill-mtl evaluate RUN --answers FILE ... [--to FOLDER] [--acceptance MARGIN ...] [--json FILE]
         distill-mtl evaluate --student MODEL --against MODEL ... --data SHARDS ... [--task TASK]
                              [--kind KIND] [--classes CLASSES] [--member ENDING] [--acceptance MARGIN ...]
                              [--json FILE] [--trust]
@@ -107,6 +142,15 @@ def evaluate(
             into RUN/baselines if they are not there. The run's results, report and model card gain them.
         write: replace the run's results, report and model card with what is measured now.
 
+    Args of a run with few labels:
+        pictures (PLACE ...): pictures without labels: files, folders of them (at any depth), shards, URLs of shards.
+        ask (N): write questions about some of them, N labels in all, so that the student can be judged over all
+            pictures. Labels are asked where student and teachers differ. More: docs/few-labels.md.
+        to (FOLDER): folder of the questions. With --ask it is made; with --answers default the one that the answers lie
+            in.
+        answers (FILE ...): what people answered, all of it or a part: the filled answers.csv, an export of Label
+            Studio, boxes as COCO JSON, folders of label files. result.json and report.html go beside the questions.
+
     Args in place of a run:
         student (MODEL): the model to judge.
         against (MODEL ...): the models that it is compared with.
@@ -119,11 +163,11 @@ def evaluate(
 
     Returns:
         The comparison of a run; of models, by what the student was compared with. Several processes that were launched
-        together share the rows, and find the same.
+        together share the rows, and find the same. With --ask the questions, with --answers what they say.
 
     Raises:
         UserError: there is no finished run; data, a teacher or a model cannot be opened; a margin is below 0 or for
-            no task; arguments of a run stand beside those of models.
+            no task; arguments of a run stand beside those of models; a picture or an answer cannot be used.
         Stopped: Ctrl-C or SIGTERM arrived while a baseline was trained.
         KeyboardInterrupt: interrupted before the comparison was finished. Baselines that were trained stay; the same
             command compares again.
@@ -142,7 +186,9 @@ def evaluate(
     """
     models: dict[str, object] = {"student": student, "against": against, "data": data}
     about: dict[str, object] = {"task": task, "kind": kind, "classes": classes, "member": member}
-    refuse_mixture(run, models, about, {"baseline": baseline, "write": write})
+    few: dict[str, object] = {"pictures": pictures, "ask": ask is not None, "answers": answers, "to": to}
+    refuse_mixture(run, models, about, {"baseline": baseline, "write": write, **few})
+    refuse_half_of_few_labels(few, {"baseline": baseline, "write": write, "trust": trust}, json is not None)
     file = None if json is None else Path(json)
     if file is not None and not file.parent.is_dir():
         raise UserError(f"--json {file}: there is no folder {file.parent}. Make it first.")
@@ -162,8 +208,16 @@ def evaluate(
             file=file,
             console=console,
         )
+    folder = RunFolder(Path(run))
+    refuse_no_run(folder)
+    if answers:
+        said = [Path(place) for place in ([answers] if isinstance(answers, Path | str) else answers)]
+        return judge_answers(folder, said, to, pictures, acceptance=judged_by, file=file, console=console)
+    if ask is not None:
+        assert to is not None
+        return ask_people(folder, pictures, ask, Path(to), acceptance=judged_by, console=console)
     return _evaluate_run(
-        RunFolder(Path(run)),
+        folder,
         list(dict.fromkeys(baseline)),
         acceptance=judged_by,
         write=write,
@@ -209,6 +263,45 @@ def refuse_mixture(
             raise UserError(f"--{option} belongs to a run. Give RUN, or more models after --against.")
 
 
+def refuse_half_of_few_labels(
+    few: Mapping[str, object], others: Mapping[str, object], with_json: bool
+) -> None:
+    """Refuse questions and answers in one command, and half of either.
+
+    Args:
+        few: `pictures`, `ask`, `answers` and `to` as they were given.
+        others: options that belong to neither.
+        with_json: --json was given.
+
+    Raises:
+        UserError: with the option that lacks or does not fit.
+    """
+    if few["ask"] and few["answers"]:
+        raise UserError("--ask writes questions, --answers reads what was answered: give one of them.")
+    if few["ask"]:
+        for option in ("pictures", "to"):
+            if not few[option]:
+                what = (
+                    "PLACE, the pictures to ask about"
+                    if option == "pictures"
+                    else "FOLDER, for the questions"
+                )
+                raise UserError(f"--ask needs --{option} {what}.")
+    elif not few["answers"]:
+        for option in ("pictures", "to"):
+            if few[option]:
+                raise UserError(
+                    f"--{option} goes with --ask N, which writes questions, or --answers FILE, which reads what was "
+                    "answered."
+                )
+        return
+    if few["ask"] and with_json:
+        raise UserError("--json holds results, and --ask has none yet. Give it with --answers.")
+    for option, value in others.items():
+        if value:
+            raise UserError(f"--{option} does not go with --{'ask' if few['ask'] else 'answers'}.")
+
+
 def _evaluate_run(
     run: RunFolder,
     baselines: Sequence[str],
@@ -220,7 +313,6 @@ def _evaluate_run(
     console: Console | None,
 ) -> Evaluation:
     """The student of a run on the test rows that its recipe names, and the baselines on the same rows."""
-    refuse_no_run(run)
     recipe = load_recipe(run.recipe)
     state, console = shared_console(console)
     settings = acceptance.applied(ComparisonSettings.of(recipe), list(recipe.tasks))

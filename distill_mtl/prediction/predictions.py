@@ -102,7 +102,7 @@ def predictions(
         resize: what the network sees of a picture; None: as in its evaluation.
     """
     named = iter(pictures)
-    for read in _read_ahead(pictures, batch_size):
+    for read in read_ahead(pictures, batch_size):
         images = [image for image in read if isinstance(image, Tensor)]
         views = [_view(image, network.inputs.size, resize or network.resize) for image in images]
         shown = [
@@ -152,8 +152,8 @@ def _view(image: Tensor, shape: Size, resize: Resize) -> View:
     return plain_view((image.shape[1], image.shape[2]), shape, resize)
 
 
-def _read_ahead(pictures: Sequence[Picture], batch_size: int) -> Iterator[list[Tensor | str]]:
-    """Batches of images uint8 [3, H, W], or why there is none; the next one is read meanwhile."""
+def read_ahead(pictures: Sequence[Picture], batch_size: int) -> Iterator[list[Tensor | str]]:
+    """Batches of images uint8 [3, H, W] in the pictures' order, or why there is none; the next is read meanwhile."""
     waiting = iter(pictures)
     with ThreadPoolExecutor(_READERS) as pool:
         ahead: deque[list[Future[Tensor | str]]] = deque()

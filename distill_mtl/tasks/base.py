@@ -382,6 +382,13 @@ class TaskKind(LabelForm):
         """bool [R], where the metric is the share of right rows; None: it is another."""
         return None
 
+    def may_differ(self, logits: Tensor, other: Tensor) -> Tensor | None:
+        """bool [R]: the rows of which one network can be right and the other wrong, whatever the label turns out to be.
+
+        None: the metric is not the share of right rows (`correct_rows`), so that each row may matter.
+        """
+        return None
+
     def calibration(self, logits: Tensor, labels: Tensor) -> Tensor | None:
         """What `metrics.calibration_error` needs, summed over the rows; None: answers carry no confidence."""
         return None

@@ -37,7 +37,7 @@ from distill_mtl.tasks.losses import (
     soft_divergence,
     sums_to_one,
 )
-from distill_mtl.tasks.metrics import CLASS_SCORES, confidence_counts
+from distill_mtl.tasks.metrics import CLASS_SCORES, TopShare, confidence_counts
 from distill_mtl.tasks.options import mirror_partners, number, read_mirrored, swap_classes, whole_number
 
 BACKGROUND = "background"
@@ -206,6 +206,7 @@ class Classification(SoftmaxKind):
     name = "classification"
     member = "cls"
     open_classes = MOST_CLASSES
+    asked_as = "choice"
     metrics = tuple(CLASS_SCORES)
     lower_is_better = frozenset({"ece"})
 
@@ -362,6 +363,10 @@ class Classification(SoftmaxKind):
 
     def correct_rows(self, statistics: Tensor) -> Tensor | None:
         return statistics[:, 0] > 0 if CLASS_SCORES[self.metric].share_of_right else None
+
+    def may_differ(self, logits: Tensor, other: Tensor) -> Tensor | None:
+        score = CLASS_SCORES[self.metric]
+        return score.may_differ(logits.float(), other.float()).cpu() if isinstance(score, TopShare) else None
 
     def calibration(self, logits: Tensor, labels: Tensor) -> Tensor:
         probability, predicted = logits.float().softmax(1).max(1)

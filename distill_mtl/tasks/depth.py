@@ -76,6 +76,7 @@ class Depth(AdditiveKind):
     fixed_classes = ("depth",)
     head_options = ("typical",)
     from_table = "file"
+    asked_as = "file"
     label_options = ("scale",)
 
     def __init__(

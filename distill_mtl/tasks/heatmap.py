@@ -31,7 +31,7 @@ from distill_mtl.tasks.heat import (
     strongest_peaks,
 )
 from distill_mtl.tasks.json_values import plain_values
-from distill_mtl.tasks.label import CountsTable, LabelCounts, by_count, list_classes, to_json
+from distill_mtl.tasks.label import AskedAs, CountsTable, LabelCounts, by_count, list_classes, to_json
 from distill_mtl.tasks.losses import average_sigmoid
 from distill_mtl.tasks.maps import map_size
 from distill_mtl.tasks.metrics import average_precision
@@ -98,6 +98,7 @@ class Heatmap(TaskKind):
     label_options = ("form", "max_objects")
     extra_channels: ClassVar[int] = 4
     boxes: ClassVar[bool] = True
+    asked_as: ClassVar[AskedAs] = "boxes"
 
     def __init__(
         self,
@@ -550,6 +551,7 @@ class HeatmapOfPoints(Heatmap):
     takes_boxes = False
     extra_channels = 2
     boxes = False
+    asked_as = "points"
 
 
 FORMS: dict[str, type[Heatmap]] = {"boxes": Heatmap, "points": HeatmapOfPoints}

@@ -22,6 +22,8 @@ from distill_mtl.untrusted_text import json_text
 MOST_CLASSES = 100_000
 """The largest number of classes that are told apart by their numbers alone."""
 
+AskedAs = Literal["choice", "choices", "numbers", "boxes", "points", "file", "text"]
+
 
 class LabelForm(ABC):
     """What a kind of task knows of its labels.
@@ -36,6 +38,8 @@ class LabelForm(ABC):
         open_classes: how many classes labels may have if their number is unknown; 0: the classes
             must be known before a label is read.
         silent_label: what a label looks like that says nothing (`has_label`), for messages.
+        asked_as: how a person is asked for a label of one picture, and which tools can ask: one of the classes, those
+            that are there, a number for each, boxes or points with their classes, a file, or the label's own text.
         classes: names of what is answered.
         knows: data set -> positions of the classes that its labels tell of, for those that do not tell of all.
     """
@@ -47,6 +51,7 @@ class LabelForm(ABC):
     label_options: ClassVar[tuple[str, ...]] = ()
     open_classes: ClassVar[int] = 0
     silent_label: ClassVar[str] = "all of them are empty"
+    asked_as: ClassVar[AskedAs] = "text"
     classes: tuple[str, ...]
     knows: Mapping[str, tuple[int, ...]] = {}
 

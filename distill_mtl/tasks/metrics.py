@@ -53,12 +53,17 @@ class TopShare(ClassScore):
         self.most = most
 
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
-        # Not topk for one class: where classes are equally likely, `decode` takes what argmax takes.
-        likeliest = (
-            logits.argmax(1, keepdim=True) if self.most == 1 else logits.topk(self.most, dim=1).indices
-        )
-        right = (likeliest == labels[:, None]).any(1)
+        right = (self._likeliest(logits) == labels[:, None]).any(1)
         return torch.stack([right.long(), torch.ones_like(labels), labels], dim=1)
+
+    def may_differ(self, logits: Tensor, other: Tensor) -> Tensor:
+        """bool [R]: the rows whose likeliest classes are not the same for both networks, in any order."""
+        mine, theirs = (self._likeliest(each).sort(1).values for each in (logits, other))
+        return (mine != theirs).any(1)
+
+    def _likeliest(self, logits: Tensor) -> Tensor:
+        # Not topk for one class: where classes are equally likely, `decode` takes what argmax takes.
+        return logits.argmax(1, keepdim=True) if self.most == 1 else logits.topk(self.most, dim=1).indices
 
     def of(self, totals: Tensor) -> Tensor:
         right, rows, _ = totals.unbind(-1)

@@ -55,6 +55,7 @@ class Multilabel(TaskKind):
     partial = True
     by_class = True
     from_table = "columns"
+    asked_as = "choices"
 
     def __init__(
         self,

@@ -74,6 +74,7 @@ class Normals(AdditiveKind):
     dense = True
     fixed_classes = ("x", "y", "z")
     from_table = "file"
+    asked_as = "file"
 
     def read_label(self, payload: bytes) -> Tensor:
         return torch.from_numpy(_from_png(payload) if is_png(payload) else _from_npy(payload))

@@ -59,6 +59,7 @@ class Regression(AdditiveKind):
     precise = True
     head_options = ("scale", "offset")
     from_table = "columns"
+    asked_as = "numbers"
 
     def __init__(
         self,

@@ -56,6 +56,7 @@ class Segmentation(SoftmaxKind):
     metrics = ("miou", "pixel_accuracy")
     dense = True
     from_table = "file"
+    asked_as = "file"
     label_options = ("ignore_index",)
     open_classes = 2**16
     silent_label = "all their pixels are ignored"

@@ -62,9 +62,8 @@ class LabelledTask:
         if self.delta is None and self.ci95 is None:
             return replace(self, margin=margin, verdict="undecided", labels_to_decide=None)
         # Without an answer the interval alone may decide: where few rows differ, few points can be lost.
-        found = judge(
-            self.delta or 0.0, self.ci95, self.answered, margin, rule if self.answered else "interval"
-        )
+        rows = max(1, self.answered)
+        found = judge(self.delta or 0.0, self.ci95, rows, margin, rule if self.answered else "interval")
         more = found.rows_to_decide if self.answered else None
         if more is not None and math.isfinite(more):
             more = min(more, max(1, self.population - self.answered))
