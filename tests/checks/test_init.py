@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import forked
 import pytest
 import yaml
 
@@ -35,9 +36,9 @@ def test_a_drafted_recipe_passes_the_check_as_it_stands(toy_data: Path, tmp_path
     assert drafted.returncode == 0, drafted.stderr
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(drafted.stdout)
-    checked = _process("check", str(recipe))
-    assert checked.returncode == 0, checked.stderr
-    assert "ready" in checked.stdout
+    checked = forked.run("check", recipe)
+    assert checked.status == 0, checked.text
+    assert "ready" in checked.text
 
 
 def test_every_value_has_a_word_on_where_it_comes_from(toy_data: Path, tmp_path: Path) -> None:
