@@ -30,6 +30,7 @@ Raw = Mapping[str, Tensor]
 BOX_FORMS: Registry[type["BoxForm"]] = Registry("form of boxes", "distill_mtl.networks.box_forms")
 KEYS = ("corners", "unit", "background", "overlap")
 """What a recipe may say of boxes besides their form."""
+_LISTED = (100, 300)  # lengths of lists that exporters give
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,7 @@ _CLAUSES = {
     ("corners", "cxcywh"): "its boxes are the centre's x and y, width, height",
     ("corners", "xywh"): "its boxes are left, top, width, height",
     ("background", "none"): "none of its classes is a background",
-    (
-        "background",
-        "first",
-    ): "its first class is a background, so that its labels are one higher than the classes",
+    ("background", "first"): "its first class is a background, so its labels are one higher than the classes",
     ("background", "last"): "its last class is a background",
 }
 
@@ -195,7 +193,8 @@ def read_boxes(
     boxes, scores, labels = reading.kind.read(by_role(raw, reading), reading)
     if labels is not None:
         labels = labels - int(reading.background == "first")
-        labels = labels.where((labels >= 0) & (labels < (classes or labels.amax() + 1)), -1)
+        known = labels >= 0 if classes is None else (labels >= 0) & (labels < classes)
+        labels = labels.where(known, -1)
     elif classes is not None:
         scores = scores[..., :classes]
     if reading.corners == "yxyx":
@@ -237,9 +236,6 @@ def are_shares(values: Tensor) -> bool:
 def are_whole(values: Tensor) -> bool:
     """Whether all numbers can be numbers of classes."""
     return values.numel() > 0 and bool((values == values.round()).all() and values.min() >= 0)
-
-
-_LISTED = (100, 300)  # lengths of lists that exporters give
 
 
 def is_list(rows: Tensor, size: Size) -> bool:

@@ -118,9 +118,11 @@ def _with_batch(raw: Raw) -> dict[str, Tensor]:
 
 def _refuse_other_answers(raw: Raw, size: Size) -> None:
     """Raises UserError for instance masks and oriented boxes."""
-    masks = [name for name in raw if "mask" in name.lower()]
-    if masks and any("box" in name.lower() for name in raw):
-        raise _masks(masks[0])
+    named = any("box" in name.lower() for name in raw)
+    of_boxes = {value.shape[:2] for value in raw.values() if value.ndim == 3 and value.shape[2] == 4}
+    for name, value in raw.items():
+        if (named and "mask" in name.lower()) or (value.ndim == 5 and value.shape[:2] in of_boxes):
+            raise _masks(name)
     prototypes = [value.shape[1] for value in raw.values() if value.ndim == 4]
     for name, value in raw.items():
         if value.ndim != 3:

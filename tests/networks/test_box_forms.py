@@ -104,6 +104,13 @@ def test_lists_of_several_lengths_are_filled_with_nothing() -> None:
     assert filled["scores"].sum(1).tolist() == [3, 0, 5]
 
 
+def test_a_picture_in_which_nothing_is_found_has_no_boxes() -> None:
+    raw = {"boxes": torch.rand(2, 0, 4), "labels": torch.ones(2, 0).long(), "scores": torch.rand(2, 0)}
+    reading = find_reading(raw, SIZE)
+    assert reading is not None
+    assert (read_boxes(raw, reading, CONTRACT).labels == -1).all()
+
+
 def test_what_exporters_of_one_picture_leave_out_is_put_back() -> None:
     raw = {"1006": torch.ones(7, dtype=torch.int64), "1005": torch.rand(7), "1036": torch.rand(7, 4) * 30}
     reading = find_reading(raw, SIZE)
@@ -155,6 +162,15 @@ def listed(further: Tensor) -> Tensor:
             "instance masks",
         ),
         (
+            {
+                "9": torch.rand(3, 4),
+                "8": torch.ones(3).long(),
+                "7": torch.rand(3),
+                "6": torch.rand(3, 1, 8, 8),
+            },
+            "instance masks",
+        ),
+        (
             {"output0": listed(torch.randn(1, 30, 8)), "output1": torch.randn(1, 8, 8, 8)},
             "instance masks",
         ),
@@ -164,7 +180,7 @@ def listed(further: Tensor) -> Tensor:
             "oriented boxes",
         ),
     ],
-    ids=["yolo masks", "torchvision masks", "listed masks", "oriented", "listed oriented"],
+    ids=["yolo masks", "torchvision masks", "unnamed masks", "listed masks", "oriented", "listed oriented"],
 )
 def test_masks_and_oriented_boxes_are_refused_in_one_line(raw: dict[str, Tensor], words: str) -> None:
     with pytest.raises(UserError, match=f"{words}.* not read") as caught:
