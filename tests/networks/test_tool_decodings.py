@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from torchvision.models import get_model
 from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -226,3 +228,49 @@ def test_yolos_raw_rows_as_its_own_tools_decode_them(form: str) -> None:
         boxes = torch.cat([centre - sides / 2, centre + sides / 2], 2)[row][place]
         kept = batched_nms(boxes, score, label, 0.7 if form == "yolo" else 0.45)
         assert_same(found, row, boxes[kept], score[kept], label[kept])
+
+
+def test_a_folder_of_transformers_is_a_detector_without_a_word_more(tmp_path: Path) -> None:
+    network, processor = yolos()
+    network.config.id2label = {0: "cat", 1: "dog", 2: "owl"}
+    network.save_pretrained(tmp_path)
+    type(processor)(size={"height": SIDE, "width": SIDE}).save_pretrained(tmp_path)
+    teacher = load_teacher(TeacherSection(transformers=str(tmp_path)), task="pets", layers=(None,))
+    assert (teacher.card.kind, teacher.card.classes) == ("heatmap", ("cat", "dog", "owl"))
+    assert teacher.card.inputs.size == (SIDE, SIDE)
+    assert teacher.card.assumed == ()
+    images = torch.rand(2, 3, SIDE, SIDE)
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1) for values in (teacher.card.inputs.mean, teacher.card.inputs.std)
+    )
+    returned = network((images - mean) / std)
+    decoded = processor.post_process_object_detection(
+        returned, threshold=0.0, target_sizes=[(SIDE, SIDE)] * 2
+    )
+    labels, scores, _ = from_answer(teacher(images).logits)
+    for row, theirs in enumerate(decoded):
+        order = theirs["scores"].argsort(descending=True)
+        torch.testing.assert_close(scores[row, : len(order)], theirs["scores"][order], atol=1e-5, rtol=1e-4)
+        assert torch.equal(labels[row, : len(order)], theirs["labels"][order])
+
+
+def test_a_detector_of_torchvision_by_name(tmp_path: Path) -> None:
+    network = get_model(
+        "ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None, num_classes=4
+    ).eval()
+    save_file(network.state_dict(), tmp_path / "ssd.safetensors")
+    section = TeacherSection(
+        torchvision="ssdlite320_mobilenet_v3_large",
+        weights=str(tmp_path / "ssd.safetensors"),
+        args={"num_classes": 4},
+        classes=["a", "b", "c"],
+        input=InputSection(size=SIDE),
+    )
+    teacher = load_teacher(section, task="things")
+    assert teacher.card.kind == "heatmap"
+    assert teacher.card.inputs.mean == (0.0,) * 3
+    images = torch.rand(2, 3, SIDE, SIDE)
+    _, scores, _ = from_answer(teacher(images).logits)
+    for row, theirs in enumerate(network(list(images))):
+        number = min(100, len(theirs["scores"]))
+        torch.testing.assert_close(scores[row, :number], theirs["scores"][:number], atol=1e-5, rtol=1e-4)

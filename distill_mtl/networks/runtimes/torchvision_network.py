@@ -29,7 +29,6 @@ _OTHERS = {
     ".video": "answers for videos",
     ".optical_flow": "compares two pictures",
     ".quantization": "is quantised",
-    ".detection": "answers with boxes",
 }
 """Parts of torchvision.models whose networks are of another kind."""
 
@@ -69,7 +68,7 @@ def _named(text: str) -> tuple[str, Any]:
     """Name of the network and its weights enum; None where none is named.
 
     Raises:
-        UserError: torchvision has no such network or weights, or it is for videos or boxes.
+        UserError: torchvision has no such network or weights, or it is for videos.
     """
     from torchvision.models import get_model_weights, list_models
 
@@ -81,7 +80,7 @@ def _named(text: str) -> tuple[str, Any]:
     for part, what in _OTHERS.items():
         if part in module:
             raise UserError(
-                f"torchvision's {name} {what}, which is not read here. Name a classifier or a segmenter."
+                f"torchvision's {name} {what}, which is not read here. Name a classifier, a segmenter or a detector."
             )
     if not weights:
         return name, None
@@ -125,8 +124,9 @@ def _build(name: str, enum: Any, args: Mapping[str, Any]) -> nn.Module:
     said: dict[str, Any] = dict(_AS_RELEASED.get(name, {})) if enum is not None else {}
     if enum is not None and "categories" in enum.meta:
         said["num_classes"] = len(enum.meta["categories"])
-    if _is_dense(name):
+    if _is_dense(name) or _is_detector(name):
         said |= {"weights_backbone": None}
+    if _is_dense(name):
         # Released segmenters have the auxiliary head of their training.
         said |= {"aux_loss": True} if enum is not None and not name.startswith("lraspp") else {}
     try:
@@ -143,10 +143,18 @@ def _is_dense(name: str) -> bool:
     return hasattr(segmentation, name)
 
 
+def _is_detector(name: str) -> bool:
+    from torchvision.models import detection
+
+    return hasattr(detection, name)
+
+
 def _declared(name: str, enum: Any, args: Mapping[str, Any], *, verify: bool) -> DeclaredInput:
     """What the enum says; without one its transforms are not known."""
     dense = _is_dense(name)
-    kind = "segmentation" if dense else "classification"
+    kind = "segmentation" if dense else "heatmap" if _is_detector(name) else "classification"
+    if kind == "heatmap":
+        return _declared_boxes(enum, args)
     if enum is None:
         return DeclaredInput(kind=kind)
     transform = enum.transforms()
@@ -161,3 +169,14 @@ def _declared(name: str, enum: Any, args: Mapping[str, Any], *, verify: bool) ->
     classes = tuple(enum.meta.get("categories", ()))
     same = args.get("num_classes", len(classes)) == len(classes)
     return DeclaredInput(contract=contract, kind=kind, classes=classes if same and classes else None)
+
+
+def _declared_boxes(enum: Any, args: Mapping[str, Any]) -> DeclaredInput:
+    """Detectors resize and normalise by themselves; their labels count the background, which is no class."""
+    contract = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "white": 1.0, "channels": "rgb"}
+    named = (
+        list(enum.meta.get("categories", ()))[1:] if enum is not None and "num_classes" not in args else []
+    )
+    # COCO's numbers have gaps, which are all called N/A.
+    classes = tuple(name if name != "N/A" else f"N/A {number}" for number, name in enumerate(named, start=1))
+    return DeclaredInput(contract=contract, kind="heatmap", classes=classes or None)

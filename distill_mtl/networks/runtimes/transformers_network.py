@@ -27,11 +27,13 @@ _TASKS = {
     "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES": "AutoModelForImageClassification",
     "MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES": "AutoModelForSemanticSegmentation",
     "MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES": "AutoModelForDepthEstimation",
+    "MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES": "AutoModelForObjectDetection",
 }
 """Tables of transformers: type of a config -> class of the network that answers such a task; and what builds it."""
 _KINDS = {
     "AutoModelForSemanticSegmentation": "segmentation",
     "AutoModelForDepthEstimation": "depth",
+    "AutoModelForObjectDetection": "heatmap",
 }
 _PROBLEMS = {"multi_label_classification": "multilabel", "regression": "regression"}
 _MODES: dict[int, Interpolation] = {
@@ -124,7 +126,7 @@ def _builder(config: dict[str, Any], folder: Path) -> str:
         )
     raise UserError(
         f"{folder / CONFIG}, architectures: {shown(architecture)} is not a network of transformers for image "
-        f"classification, semantic segmentation or depth estimation.{nearest(architecture, known)}"
+        f"classification, semantic segmentation, depth or objects.{nearest(architecture, known)}"
     )
 
 
