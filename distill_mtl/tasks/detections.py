@@ -4,15 +4,19 @@ A detector's boxes (`networks.boxes`) are scored and compared as they are. Only 
 student's own maps.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from distill_mtl.geometry.views import Size
-from distill_mtl.networks.boxes import ABSENT, BOX, from_answer
+from distill_mtl.networks.boxes import ABSENT, BOX, as_answer, from_answer, strongest
 from distill_mtl.tasks.heat import ALPHA, BETA, LEAST_SIDE, Peaks, gaussians
 from distill_mtl.tasks.maps import map_size
+from distill_mtl.tasks.objects import MATCH_IOU, corners, pairwise_iou
 
+_TIE = 1e-4
 DOUBT = 0.05
 """Score below which a detector's box is background."""
 
@@ -94,6 +98,30 @@ def best_box_of_each_class(answer: Tensor) -> Peaks:
     numbers = torch.arange(top.shape[1], device=top.device).expand_as(top).float()
     numbers = numbers.where(top > ABSENT / 2, -1)
     return Peaks(torch.cat([numbers[..., None], places], 2), top.sigmoid())
+
+
+def fused(answers: Sequence[Tensor], shares: Tensor) -> Tensor:
+    """The boxes of several detectors as those of one: float32 [R, classes + 4, K].
+
+    A box has the mean of what all say of its place: of each detector the score of its best box of the class that
+    overlaps it by half, or 0 where it sees none (the scores of weighted boxes fusion, Solovyev, Wang & Gabruseva 2019,
+    arXiv:1910.13302). Of boxes of one class that overlap by half the best stays.
+
+    Args:
+        answers: of M detectors of the same classes, as `networks.boxes.as_answer` packs them.
+        shares: float [M, R], of each detector, summing to 1.
+    """
+    each = [from_answer(answer) for answer in answers]
+    objects = [torch.cat([labels[..., None].float(), places], 2) for labels, _, places in each]
+    every = torch.cat(objects, 1)
+    score = every.new_zeros(every.shape[:2])
+    for share, found, (_, scores, _) in zip(shares, objects, each, strict=True):
+        seen = (pairwise_iou(every, found) >= MATCH_IOU) * scores[:, None]
+        score = score + share[:, None] * seen.amax(2)
+    # Of boxes that all see alike, that of the surest detector stays.
+    score = score * (1 + _TIE * torch.cat([scores for _, scores, _ in each], 1))
+    best = strongest(corners(every), score.clamp(max=1), every[..., 0].long(), MATCH_IOU)
+    return as_answer(best, answers[0].shape[1] - BOX, (1, 1))
 
 
 def as_maps(answer: Tensor, classes: int, size: Size) -> Tensor:

@@ -16,7 +16,13 @@ from distill_mtl.networks.boxes import is_boxes
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.reading import loads
 from distill_mtl.tasks.base import DEFAULT_HEAD, KINDS, HeadShape, Legend, Shown, TaskKind, Truth, by_row
-from distill_mtl.tasks.detections import as_maps, best_box_of_each_class, soft_box_loss, strongest_boxes
+from distill_mtl.tasks.detections import (
+    as_maps,
+    best_box_of_each_class,
+    fused,
+    soft_box_loss,
+    strongest_boxes,
+)
 from distill_mtl.tasks.doubts import Doubt, never
 from distill_mtl.tasks.drawing import draw_objects, named_colors
 from distill_mtl.tasks.heads import PyramidDecoder, pyramid_levels
@@ -321,7 +327,10 @@ class Heatmap(TaskKind):
         )
 
     def average(self, answers: Sequence[Tensor], shares: Tensor, temperature: float) -> Tensor:
-        """The heat's probabilities averaged; sizes and offsets from the map with the most heat in the cell."""
+        """The heat's probabilities averaged; sizes and offsets from the map with the most heat in the cell. Boxes of
+        detectors alone are fused as boxes."""
+        if all(is_boxes(one) for one in answers):
+            return fused(answers, shares)
         maps, number = self.alike(answers), len(self.classes)
         weights = by_row(shares, 4)
         heat = average_sigmoid([one[:, :number] for one in maps], weights, temperature)

@@ -205,3 +205,26 @@ def test_a_picture_without_boxes_is_all_background() -> None:
 def test_a_least_score_is_a_share(value: Any) -> None:
     with pytest.raises(UserError, match="least_score must be a number from 0 to 1"):
         build_kind("heatmap", CLASSES, least_score=value)
+
+
+# ---- several detectors -----------------------------------------------------------------------------
+def halves(rows: int) -> Tensor:
+    return torch.full((2, rows), 0.5)
+
+
+def test_two_detectors_that_say_the_same_are_one() -> None:
+    labels = labels_of(8, 7, most=1)
+    _, answer = detections(labels, blur=0.0)
+    both = KIND.average([answer, answer], halves(8), 1.0)
+    assert score(both, labels) == pytest.approx(score(answer, labels), abs=0.01)
+
+
+def test_a_box_that_one_of_two_sees_has_half_its_score() -> None:
+    nothing = as_answer(
+        ScoredBoxes(torch.zeros(1, 1, 4), torch.zeros(1, 1), torch.full((1, 1), -1)), 3, (9, 9)
+    )
+    found = KIND.decode(KIND.average([one_box(0.8), nothing], halves(1), 1.0), (SIDE, SIDE))
+    assert found["scores"][0, :2].tolist() == pytest.approx([0.4, 0], abs=1e-3)
+    weighed = KIND.average([one_box(0.8), one_box(0.4)], torch.tensor([[0.75], [0.25]]), 1.0)
+    scores = KIND.decode(weighed, (SIDE, SIDE))["scores"][0]
+    assert scores[:2].tolist() == pytest.approx([0.7, 0], abs=1e-3)
