@@ -376,6 +376,28 @@ def test_without_a_question_the_student_is_accepted_all_the_same(tmp_path: Path)
     assert evaluate(run, answers=[tmp_path / "ask" / "answers.csv"]).accepted
 
 
+def test_a_task_with_several_teachers_is_left_out_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    run, teacher = asked_world.build(tmp_path, ("hue", "shape")), tmp_path / "teachers" / "hue"
+    other = toys.toy_teacher_folder(tmp_path / "other", "hue", KINDS["hue"], seed=5)
+    recipe = run / "recipe.resolved.yaml"
+    recipe.write_text(recipe.read_text().replace(f"teacher: {teacher},", f"teacher: [{teacher}, {other}],"))
+    found = evaluate(run, pictures=[str(tmp_path / "photos")], ask=5, to=tmp_path / "ask")
+    assert list(found.tasks) == ["shape"]
+    assert "hue: it has several teachers, so it is neither asked nor judged here." in capsys.readouterr().out
+
+
+def test_pictures_beside_answers_must_be_those_that_were_asked_about(world: Path, questions: Path) -> None:
+    fill(questions)
+    photos = str(world / "photos")
+    assert judge(world, questions / "answers.csv", pictures=[photos]).pictures == PICTURES
+    some = [f"{photos}/{number:03d}.png" for number in range(1, PICTURES)]
+    with pytest.raises(UserError, match="59 pictures are there"):
+        judge(world, questions / "answers.csv", pictures=some)
+
+
 def test_top5_asks_where_the_five_likeliest_classes_differ() -> None:
     kind = build_kind("classification", tuple("abcdefg"), "top5")
     one = torch.tensor([[7.0, 6, 5, 4, 3, 2, 1], [7.0, 6, 5, 4, 3, 2, 1]])
