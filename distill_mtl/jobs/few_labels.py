@@ -277,7 +277,7 @@ def _judged(
     kind, asked, labels = compared.kinds[task], questions.tasks[task], answers.labels[task]
     answered = [each for each in asked.questions if each.row in labels]
     skipped = len(answers.skipped[task])
-    drawn = Drawn([each.chance for each in answered], asked.population, len(asked.questions) - skipped)
+    drawn = Drawn([each.chance for each in answered], asked.population, len(asked.questions), skipped)
     statistics = None
     if answered:
         rows = _labelled_pictures(kind, folder, {each.row: labels[each.row] for each in answered})

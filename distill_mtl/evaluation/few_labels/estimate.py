@@ -29,12 +29,14 @@ class Drawn(NamedTuple):
     Attributes:
         chances: of each answered row, as `draw` gives them, in the order of the draw.
         population: rows that could be drawn.
-        planned: how many were.
+        planned: how many were; known before the first answer, as the sequences need it.
+        skipped: of them, those that nobody can answer.
     """
 
     chances: list[float]
     population: int
     planned: int
+    skipped: int = 0
 
     @property
     def exact(self) -> bool:
@@ -43,8 +45,8 @@ class Drawn(NamedTuple):
 
     @property
     def complete(self) -> bool:
-        """All planned rows are answered."""
-        return len(self.chances) >= self.planned
+        """No planned row is open."""
+        return len(self.chances) + self.skipped >= self.planned
 
 
 class Proxies(NamedTuple):
