@@ -259,7 +259,7 @@ class Body(Backbone):
             "model": self.name,
             "args": self.args,
             "inputs": self.inputs.to_dict(),
-            **({"code": self.code} if self.code else {}),
+            **({"code": code} if (code := self.code) else {}),
         }
 
     @property

@@ -176,8 +176,10 @@ def build(recipe: Recipe) -> Parts:
     refuse_combinations(recipe, kinds, teachers.cards)
     _refuse_unused_options(recipe, kinds)
     _refuse_missing_margins(recipe, kinds)
-    recipe, kinds = settle_from_teachers(recipe, teachers, kinds, old, partial(_open_sources, kinds))
-    recipe = choose_branches(recipe, teachers, kinds, old, partial(_open_sources, kinds))
+    recipe, kinds = settle_from_teachers(
+        recipe, teachers, kinds, old, partial(_open_sources, kinds, teachers)
+    )
+    recipe = choose_branches(recipe, teachers, kinds, old, partial(_open_sources, kinds, teachers))
     heads = initial_heads(recipe, teachers.cards, kinds, old)
     student = build_student(
         old.settle(recipe.student, list(recipe.tasks)) if old is not None else recipe.student,
@@ -245,12 +247,14 @@ def compare_teachers(recipe: Recipe, rows: int, device: torch.device) -> Compare
     """
     old = find_initial_student(recipe.student.init)
     teachers, kinds = build_teachers(recipe, old)
-    return compare(recipe, teachers, kinds, old, partial(_open_sources, kinds), rows, device)
+    return compare(recipe, teachers, kinds, old, partial(_open_sources, kinds, teachers), rows, device)
 
 
-def _open_sources(kinds: Mapping[str, TaskKind], recipe: Recipe, inputs: Sequence[InputContract]) -> Sources:
-    """`build_sources` for what knows the kinds already."""
-    return build_sources(recipe, kinds, inputs)
+def _open_sources(
+    kinds: Mapping[str, TaskKind], teachers: Teachers, recipe: Recipe, inputs: Sequence[InputContract]
+) -> Sources:
+    """`build_sources` for what knows kinds and teachers already."""
+    return build_sources(recipe, kinds, inputs, teachers)
 
 
 def build_teachers(recipe: Recipe, old: InitialStudent | None = None) -> tuple[Teachers, dict[str, TaskKind]]:

@@ -85,7 +85,12 @@ class OwnTrunk(Trunk):
         digest = hashlib.sha256()
         for file in files:
             digest.update(file.read_bytes())
-        return {"module": name, "file": files[0].name if files else "", "sha256": digest.hexdigest()}
+        whole = f"{files[0].parent.name}/ ({len(files)} files)" if len(files) > 1 else ""
+        return {
+            "module": name,
+            "file": whole or (files[0].name if files else ""),
+            "sha256": digest.hexdigest(),
+        }
 
     def reads(self) -> str:
         pooled, without = self.args["pooled"], self.args["without"]
