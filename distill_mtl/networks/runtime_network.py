@@ -251,6 +251,8 @@ class RuntimeNetwork(TaskNetwork):
             raise UserError(
                 f"its output '{self.answer}' has the shape {list(answer.shape)}, which is neither [B, classes] nor a "
                 f"map of them. {_choice([name for name in self.runtime.outputs if name != self.answer])}"
+                + " If it finds boxes, `output: {gives: boxes}` lists the known forms."
+                * (answer.ndim == 3)
             )
         return self._layout(self.answer, _squeezed(answer))
 

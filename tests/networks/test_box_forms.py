@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill_mtl.errors import UserError
+from distill_mtl.errors import TeacherError, UserError
 from distill_mtl.networks.box_form import BOX_FORMS, BoxReading, read_boxes
 from distill_mtl.networks.box_recognition import find_reading, may_be_boxes
 from distill_mtl.networks.boxes import ScoredBoxes
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.networks.runtime import named
-from distill_mtl.recipe.schema import OutputSection
+from distill_mtl.recipe.schema import OutputSection, TeacherSection
+from distill_mtl.teachers.load_teacher import load_teacher
 
 SIZE = (detector_toys.SIDE,) * 2
 CONTRACT = InputContract(SIZE, (0.0,) * 3, (1.0,) * 3)
@@ -217,3 +218,13 @@ def test_what_is_said_of_boxes_of_an_answer_that_is_none_is_refused() -> None:
         may_be_boxes(OutputSection(gives="logits", corners="xyxy"), known=False)
     assert may_be_boxes(OutputSection(form="yolo"), known=True)
     assert not may_be_boxes(OutputSection(), known=True)
+
+
+def test_an_unknown_form_that_nobody_called_boxes_points_to_the_known_ones(tmp_path: Path) -> None:
+    class Strange(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.flatten(2)[:, :, :7]
+
+    path = detector_toys.save_pt2(Strange().eval(), tmp_path / "strange.pt2")
+    with pytest.raises(TeacherError, match=r"\[2, 3, 7\].*`output: \{gives: boxes\}` lists the known forms"):
+        load_teacher(TeacherSection(path=str(path), trust=True), task="things")
