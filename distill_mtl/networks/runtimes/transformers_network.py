@@ -75,6 +75,7 @@ class TransformersRuntime(LibraryRuntime):
         library = extra("transformers", "transformers", "a network of transformers")
         folder, config = found.place, read_config(found.place)
         builder = _builder(config, folder)
+        _refuse_kernels(config, folder)
         network = _network(getattr(library, builder), folder)
         declared = _declared(library, network.config, builder, folder, verify=section.input == InputSection())
         return cls(network, found.files, declared)
@@ -130,6 +131,21 @@ def _builder(config: dict[str, Any], folder: Path) -> str:
     )
 
 
+def _refuse_kernels(config: Any, folder: Path) -> None:
+    """Raises UserError: the config names a repository of native code for its attention, which transformers would
+    fetch and run."""
+    for key, value in config.items() if isinstance(config, dict) else ():
+        if key.endswith("attn_implementation") and any("/" in str(one) for one in _values(value)):
+            raise UserError(
+                f"{folder / CONFIG}, {key}: {shown(value)} is code from a repository, which is not run. Remove the key."
+            )
+        _refuse_kernels(value, folder)
+
+
+def _values(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else [value]
+
+
 def _network(builder: Any, folder: Path) -> nn.Module:
     """The network, every weight of which comes from the files."""
     try:
@@ -144,7 +160,11 @@ def _network(builder: Any, folder: Path) -> nn.Module:
             )
     # Whatever the library makes of a config or weights that it did not write.
     except Exception as error:
-        raise UserError(f"transformers cannot open {folder}: {brief(error)}.") from error
+        mismatched = "mismatched" in str(
+            error
+        )  # the library's own text points to a table that is not shown here
+        why = "the weights have other shapes than its config.json says" if mismatched else brief(error)
+        raise UserError(f"transformers cannot open {folder}: {why}.") from error
     missing = [*notes["missing_keys"], *(entry[0] for entry in notes["mismatched_keys"])]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
@@ -173,7 +193,14 @@ def _declared(library: Any, config: Any, builder: str, folder: Path, *, verify: 
 
 
 def _contract(library: Any, folder: Path, *, dense: bool, verify: bool) -> dict[str, Any]:
-    """What the image processor says; empty where the folder has none."""
+    """What the image processor says; empty where the folder has none.
+
+    Args:
+        library: transformers.
+        folder: of the network.
+        dense, verify: as of `contract_of_processor`; without `verify` nothing is said by a processor that cannot be
+            run, or that no contract describes.
+    """
     if not (folder / PROCESSOR).is_file():
         return {}
     try:
@@ -181,17 +208,25 @@ def _contract(library: Any, folder: Path, *, dense: bool, verify: bool) -> dict[
             processor = library.AutoImageProcessor.from_pretrained(
                 str(folder), local_files_only=True, trust_remote_code=False
             )
+
+        def process(picture: Tensor) -> Tensor:
+            pixels: Tensor = processor(images=picture, return_tensors="pt")["pixel_values"][0]
+            return pixels
+
+        resample = getattr(processor, "resample", None) if getattr(processor, "do_resize", True) else None
+        mode = "bilinear" if resample is None else _MODES.get(int(resample), "bicubic")
+        name = f"{folder / PROCESSOR} ({type(processor).__name__})"
+        return contract_of_processor(process, mode, name, dense=dense, verify=verify)
     # Whatever the library makes of a file that it did not write.
     except Exception as error:
-        raise UserError(f"transformers cannot open {folder / PROCESSOR}: {brief(error)}.") from error
-
-    def process(picture: Tensor) -> Tensor:
-        pixels: Tensor = processor(images=picture, return_tensors="pt")["pixel_values"][0]
-        return pixels
-
-    mode = _MODES[int(getattr(processor, "resample", None) or 0)] if processor.do_resize else "bilinear"
-    name = f"{folder / PROCESSOR} ({type(processor).__name__})"
-    return contract_of_processor(process, mode, name, dense=dense, verify=verify)
+        if not verify:
+            return {}
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"transformers cannot run the image processor of {folder / PROCESSOR}: {brief(error)}. Correct the file, "
+            "or give the network `input: {size: ..., mean: ..., std: ...}`."
+        ) from error
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from huggingface_hub import constants
 
 from distill_mtl.errors import TeacherError, UserError
 from distill_mtl.networks.opening import open_network
-from distill_mtl.recipe.schema import TeacherSection
+from distill_mtl.recipe.schema import InputSection, TeacherSection
 from distill_mtl.teachers.load_teacher import load_teacher
 from distill_mtl.teachers.teacher import Teacher
 
@@ -170,6 +170,9 @@ def test_a_head_that_was_never_trained_is_refused(tmp_path: Path) -> None:
             {"architectures": ["Theirs"], "auto_map": {"AutoModel": "code.Theirs"}},
             "code of its own.*`auto_map`.*module",
         ),
+        ({"attn_implementation": "theirs/kernel"}, "theirs/kernel' is code from a repository"),
+        ({"text": {"_attn_implementation": {"": "theirs/kernel"}}}, "is code from a repository"),
+        ({"hidden_size": 64}, "the weights have other shapes than its config.json says"),
     ],
 )
 def test_what_transformers_does_not_build_is_refused(
@@ -180,6 +183,19 @@ def test_what_transformers_does_not_build_is_refused(
     (tmp_path / "config.json").write_text(json.dumps(config | entries))
     with pytest.raises(TeacherError, match=complaint):
         teacher_in(tmp_path)
+
+
+@pytest.mark.parametrize("entry", [{"image_mean": "grey"}, {"image_std": [0, 0, 0]}])
+def test_a_processor_that_cannot_be_run_is_refused_unless_the_recipe_says_the_input(
+    tmp_path: Path, entry: dict[str, Any]
+) -> None:
+    vit(tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | entry))
+    with pytest.raises(TeacherError, match=r"preprocessor_config\.json.*`input"):
+        teacher_in(tmp_path)
+    said = InputSection(size=32, mean=[0.5] * 3, std=[0.5] * 3, white=1.0, channels="rgb")
+    assert teacher_in(tmp_path, input=said).card.inputs.mean == (0.5,) * 3
 
 
 def test_a_name_is_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
