@@ -60,7 +60,10 @@ class TorchvisionRuntime(LibraryRuntime):
         name, enum = _named(str(section.torchvision))
         network = _build(name, enum, section.args)
         load_checkpoint(network, found.place)
-        declared = _declared(name, enum, section.args, verify=section.input == InputSection())
+        if _is_detector(name):
+            declared = _declared_boxes(network, enum, section.args)
+        else:
+            declared = _declared(name, enum, section.args, verify=section.input == InputSection())
         return cls(network, found.files, declared)
 
 
@@ -152,9 +155,7 @@ def _is_detector(name: str) -> bool:
 def _declared(name: str, enum: Any, args: Mapping[str, Any], *, verify: bool) -> DeclaredInput:
     """What the enum says; without one its transforms are not known."""
     dense = _is_dense(name)
-    kind = "segmentation" if dense else "heatmap" if _is_detector(name) else "classification"
-    if kind == "heatmap":
-        return _declared_boxes(enum, args)
+    kind = "segmentation" if dense else "classification"
     if enum is None:
         return DeclaredInput(kind=kind)
     transform = enum.transforms()
@@ -171,9 +172,11 @@ def _declared(name: str, enum: Any, args: Mapping[str, Any], *, verify: bool) ->
     return DeclaredInput(contract=contract, kind=kind, classes=classes if same and classes else None)
 
 
-def _declared_boxes(enum: Any, args: Mapping[str, Any]) -> DeclaredInput:
+def _declared_boxes(network: Any, enum: Any, args: Mapping[str, Any]) -> DeclaredInput:
     """Detectors resize and normalise by themselves; their labels count the background, which is no class."""
-    contract = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "white": 1.0, "channels": "rgb"}
+    own = network.transform
+    size = own.fixed_size[::-1] if own.fixed_size is not None else (own.min_size[-1],) * 2
+    contract = {"size": size, "mean": (0.0,) * 3, "std": (1.0,) * 3, "white": 1.0, "channels": "rgb"}
     named = (
         list(enum.meta.get("categories", ()))[1:] if enum is not None and "num_classes" not in args else []
     )
