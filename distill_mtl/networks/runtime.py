@@ -181,7 +181,8 @@ def extra(package: str, name: str, what: str) -> Any:
 
 
 def classes_in(notes: Mapping[str, str]) -> tuple[str, ...] | None:
-    """Names of classes in a file's notes, as exporters write them; None where there are none.
+    """Names of classes in a file's notes, as exporters write them; None where there are none, or what stands there
+    cannot be names: others use these keys for a sentence, or name two alike.
 
     `names` of Ultralytics (a Python dict), `character` of PaddleOCR and RapidOCR (a line each), and lists under
     `classes`, `class_names` and `labels`, in JSON or with commas.
@@ -197,8 +198,11 @@ def classes_in(notes: Mapping[str, str]) -> tuple[str, ...] | None:
         if isinstance(listed, dict) and set(map(str, listed)) == set(map(str, range(len(listed)))):
             listed = [value for _, value in sorted(listed.items(), key=lambda entry: int(entry[0]))]
         plain = isinstance(listed, list) and all(isinstance(name, str | int) for name in listed)
-        return tuple(map(str, listed)) or None if plain else None
-    return tuple(name.strip() for name in (text.splitlines() if "\n" in text else text.split(",")))
+        names = tuple(map(str, listed)) if plain else ()
+    else:
+        names = tuple(name.strip() for name in (text.splitlines() if "\n" in text else text.split(",")))
+        names = names if len(names) > 1 else ()
+    return names if names and len(set(names)) == len(names) else None
 
 
 def normalisation(mean: Sequence[float], std: Sequence[float], channels: int | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from distill_mtl.errors import UserError
 from distill_mtl.networks.backbone import LOGITS
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.networks.inputs import InputContract
-from distill_mtl.networks.runtime import DeclaredInput, Runtime
+from distill_mtl.networks.runtime import DeclaredInput, Runtime, classes_in
 from distill_mtl.networks.runtime_network import RuntimeNetwork
 from distill_mtl.recipe.schema import OutputSection
 from distill_mtl.tasks.base import KINDS
@@ -128,3 +128,23 @@ def test_layers_for_a_block_leave_networks_of_one_file_as_they_were() -> None:
     assert set(first(images)) == {"logits", "conv"}
     after = second(images)
     assert all(torch.equal(after[name], before[name]) for name in ("logits", "deep"))
+
+
+@pytest.mark.parametrize(
+    ("notes", "names"),
+    [
+        ({"names": "{1: 'dog', 0: 'cat'}"}, ("cat", "dog")),
+        ({"classes": '["cat", "dog"]'}, ("cat", "dog")),
+        ({"character": "0\n180"}, ("0", "180")),
+        ({"labels": "cat, dog"}, ("cat", "dog")),
+        ({"labels": "made by our team"}, None),
+        ({"names": "{0: 'cat', 2: 'dog'}"}, None),
+        ({"classes": "cat,cat,dog"}, None),
+        ({"names": "[" * 5000}, None),
+        ({}, None),
+    ],
+)
+def test_names_of_classes_are_read_from_notes_and_a_sentence_is_none(
+    notes: dict[str, str], names: tuple[str, ...] | None
+) -> None:
+    assert classes_in(notes) == names
