@@ -57,8 +57,9 @@ def contract_of(
 ) -> tuple[InputContract, tuple[str, ...], tuple[str, ...]]:
     """The contract of a network that comes as a file, the keys that the file says, and those that are assumed.
 
-    Assumed if neither recipe nor file says it: ImageNet's mean and std, which timm and torchvision train with, for
-    pixels from 0 to 1 (no normalisation for uint8), and RGB for three channels.
+    Assumed if neither recipe nor file says it: the mean, std and white that the file proposes, else ImageNet's mean and
+    std, which timm and torchvision train with, for pixels from 0 to 1 (no normalisation for uint8); and RGB for three
+    channels.
 
     Raises:
         UserError: the size is not known, or the parts do not fit together.
@@ -79,6 +80,10 @@ def contract_of(
     if entry.get("dtype") == "uint8":
         assumed = [key for key in assumed if key == "channels"]
         entry = {"white": 255.0, "mean": [0.0] * depth, "std": [1.0] * depth, **entry}
+    if not entry.keys() & declared.proposed.keys():
+        entry |= declared.proposed
+        if entry.get("channels") == "bgr":
+            entry |= {key: entry[key][::-1] for key in ("mean", "std")}
     white = entry.get("white", 1.0)
     for key, values in (("mean", IMAGENET_DEFAULT_MEAN), ("std", IMAGENET_DEFAULT_STD)):
         if key not in entry:

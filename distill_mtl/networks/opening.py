@@ -270,7 +270,7 @@ def _open_runtime(source: NetworkFiles, *, load: Callable[[], Runtime], words: s
     if may_be_boxes(output, known=bool(tasks) or kind not in (None, "heatmap")):
         raw = trial(runtime, Preprocess(inputs))
         reading = find_reading(raw, inputs.size, output, count)
-    if reading is not None:
+    if reading is not None and not declared.proposed:
         inputs = with_statistics(inputs, assumed, reading.kind.mean, reading.kind.std)
 
     def view(task: str) -> TaskNetwork:

@@ -51,6 +51,7 @@ class DeclaredInput:
         notes: text that the file carries under names of its own (ONNX's metadata_props, extra files of
             torch.export and TorchScript archives).
         contract: further keys of the `InputContract`, which the file says in a form of its own.
+        proposed: mean, std and white where nothing says them, in place of ImageNet's.
         kind: of the task that it answers.
         classes: names, in the order of its outputs.
     """
@@ -62,6 +63,7 @@ class DeclaredInput:
     batch: int | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     contract: Mapping[str, Any] = field(default_factory=dict)
+    proposed: Mapping[str, Any] = field(default_factory=dict)
     kind: str | None = None
     classes: tuple[str, ...] | None = None
 

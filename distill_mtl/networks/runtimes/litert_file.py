@@ -1,7 +1,8 @@
 """A LiteRT (TensorFlow Lite) file, run by LiteRT; needs the extra [litert].
 
-Reading and running it executes no code of the file's: operations that LiteRT does not have are refused. Pictures of a
-quantised input are bytes, black the lowest number and white the highest; quantised answers become floats.
+Reading and running it executes no code of the file's: operations that LiteRT does not have are refused. The whole
+numbers of a quantised input or answer stand for scale * (number - zero point), and its contract is one of these values.
+Whole numbers that the file says nothing of are bytes: black is the lowest one and white the highest.
 """
 
 import importlib
@@ -9,11 +10,12 @@ import math
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 from distill_mtl.errors import UserError, brief, nearest
@@ -32,6 +34,16 @@ from distill_mtl.reading import open_regular
 _FLOAT32, _FLOAT16, _INT32, _UINT8, _INT8, _INT4 = 0, 1, 2, 3, 9, 17
 """Numbers of `TensorType` in LiteRT's schema."""
 _DTYPES = {_FLOAT32: torch.float32, _FLOAT16: torch.float16, _UINT8: torch.uint8, _INT8: torch.uint8}
+_RANGES = {_UINT8: (0, 255), _INT8: (-128, 127)}
+_NORMALISATIONS: tuple[tuple[float, list[float], list[float]], ...] = (
+    (1.0, [0.0], [1.0]),
+    (1.0, [0.5], [0.5]),
+    (255.0, [0.0], [1.0]),
+    (255.0, [128.0], [1.0]),
+    (1.0, list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD)),
+)
+"""White, mean and std that a quantised input may have been trained with."""
+_ALIKE = 0.1  # of a range: how far its ends may lie from another's, because pictures for calibration set them
 _METADATA = b"TFLITE_METADATA"
 _LONGEST = 1 << 20  # bytes of a list of labels
 
@@ -65,7 +77,7 @@ class LiteRtRuntime(Runtime):
                 f"{path} takes '{names[self._input]}' of another type than images: float32, float16, uint8."
             )
         self.files = (path,)
-        self._signed = image.type == _INT8
+        self._type, self._coding = image.type, _coding(image)
         self.declared = _declared(model, path, names[self._input])
         self._made_from = {
             int(made): [int(at) for at in node.inputs if at >= 0]
@@ -115,9 +127,7 @@ class LiteRtRuntime(Runtime):
         self.moved(images.device)
         if self._session is None:
             self._session, self._rows = self._start(), 0
-        pixels = images.contiguous().numpy()
-        if self._signed:
-            pixels = (pixels.astype(np.int16) - 128).astype(np.int8)
+        pixels = self._coded(images.contiguous()).numpy()
         if self.declared.batch is None and len(pixels) != self._rows:
             self._session.resize_tensor_input(self._input, list(pixels.shape))
             self._session.allocate_tensors()
@@ -136,6 +146,15 @@ class LiteRtRuntime(Runtime):
     def __getstate__(self) -> dict[str, Any]:
         # A session can be neither copied nor sent to another process.
         return {**self.__dict__, "_session": None}
+
+    def _coded(self, images: Tensor) -> Tensor:
+        """Pixels as the numbers of a quantised input; bytes are bytes."""
+        if self._type not in _RANGES:
+            return images
+        lowest, highest = _RANGES[self._type]
+        scale, zero = self._coding if self._coding and images.is_floating_point() else (1.0, lowest)
+        numbers = (images.float() / scale).round() + zero
+        return numbers.clamp(lowest, highest).to(torch.int8 if self._type == _INT8 else torch.uint8)
 
     def _value(self, at: int) -> Tensor:
         """A tensor of the graph, quantised numbers as the floats that they stand for."""
@@ -212,16 +231,53 @@ def _declared(model: Any, path: Path, name: str) -> DeclaredInput:
     image = model.subgraphs[0].tensors[int(model.subgraphs[0].inputs[0])]
     sides = image.shapeSignature if image.shapeSignature is not None else image.shape
     shape = [None if side < 0 else int(side) for side in sides]
-    declared = declared_input(shape, _DTYPES[image.type], {}, file=path, name=name)
-    return DeclaredInput(
-        declared.size,
-        declared.channels,
-        declared.layout,
-        declared.dtype,
-        declared.batch,
-        contract=_normalisation(model, declared.channels) if declared.dtype != torch.uint8 else {},
-        classes=_labels(path),
-    )
+    coding = _coding(image)
+    dtype = _DTYPES[image.type] if coding is None else torch.float32
+    declared = declared_input(shape, dtype, {}, file=path, name=name)
+    contract = _normalisation(model, declared.channels) if dtype != torch.uint8 else {}
+    proposed: dict[str, Any] = {}
+    if coding is not None:
+        ends = _range_of(image.type, coding)
+        # Programs that hand over bytes as they are do not read this note of quantised files; some are wrong.
+        if contract and _apart(ends, contract["white"], contract["mean"], contract["std"]) > _ALIKE:
+            contract = {}
+        proposed = _proposed(ends, declared.channels)
+    return replace(declared, contract=contract, proposed=proposed, classes=_labels(path))
+
+
+def _coding(image: Any) -> tuple[float, int] | None:
+    """Scale and zero point of a quantised input; None: the file does not give them."""
+    said = image.quantization
+    if image.type not in _RANGES or said is None or said.scale is None or len(said.scale) != 1:
+        return None
+    scale = float(said.scale[0])
+    zero = int(said.zeroPoint[0]) if said.zeroPoint is not None and len(said.zeroPoint) else 0
+    return (scale, zero) if math.isfinite(scale) and scale > 0 else None
+
+
+def _range_of(kind: int, coding: tuple[float, int]) -> tuple[float, float]:
+    """The values that the lowest and the highest number of a quantised input stand for."""
+    lowest, highest = _RANGES[kind]
+    return coding[0] * (lowest - coding[1]), coding[0] * (highest - coding[1])
+
+
+def _apart(ends: tuple[float, float], white: float, mean: Sequence[float], std: Sequence[float]) -> float:
+    """How far the ends of a range are from those of normalised pictures, in parts of the range."""
+    black = min(-middle / spread for middle, spread in zip(mean, std, strict=True))
+    brightest = max((white - middle) / spread for middle, spread in zip(mean, std, strict=True))
+    return max(abs(ends[0] - black), abs(ends[1] - brightest)) / (ends[1] - ends[0])
+
+
+def _proposed(ends: tuple[float, float], channels: int | None) -> dict[str, Any]:
+    """The usual normalisation whose pictures fill the range; else black is its lower end, and white its upper one."""
+    white, mean, std = min(_NORMALISATIONS, key=lambda one: _apart(ends, *one))
+    if _apart(ends, white, mean, std) > _ALIKE:
+        width = ends[1] - ends[0]
+        white, mean, std = 1.0, [-ends[0] / width], [1 / width]
+    if channels == 1:
+        mean, std = [sum(mean) / len(mean)], [sum(std) / len(std)]
+    times = 1 if channels == 1 or len(mean) == 3 else 3
+    return {"white": white, "mean": mean * times, "std": std * times}
 
 
 def _labels(path: Path) -> tuple[str, ...] | None:

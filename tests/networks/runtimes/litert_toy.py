@@ -16,6 +16,7 @@ def save_litert(
     path: Path,
     *,
     image: int = FLOAT,
+    span: tuple[float, float] | None = (0.0, 1.0),
     batch: int | None = None,
     quantised_answer: bool = False,
     metadata: bytes | None = None,
@@ -24,7 +25,9 @@ def save_litert(
 
     Args:
         network: in evaluation mode.
-        image: type of the input; whole numbers stand for pixels from 0 to 1, black the lowest.
+        image: type of the input.
+        span: what the lowest and the highest whole number of the input stand for; None: the file does not say it, and
+            the network does not run.
         batch: the only number of rows; None: any.
         quantised_answer: the logits are int8, in steps of 1/16.
         metadata: LiteRT's note, as `normalised` writes it.
@@ -35,7 +38,10 @@ def save_litert(
     made = _Graph(schema)
     rows = -1 if batch is None else batch
     shape = [batch or 1, SIZE, SIZE, 3]
-    scale = None if image == FLOAT else (1 / 255, 0 if image == BYTES else -128)
+    scale = None
+    if image != FLOAT and span is not None:
+        step = (span[1] - span[0]) / 255
+        scale = (step, round(-span[0] / step) - (0 if image == BYTES else 128))
     pixels = made.tensor("images", shape, image, open_rows=rows < 0, scale=scale)
     if image != FLOAT:
         pixels = made.run(6, [pixels], made.tensor("pixels", shape, open_rows=rows < 0))

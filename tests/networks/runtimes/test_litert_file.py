@@ -8,10 +8,12 @@ import pytest
 import torch
 from deployed import Classifier, images, inner, trained
 from litert_toy import BYTES, SIGNED, normalised, save_litert
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from distill_mtl.errors import UserError
 from distill_mtl.networks.opening import open_network
 from distill_mtl.networks.runtimes.litert_file import LiteRtRuntime
+from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.teachers.load_teacher import teacher_of
 
 pytest.importorskip("ai_edge_litert")
@@ -63,18 +65,70 @@ def test_the_parameters_are_those_of_the_folded_network(network: Classifier, tmp
 
 
 @pytest.mark.parametrize("image", [BYTES, SIGNED])
-def test_a_quantised_input_takes_bytes_and_a_quantised_answer_is_a_float(
-    network: Classifier, tmp_path: Path, image: int
-) -> None:
+def test_a_quantised_input_and_answer_are_floats(network: Classifier, tmp_path: Path, image: int) -> None:
     path = save_litert(network, tmp_path / "n.tflite", image=image, quantised_answer=True)
     opened = open_network(path)
-    assert (opened.inputs.dtype, opened.inputs.white, opened.inputs.layout) == ("uint8", 255.0, "nhwc")
+    assert (opened.inputs.dtype, opened.inputs.white, opened.inputs.layout) == ("float32", 1.0, "nhwc")
     batch = (images(2) * 255).round() / 255
     with torch.no_grad():
         expected = network(batch)
     found = opened.head("n")(batch)["logits"]
     assert found.dtype == torch.float32
     assert torch.allclose(found, expected, atol=1 / 32 + 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("span", "white", "mean", "std"),
+    [
+        ((0.0, 1.0), 1.0, (0.0,) * 3, (1.0,) * 3),
+        ((-0.98, 1.0), 1.0, (0.5,) * 3, (0.5,) * 3),
+        ((-1.0, 127 / 128), 1.0, (0.5,) * 3, (0.5,) * 3),
+        ((0.0, 255.0), 255.0, (0.0,) * 3, (1.0,) * 3),
+        ((-2.1, 2.6), 1.0, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+        ((-10.0, 30.0), 1.0, (0.25,) * 3, (0.025,) * 3),
+    ],
+)
+@pytest.mark.parametrize("image", [BYTES, SIGNED])
+def test_the_range_of_a_quantised_input_proposes_its_normalisation(
+    network: Classifier,
+    tmp_path: Path,
+    image: int,
+    span: tuple[float, float],
+    white: float,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> None:
+    path = save_litert(network, tmp_path / "n.tflite", image=image, span=span)
+    opened, batch = open_network(path), images(2)
+    assert opened.inputs.white == white
+    assert opened.inputs.mean == pytest.approx(mean, abs=2e-3)
+    assert opened.inputs.std == pytest.approx(std, abs=2e-3)
+    assert opened.assumed == ("mean", "std", "white", "channels")
+    pixels = opened.head("n").preprocess(batch).permute(0, 3, 1, 2)
+    step = (span[1] - span[0]) / 255
+    with torch.no_grad():
+        expected, found = network(pixels), opened.head("n")(batch)["logits"]
+    assert torch.allclose(found, expected, atol=step, rtol=0.03)
+
+
+def test_what_recipe_or_metadata_say_of_a_quantised_input_goes_before_its_range(
+    network: Classifier, tmp_path: Path
+) -> None:
+    path, note = tmp_path / "n.tflite", normalised([127.5], [127.5], rgb=True)
+    save_litert(network, path, image=SIGNED, span=(-1.0, 1.0), metadata=note)
+    assert (open_network(path).inputs.mean, open_network(path).assumed) == ((127.5,) * 3, ())
+    section = TeacherSection.model_validate(
+        {"path": str(path), "input": {"mean": [0.4] * 3, "std": [0.6] * 3}}
+    )
+    assert open_network(section).inputs.mean == (0.4,) * 3
+    # A note whose pictures would leave the range is of no use.
+    save_litert(network, path, image=SIGNED, span=(-1.0, 1.0), metadata=normalised([0.0], [1.0], rgb=True))
+    assert open_network(path).inputs.mean == (0.5,) * 3
+
+
+def test_whole_numbers_without_a_scale_are_bytes(network: Classifier, tmp_path: Path) -> None:
+    runtime = LiteRtRuntime(save_litert(network, tmp_path / "n.tflite", image=BYTES, span=None))
+    assert (runtime.declared.dtype, dict(runtime.declared.proposed)) == (torch.uint8, {})
 
 
 def test_one_row_at_a_time_where_the_file_takes_no_more(network: Classifier, tmp_path: Path) -> None:
