@@ -174,7 +174,7 @@ def shards_from_voc(
     Args:
         folder (FOLDER): that holds Annotations, JPEGImages, ImageSets, SegmentationClass, or a folder above it.
         label: what to write.
-        classes (NAMES): the classes in their order; default of boxes the names in the files, sorted; of masks
+        classes (NAMES): the classes in their order; default of boxes the names in all annotations, sorted; of masks
             background and VOC's twenty where the annotations are VOC's own, else numbers.
         keep_difficult: objects flagged as difficult are objects too.
         allow_missing: leave out rows that lack their picture, annotation or mask.

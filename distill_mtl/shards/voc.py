@@ -1,13 +1,15 @@
 """Data sets in PASCAL VOC's form: `Annotations/*.xml`, `JPEGImages`, `ImageSets`, `SegmentationClass`.
 
 After the development kit of VOC 2012 (Everingham et al.). Its boxes count pixels from 1 and hold the last one; programs
-that draw boxes often write them from 0 on, which is told by a box that begins there.
+that draw boxes often write them from 0 on, which is told by a box that begins there. All annotations of the folder
+decide on that and on the classes, so that sets that are written one by one agree.
 """
 
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from xml.etree.ElementTree import Element
@@ -93,8 +95,8 @@ def voc_sets(
         place: the folder that holds `Annotations` or `SegmentationClass`, or one above it.
         label: what to write. Masks are copied as they are.
         sets: the lists to write; default all but `trainval` beside `train` and `val`.
-        classes: default of boxes the names in the files of the sets, sorted; of masks VOC's twenty where the files say
-            that they are VOC's, else numbers.
+        classes: default of boxes the names in all annotations of the folder, sorted; of masks VOC's twenty where the
+            files say that they are VOC's, else numbers.
         keep_difficult: objects that are flagged as difficult are objects too.
         allow_missing: leave out rows without a picture, annotation or mask, instead of refusing them.
         task: a name for the task; default the folder's.
@@ -119,14 +121,16 @@ def voc_sets(
         read = {
             name: _mask_rows(root, names, pictures, masks, allow_missing) for name, names in chosen.items()
         }
-        named = classes or _mask_classes(root, [name for names in chosen.values() for name in names])
+        named = classes or _mask_classes(root, masks)
         return list_sets(read, mask_label(task, named, options), what)
     files = _by_name(root / "Annotations", ("xml",))
     found, left_out = _read_boxes(root, chosen, pictures, files, keep_difficult, allow_missing, console)
-    from_zero = any(
-        min(box.left, box.top) < 1 for some in found.values() for one in some for box in one.boxes
-    )
-    names = [*classes] or sorted({box.name for some in found.values() for one in some for box in one.boxes})
+    read_already = {name for some in chosen.values() for name in some if name in pictures}
+    others = [file for name, file in files.items() if name not in read_already]
+    every = [box for some in found.values() for one in some for box in one.boxes]
+    every += _boxes_outside(others, keep_difficult, console)
+    from_zero = any(min(box.left, box.top) < 1 for box in every)
+    names = [*classes] or sorted({box.name for box in every})
     if not names:
         raise ShardError(f"{root / 'Annotations'}: no file names an object. Name the classes with --classes.")
     read = {}
@@ -230,12 +234,12 @@ def _mask_rows(
     return AnnotatedRows(rows, left_out)
 
 
-def _mask_classes(root: Path, names: Sequence[str]) -> tuple[str, ...] | None:
+def _mask_classes(root: Path, masks: Iterable[str]) -> tuple[str, ...] | None:
     """VOC's own where the annotations say that they are VOC's; else only the masks number the classes, and which number
     is which nobody says."""
     folder = root / "Annotations"
     files = _by_name(folder, ("xml",)) if folder.is_dir() else {}
-    described = [files[name] for name in names if name in files]
+    described = [files[name] for name in masks if name in files]
     own = described and all(_is_vocs_own(read_xml(file, remedy=_REMEDY)) for file in described)
     return (BACKGROUND, *TWENTY) if own else None
 
@@ -277,6 +281,17 @@ def _read_boxes(
                 display.update(done := done + 1)
     refuse(root, findings, "Correct these files.")
     return found, left_out
+
+
+def _boxes_outside(files: Sequence[str], keep_difficult: bool, console: Console | None) -> list[_Box]:
+    """The objects of files that are not written; those that cannot be read concern the sets that hold them."""
+    boxes = list[_Box]()
+    with Display(console or Console(quiet=True), "reading other labels", len(files), unit="file") as display:
+        for number, file in enumerate(files, 1):
+            with suppress(ShardError, ValueError):
+                boxes += _boxes(read_xml(file, remedy=_REMEDY), keep_difficult, Counter())
+            display.update(number)
+    return boxes
 
 
 def _boxes(tree: Element, keep_difficult: bool, left_out: Counter[str]) -> list[_Box]:

@@ -86,6 +86,18 @@ def test_lists_are_sets_and_lists_of_one_class_are_none(
     assert len(voc_sets(tmp_path / "VOCdevkit", sets=["trainval"])["trainval"]) == 3
 
 
+def test_sets_that_are_written_one_by_one_agree_on_classes_and_the_first_pixel(tmp_path: Path) -> None:
+    data = {"a": [("cup", (5, 5, 10, 12), 0)], "b": [("bowl", (0, 2, 10, 12), 0)]}
+    place = voc(tmp_path / "d", data, lists={"train": ["a"], "val": ["b"]})
+    (place / "Annotations" / "broken.xml").write_text("<annotation><object>")
+    both = voc_sets(place)
+    for name, rows in both.items():
+        alone = voc_sets(place, sets=[name])[name]
+        assert alone.labels[0].classes == rows.labels[0].classes == ("bowl", "cup")
+        assert alone.read(0).members == rows.read(0).members
+        assert alone.notes == rows.notes
+
+
 def test_without_lists_all_files_are_one_set(tmp_path: Path) -> None:
     assert {name: len(rows) for name, rows in voc_sets(voc(tmp_path / "d", lists={})).items()} == {"": 3}
 
