@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.ops import box_convert
 
 from distill_mtl.geometry.views import Size
 from distill_mtl.networks.boxes import ABSENT, BOX, as_answer, from_answer, strongest
@@ -25,6 +26,8 @@ def soft_box_loss(
     logits: Tensor, answer: Tensor, classes: int, least: float, *, size_weight: float
 ) -> Tensor:
     """How far the student's maps are from a detector's scored boxes, per row.
+
+    Boxes are cut off at the view's borders, as those of labels are; one that lies beyond them is none.
 
     A box with a score of at least `least` claims an object: the cell of its centre is a Bernoulli distribution with the
     score, and its sides and its place in the cell count by the score's square. A box with less, down to `DOUBT`, claims
@@ -49,7 +52,7 @@ def soft_box_loss(
         float32 [R].
     """
     size = map_size(logits)
-    labels, scores, places = from_answer(answer)
+    labels, scores, places = _clipped(*from_answer(answer))
     scale = places.new_tensor([size[1], size[0]])
     centre, sides = places[..., :2] * scale, (places[..., 2:] * scale).clamp_min(LEAST_SIDE)
     cell = torch.minimum(centre.floor().clamp_min(0), scale - 1)
@@ -76,6 +79,13 @@ def soft_box_loss(
         2
     )
     return ((weights * divergence).flatten(1).sum(1) + (sure * apart).sum(1)) / sure.sum(1).clamp(min=1)
+
+
+def _clipped(labels: Tensor, scores: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The boxes of `from_answer`, cut off at the view's borders; those without an area there have class -1, score 0."""
+    edges = box_convert(places, "cxcywh", "xyxy").clamp(0, 1)
+    remain = (edges[..., 2:] > edges[..., :2]).all(2)
+    return labels.where(remain, -1), scores * remain, box_convert(edges, "xyxy", "cxcywh")
 
 
 def strongest_boxes(answer: Tensor, most: int) -> Peaks:
@@ -130,7 +140,7 @@ def as_maps(answer: Tensor, classes: int, size: Size) -> Tensor:
     Two boxes of a class whose centres lie in one cell or in neighbours become one, and two boxes with one cell share
     their sides: that is what maps cost.
     """
-    labels, scores, places = from_answer(answer)
+    labels, scores, places = _clipped(*from_answer(answer))
     scale = places.new_tensor([size[1], size[0]])
     centre, sides = places[..., :2] * scale, (places[..., 2:] * scale).clamp_min(LEAST_SIDE)
     cell = torch.minimum(centre.floor().clamp_min(0), scale - 1)

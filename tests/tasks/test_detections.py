@@ -175,6 +175,29 @@ def test_sides_and_places_count_where_the_teacher_is_sure() -> None:
     assert unsure < 1e-4
 
 
+def placed(box: tuple[float, float, float, float], score: float = 0.9) -> Tensor:
+    """The answer with one box of class 1."""
+    found = ScoredBoxes(
+        torch.tensor([[box]], dtype=torch.float32), torch.tensor([[score]]), torch.tensor([[1]])
+    )
+    return as_answer(found, 3, (SIDE, SIDE))
+
+
+def test_a_box_is_cut_off_at_the_views_borders() -> None:
+    maps = torch.randn(1, 7, 8, 8)
+    assert loss(maps, placed((-60, 30, 20, 50))) == pytest.approx(loss(maps, placed((0, 30, 20, 50))))
+    assert loss(maps, placed((90, 90, 900, 900))) == pytest.approx(loss(maps, placed((90, 90, 100, 100))))
+
+
+def test_a_box_beyond_the_view_is_none() -> None:
+    nothing = as_answer(
+        ScoredBoxes(torch.zeros(1, 1, 4), torch.zeros(1, 1), torch.full((1, 1), -1)), 3, (SIDE, SIDE)
+    )
+    maps = torch.randn(1, 7, 8, 8)
+    for box in ((-60, 30, -5, 50), (130, 120, 150, 140)):
+        assert loss(maps, placed(box)) == loss(maps, nothing)
+
+
 def test_temperature_changes_nothing() -> None:
     maps, answer = torch.randn(4, 7, 16, 16), detections(labels_of(4, 5))[1]
     first, second = (KIND.soft_target_loss(maps, answer, temperature) for temperature in (1.0, 7.0))
