@@ -10,11 +10,13 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from distill_mtl.data.shard_sets import set_named
 from distill_mtl.errors import ShardError, nearest
 from distill_mtl.geometry.views import Size
+from distill_mtl.reading import shown
 from distill_mtl.shards.label_kinds import FoundLabel, Label, LabelKinds
 from distill_mtl.shards.listed_rows import (
     FileRow,
@@ -84,14 +86,16 @@ def list_sets(
     labels: Sequence[Label],
     what: Mapping[str, object],
     draw: Draw | None = None,
+    folders: Mapping[str, Sequence[Path]] | None = None,
 ) -> dict[str, ListedRows]:
-    """The rows of every set; a note says how many pictures another set has, too.
+    """The rows of every set; notes say how many pictures another set has, too, and how many files lie elsewhere.
 
     Args:
         read: name of the set -> its rows; one set may be called as nothing.
         labels: of every row of every set.
         what: origin and options.
         draw: makes the labels; None: they are ready.
+        folders: name of the set -> where its files are expected, if annotations name them.
 
     Raises:
         ShardError: a set without rows.
@@ -111,9 +115,23 @@ def list_sets(
         common = {other: len(mine & theirs) for other, theirs in pictures.items()}
         notes = [f"{count:,} of its pictures are in {other} too" for other, count in common.items() if count]
         pictures[name] = mine
+        if folders is not None:
+            files = [path for row in rows for path in (row.picture, *row.files.values())]
+            notes += note_outside(files, folders[name])
         parts = (rows, described, labels, found.left_out, [*found.notes, *notes])
         sets[name] = FileRows(*parts) if draw is None else DrawnRows(draw, *parts)
     return sets
+
+
+def note_outside(files: Iterable[str], folders: Sequence[Path]) -> list[str]:
+    """A note if annotations name files outside of all these folders: such files are read, and the user may not know."""
+    inside = tuple(os.path.join(os.path.abspath(folder), "") for folder in folders)
+    outside = [file for file in files if not os.path.abspath(file).startswith(inside)]
+    if not outside:
+        return []
+    return [
+        f"{len(outside):,} of its files are named outside of {folders[0]}, the first {shown(outside[0])}: they are read"
+    ]
 
 
 def choose_sets(found: Iterable[str], asked: Sequence[str], place: object) -> list[str]:

@@ -78,18 +78,20 @@ def coco_sets(
     first = read[names[0]]
     _refuse_other_categories(first, [*read.values()])
     folders = {name: _picture_folder(read[name], name, images) for name in names}
+    root = Path(place) if os.path.isdir(place) else Path(place).parent
+    within = {name: (root, folder) for name, folder in folders.items()}
     what: dict[str, Any] = {"origin": "coco", "label": label, "background": background}
     what |= {"options": dict(options)} if options else {}
     task = task or Path(place).name
     if label == "masks":
-        return _masks(read, folders, background, allow_missing, task, options, what)
+        return _masks(read, folders, within, background, allow_missing, task, options, what)
     make = _boxes_of if label == "boxes" else _points_of
     classes = [*first.names.values()] if label == "boxes" else _point_names(first)
     rows = {name: _objects(read[name], folders[name], make, allow_missing) for name in names}
     own: dict[str, Any] = {"form": "points"} if label == "points" else {}
     if label == "points" and (mirrored := mirrored_points(classes)):
         own["mirrored"] = mirrored
-    return list_sets(rows, object_label(task, classes, rows, options, own), what)
+    return list_sets(rows, object_label(task, classes, rows, options, own), what, folders=within)
 
 
 # ---- files and pictures ---------------------------------------------------------------------------------
@@ -270,6 +272,7 @@ def mirrored_points(names: Sequence[str]) -> list[list[str]]:
 def _masks(
     read: Mapping[str, CocoFile],
     folders: Mapping[str, Path],
+    within: Mapping[str, Sequence[Path]],
     background: bool,
     allow_missing: bool,
     task: str,
@@ -289,13 +292,13 @@ def _masks(
     labels = mask_label(task, classes, options)
     if panoptic:
         rows = {name: _segment_rows(read[name], folders[name], allow_missing, number) for name in read}
-        return list_sets(rows, labels, what, DrawSegments(ignored_number(labels)))
+        return list_sets(rows, labels, what, DrawSegments(ignored_number(labels)), within)
     if any(_has_polygons(file) for file in files):
         extra_package("pycocotools.mask", "masks of polygons", "coco")
     rows = {name: _shape_rows(read[name], folders[name], allow_missing, number) for name in read}
     ignored = ignored_number(labels)
     fill = classes.index(BACKGROUND) if filled else ignored
-    return list_sets(rows, labels, what, DrawShapes(fill, ignored))
+    return list_sets(rows, labels, what, DrawShapes(fill, ignored), within)
 
 
 def _has_polygons(file: CocoFile) -> bool:

@@ -7,14 +7,14 @@ user says it.
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from distill_mtl.data.shard_sets import set_named
 from distill_mtl.errors import ShardError, a_few, brief
 from distill_mtl.picture_bytes import format_of
-from distill_mtl.shards.annotations import SHORT, choose_sets, extra_package
+from distill_mtl.shards.annotations import SHORT, choose_sets, extra_package, note_outside
 from distill_mtl.shards.hub_columns import BoxForm, HubColumns, described, is_image, is_unknown, picture_bytes
 from distill_mtl.shards.label_kinds import FoundLabel, LabelKinds
 from distill_mtl.shards.listed_rows import ListedRows, RowContent, picture_content
@@ -165,7 +165,17 @@ class HubRows(ListedRows):
         self._data = data.select_columns(sorted(used))
         self._kinds, self._kept = LabelKinds(), list(range(len(data)))
         self.labels, self.left_out = [], columns.left_out.get(split, {})
-        self.notes = columns.notes()
+        self.notes = columns.notes() + note_outside(self._files(), _folders(name))
+
+    def _files(self) -> Iterator[str]:
+        """The pictures that the table names in place of holding them."""
+        compute = extra_package("pyarrow.compute", "data sets of Hugging Face", "datasets")
+        for column, feature in self._data.features.items():
+            if is_image(feature):
+                cells = self._data.data.column(column)
+                named = compute.is_null(compute.struct_field(cells, "bytes"))
+                paths = compute.struct_field(cells, "path").filter(named).to_pylist()
+                yield from (path for path in paths if path and "://" not in path)
 
     def leave_out_unknown(self, allow_missing: bool) -> None:
         """Of rows whose class nobody says.
@@ -214,3 +224,13 @@ class HubRows(ListedRows):
 
 def _undecoded() -> Any:
     return extra_package("datasets", "data sets of Hugging Face", "datasets").Image(decode=False)
+
+
+def _folders(name: str) -> list[Path]:
+    """Where the pictures of a data set are expected: in its folder, or where the hub's files are kept."""
+    datasets = extra_package("datasets", "data sets of Hugging Face", "datasets")
+    kept = [Path(datasets.config.HF_CACHE_HOME), Path(datasets.config.HF_DATASETS_CACHE)]
+    if not os.path.exists(name):
+        return kept
+    folder = Path(name) if os.path.isdir(name) else Path(name).parent
+    return [folder, Path(os.path.realpath(folder)), *kept]

@@ -124,9 +124,9 @@ def yolo_sets(
     reader.refuse()
     what: dict[str, Any] = {"origin": "yolo", "label": label, "background": background}
     what |= {"options": dict(options)} if options else {}
-    task = task or file.parent.name
+    task, folders = task or file.parent.name, dict.fromkeys(read, (file.parent,))
     if label == "boxes":
-        return list_sets(read, object_label(task, names, read, options), what, DrawBoxes())
+        return list_sets(read, object_label(task, names, read, options), what, DrawBoxes(), folders)
     extra_package("pycocotools.mask", "masks of polygons", "coco")
     classes = with_background(names) if background else names
     labels = mask_label(task, classes, options)
@@ -135,7 +135,7 @@ def yolo_sets(
     fill = classes.index(BACKGROUND) if background else ignored
     for found in read.values():
         found.rows = [_numbered(row, numbers) for row in found.rows]
-    return list_sets(read, labels, what, DrawShapes(fill, ignored, shares=True))
+    return list_sets(read, labels, what, DrawShapes(fill, ignored, shares=True), folders)
 
 
 def _numbered(row: FileRow, numbers: Mapping[str, int]) -> FileRow:

@@ -34,6 +34,19 @@ def mask_of(row: dict[str, bytes]) -> np.ndarray:
     return np.asarray(Image.open(BytesIO(row["seg.png"])))
 
 
+@pytest.mark.parametrize("label", ["boxes", "masks"])
+def test_pictures_that_are_named_elsewhere_are_read_and_counted(tmp_path: Path, label: Any) -> None:
+    content = coco(tmp_path / "coco")
+    assert coco_sets(tmp_path / "coco", label=label)[""].notes == []
+    for picture, name in zip(content["images"], ("../../out.png", str(tmp_path / "out.png")), strict=False):
+        picture["file_name"] = name
+    save_picture(tmp_path / "out.png", 1, height=HEIGHT, width=WIDTH)
+    write_json(tmp_path / "coco" / "annotations" / "instances_train2017.json", content)
+    (note,) = coco_sets(tmp_path / "coco", label=label)[""].notes
+    assert note.startswith(f"2 of its files are named outside of {tmp_path / 'coco'}, the first")
+    assert "out.png" in note
+
+
 def test_boxes_are_those_of_pycocotools(tmp_path: Path) -> None:
     coco(tmp_path / "coco")
     written = write_shards(coco_sets(tmp_path / "coco")[""], tmp_path / "s", workers=0)

@@ -68,6 +68,20 @@ def test_pictures_and_classes_are_those_of_datasets(tmp_path: Path, form: str) -
     assert "classes: [bird, cat, dog]" in recipe_lines(written)
 
 
+def test_pictures_that_a_table_names_elsewhere_are_read_and_counted(tmp_path: Path) -> None:
+    for place in (tmp_path / "out.png", tmp_path / "data" / "in.png"):
+        place.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels(1)).save(place)
+    cells = [{"bytes": None, "path": str(tmp_path / one)} for one in ("data/in.png", "data/../out.png")]
+    lines = [json.dumps({"image": cell, "label": "cat"}) for cell in cells]
+    (tmp_path / "data" / "rows.jsonl").write_text("\n".join(lines))
+    (rows,) = hf_sets(tmp_path / "data" / "rows.jsonl").values()
+    (note,) = rows.notes[1:]
+    assert note.startswith(f"1 of its files are named outside of {tmp_path / 'data'}, the first ")
+    assert "data/../out.png" in note
+    assert rows.read(1).picture == (tmp_path / "out.png").read_bytes()
+
+
 def test_the_command_prints_columns_and_the_lines_of_all_splits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

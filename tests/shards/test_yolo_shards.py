@@ -36,6 +36,23 @@ def test_boxes_and_the_boxes_of_polygons_come_back_in_pixels(tmp_path: Path) -> 
     assert labels_by_key(recipe, "data")["a"][0].tolist() == [1, 16, 12, 8, 12]
 
 
+def test_pictures_that_are_named_elsewhere_are_read_and_counted(tmp_path: Path) -> None:
+    yolo(tmp_path / "other")
+    folder = yolo(tmp_path / "data", {"a": LINES["a"]}, train="list.txt")
+    pictures = [
+        "images/train/a.png",
+        "../other/images/train/b.png",
+        str(tmp_path / "other/images/train/c.png"),
+    ]
+    (folder / "list.txt").write_text("\n".join(pictures))
+    rows = yolo_sets(folder)["train"]
+    assert len(rows) == 3
+    (note,) = rows.notes
+    assert note.startswith(f"2 of its files are named outside of {folder}, the first ")
+    assert "other/images/train/b.png" in note
+    assert yolo_sets(tmp_path / "other")["train"].notes == []
+
+
 def test_polygons_become_masks(tmp_path: Path) -> None:
     lines = {"c": LINES["c"], "empty": ""}
     written = write_shards(
