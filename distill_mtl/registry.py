@@ -118,8 +118,9 @@ def import_module(name: str) -> ModuleType:
         if error.name is None or not (name + ".").startswith(error.name + "."):
             raise UserError(f"importing {name} failed: {brief(error)}. Install it.") from error
         searched = ", ".join(list(dict.fromkeys(sys.path))[:3])
+        missing = f"'{name}'" if error.name == name else f"'{error.name}' to import {name} from"
         raise UserError(
-            f"there is no module '{error.name}' to import {name} from. Searched: {searched}, … . Run from the "
+            f"there is no module {missing}. Searched: {searched}, … . Run from the "
             "folder that holds it, or set PYTHONPATH."
         ) from error
     # Whatever the user's code raises; some scripts exit.

@@ -62,7 +62,8 @@ def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[s
     for task, config in parts.loss_configs.items():
         if parts.recipe.tasks[task].hints and parts.teachers.of(task) and not config.hints:
             console.print(
-                f"{task}: its teacher has no layer for hints, so it learns without them", highlight=False
+                f"{task}: its teacher has no default layer for hints, so it learns without them",
+                highlight=False,
             )
     console.print(parts.balance, highlight=False, soft_wrap=True)
     for line in (parts.taught, *parts.decided, *_self_teacher_lines(parts), *_stage_lines(parts)):

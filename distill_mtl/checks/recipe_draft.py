@@ -223,11 +223,12 @@ def _init(pairs: Sequence[TeacherWithData], trunk: Mapping[str, Any]) -> Noted:
 
 def _task(pair: TeacherWithData, pairs: Sequence[TeacherWithData]) -> dict[str, Any]:
     card = pair.teacher.card
-    kind_why = (
-        "its file says so"
-        if "kind" in card.told
-        else f"its output is a {'map' if pair.teacher.network.dense else 'vector'}"
-    )
+    if "kind" in card.told:
+        kind_why = "its file says so"
+    elif isinstance(pair.teacher.network, BoxNetwork):
+        kind_why = "its boxes"
+    else:
+        kind_why = f"its output is a {'map' if pair.teacher.network.dense else 'vector'}"
     entry: dict[str, Any] = {
         "kind": Noted(card.kind, kind_why),
         **({"options": Noted(dict(card.options), "its file says so")} if card.options else {}),

@@ -299,10 +299,11 @@ def show_teachers(
     for task, result in examined.items():
         if result.measured is None or result.expected is not None or result.problem or result.doubt:
             continue
-        if kinds[task].teacher_labels:
+        kind = kinds[task_of(task)]
+        if kind.teacher_labels:
             console.print(
                 f"{task}: its teacher's own answers are the labels, so that it scores "
-                f"{kinds[task].perfect:g}. A constant answer scores {result.measured.constant:.2f}.",
+                f"{kind.perfect:g}. A constant answer scores {result.measured.constant:.2f}.",
                 style="dim",
                 highlight=False,
                 soft_wrap=True,
@@ -311,7 +312,7 @@ def show_teachers(
             console.print(
                 f"{task}: {result.teacher.card.name} has no recorded score. It measures "
                 f"{result.measured.score:.2f} here (a constant answer: {result.measured.constant:.2f}): is that what "
-                f"you expect? Record it with `expect: {as_expected(result.measured, kinds[task_of(task)])}`.",
+                f"you expect? Record it with `expect: {as_expected(result.measured, kind)}`.",
                 style="dim",
                 highlight=False,
                 soft_wrap=True,

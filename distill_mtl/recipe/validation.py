@@ -127,6 +127,8 @@ def _wrong(path: KeyPath, error: ErrorDetails, form: LongForm) -> Mistake:
     user, value = form.origin(path), _value(form.value, path)
     if error["type"] == "extra_forbidden":
         return _of_the_other_form(path, form) or _unknown(user)
+    if not path and value is None:
+        return Mistake(user, "the recipe is empty. `distill-mtl init` drafts one.")
     found = f"found {show(value)}, "
     if error["type"] == "value_error":
         return Mistake(user, found + str(error["ctx"]["error"]))

@@ -81,10 +81,18 @@ def test_a_missing_section_names_what_belongs_there(refuse: Refuse) -> None:
     assert third.startswith("pets.yaml, line 1, tasks:")
 
 
-@pytest.mark.parametrize("text", ["", "- a", "5", "# nothing"])
-def test_a_file_without_a_mapping_is_refused(refuse: Refuse, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "finding"),
+    [
+        ("", "the recipe is empty. `distill-mtl init` drafts one."),
+        ("# nothing", "the recipe is empty. `distill-mtl init` drafts one."),
+        ("- a", "expected a mapping."),
+        ("5", "expected a mapping."),
+    ],
+)
+def test_a_file_without_a_mapping_is_refused(refuse: Refuse, text: str, finding: str) -> None:
     (paragraph,) = refuse(text)
-    assert paragraph.endswith("expected a mapping.")
+    assert paragraph.endswith(finding)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import children
@@ -14,6 +15,7 @@ import yaml
 from rich.console import Console
 
 from distill_mtl import distill, evaluate, load_recipe
+from distill_mtl.checks.teacher_check import check_teachers, show_teachers
 from distill_mtl.errors import RecipeError, ShardError, TeacherError
 from distill_mtl.evaluation import Evaluation
 from distill_mtl.jobs.cache import write_cache
@@ -68,6 +70,20 @@ def test_a_student_is_compared_with_each_teacher_on_its_classes_and_rows(
     assert again.tasks == found.tasks
     if kind == "segmentation":
         resuming.resumed(tmp_path / "run", worlds[kind], changes, tmp_path / "cut")
+
+
+def test_teachers_without_a_recorded_score_are_asked_about_one_by_one(worlds: dict[str, Path]) -> None:
+    parts = build(load_recipe(worlds["classification"]))
+    examined = check_teachers(parts.recipe, parts.teachers, parts.kinds, parts.sources, torch.device("cpu"))
+    console = Console(record=True, file=io.StringIO(), width=140)
+    show_teachers(
+        console,
+        {name: replace(each, expected=None, problem=None, doubt=None) for name, each in examined.items()},
+        parts.kinds,
+    )
+    said = console.export_text()
+    assert "paint/1: a has no recorded score" in said
+    assert "paint/2: b has no recorded score" in said
 
 
 def test_an_ensemble_is_compared_as_one_and_one_by_one(worlds: dict[str, Path], tmp_path: Path) -> None:
