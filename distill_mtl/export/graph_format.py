@@ -74,7 +74,7 @@ class GraphFormat(Format):
             ) from error
 
     def _checked(self, request: ExportRequest, module: Deployable, rows: RealRows, file: Path) -> Parity:
-        with telling(request, f"comparing it with the student on {request.rows} rows"):
+        with telling(request, "comparing it with the student"):
             found = check_parity(
                 module, request.source.load(), RUNTIMES[self.ending](file), rows.for_check(module)
             )

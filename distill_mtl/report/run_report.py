@@ -1,6 +1,7 @@
 """The report of one run, or of a result alone: its headline, its summary, and its sections in order."""
 
 from distill_mtl.evaluation.result import Evaluation
+from distill_mtl.recipe.schema import task_of
 from distill_mtl.report import words
 from distill_mtl.report.blocks import Report
 from distill_mtl.report.headline import advice, figures, headline, title, verdict
@@ -34,10 +35,11 @@ def _facts(run: RunRecord) -> str:
     results = run.results
     parts = [words.counted(len(run.tasks), "task")]
     if results is not None:
-        rows = sum(result.rows for result in results.tasks.values())
+        # Of a task with several teachers, the rows of `task/1` are among those of the task.
+        rows = sum(result.rows for name, result in results.tasks.items() if task_of(name) == name)
         parts.append(words.counted(rows, f"{results.split} row"))
         if results.steps is not None and results.seconds is not None:
             parts.append(f"{words.counted(results.steps, 'step')} in {words.duration(results.seconds)}")
     student = run.recipe.get("student") or {}
-    parts.append(f"student {student.get('model', words.NONE)}")
+    parts.append(f"student {student.get('model') or student.get('module') or words.NONE}")
     return " · ".join(parts)

@@ -64,6 +64,7 @@ def test_a_student_is_compared_with_each_teacher_on_its_classes_and_rows(
     assert "paint/1: a, for " in said
     assert "2 teachers" in said
     page = (tmp_path / "run" / "report.md").read_text()
+    assert "1 task · 48 test rows" in page
     assert "paint/1, paint/2" in page if kind != "heatmap" else "known by" in page
     assert Evaluation.read(tmp_path / "run" / "results.json").tasks == found.tasks
     again = evaluate(tmp_path / "run", console=QUIET)
