@@ -103,6 +103,7 @@ class BoxForm(ABC):
         tells_corners: its boxes cover the whole picture, so that a trial tells two corners from centre and sides.
         corners, unit, background, overlap: as in `BoxReading`.
         mean, std: of the pixels that its networks are usually trained with, white being 1.
+        pad: what lies beside a letterboxed picture, from 0 (black) to 255.
     """
 
     words: ClassVar[str]
@@ -115,6 +116,7 @@ class BoxForm(ABC):
     overlap: ClassVar[float | None] = None
     mean: ClassVar[tuple[float, ...]] = (0.0,) * 3
     std: ClassVar[tuple[float, ...]] = (1.0,) * 3
+    pad: ClassVar[int] = 0
 
     @classmethod
     @abstractmethod

@@ -37,8 +37,8 @@ class InputContract:
         interpolation: how other sizes are brought to `size`, with antialiasing.
         channels: order of the colours, one channel of luma (grey), or three that all hold it (grey3).
         white: what white is before normalisation: 1.0, or 255.0 for networks of the Caffe line.
-        resize: how a view of another shape gets `size`: stretched, its largest centred part, or letterboxed
-            with black.
+        resize: how a view of another shape gets `size`: stretched, its largest centred part, or letterboxed.
+        pad: what lies beside a letterboxed view, from 0 (black) to 255 (white).
         crop: side of the centred part of the view that is seen.
         layout: where the channels stand.
         dtype: of the pixels; uint8 is rounded.
@@ -54,6 +54,7 @@ class InputContract:
     channels: Literal["rgb", "bgr", "grey", "grey3"] = "rgb"
     white: float = 1.0
     resize: Literal["squash", "crop", "pad"] = "squash"
+    pad: int = 0
     crop: float = 1.0
     layout: Literal["nchw", "nhwc"] = "nchw"
     dtype: Literal["float32", "float16", "uint8"] = "float32"
@@ -76,6 +77,8 @@ class InputContract:
                 "std, size, white and crop must be positive and crop at most 1, "
                 f"found {self.std}, {self.size}, {self.white}, {self.crop}"
             )
+        if not 0 <= self.pad <= 255:
+            raise ValueError(f"pad is a level from 0 to 255, found {self.pad}")
         if self.dtype == "uint8" and (self.white, *self.mean, *self.std) != (
             255.0,
             *[0.0] * depth,
@@ -208,7 +211,7 @@ class Preprocess(nn.Module):
             side - seen - before
             for side, seen, before in zip(self.contract.size, images.shape[-2:], (top, left), strict=True)
         )
-        return F.pad(images, (left, right, top, down))
+        return F.pad(images, (left, right, top, down), value=self.contract.pad / 255)
 
     def _resized(self, images: Tensor, size: tuple[int, int]) -> Tensor:
         if not recorded() and images.shape[-2:] == size:
@@ -228,7 +231,7 @@ class Preprocess(nn.Module):
 
 
 def resized_view(view: Sequence[int], contract: InputContract) -> tuple[int, int]:
-    """Height and width to which a view is resized before its centre is cut out, or black is put beside it."""
+    """Height and width to which a view is resized before its centre is cut out, or it is letterboxed."""
     full = [max(1, round(side / contract.crop)) for side in contract.size]
     if contract.resize == "squash":
         return full[0], full[1]

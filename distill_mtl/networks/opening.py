@@ -272,6 +272,9 @@ def _open_runtime(source: NetworkFiles, *, load: Callable[[], Runtime], words: s
         reading = find_reading(raw, inputs.size, output, count)
     if reading is not None and not declared.proposed:
         inputs = with_statistics(inputs, assumed, reading.kind.mean, reading.kind.std)
+    if reading is not None and inputs.resize == "pad" and "pad" not in told and section.input.pad is None:
+        inputs = replace(inputs, pad=reading.kind.pad)
+        assumed = (*assumed, *(["pad"] if reading.kind.pad else []))
 
     def view(task: str) -> TaskNetwork:
         if reading is not None:

@@ -202,6 +202,8 @@ class InputSection(Section):
     """Side, or [height, width], in pixels."""
     resize: Literal["squash", "crop", "pad"] | None = None
     """How a view of another shape gets this size: stretched, its largest centred part, or letterboxed."""
+    pad: Annotated[int, Field(ge=0, le=255)] | None = None
+    """What lies beside a letterboxed view, from 0 (black) to 255 (white); YOLO is trained with 114."""
     crop: Annotated[float, Field(gt=0, le=1)] | None = None
     """Side of the centred part that is seen, as a share of the view's: timm's crop_pct."""
     interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None

@@ -1,6 +1,7 @@
 """Each form of boxes is found by names, shapes and a trial, and read to the same boxes."""
 
 from pathlib import Path
+from typing import Any
 
 import detector_toys
 import pytest
@@ -12,6 +13,7 @@ from distill_mtl.networks.box_form import BOX_FORMS, BoxReading, read_boxes
 from distill_mtl.networks.box_recognition import find_reading, may_be_boxes
 from distill_mtl.networks.boxes import ScoredBoxes
 from distill_mtl.networks.inputs import InputContract
+from distill_mtl.networks.opening import open_network
 from distill_mtl.networks.runtime import named
 from distill_mtl.recipe.schema import OutputSection, TeacherSection
 from distill_mtl.teachers.load_teacher import load_teacher
@@ -218,6 +220,27 @@ def test_what_is_said_of_boxes_of_an_answer_that_is_none_is_refused() -> None:
         may_be_boxes(OutputSection(gives="logits", corners="xyxy"), known=False)
     assert may_be_boxes(OutputSection(form="yolo"), known=True)
     assert not may_be_boxes(OutputSection(), known=True)
+
+
+@pytest.mark.parametrize(
+    ("form", "inputs", "pad", "assumed"),
+    [
+        ("yolo", {"resize": "pad"}, 114, True),
+        ("yolo", {"resize": "pad", "pad": 0}, 0, False),
+        ("yolo", {}, 0, False),
+        ("yolov5", {"resize": "pad"}, 114, True),
+        ("yolo_nms", {"resize": "pad"}, 114, True),
+        ("detr", {"resize": "pad"}, 0, False),
+    ],
+)
+def test_a_padded_yolo_sees_the_grey_that_it_was_trained_with_unless_it_is_said(
+    tmp_path: Path, form: str, inputs: dict[str, Any], pad: int, assumed: bool
+) -> None:
+    unit = "shares" if form == "detr" else "pixels"
+    path = detector_toys.save_pt2(detector_toys.make(form, unit=unit), tmp_path / "n.pt2")
+    section = {"path": str(path), "trust": True, "classes": 2, "input": inputs}
+    opened = open_network(TeacherSection.model_validate(section))
+    assert (opened.inputs.pad, "pad" in opened.assumed) == (pad, assumed)
 
 
 def test_an_unknown_form_that_nobody_called_boxes_points_to_the_known_ones(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -135,6 +136,19 @@ def test_a_padded_view_keeps_its_shape_between_black_bars() -> None:
     contract = InputContract((8, 8), (0.0,) * 3, (1.0,) * 3, resize="pad")
     seen = Preprocess(contract)(torch.ones(1, 3, 4, 8))
     assert torch.equal(seen[0, 0].sum(1), torch.tensor([0.0, 0, 8, 8, 8, 8, 0, 0]))
+
+
+@pytest.mark.parametrize("channels", ["rgb", "grey", "grey3"])
+def test_what_lies_beside_a_padded_view_is_normalised_like_its_pixels(channels: str) -> None:
+    depth = 1 if channels == "grey" else 3
+    contract = InputContract(
+        (8, 8), (0.5,) * depth, (0.25,) * depth, channels=channels, resize="pad", pad=114
+    )
+    seen = Preprocess(contract)(torch.ones(1, 3, 4, 8))
+    assert torch.allclose(seen[:, :, :2], torch.tensor((114 / 255 - 0.5) / 0.25))
+    assert torch.allclose(seen[:, :, 2:6], torch.tensor(2.0))
+    with pytest.raises(ValueError, match="pad is a level from 0 to 255, found 256"):
+        replace(contract, pad=256)
 
 
 def test_the_centre_is_seen_as_timm_crops_it() -> None:

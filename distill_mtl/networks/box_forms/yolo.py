@@ -30,6 +30,7 @@ class Yolo(BoxForm):
     tells_corners = True
     corners = "cxcywh"
     overlap = 0.7
+    pad = 114
 
     @classmethod
     def match(cls, raw: Raw, size: Size, classes: int | None) -> dict[str, str] | None:

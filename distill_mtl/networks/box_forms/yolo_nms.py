@@ -17,6 +17,7 @@ class YoloNms(BoxForm):
     words = "YOLO with NMS inside: one output [B, N, 6], box, score, class"
     roles: ClassVar = {"output": 3}
     numbers_classes = True
+    pad = 114
 
     @classmethod
     def match(cls, raw: Raw, size: Size, classes: int | None) -> dict[str, str] | None:

@@ -21,6 +21,7 @@ class YoloV5(BoxForm):
     tells_corners = True
     corners = "cxcywh"
     overlap = 0.45
+    pad = 114
 
     @classmethod
     def match(cls, raw: Raw, size: Size, classes: int | None) -> dict[str, str] | None:
