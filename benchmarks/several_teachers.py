@@ -224,12 +224,12 @@ def student(
     tasks, data = {}, {}
     for name in names:
         task = TASKS[name]
-        teachers: list[dict[str, Any]] = [
-            {"path": str((work / "teachers" / f"{name}-{team}").absolute())} for team in task.teams
+        # Just trained; on labels that call its answers wrong the check would refuse it.
+        worst = 100 if task.settings.get("metric") == "error" else 0
+        teachers = [
+            {"path": str((work / "teachers" / f"{name}-{team}").absolute()), "expect": worst}
+            for team in task.teams
         ]
-        if not knows:  # on labels that call them wrong the check would refuse them
-            worst = 100 if task.settings.get("metric") == "error" else 0
-            teachers = [one | {"expect": worst} for one in teachers]
         tasks[name] = {
             "kind": task.kind,
             "classes": list(task.classes),

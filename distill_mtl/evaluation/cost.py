@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from distill_mtl.evaluation.memory import machine, peak_memory
-from distill_mtl.evaluation.result import Cost, Costs, HeadCost, NodeCost
+from distill_mtl.evaluation.result import BUSY, Cost, Costs, HeadCost, NodeCost
 from distill_mtl.networks.flops import flop_counter
 from distill_mtl.networks.modes import evaluating
 from distill_mtl.students.student import Body, Computation
@@ -39,7 +39,6 @@ _LONGEST_PASS = 1.0  # seconds that a pass may take before batches stop growing
 _GAIN = 1.05
 _PATIENCE = 2  # doublings without a gain: one alone may have met a busy moment
 _RESTLESS = 1.5  # times that a median pass may take what the fastest one does
-_BUSY = ", busy with other work: measure again when it is quiet"
 
 
 def compare_costs(
@@ -74,7 +73,7 @@ def compare_costs(
         each={task: cost[id(teacher)] for task, teacher in teachers.items()},
         heads=head_costs(student, size, mine, device),
         nodes=node_costs(student, size, mine, device, timed=True),
-        machine=machine(device) + (_BUSY if measured.unrest > _RESTLESS else ""),
+        machine=machine(device) + (BUSY if measured.unrest > _RESTLESS else ""),
     )
 
 

@@ -258,6 +258,10 @@ class NodeCost(HeadCost):
     latency_ms: float | None = None
 
 
+BUSY = ", busy with other work: measure again when it is quiet"
+"""What ends the description of a machine whose times jump."""
+
+
 @dataclass(frozen=True, kw_only=True, config=_PART)
 class Costs:
     """The cost of a student and of the teachers that it replaces, measured on one machine in one go.
@@ -277,6 +281,11 @@ class Costs:
     heads: dict[str, HeadCost] = Field(default_factory=dict)
     nodes: dict[str, NodeCost] = Field(default_factory=dict)
     machine: str | None = None
+
+    @property
+    def steady(self) -> bool:
+        """Whether times can be compared: the machine did no other work."""
+        return not (self.machine or "").endswith(BUSY)
 
 
 @dataclass(frozen=True, config=_PART)

@@ -114,11 +114,14 @@ def figures(results: Evaluation | None) -> list[Figure]:
     if results is None or results.cost.teachers is None:
         return []
     mine, theirs = results.cost.student, results.cost.teachers
+    timed = (
+        ("of the latency", mine.latency_ms, theirs.latency_ms),
+        ("the rows per second", mine.rows_per_second, theirs.rows_per_second),
+    )
     pairs = (
         ("of the parameters", mine.parameters, theirs.parameters),
         ("of the FLOPs", mine.flops, theirs.flops),
-        ("of the latency", mine.latency_ms, theirs.latency_ms),
-        ("the rows per second", mine.rows_per_second, theirs.rows_per_second),
+        *(timed if results.cost.steady else ()),
         ("of the bytes", mine.bytes, theirs.bytes),
     )
     ratios = {what: words.ratio(one, other) for what, one, other in pairs}
@@ -168,11 +171,11 @@ def _saved(results: Evaluation) -> str:
     if results.cost.teachers is None:
         return ""
     mine, theirs = results.cost.student, results.cost.teachers
-    parameters = words.ratio(mine.parameters, theirs.parameters)
-    latency = words.ratio(mine.latency_ms, theirs.latency_ms)
-    if parameters == words.NONE:
-        return f", at {latency} the latency"
-    return f", at {parameters} the parameters and {latency} the latency"
+    shares = {"parameters": words.ratio(mine.parameters, theirs.parameters)}
+    if results.cost.steady:
+        shares["latency"] = words.ratio(mine.latency_ms, theirs.latency_ms)
+    said = [f"{share} the {what}" for what, share in shares.items() if share != words.NONE]
+    return f", at {words.listed(said)}" if said else ""
 
 
 def _behind(results: Mapping[str, TaskResult], tasks: list[str]) -> str:

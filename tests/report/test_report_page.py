@@ -9,6 +9,7 @@ import pytest
 import report_world
 
 from distill_mtl.errors import UserError
+from distill_mtl.evaluation.result import BUSY
 from distill_mtl.jobs.report import write_report
 from distill_mtl.report.headline import advice, headline
 from distill_mtl.report.run_record import RunRecord, read_run
@@ -287,3 +288,16 @@ def test_the_style_sheet_has_a_variable_for_every_colour_of_a_chart() -> None:
     for scheme in style.split(":root {")[1:]:
         named = set(re.findall(r"--([\w-]+):", scheme.split("}")[0]))
         assert set(colors.VARIABLES.values()) <= named
+
+
+def test_times_of_a_busy_machine_are_not_in_the_headline(tmp_path: Path) -> None:
+    said = {}
+    for name, ending in (("quiet", ""), ("busy", BUSY)):
+        results = report_world.results()
+        results["cost"]["machine"] += ending
+        write_report(report_world.write_run(tmp_path / name, results))
+        said[name] = (tmp_path / name / "report.md").read_text().partition("\n## ")[0]
+    assert "the latency" in said["quiet"]
+    assert "the parameters" in said["busy"]
+    assert "latency" not in said["busy"]
+    assert "rows per second" not in said["busy"]
