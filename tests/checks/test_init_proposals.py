@@ -67,7 +67,7 @@ def test_a_grey_module_with_named_labels_becomes_a_recipe_that_trains_offline(
     # The teacher has random weights: no score is what it should be.
     overrides = ("tasks.grey.teacher.expect=0", "training.steps=3", "training.batch_size=8")
     text, recipe = draft(own(), write_letters(folder), folder, *overrides)
-    teacher = recipe.tasks["grey"].network
+    (teacher,) = recipe.tasks["grey"].networks
     assert teacher is not None
     assert teacher.module == "init_nets:Grey"
     assert teacher.classes == ["a", "b", "c"]
@@ -102,8 +102,8 @@ def test_labels_that_name_another_number_of_classes_are_refused(folder: Path) ->
 
 def test_numbered_labels_name_nothing(folder: Path) -> None:
     _, recipe = draft(own(), write_letters(folder, "012"), folder)
-    assert recipe.tasks["grey"].network is not None
-    assert recipe.tasks["grey"].network.classes is None
+    (teacher,) = recipe.tasks["grey"].networks
+    assert teacher.classes is None
     assert recipe.data["grey"].augment.flip == "auto"
 
 

@@ -132,7 +132,7 @@ def test_a_cached_run_opens_no_teacher_before_the_comparison(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a teacher was opened")
 
-    monkeypatch.setattr("distill_mtl.training.parts.load_teacher", refuse)
+    monkeypatch.setattr("distill_mtl.teachers.load_teacher.load_teacher", refuse)
     cached = cache_world.parts(recipe, *ALL, "targets.from=cached")
     run_check(cached, torch.device("cpu"), Console(quiet=True))
     try_one_batch(cached, torch.device("cpu"), slices=1)
@@ -294,7 +294,7 @@ def test_heads_begin_as_their_teachers_without_opening_them(
     begun = ("student.args={width: 5}", "tasks.hue.head={init: teacher}", "tasks.shape.head={init: teacher}")
     recipe = cache_world.cached(tmp_path / "world", *begun)
     monkeypatch.setattr(
-        "distill_mtl.training.parts.load_teacher", lambda *_, **__: pytest.fail("it was opened")
+        "distill_mtl.teachers.load_teacher.load_teacher", lambda *_, **__: pytest.fail("it was opened")
     )
     parts = cache_world.parts(recipe, *begun, "targets.from=cached")
     for task in ("hue", "shape"):

@@ -33,6 +33,10 @@ def answered(kind: TaskKind, size: tuple[int, int] = SIZE) -> dict[str, Tensor]:
     return {name: value[0] for name, value in kind.decode(logits, size).items()}
 
 
+_WRITTEN = ("label", "values", "depth", "normals", "embedding")
+"""Names of the answers that are written as they are."""
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_answer_written_as_a_label_is_read_as_itself(name: str) -> None:
     kind = kind_of(name)
@@ -49,7 +53,7 @@ def test_an_answer_written_as_a_label_is_read_as_itself(name: str) -> None:
             [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
         )
         return
-    wanted = next(value for key, value in decoded.items() if key in ("label", "values", "depth", "normals"))
+    wanted = next(value for key, value in decoded.items() if key in _WRITTEN)
     assert label.shape == wanted.shape
     torch.testing.assert_close(
         label.to(wanted.dtype), wanted, atol=0.01 if name == "normals" else 1e-6, rtol=0

@@ -73,7 +73,7 @@ def test_results_have_the_promised_form(finished: tuple[Path, Evaluation]) -> No
     }
     assert set(results["tasks"]["hue"]) == {
         *("kind", "metric", "higher_is_better", "rows", "teacher", "student", "delta", "ci95", "agreement"),
-        *("groups", "in_points", "margin", "verdict", "rows_to_decide"),
+        *("against", "groups", "in_points", "margin", "verdict", "rows_to_decide"),
         *("mcnemar", "ece", "classes", "unscored", "unmeasured", "disagreements"),
     }
     assert set(results["cost"]["student"]) >= {

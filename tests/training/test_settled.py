@@ -58,6 +58,9 @@ def _changed(before: Any, now: Any, path: str = "") -> Any:
     if isinstance(before, dict):
         for key, value in before.items():
             yield from _changed(value, now.get(key) if isinstance(now, dict) else None, f"{path}.{key}")
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for number, (one, other) in enumerate(zip(before, now, strict=True)):
+            yield from _changed(one, other, f"{path}.{number}")
     elif before != now:
         yield path
 
