@@ -179,7 +179,7 @@ def listed(further: Tensor) -> Tensor:
         ),
         ({"output0": yolo_rows(torch.rand(2, 1, 21) * 3 - 0.7)}, "oriented boxes"),
         (
-            {"output0": torch.cat([torch.rand(1, 30, 5), torch.ones(1, 30, 1), torch.randn(1, 30, 1)], 2)},
+            {"output0": listed(torch.rand(1, 30, 1) * 3 - 0.7)},
             "oriented boxes",
         ),
     ],
