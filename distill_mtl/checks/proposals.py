@@ -24,12 +24,12 @@ from distill_mtl.teachers.teacher import Teacher
 STUDENTS = (
     "resnet18",
     "resnet10t",
-    "regnetx_002",
     "mobilenetv3_small_100",
     "test_resnet",
     "test_efficientnet",
 )
-"""Architectures of timm to choose from, the largest first."""
+"""Architectures of timm to choose from, the largest first; each is built without memory for its weights, which not all
+networks of every timm can."""
 _ROWS = 20_000
 """Labels that are looked at for the names of classes."""
 _NAMES_SHOWN = 5
