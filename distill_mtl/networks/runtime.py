@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from distill_mtl.errors import UserError, brief
+from distill_mtl.errors import UserError, brief, nearest
 from distill_mtl.reading import machine_memory, open_regular
 from distill_mtl.registry import Registry
 
@@ -162,6 +162,47 @@ class Runtime(nn.Module, ABC):
         # All of `to`, `cuda` and `cpu` end here, those of an enclosing module too.
         self.moved(fn(torch.empty(0)).device)
         return super()._apply(fn, recurse)
+
+
+class SessionRuntime(Runtime):
+    """A file that the library of its format runs, in a session that is made again when other tensors are tapped.
+
+    Attributes:
+        unit: what a name stands for, for people.
+    """
+
+    unit: ClassVar[str] = "tensor"
+
+    _learned: tuple[int, int]
+    """Numbers that were learned, and their bytes as float32; 0 where they are not known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._taps: tuple[str, ...] = ()
+        self._session: Any = None
+
+    @property
+    def parameter_count(self) -> int | None:
+        return self._learned[0] or None
+
+    @property
+    def parameter_bytes(self) -> int | None:
+        return self._learned[1] or None
+
+    def tap(self, names: Sequence[str]) -> None:
+        known = self.names()
+        for name in names:
+            if name not in known:
+                raise UserError(f"{self.files[0]} has no {self.unit} '{name}'.{nearest(name, known)}")
+        wanted = set(names) - set(self.outputs)
+        taps = tuple(name for name in known if name in wanted)
+        if taps != self._taps:
+            self._session = None
+        self._taps = taps
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A session can be neither copied nor sent to another process.
+        return {**self.__dict__, "_session": None}
 
 
 def extra(package: str, name: str, what: str) -> Any:

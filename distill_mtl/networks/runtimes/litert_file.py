@@ -18,12 +18,12 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
-from distill_mtl.errors import UserError, brief, nearest
+from distill_mtl.errors import UserError, brief
 from distill_mtl.networks.modes import freeze
 from distill_mtl.networks.runtime import (
     RUNTIMES,
     DeclaredInput,
-    Runtime,
+    SessionRuntime,
     declared_input,
     extra,
     normalisation,
@@ -49,7 +49,7 @@ _LONGEST = 1 << 20  # bytes of a list of labels
 
 
 @RUNTIMES.register(".tflite")
-class LiteRtRuntime(Runtime):
+class LiteRtRuntime(SessionRuntime):
     """Names are those of the graph's tensors; of tensors of one name, the later ones have `#2`, `#3`, ...
 
     Args:
@@ -88,18 +88,8 @@ class LiteRtRuntime(Runtime):
         self._ends = {names[at]: int(at) for at in graph.outputs}
         self.outputs = tuple(self._ends)
         self._learned = _learned(model, graph)
-        self._taps: tuple[str, ...] = ()
-        self._session: Any = None
         self._rows = 0
         freeze(self)
-
-    @property
-    def parameter_count(self) -> int | None:
-        return self._learned[0] or None
-
-    @property
-    def parameter_bytes(self) -> int | None:
-        return self._learned[1] or None
 
     def names(self) -> list[str]:
         return list(dict.fromkeys((*self._tensors, *self.outputs)))
@@ -112,16 +102,6 @@ class LiteRtRuntime(Runtime):
                 found.add(at)
                 waiting.extend(self._made_from.get(at, ()))
         return frozenset(name for name, at in {**self._tensors, **self._ends}.items() if at in found)
-
-    def tap(self, names: Sequence[str]) -> None:
-        known = self.names()
-        for name in names:
-            if name not in known:
-                raise UserError(f"{self.files[0]} has no tensor '{name}'.{nearest(name, known)}")
-        taps = tuple(name for name in dict.fromkeys(names) if name not in self.outputs)
-        if set(taps) != set(self._taps):
-            self._session = None
-        self._taps = taps
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         self.moved(images.device)
@@ -142,10 +122,6 @@ class LiteRtRuntime(Runtime):
             raise UserError(
                 f"{self.files[0]}: LiteRT is used on the CPU, not on {device.type}. Write `teacher.device: cpu`."
             )
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A session can be neither copied nor sent to another process.
-        return {**self.__dict__, "_session": None}
 
     def _coded(self, images: Tensor) -> Tensor:
         """Pixels as the numbers of a quantised input; bytes are bytes."""

@@ -7,18 +7,18 @@ refused, and libraries with more of them are never loaded. The functions below t
 import importlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from distill_mtl.errors import UserError, brief, nearest
+from distill_mtl.errors import UserError, brief
 from distill_mtl.networks.modes import freeze
 from distill_mtl.networks.runtime import (
     RUNTIMES,
-    Runtime,
+    SessionRuntime,
     declared_input,
     not_one_input,
     saved_while_training,
@@ -29,7 +29,7 @@ _CUDA = "CUDAExecutionProvider"
 
 
 @RUNTIMES.register(".onnx")
-class OnnxRuntime(Runtime):
+class OnnxRuntime(SessionRuntime):
     """Names are those of the graph's tensors, as Netron shows them on the arrows between its nodes.
 
     The session is started for the device of the first image, and again after a change of device or taps;
@@ -71,14 +71,6 @@ class OnnxRuntime(Runtime):
     def files_of(cls, path: Path) -> tuple[Path, ...]:
         return (path, *external_files(read_graph(path), path))
 
-    @property
-    def parameter_count(self) -> int | None:
-        return self._learned[0] or None
-
-    @property
-    def parameter_bytes(self) -> int | None:
-        return self._learned[1] or None
-
     def names(self) -> list[str]:
         return list(self._names)
 
@@ -92,15 +84,6 @@ class OnnxRuntime(Runtime):
                 found.add(name)
                 waiting.extend(self._ingredients.get(name, ()))
         return frozenset(found)
-
-    def tap(self, names: Sequence[str]) -> None:
-        for name in names:
-            if name not in self._names:
-                raise UserError(f"{self.files[0]} has no tensor '{name}'.{nearest(name, self._names)}")
-        taps = tuple(name for name in dict.fromkeys(names) if name not in self.outputs)
-        if set(taps) != set(self._taps):
-            self._session = None
-        self._taps = taps
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         self.moved(images.device)
@@ -136,10 +119,6 @@ class OnnxRuntime(Runtime):
                 "Run `pip uninstall onnxruntime; pip install onnxruntime-gpu`, or write `teacher.device: cpu`."
             )
         self._device, self._session = device, None
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A session can be neither copied nor sent to another process.
-        return {**self.__dict__, "_session": None}
 
     def _start(self) -> Any:
         path, onnxruntime = self.files[0], package("onnxruntime")

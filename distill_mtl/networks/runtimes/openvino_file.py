@@ -3,19 +3,19 @@
 Reading and running it executes no code of the file's: operations that OpenVINO does not have are refused.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from distill_mtl.errors import UserError, brief, nearest
+from distill_mtl.errors import UserError, brief
 from distill_mtl.networks.modes import freeze
 from distill_mtl.networks.runtime import (
     RUNTIMES,
     DeclaredInput,
-    Runtime,
+    SessionRuntime,
     declared_input,
     extra,
     normalisation,
@@ -29,7 +29,7 @@ _INFO = "model_info"
 
 
 @RUNTIMES.register(".xml")
-class OpenVinoRuntime(Runtime):
+class OpenVinoRuntime(SessionRuntime):
     """Names are the friendly names of the graph's operations, `NAME.1` for the second output of one of several.
 
     Args:
@@ -41,6 +41,7 @@ class OpenVinoRuntime(Runtime):
     """
 
     words = "an OpenVINO file"
+    unit = "operation"
     is_program = False
 
     def __init__(self, path: Path) -> None:
@@ -54,8 +55,6 @@ class OpenVinoRuntime(Runtime):
         self.outputs = tuple(_names_of_outputs(model))
         self._learned = _learned(model)
         self._behind = {output: _behind(model, at) for at, output in enumerate(self.outputs)}
-        self._taps: tuple[str, ...] = ()
-        self._session: Any = None
         freeze(self)
 
     @classmethod
@@ -63,29 +62,11 @@ class OpenVinoRuntime(Runtime):
         weights = path.with_suffix(".bin")
         return (path, weights) if weights.is_file() else (path,)
 
-    @property
-    def parameter_count(self) -> int | None:
-        return self._learned[0] or None
-
-    @property
-    def parameter_bytes(self) -> int | None:
-        return self._learned[1] or None
-
     def names(self) -> list[str]:
         return list(dict.fromkeys((*self._nodes, *self.outputs)))
 
     def behind(self, output: str) -> frozenset[str] | None:
         return self._behind.get(output)
-
-    def tap(self, names: Sequence[str]) -> None:
-        known = self.names()
-        for name in names:
-            if name not in known:
-                raise UserError(f"{self.files[0]} has no operation '{name}'.{nearest(name, known)}")
-        taps = tuple(name for name in dict.fromkeys(names) if name not in self.outputs)
-        if taps != self._taps:
-            self._session = None
-        self._taps = taps
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         self.moved(images.device)
@@ -100,10 +81,6 @@ class OpenVinoRuntime(Runtime):
             raise UserError(
                 f"{self.files[0]}: OpenVINO is used on the CPU, not on {device.type}. Write `teacher.device: cpu`."
             )
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A session can be neither copied nor sent to another process.
-        return {**self.__dict__, "_session": None}
 
     def _start(self) -> Any:
         path, openvino = self.files[0], _package()
