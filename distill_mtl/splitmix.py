@@ -29,10 +29,10 @@ def fold(*parts: str | int | NDArray[np.integer]) -> Hashes:
     return state
 
 
-def draws(keys: Hashes, count: int) -> Hashes:
-    """uint64 [..., count]: the first numbers of the SplitMix64 generators seeded with `keys` [...]."""
+def draws(keys: Hashes, count: int, first: int = 0) -> Hashes:
+    """uint64 [..., count]: numbers of the SplitMix64 generators seeded with `keys` [...], from the `first` one on."""
     with np.errstate(over="ignore"):
-        return splitmix64(keys[..., None] + np.arange(count, dtype=np.uint64) * _GAMMA)
+        return splitmix64(keys[..., None] + np.arange(first, first + count, dtype=np.uint64) * _GAMMA)
 
 
 def uniforms(keys: Hashes, count: int) -> NDArray[np.float64]:
