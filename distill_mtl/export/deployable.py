@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from distill_mtl import __version__
 from distill_mtl.errors import ExportError
+from distill_mtl.geometry.views import Size
 from distill_mtl.networks.backbone import LOGITS, POOLED, Backbone
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.networks.modes import evaluating
@@ -31,12 +32,23 @@ class Deployable(nn.Module):
         pixels: what it takes.
         decode: with the answers of each task's kind (`TaskKind.decode`), maps at the height and width of the
             images that come in.
+        batch: the only number of rows that it takes; None: any.
+        view: the only height and width of the pictures that it takes; None: any. Without preprocessing it is the
+            trunk's size in any case.
 
     Raises:
         ExportError: a student of this form cannot be such a graph.
     """
 
-    def __init__(self, student: Student, pixels: Pixels, *, decode: bool) -> None:
+    def __init__(
+        self,
+        student: Student,
+        pixels: Pixels,
+        *,
+        decode: bool,
+        batch: int | None = None,
+        view: Size | None = None,
+    ) -> None:
         super().__init__()
         if pixels != "normalised" and not student.trunk.inputs.whole_view:
             raise ExportError(
@@ -45,11 +57,18 @@ class Deployable(nn.Module):
             )
         self.trunk, self.heads = student.trunk, student.heads
         self.kinds, self.pixels, self.decode = student.kinds, pixels, decode
+        self.batch, self.view = batch, student.trunk.inputs.size if pixels == "normalised" else view
+        if pixels != "normalised" and view is not None:
+            self.trunk.preprocess.only_views_of(view)
 
     @property
     def inputs(self) -> InputContract:
-        """What the graph takes, for the note; `size` is the one that costs no resize."""
-        inside = self.trunk.inputs
+        """What the graph takes, for the note; `size` is the only one, else the one that costs no resize."""
+        inside = replace(
+            self.trunk.inputs,
+            batch=self.batch,
+            size=self.view if self.view is not None else self.trunk.inputs.size,
+        )
         if self.pixels == "normalised":
             return inside
         bytes_ = self.pixels == "uint8"
@@ -81,13 +100,13 @@ class Deployable(nn.Module):
                 answers |= {f"{task}.{name}": value for name, value in decoded.items()}
         return answers
 
-    def example(self, rows: int = 2) -> Tensor:
+    def example(self) -> Tensor:
         """Images that it takes, random ones."""
         height, width = self.trunk.inputs.size
         noise = torch.Generator().manual_seed(0)
         # Not the trunk's own size, nor a square, where any size will do: neither may become part of the graph.
-        size = (height, width) if self.pixels == "normalised" else (height + 7, width + 10)
-        return self.taken(torch.rand(rows, 3, *size, generator=noise))
+        size = self.view or (height + 7, width + 10)
+        return self.taken(torch.rand(self.batch or 2, 3, *size, generator=noise))
 
     def taken(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] as the graph takes them."""
@@ -97,7 +116,8 @@ class Deployable(nn.Module):
 
     def open_axes(self) -> Mapping[int, str]:
         """The axes of the input whose length is open, and what they are called."""
-        return {0: "batch"} if self.pixels == "normalised" else {0: "batch", 2: "height", 3: "width"}
+        rows = {} if self.batch is not None else {0: "batch"}
+        return rows if self.view is not None else rows | {2: "height", 3: "width"}
 
     def _seen(self, images: Tensor) -> Tensor:
         if self.pixels == "normalised":

@@ -19,6 +19,7 @@ from rich.console import Console
 from distill_mtl.errors import ExportError, nearest
 from distill_mtl.export.deployable import Pixels
 from distill_mtl.files import atomic_folder
+from distill_mtl.geometry.views import Size
 from distill_mtl.networks.opening import open_network
 from distill_mtl.networks.weights import CONFIG, read_config
 from distill_mtl.recipe.schema import StudentSection
@@ -94,6 +95,9 @@ class ExportRequest:
         repo: on the Hugging Face hub, OWNER/NAME; None: nothing is pushed.
         private: a new repository is not seen by others.
         license: that the card names, by the hub's identifier; None: what the card says already.
+        on: runtimes in which the file is checked (`FILE_RUNTIMES`); None: its own.
+        batch: the only number of rows that the file takes; None: any, or 1 where the format wants one number.
+        view: the only height and width of pictures that it takes with `pixels` other than "normalised"; None: any.
     """
 
     source: StudentSource
@@ -110,6 +114,9 @@ class ExportRequest:
     repo: str | None = None
     private: bool = False
     license: str | None = None
+    on: Sequence[str] | None = None
+    batch: int | None = None
+    view: Size | None = None
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -124,7 +131,7 @@ class Format(ABC):
         name: that `--to` takes.
         ending: of the file or folder that is written; a file's begins with a dot.
         options: those of the command that change something for this format: `preprocess`, `decode`, `int8`,
-            `rows`, `data`, `repo`, `private`, `license`. Others are refused.
+            `rows`, `data`, `repo`, `private`, `license`, `on`, `batch`, `size`. Others are refused.
         packages: that it needs, of the extra of its own name.
     """
 

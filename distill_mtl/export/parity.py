@@ -74,18 +74,23 @@ class RealRows:
         self._contract = request.student.trunk.inputs
 
     def for_check(self, module: Deployable) -> list[PictureBatch]:
-        """Test rows in batches of different numbers of rows; where any size will do, in several sizes too."""
+        """Test rows in batches of different numbers of rows; where any size will do, in several sizes too.
+
+        What takes one number of rows gets whole batches: the last rows are left out, or seen again where they are few.
+        """
         size = self._contract.size
         if module.pixels != "normalised":
-            size = (size[0] + size[0] // 2, size[1] + size[1] // 4)
+            size = module.view or (size[0] + size[0] // 2, size[1] + size[1] // 4)
         images, keys = self.take("test", self._request.rows, size)
         images = images.float() / 255
+        if module.batch is not None:
+            return _whole_batches(images, keys, module.batch)
         batches, first, sizes = [], 0, iter(_SIZES)
         while first < len(keys):
             last = first + next(sizes, _MOST)
             batches.append(PictureBatch(images[first:last], keys[first:last]))
             first = last
-        if module.pixels != "normalised" and len(batches) > 1:
+        if module.view is None and len(batches) > 1:
             height, width = self._contract.size
             own, tall = batches[0].images[..., :height, :width], batches[1].images[..., : max(1, width // 2)]
             batches[0], batches[1] = PictureBatch(own, batches[0].keys), PictureBatch(tall, batches[1].keys)
@@ -146,6 +151,15 @@ class RealRows:
             part = chosen[first : first + _MOST]
             none = np.zeros_like(part)
             yield sources.training_rows(BatchRows(none, none, part))
+
+
+def _whole_batches(images: Tensor, keys: Sequence[str], rows: int) -> list[PictureBatch]:
+    number = max(1, len(keys) // rows) * rows
+    order = [at % len(keys) for at in range(number)]
+    return [
+        PictureBatch(images[part], [keys[at] for at in part])
+        for part in (order[first : first + rows] for first in range(0, number, rows))
+    ]
 
 
 @dataclass

@@ -11,7 +11,9 @@ from distill_mtl.errors import ExportError
 from distill_mtl.evaluation.cost import node_costs
 from distill_mtl.export.export_format import FORMATS, ExportRequest, find_student, only_tasks
 from distill_mtl.files import refuse_full_disks, refuse_unwritable
+from distill_mtl.geometry.views import Size
 from distill_mtl.jobs.arguments import as_names, refuse_below
+from distill_mtl.networks.inputs import LARGEST_SIDE
 from distill_mtl.networks.weights import state_bytes
 from distill_mtl.students.student import Student
 
@@ -28,6 +30,9 @@ def export_student(
     rows: int = 64,
     calibration: int = 256,
     data: Sequence[str] = (),
+    on: str | Sequence[str] | None = None,
+    batch: int | None = None,
+    size: str | None = None,
     repo: str | None = None,
     private: bool = False,
     license: str | None = None,
@@ -38,12 +43,12 @@ def export_student(
     """Write a student as a file for a serving stack, and check it.
 
     Write the student of a run as a file that needs nothing of distill_mtl: one input `images`, one output of logits
-    per task, under the task's name. Every file is run in its own runtime on real rows before it is kept. The export
-    fails if a decision changes that the student is sure of. More: docs/export.md.
+    per task, under the task's name. Every file is run in its own runtime on real rows before it is kept, and in others
+    on request (--on). The export fails if a decision changes that the student is sure of. More: docs/export.md.
 
     Args:
         folder (RUN): run folder, such as runs/multidigits, a student's folder, or a classifier in timm's form.
-        to (--to FORMAT): onnx, pt2, torchscript, timm or hub.
+        to (--to FORMAT): onnx, openvino, litert, executorch, coreml, pt2, torchscript, timm or hub.
         out (FILE): default RUN/export/NAME.ENDING.
         only (TASKS): left,right: leave out all other heads and what only they read.
         preprocess ([float]): put resize and normalisation inside: `images` are then RGB [B, 3, H, W] of any height and
@@ -54,6 +59,11 @@ def export_student(
         rows (N): number of rows for the check.
         calibration (N): number of training rows on which --int8 measures ranges.
         data (SHARDS ...): rows for the check, in place of the run's own.
+        on (RUNTIMES): onnxruntime,openvino: check the file in each of these runtimes; default its own.
+        batch (N): the only number of rows that the file takes; default any, or 1 with --to litert, executorch and
+            coreml.
+        size (HEIGHTxWIDTH): with --preprocess: the only size of pictures that the file takes, such as 480x640; default
+            any. litert, executorch and coreml need it.
         repo (OWNER/NAME): push to this repository of the Hugging Face hub (--to hub).
         private: make it a private repository, if it is new.
         license (ID): license for the model card: apache-2.0 (--to hub).
@@ -72,7 +82,8 @@ def export_student(
         Without --preprocess `images` are pixels at the student's own size, resized and normalised by you, as the
         file's note `distill_mtl` says under `inputs` (for most trunks float32 [B, 3, H, W], (RGB / 255 - mean) / std).
     """
-    refuse_below(1, rows=rows, calibration=calibration)
+    refuse_below(1, rows=rows, calibration=calibration, batch=batch)
+    view = None if size is None else _height_and_width(size)
     tasks = as_names(only)
     chosen = FORMATS[to]()
     asked = {
@@ -80,6 +91,9 @@ def export_student(
         "decode": decode,
         "int8": int8,
         "data": bool(data),
+        "on": on is not None,
+        "batch": batch is not None,
+        "size": size is not None,
         "repo": repo is not None,
         "private": private,
         "license": license is not None,
@@ -111,9 +125,28 @@ def export_student(
             repo=repo,
             private=private,
             license=license,
+            on=as_names(on),
+            batch=batch,
+            view=view,
         )
     )
     return place
+
+
+def _height_and_width(said: str) -> Size:
+    """`480x640` as numbers; one number for both.
+
+    Raises:
+        ExportError: it is neither.
+    """
+    sides = said.lower().split("x")
+    if len(sides) not in (1, 2) or not all(
+        side.isdecimal() and 1 <= int(side) <= LARGEST_SIDE for side in sides
+    ):
+        raise ExportError(
+            f"--size {said}: expected height and width in pixels, such as 480x640, up to {LARGEST_SIDE:,}."
+        )
+    return int(sides[0]), int(sides[-1])
 
 
 def _say_saved(whole: Student, part: Student, console: Console) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill_mtl.errors import UserError
+from distill_mtl.geometry.resize import resize_weights, resized_by_products
 from distill_mtl.networks.modes import recorded
 
 LARGEST_SIDE = 16_384
@@ -165,6 +166,8 @@ class Preprocess(nn.Module):
     mean: Tensor
     std: Tensor
     luma: Tensor
+    rows: Tensor | None
+    columns: Tensor | None
 
     def __init__(self, contract: InputContract) -> None:
         super().__init__()
@@ -173,6 +176,16 @@ class Preprocess(nn.Module):
         self.register_buffer("mean", mean.view(-1, 1, 1) / contract.white, persistent=False)
         self.register_buffer("std", std.view(-1, 1, 1) / contract.white, persistent=False)
         self.register_buffer("luma", torch.tensor(_LUMA).view(-1, 1, 1), persistent=False)
+        self.register_buffer("rows", None, persistent=False)
+        self.register_buffer("columns", None, persistent=False)
+
+    def only_views_of(self, size: tuple[int, int]) -> None:
+        """Before this is recorded as a graph for views of one height and width: the weights of its resize become
+        constants."""
+        if self.contract.interpolation != "nearest":
+            self.rows, self.columns = (
+                self._weights(*sides) for sides in zip(size, self.contract.size, strict=True)
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3 or 1, H, W] float in [0, 1], any size -> what the contract says, nchw or nhwc.
@@ -218,9 +231,18 @@ class Preprocess(nn.Module):
             return images
         if self.contract.interpolation == "nearest":
             return F.interpolate(images, size, mode="nearest-exact")
-        resized = F.interpolate(images, size, mode=self.contract.interpolation, antialias=True)
+        if recorded():
+            rows = self._weights(images.shape[-2], size[0]) if self.rows is None else self.rows
+            columns = self._weights(images.shape[-1], size[1]) if self.columns is None else self.columns
+            resized = resized_by_products(images, rows, columns)
+        else:
+            resized = F.interpolate(images, size, mode=self.contract.interpolation, antialias=True)
         # Cubic kernels overshoot at edges; a decoded picture never leaves [0, 1].
         return resized.clamp(0, 1)
+
+    def _weights(self, length: int, size: int) -> Tensor:
+        assert self.contract.interpolation != "nearest"
+        return resize_weights(length, size, self.contract.interpolation, like=self.mean)
 
     def _channels(self, images: Tensor) -> Tensor:
         if self.contract.channels in ("grey", "grey3") and images.shape[1] == 3:

@@ -34,7 +34,7 @@ def test_what_was_compared_is_shown_and_kept(run: Path, capsys: pytest.CaptureFi
     shown = capsys.readouterr().out
     assert "20 rows in batches of 1, 3, 2, 14" in shown
     assert "hue.probabilities" in shown
-    found = json.loads(Path(f"{file}.parity.json").read_text())
+    found = json.loads(Path(f"{file}.parity.json").read_text())["torch"]
     assert found["rows"] == 20
     assert found["outputs"]["hue"]["decisions"] == 20
     assert found["outputs"]["shape.label"]["decisions"] == 20 * 8 * 8
@@ -45,7 +45,7 @@ def test_a_changed_decision_fails_the_export_and_names_task_and_row(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoiled(monkeypatch, lambda logits: logits.roll(1, 1) * 1e-3 + logits * 0, "hue")
-    with pytest.raises(ExportError, match=r"TorchScript does not answer .* hue: .*row hue/"):
+    with pytest.raises(ExportError, match=r"TorchScript in PyTorch does not answer .* hue: .*row hue/"):
         export_student(run, "torchscript", rows=8, console=QUIET)
     assert not (run / "export").exists()
 

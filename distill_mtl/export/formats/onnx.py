@@ -32,6 +32,7 @@ class Onnx(GraphFormat):
     name = "onnx"
     ending = ".onnx"
     words = "ONNX"
+    runtimes = ("onnxruntime", "openvino")
     options = GraphFormat.options | {"int8"}
     packages = ("onnx", "onnxscript", "onnxruntime")
 

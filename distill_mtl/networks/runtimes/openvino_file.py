@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from distill_mtl.errors import UserError, brief
+from distill_mtl.networks.file_contract import NOTE
 from distill_mtl.networks.modes import freeze
 from distill_mtl.networks.runtime import (
     RUNTIMES,
@@ -83,7 +84,7 @@ class OpenVinoRuntime(SessionRuntime):
             )
 
     def _start(self) -> Any:
-        path, openvino = self.files[0], _package()
+        path, openvino = self.files[0], package()
         model = _read(path)
         inner = dict(_inner(model))
         for name in self._taps:
@@ -103,12 +104,17 @@ class OpenVinoRuntime(SessionRuntime):
             raise UserError(f"OpenVINO cannot run {path}: {brief(error)}.") from error
 
 
-def _package() -> Any:
+def package() -> Any:
+    """Import openvino.
+
+    Raises:
+        UserError: it is not installed.
+    """
     return extra("openvino", "openvino", "an OpenVINO file")
 
 
 def _read(path: Path) -> Any:
-    openvino = _package()
+    openvino = package()
     if not path.is_file():
         raise UserError(f"{path} does not exist.")
     try:
@@ -136,11 +142,12 @@ def _declared(model: Any, path: Path) -> DeclaredInput:
     if image.partial_shape.rank.is_static:
         shape = [side.get_length() if side.is_static else None for side in image.partial_shape]
     said = image.get_node().layout.to_string().strip("[]").replace(",", "")
-    declared = declared_input(shape, dtype, {}, file=path, name=name)
+    notes = {NOTE: str(model.get_rt_info([NOTE]).astype(str))} if model.has_rt_info([NOTE]) else {}
+    declared = declared_input(shape, dtype, notes, file=path, name=name)
     if shape is not None and said in ("NCHW", "NHWC") and said != declared.layout:
         channels, height, width = shape[1:] if said == "NCHW" else (shape[3], *shape[1:3])
         size = None if height is None or width is None else (height, width)
-        declared = DeclaredInput(size, channels, said, dtype, shape[0])
+        declared = DeclaredInput(size, channels, said, dtype, shape[0], notes)
     info = _model_info(model)
     return DeclaredInput(
         declared.size,
@@ -148,6 +155,7 @@ def _declared(model: Any, path: Path) -> DeclaredInput:
         declared.layout,
         dtype,
         declared.batch,
+        notes,
         contract=_contract(info, declared.channels),
         classes=tuple(info["labels"].split()) or None if "labels" in info else None,
     )
