@@ -47,6 +47,20 @@ def task(**changes: Any) -> dict[str, Any]:
     }
 
 
+def task_with_slices(**changes: Any) -> dict[str, Any]:
+    """A task that keeps its margin, and loses at night; with a slice that decides and one of few rows."""
+    entry = {"rows": 90, "groups": 90, "teacher": 90.0, "p": 0.2, "p_holm": 0.6}
+    night = {"name": "light=night <b>", "student": 81.5, "delta": -8.5, "ci95": [-12.0, -5.0]}
+    rain = {"name": "weather=rain", "student": 88.0, "delta": -2.0, "ci95": [-4.5, 0.5]}
+    slices = [
+        {**entry, **night, "p": 1e-5, "p_holm": 3e-5},
+        {**entry, **rain, "margin": 5.0, "verdict": "non-inferior"},
+        {**entry, "name": "light=day", "student": 90.4, "delta": 0.4, "ci95": [-0.2, 0.9]},
+        {"name": "light=dusk", "rows": 7, "groups": 7},
+    ]
+    return task(slices=slices, **changes)
+
+
 def dense_task(**changes: Any) -> dict[str, Any]:
     """A depth scored in metres, where less is better."""
     return task(
@@ -108,6 +122,12 @@ def results(tasks: dict[str, dict[str, Any]] | None = None, **changes: Any) -> d
         "acceptance": {
             "rule": "interval",
             "margin": {name: entry["margin"] for name, entry in tasks.items()},
+            "slices": {
+                one["name"]: {name: one["margin"]}
+                for name, entry in tasks.items()
+                for one in entry.get("slices", ())
+                if "margin" in one
+            },
         },
         "hashed": [],
         "accepted": True,

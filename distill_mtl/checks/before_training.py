@@ -22,6 +22,7 @@ from distill_mtl.distillation.counts import count_rows
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.errors import ShardError, UserError
 from distill_mtl.evaluation.cost import networks_run, node_costs
+from distill_mtl.evaluation.slices import Slices, slice_margins
 from distill_mtl.training.broken_loss import causes
 from distill_mtl.training.parts import Parts
 from distill_mtl.training.processes import as_trained
@@ -47,10 +48,13 @@ def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[s
 
     Raises:
         ShardError: labels cannot be read, or none of a task's labels says anything.
+        UserError: no test row has a field that a slice is made by, or a margin is of no slice.
         TeacherError: a teacher falls short of its recorded score, or of a constant answer.
     """
     show_sources(console, parts.sources)
     check_labels(parts.sources, parts.kinds, console)
+    if said := _slices_line(parts):
+        console.print(said, highlight=False, markup=False, soft_wrap=True)
     examined: Mapping[str, TeacherCheck] = {}
     if parts.cached is None:
         with console.status("measuring the teachers"):
@@ -69,6 +73,22 @@ def run_check(parts: Parts, device: torch.device, console: Console) -> Mapping[s
     for line in (parts.taught, *parts.decided, *_self_teacher_lines(parts), *_stage_lines(parts)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return examined
+
+
+def _slices_line(parts: Parts) -> str:
+    """The slices of the test rows, each with the most rows that a task has of it."""
+    recipe = parts.recipe
+    rows = Slices.of(recipe.evaluation.slices).rows(parts.sources, parts.kinds, "test")
+    slice_margins(recipe.acceptance.slices, rows)
+    most: dict[str, int] = {}
+    for of_task in rows.values():
+        for name, keys in of_task.items():
+            most[name] = max(most.get(name, 0), len(keys))
+    return (
+        f"slices of the test rows: {', '.join(f'{name} {count:,}' for name, count in most.items())}"
+        if most
+        else ""
+    )
 
 
 def _student_line(parts: Parts) -> str:

@@ -15,7 +15,7 @@ from distill_mtl.data.deep_check import RowsChecked, check_rows
 from distill_mtl.data.few_labels import kept_rows, labelled_share, small_classes
 from distill_mtl.data.quota import Alternating, Quota
 from distill_mtl.data.reader import EveryView, Reader
-from distill_mtl.data.source import Source, open_source
+from distill_mtl.data.source import RowMembers, Source, open_source
 from distill_mtl.data.stream import read_ahead, stream
 from distill_mtl.errors import RecipeError, ShardError
 from distill_mtl.geometry.views import Size
@@ -339,6 +339,27 @@ class Sources:
             batches = self._plain(source, row, None, batch_size, share, limit)
             return (self._answered(task, batch) for batch in batches)
         return self._plain(source, row, task, batch_size, share, limit)
+
+    @property
+    def endings(self) -> frozenset[str]:
+        """The members that rows have."""
+        return frozenset[str]().union(*(source.endings for source in self._sources))
+
+    def members(
+        self, task: str, split: Split | None, members: Collection[str], sources: Collection[str] | None = None
+    ) -> Iterator[RowMembers]:
+        """What the rows that are labelled for a task carry in some members; no picture is read.
+
+        Args:
+            task, split, sources: which rows, as in `labelled`.
+            members: file endings.
+
+        Raises:
+            ShardError: a row cannot be read.
+        """
+        source, row = self._labelled_rows(task, split, sources)
+        for number in np.unique(source).tolist():
+            yield from self._sources[number].members(row[source == number], members)
 
     def telling(self, task: str, known: Sequence[int] | None) -> list[str]:
         """The sources whose labels of a task tell of all of these classes; if there is none, of some of them.

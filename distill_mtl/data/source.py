@@ -5,9 +5,10 @@ Members are read by offset, through few open files.
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -56,6 +57,24 @@ class ShardRows:
     size: int
     pictures: str
     keys: str
+
+
+class RowMembers(NamedTuple):
+    """What a row carries beside picture and labels.
+
+    Attributes:
+        key: its identity, "source/shard/key".
+        name: its key in the shard.
+        source: name of its data set.
+        group: what it shares with others, or its identity.
+        members: member -> its bytes, of those that were asked for and that it has.
+    """
+
+    key: str
+    name: str
+    source: str
+    group: str
+    members: dict[str, bytes]
 
 
 class Source:
@@ -140,6 +159,24 @@ class Source:
         """The rows' identities, "source/shard/key"."""
         return self._identities(rows, self.shards)
 
+    @property
+    def endings(self) -> frozenset[str]:
+        """The members that rows have, each in one shard at least."""
+        return frozenset(ending for index in self._indexes for ending in index.endings)
+
+    def members(self, rows: Integers, members: Collection[str]) -> Iterator[RowMembers]:
+        """What rows carry in some members.
+
+        Args:
+            rows: of the source.
+            members: their file endings.
+        """
+        columns = {member: self._column(member) for member in sorted(members)}
+        for row, key in zip(rows.tolist(), self.keys(rows.tolist()), strict=True):
+            there = {member: column for member, column in columns.items() if column.sizes[row] >= 0}
+            found = {member: self.payloads(column, np.array([row]))[0] for member, column in there.items()}
+            yield RowMembers(key, self._name(row), self.name, self.group(row), found)
+
     def paths(self, split: Split) -> list[Path]:
         """The shards that rows of a set lie in."""
         return [Path(self._paths[shard]) for shard in np.unique(self._shard[self.sets[split]])]
@@ -205,8 +242,11 @@ class Source:
     def place(self, column: Column, row: int) -> str:
         """Where a member stands, for messages: source, shard, key and member."""
         path = self._paths[self._shard[row]]
-        key = self._indexes[self._shard[row]].key(*self._key_spans[row])
-        return f"data.{self.name}: {path}, row {key}, member {column.member}"
+        return f"data.{self.name}: {path}, row {self._name(row)}, member {column.member}"
+
+    def _name(self, row: int) -> str:
+        """The row's key in its shard."""
+        return self._indexes[self._shard[row]].key(*self._key_spans[row])
 
     def _shard_rows(self, shard: int, rows: Integers) -> ShardRows:
         index, spans = self._indexes[shard], self._key_spans[rows]
@@ -256,9 +296,8 @@ class Source:
                 count = f"{len(lacking)} of {len(self)} rows"
                 findings.append(f"{count} lack {what} (member {column.member}): {examples}")
         if findings:
-            found = sorted({ending for index in self._indexes for ending in index.endings})
             raise ShardError(
-                f"data.{self.name}: {'; '.join(findings)}. Members in the shards: {', '.join(found)}."
+                f"data.{self.name}: {'; '.join(findings)}. Members in the shards: {', '.join(sorted(self.endings))}."
             )
 
 

@@ -48,6 +48,23 @@ def paired_interval(
     Returns:
         (low, high), or None for fewer than two groups, which say nothing about how groups differ.
     """
+    deltas = resampled_differences(
+        groups, student, teacher, score, additive=additive, resamples=resamples, seed=seed
+    )
+    return None if deltas is None else interval_of(deltas, len(set(groups)))
+
+
+def resampled_differences(
+    groups: Sequence[str],
+    student: Tensor,
+    teacher: Tensor | None,
+    score: Score,
+    *,
+    additive: bool = True,
+    resamples: int,
+    seed: int,
+) -> Tensor | None:
+    """float64 [S]: the difference on each resample, of which `paired_interval` takes percentiles; None as there."""
     where = _positions(groups)
     count = int(where.max()) + 1 if len(where) else 0
     if count < 2:
@@ -63,7 +80,12 @@ def paired_interval(
         weights = weights if additive else weights[:, where]
         scores = [score(network, weights) for network in networks]
         deltas.append(scores[0] - scores[1] if teacher is not None else scores[0])
-    low, high = percentiles(torch.cat(deltas), count)
+    return torch.cat(deltas)
+
+
+def interval_of(deltas: Tensor, groups: int) -> tuple[float, float]:
+    """Both ends, from what the resamples [S] of so many groups gave."""
+    low, high = percentiles(deltas, groups)
     return float(low), float(high)
 
 

@@ -5,7 +5,8 @@ a run, by `distill-mtl evaluate`, and for baselines.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from accelerate import PartialState
 from rich.console import Console
@@ -18,6 +19,7 @@ from distill_mtl.evaluation.cross_domain import cross_domain
 from distill_mtl.evaluation.evaluation_set import Comparison, EvaluationSet, Processes
 from distill_mtl.evaluation.result import Acceptance, Costs, Evaluation, TaskResult, margins_by_task
 from distill_mtl.evaluation.several_teachers import by_teacher
+from distill_mtl.evaluation.slices import Slices, slice_margins
 from distill_mtl.evaluation.task_comparison import Progress, compare_tasks
 from distill_mtl.evaluation.verdict import AcceptanceRule
 from distill_mtl.recipe import Recipe
@@ -31,6 +33,8 @@ def compare_networks(
     size: tuple[int, int],
     acceptance: float | Mapping[str, float] = 1.0,
     rule: AcceptanceRule = "interval",
+    slices: Slices | None = None,
+    acceptance_of_slices: Mapping[str, float | Mapping[str, float]] = MappingProxyType({}),
     resamples: int = 2000,
     seed: int = 0,
     progress: Progress | None = None,
@@ -44,6 +48,8 @@ def compare_networks(
         size: height and width of the images, for the cost.
         acceptance: the margin, for all tasks or by task: the largest loss allowed, in points or the score's unit.
         rule: what must stay within it.
+        slices: which slices of the rows are scored too; None: each word that rows carry.
+        acceptance_of_slices: slice -> its margin, for all tasks that have rows of it or by task.
         resamples: of the bootstrap.
         seed: of the bootstrap.
         progress: called with (rows done, rows in all) after every batch of the tasks' own rows.
@@ -51,10 +57,13 @@ def compare_networks(
 
     Raises:
         ShardError: a task has no labelled row in this set.
+        UserError: no row has a field that a slice is made by, or a margin is of no slice.
     """
     compared = by_teacher(comparison)
     kinds, rows = compared.kinds, compared.rows
-    tasks = compare_tasks(compared, resamples=resamples, seed=seed, progress=progress)
+    sliced = (slices or Slices()).rows(rows.sources, kinds, rows.split)
+    of_slices = slice_margins(acceptance_of_slices, sliced)
+    tasks = compare_tasks(compared, resamples=resamples, seed=seed, progress=progress, slices=sliced)
     note("agreement on the other data sets")
     agreements = cross_domain(compared)
     costs: list[Costs] = []
@@ -70,7 +79,7 @@ def compare_networks(
         cross_domain=agreements,
         split=rows.split,
         hashed=tuple(task for task in kinds if rows.split is not None and rows.sources.hashed(task)),
-        acceptance=Acceptance(rule, margins_by_task(acceptance, kinds)),
+        acceptance=Acceptance(rule, margins_by_task(acceptance, kinds), slices=of_slices),
     )
 
 
@@ -90,8 +99,14 @@ class ComparisonSettings:
 
     @classmethod
     def of(cls, recipe: Recipe) -> "ComparisonSettings":
-        """Those of a recipe."""
-        return cls(recipe.acceptance, recipe.evaluation, recipe.seed)
+        """Those of a recipe. Its seed is not one of the resamples: runs of several seeds draw the same rows."""
+        return cls(recipe.acceptance, recipe.evaluation)
+
+    def with_slices(self, slices: dict[str, str | list[str]] | None) -> "ComparisonSettings":
+        """The settings with other slices; None: with their own."""
+        if slices is None:
+            return self
+        return replace(self, evaluation=self.evaluation.model_copy(update={"slices": slices}))
 
 
 def evaluation_set_of(sources: Sources, split: Split | None, settings: ComparisonSettings) -> EvaluationSet:
@@ -128,6 +143,8 @@ def compare_with_progress(
             size=sources.size,
             acceptance=settings.acceptance.margin,
             rule=settings.acceptance.rule,
+            slices=Slices.of(settings.evaluation.slices),
+            acceptance_of_slices=settings.acceptance.slices,
             resamples=settings.evaluation.bootstrap,
             seed=settings.seed,
             progress=lambda done, _: display.update(done),

@@ -9,6 +9,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from distill_mtl.data.batch import Batch, ProcessShare
+from distill_mtl.data.source import RowMembers
 from distill_mtl.splits import Split
 from distill_mtl.targets.ensembles import Ensemble
 from distill_mtl.tasks.base import TaskKind
@@ -41,6 +42,15 @@ class LabelledRows(Protocol):
 
     def count(self, task: str, split: Split | None, sources: Collection[str] | None = None) -> int:
         """How many rows there are over all processes."""
+
+    @property
+    def endings(self) -> Collection[str]:
+        """The members that rows have."""
+
+    def members(
+        self, task: str, split: Split | None, members: Collection[str], sources: Collection[str] | None = None
+    ) -> Iterable[RowMembers]:
+        """What the rows of all processes that are labelled for the task carry in some members."""
 
     def telling(self, task: str, known: Sequence[int] | None) -> Sequence[str]:
         """The sources whose labels of the task tell of these classes; None: of all."""

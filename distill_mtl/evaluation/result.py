@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from pydantic import (
@@ -34,8 +35,12 @@ VERSION: Final = 2
 """Format and version of results.json. Whoever adds a key to a version that was released raises it: a reader refuses
 keys that it does not know. Files of all earlier versions are read: a new key has a default, which says that nothing is
 known. Version 2 added `distill_mtl`, `hashed`, `unscored`, `unmeasured`, `training_rows`, `acceptance.gate`, and for
-tasks with several teachers `against` and `classes.known_by`."""
+tasks with several teachers `against` and `classes.known_by`, `slices` and `acceptance.slices`, `resampled` and
+`drawn_from`."""
 _PROGRAM = re.compile(r"[\w.+-]{1,40}")  # a version of it
+_NUMBERS = re.compile(r"\[\s+-?\d[^\]\"{}]*\]")  # a list of numbers takes one line of the file
+HIDDEN = 0.05
+"""p, corrected for the number of slices, below which a loss in a slice is beyond chance."""
 McNemarTest = Literal["exact", "clustered"]
 BaselineKind = Literal["labels_only", "single_task", "model"]
 _PART = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -105,6 +110,44 @@ class Disagreement:
 
 
 @dataclass(frozen=True, kw_only=True, config=_PART)
+class SliceResult:
+    """A task on some of its test rows, those of a slice. Without scores it has too few of them.
+
+    Attributes:
+        name: of the slice.
+        rows, groups: how many it has.
+        teacher, student, delta, ci95: as of a task, from the rows of the slice.
+        p: of so large a difference between networks that are alike on these rows.
+        p_holm: the same, corrected for the number of slices of all tasks.
+        margin: the largest loss allowed on this slice, where the recipe names it in `acceptance.slices`.
+        verdict: what is decided on it then.
+        rows_to_decide: as of a task.
+    """
+
+    name: str
+    rows: int
+    groups: int
+    teacher: float | None = None
+    student: float | None = None
+    delta: float | None = None
+    ci95: tuple[float, float] | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    margin: float | None = None
+    verdict: Decision | None = None
+    rows_to_decide: int | None = None
+
+    def judged(self, margin: float | None, rule: AcceptanceRule) -> "SliceResult":
+        """The same with a margin of its own and what it decides; None: it has none."""
+        if margin is None:
+            return replace(self, margin=None, verdict=None, rows_to_decide=None)
+        if self.delta is None:
+            return replace(self, margin=margin, verdict="undecided", rows_to_decide=None)
+        found = judge(self.delta, self.ci95, self.rows, margin, rule)
+        return replace(self, margin=margin, verdict=found.decision, rows_to_decide=found.rows_to_decide)
+
+
+@dataclass(frozen=True, kw_only=True, config=_PART)
 class TaskResult:
     """One task, measured on its own labelled rows. Without a teacher, what compares is None.
 
@@ -132,6 +175,10 @@ class TaskResult:
         rows_to_decide: about how many more rows would end `undecided`; None: it is decided, or no number of rows
             is known to help.
         against: who the teacher is, of a task with several, and which classes it knows.
+        slices: of the rows, the one that lost most first.
+        resampled: delta on the first resamples of the groups, which are drawn alike in every run: so runs of several
+            seeds are compared on the same rows.
+        drawn_from: a digest of the groups' names; None without resamples.
     """
 
     kind: str
@@ -155,15 +202,39 @@ class TaskResult:
     verdict: Decision | None = None
     rows_to_decide: int | None = None
     against: str | None = None
+    slices: tuple[SliceResult, ...] = ()
+    resampled: tuple[float, ...] = ()
+    drawn_from: str | None = None
 
-    def judged(self, margin: float, rule: AcceptanceRule) -> "TaskResult":
-        """The same with a margin and what it decides."""
+    def judged(
+        self, margin: float, rule: AcceptanceRule, of_slices: Mapping[str, float] = MappingProxyType({})
+    ) -> "TaskResult":
+        """The same with a margin and what it decides, of the whole and of the slices that have margins."""
+        if self.delta is not None:
+            judged = tuple(each.judged(of_slices.get(each.name), rule) for each in self.slices)
+            self = replace(self, slices=judged)
         if self.delta is None:
             return replace(self, margin=margin, verdict=None, rows_to_decide=None)
         if self.unmeasured:
             return replace(self, margin=margin, verdict="undecided", rows_to_decide=None)
         found = judge(self.delta, self.ci95, self.rows, margin, rule)
         return replace(self, margin=margin, verdict=found.decision, rows_to_decide=found.rows_to_decide)
+
+    def on_slice(self, one: SliceResult) -> "TaskResult":
+        """A slice of the task in the form of a task, for what is said of either."""
+        return replace(
+            self,
+            rows=one.rows,
+            groups=one.groups,
+            teacher=one.teacher,
+            student=self.student if one.student is None else one.student,
+            delta=one.delta,
+            ci95=one.ci95,
+            margin=self.margin if one.margin is None else one.margin,
+            verdict=one.verdict,
+            rows_to_decide=one.rows_to_decide,
+            slices=(),
+        )
 
 
 @dataclass(frozen=True, config=_PART)
@@ -361,11 +432,17 @@ class Acceptance:
         rule: whether the interval or the measured difference alone is held against the margin.
         margin: by task, the largest loss allowed, in points or in the unit of its labels.
         gate: the run asked for an exit status of its own if the student is not accepted.
+        slices: slice -> task -> the largest loss allowed on the rows of the slice.
     """
 
     rule: AcceptanceRule
     margin: dict[str, float]
     gate: bool = False
+    slices: dict[str, dict[str, float]] = Field(default_factory=dict)
+
+    def of_slices(self, task: str) -> dict[str, float]:
+        """Slice -> its margin in a task, where it has one."""
+        return {name: margins[task] for name, margins in self.slices.items() if task in margins}
 
 
 class Evaluation(BaseModel):
@@ -410,8 +487,39 @@ class Evaluation(BaseModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def accepted(self) -> bool:
-        """Whether every task that has a teacher is measured, and non-inferior to it."""
-        return all(result.verdict in (None, "non-inferior") for result in self.tasks.values())
+        """Whether every task that has a teacher is measured, and non-inferior to it; also on the slices that have a
+        margin."""
+        return all(
+            result.verdict in (None, "non-inferior")
+            for result in (*self.tasks.values(), *self.judged_slices.values())
+        )
+
+    @property
+    def judged_slices(self) -> dict[str, TaskResult]:
+        """`TASK in SLICE` -> its result, of the slices that have a margin of their own."""
+        return {
+            f"{task} in {each.name}": result.on_slice(each)
+            for task, result in self.tasks.items()
+            for each in result.slices
+            if each.verdict is not None
+        }
+
+    @property
+    def hidden_losses(self) -> dict[str, TaskResult]:
+        """`TASK in SLICE` -> its result, worst first, of slices with a loss that the verdict does not tell.
+
+        They lose more than the margin as measured, and lose beyond chance (Holm) where there are so many slices; and
+        neither their task nor the slice itself is judged inferior.
+        """
+        found = [
+            (f"{task} in {each.name}", result.on_slice(each))
+            for task, result in self.tasks.items()
+            if result.verdict != "inferior"
+            for each in result.slices
+            if each.verdict != "inferior" and each.p_holm is not None and each.p_holm < HIDDEN
+        ]
+        lost = [(name, one) for name, one in found if one.delta is not None and one.delta < -one.margin]
+        return dict(sorted(lost, key=lambda each: each[1].delta or 0.0))
 
     @property
     def compared(self) -> dict[str, TaskResult]:
@@ -464,7 +572,8 @@ class Evaluation(BaseModel):
         Raises:
             ValueError: a number is not finite, which JSON cannot say.
         """
-        write_text(path, json.dumps(self.model_dump(mode="json"), indent=2, allow_nan=False) + "\n")
+        text = json.dumps(self.model_dump(mode="json"), indent=2, allow_nan=False)
+        write_text(path, _NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n")
 
     @model_validator(mode="after")
     def _judge(self) -> "Evaluation":
@@ -472,7 +581,10 @@ class Evaluation(BaseModel):
         rule, margin = self.acceptance.rule, self.acceptance.margin
         if lacking := [task for task in self.tasks if task not in margin]:
             raise ValueError(f"acceptance.margin lacks the task {shown(lacking[0])}")
-        judged = {task: result.judged(margin[task], rule) for task, result in self.tasks.items()}
+        judged = {
+            task: result.judged(margin[task], rule, self.acceptance.of_slices(task))
+            for task, result in self.tasks.items()
+        }
         object.__setattr__(self, "tasks", judged)
         return self
 

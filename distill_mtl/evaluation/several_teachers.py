@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from distill_mtl.data.batch import Batch, ProcessShare
+from distill_mtl.data.source import RowMembers
 from distill_mtl.errors import a_few
 from distill_mtl.evaluation.class_rows import ClassRows
 from distill_mtl.evaluation.evaluation_set import Comparison, LabelledRows, Student, Teacher
@@ -215,6 +216,16 @@ class _RowsByTeacher:
     def count(self, task: str, split: Split | None, sources: Collection[str] | None = None) -> int:
         part = self._parts[task]
         return self._sources.count(part.task, split, part.sources or None)
+
+    @property
+    def endings(self) -> Collection[str]:
+        return self._sources.endings
+
+    def members(
+        self, task: str, split: Split | None, members: Collection[str], sources: Collection[str] | None = None
+    ) -> Iterable[RowMembers]:
+        part = self._parts[task]
+        return self._sources.members(part.task, split, members, part.sources or None)
 
     def unlabelled(self, task: str) -> Sequence[str]:
         part = self._parts[task]

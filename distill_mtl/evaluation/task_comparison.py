@@ -5,19 +5,22 @@ set. Called by `compare_networks`, and for baselines.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from distill_mtl.data.batch import Batch
-from distill_mtl.evaluation.bootstrap import paired_interval, unseen_difference
+from distill_mtl.evaluation.bootstrap import interval_of, resampled_differences, unseen_difference
 from distill_mtl.evaluation.evaluation_set import Comparison, Processes
 from distill_mtl.evaluation.mcnemar import mcnemar
 from distill_mtl.evaluation.result import CalibrationError, ClassDelta, Disagreement, McNemar, TaskResult
 from distill_mtl.evaluation.row_statistics import RowStatistics, collect, known_classes
+from distill_mtl.evaluation.seeds import groups_digest, kept_resamples
+from distill_mtl.evaluation.slices import Rows, corrected, score_slices
 from distill_mtl.tasks.base import Shown, TaskKind
 from distill_mtl.tasks.metrics import calibration_error
 
@@ -29,7 +32,12 @@ _LONGEST = 80  # characters of a label or an answer in words
 
 
 def compare_tasks(
-    comparison: Comparison, *, resamples: int = 2000, seed: int = 0, progress: Progress | None = None
+    comparison: Comparison,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    progress: Progress | None = None,
+    slices: Mapping[str, Rows] = MappingProxyType({}),
 ) -> dict[str, TaskResult]:
     """One result per task, the same on every process.
 
@@ -38,6 +46,7 @@ def compare_tasks(
         resamples: of the bootstrap.
         seed: of the bootstrap.
         progress: called after every batch.
+        slices: task -> keys of the rows of each slice.
 
     Raises:
         ShardError: a task has no labelled row in the set.
@@ -58,8 +67,9 @@ def compare_tasks(
             disagreements=disagreements,
             against=comparison.against.get(task),
             classes=_with_teachers(result.classes, kind, comparison.known_by.get(task)),
+            slices=score_slices(kind, found, slices.get(task, {}), resamples=resamples, seed=seed),
         )
-    return results
+    return corrected(results)
 
 
 def _with_teachers(
@@ -92,11 +102,23 @@ def summarise(kind: TaskKind, rows: RowStatistics, *, resamples: int, seed: int)
         return scored
     sign = 1 if kind.higher_is_better else -1
     teacher = float(kind.score(rows.teacher))
+    deltas = resampled_differences(
+        rows.groups,
+        rows.student,
+        rows.teacher,
+        lambda statistics, weights: sign * kind.score(statistics, weights),
+        additive=kind.additive,
+        resamples=resamples,
+        seed=seed,
+    )
+    interval = None if deltas is None else interval_of(deltas, len(set(rows.groups)))
     return replace(
         scored,
         teacher=teacher,
         delta=sign * (scored.student - teacher),
-        ci95=_interval(kind, rows, sign, resamples=resamples, seed=seed),
+        ci95=unseen_difference(len(rows.groups)) if interval == (0.0, 0.0) and kind.in_points else interval,
+        resampled=() if deltas is None else kept_resamples(deltas),
+        drawn_from=None if deltas is None else groups_digest(rows.groups),
         agreement=float(rows.agreement.mean()),
         mcnemar=_mcnemar(kind, rows),
     )
@@ -107,21 +129,6 @@ def _mcnemar(kind: TaskKind, rows: RowStatistics) -> McNemar | None:
     student = kind.correct_rows(rows.student)
     teacher = None if rows.teacher is None else kind.correct_rows(rows.teacher)
     return None if student is None or teacher is None else mcnemar(student, teacher, rows.groups)
-
-
-def _interval(
-    kind: TaskKind, rows: RowStatistics, sign: int, *, resamples: int, seed: int
-) -> tuple[float, float] | None:
-    found = paired_interval(
-        rows.groups,
-        rows.student,
-        rows.teacher,
-        lambda statistics, weights: sign * kind.score(statistics, weights),
-        additive=kind.additive,
-        resamples=resamples,
-        seed=seed,
-    )
-    return unseen_difference(len(rows.groups)) if found == (0.0, 0.0) and kind.in_points else found
 
 
 def _ticker(progress: Progress | None, total: int, world: int) -> Callable[[int], None]:

@@ -1,6 +1,7 @@
 """Values that several jobs take, in Python's form or as they are written on the command line."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from distill_mtl.evaluation.comparison import ComparisonSettings
 from distill_mtl.evaluation.verdict import AcceptanceRule
 from distill_mtl.recipe import Recipe, load_recipe
 from distill_mtl.recipe.schema import LabelSection, SourceSection
+from distill_mtl.recipe.slices import read_condition
 
 _RULES: tuple[AcceptanceRule, ...] = get_args(AcceptanceRule)
 
@@ -71,6 +73,30 @@ def as_classes(value: int | str | Sequence[str] | None) -> tuple[str, ...] | int
     if isinstance(value, str) and value.isdecimal():
         return int(value)
     return tuple(as_names(value) or ())
+
+
+def as_slices(value: Sequence[str] | Mapping[str, str]) -> dict[str, str | list[str]] | None:
+    """`night=key~^night`, or rules by name; of a name that comes again all rules hold. None: nothing was given.
+
+    Raises:
+        UserError: no name, or no rule.
+    """
+    pairs = list(value.items()) if isinstance(value, Mapping) else [_named_rule(text) for text in value]
+    found: dict[str, str | list[str]] = {}
+    for name, rule in pairs:
+        try:
+            read_condition(rule)
+        except ValueError as error:
+            raise UserError(f"--slices {name}: {error}") from None
+        found[name] = [*found.get(name, ()), rule]
+    return found or None
+
+
+def _named_rule(text: str) -> tuple[str, str]:
+    name, equals, rule = text.partition("=")
+    if not (equals and re.fullmatch(r"[A-Za-z][\w-]{0,99}", name)):
+        raise UserError(f"--slices {text}: expected NAME=RULE, such as night='key~^night'.")
+    return name, rule
 
 
 def as_slice(value: slice | str | None) -> slice:

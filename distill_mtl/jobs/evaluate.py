@@ -12,7 +12,7 @@ from distill_mtl.evaluation import Comparison, Evaluation
 from distill_mtl.evaluation.comparison import ComparisonSettings, compare_with_progress, evaluation_set_of
 from distill_mtl.evaluation.few_labels import LabelledSet, Questions
 from distill_mtl.files import refuse_full_disks, refuse_unwritable, write_text
-from distill_mtl.jobs.arguments import Acceptance, GivenAcceptance, as_classes
+from distill_mtl.jobs.arguments import Acceptance, GivenAcceptance, as_classes, as_slices
 from distill_mtl.jobs.few_labels import ask as ask_people
 from distill_mtl.jobs.few_labels import judge_answers
 from distill_mtl.jobs.model_comparison import TaskGiven, compare_models
@@ -41,6 +41,7 @@ def evaluate(
     *,
     baseline: Sequence[str] = ...,
     write: bool = ...,
+    slices: Sequence[str] | Mapping[str, str] = ...,
     acceptance: Acceptance = ...,
     json: Path | str | None = ...,
     trust: bool = ...,
@@ -83,6 +84,7 @@ def evaluate(
     kind: str | None = ...,
     classes: int | str | Sequence[str] | None = ...,
     member: str | None = ...,
+    slices: Sequence[str] | Mapping[str, str] = ...,
     acceptance: Acceptance = ...,
     json: Path | str | None = ...,
     trust: bool = ...,
@@ -106,6 +108,7 @@ def evaluate(
     kind: str | None = None,
     classes: int | str | Sequence[str] | None = None,
     member: str | None = None,
+    slices: Sequence[str] | Mapping[str, str] = (),
     acceptance: Acceptance = (),
     json: Path | str | None = None,
     trust: bool = False,
@@ -120,18 +123,22 @@ def evaluate(
     in what was given.
 
     Usage:
-        distill-mtl evaluate RUN [--baseline NAME ...] [--acceptance MARGIN ...] [--write] [--json FILE]
+        distill-mtl evaluate RUN [--baseline NAME ...] [--slices NAME=RULE ...] [--acceptance MARGIN ...]
+                             [--write] [--json FILE]
         distill-mtl evaluate RUN --pictures PLACE ... --ask N --to FOLDER [--acceptance MARGIN ...]
         distill-mtl evaluate RUN --answers FILE ... [--to FOLDER] [--acceptance MARGIN ...] [--json FILE]
         distill-mtl evaluate --student MODEL --against MODEL ... --data SHARDS ... [--task TASK]
-                             [--kind KIND] [--classes CLASSES] [--member ENDING] [--acceptance MARGIN ...]
-                             [--json FILE] [--trust]
+                             [--kind KIND] [--classes CLASSES] [--member ENDING] [--slices NAME=RULE ...]
+                             [--acceptance MARGIN ...] [--json FILE] [--trust]
 
     Args:
         run (RUN): run folder, such as runs/multidigits.
         acceptance (MARGIN ...): the largest loss allowed, in points; scores in the label's unit need their own. One
             number, or TASK=NUMBER; default the recipe's, else 1 point. The word `point`, alone or with numbers, judges
             by the measured difference, `interval` by its 95 % interval.
+        slices (NAME=RULE ...): slices of the rows, each with the rule that its rows fulfil: night='key~^night'
+            small='box_area<400' rain='weather=rain'. Default the recipe's, else each word that rows carry in
+            slice.json. More: docs/evaluate.md.
         json (FILE): write the results there, in the form of results.json.
         trust: let models run code: .pt2 and .ts files are programs.
         console: where progress and tables are shown; default standard output of the first process.
@@ -188,13 +195,14 @@ def evaluate(
     about: dict[str, object] = {"task": task, "kind": kind, "classes": classes, "member": member}
     few: dict[str, object] = {"pictures": pictures, "ask": ask is not None, "answers": answers, "to": to}
     refuse_mixture(run, models, about, {"baseline": baseline, "write": write, **few})
-    refuse_half_of_few_labels(few, {"baseline": baseline, "write": write, "trust": trust}, json is not None)
+    others = {"baseline": baseline, "write": write, "trust": trust, "slices": slices}
+    refuse_half_of_few_labels(few, others, json is not None)
     file = None if json is None else Path(json)
     if file is not None and not file.parent.is_dir():
         raise UserError(f"--json {file}: there is no folder {file.parent}. Make it first.")
     if file is not None:
         refuse_unwritable(file, "--json")
-    judged_by = GivenAcceptance.read(acceptance)
+    judged_by, sliced = GivenAcceptance.read(acceptance), as_slices(slices)
     if run is None:
         assert student is not None
         given = TaskGiven(task, kind, as_classes(classes), member)
@@ -204,6 +212,7 @@ def evaluate(
             data,
             given=given,
             acceptance=judged_by,
+            slices=sliced,
             trust=trust,
             file=file,
             console=console,
@@ -220,6 +229,7 @@ def evaluate(
         folder,
         list(dict.fromkeys(baseline)),
         acceptance=judged_by,
+        slices=sliced,
         write=write,
         file=file,
         trust=trust,
@@ -307,6 +317,7 @@ def _evaluate_run(
     baselines: Sequence[str],
     *,
     acceptance: GivenAcceptance,
+    slices: dict[str, str | list[str]] | None,
     write: bool,
     file: Path | None,
     trust: bool,
@@ -315,7 +326,7 @@ def _evaluate_run(
     """The student of a run on the test rows that its recipe names, and the baselines on the same rows."""
     recipe = load_recipe(run.recipe)
     state, console = shared_console(console)
-    settings = acceptance.applied(ComparisonSettings.of(recipe), list(recipe.tasks))
+    settings = acceptance.applied(ComparisonSettings.of(recipe).with_slices(slices), list(recipe.tasks))
     if state.is_main_process and (write or baselines):
         option = "--write" if write else "--baseline"
         refuse_unwritable(run.path, option, folder=True)

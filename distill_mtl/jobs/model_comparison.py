@@ -54,6 +54,7 @@ def compare_models(
     *,
     given: TaskGiven,
     acceptance: GivenAcceptance,
+    slices: dict[str, str | list[str]] | None,
     trust: bool,
     file: Path | None,
     console: Console | None,
@@ -89,7 +90,7 @@ def compare_models(
     asked = {task: Asked.as_by(kind, mine[task].card.options) for task, kind in kinds.items()}
     others = {place: teachers_of(open_network(place, trust=trust), asked) for place in against}
     default = ComparisonSettings(AcceptanceSection(margin=_default_margins(kinds, acceptance)))
-    settings = acceptance.applied(default, list(kinds))
+    settings = acceptance.applied(default.with_slices(slices), list(kinds))
     sizes = [teacher.card.inputs.size for each in (mine, *others.values()) for teacher in each.values()]
     largest = max(height for height, _ in sizes), max(width for _, width in sizes)
     sources = open_sources(as_data(places, given.member), kinds, largest, every_set=False)

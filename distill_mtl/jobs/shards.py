@@ -111,6 +111,7 @@ def shards_from_table(
     image: str = "image",
     label: Mapping[str, str | Sequence[str]] | None = None,
     group: str | None = None,
+    slices: str | Sequence[str] | None = None,
     allow_missing: bool = False,
     kind: Sequence[str] = (),
     trust: bool = False,
@@ -138,6 +139,8 @@ def shards_from_table(
         image (COLUMN): column with the path of the picture.
         label (MEMBER=COLUMN[,COLUMN], repeated): a label of every row; as often as you like.
         group (COLUMN): column with what several rows have in common: a patient, a scene.
+        slices (COLUMN[,COLUMN]): columns that evaluation may slice by (weather, camera, box_area): each row gets a
+            slice.json with them.
 
     Returns:
         What was written, counted. For the other arguments and the errors see `distill_mtl.jobs.shards`.
@@ -151,6 +154,7 @@ def shards_from_table(
             images=images,
             image=image,
             group=group,
+            slices=as_names(slices) or (),
             allow_missing=allow_missing,
             kinds=kind,
             trust=trust,

@@ -214,7 +214,7 @@ def single_task(recipe: Recipe, task: str, steps: int | None) -> Recipe:
             "tasks": {task: alone.tasks[task]},
             "data": data,
             "training": alone.training.model_copy(update=length | {"asynchronous": asynchronous}),
-            "acceptance": recipe.acceptance.model_copy(update={"margin": margin}),
+            "acceptance": recipe.acceptance.model_copy(update={"margin": margin, "slices": {}}),
         }
     )
 

@@ -50,7 +50,7 @@ _LONGEST = 100
 MARGIN = 1.0
 """Points that a task may lose where nothing is said."""
 _ACCEPTANCE = "acceptance"
-_KEYS = ("margin", "rule", "gate")
+_KEYS = ("margin", "rule", "gate", "slices")
 _OF_LABELS = ("member", "knows")
 """Keys of a task's own data that are those of its labels."""
 AUGMENT: tuple[KeyPath, ...] = (("data", "*", "augment"), ("tasks", "*", "data", "augment"))
@@ -233,7 +233,8 @@ def _fill_acceptance(form: LongForm, known: KnownNames) -> None:
         acceptance: point                                   # the rule
         acceptance: {margin: {breed: 2}, rule: point}       # both
 
-    A mapping with `margin`, `rule` or `gate` is the last form, so a task of such a name has its margin under `margin`.
+    A mapping with `margin`, `rule`, `gate` or `slices` is the last form, so a task of such a name has its margin under
+    `margin`.
     `expand` has made a mapping of the number and of the word; what is not a mapping is left for validation to report.
     """
     recipe = form.value
@@ -256,7 +257,7 @@ def _refuse_mixture(said: dict[str, Any], tasks: dict[str, Any], form: LongForm)
     for key, value in said.items():
         if key not in _KEYS:
             text = (
-                "beside `margin`, `rule` or `gate`, margins by task stand under `margin`: "
+                "beside `margin`, `rule`, `gate` or `slices`, margins by task stand under `margin`: "
                 f"`acceptance: {{margin: {{{key}: ...}}}}`."
             )
             form.mistakes.append(Mistake((_ACCEPTANCE, key), text))

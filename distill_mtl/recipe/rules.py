@@ -28,6 +28,7 @@ from distill_mtl.recipe.schema import (
     TeacherSection,
     teacher_keys,
 )
+from distill_mtl.recipe.slices import read_condition
 
 PARTS = ("trunk", "trunk:LAYER", "guided", "heads", "heads:TASK", "adapters")
 PART = re.compile("(trunk|heads)(:.+)?|guided|adapters")
@@ -422,6 +423,24 @@ def _acceptance(judged: Judged) -> Iterator[Mistake]:
             yield Mistake(("tasks", name), no_margin(name, f"{task.metric or 'the metric'} of {name}"))
 
 
+def _slices(judged: Judged) -> Iterator[Mistake]:
+    recipe = judged.recipe
+    named = recipe.evaluation.slices
+    for name, said in (named or {}).items():
+        for rule in [said] if isinstance(said, str) else said:
+            try:
+                read_condition(rule)
+            except ValueError as error:
+                yield Mistake(("evaluation", "slices", name), str(error))
+    for name, margin in recipe.acceptance.slices.items():
+        if named is not None and name not in named and judged.reads("evaluation"):
+            text = f"there is no slice '{name}'.{nearest(name, named)} Slices: {', '.join(named) or 'none'}."
+            yield Mistake(("acceptance", "slices", name), text)
+        for task in margin if isinstance(margin, dict) else ():
+            if text := judged.missing_task(task):
+                yield Mistake(("acceptance", "slices", name, task), text)
+
+
 def _shape(judged: Judged) -> Iterator[Mistake]:
     """A student has one shape, for several tasks."""
     student, tasks = judged.recipe.student, judged.recipe.tasks
@@ -672,5 +691,6 @@ _RULES: tuple[Callable[[Judged], Iterator[Mistake]], ...] = (
     _init,
     _heads,
     _acceptance,
+    _slices,
     _names,
 )

@@ -673,6 +673,10 @@ class EvaluationSection(Section):
     """Rows at a time."""
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 2000
     """Resamples for the 95 % interval."""
+    slices: dict[Name, str | Annotated[list[str], Field(min_length=1)]] | None = None
+    """Slice of the test rows -> the rule that its rows fulfil, or a list of rules that they all fulfil:
+    {night: "key~^night", small: "box_area<400", rain: "weather=rain"}. Default: each word that rows carry in
+    slice.json."""
 
 
 class AcceptanceSection(Section):
@@ -682,6 +686,8 @@ class AcceptanceSection(Section):
     """Largest loss allowed, 0 or more, in points or the unit of the score: one number, or by task. Default: 1 point."""
     rule: Literal["interval", "point"] = "interval"
     """What must stay within the margin: the 95 % interval of the difference, or the measured difference alone."""
+    slices: dict[str, NotNegative | dict[str, NotNegative]] = {}
+    """Slice -> the largest loss allowed on its rows: one number, or by task. Other slices are scored, not judged."""
     gate: bool = False
     """Whether training ends with status 3 if the student is not accepted."""
 

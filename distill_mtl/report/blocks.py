@@ -181,6 +181,7 @@ class Report:
         sections: in order.
         title: of the summary, what was compared on which rows.
         verdict: of the summary; None where nothing was compared.
+        hidden: what stands first under the headline and the verdict: a loss that the mean hides.
     """
 
     eyebrow: str
@@ -192,3 +193,4 @@ class Report:
     sections: Sequence[Section]
     title: str = ""
     verdict: Text | None = None
+    hidden: str = ""

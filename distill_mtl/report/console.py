@@ -32,7 +32,8 @@ def console(report: Report) -> RenderableType:
 
 
 def print_summary(console: Console, report: Report) -> None:
-    """The same; the verdict is the last line, however narrow the console is, for scripts that read it."""
+    """The same; the verdict is the last line, however narrow the console is, for scripts that read it. Under it stands
+    a loss that the mean hides, if there is one."""
     console.print(Group(*_summary(report)))
     for verdict in _verdict(report):
         console.print(verdict, soft_wrap=True)
@@ -52,6 +53,8 @@ def _summary(report: Report) -> Iterator[RenderableType]:
 def _verdict(report: Report) -> Iterator[RichText]:
     if report.verdict is not None:
         yield RichText(report.verdict.words, f"bold {_STYLES.get(report.verdict.tone, '')}")
+    if report.hidden:
+        yield RichText(report.hidden, _STYLES["bad"])
 
 
 def _shown(block: Block) -> Iterator[RenderableType]:

@@ -13,6 +13,7 @@ from distill_mtl.report import words
 from distill_mtl.report.blocks import Figure, Text, Tone
 from distill_mtl.report.run_record import RunRecord
 
+_SLICES_NAMED = 3
 _TONES: dict[Decision | None, Tone] = {
     "non-inferior": "good",
     "inferior": "bad",
@@ -42,8 +43,9 @@ def verdict(evaluation: Evaluation) -> Text:
     if not compared:
         return Text("– nothing to judge: no task has a teacher", tone="quiet")
     by_interval = evaluation.acceptance.rule == "interval"
-    lost = {task: result for task, result in compared.items() if result.verdict == "inferior"}
-    open_ones = {task: result for task, result in compared.items() if result.verdict == "undecided"}
+    judged = compared | evaluation.judged_slices
+    lost = {task: result for task, result in judged.items() if result.verdict == "inferior"}
+    open_ones = {task: result for task, result in judged.items() if result.verdict == "undecided"}
     if not lost and not open_ones:
         how = ", by its 95 % interval" if by_interval else ""
         return Text(f"✓ accepted: no task lost {_kept(compared)}{how}", tone="good")
@@ -60,6 +62,19 @@ def verdict(evaluation: Evaluation) -> Text:
     return Text(said, tone="bad" if lost else "unsure")
 
 
+def hidden_losses(evaluation: Evaluation) -> str:
+    """The line under the verdict: slices with a loss that the mean hides, the worst by name; empty without any."""
+    found = evaluation.hidden_losses
+    if not found:
+        return ""
+    named = [
+        f"{name} {words.difference(one.delta, one)} ({words.interval(one.ci95, one)}, {words.counted(one.rows, 'row')})"
+        for name, one in list(found.items())[:_SLICES_NAMED]
+    ]
+    more = f"; and {len(found) - len(named)} more" if len(found) > len(named) else ""
+    return f"! The mean hides a loss: {'; '.join(named)}{more}."
+
+
 def headline(run: RunRecord) -> tuple[str, Tone]:
     """The sentence on top of the page, and its tone."""
     results = run.results
@@ -69,10 +84,11 @@ def headline(run: RunRecord) -> tuple[str, Tone]:
     if not compared:
         tasks = words.counted(len(results.tasks), "task")
         return f"One student for {tasks}, trained on labels only: no teacher to compare it with.", ""
-    behind = [task for task, result in compared.items() if result.verdict == "inferior"]
-    open_ones = [task for task, result in compared.items() if result.verdict == "undecided"]
+    judged = compared | results.judged_slices
+    behind = [task for task, result in judged.items() if result.verdict == "inferior"]
+    open_ones = [task for task, result in judged.items() if result.verdict == "undecided"]
     if behind:
-        return f"Not yet: {_behind(compared, behind)}{_rest(compared, behind, open_ones)}.", "bad"
+        return f"Not yet: {_behind(judged, behind)}{_rest(compared, behind, open_ones)}.", "bad"
     teachers = words.counted(results.teacher_count, "teacher")
     if open_ones:
         kept = [task for task in compared if task not in open_ones]
@@ -96,7 +112,7 @@ def advice(run: RunRecord) -> list[str]:
         )
     found, needed = [], []
     by_interval = results.acceptance.rule == "interval"
-    for task, result in results.compared.items():
+    for task, result in (results.compared | results.judged_slices).items():
         if result.verdict == "undecided":
             found.append(f"{task}: {_more_rows(result)}")
         elif result.verdict == "inferior":
@@ -141,6 +157,8 @@ def _undecided(results: Mapping[str, TaskResult]) -> str:
     for task, result in results.items():
         if result.unmeasured:
             texts.append(f"{task} (its labels do not measure it)")
+        elif result.delta is None:
+            texts.append(f"{task} (too few rows to score)")
         elif result.rows_to_decide is None:
             why = "all its rows are of one group" if result.ci95 is None else "it lies on the margin"
             texts.append(f"{task} ({why})")
@@ -195,7 +213,7 @@ def _distance(result: TaskResult) -> str:
 
 
 def _rest(results: Mapping[str, TaskResult], behind: list[str], open_ones: list[str]) -> str:
-    kept = len(results) - len(behind) - len(open_ones)
+    kept = sum(result.verdict == "non-inferior" for result in results.values())
     parts = []
     if kept:
         parts.append(f"as good in {kept} of {len(results)} tasks")
@@ -205,6 +223,8 @@ def _rest(results: Mapping[str, TaskResult], behind: list[str], open_ones: list[
 
 
 def _more_rows(result: TaskResult) -> str:
+    if result.delta is None:
+        return f"more labelled test rows of it are needed; it has {result.rows:,}."
     if result.unmeasured:
         return "its labels do not measure it. Test rows with labels of more classes would."
     if result.rows_to_decide is None:

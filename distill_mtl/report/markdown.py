@@ -20,7 +20,7 @@ def markdown(report: Report, pictures: str | None = None) -> str:
         pictures: a sample grid to show, as a path from where the text stands.
     """
     parts = [f"# {plain(report.eyebrow)}", f"**{plain(report.headline)}**"]
-    parts += [plain(sentence) for sentence in report.advice]
+    parts += [plain(sentence) for sentence in (report.hidden, *report.advice) if sentence]
     if report.figures:
         parts.append(" · ".join(f"{plain(figure.value)} {plain(figure.what)}" for figure in report.figures))
     parts.append(plain(report.facts))
@@ -45,6 +45,8 @@ def markdown_summary(evaluation: Evaluation) -> str:
     parts = [text for section in report.sections for block in section.summary for text in _written(block)]
     if report.verdict is not None:
         parts.append(f"**{plain(report.verdict.words)}**")
+    if report.hidden:
+        parts.append(f"**{plain(report.hidden)}**")
     parts += [plain(note) for section in report.sections for note in section.notes]
     return "\n\n".join(parts) + "\n"
 

@@ -4,7 +4,7 @@ from distill_mtl.evaluation.result import Evaluation
 from distill_mtl.recipe.schema import task_of
 from distill_mtl.report import words
 from distill_mtl.report.blocks import Report
-from distill_mtl.report.headline import advice, figures, headline, title, verdict
+from distill_mtl.report.headline import advice, figures, headline, hidden_losses, title, verdict
 from distill_mtl.report.run_record import RunRecord
 from distill_mtl.report.sections import sections_of
 
@@ -23,6 +23,7 @@ def report_of(run: RunRecord) -> Report:
         sections=sections_of(run),
         title="" if results is None else title(results),
         verdict=None if results is None else verdict(results),
+        hidden="" if results is None else hidden_losses(results),
     )
 
 

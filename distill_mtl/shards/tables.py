@@ -3,7 +3,9 @@
 What the columns of a label become is the matter of its kind of task (`LabelForm.label_from_cells`).
 """
 
+import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -24,6 +26,7 @@ def table_rows(
     images: str | Path | None = None,
     image: str = "image",
     group: str | None = None,
+    slices: Sequence[str] = (),
     allow_missing: bool = False,
     kinds: Sequence[str] = (),
     trust: bool = False,
@@ -37,6 +40,7 @@ def table_rows(
         images: folder that paths in the table start from; default the table's own.
         image: column of the picture's path.
         group: column of what rows have in common.
+        slices: columns that evaluation may slice by.
         allow_missing: leave out rows that lack a label, instead of refusing them.
         kinds: kinds of task of your own, `module:Class`, whose labels the columns may be.
         trust: let the code of these kinds run.
@@ -51,7 +55,7 @@ def table_rows(
     known = LabelKinds(kinds, trust=trust, options=options)
     refuse_wrong_columns(labels, known)
     chosen = {
-        member: _choose(member, asked, columns, {image, group, *_named(labels)}, path)
+        member: _choose(member, asked, columns, {image, group, *slices, *_named(labels)}, path)
         for member, asked in labels.items()
     }
     for column in (image, group):
@@ -59,13 +63,19 @@ def table_rows(
             raise ShardError(
                 _no_column(path, column, columns) + (" Name it with --image." * (column == image))
             )
+    for column in slices:
+        if column not in columns:
+            raise ShardError(f"--slices {column}: {_no_column(path, column, columns)}")
     folder = Path(images) if images is not None else path.parent
-    kept, numbers = _usable_rows(path, lines, _Columns(chosen, known, image, group, folder), allow_missing)
+    kept, numbers = _usable_rows(
+        path, lines, _Columns(chosen, known, image, group, slices, folder), allow_missing
+    )
     built = _build_labels(chosen, kept, known, path)
     _refuse_unreadable(path, built, kept, numbers)
     keys = unique_keys(os.path.relpath(row.picture, folder) for row in kept)
     rows = [row._replace(key=key) for row, key in zip(kept, keys, strict=True)]
-    what = {"origin": "table", "labels": chosen, "image": image, "group": group}
+    what: dict[str, object] = {"origin": "table", "labels": chosen, "image": image, "group": group}
+    what |= {"slices": list(slices)} if slices else {}
     what |= {"options": dict(options)} if options else {}
     return FileRows(rows, what, built, {"rows that lack a label": len(lines) - len(kept)})
 
@@ -116,6 +126,7 @@ class _Columns(NamedTuple):
         kinds: of the members.
         image: column of the picture's path.
         group: column of what rows have in common.
+        slices: columns that evaluation may slice by.
         folder: that paths start from.
     """
 
@@ -123,6 +134,7 @@ class _Columns(NamedTuple):
     kinds: LabelKinds
     image: str
     group: str | None
+    slices: Sequence[str]
     folder: Path
 
 
@@ -166,7 +178,20 @@ def _row(cells: Mapping[str, Any], columns: _Columns) -> FileRow:
             texts[member] = columns.kinds[member].label_from_cells(own)
     if columns.group is not None and not _is_empty(cells.get(columns.group)):
         texts["group"] = str(cells[columns.group]).strip().encode()
+    carried = {
+        column: _word(cells.get(column)) for column in columns.slices if not _is_empty(cells.get(column))
+    }
+    if carried:
+        texts["slice.json"] = json.dumps(carried, ensure_ascii=False).encode()
     return FileRow("", named_file(columns.image, cells[columns.image], columns.folder), texts, files)
+
+
+def _word(cell: Any) -> Any:
+    """A cell of text as the number that it is, or as it is: zeros before a number may belong to a name."""
+    text = cell.strip() if isinstance(cell, str) else ""
+    if re.fullmatch(r"-?(0|[1-9]\d*)", text):
+        return int(text)
+    return float(text) if re.fullmatch(r"-?(0|[1-9]\d*)\.\d+", text) else text or cell
 
 
 def _is_empty(cell: Any) -> bool:

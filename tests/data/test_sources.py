@@ -272,3 +272,20 @@ def test_a_limit_takes_rows_from_everywhere_and_all_classes_that_come_in_turn(tm
     numbers = [int(key.rpartition("/")[2]) for key in batch.keys]
     assert all(3 * place <= number < 3 * place + 3 for place, number in enumerate(numbers))
     assert min(torch.bincount(batch.labels["pet"], minlength=3)) > 20
+
+
+def test_what_rows_carry_is_read_without_their_pictures(tmp_path: Path) -> None:
+    three_sets(tmp_path, "pets", pets, 12)
+    rows = pets(3, **{"slice.json": b'{"light": "night"}'})
+    rows[1]["group"] = b"litter 7\n"
+    rows[1]["png"] = b"no picture"
+    del rows[2]["slice.json"]
+    write(tmp_path / "pets-test.tar", rows)
+    sources = open_data({"pets": source(tmp_path, "pets", "pet")})
+    assert sources.endings >= {"cls", "png", "slice.json"}
+    first, second, third = sources.members("pet", "test", ["slice.json", "cls", "unknown"])
+    assert (first.key, first.name, first.source) == ("pets/pets-test/0000", "0000", "pets")
+    assert first.members == {"slice.json": b'{"light": "night"}', "cls": rows[0]["cls"]}
+    assert (first.group, second.group) == (first.key, "litter 7")
+    assert third.members == {"cls": rows[2]["cls"]}
+    assert list(sources.members("pet", "test", [], sources=["others"])) == []

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distill_mtl.data.batch import ALONE, Batch, ProcessShare
+from distill_mtl.data.source import RowMembers
 from distill_mtl.evaluation import Processes
 from distill_mtl.teachers.teacher import TeacherOutput
 
@@ -22,6 +23,18 @@ class ListedRows:
     def __init__(self, rows: dict[tuple[str, str], Batch], hashed: tuple[str, ...] = ()) -> None:
         self.rows = rows
         self.hashed_tasks = hashed
+        self.carried: dict[str, dict[str, bytes]] = {}
+
+    @property
+    def endings(self) -> set[str]:
+        """Of what rows carry, by key; nothing here."""
+        return {ending for members in self.carried.values() for ending in members}
+
+    def members(self, task: str, split: str, members: Collection[str]) -> Iterator[RowMembers]:
+        batch = self.rows[task, split]
+        for key, group in zip(batch.keys, batch.groups, strict=True):
+            there = {name: own for name, own in self.carried.get(key, {}).items() if name in members}
+            yield RowMembers(key, key.rpartition("/")[2], key.partition("/")[0], group, there)
 
     def count(self, task: str, split: str) -> int:
         return len(self.rows[task, split])

@@ -112,7 +112,7 @@ def test_a_file_without_a_mapping_is_refused(refuse: Refuse, text: str, finding:
         ),
         (
             "acceptance: {breed: 2, rule: point}",
-            "acceptance.breed:\n  beside `margin`, `rule` or `gate`, margins by task stand under `margin`: `accept",
+            "acceptance.breed:\n  beside `margin`, `rule`, `gate` or `slices`, margins by task stand under `margin`",
         ),
         (
             "acceptance: pont",
@@ -341,3 +341,38 @@ def test_a_task_with_the_name_of_a_key_of_acceptance_is_not_guessed_at(
     found = refuse(ten_lines.replace("breed:", f"{key}:") + f"acceptance: {{{key}: 3}}")
     finding = rf"(?s)acceptance\.{key}:\n.*`{key}`.* 3 could belong to either.*`acceptance: {{margin:"
     assert any(re.search(finding, one) for one in found)
+
+
+@pytest.mark.parametrize(
+    ("rule", "found"),
+    [
+        ("night", "expected FIELD, one of ~ = =="),
+        ("area<", "expected FIELD, one of ~ = =="),
+        ("area<small", "expected a number after <."),
+        ("key~(", "its pattern is no regular expression"),
+        ("key~(a+)+b", "a group is repeated, which can take for ever."),
+        ("key~(?=a)", "it may not look around"),
+        (r"key~(a)\\1", "it may not look around, refer to a group"),
+        ("key~a*b*c*d*", "it has more than 3 repeats."),
+        (f"key~{'a' * 201}", "a pattern has at most 200 letters."),
+    ],
+)
+def test_a_slices_rule_that_cannot_be_read_is_one_line_with_its_key(
+    refuse: Refuse, ten_lines: str, rule: str, found: str
+) -> None:
+    (paragraph,) = refuse(f'{ten_lines}evaluation: {{slices: {{dark: ["key~a", "{rule}"]}}}}')
+    head, _, text = paragraph.partition("\n")
+    assert head.endswith("line 5, evaluation.slices.dark:")
+    assert found in text
+    assert "\n" not in text
+
+
+def test_a_margin_of_a_slice_or_task_that_is_not_there_is_refused(refuse: Refuse, ten_lines: str) -> None:
+    found = refuse(
+        f"{ten_lines}evaluation: {{slices: {{night: key~^night}}}}\n"
+        "acceptance: {slices: {nihgt: 2, night: {bred: 1}}}"
+    )
+    assert [one.partition("acceptance.slices.")[2] for one in found] == [
+        "night.bred:\n  there is no task 'bred'. Did you mean 'breed'? Tasks: breed, part.",
+        "nihgt:\n  there is no slice 'nihgt'. Did you mean 'night'? Slices: night.",
+    ]

@@ -28,7 +28,12 @@ def test_the_ten_line_recipe_resolves_to_full_defaults(load: Load, ten_lines: st
     assert recipe.balance.method == "auto"
     assert recipe.training.epochs == 30
     margin = {"breed": 1.0, "part": 1.0}
-    assert recipe.acceptance.model_dump() == {"margin": margin, "rule": "interval", "gate": False}
+    assert recipe.acceptance.model_dump() == {
+        "margin": margin,
+        "rule": "interval",
+        "gate": False,
+        "slices": {},
+    }
 
 
 SHORT = """\

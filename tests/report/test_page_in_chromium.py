@@ -43,7 +43,8 @@ def browser() -> Iterator[Browser]:
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Pages that stand alone in a folder each: whatever they need beside them is missing."""
     folder = tmp_path_factory.mktemp("runs")
-    many = {f"task_{number:02d}": report_world.task() for number in range(12)}
+    many = {f"task_{number:02d}": report_world.task() for number in range(11)}
+    many["task_with_slices"] = report_world.task_with_slices()
     runs = {
         "one": report_world.write_run(folder / "one"),
         "other": report_world.write_run(folder / "a_run_with_quite_a_long_name", lr=0.01),

@@ -88,12 +88,13 @@ def test_a_class_that_could_be_a_name_or_a_number_is_refused(tmp_path: Path) -> 
 
 # ---- a table --------------------------------------------------------------------------------------
 def test_a_table_gives_several_labels_to_a_row(tmp_path: Path) -> None:
-    lines = ["file,breed,smiling,young,yaw,pitch,person"]
+    lines = ["file,breed,smiling,young,yaw,pitch,person,light,lens"]
     for number in range(6):
         save_picture(tmp_path / "img" / f"{number}.png", number)
         young = "" if number == 2 else "1"
         lines.append(
-            f"{number}.png,{ANIMALS[number % 3]},{1 - 2 * (number % 2)},{young},{number / 2},3,p{number // 2}"
+            f"{number}.png,{ANIMALS[number % 3]},{1 - 2 * (number % 2)},{young},{number / 2},3,p{number // 2},"
+            f"{'night' if number == 1 else ''},0{number}"
         )
     (tmp_path / "faces.csv").write_text("\n".join(lines))
     rows = table_rows(
@@ -102,6 +103,7 @@ def test_a_table_gives_several_labels_to_a_row(tmp_path: Path) -> None:
         images=tmp_path / "img",
         image="file",
         group="person",
+        slices=["light", "yaw", "lens"],
     )
     written = write_shards(rows, tmp_path / "faces")
     stored = members(written.shards)
@@ -109,6 +111,9 @@ def test_a_table_gives_several_labels_to_a_row(tmp_path: Path) -> None:
         row = stored[str(number)]
         assert row["cls"].decode() == ANIMALS[number % 3]
         assert row["group"].decode() == f"p{number // 2}"
+        light = {"light": "night"} if number == 1 else {}
+        yaw = number // 2 if number % 2 == 0 else number / 2
+        assert json.loads(row["slice.json"]) == light | {"yaw": yaw, "lens": f"0{number}"}
         young = None if number == 2 else 1
         assert json.loads(row["attributes.json"]) == {"smiling": int(number % 2 == 0), "young": young}
         assert json.loads(row["values.json"]) == {"yaw": number / 2, "pitch": 3}
