@@ -8,6 +8,8 @@ import re
 import struct
 import zlib
 
+from distill_mtl.reading import stand_in
+
 MOST_PIXELS = 89_478_485
 """Of a picture that is decoded: a quarter of a gigabyte as RGB, which is also where Pillow suspects a bomb."""
 
@@ -66,6 +68,8 @@ def format_of(payload: bytes, ending: str = "") -> str:
         return match.lastgroup
     if payload.endswith(_TGA_FOOTER) or ending.lower() in _FORMATS["TGA"]:
         return "TGA"
+    if instead := stand_in(payload):
+        raise ValueError(f"it is {instead}")
     raise ValueError(
         f"no format that is known: it begins with {payload[:8]!r}, and {', '.join(_FORMATS)} are read"
     )

@@ -33,6 +33,8 @@ DAMAGED_ARRAY = (
 MAX_DEPTH = 64
 """Lists and mappings inside each other."""
 _SHOWN = 60
+_BEGIN = 512
+_WEB_PAGE = re.compile(rb"\s*<(!doctype\s+html|html|head)\b", re.IGNORECASE)
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
 
@@ -155,6 +157,25 @@ def read_xml(path: Path | str, max_bytes: int = MAX_BYTES, *, remedy: Remedy = R
     except (expat.ExpatError, ValueError, LookupError) as error:  # the last two: of an encoding
         raise remedy.error(f"{path} is not valid XML: {error}. {remedy.mend}") from error
     return builder.close()
+
+
+def stand_in(begin: bytes) -> str | None:
+    """What lies in the place of a file that was not fetched, by its first bytes; None where they do not say so."""
+    if begin.startswith(b"version https://git-lfs.github.com/"):
+        return "a pointer of Git LFS and not the file itself, which `git lfs pull` fetches"
+    if _WEB_PAGE.match(begin):
+        return "a web page: what was fetched from its address is not the file"
+    return None
+
+
+def stand_in_note(path: Path) -> str:
+    """`stand_in` of a file as a sentence with a space before it; empty where there is nothing to say."""
+    try:
+        with open_regular(path) as file:
+            found = stand_in(file.read(_BEGIN))
+    except OSError:
+        return ""
+    return f" It is {found}." if found else ""
 
 
 def fit(value: Any, schema: Any, where: str, *, remedy: Remedy = REMEDY) -> Any:

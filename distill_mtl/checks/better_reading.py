@@ -80,10 +80,11 @@ def find_better_reading(
     batches = list(rows(MORE))
     # Sizes far above its own cost most, and would leave a teacher near a constant answer.
     far = abs(kind.perfect - measured.score) > abs(measured.score - measured.constant)
-    found = [
-        _best_preprocessing(teacher, kind, task, batches, far),
-        _best_order(teacher, kind, task, batches),
-    ]
+    order = _best_order(teacher, kind, task, batches)
+    if order is not None and order.low <= 0 and measured.rows > order.rows and not kind.dense:
+        # Of two classes among many, few rows show too little.
+        order = _best_order(teacher, kind, task, list(rows(MOST)))
+    found = [_best_preprocessing(teacher, kind, task, batches, far), order]
     better = [each for each in found if each is not None and each.gain >= least and each.low > 0]
     if not better:
         return None

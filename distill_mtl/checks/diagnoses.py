@@ -24,6 +24,9 @@ ROWS = 512
 """Rows on which the best candidates are tried; the best one is then measured on all of them."""
 _LEFT_BY_READING = 0.8
 """Share of what is missing that another reading of a detector's boxes may leave: a good one scores 40."""
+_OF_WAY, _OF_FEATURES = 0.25, 0.75
+"""Of a weak network without a recorded score, another preprocessing is the cause too if it goes this far from a
+constant answer to a perfect one, and nearly as far as a probe of its features, which no random head does."""
 _FEW = 128
 """Rows on which every candidate is tried."""
 _KEPT = 4
@@ -70,7 +73,8 @@ def diagnose(
     First the candidates of `preprocessings`: one of them is the cause if it makes good most of what is missing.
     With an expected score that is four fifths, because the best order of classes lifts even a random head;
     without one it is half of the way to a perfect score. Then a probe of its features: it knows the classes if it
-    goes half of the way from a constant answer.
+    goes half of the way from a constant answer. Where the best candidate goes about as far as the probe, that
+    candidate is the cause.
 
     Args:
         teacher: that scored too low, and whose answers do not depend on the batch.
@@ -91,6 +95,11 @@ def diagnose(
     probed = probe(teacher, kind, task, subsample(batches, ROWS) if kind.dense else batches)
     if probed is None:
         return None
+    if expected is None and best is not None and best.order is None:
+        way = sign * (score - measured.constant)
+        features = sign * (probed.score - probed.constant)
+        if way >= max(_OF_WAY * abs(kind.perfect - measured.constant), _OF_FEATURES * features):
+            return _by_candidate(best, score)
     known = goal - sign * probed.score <= 0.5 * (goal - sign * probed.constant)
     return _by_features(probed, known, kind.dense)
 

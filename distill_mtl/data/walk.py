@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from distill_mtl.errors import ShardError
 from distill_mtl.folders import HIDDEN, is_hidden
-from distill_mtl.reading import open_regular
+from distill_mtl.reading import open_regular, stand_in_note
 
 _META = re.compile(r"__[^/]*__($|/)")
 _END = 2 * tarfile.BLOCKSIZE
@@ -146,8 +146,8 @@ def _check_end(path: Path, end: int, count: int) -> None:
 
 def _refuse(path: Path, finding: str) -> NoReturn:
     raise ShardError(
-        f"{path}: the shard is cut or damaged: {finding}. Copy or write it again; rows after that place "
-        "would be missing."
+        f"{path}: the shard is cut or damaged: {finding}.{stand_in_note(path)} Copy or write it again; rows after that "
+        "place would be missing."
     )
 
 

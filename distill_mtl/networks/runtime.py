@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from distill_mtl.errors import UserError, brief, nearest
-from distill_mtl.reading import machine_memory, open_regular
+from distill_mtl.reading import machine_memory, open_regular, stand_in_note
 from distill_mtl.registry import Registry
 
 RUNTIMES: Registry[type["Runtime"]] = Registry("file of a network", "distill_mtl.networks.runtimes")
@@ -371,8 +371,9 @@ def torch_archive(path: Path) -> Iterator[zipfile.ZipFile]:
                 )
             yield archive
     except _DAMAGED as error:
+        note = stand_in_note(path) or " Is it truncated?"
         raise UserError(
-            f"{path} is not an archive that PyTorch wrote ({brief(error)}). Is it truncated? Fetch or save it again."
+            f"{path} is not an archive that PyTorch wrote ({brief(error)}).{note} Fetch or save it again."
         ) from error
 
 

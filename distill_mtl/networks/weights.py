@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from distill_mtl.errors import TeacherError, UserError
 from distill_mtl.files import atomic_folder, write_text
 from distill_mtl.networks.checkpoint_names import differences
-from distill_mtl.reading import Remedy, read_json, shown
+from distill_mtl.reading import Remedy, read_json, shown, stand_in_note
 from distill_mtl.untrusted_text import json_text
 
 CONFIG = "config.json"
@@ -82,7 +82,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return load_file(file)
     except SafetensorError as error:
         raise UserError(
-            f"{file} cannot be read: {error}. Is it truncated? Fetch or train it again."
+            f"{file} cannot be read: {error}.{stand_in_note(file) or ' Is it truncated?'} Fetch or train it again."
         ) from error
 
 

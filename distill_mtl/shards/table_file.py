@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from distill_mtl.errors import ShardError
-from distill_mtl.reading import loads, open_regular
+from distill_mtl.reading import loads, open_regular, stand_in_note
 
 Line = tuple[int, dict[str, Any]]
 """Number in the file, and column -> cell."""
@@ -36,6 +36,8 @@ def read_table(path: Path) -> tuple[list[Line], list[str]]:
     ending = path.suffix.lower()
     if ending != ".jsonl" and ending not in _BETWEEN:
         raise ShardError(f"{path}: a table is a .csv, .tsv or .jsonl file.")
+    if note := stand_in_note(path):
+        raise ShardError(f"{path}: is not a table.{note}")
     try:
         with open_regular(path) as file:
             encoding = "utf-16" if file.read(2) in _UTF16 else "utf-8-sig"

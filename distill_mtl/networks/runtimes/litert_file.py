@@ -29,7 +29,7 @@ from distill_mtl.networks.runtime import (
     normalisation,
     not_one_input,
 )
-from distill_mtl.reading import open_regular
+from distill_mtl.reading import open_regular, stand_in_note
 
 _FLOAT32, _FLOAT16, _INT32, _UINT8, _INT8, _INT4 = 0, 1, 2, 3, 9, 17
 """Numbers of `TensorType` in LiteRT's schema."""
@@ -181,7 +181,9 @@ def _read(path: Path) -> Any:
     except Exception:
         complete = False
     if not complete:
-        raise UserError(f"{path} is not a LiteRT file, or it is truncated. Fetch or convert it again.")
+        raise UserError(
+            f"{path} is not a LiteRT file, or it is truncated.{stand_in_note(path)} Fetch or convert it again."
+        )
     return model
 
 

@@ -23,7 +23,7 @@ from distill_mtl.networks.runtime import (
     not_one_input,
     saved_while_training,
 )
-from distill_mtl.reading import shown
+from distill_mtl.reading import shown, stand_in_note
 
 _CUDA = "CUDAExecutionProvider"
 
@@ -189,7 +189,7 @@ def read_graph(path: Path) -> Any:
     # The parser's errors are protobuf's, a package of onnx's own choice.
     except Exception as error:
         raise UserError(
-            f"{path} is not an ONNX file, or it is truncated. Fetch or export it again."
+            f"{path} is not an ONNX file, or it is truncated.{stand_in_note(path)} Fetch or export it again."
         ) from error
     if not model.graph.node:
         raise UserError(f"{path} holds no ONNX graph. Fetch or export it again.")

@@ -3,6 +3,7 @@
 Reading and running it executes no code of the file's: operations that OpenVINO does not have are refused.
 """
 
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from distill_mtl.networks.runtime import (
     normalisation,
     not_one_input,
 )
+from distill_mtl.reading import stand_in_note
 
 _DTYPES = {"f32": torch.float32, "f16": torch.float16, "u8": torch.uint8}
 _FLOATS, _QUANTISED = ("f32", "f16", "bf16", "f64"), ("i8", "u8", "i4", "u4")
@@ -105,11 +107,12 @@ class OpenVinoRuntime(SessionRuntime):
 
 
 def package() -> Any:
-    """Import openvino.
+    """Import openvino, which otherwise reports that to Google Analytics: without this other package it does not.
 
     Raises:
         UserError: it is not installed.
     """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     return extra("openvino", "openvino", "an OpenVINO file")
 
 
@@ -124,8 +127,8 @@ def _read(path: Path) -> Any:
         weights = path.with_suffix(".bin")
         missing = "" if weights.is_file() else f" Its weights, {weights.name}, are not beside it."
         raise UserError(
-            f"{path} is no OpenVINO file that can be read, or it or its weights are truncated.{missing} Fetch or "
-            "convert it again."
+            f"{path} is no OpenVINO file that can be read, or it or its weights are truncated."
+            f"{stand_in_note(path) or missing or stand_in_note(weights)} Fetch or convert it again."
         ) from error
 
 

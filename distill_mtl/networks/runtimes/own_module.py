@@ -22,6 +22,7 @@ from distill_mtl.networks.checkpoint_names import fitting, nearest_reading
 from distill_mtl.networks.eager_runtime import EagerRuntime
 from distill_mtl.networks.runtime import DeclaredInput, torch_archive
 from distill_mtl.networks.weights import load_exactly, read_weights
+from distill_mtl.reading import stand_in_note
 from distill_mtl.registry import attribute_of, import_module, working_directory_importable
 
 
@@ -208,7 +209,7 @@ def _read(file: Path) -> Any:
 
 
 def _unreadable(file: Path, why: str) -> UserError:
-    return UserError(f"{file} cannot be read as weights: {why}.")
+    return UserError(f"{file} cannot be read as weights: {why}.{stand_in_note(file)}")
 
 
 def _state_dicts(loaded: Any, name: str = "", depth: int = 0) -> Iterator[_State]:
