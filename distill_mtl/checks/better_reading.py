@@ -49,6 +49,10 @@ class BetterReading:
     low: float
     rows: int
 
+    def counts(self, least: float) -> bool:
+        """Whether it gains so much, and beyond chance."""
+        return self.gain >= least and self.low > 0
+
     def describe(self, kind: TaskKind) -> str:
         """The cause, with the score and how sure it is."""
         unit = "points" if kind.in_points else "in the label's unit"
@@ -81,11 +85,11 @@ def find_better_reading(
     # Sizes far above its own cost most, and would leave a teacher near a constant answer.
     far = abs(kind.perfect - measured.score) > abs(measured.score - measured.constant)
     order = _best_order(teacher, kind, task, batches)
-    if order is not None and order.low <= 0 and measured.rows > order.rows and not kind.dense:
+    if order is not None and not order.counts(least) and measured.rows > order.rows and not kind.dense:
         # Of two classes among many, few rows show too little.
         order = _best_order(teacher, kind, task, list(rows(MOST)))
     found = [_best_preprocessing(teacher, kind, task, batches, far), order]
-    better = [each for each in found if each is not None and each.gain >= least and each.low > 0]
+    better = [each for each in found if each is not None and each.counts(least)]
     if not better:
         return None
     best = max(better, key=lambda each: each.gain)
@@ -93,7 +97,7 @@ def find_better_reading(
         # The best of many is lucky: it must be better on more rows too.
         most = list(rows(MOST))
         best = _compare(best.candidate, kind, task, most, _as_it_is(teacher, kind, task, most))
-    return best if best.gain >= least and best.low > 0 else None
+    return best if best.counts(least) else None
 
 
 def _best_preprocessing(

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from distill_mtl.checks import better_reading
 from distill_mtl.checks.before_training import run_check
 from distill_mtl.checks.teacher_check import TeacherCheck, check_teachers
 from distill_mtl.errors import TeacherError
@@ -198,6 +199,27 @@ def test_a_mistake_that_costs_little_is_asked_about_and_the_run_goes_on(noisy: P
     expect = float(found.doubt.rpartition("expect: ")[2].rstrip("`."))
     stated = examine(noisy, colors.line(Path(teacher), expect=expect))
     assert (stated.problem, stated.doubt) == (None, None)
+
+
+def test_two_swapped_classes_that_few_rows_do_not_decide_are_found_on_more(
+    noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(better_reading, "MORE", 24)
+    found = examine(noisy, planted(noisy, tmp_path, head(lambda weight: weight[[1, 0, 2, 3, 4, 5]])))
+    assert "order: class1, class0, class2" in str(found.doubt)
+    assert "400 rows" in str(found.doubt)
+
+
+def test_a_weak_teachers_wrong_normalisation_is_named_and_a_random_head_is_not_taken_for_one(
+    noisy: Path, tmp_path: Path
+) -> None:
+    """Read in the right way it scores 58, so that most of the way to a perfect score is not made good."""
+    for place, change, named in (
+        ("a", colors.contract(mean=[0.0] * 3, std=[1.0] * 3), "mean: [0.5, 0.5, 0.5]"),
+        ("b", head(lambda weight: weight * 0), "weights of another task"),
+    ):
+        (tmp_path / place).mkdir()
+        assert named in str(examine(noisy, planted(noisy, tmp_path / place, change)).problem)
 
 
 def test_a_recorded_score_does_not_hide_a_better_reading(noisy: Path, tmp_path: Path) -> None:
