@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from distill_mtl.jobs.distill import distill
     from distill_mtl.jobs.evaluate import evaluate
     from distill_mtl.jobs.export import export_student
+    from distill_mtl.jobs.forecast import forecast
     from distill_mtl.jobs.new_recipe import draft_recipe, recipe_schema
     from distill_mtl.jobs.one_teacher import check_teacher, inspect_teacher, train_teacher
     from distill_mtl.jobs.predict import predict
@@ -64,6 +65,7 @@ __all__ = [
     "draft_recipe",
     "evaluate",
     "export_student",
+    "forecast",
     "inspect_teacher",
     "load_recipe",
     "load_student",

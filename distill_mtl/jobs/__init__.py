@@ -69,6 +69,7 @@ JOBS = (
     Job("init", "new_recipe", "draft_recipe"),
     Job("check", "check", "check"),
     Job("branch", "branch", "branch"),
+    Job("forecast", "forecast", "forecast"),
     Job("cache write", "cache", "write_cache"),
     Job("cache verify", "cache", "verify_cache"),
     Job("evaluate", "evaluate", "evaluate", _accepted),

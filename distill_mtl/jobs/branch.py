@@ -79,10 +79,10 @@ def show(found: Branching, budget: float, console: Console) -> None:
         console.print(f"{task} is not compared: {why}. It goes with the largest group.")
     for measure, pairs in found.likeness.items():
         rows = {"/".join(pair) or RANDOM: values for pair, values in pairs.items()}
-        _show_by_depth(_TITLES[measure], found, rows, 2, console)
+        show_by_depth(_TITLES[measure], [depth.layer for depth in found.depths], rows, 2, console)
     if found.floor is not None:
         said = "floor: points of its own agreement that each task loses, if all tasks share the stage"
-        _show_by_depth(said, found, found.floor, 1, console)
+        show_by_depth(said, [depth.layer for depth in found.depths], found.floor, 1, console)
     _show_trees(found, budget, console)
     if not found.branch:
         console.print(
@@ -95,14 +95,19 @@ def show(found: Branching, budget: float, console: Console) -> None:
         console.print(f"    {in_line(stage)}: {in_line(groups)}", soft_wrap=True, markup=False)
 
 
-def _show_by_depth(
-    title: str, found: Branching, rows: Mapping[str, Sequence[float | None]], digits: int, console: Console
+def show_by_depth(
+    title: str,
+    depths: Sequence[str],
+    rows: Mapping[str, Sequence[float | None]],
+    digits: int,
+    console: Console,
 ) -> None:
+    """Print a table of numbers with a column for each depth; what is of random networks is dim."""
     console.print(title, style="bold", soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
-    for depth in found.depths:
-        table.add_column(depth.layer, justify="right")
+    for depth in depths:
+        table.add_column(depth, justify="right")
     for name, values in rows.items():
         style = "dim" if name == RANDOM else None
         cells = ("" if value is None else f"{value:.{digits}f}" for value in values)

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +14,13 @@ from rich.console import Console
 
 from distill_mtl.checks.before_training import batchnorm_warnings, run_check, try_one_batch
 from distill_mtl.checks.teacher_check import TeacherCheck
-from distill_mtl.data.batch import Batch
 from distill_mtl.display import console_of
 from distill_mtl.distillation.objective import Objective
 from distill_mtl.distillation.term import calibrate_terms
 from distill_mtl.errors import UserError, WriteError
 from distill_mtl.evaluation import Comparison, Evaluation, delta_on, references
 from distill_mtl.evaluation.comparison import ComparisonSettings, compare_with_progress, evaluation_set_of
+from distill_mtl.evaluation.forecast.table import ForecastTable, digest_of
 from distill_mtl.evaluation.result import StudentScore
 from distill_mtl.evaluation.selection import Reference
 from distill_mtl.evaluation.several_teachers import by_teacher
@@ -37,6 +37,7 @@ from distill_mtl.report.run_report import report_of
 from distill_mtl.splits import Split
 from distill_mtl.students.student_folder import SCORES, save_student
 from distill_mtl.targets.facts import Teachers
+from distill_mtl.targets.provider import TargetProvider
 from distill_mtl.training.checkpoint import Session, run_bytes
 from distill_mtl.training.find_rate import find_rate
 from distill_mtl.training.loop import TrainingLoop, micro_batches
@@ -102,6 +103,7 @@ def distill(
     if resume and overwrite:
         raise UserError("--resume continues the run, --overwrite deletes it. Choose one.")
     recipe = as_recipe(recipe, [*overrides, *(LABELS_ONLY if labels_only else ())])
+    digest = digest_of(recipe)
     state = start_processes()
     console = console_of(console, first=state.is_main_process)
     folder = RunFolder(Path(out) if out is not None else Path("runs") / (recipe.name or "run"))
@@ -133,11 +135,27 @@ def distill(
 
     parts, session = _train(parts, accelerator, folder, console, precisions, resume=resume)
     try:
-        return _finish(parts, session, folder, console)
+        evaluation = _finish(parts, session, folder, console)
     except WriteError as error:
         raise UserError(
             f"{error} Every step is kept in {folder.checkpoints}: finish with --resume."
         ) from error
+    if accelerator.is_main_process:
+        _note_outcome(digest, folder, evaluation, console)
+    return evaluation
+
+
+def _note_outcome(digest: str, folder: RunFolder, evaluation: Evaluation, console: Console) -> None:
+    """Write what came out beside what was forecast, if this recipe was; the run is finished whether it succeeds or
+    not."""
+    try:
+        line = ForecastTable(folder.path.parent).note_outcome(digest, folder.path, evaluation)
+    except UserError as error:
+        console.print(f"the forecast is not compared with the run: {error}", style="yellow", soft_wrap=True)
+        return
+    if line is not None:
+        held = sum(task.held for task in line.tasks.values())
+        console.print(f"forecast: {held} of {len(line.tasks)} tasks ended in their 80 % interval")
 
 
 def _precisions(examined: Mapping[str, TeacherCheck], folder: RunFolder, *, resume: bool) -> dict[str, str]:
@@ -159,21 +177,14 @@ def _train(
 ) -> tuple[Parts, Session]:
     """Train from the last checkpoint, or from the beginning, to the last step. The parts have the rate of the run."""
     teachers = parts.targets(precisions).to(accelerator.device)
-    objective = Objective(parts.student, parts.loss_configs, parts.terms, parts.rule).to(accelerator.device)
-    objective = as_trained(objective)
-    providers = parts.providers(teachers, objective.student, accelerator.autocast)
-    trainer = Trainer(accelerator, objective, providers, parts.recipe, schedule=parts.schedule)
-    session = Session(trainer, folder)
+    session = open_session(parts, accelerator, folder, teachers)
     if resume and (refused := session.restore()) is not None:
         for finding in refused:
             said = f"{finding}; going back to the one before"
             console.print(said, style="yellow", markup=False, highlight=False, soft_wrap=True)
         console.print(f"resuming after step {session.step} of {parts.steps}")
     else:
-        samples = _calibration_rows(parts, accelerator)
-        calibrate_terms(
-            (batch.to(accelerator.device) for batch in samples), teachers, parts.loss_configs, parts.terms
-        )
+        calibrate(parts, accelerator, teachers)
         if parts.recipe.optimizer.lr == "auto":
             parts = _with_rate(parts, session, folder, console)
     if accelerator.is_main_process:
@@ -200,6 +211,33 @@ def _train(
     return parts, session
 
 
+def open_session(
+    parts: Parts, accelerator: Accelerator, folder: RunFolder, teachers: TargetProvider
+) -> Session:
+    """A session before its first step, its loss terms not calibrated yet.
+
+    Args:
+        parts: of the run.
+        accelerator: that trains.
+        folder: of the run.
+        teachers: targets of training, on the accelerator's device.
+    """
+    objective = Objective(parts.student, parts.loss_configs, parts.terms, parts.rule).to(accelerator.device)
+    objective = as_trained(objective)
+    providers = parts.providers(teachers, objective.student, accelerator.autocast)
+    return Session(Trainer(accelerator, objective, providers, parts.recipe, schedule=parts.schedule), folder)
+
+
+def calibrate(parts: Parts, accelerator: Accelerator, teachers: TargetProvider) -> None:
+    """Calibrate the loss terms on rows of every source, the same however many processes there are."""
+    training = parts.recipe.training
+    steps = math.ceil(CALIBRATION_ROWS / training.batch_size)
+    # In slices as small as training's.
+    rows = parts.sources.preview(micro_batches=accelerator.num_processes * training.accumulate, steps=steps)
+    samples = (batch.to(accelerator.device) for batch in rows)
+    calibrate_terms(samples, teachers, parts.loss_configs, parts.terms)
+
+
 def _with_rate(parts: Parts, session: Session, folder: RunFolder, console: Console) -> Parts:
     """The parts with the rate that a search finds, which the trainer takes and the resolved recipe tells."""
     trainer = session.trainer
@@ -212,13 +250,6 @@ def _with_rate(parts: Parts, session: Session, folder: RunFolder, console: Conso
         folder.note_rate(dump_recipe(parts.recipe), str(search), search.curve)
     trainer.accelerator.wait_for_everyone()
     return parts
-
-
-def _calibration_rows(parts: Parts, accelerator: Accelerator) -> Iterator[Batch]:
-    """Rows of every source, the same however many processes there are, in slices as small as training's."""
-    training = parts.recipe.training
-    steps = math.ceil(CALIBRATION_ROWS / training.batch_size)
-    return parts.sources.preview(micro_batches=accelerator.num_processes * training.accumulate, steps=steps)
 
 
 class StudentComparison:

@@ -5,18 +5,14 @@ range test (Smith 2017, arXiv:1506.01186, section 3.3) takes some steps of the r
 to where it began. Losses of single steps are noisy, so a guess that is well inside the range stays.
 """
 
-import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from statistics import median
 
-import torch
-
 from distill_mtl.data.batch import Batch
-from distill_mtl.errors import UserError
 from distill_mtl.training.checkpoint import Session
+from distill_mtl.training.fork import fork, fork_losses
 from distill_mtl.training.processes import from_first_process
 
 SHARE, MOST, FEWEST = 0.03, 120, 8
@@ -63,9 +59,8 @@ def find_rate(session: Session, stream: Iterator[Batch]) -> RateSearch:
     rates = rising_rates(guess, steps)
     if not rates:
         return RateSearch(guess, f"{why}; {steps} steps are too few for a range test")
-    start = copy.deepcopy(session.state())
-    losses = _losses(session, stream, rates)
-    session.load(start)
+    with fork(session):
+        losses = _losses(session, stream, rates)
     curve = list(zip(rates, losses, strict=False))
     return from_first_process(choose_rate(guess, curve, why, raises=recipe.optimizer.name == "sgd"))
 
@@ -127,32 +122,13 @@ def _first_drop(curve: Sequence[tuple[float, float]]) -> float | None:
 
 
 def _losses(session: Session, stream: Iterator[Batch], rates: Sequence[float]) -> list[float]:
-    """The loss of each step, as a mean over tasks of its ratio to the first step's; up to one that is not finite.
-
-    A row that cannot be read ends the test. The run meets it again, and says what is wrong.
-    """
-    trainer, first, losses = session.trainer, dict[str, float](), list[float]()
-    trainer.module.train()
-    for number, rate in enumerate(rates):
-        try:
-            batches = list(islice(stream, trainer.recipe.training.accumulate))
-        except UserError:
-            batches = []
-        if _nothing_read(session, batches):
-            break
-        report = trainer.step(number, batches, lr=rate, diagnose=False)
-        totals = {task: named["total"] for task, named in report.values(trainer.accelerator).items()}
+    """The loss of each step, as a mean over tasks of its ratio to the first step's; up to one that is not finite."""
+    first, losses = dict[str, float](), list[float]()
+    for totals in fork_losses(session, stream, rates):
         losses.append(_relative(totals, first))
         if not math.isfinite(losses[-1]):
             break
     return losses
-
-
-def _nothing_read(session: Session, batches: Sequence[Batch]) -> bool:
-    """Whether a process has no rows for the next step."""
-    accelerator = session.trainer.accelerator
-    missing = torch.tensor(int(not batches), device=accelerator.device)
-    return bool(accelerator.reduce(missing, "sum") if accelerator.num_processes > 1 else missing)
 
 
 def _relative(totals: Mapping[str, float], first: dict[str, float]) -> float:

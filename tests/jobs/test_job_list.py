@@ -337,6 +337,7 @@ ENOUGH = {
     "draft_recipe": "--teacher a --data b",
     "evaluate": "runs/a",
     "export_student": "runs/a --to onnx",
+    "forecast": "a.yaml",
     "inspect_teacher": "a.onnx",
     "predict": "runs/a b.jpg",
     "recipe_schema": "",

@@ -1,0 +1,279 @@
+"""How far a student will be from its teacher: a power law over finished runs, with intervals from left-out merges.
+
+The error of a network falls as a power of what it is trained on (Hestness et al. 2017, arXiv:1712.00409), and a
+student's error follows its teacher's, by the sizes of the two and the data that it sees (Busbridge et al. 2025,
+arXiv:2502.08606). So the logarithm of the student's error over the teacher's is taken as linear in the logarithms of
+what is known before the run. Tasks and runs of one merge resemble each other, so all that is estimated of errors comes
+from merges that were left out of the fit: CV+ (Barber, Candès, Ramdas & Tibshirani 2021, section 3), with merges in the
+place of rows and the same weight for each of them (Dunn, Wasserman & Ramdas 2023).
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+Numbers = NDArray[np.float64]
+
+LEVEL = 0.8
+"""Of the intervals."""
+FEWEST = 5
+"""Merges that an interval of this level needs: the widest gap that n of them can show holds n in n + 1."""
+LEAST = 0.5
+"""Points that an error is counted as at least: a ratio to less is noise."""
+FAR = 2.0
+"""A run is not forecast where it is so many times beyond all that is known."""
+_RIDGE = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """What is known of one task before the run.
+
+    Attributes:
+        passes: rows that training sees, as a multiple of the training rows of all data sets.
+        size: parameters of the teacher, as a multiple of the student's.
+    """
+
+    passes: float
+    size: float
+
+
+Columns = Callable[[Features], Sequence[float]]
+
+
+def passes_and_size(features: Features) -> Sequence[float]:
+    """What the law is linear in."""
+    return math.log(features.passes), math.log(features.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One task of one finished run.
+
+    Attributes:
+        merge: which runs belong together: those of the same teachers.
+        task: its name.
+        features: as they were known before.
+        change: logarithm of the student's error over the teacher's, on the test rows.
+    """
+
+    merge: str
+    task: str
+    features: Features
+    change: float
+
+
+@dataclass(frozen=True)
+class Range:
+    """A logarithm of errors: the middle, and the ends of the 80 % interval."""
+
+    middle: float
+    low: float
+    high: float
+
+    def in_points(self, error: float) -> tuple[float, float, float]:
+        """Delta, and the ends of its interval: the teacher's error less the student's, in the unit of the score."""
+        return tuple(error * (1 - math.exp(end)) for end in (self.middle, self.high, self.low))  # type: ignore[return-value]
+
+
+def error_of(score: float, *, higher_is_better: bool, in_points: bool) -> float:
+    """How far a score is from a perfect one, in its unit; of points at least half a one."""
+    error = 100 - score if higher_is_better else score
+    return max(error, LEAST) if in_points else error
+
+
+def log_ratio(student: float, teacher: float) -> float | None:
+    """The logarithm of one error over another; None where one of them is none."""
+    return math.log(student / teacher) if student > 0 and teacher > 0 else None
+
+
+class ErrorLaw:
+    """The law, fitted to finished runs.
+
+    Where a merge has an earlier run, the part of that run's distance from the law that carries over to another length
+    is added. How much carries over is measured in the merges that have runs of two lengths; it decays with the
+    logarithm of the ratio of the lengths.
+
+    Args:
+        cases: the finished runs.
+        columns: what the law is linear in.
+
+    Attributes:
+        merges: how many there are.
+        paired: how many of them have runs of two lengths.
+    """
+
+    def __init__(self, cases: Sequence[Case], columns: Columns = passes_and_size) -> None:
+        self._cases, self._columns = cases, columns
+        self.merges = len({case.merge for case in cases})
+        self._whole = _Regression(cases, columns)
+        self._without = {
+            merge: _Regression([case for case in cases if case.merge != merge], columns)
+            for merge in sorted({case.merge for case in cases})
+            if self.merges > 1
+        }
+        self._pairs = [pair for group in _groups(cases).values() for pair in _pairs_of(group)]
+        self.paired = len({pair.later.merge for pair in self._pairs})
+
+    @property
+    def uses_earlier(self) -> bool:
+        """Whether enough merges show what an earlier run tells of one of another length."""
+        return self.paired >= FEWEST
+
+    def forecast(self, features: Features, earlier: Sequence[Case] = ()) -> Range | None:
+        """Of one task of a run; None where the merges are too few for an interval.
+
+        Args:
+            features: of the run.
+            earlier: finished runs of the same merge and task; they are used where enough merges show what they tell.
+        """
+        if self.merges < FEWEST:
+            return None
+        before = _nearest(earlier, features) if self.uses_earlier else None
+        middle = self._centre(self._whole, None, features, before)
+        lows, highs, weights = [], [], []
+        misses = self._misses() if before is None else self._misses_of_pairs()
+        for left_out, own in misses.items():
+            centre = self._centre(self._without[left_out], left_out, features, before)
+            for miss in own:
+                lows.append(centre - miss)
+                highs.append(centre + miss)
+                weights.append(1 / len(own) / (len(misses) + 1))
+        low = -_quantile([-end for end in lows], weights)
+        return Range(middle, low, _quantile(highs, weights))
+
+    def unlike(self, features: Features) -> str:
+        """In what a run is far from all that the law has seen, more than twice beyond; empty: in nothing."""
+        for name, said in (("passes", "passes over the data"), ("size", "times the student's parameters")):
+            value, seen = getattr(features, name), [getattr(case.features, name) for case in self._cases]
+            if not min(seen) / FAR <= value <= max(seen) * FAR:
+                return f"{value:.3g} {said} are far from the {min(seen):.2g} to {max(seen):.3g} of known runs"
+        return ""
+
+    def _centre(
+        self, law: "_Regression", left_out: str | None, features: Features, before: Case | None
+    ) -> float:
+        """The middle by a law, and by how much carries over in merges other than `left_out`."""
+        if before is None:
+            return law(features)
+        away = abs(math.log(features.passes / before.features.passes))
+        carried = self._carried(left_out) ** (away / self._apart())
+        return law(features) + carried * (before.change - law(before.features))
+
+    def _misses(self) -> dict[str, list[float]]:
+        """Merge -> how far its cases are from the law of the others."""
+        found = dict[str, list[float]]()
+        for case in self._cases:
+            law = self._without[case.merge]
+            found.setdefault(case.merge, []).append(abs(case.change - law(case.features)))
+        return found
+
+    def _misses_of_pairs(self) -> dict[str, list[float]]:
+        """The same of the longer runs of a merge, where a shorter one is known."""
+        found = dict[str, list[float]]()
+        for pair in self._pairs:
+            merge = pair.later.merge
+            centre = self._centre(self._without[merge], merge, pair.later.features, pair.before)
+            found.setdefault(merge, []).append(abs(pair.later.change - centre))
+        return found
+
+    def _carried(self, left_out: str | None) -> float:
+        """Slope of the distances from the law of longer runs on those of shorter ones, in (0, 1]; each merge weighs
+        the same."""
+        both, square = 0.0, 0.0
+        counts = Counter(pair.later.merge for pair in self._pairs)
+        for pair in self._pairs:
+            merge = pair.later.merge
+            if merge != left_out:
+                law = self._without[merge]
+                first = pair.before.change - law(pair.before.features)
+                both += first * (pair.later.change - law(pair.later.features)) / counts[merge]
+                square += first * first / counts[merge]
+        return min(1.0, max(0.01, both / square)) if square else 1.0
+
+    def _apart(self) -> float:
+        """Mean logarithm of the ratio of the lengths of a pair."""
+        ratios = [pair.later.features.passes / pair.before.features.passes for pair in self._pairs]
+        return sum(map(math.log, ratios)) / len(ratios)
+
+
+class _Regression:
+    """Ridge regression on standardised columns, each merge with the same weight."""
+
+    def __init__(self, cases: Sequence[Case], columns: Columns) -> None:
+        self._columns = columns
+        rows = np.array([self._row(case.features) for case in cases])
+        counts = Counter(case.merge for case in cases)
+        weights = np.array([1 / counts[case.merge] for case in cases])
+        self._mean, self._scale = rows.mean(0), rows.std(0)
+        self._mean[0], self._scale[self._scale == 0] = 0.0, 1.0
+        standard = (rows - self._mean) / self._scale
+        ridge = _RIDGE * np.eye(rows.shape[1])
+        ridge[0, 0] = 0.0
+        weighted = standard.T * weights
+        changes = np.array([case.change for case in cases])
+        self._slopes = np.linalg.solve(weighted @ standard + ridge, weighted @ changes)
+
+    def __call__(self, features: Features) -> float:
+        """The change that is expected."""
+        return float((self._row(features) - self._mean) / self._scale @ self._slopes)
+
+    def _row(self, features: Features) -> Numbers:
+        return np.array([1.0, *self._columns(features)])
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two runs of one task of one merge, of which the later is longer; `before` has the mean change of its length."""
+
+    before: Case
+    later: Case
+
+
+def _groups(cases: Sequence[Case]) -> dict[tuple[str, str], list[Case]]:
+    """By merge and task."""
+    groups = dict[tuple[str, str], list[Case]]()
+    for case in cases:
+        groups.setdefault((case.merge, case.task), []).append(case)
+    return groups
+
+
+def _by_length(cases: Sequence[Case]) -> list[list[Case]]:
+    """Runs of one length together, the shortest first."""
+    lengths = dict[float, list[Case]]()
+    for case in sorted(cases, key=lambda case: case.features.passes):
+        lengths.setdefault(round(math.log(case.features.passes), 4), []).append(case)
+    return list(lengths.values())
+
+
+def _mean_of(cases: Sequence[Case]) -> Case:
+    return replace(cases[0], change=sum(case.change for case in cases) / len(cases))
+
+
+def _pairs_of(group: Sequence[Case]) -> list[_Pair]:
+    lengths = _by_length(group)
+    return [_Pair(_mean_of(before), later) for before, longer in pairwise(lengths) for later in longer]
+
+
+def _nearest(earlier: Sequence[Case], features: Features) -> Case | None:
+    """The mean of the earlier runs whose length is nearest; None: there is none."""
+    if not earlier:
+        return None
+    away = {abs(math.log(cases[0].features.passes / features.passes)): cases for cases in _by_length(earlier)}
+    return _mean_of(away[min(away)])
+
+
+def _quantile(values: Sequence[float], weights: Sequence[float]) -> float:
+    """The smallest value that at least `LEVEL` of the weight is at or below; the largest where they have less."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    total = 0.0
+    for place in order:
+        total += weights[place]
+        if total >= LEVEL - 1e-9:
+            return values[place]
+    return values[order[-1]]
