@@ -42,6 +42,7 @@ from distill_mtl.tasks.options import mirror_partners, number, read_mirrored, sw
 
 BACKGROUND = "background"
 """The class that stands for none of the others, where an option names no other."""
+_MOST_DIGITS = 18
 _FROM_ONE = " If the labels number the classes from 1, write `options: {first_number: 1}`."
 
 
@@ -237,7 +238,8 @@ class Classification(SoftmaxKind):
             raise ValueError(
                 f"the label is not text: {payload[:16]!r}. A class number or name is expected."
             ) from None
-        number = int(text) - self.first_number if text.isascii() and text.isdigit() else None
+        is_number = text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
+        number = int(text) - self.first_number if is_number else None
         if number is not None and not 0 <= number < len(self.classes):
             number = None
         named = self._index.get(text)

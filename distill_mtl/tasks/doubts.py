@@ -30,9 +30,7 @@ class Doubt(NamedTuple):
     fatal: bool = False
 
 
-def class_doubts(
-    classes: Sequence[str], found: Collection[str], what: str, *, from_one: str = "number them from 0"
-) -> list[Doubt]:
+def class_doubts(classes: Sequence[str], found: Collection[str], what: str, *, from_one: str) -> list[Doubt]:
     """Of classes that exclude each other: only one that occurs, and those that do not.
 
     Args:

@@ -81,9 +81,10 @@ class LabelForm(ABC):
         """Raises ValueError if the label belongs to a picture of another height and width than `picture`."""
         needed = self.label_size(label)
         if needed is not None and needed != picture:
+            turned = " EXIF may turn the picture: turn the label with it." if needed == picture[::-1] else ""
             raise ValueError(
                 f"the label has {needed[1]}x{needed[0]} pixels, its picture {picture[1]}x{picture[0]}. Both must have "
-                "the same size."
+                f"the same size.{turned}"
             )
 
     def transform_label(self, label: Tensor, view: View, picture: Size, size: Size) -> Tensor:

@@ -31,7 +31,7 @@ from distill_mtl.tasks.options import number, whole_number
 # PIL's names of the pictures whose pixels are one number: grey, palette index, black and white, 16 bits.
 _NUMBER_MODES = ("L", "P", "1", "I", "I;16", "I;16B")
 _LAST_OF_BYTE = 255
-_FROM_ONE = " Are the classes numbered from 1? Write masks in which the first one is 0."
+_FROM_ONE = " If the masks number the classes from 1, write `options: {first_number: 1}`."
 
 
 @KINDS.register("segmentation")
@@ -49,6 +49,10 @@ class Segmentation(SoftmaxKind):
         dice: weight of the soft Dice loss that is added to the cross-entropy, for classes of few pixels.
         mirrored: pairs of names of classes that change places when the picture is mirrored.
         background: the class that stands for none of the others; by default the one of this name, if there is one.
+        first_number: of the classes in the masks; 1 where they are counted from 1. Smaller numbers have no label.
+
+    Raises:
+        UserError: classes are not numbered from 0, and `ignore_index` is not above the last number.
     """
 
     name = "segmentation"
@@ -57,7 +61,7 @@ class Segmentation(SoftmaxKind):
     dense = True
     from_table = "file"
     asked_as = "file"
-    label_options = ("ignore_index",)
+    label_options = ("ignore_index", "first_number")
     open_classes = 2**16
     silent_label = "all their pixels are ignored"
 
@@ -71,21 +75,32 @@ class Segmentation(SoftmaxKind):
         dice: float = 0.0,
         mirrored: Sequence[Sequence[str]] = (),
         background: str | None = None,
+        first_number: int = 0,
     ) -> None:
         super().__init__(classes, metric, head=head, mirrored=mirrored, background=background)
         self.ignore_index = whole_number("ignore_index", ignore_index, least=0)
+        self.first_number = whole_number("first_number", first_number, least=0)
+        last = self.first_number + len(classes) - 1
+        if self.first_number and self.ignore_index <= last and len(classes) < self.open_classes:
+            raise UserError(
+                f"ignore_index {self.ignore_index} is not above the last class number, {last}. Numbers below "
+                f"first_number {self.first_number} have no label as it is: leave ignore_index out, or choose a larger one."
+            )
         self.dice = number("dice", dice)
 
     def read_label(self, payload: bytes) -> Tensor:
-        pixels = _mask_pixels(payload)
-        strange = pixels[(pixels >= len(self.classes)) & (pixels != self.ignore_index)]
+        pixels, first = _mask_pixels(payload), self.first_number
+        last = first + len(self.classes) - 1
+        strange = pixels[(pixels > last) & (pixels != self.ignore_index)]
         if strange.size:
-            last = len(self.classes) - 1
-            from_one = _FROM_ONE if strange.max() == last + 1 else ""
+            from_one = _FROM_ONE if strange.max() == last + 1 and not first else ""
             raise ValueError(
-                f"the mask holds the value {strange[0]}, which is neither a class number from 0 to {last} nor "
+                f"the mask holds the value {strange[0]}, which is neither a class number from {first} to {last} nor "
                 f"ignore_index ({self.ignore_index}).{from_one}"
             )
+        if first:
+            silent = (pixels < first) | (pixels == self.ignore_index)
+            pixels = np.where(silent, self.ignore_index, pixels - first)
         return torch.from_numpy(pixels)
 
     def has_label(self, label: Tensor) -> bool:
@@ -136,8 +151,9 @@ class Segmentation(SoftmaxKind):
             ]
         # Of masks whose classes nobody has said yet, those up to the largest number.
         classes = self.classes[:number] if len(self.classes) == self.open_classes else self.classes
+        from_one = f"write `options: {{first_number: 1}}` and {len(classes) - 1} classes in the recipe"
         return super().doubts(counts) + class_doubts(
-            classes, [self.classes[int(one)] for one in found], "pixel"
+            classes, [self.classes[int(one)] for one in found], "pixel", from_one=from_one
         )
 
     def classes_counted(self, counts: LabelCounts) -> int:
@@ -192,6 +208,8 @@ class Segmentation(SoftmaxKind):
     def write_label(self, decoded: Mapping[str, Tensor]) -> tuple[str, bytes]:
         """A grey PNG of class numbers, of 16 bits where 8 do not hold them."""
         pixels = decoded["label"].numpy()
+        if self.first_number:
+            pixels = np.where(pixels == self.ignore_index, pixels, pixels + self.first_number)
         largest = int(pixels.max())
         if largest >= 2**16:
             raise UserError(
@@ -262,6 +280,8 @@ class Segmentation(SoftmaxKind):
         said: dict[str, object] = {"ignore_index": self.ignore_index}
         if self.dice:
             said["dice"] = self.dice
+        if self.first_number:
+            said["first_number"] = self.first_number
         return super().describe() | said
 
     @property

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from distill_mtl.checks.label_check import check_labels
 from distill_mtl.data import DataSettings, Sources, open_sources
-from distill_mtl.errors import ShardError
+from distill_mtl.errors import ShardError, UserError
 from distill_mtl.evaluation.result import Acceptance, Cost, Costs, Evaluation
 from distill_mtl.evaluation.row_statistics import RowStatistics
 from distill_mtl.evaluation.task_comparison import summarise
@@ -123,7 +123,7 @@ DOUBTED = [
         "segmentation",
         TEN[:4],
         [mask(1, 2, 3)],
-        ["from 1 to 3", "4 classes", "number them from 0"],
+        ["from 1 to 3", "4 classes", "first_number: 1"],
     ),
     ("one class", "classification", ["cat", "dog"], [b"dog"] * 5, ["every labelled row", "'dog'"]),
     ("a class without a row", "classification", ["cat", "dog", "emu"], [b"0", b"2"], ["'dog' (1 of 3)"]),
@@ -221,7 +221,14 @@ REFUSED = [
         [b"1", b"2"],
         ["row 001", "first_number: 1"],
     ),
-    ("a value beyond the classes", "segmentation", ["a", "b"], [mask(1, 2)], ["row 000", "numbered from 1"]),
+    ("a value beyond the classes", "segmentation", ["a", "b"], [mask(1, 2)], ["row 000", "first_number: 1"]),
+    (
+        "a number of 5,000 digits",
+        "classification",
+        ["a", "b"],
+        [b"1", b"9" * 5000],
+        ["row 001", "from 0 to 1"],
+    ),
     ("all of them", "classification", ["a", "b"], [b"x"] * 5, ["row 000", "row 002", "and 2 more"]),
 ]
 
@@ -272,6 +279,19 @@ def test_masks_numbered_from_1_are_doubted_where_they_are_written(tmp_path: Path
     console = Console(file=io.StringIO(), width=300)
     show(console, write_shards(rows, tmp_path / "s", workers=0))
     assert "the class numbers go from 1 to 3" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_masks_numbered_from_1_are_read_as_their_recipe_says() -> None:
+    kind = build_kind("segmentation", ["a", "b", "c"], first_number=1)
+    label = kind.read_label(mask(0, 1, 2, 3))
+    assert label[0, :4].tolist() == [kind.ignore_index, 0, 1, 2]
+    _, written = kind.checked_label({"label": label})
+    assert kind.read_label(written).equal(label)
+    assert build_kind(**kind.describe()).describe() == kind.describe()
+    with pytest.raises(ValueError, match="a class number from 1 to 3"):
+        kind.read_label(mask(4))
+    with pytest.raises(UserError, match="leave ignore_index out"):
+        build_kind("segmentation", ["a", "b", "c"], first_number=1, ignore_index=0)
 
 
 def test_the_second_check_reads_no_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
