@@ -155,7 +155,7 @@ def pools(sources: Sources, kinds: Mapping[str, TaskKind], *, unlabelled: bool) 
     """
     found = []
     for source in sources.opened:
-        if not len(source.sets["train"]):
+        if not source.count("train"):
             continue
         images, keys = [], list[str]()
         for batch in sources.pictures(source.name, "train", 1000):

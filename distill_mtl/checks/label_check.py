@@ -119,7 +119,7 @@ class _Part:
     ) -> None:
         self.source, self.task, self.kind = source, task, kind
         self.split, self.path, self.rows = split, path, rows
-        self._column = source.labels[task]
+        self._member = source.labels[task]
         self._knows = kind.knows.get(source.name)
 
     def kept(self) -> LabelCounts | None:
@@ -141,7 +141,7 @@ class _Part:
         """Count all labels; yields how many are read, and adds the labels that cannot be read to the findings."""
         for first in range(0, len(self.rows), _AT_ONCE):
             rows = self.rows[first : first + _AT_ONCE]
-            payloads = self.source.payloads(self._column, rows)
+            payloads = self.source.payloads(self._member, rows)
             sizes = self._picture_sizes(rows)
             alike = Counter(zip(payloads, sizes, strict=True))
             for (payload, size), times in alike.items():
@@ -154,7 +154,7 @@ class _Part:
                 except ValueError as error:
                     each = zip(rows.tolist(), payloads, sizes, strict=True)
                     wrong = [row for row, *other in each if other == [payload, size]]
-                    findings += [f"{self.source.place(self._column, row)}: {error}" for row in wrong]
+                    findings += [f"{self.source.place(self._member, row)}: {error}" for row in wrong]
                     continue
                 counts.add_label(self.kind, label, size, times)
             yield first + len(rows)
@@ -168,7 +168,7 @@ class _Part:
     def _name(self) -> str:
         # With options that no label depends on: a needless count is a small price.
         options = {key: value for key, value in self.kind.describe().items() if key not in ("metric", "head")}
-        counted = [_VERSION, self._column.member, options, *([self._knows] if self._knows else [])]
+        counted = [_VERSION, self._member, options, *([self._knows] if self._knows else [])]
         return hashlib.sha256(json.dumps(counted, default=str).encode()).hexdigest()[:16]
 
 

@@ -13,9 +13,9 @@ from distill_mtl.data.batch import ALONE, Batch, BatchRows, Integers, ProcessSha
 from distill_mtl.data.batch_plan import Plan, source_parts
 from distill_mtl.data.deep_check import RowsChecked, check_rows
 from distill_mtl.data.few_labels import kept_rows, labelled_share, small_classes
-from distill_mtl.data.quota import Alternating, Quota
+from distill_mtl.data.quota import PERIOD, Alternating, Quota
 from distill_mtl.data.reader import EveryView, Reader
-from distill_mtl.data.source import RowMembers, Source, open_source
+from distill_mtl.data.source import RowMembers, Source, is_in_windows, open_source
 from distill_mtl.data.stream import read_ahead, stream
 from distill_mtl.errors import RecipeError, ShardError
 from distill_mtl.geometry.views import Size
@@ -23,6 +23,8 @@ from distill_mtl.recipe.schema import Recipe, SourceSection, StreamSection
 from distill_mtl.splitmix import fold, uniforms
 from distill_mtl.splits import SPLITS, Split
 from distill_mtl.tasks.base import TaskKind
+
+_TRIED = 4096  # steps whose rows are counted for each process
 
 Answer = Callable[[Tensor], Tensor]
 """Images [B, 3, H, W] in [0, 1] -> what a network answers, on the host."""
@@ -114,13 +116,15 @@ def open_sources(
     for name, section in settings.data.items():
         members = {task: label.member or kinds[task].member for task, label in section.labels.items()}
         try:
-            sources.append(open_source(name, section, members, local=local, cut=cut))
+            lanes = settings.stream.lanes
+            sources.append(open_source(name, section, members, local=local, cut=cut, lanes=lanes))
         except ShardError as error:
             findings.append(str(error))
     if findings:
         raise ShardError("\n".join(findings))
     for source in sources:
-        source.keep_labels(kept_rows(settings.seed, source, kinds))
+        if source.section.limit is not None:
+            source.keep_labels(kept_rows(settings.seed, source, kinds))
     opened = Sources(settings, sources, kinds, size)
     if every_set:
         opened.refuse_empty_sets()
@@ -142,6 +146,7 @@ class Sources:
         batch_size: rows of a step.
         phase_length: steps that each source has whole batches for, turn by turn; None where every batch mixes
             all of them.
+        lanes: that processes share, for sources that are read in windows; None: there are none.
 
     Raises:
         RecipeError: a source with class_balance has not exactly one class label.
@@ -154,12 +159,13 @@ class Sources:
         self.size = size
         self.batch_size = settings.batch_size
         self._sources, self._kinds = sources, kinds
-        self._weights = [
-            source.section.weight or float(np.sqrt(len(source.sets["train"]))) for source in sources
-        ]
+        self._weights = [source.section.weight or float(np.sqrt(source.count("train"))) for source in sources]
         drawn = DrawnViews(sources, size, settings.seed, settings.views)
         self._reader = Reader(sources, kinds, size, settings.seed, drawn)
-        parts = [source_parts(settings.seed, source, kinds) for source in sources]
+        lanes = settings.stream.lanes
+        parts = [source_parts(settings.seed, source, kinds, lanes) for source in sources]
+        windows = any(is_in_windows(source.section) and source.count("train") for source in sources)
+        self.lanes = lanes if windows else None
         weighted = zip(self._weights, parts, strict=True)
         mixed = Quota([weight * part.share for weight, own in weighted for part in own], self.batch_size)
         self.phase_length: int | None = None
@@ -168,7 +174,7 @@ class Sources:
             self.phase_length = settings.stream.phase
             shares = [[part.share for part in own] for own in parts if own]
             self._quota = Alternating(shares, self.batch_size, self.phase_length)
-        self._plan, self._mixed = Plan(parts, self._quota), Plan(parts, mixed)
+        self._plan, self._mixed = (Plan(parts, quota, self.lanes) for quota in (self._quota, mixed))
         self._skipped: dict[str, set[str]] = {name: set() for name in self.names}
         self._answers: dict[str, Answer] = {}
 
@@ -227,7 +233,7 @@ class Sources:
             ShardError: a row cannot be read.
             Stopped: `stopping` came to be while a batch was due.
         """
-        self._refuse_empty_parts(share.world, micro_batches)
+        self.refuse_processes(share.world, micro_batches)
         batches = stream(
             self._plan,
             self._reader,
@@ -253,7 +259,7 @@ class Sources:
             RecipeError: fewer rows in a batch than parts.
             ShardError: a row cannot be read.
         """
-        self._refuse_empty_parts(1, micro_batches)
+        self.refuse_processes(1, micro_batches)
         batches = stream(self._mixed, self._reader, range(steps), micro_batches=micro_batches)
         return self._noting_skipped(batches)
 
@@ -398,7 +404,7 @@ class Sources:
         """The rows of one source in a set, under plain views and without labels; arguments as in `labelled`."""
         number = self.names.index(source)
         owner = self._sources[number]
-        rows = np.arange(len(owner)) if split is None else owner.sets[split]
+        rows = np.arange(len(owner)) if split is None else owner.rows(split)
         return self._plain(np.full(len(rows), number), rows, None, batch_size, share, limit)
 
     def _plain(
@@ -423,11 +429,16 @@ class Sources:
 
     def count(self, task: str, split: Split | None, sources: Collection[str] | None = None) -> int:
         """Rows of a set, or of all, that carry a label member for `task`; of these data sets, if some are named."""
-        return len(self._labelled_rows(task, split, sources)[1])
+        taught, total = self._is_labelled_by_teacher(task), 0
+        for owner in self._sources:
+            if (taught or task in owner.labels) and (sources is None or owner.name in sources):
+                counted = owner.count if taught else owner.shown_count
+                total += len(owner) if split is None else counted(split)
+        return total
 
     def rows(self, split: Split = "train") -> dict[str, int]:
         """Rows of each source in a set."""
-        return {source.name: len(source.sets[split]) for source in self._sources}
+        return {source.name: source.count(split) for source in self._sources}
 
     def steps_per_epoch(self, batch_size: int) -> float:
         """All training rows / `batch_size`."""
@@ -435,7 +446,7 @@ class Sources:
 
     def covered_by_labels(self, task: str) -> bool:
         """Whether every row that the stream draws, of whatever source, has a label for `task`."""
-        drawn = (source for source in self._sources if len(source.sets["train"]))
+        drawn = (source for source in self._sources if source.count("train"))
         return all(task in source.labels and labelled_share(source) == 1 for source in drawn)
 
     def hashed(self, task: str, split: Split = "test", sources: Collection[str] | None = None) -> bool:
@@ -457,14 +468,14 @@ class Sources:
         """What the check prints, a line for each source."""
         weights = self._weights
         if self.phase_length is not None:
-            weights = [float(len(source.sets["train"]) > 0) for source in self._sources]
+            weights = [float(source.count("train") > 0) for source in self._sources]
         return [
             SourceSummary(
                 name=source.name,
                 shards=len(source.shards),
-                rows={split: len(source.sets[split]) for split in SPLITS},
-                labels={task: column.member for task, column in source.labels.items()},
-                labelled=len(source.shown_rows("train")) if source.labels else 0,
+                rows={split: source.count(split) for split in SPLITS},
+                labels=source.labels,
+                labelled=source.shown_count("train") if source.labels else 0,
                 labelled_share=labelled_share(source),
                 small_classes=small_classes(source, self._kinds),
                 share=weight / sum(weights),
@@ -482,11 +493,30 @@ class Sources:
         for key in skipped:
             self._skipped[key.split("/", 1)[0]].add(key)
 
-    def _refuse_empty_parts(self, world: int, micro_batches: int) -> None:
+    def refuse_processes(self, world: int, micro_batches: int) -> None:
+        """Raise RecipeError where so many processes with so many micro-batches cannot share the rows of a step."""
         if self.batch_size < world * micro_batches:
             raise RecipeError(
                 f"training.batch_size: {self.batch_size} rows cannot be shared by {world} processes with "
                 f"{micro_batches} micro-batches each. Raise it, or lower training.accumulate."
+            )
+        if self.lanes is None or world == 1:
+            return
+        windowed = ", ".join(source.name for source in self._sources if is_in_windows(source.section))
+        if self.lanes % world:
+            raise RecipeError(
+                f"training.stream.lanes: {self.lanes} lanes cannot be shared by {world} processes, and the rows of "
+                f"{windowed} are read on lanes. Start {_divisors(self.lanes, world)} processes, or a new run with "
+                f"training.stream.lanes={-(-self.lanes // world) * world}."
+            )
+        # Every source's counts repeat after a period, and where they alternate within a turn.
+        turn = 1 if self.phase_length is None else self.phase_length * len(self._sources)
+        fewest = self._plan.fewest(world, range(min(PERIOD * turn, _TRIED)))
+        if fewest < micro_batches:
+            raise RecipeError(
+                f"training.batch_size: with {self.batch_size} rows on lanes, one of {world} processes may have "
+                f"{fewest} in a step, for {micro_batches} micro-batches. Raise it, start fewer processes, or read "
+                f"{windowed} with `order: rows`."
             )
 
     def refuse_empty_sets(self) -> None:
@@ -535,8 +565,15 @@ class Sources:
             if sources is not None and owner.name not in sources:
                 continue
             if taught:
-                rows[number] = np.arange(len(owner)) if split is None else owner.sets[split]
+                rows[number] = np.arange(len(owner)) if split is None else owner.rows(split)
             elif task in owner.labels:
                 rows[number] = np.arange(len(owner)) if split is None else owner.shown_rows(split)
         source = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
         return source, np.concatenate(rows)
+
+
+def _divisors(number: int, world: int) -> str:
+    """The numbers nearest to `world` that divide another: "2 or 4"."""
+    fitting = [each for each in range(1, number + 1) if number % each == 0]
+    below, above = [each for each in fitting if each < world], [each for each in fitting if each > world]
+    return " or ".join(map(str, below[-1:] + above[:1]))

@@ -1,16 +1,17 @@
 """The rows of the global batch of each training step, as a pure function of the step."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
-from distill_mtl.data.batch import BatchRows
+from distill_mtl.data.batch import ALONE, BatchRows, ProcessShare
 from distill_mtl.data.few_labels import class_task, labelled_share, read_classes
 from distill_mtl.data.order import ClassBalanced, Drawn, Positions, Shuffled
 from distill_mtl.data.quota import Alternating, Quota
-from distill_mtl.data.source import Source
+from distill_mtl.data.source import Source, is_in_windows
+from distill_mtl.data.windows import RowsByShard, Windows
 from distill_mtl.tasks.base import TaskKind
 
 
@@ -33,52 +34,88 @@ class Plan:
     Args:
         parts: of each source.
         quota: rows per part and step, source after source.
+        lanes: that the rows of each part are dealt to in turn; None: none of them is drawn in windows.
     """
 
-    def __init__(self, parts: Sequence[Sequence[Part]], quota: Quota | Alternating) -> None:
+    def __init__(
+        self, parts: Sequence[Sequence[Part]], quota: Quota | Alternating, lanes: int | None = None
+    ) -> None:
         self._orders = [part.order for of_source in parts for part in of_source]
         self._sources = np.repeat(np.arange(len(parts)), [len(of_source) for of_source in parts])
-        self._quota = quota
+        self._quota, self._lanes = quota, lanes
 
-    def __call__(self, step: int) -> BatchRows:
-        """The rows of step `step`, source after source."""
-        first, end = self._quota.before(step), self._quota.before(step + 1)
-        drawn = [
-            order(np.arange(start, stop)) for order, start, stop in zip(self._orders, first, end, strict=True)
-        ]
+    def slices(self, step: int, share: ProcessShare, micro_batches: int) -> Iterator[BatchRows]:
+        """The rows of a process in each micro-batch of a step.
+
+        The rows of a step stand source after source, so taking every n-th gives each slice the mix of the whole. With
+        lanes a process has the rows of its own ones: some fewer or more of a source than the others, but always of the
+        shards that it reads.
+        """
+        if self._lanes is None:
+            picks, stride = self._rows(step), share.world * micro_batches
+            firsts = range(share.rank * micro_batches, (share.rank + 1) * micro_batches)
+        else:
+            picks, stride, firsts = self._rows(step, share), micro_batches, range(micro_batches)
+        for first in firsts:
+            yield picks[first::stride]
+
+    def fewest(self, world: int, steps: range) -> int:
+        """With lanes, the number of rows that each of so many processes has at least in each of these steps."""
+        counts = (self._quota.before(step + 1) - self._quota.before(step) for step in steps)
+        return min(int((of_step // world).sum()) for of_step in counts)
+
+    def _rows(self, step: int, share: ProcessShare = ALONE) -> BatchRows:
+        """The rows of step `step`, source after source; with lanes those of one process."""
+        spans = zip(self._quota.before(step).tolist(), self._quota.before(step + 1).tolist(), strict=True)
+        asked = [np.arange(*span) for span in spans]
+        if self._lanes is not None:
+            asked = [each[each % self._lanes % share.world == share.rank] for each in asked]
+        drawn = [order(positions) for order, positions in zip(self._orders, asked, strict=True)]
         return BatchRows(
-            source=np.repeat(self._sources, end - first),
+            source=np.repeat(self._sources, list(map(len, asked))),
             epoch=np.concatenate([epochs for epochs, _ in drawn]),
             row=np.concatenate([rows for _, rows in drawn]),
         )
 
 
-def source_parts(seed: int, source: Source, kinds: Mapping[str, TaskKind]) -> list[Part]:
+def source_parts(seed: int, source: Source, kinds: Mapping[str, TaskKind], lanes: int) -> list[Part]:
     """The parts of a source: all its training rows, or where some are limited to be a pool, those and the rest;
     none where it has no training rows.
+
+    Args:
+        seed: of the recipe.
+        source: opened and limited.
+        kinds: every task of the recipe.
+        lanes: of the stream, for a source that is read in windows.
 
     Raises:
         RecipeError: the source wants class_balance and has not exactly one class label.
         ShardError: a label cannot be read; class_balance reads all of them once.
     """
-    rows, labelled = source.sets["train"], source.shown_rows("train")
-    if not len(rows):
+    if not source.count("train"):
         return []
-    if len(labelled) == len(rows):
-        return [Part(1.0, _order(seed, source.name, source, rows, kinds))]
-    share = labelled_share(source)
-    parts = [Part(share, _order(seed, f"{source.name}/labelled", source, labelled, kinds))]
+    shuffled = partial(_shuffled, seed, source, lanes)
+    labelled = source.labelled_rows()
+    if source.shown_count("train") == source.count("train"):
+        return [Part(1.0, _balanced(seed, source.name, source, kinds) or shuffled(source.name, labelled))]
+    share, name = labelled_share(source), f"{source.name}/labelled"
+    parts = [Part(share, _balanced(seed, name, source, kinds) or shuffled(name, labelled))]
     if share < 1:
-        pool = np.setdiff1d(rows, labelled, assume_unique=True)
-        parts.append(Part(1 - share, Shuffled(seed, f"{source.name}/pool", pool)))
+        parts.append(Part(1 - share, shuffled(f"{source.name}/pool", source.pool_rows())))
     return parts
 
 
-def _order(
-    seed: int, name: str, source: Source, rows: NDArray[np.int64], kinds: Mapping[str, TaskKind]
-) -> Shuffled | ClassBalanced:
-    """The order of labelled rows: shuffled, or with every class equally often."""
+def _shuffled(seed: int, source: Source, lanes: int, name: str, rows: RowsByShard) -> Windows | Shuffled:
+    """The order of some rows of a source: in windows of its shards, or all of them together."""
+    if is_in_windows(source.section):
+        return Windows(seed, name, rows, window=source.section.window, lanes=lanes)
+    shards = np.flatnonzero(rows.counts).tolist()
+    return Shuffled(seed, name, np.concatenate([rows.of(shard) for shard in shards]))
+
+
+def _balanced(seed: int, name: str, source: Source, kinds: Mapping[str, TaskKind]) -> ClassBalanced | None:
+    """The order of the labelled rows with every class equally often, if the source wants that."""
     if not source.section.class_balance:
-        return Shuffled(seed, name, rows)
-    task = class_task(source, kinds, "class_balance", "Remove it.")
+        return None
+    rows, task = source.shown_rows("train"), class_task(source, kinds, "class_balance", "Remove it.")
     return ClassBalanced(seed, name, rows, read_classes(source, rows, task, kinds[task]))

@@ -4,7 +4,7 @@ The other training rows stay in the stream as an unlabelled pool, for which only
 of every row, for what draws or counts the rows of a source by class.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from distill_mtl.data.reader import read_labels
 from distill_mtl.data.source import Source
 from distill_mtl.errors import RecipeError
-from distill_mtl.splitmix import draws, fold
+from distill_mtl.splitmix import Hashes, draws, fold
 from distill_mtl.tasks.base import TaskKind
 
 # Left to themselves, 100 labelled rows of 4,000 would hardly ever meet a batch. Semi-supervised practice
@@ -21,10 +21,11 @@ from distill_mtl.tasks.base import TaskKind
 # MultiDigits with 100 labels a source (300 steps, one seed) lost 3.1, 4.2 and 11.7 points against the teachers
 # with an eighth, 2.2, 2.9 and 9.3 with a quarter, 2.1, 2.9 and 9.7 with a half, 6.4, 7.5 and 9.5 without a pool.
 LABELLED_SHARE = 0.25
+_AT_ONCE = 1 << 20  # rows that are ranked together
 
 
 def kept_rows(seed: int, source: Source, kinds: Mapping[str, TaskKind]) -> NDArray[np.int64]:
-    """The training rows that keep their labels, ascending: all of them where the source has no limit.
+    """The training rows that keep their labels, ascending, of a source with a limit.
 
     A pure function of seed and source; the rows of a smaller limit are among those of a larger one.
 
@@ -32,16 +33,42 @@ def kept_rows(seed: int, source: Source, kinds: Mapping[str, TaskKind]) -> NDArr
         RecipeError: the limit is per class, and the source has not exactly one class label.
         ShardError: a label cannot be read; a limit per class reads all of them once.
     """
-    rows, limit = source.sets["train"], source.section.limit
-    if limit is None:
-        return rows
-    ranked = rows[np.argsort(draws(fold(seed, source.name, "limit"), len(source))[0][rows], kind="stable")]
+    limit, key = source.section.limit, fold(seed, source.name, "limit")
+    assert limit is not None
     if limit.per_class is None:
-        return np.sort(ranked[: limit.rows])
+        assert limit.rows is not None
+        return np.sort(_first_ranked(key, source, limit.rows))
+    ranked = _first_ranked(key, source, source.count("train"))
     task = _class_task(source, kinds)
     classes = read_classes(source, ranked, task, kinds[task])
     members = [ranked[classes == number][: limit.per_class] for number in np.unique(classes)]
     return np.sort(np.concatenate(members))
+
+
+def _first_ranked(key: Hashes, source: Source, count: int) -> NDArray[np.int64]:
+    """The first `count` training rows in the order of their hashes. Shard by shard, so that a source that is read so
+    need not have all its rows at hand."""
+    rows, hashes = np.zeros(0, np.int64), np.zeros(0, np.uint64)
+    of_set, parts = source.training_rows(), list[tuple[NDArray[np.int64], Hashes]]()
+    waiting = 0
+    for shard in np.flatnonzero(of_set.counts).tolist():
+        mine = of_set.of(shard)
+        first = int(mine[0])
+        parts.append((mine, draws(key, int(mine[-1]) + 1 - first, first)[0][mine - first]))
+        waiting += len(mine)
+        if waiting > max(count, _AT_ONCE):
+            rows, hashes = _smallest([(rows, hashes), *parts], count)
+            parts, waiting = [], 0
+    return _smallest([(rows, hashes), *parts], count)[0]
+
+
+def _smallest(
+    parts: Sequence[tuple[NDArray[np.int64], Hashes]], count: int
+) -> tuple[NDArray[np.int64], Hashes]:
+    """The rows with the smallest hashes, and these; ties fall to the smaller row."""
+    rows, hashes = (np.concatenate(part) for part in zip(*parts, strict=True))
+    order = np.lexsort((rows, hashes))[:count]
+    return rows[order], hashes[order]
 
 
 def labelled_share(source: Source) -> float:
@@ -49,7 +76,7 @@ def labelled_share(source: Source) -> float:
     limit = source.section.limit
     if limit is None:
         return 1.0
-    kept = len(source.shown_rows("train")) / len(source.sets["train"])
+    kept = source.shown_count("train") / source.count("train")
     if kept == 1:
         return 1.0
     return limit.share if limit.share is not None else max(LABELLED_SHARE, kept)

@@ -206,7 +206,8 @@ class Reader:
     ) -> None:
         """Put the labels of the rows just added into the batch, dense ones under the picture's view."""
         source = self.sources[number]
-        shown = np.flatnonzero(source.shown[[row for row, _, _ in framed]]).tolist()
+        numbers = np.array([row for row, _, _ in framed], np.int64)
+        shown = np.flatnonzero(source.are_shown(numbers)).tolist()
         for task in tasks:
             kind, places = self.kinds[task], shown if task in source.labels else []
             labels, labelled = [self._fillers[task]] * len(framed), [False] * len(framed)

@@ -1,4 +1,4 @@
-"""One data set of a recipe: its rows over all shards, where their members lie, and the three sets.
+"""One data set of a recipe: its rows over all shards, and the three sets.
 
 Members are read by offset, through few open files.
 """
@@ -11,33 +11,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distill_mtl.data.batch import ALONE, Integers, ProcessShare
 from distill_mtl.data.checksums import is_intact
 from distill_mtl.data.index import ShardIndex, load_index
-from distill_mtl.data.shard_files import Shard, find_shards, shard_names
+from distill_mtl.data.row_table import HeldRows, Homes, RowsOnDemand, RowTable, member_column
+from distill_mtl.data.shard_files import Shard, find_shards, is_remote, shard_names
+from distill_mtl.data.windows import RowsByShard
 from distill_mtl.errors import ShardError
-from distill_mtl.recipe.schema import SourceSection
+from distill_mtl.recipe.schema import Recipe, SourceSection
 from distill_mtl.splits import SPLITS, Split, split_by_hash
 
 _GROUP = "group"
 _EXAMPLES = 3  # rows named in a message
 _MOST = 128  # open files
-
-
-@dataclass(frozen=True)
-class Column:
-    """One member of every row of a source.
-
-    Attributes:
-        member: its file ending, or several with `;` between them, of which the first found wins.
-        offsets: int64 [N] in the row's shard, in bytes.
-        sizes: int64 [N] in bytes; -1 where the row has none.
-    """
-
-    member: str
-    offsets: Integers
-    sizes: Integers
 
 
 @dataclass(frozen=True)
@@ -80,7 +68,8 @@ class RowMembers(NamedTuple):
 class Source:
     """A data set whose shards are found, whole and indexed, and whose rows have all they need.
 
-    Rows are numbered through all shards: training, validation, test, each in the recipe's order.
+    Rows are numbered through all shards: training, validation, test, each in the recipe's order. What is known of each
+    row is held for all of them, or under `order: windows` looked up shard by shard (`row_table`).
 
     Args:
         name: in the recipe.
@@ -89,13 +78,14 @@ class Source:
         shards: of each set.
         local: this process among those of this machine, which share the indexing.
         cut: sets without shards are cut from the training shards, even if there are no labels.
+        lanes: of the training stream.
 
     Attributes:
-        sets: split -> int64 numbers of its rows, ascending.
         hashed: the sets that were cut from the training shards by a hash of the key.
-        image: the picture of every row.
-        labels: task -> its label in every row.
-        shown: bool [N], whether the labels of a row may be seen; `keep_labels` hides some.
+        endings: the members that rows have, each in one shard at least.
+        image: the member with the picture of every row, or several with `;` between them, of which the first found
+            wins.
+        labels: task -> the member with its label.
         groups: the member with what rows have in common.
 
     Raises:
@@ -111,58 +101,70 @@ class Source:
         *,
         local: ProcessShare = ALONE,
         cut: bool = False,
+        lanes: int = 1,
     ) -> None:
         self.name, self.section, self._cut = name, section, cut
         listed = [shard for split in SPLITS for shard in shards[split]]
         self.shards = shard_names([shard.url for shard in listed], f"data.{name}")
-        self._indexes = _load_all(listed, local)
-        lengths = [len(index) for index in self._indexes]
-        self._key_spans = np.concatenate([index.key_spans() for index in self._indexes])
-        self._shard = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+        # By the files' own names rows are cut: shards may move to another folder, and every row stays in its set.
+        self._file_names = [shard.name for shard in listed]
         self._paths = [str(shard.path) for shard in listed]
         self._homes = [split for split in SPLITS for _ in shards[split]]
         self._files = OpenFiles()
-        self.image = self._column(section.image)
-        self.labels = {task: self._column(member) for task, member in members.items()}
-        self.groups = self._column(_GROUP)
-        self._refuse_incomplete_rows()
-        home = np.repeat([SPLITS.index(split) for split in SPLITS for _ in shards[split]], lengths)
+        self._kept: Integers | None = None
+        self.image, self.labels, self.groups = section.image, dict(members), _GROUP
         self.hashed = self._missing_sets(shards)
-        if self.hashed:
-            train = np.flatnonzero(home == SPLITS.index("train"))
-            # By the files' own names: shards may move to another folder, and every row stays in its set.
-            names = [shard.name for shard in listed]
-            home[train] = split_by_hash(self._identities(train, names), self.hashed)
-        self.sets: dict[Split, Integers] = {
-            split: np.flatnonzero(home == number) for number, split in enumerate(SPLITS)
-        }
-        self.shown = np.ones(len(self), np.bool_)
-        if section.shards is not None and not len(self.sets["train"]):
+        self._table = self._open_table(local, lanes)
+        if section.shards is not None and not self.count("train"):
             raise ShardError(
                 f"data.{name}: no row is left for training. Give validation and test sets their shards."
             )
 
     def __len__(self) -> int:
-        return len(self._shard)
+        return len(self._table)
+
+    def count(self, split: Split) -> int:
+        """How many rows a set has."""
+        return self._table.count(split)
+
+    def rows(self, split: Split) -> Integers:
+        """int64: the numbers of a set's rows, ascending."""
+        return self._table.rows(split)
 
     def keep_labels(self, rows: Integers) -> None:
-        """Let these training rows alone show their labels; the others become an unlabelled pool."""
-        self.shown[self.sets["train"]] = False
-        self.shown[rows] = True
+        """Let these training rows alone, ascending, show their labels; the others become an unlabelled pool."""
+        self._kept = rows
+
+    def shown_count(self, split: Split) -> int:
+        """How many rows of a set `shown_rows` has."""
+        return self.count(split) if split != "train" or self._kept is None else len(self._kept)
 
     def shown_rows(self, split: Split) -> Integers:
         """The rows of a set whose labels may be seen, if the source has any, ascending."""
-        rows = self.sets[split]
-        return rows[self.shown[rows]]
+        return self.rows(split) if split != "train" or self._kept is None else self._kept
+
+    def are_shown(self, rows: Integers) -> NDArray[np.bool_]:
+        """bool [R]: whether the labels of each row may be seen."""
+        if self._kept is None:
+            return np.ones(len(rows), np.bool_)
+        return are_among(rows, self._kept) | ~self._table.are_training(rows)
+
+    def training_rows(self) -> RowsByShard:
+        """The training rows, shard by shard."""
+        return self._table.by_shard("train")
+
+    def labelled_rows(self) -> RowsByShard:
+        """Of the training rows those that show their labels, shard by shard."""
+        return self.training_rows() if self._kept is None else self._split(self._kept, kept=True)
+
+    def pool_rows(self) -> RowsByShard:
+        """Of the training rows those that hide their labels, shard by shard."""
+        return self._split(np.zeros(0, np.int64) if self._kept is None else self._kept, kept=False)
 
     def keys(self, rows: Sequence[int]) -> list[str]:
         """The rows' identities, "source/shard/key"."""
-        return self._identities(rows, self.shards)
-
-    @property
-    def endings(self) -> frozenset[str]:
-        """The members that rows have, each in one shard at least."""
-        return frozenset(ending for index in self._indexes for ending in index.endings)
+        found = self._table.keys(np.asarray(rows, np.int64))
+        return [f"{self.name}/{self.shards[shard]}/{key}" for shard, key in found]
 
     def members(self, rows: Integers, members: Collection[str]) -> Iterator[RowMembers]:
         """What rows carry in some members.
@@ -171,47 +173,42 @@ class Source:
             rows: of the source.
             members: their file endings.
         """
-        columns = {member: self._column(member) for member in sorted(members)}
-        for row, key in zip(rows.tolist(), self.keys(rows.tolist()), strict=True):
-            there = {member: column for member, column in columns.items() if column.sizes[row] >= 0}
-            found = {member: self.payloads(column, np.array([row]))[0] for member, column in there.items()}
-            yield RowMembers(key, self._name(row), self.name, self.group(row), found)
+        for row, (shard, name) in zip(rows.tolist(), self._table.keys(rows), strict=True):
+            index, place, path = self._table.index(shard), row - self._table.firsts[shard], self._paths[shard]
+            found = {
+                member: self._files.read(path, int(index.offsets[place, at]), int(index.sizes[place, at]))
+                for at, member in enumerate(index.endings)
+                if member in members and index.sizes[place, at] >= 0
+            }
+            yield RowMembers(
+                f"{self.name}/{self.shards[shard]}/{name}", name, self.name, self.group(row), found
+            )
 
     def paths(self, split: Split) -> list[Path]:
         """The shards that rows of a set lie in."""
-        return [Path(self._paths[shard]) for shard in np.unique(self._shard[self.sets[split]])]
+        return [Path(self._paths[shard]) for shard in np.flatnonzero(self._table.by_shard(split).counts)]
 
     def by_shard(self, split: Split) -> list[ShardRows]:
         """The rows of a set, shard by shard; shards without any are left out."""
-        rows = self.sets[split]
-        borders = np.flatnonzero(np.diff(self._shard[rows])) + 1
-        parts = np.split(rows, borders) if len(rows) else []
-        return [self._shard_rows(int(self._shard[part[0]]), part) for part in parts]
+        rows = self._table.by_shard(split)
+        return [self._shard_rows(shard, rows.of(shard)) for shard in np.flatnonzero(rows.counts).tolist()]
 
     def whole_shards(self) -> list[tuple[Split, Path, Integers]]:
         """Every shard: the set that the recipe names it in, its file, and all its rows."""
-        borders = np.flatnonzero(np.diff(self._shard)) + 1
-        parts = np.split(np.arange(len(self)), borders)
-        return [(self._homes[(n := int(self._shard[rows[0]]))], Path(self._paths[n]), rows) for rows in parts]
+        spans = zip(self._table.firsts.tolist(), self._table.lengths.tolist(), strict=True)
+        rows = [np.arange(first, first + length) for first, length in spans]
+        return list(zip(self._homes, map(Path, self._paths), rows, strict=True))
 
-    def payloads(self, column: Column, rows: Integers) -> list[bytes]:
+    def payloads(self, member: str, rows: Integers) -> list[bytes]:
         """One member of rows that all have it, as it stands in the shards."""
-        wheres = zip(
-            self._shard[rows].tolist(),
-            column.offsets[rows].tolist(),
-            column.sizes[rows].tolist(),
-            strict=True,
-        )
         paths, read = self._paths, self._files.read
-        return [read(paths[shard], offset, size) for shard, offset, size in wheres]
+        return [read(paths[shard], offset, size) for shard, offset, size in self._table.spans(member, rows)]
 
     def damaged(self, row: int) -> list[str]:
         """The members of a row, whatever they are for, that do not have their checksum."""
-        shard = int(self._shard[row])
-        index = self._indexes[shard]
-        place = row - int(np.searchsorted(self._shard, shard))
+        shard = int(self._table.shards(np.array([row]))[0])
+        index, place, path = self._table.index(shard), row - self._table.firsts[shard], self._paths[shard]
         known = np.flatnonzero((index.sizes[place] >= 0) & (index.checksums[place] >= 0)).tolist()
-        path = self._paths[shard]
         return [
             index.endings[column]
             for column in known
@@ -223,37 +220,49 @@ class Source:
 
     def checksums(self) -> int:
         """How many rows have checksums of all their members."""
-        return sum(
-            int(((index.checksums >= 0) | (index.sizes < 0)).all(axis=1).sum()) for index in self._indexes
-        )
+        indexes = map(self._table.index, range(len(self._paths)))
+        return sum(int(((index.checksums >= 0) | (index.sizes < 0)).all(axis=1).sum()) for index in indexes)
 
     def group(self, row: int) -> str:
         """What the row shares with others, or its own identity."""
-        if self.groups.sizes[row] < 0:
+        ((shard, offset, size),) = self._table.spans(self.groups, np.array([row]))
+        if size < 0:
             return self.keys([row])[0]
-        payload = self.payloads(self.groups, np.array([row]))[0]
-        return payload.decode(errors="replace").strip()
+        return self._files.read(self._paths[shard], offset, size).decode(errors="replace").strip()
 
     def after(self, row: int) -> int:
         """The next training row; the first one after the last."""
-        rows = self.sets["train"]
-        return int(rows[np.searchsorted(rows, row, side="right") % len(rows)])
+        of_set = self.training_rows()
+        shard = int(self._table.shards(np.array([row]))[0])
+        if len(later := (mine := of_set.of(shard))[np.searchsorted(mine, row, side="right") :]):
+            return int(later[0])
+        shards = np.flatnonzero(of_set.counts)
+        return int(of_set.of(int(shards[np.searchsorted(shards, shard, side="right") % len(shards)]))[0])
 
-    def place(self, column: Column, row: int) -> str:
+    def place(self, member: str, row: int) -> str:
         """Where a member stands, for messages: source, shard, key and member."""
-        path = self._paths[self._shard[row]]
-        return f"data.{self.name}: {path}, row {self._name(row)}, member {column.member}"
+        ((shard, key),) = self._table.keys(np.array([row]))
+        return f"data.{self.name}: {self._paths[shard]}, row {key}, member {member}"
 
-    def _name(self, row: int) -> str:
-        """The row's key in its shard."""
-        return self._indexes[self._shard[row]].key(*self._key_spans[row])
+    def _split(self, some: Integers, *, kept: bool) -> RowsByShard:
+        """The training rows that are among some of them, or that are not."""
+        of_set, firsts = self.training_rows(), self._table.firsts
+        borders = np.append(np.searchsorted(some, firsts), len(some))
+        counts = np.diff(borders) if kept else of_set.counts - np.diff(borders)
+
+        def of(shard: int) -> Integers:
+            mine = some[borders[shard] : borders[shard + 1]]
+            return mine if kept else np.setdiff1d(of_set.of(shard), mine, assume_unique=True)
+
+        return RowsByShard(counts, of)
 
     def _shard_rows(self, shard: int, rows: Integers) -> ShardRows:
-        index, spans = self._indexes[shard], self._key_spans[rows]
+        index, places = self._table.index(shard), rows - self._table.firsts[shard]
+        spans = index.key_spans()[places]
         # Lengths first, so that no two lists of keys are the same text.
         keys = hashlib.sha256((spans[:, 1] - spans[:, 0]).astype("<i8").tobytes())
         keys.update(b"".join([index.key_text[start:end] for start, end in spans.tolist()]))
-        pictures = np.stack([self.image.offsets[rows], self.image.sizes[rows]]).astype("<i8")
+        pictures = np.stack([column[places] for column in member_column(index, self.image)]).astype("<i8")
         return ShardRows(
             path=Path(self._paths[shard]),
             rows=rows,
@@ -262,43 +271,132 @@ class Source:
             keys=keys.hexdigest(),
         )
 
-    def _column(self, member: str) -> Column:
-        columns = [member_column(index, member) for index in self._indexes]
-        offsets, sizes = (np.concatenate(part) for part in zip(*columns, strict=True))
-        return Column(member, offsets, sizes)
-
     def _missing_sets(self, shards: Mapping[Split, Sequence[Shard]]) -> frozenset[Split]:
         """The sets to cut by hash; a source without labels keeps all its rows for training unless it is told, and one
         without training shards has nothing to cut from."""
         cut = bool((self.labels or self._cut) and shards["train"])
         return frozenset(split for split in SPLITS[1:] if cut and not shards[split])
 
-    def _identities(self, rows: Sequence[int] | Integers, names: Sequence[str]) -> list[str]:
-        """ "source/shard/key" of each row, with the shards called by `names`."""
-        numbers = np.asarray(rows, np.int64)
-        return [
-            f"{self.name}/{names[shard]}/{self._indexes[shard].key(start, end)}"
-            for shard, (start, end) in zip(
-                self._shard[numbers].tolist(), self._key_spans[numbers].tolist(), strict=True
-            )
-        ]
+    def _open_table(self, local: ProcessShare, lanes: int) -> RowTable:
+        """Look at the index of every shard, and keep it where rows are held. Each process begins at another one, and
+        finds what the others have made.
 
-    def _refuse_incomplete_rows(self) -> None:
-        wanted = {"a picture": self.image} | {
-            f"the label of {task}": column for task, column in self.labels.items()
+        Raises:
+            ShardError: an index cannot be made; rows without a picture or a label.
+        """
+        members, count = (self.image, *self.labels.values(), self.groups), len(self._paths)
+        windows, lacking = is_in_windows(self.section), _Lacking(self.image, self.labels)
+        indexes: dict[int, ShardIndex] = {}
+        homes: dict[int, Homes] = {}
+        lengths, in_sets = np.zeros(count, np.int64), np.zeros((count, len(SPLITS)), np.int64)
+        start = local.rank * count // local.world
+        for shard in (*range(start, count), *range(start)):
+            index = self._load(shard)
+            cut = self._cut_shard(shard, index)
+            lengths[shard], in_sets[shard] = len(index), np.bincount(cut, minlength=len(SPLITS))
+            lacking.look(shard, index)
+            if not windows:
+                indexes[shard], homes[shard] = index, cut
+        lacking.refuse(self.name, self.shards, int(lengths.sum()))
+        self.endings = frozenset(lacking.endings)
+        if not windows:
+            numbers = range(count)
+            return HeldRows([indexes[each] for each in numbers], [homes[each] for each in numbers], members)
+        parts = 1 if self.section.limit is None else 2
+        most = parts * lanes * (self.section.window + 1)
+        return RowsOnDemand(self._load, lengths, in_sets, self._cut_shard, members, most)
+
+    def _load(self, shard: int) -> ShardIndex:
+        return load_index(Path(self._paths[shard]))
+
+    def _cut_shard(self, shard: int, index: ShardIndex) -> Homes:
+        """The set of each row of a shard."""
+        home = self._homes[shard]
+        if home != "train" or not self.hashed:
+            return np.full(len(index), SPLITS.index(home), np.int8)
+        place = f"{self.name}/{self._file_names[shard]}"
+        keys = (index.key(start, end) for start, end in index.key_spans().tolist())
+        return split_by_hash((f"{place}/{key}" for key in keys), self.hashed)
+
+
+class _Lacking:
+    """The rows that have no picture or no label.
+
+    Args:
+        image: member with the pictures.
+        labels: task -> member.
+
+    Attributes:
+        endings: of all members that any row has.
+    """
+
+    def __init__(self, image: str, labels: Mapping[str, str]) -> None:
+        self._wanted = {"a picture": image} | {
+            f"the label of {task}": member for task, member in labels.items()
         }
+        self._counts, self.endings = dict.fromkeys(self._wanted, 0), set[str]()
+        self._examples: dict[str, dict[int, list[str]]] = {what: {} for what in self._wanted}
+
+    def look(self, shard: int, index: ShardIndex) -> None:
+        """Note those of a shard."""
+        self.endings.update(index.endings)
+        for what, member in self._wanted.items():
+            places = np.flatnonzero(member_column(index, member)[1] < 0)
+            if len(places):
+                self._counts[what] += len(places)
+                spans = index.key_spans()[places[:_EXAMPLES]].tolist()
+                self._examples[what][shard] = [index.key(start, end) for start, end in spans]
+
+    def refuse(self, source: str, shards: Sequence[str], rows: int) -> None:
+        """Raise ShardError if there are any.
+
+        Args:
+            source: name of the data set.
+            shards: names of its shards.
+            rows: that it has.
+        """
         findings = []
-        for what, column in wanted.items():
-            lacking = np.flatnonzero(column.sizes < 0)
-            if len(lacking):
-                keys = self.keys(lacking[:_EXAMPLES].tolist())
-                examples = ", ".join(keys + ["…"] * (len(lacking) > _EXAMPLES))
-                count = f"{len(lacking)} of {len(self)} rows"
-                findings.append(f"{count} lack {what} (member {column.member}): {examples}")
+        for what, count in self._counts.items():
+            if count:
+                found = [
+                    f"{source}/{shards[shard]}/{key}"
+                    for shard, keys in sorted(self._examples[what].items())
+                    for key in keys
+                ]
+                examples = ", ".join(found[:_EXAMPLES] + ["…"] * (count > _EXAMPLES))
+                findings.append(
+                    f"{count} of {rows} rows lack {what} (member {self._wanted[what]}): {examples}"
+                )
         if findings:
             raise ShardError(
-                f"data.{self.name}: {'; '.join(findings)}. Members in the shards: {', '.join(sorted(self.endings))}."
+                f"data.{source}: {'; '.join(findings)}. Members in the shards: {', '.join(sorted(self.endings))}."
             )
+
+
+def settle_order(recipe: Recipe) -> Recipe:
+    """The recipe with the order of every data set decided."""
+    data = {
+        name: section.model_copy(update={"order": "windows" if is_in_windows(section) else "rows"})
+        for name, section in recipe.data.items()
+    }
+    return recipe.model_copy(update={"data": data})
+
+
+def is_in_windows(section: SourceSection) -> bool:
+    """Whether a source's rows are drawn in windows of its shards."""
+    if section.order == "auto":
+        shards = [section.shards] if isinstance(section.shards, str) else section.shards or []
+        return not section.reads_classes and any(map(is_remote, shards))
+    return section.order == "windows"
+
+
+def are_among(rows: Integers, some: Integers) -> NDArray[np.bool_]:
+    """bool [R]: which of the rows [R] are among some others, ascending."""
+    places = np.searchsorted(some, rows)
+    found = np.zeros(len(rows), np.bool_)
+    inside = places < len(some)
+    found[inside] = some[places[inside]] == rows[inside]
+    return found
 
 
 def open_source(
@@ -308,6 +406,7 @@ def open_source(
     *,
     local: ProcessShare = ALONE,
     cut: bool = False,
+    lanes: int = 1,
 ) -> Source:
     """Find, fetch and index the shards of one source.
 
@@ -317,6 +416,7 @@ def open_source(
         members: task -> member, for every task that the source has labels for.
         local: this process among those of this machine.
         cut: as in `Source`.
+        lanes: as in `Source`.
 
     Raises:
         ShardError: as `find_shards` and `Source`.
@@ -330,26 +430,7 @@ def open_source(
     for split, (pattern, key) in patterns.items():
         place = f"data.{name}.{key}"
         shards[split] = find_shards(pattern, place, local=local) if pattern else []
-    return Source(name, section, members, shards, local=local, cut=cut)
-
-
-def _load_all(shards: Sequence[Shard], local: ProcessShare) -> list[ShardIndex]:
-    """The index of every shard. Each process begins at another one, and finds what the others have made."""
-    start = local.rank * len(shards) // local.world
-    turned = list(range(start, len(shards))) + list(range(start))
-    indexes = {number: load_index(shards[number].path) for number in turned}
-    return [indexes[number] for number in range(len(shards))]
-
-
-def member_column(index: ShardIndex, member: str) -> tuple[Integers, Integers]:
-    """Offsets and sizes of the first of the member's endings that each row has."""
-    offsets, sizes = np.zeros(len(index), np.int64), np.full(len(index), -1, np.int64)
-    for ending in member.lower().split(";"):
-        if ending.strip() in index.endings:
-            place = index.endings.index(ending.strip())
-            use = (sizes < 0) & (index.sizes[:, place] >= 0)
-            offsets[use], sizes[use] = index.offsets[use, place], index.sizes[use, place]
-    return offsets, sizes
+    return Source(name, section, members, shards, local=local, cut=cut, lanes=lanes)
 
 
 class OpenFiles:

@@ -278,24 +278,17 @@ class _Taken(Sampler[Item]):
 
 
 class _Slices(Sampler[BatchRows]):
-    """This process's slices of every step.
-
-    A step's rows stand source after source, so taking every n-th row gives each slice the mix of the whole.
-    """
+    """This process's slices of every step."""
 
     def __init__(self, plan: Plan, steps: range, micro_batches: int, share: ProcessShare) -> None:
-        self._plan, self._steps = plan, steps
-        self._mine = range(share.rank * micro_batches, (share.rank + 1) * micro_batches)
-        self._stride = share.world * micro_batches
+        self._plan, self._steps, self._micro_batches, self._share = plan, steps, micro_batches, share
 
     def __iter__(self) -> Iterator[BatchRows]:
         for step in self._steps:
-            picks = self._plan(step)
-            for first in self._mine:
-                yield picks[first :: self._stride]
+            yield from self._plan.slices(step, self._share, self._micro_batches)
 
     def __len__(self) -> int:
-        return len(self._steps) * len(self._mine)
+        return len(self._steps) * self._micro_batches
 
 
 class _Work(Dataset[Made | UserError], Generic[Item, Made]):

@@ -145,7 +145,7 @@ class RealRows:
                 yield from sources.labelled(task, split, _MOST, limit=share)
 
     def _unlabelled(self, sources: Sources, number: int) -> Iterator[Batch]:
-        rows = np.asarray(sources.opened[0].sets["train"])
+        rows = sources.opened[0].rows("train")
         chosen = rows[np.linspace(0, len(rows) - 1, min(number, len(rows))).astype(np.int64)]
         for first in range(0, len(chosen), _MOST):
             part = chosen[first : first + _MOST]

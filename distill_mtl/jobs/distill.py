@@ -114,6 +114,7 @@ def distill(
 
     parts = build(recipe)
     accelerator = start_accelerator(parts.recipe.training)
+    parts.sources.refuse_processes(accelerator.num_processes, recipe.training.accumulate)
     needed = run_bytes(state_bytes(parts.student), recipe.training, begun=resume)
     refuse_full_disks({folder.path: needed}, f"--out {folder.path}")
     if resume:

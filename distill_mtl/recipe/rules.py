@@ -412,6 +412,15 @@ def _limits(judged: Judged) -> Iterator[Mistake]:
             yield Mistake(("data", source, "limit"), text)
 
 
+def _windows(judged: Judged) -> Iterator[Mistake]:
+    """Windows do not know the class of every row before the first step."""
+    for source, section in judged.recipe.data.items():
+        if section.order == "windows" and section.reads_classes:
+            key = "class_balance" if section.class_balance else "limit.per_class"
+            text = f"with windows no row's class is known ahead, which `{key}` needs. Use `order: rows`."
+            yield Mistake(("data", source, "order"), text)
+
+
 def _acceptance(judged: Judged) -> Iterator[Mistake]:
     margins = judged.recipe.acceptance.margin
     for named in margins:
@@ -680,6 +689,7 @@ _RULES: tuple[Callable[[Judged], Iterator[Mistake]], ...] = (
     _training,
     _stream,
     _limits,
+    _windows,
     _asynchronous,
     _schedule,
     _shape,

@@ -442,12 +442,23 @@ class SourceSection(Section):
     """How a picture becomes square: centre crop, letterbox, or stretched."""
     augment: AugmentSection = AugmentSection()
     """Augmentation; null: none."""
+    order: Literal["auto", "rows", "windows"] = "auto"
+    """Of the training rows. rows: all of them are permuted together; windows: shards are permuted, and the rows of a
+    few shards together, for data that one disk or one memory does not hold. auto: windows for shards that are read from
+    elsewhere (s3://, https://), else rows."""
+    window: Annotated[int, Field(ge=1, le=10**6)] = 4
+    """With windows, the shards of each lane whose rows are mixed with each other."""
     class_balance: bool = False
     """Draw every class equally often (needs one class label)."""
     limit: LimitSection | None = None
     """Training rows that keep their labels; validation and test keep all. Default: all rows."""
     corrupt: Literal["stop", "skip"] = "stop"
     """A picture that cannot be decoded ends the run, or is replaced by the next and counted."""
+
+    @property
+    def reads_classes(self) -> bool:
+        """Whether the class of every training row is needed before the first step."""
+        return self.class_balance or (self.limit is not None and self.limit.per_class is not None)
 
 
 class HeadSection(Section):
@@ -572,6 +583,9 @@ class StreamSection(Section):
     """mixed: rows of all data sets in every batch; alternate: batches of one data set each, in turn."""
     phase: Steps = 1
     """With alternate, the number of steps before the next data set."""
+    lanes: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Parts that the rows of sources with `order: windows` are dealt to. Processes share them, so their number must
+    divide this one; the rows of a step are the same with any that does."""
 
 
 class TrainingSection(Section):

@@ -15,6 +15,7 @@ from accelerate.tracking import get_available_trackers
 
 from distill_mtl.balance import Rule
 from distill_mtl.data import DataSettings, Sources, open_sources
+from distill_mtl.data.source import settle_order
 from distill_mtl.distillation.stages import Schedule
 from distill_mtl.distillation.term import LossConfig, Term
 from distill_mtl.errors import RecipeError, UserError
@@ -171,6 +172,7 @@ def build(recipe: Recipe) -> Parts:
     """
     _refuse_missing_trackers(recipe)
     admit_terms(recipe)
+    recipe = settle_order(recipe)
     old = find_initial_student(recipe.student.init)
     teachers, kinds = build_teachers(recipe, old)
     refuse_combinations(recipe, kinds, teachers.cards)

@@ -67,7 +67,7 @@ def test_a_batch_says_which_row_and_which_view_it_shows(sources: Sources) -> Non
 
 def test_every_view_is_what_training_shows(sources: Sources) -> None:
     sources.see_under(DrawnViews(sources.opened, SIZE, seed=0, count=3))
-    rows = sources.opened[0].sets["train"][4:9]
+    rows = sources.opened[0].rows("train")[4:9]
     for workers in (0, 1):
         (seen,) = sources.every_view([(0, rows)], workers=workers)
         images = seen.images.view(5, 3, 3, *SIZE)
@@ -85,7 +85,7 @@ def test_rows_by_shard_are_the_training_rows_in_shard_order(tmp_path: Path) -> N
         assert [part.path.name for part in parts] == [
             f"{source.name}-train-{number}.tar" for number in (0, 1)
         ]
-        assert np.array_equal(np.concatenate([part.rows for part in parts]), source.sets["train"])
+        assert np.array_equal(np.concatenate([part.rows for part in parts]), source.rows("train"))
     before = [part.keys for part in sources.opened[0].by_shard("train")]
     three_sets(tmp_path, "pets", lambda count, first=0: pets(count, first + 1), 40)
     after = open_two(tmp_path).opened[0].by_shard("train")
