@@ -270,10 +270,11 @@ def print_tables(outcomes: Sequence[Outcome], *, all_cases: bool) -> None:
     print(summary("the runs of merges of other teachers", judged(outcomes, TEAMS)))
     for name, columns in VARIANTS.items():
         print(summary(f"other merges, {name}", judged(outcomes, {}, columns)))
-    long_runs = [each for each in alone if each.outcome.budget == "long"]
-    print(summary("long runs, the other merges", long_runs))
+    for budget in BUDGETS:
+        some = [each for each in alone if each.outcome.budget == budget]
+        print(summary(f"other merges, {budget} runs", some))
     if begun := judged(outcomes, {}, earlier=True):
-        print(summary("long runs, the other merges and the own short runs", begun))
+        print(summary("other merges and the own short run, long runs", begun))
     if all_cases:
         print()
         for each in alone:

@@ -131,16 +131,7 @@ def forecast(
 
     features = features_of(parts, tasks, costs)
     left_out |= {task: "its teacher does not say how large it is" for task in tasks if task not in features}
-    total = sum(min(TEST_ROWS, parts.sources.count(task, "test")) for task in features)
-    with Display(console, "teachers on test rows", total, unit="row") as bar:
-        seen = 0
-
-        def tick(more: int) -> None:
-            nonlocal seen
-            seen += more
-            bar.update(seen)
-
-        errors = teacher_errors(parts, list(features), device, tick)
+    errors = _errors(parts, list(features), device, console)
     law = ErrorLaw([*measured_cases(), *cases_of(lines)])
     left_out |= {task: "its teacher makes no error" for task, error in errors.items() if not error > 0}
     left_out |= {task: far for task, known in features.items() if (far := law.unlike(known))}
@@ -211,6 +202,20 @@ def _fork(
                 console.print(said, style="yellow")
                 break
     return len(cosines), mean_cosines(cosines)
+
+
+def _errors(parts: Parts, tasks: list[str], device: torch.device, console: Console) -> dict[str, float]:
+    """The teachers' errors on test rows, by task, with a bar."""
+    total = sum(min(TEST_ROWS, parts.sources.count(task, "test")) for task in tasks)
+    with Display(console, "teachers on test rows", total, unit="row") as bar:
+        done = 0
+
+        def tick(more: int) -> None:
+            nonlocal done
+            done += more
+            bar.update(done)
+
+        return teacher_errors(parts, tasks, device, tick)
 
 
 def _forecasts(

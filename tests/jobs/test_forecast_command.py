@@ -61,6 +61,10 @@ def test_a_forecast_is_noted_and_its_run_adds_what_came_out(recipe: Path, tmp_pa
     assert done.tasks["shape"].outcome == result.tasks["shape"].delta
     assert done.tasks["shape"].delta == made.tasks["shape"].delta
     held = int(done.tasks["shape"].held)
+    distill(
+        recipe, STEPS, out=runs / "toy", overwrite=True, console=QUIET
+    )  # of which the forecast might have known
+    assert len(ForecastTable(runs).lines()) == 2
     assert f"So far here: {held} of 1 task" in said(recipe, *STEPS, runs=runs)
 
 

@@ -51,7 +51,8 @@ def earlier_runs(
         files = RunFiles(results.parent)
         try:
             theirs: dict[str, Any] = read_yaml(files.recipe, ResolvedRecipe, remedy=_OWN)
-            known = {task: entry.get("sha256") for task, entry in read_teachers(files.teachers).items()}
+            entries = read_teachers(files.teachers).items()
+            known = {name: entry["sha256"] for name, entry in entries if "sha256" in entry}
             if known != dict(teachers) or not _same(mine, theirs):
                 continue
             result = Evaluation.read(files.results)

@@ -138,13 +138,17 @@ class ForecastTable:
                 file.write(TypeAdapter(Line).dump_json(line, exclude_none=True).decode() + "\n")
 
     def note_outcome(self, recipe: str, run: Path, evaluation: Evaluation) -> Line | None:
-        """Add what a finished run measured beside what was forecast for its recipe; None: nothing was.
+        """Add what a finished run measured beside what was forecast for its recipe.
+
+        Returns:
+            The line. None: nothing was forecast, or a run of the recipe has ended before, which a forecast may have
+            known.
 
         Raises:
             UserError: the file cannot be read or written.
         """
-        made = [line for line in self.lines() if line.recipe == recipe and line.run is None]
-        if not made:
+        made = [line for line in self.lines() if line.recipe == recipe]
+        if not made or any(line.run is not None for line in made):
             return None
         tasks = {
             task: with_outcome(forecast, evaluation.tasks[task])
