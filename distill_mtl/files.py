@@ -112,7 +112,8 @@ def atomic_folder(path: Path, *, durable: bool = False) -> Iterator[Path]:
 def atomic_files(path: Path) -> Iterator[Path]:
     """An empty folder in which the block writes a file of `path`'s name and others that belong to it.
 
-    When the block ends well they all move to where `path` is, that file last; of a link to where it leads.
+    When the block ends well they all move to where `path` is, that file last; of a link to where it leads. A folder
+    among them, as a Core ML program is, takes the place of an earlier one.
 
     Raises:
         WriteError: the folder above it cannot be made or written to, the disk is full, or `path` is a device or a pipe.
@@ -125,7 +126,10 @@ def atomic_files(path: Path) -> Iterator[Path]:
     with _folder_beside(final) as aside:
         yield aside
         for file in sorted(aside.iterdir(), key=lambda file: file.name == path.name):
-            os.replace(file, final if file.name == path.name else final.with_name(file.name))
+            place = final if file.name == path.name else final.with_name(file.name)
+            if file.is_dir() and place.is_dir():
+                os.replace(place, aside / f"{file.name} earlier version")
+            os.replace(file, place)
 
 
 def half_made(folder: Path, names: str) -> list[Path]:

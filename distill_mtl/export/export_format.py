@@ -132,7 +132,8 @@ class Format(ABC):
         ending: of the file or folder that is written; a file's begins with a dot.
         options: those of the command that change something for this format: `preprocess`, `decode`, `int8`,
             `rows`, `data`, `repo`, `private`, `license`, `on`, `batch`, `size`. Others are refused.
-        packages: that it needs, of the extra of its own name.
+        packages: that it needs.
+        extra: of ours, that installs them; empty: the one of its own name.
     """
 
     name: ClassVar[str]
@@ -140,6 +141,7 @@ class Format(ABC):
     options: ClassVar[frozenset[str]] = frozenset()
 
     packages: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str] = ""
 
     @property
     def writes_folder(self) -> bool:
@@ -151,7 +153,7 @@ class Format(ABC):
         missing = [name for name in self.packages if find_spec(name) is None]
         if missing:
             raise ExportError(
-                f"--to {self.name} needs {', '.join(missing)}: pip install 'distill_mtl[{self.name}]'."
+                f"--to {self.name} needs {', '.join(missing)}: pip install 'distill_mtl[{self.extra or self.name}]'."
             )
 
     @abstractmethod
@@ -225,8 +227,11 @@ def _student_of_timm(folder: Path) -> Student:
 
 
 def refuse_existing(out: Path, *, overwrite: bool) -> None:
-    """Raise ExportError where `out` is there and may not be replaced, or is a folder in the place of a file."""
-    if out.is_dir():
+    """Raise ExportError where `out` is there and may not be replaced, or is a folder in the place of a file.
+
+    A `.mlpackage` is a folder that counts as a file.
+    """
+    if out.is_dir() and out.suffix != ".mlpackage":
         raise ExportError(f"{out} is a folder. Name a file with --out.")
     if out.exists() and not overwrite:
         raise ExportError(f"{out} exists. Replace it with --overwrite, or choose another name with --out.")

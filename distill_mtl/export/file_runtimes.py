@@ -4,8 +4,6 @@ Each opens files as the runtime of a teacher does (`networks/runtimes/`), so tha
 run it as a teacher.
 """
 
-import platform
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -24,14 +22,12 @@ class FileRuntime:
         package: on PyPI, whose version is the runtime's.
         extra: of ours, that installs it; empty: it is always there.
         reads: the ending under which a file is opened; empty: its own.
-        system: on which alone it runs, as Python's `sys.platform` calls it; empty: on each.
     """
 
     words: str
     package: str
     extra: str = ""
     reads: str = ""
-    system: str = ""
 
     @property
     def version(self) -> str | None:
@@ -40,11 +36,6 @@ class FileRuntime:
             return version(self.package)
         except PackageNotFoundError:
             return None
-
-    @property
-    def runs_here(self) -> bool:
-        """Whether there is such a runtime for this system."""
-        return self.system in ("", sys.platform)
 
     def open(self, file: Path) -> Runtime:
         """The file in this runtime, on the CPU, computing in float32.
@@ -61,12 +52,11 @@ FILE_RUNTIMES = {
     "torch": FileRuntime("PyTorch", "torch"),
     "litert": FileRuntime("LiteRT", "ai-edge-litert", "litert"),
     "executorch": FileRuntime("ExecuTorch", "executorch", "executorch"),
-    "coreml": FileRuntime("Core ML", "coremltools", "coreml", system="darwin"),
 }
 
 
 def chosen_runtimes(asked: Sequence[str] | None, able: Sequence[str], file: str) -> dict[str, FileRuntime]:
-    """The runtimes for `--on`, in the order in which they are asked for; None: the file's own one, if it runs here.
+    """The runtimes for `--on`, in the order in which they are asked for; None: the file's own one, if it has one here.
 
     Args:
         asked: names.
@@ -74,19 +64,16 @@ def chosen_runtimes(asked: Sequence[str] | None, able: Sequence[str], file: str)
         file: what they read, for the message: `--to onnx`.
 
     Raises:
-        ExportError: none of that name reads such files, runs on this system, or is installed.
+        ExportError: none of that name reads such files, or it is not installed.
     """
     if asked is None:
-        own = FILE_RUNTIMES[able[0]]
-        return {able[0]: own} if own.runs_here else {}
+        return {name: FILE_RUNTIMES[name] for name in able[:1]}
     for name in asked:
         if name not in able:
             raise ExportError(
-                f"--on {name}: no such runtime reads {file}.{nearest(name, able)} Known: {', '.join(able)}."
+                f"--on {name}: {file} is not checked in it.{nearest(name, able)} Known: {', '.join(able) or 'none'}."
             )
         found = FILE_RUNTIMES[name]
-        if not found.runs_here:
-            raise ExportError(f"--on {name}: {found.words} does not run on {platform.system()}.")
         if found.version is None:
             raise ExportError(f"--on {name} needs {found.package}: pip install 'distill_mtl[{found.extra}]'.")
     return {name: FILE_RUNTIMES[name] for name in dict.fromkeys(asked)}

@@ -1,11 +1,12 @@
 """What the formats share that record the student as a graph in one file: wrap, write, check, only then keep."""
 
+import io
 import json
 import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ from distill_mtl.export.deployable import Deployable, file_note, remove_unread
 from distill_mtl.export.export_format import ExportRequest, Format, refuse_existing
 from distill_mtl.export.file_runtimes import FileRuntime, chosen_runtimes
 from distill_mtl.export.parity import Parity, RealRows, check_parity
-from distill_mtl.files import atomic_files
+from distill_mtl.files import atomic_files, size_on_disk
 from distill_mtl.system_errors import reason_of
 
 
@@ -58,7 +59,13 @@ class GraphFormat(Format):
             report = made / f"{request.out.name}.parity.json"
             said = {name: parity.to_dict() for name, parity in found.items()}
             report.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
-        request.console.print(f"{request.out}  ({request.out.stat().st_size / 1e6:.2f} MB)", soft_wrap=True)
+        if not runtimes:
+            request.console.print(
+                f"{self.words} is not run on this system: nothing says that it answers as the student does.",
+                soft_wrap=True,
+            )
+        size = size_on_disk(request.out) / 1e6
+        request.console.print(f"{request.out}  ({size:.2f} MB)", soft_wrap=True)
 
     def finish(
         self, request: ExportRequest, module: Deployable, note: dict[str, Any], rows: RealRows, file: Path
@@ -118,8 +125,8 @@ def recorded_program(module: Deployable) -> ExportedProgram:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warnings that exporters print for their own developers."""
-    with warnings.catch_warnings():
+    """Without what exporters print for their own developers."""
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
 

@@ -232,8 +232,9 @@ class Parity:
 
     def table(self, words: str) -> Table:
         """One line an output."""
+        sizes = self.batches[:1] if len(set(self.batches)) == 1 else self.batches
         table = Table(
-            title=f"{words} beside the student, {self.rows} rows in batches of {', '.join(map(str, self.batches))}",
+            title=f"{words} beside the student, {self.rows} rows in batches of {', '.join(map(str, sizes))}",
             title_justify="left",
             box=box.SIMPLE_HEAD,
             show_edge=False,

@@ -106,7 +106,9 @@ def export_student(
         _say_saved(source.load().student, student, console or output())
     name = "-".join([source.name, *(student.kinds if tasks is not None else ()), *(["int8"] if int8 else [])])
     place = out or source.run / "export" / f"{name}{chosen.ending}"
-    refuse_unwritable(place, "--out", folder=chosen.writes_folder)
+    refuse_unwritable(
+        place, "--out", folder=chosen.writes_folder or (place.suffix == ".mlpackage" and place.is_dir())
+    )
     # int8 keeps the file in fp32 beside it until both are compared.
     refuse_full_disks({place: state_bytes(student) * (3 if int8 else 1)}, str(place))
     chosen.export(

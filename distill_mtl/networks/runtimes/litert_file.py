@@ -9,7 +9,7 @@ import importlib
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 from distill_mtl.errors import UserError, brief
+from distill_mtl.networks.file_contract import NOTE
 from distill_mtl.networks.modes import freeze
 from distill_mtl.networks.runtime import (
     RUNTIMES,
@@ -158,9 +159,7 @@ class LiteRtRuntime(SessionRuntime):
         graph.outputs = [*graph.outputs, *(self._tensors[name] for name in self._taps)]
         # The signatures name the file's own outputs, and are not used here.
         model.signatureDefs = None
-        builder = importlib.import_module("flatbuffers").Builder(0)
-        builder.Finish(model.Pack(builder), b"TFL3")
-        return bytes(builder.Output())
+        return _packed(model)
 
 
 def _package(module: str) -> Any:
@@ -187,6 +186,45 @@ def _read(path: Path) -> Any:
     return model
 
 
+def write_note(path: Path, notes: Mapping[str, str], *, image: str, outputs: Sequence[str]) -> None:
+    """Put texts into a file's metadata, and give its input and its outputs other names.
+
+    Args:
+        path: the file; replaced.
+        notes: by name.
+        image: name of the input.
+        outputs: names, in the order of the outputs.
+    """
+    schema, model = _package("schema_py_generated"), _read(path)
+    graph = model.subgraphs[0]
+    for at, name in zip([*graph.inputs, *graph.outputs], [image, *outputs], strict=True):
+        graph.tensors[at].name = name.encode()
+    for signature in model.signatureDefs or ():
+        ends = [*signature.inputs, *signature.outputs]
+        for end in ends:
+            end.name = graph.tensors[end.tensorIndex].name
+    for name, text in notes.items():
+        buffer, entry = schema.BufferT(), schema.MetadataT()
+        buffer.data = list(text.encode())
+        entry.name, entry.buffer = name, len(model.buffers)
+        model.buffers.append(buffer)
+        model.metadata = [*(model.metadata or ()), entry]
+    path.write_bytes(_packed(model))
+
+
+def _packed(model: Any) -> bytes:
+    builder = importlib.import_module("flatbuffers").Builder(0)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def _notes(model: Any) -> dict[str, str]:
+    """Our note, where the file has one."""
+    found = [entry.buffer for entry in model.metadata or () if entry.name == NOTE.encode()]
+    data = model.buffers[found[0]].data if found and found[0] < len(model.buffers) else None
+    return {} if data is None else {NOTE: bytes(data).decode("utf-8", "replace")}
+
+
 def _names(graph: Any) -> Iterator[str]:
     """A name for each tensor of a graph."""
     seen: dict[str, int] = {}
@@ -211,7 +249,7 @@ def _declared(model: Any, path: Path, name: str) -> DeclaredInput:
     shape = [None if side < 0 else int(side) for side in sides]
     coding = _coding(image)
     dtype = _DTYPES[image.type] if coding is None else torch.float32
-    declared = declared_input(shape, dtype, {}, file=path, name=name)
+    declared = declared_input(shape, dtype, _notes(model), file=path, name=name)
     contract = _normalisation(model, declared.channels) if dtype != torch.uint8 else {}
     proposed: dict[str, Any] = {}
     if coding is not None:
