@@ -42,6 +42,8 @@ from distill_mtl.training.run_folder import RunFolder, read_precisions
 
 BUDGETS = ("short", "long")
 FORK_ROWS = 512
+ZIPPED = "zip"
+"""The variant `student.init=zip` of merges.py, where it was run."""
 TEAMS = {"digits-few": "digits", "photos-few": "photos", "finetune": "photos", "vit": "photos"}
 """Merges whose teachers are those of another one."""
 
@@ -90,35 +92,38 @@ def main() -> None:
             if not (known_in / f"{merge}.json").exists():
                 print(f"what is known of {merge}", file=sys.stderr, flush=True)
                 measure(merge, work, known_in)
-    outcomes = [
-        outcome
+    known = {
+        merge: json.loads(file.read_text())
         for merge in merges
-        if (known_in / f"{merge}.json").exists()
-        for outcome in outcomes_of(merge, work, json.loads((known_in / f"{merge}.json").read_text()))
-    ]
+        if (file := known_in / f"{merge}.json").exists()
+    }
+    outcomes, zipped = (
+        [each for merge, facts in known.items() for each in outcomes_of(merge, work, facts, entrant)]
+        for entrant in ("ours", ZIPPED)
+    )
     if not outcomes:
         sys.exit(
             f"no finished run of `ours` below {work / 'runs'} has its {known_in}/MERGE.json: use --known"
         )
-    print_tables(outcomes, all_cases=arguments.cases)
+    print_tables(outcomes, zipped, all_cases=arguments.cases)
     if arguments.write:
         write_measured([outcome.case for outcome in outcomes])
 
 
-def finished(merge: str, work: Path) -> list[tuple[str, Path]]:
-    """Budget and folder of each finished run of ours."""
+def finished(merge: str, work: Path, entrant: str = "ours") -> list[tuple[str, Path]]:
+    """Budget and folder of each finished run."""
     return [
         (budget, file.parent)
         for budget in BUDGETS
-        for file in sorted((work / "runs" / merge / budget / "ours").glob("[0-9]*/run/results.json"))
+        for file in sorted((work / "runs" / merge / budget / entrant).glob("[0-9]*/run/results.json"))
         if not file.parts[-3].endswith(".part")
     ]
 
 
-def outcomes_of(merge: str, work: Path, known: Mapping[str, Any]) -> list[Outcome]:
+def outcomes_of(merge: str, work: Path, known: Mapping[str, Any], entrant: str = "ours") -> list[Outcome]:
     """Every task of every finished run of a merge."""
     found = []
-    for budget, folder in finished(merge, work):
+    for budget, folder in finished(merge, work, entrant):
         result = Evaluation.read(folder / "results.json")
         passes = MERGES[merge].steps(budget) * known["batch_size"] / known["rows"]
         for task, measured in result.tasks.items():
@@ -214,6 +219,7 @@ def judged(
     group: Mapping[str, str],
     columns: Columns = passes_and_size,
     *,
+    asked: Sequence[Outcome] | None = None,
     earlier: bool = False,
 ) -> list[Judged]:
     """Every outcome that can be forecast from other groups of merges.
@@ -222,10 +228,11 @@ def judged(
         outcomes: of all merges.
         group: merge -> what is left out together; missing: the merge alone.
         columns: of the law.
+        asked: what is forecast; default the outcomes themselves.
         earlier: long runs alone, each with the short runs of its own merge.
     """
     found = []
-    for outcome in outcomes:
+    for outcome in outcomes if asked is None else asked:
         merge = outcome.case.merge
         others = [
             other.case
@@ -250,7 +257,7 @@ def judged(
     return found
 
 
-def print_tables(outcomes: Sequence[Outcome], *, all_cases: bool) -> None:
+def print_tables(outcomes: Sequence[Outcome], zipped: Sequence[Outcome], *, all_cases: bool) -> None:
     alone = judged(outcomes, {})
     by_cell: dict[tuple[str, str], list[Judged]] = defaultdict(list)
     for each in alone:
@@ -273,6 +280,8 @@ def print_tables(outcomes: Sequence[Outcome], *, all_cases: bool) -> None:
     for budget in BUDGETS:
         some = [each for each in alone if each.outcome.budget == budget]
         print(summary(f"other merges, {budget} runs", some))
+    if zipped:
+        print(summary("other merges, students that begin as `zip`", judged(outcomes, {}, asked=zipped)))
     if begun := judged(outcomes, {}, earlier=True):
         print(summary("other merges and the own short run, long runs", begun))
     if all_cases:

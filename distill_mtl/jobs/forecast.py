@@ -78,7 +78,7 @@ def forecast(
         recipe: the recipe, a YAML file.
         overrides (--set KEY=VALUE, repeated): override any key, as often as you like:
             --set training.steps=2000
-        runs (DIR): folder of runs, where finished runs are looked for and the forecast is noted; default runs.
+        runs (DIR): folder of runs, where finished runs are looked for and the forecast is noted.
         rows: training rows that the teachers' features and answers are compared on.
         json (FILE): write the forecast there.
         console: where it is printed; default standard output.

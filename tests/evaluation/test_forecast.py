@@ -156,6 +156,8 @@ def test_a_half_written_last_line_is_left_out_and_a_damaged_one_is_named(tmp_pat
     whole = table.path.read_text()
     table.path.write_text(whole + whole[:40])
     assert table.lines() == [line()]
+    table.append(line(steps=3))
+    assert table.lines() == [line(), line(steps=3)]
     table.path.write_text(whole + '{"recipe": 3}\n' + whole)
     with pytest.raises(UserError, match=f"{FILE}, line 2"):
         table.lines()

@@ -26,6 +26,7 @@ FILE = "forecasts.jsonl"
 _MEASURED = Path(__file__).with_name("measured.json")
 _PART = ConfigDict(extra="forbid", allow_inf_nan=False)
 _LONGEST = 1 << 26  # bytes
+_REMEDY = Remedy("Delete that line, or the file: it only says how forecasts did.")
 
 
 @dataclass(frozen=True, kw_only=True, config=_PART)
@@ -113,17 +114,9 @@ class ForecastTable:
         Raises:
             UserError: a line is not what this program writes.
         """
-        if not self.path.exists():
-            return []
-        remedy = Remedy("Delete that line, or the file: it only says how forecasts did.")
-        texts = read_text(self.path, _LONGEST, remedy=remedy).rstrip("\n").split("\n")
-        try:
-            loads(texts[-1])
-        except ValueError:
-            texts.pop()
         return [
-            parse_json(text, Line, f"{self.path}, line {number}", remedy=remedy)
-            for number, text in enumerate(texts, 1)
+            parse_json(text, Line, f"{self.path}, line {number}", remedy=_REMEDY)
+            for number, text in enumerate(self._texts(), 1)
         ]
 
     def append(self, line: Line) -> None:
@@ -132,10 +125,24 @@ class ForecastTable:
         Raises:
             WriteError: the disk is full, or the like.
         """
+        texts = self._texts()
+        if self.path.exists() and self.path.stat().st_size != sum(len(text.encode()) + 1 for text in texts):
+            write_text(self.path, "".join(f"{text}\n" for text in texts))  # without the half of a line
         with naming(self.path, every=True):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(TypeAdapter(Line).dump_json(line, exclude_none=True).decode() + "\n")
+
+    def _texts(self) -> list[str]:
+        """The whole lines of the file."""
+        if not self.path.exists():
+            return []
+        texts = read_text(self.path, _LONGEST, remedy=_REMEDY).rstrip("\n").split("\n")
+        try:
+            loads(texts[-1])
+        except ValueError:
+            texts.pop()
+        return texts
 
     def note_outcome(self, recipe: str, run: Path, evaluation: Evaluation) -> Line | None:
         """Add what a finished run measured beside what was forecast for its recipe.
