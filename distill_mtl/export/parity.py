@@ -18,6 +18,7 @@ from distill_mtl.data import DataSettings, Sources, open_sources
 from distill_mtl.data.batch import Batch, BatchRows
 from distill_mtl.data.shard_sets import as_patterns, find_sets
 from distill_mtl.errors import ExportError, UserError
+from distill_mtl.evaluation.row_statistics import refuse_nan
 from distill_mtl.export.deployable import Deployable
 from distill_mtl.export.export_format import ExportRequest
 from distill_mtl.geometry.views import Size
@@ -321,6 +322,7 @@ def _answers(
     eager = {}
     for task, kind in module.kinds.items():
         eager[task] = answers[task]["logits"]
+        refuse_nan("student", task, eager[task], batch.keys)
         if module.decode:
             eager |= {f"{task}.{name}": value for name, value in kind.decode(given[task], size).items()}
     return eager, given, size

@@ -196,7 +196,12 @@ class Backbone(nn.Module):
         try:
             with evaluating(self):
                 raw = self._taps.dry_run(lambda: ends.update(self._run(self.preprocess(image))))
-        except (RuntimeError, AssertionError, ValueError) as error:
+        except (
+            RuntimeError,
+            AssertionError,
+            ValueError,
+            AttributeError,
+        ) as error:  # the last: arguments left out parts
             raise UserError(f"the network cannot run on {height}x{width} pixels: {error}") from error
         raw = self._with_ends(ends, raw)
         return {name: raw[name] for name in self.returns}

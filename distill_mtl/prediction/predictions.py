@@ -12,6 +12,7 @@ from torch import Tensor
 
 from distill_mtl.data.decode import read_image
 from distill_mtl.errors import UserError, brief
+from distill_mtl.evaluation.row_statistics import refuse_nan
 from distill_mtl.geometry.views import Size, View, plain_view
 from distill_mtl.networks.network import Network, Resize
 from distill_mtl.prediction.named_pictures import Picture
@@ -100,17 +101,23 @@ def predictions(
         pictures: to be read.
         batch_size: pictures that run together.
         resize: what the network sees of a picture; None: as in its evaluation.
+
+    Raises:
+        UserError: an answer is NaN.
     """
     named = iter(pictures)
     for read in read_ahead(pictures, batch_size):
+        batch = [next(named) for _ in read]
         images = [image for image in read if isinstance(image, Tensor)]
         views = [_view(image, network.inputs.size, resize or network.resize) for image in images]
         shown = [
             view.image(image, (view.height, view.width)) for view, image in zip(views, images, strict=True)
         ]
-        answered = zip(_answered(network, kinds, shown, views, images), views, shown, strict=True)
-        for image in read:
-            picture = next(named)
+        places = [
+            picture.place for picture, image in zip(batch, read, strict=True) if isinstance(image, Tensor)
+        ]
+        answered = zip(_answered(network, kinds, shown, views, images, places), views, shown, strict=True)
+        for picture, image in zip(batch, read, strict=True):
             if isinstance(image, str):
                 yield Unread(picture.key, picture.place, image)
             else:
@@ -129,8 +136,9 @@ def _answered(
     shown: Sequence[Tensor],
     views: Sequence[View],
     images: Sequence[Tensor],
+    places: Sequence[str],
 ) -> list[Answered]:
-    """Logits and decoded answers of each image."""
+    """Logits and decoded answers of each image, which was read from its place."""
     if not shown:
         return []
     logits = network.logits(shown, kinds)
@@ -138,6 +146,7 @@ def _answered(
     for row, (view, image) in enumerate(zip(views, images, strict=True)):
         decoded = {}
         for task, kind in kinds.items():
+            refuse_nan("network", task, logits[task][row][None], places[row : row + 1])
             answers = kind.decode(logits[task][row][None], (view.height, view.width))
             whole = (image.shape[1], image.shape[2])
             decoded[task] = kind.to_picture(

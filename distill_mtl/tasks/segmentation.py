@@ -84,7 +84,8 @@ class Segmentation(SoftmaxKind):
         if self.first_number and self.ignore_index <= last and len(classes) < self.open_classes:
             raise UserError(
                 f"ignore_index {self.ignore_index} is not above the last class number, {last}. Numbers below "
-                f"first_number {self.first_number} have no label as it is: leave ignore_index out, or choose a larger one."
+                f"first_number {self.first_number} have no label as it is: leave ignore_index out, or choose a "
+                "larger one."
             )
         self.dice = number("dice", dice)
 

@@ -10,15 +10,20 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import toy_world
 from rich.console import Console
 from safetensors.torch import load_file
+from toys import classification, toy_student
 
 from distill_mtl import distill, load_recipe
 from distill_mtl.errors import Stopped, UserError
 from distill_mtl.files import atomic_folder
+from distill_mtl.jobs.export import export_student
+from distill_mtl.jobs.predict import predict
+from distill_mtl.students.student_folder import save_student
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.training import checkpoint
 from distill_mtl.training.checkpoint import Session, list_checkpoints
@@ -317,3 +322,18 @@ def test_a_place_that_cannot_be_written_is_found_before_the_teachers_are_measure
     with pytest.raises(UserError, match=r"--out .*1 kB free"):
         run(recipe, tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_network_that_answers_nan_is_neither_believed_nor_exported(tmp_path: Path) -> None:
+    student = toy_student({"hue": classification()})
+    with torch.no_grad():
+        student.trunk.model.first[0].weight[0] = torch.nan
+    save_student(student, tmp_path / "student")
+    toy_world.write_shard(tmp_path / "rows.tar", np.random.default_rng(0), None)
+    (tmp_path / "a.png").write_bytes(toy_world.png(np.zeros((8, 8, 3), np.uint8)))
+    with pytest.raises(UserError, match=r"the network answers .*a\.png with NaN"):
+        predict(str(tmp_path / "student"), [str(tmp_path / "a.png")], json=tmp_path / "answers.jsonl")
+    with pytest.raises(UserError, match="the student answers .* with NaN"):
+        export_student(tmp_path / "student", "torchscript", data=[str(tmp_path / "rows.tar")], rows=4)
+    assert not list(tmp_path.rglob("*.jsonl"))
+    assert not list(tmp_path.rglob("*.ts"))

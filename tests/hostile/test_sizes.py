@@ -15,7 +15,7 @@ from distill_mtl.machine_memory import available_memory, refuse_beyond_memory, w
 from distill_mtl.networks.modes import usable_device
 from distill_mtl.recipe import load_recipe
 from distill_mtl.recipe.schema import StudentSection
-from distill_mtl.students.initial_weights import build_student
+from distill_mtl.students.initial_weights import build_student, create_trunk
 from distill_mtl.tasks.base import HeadShape, build_kind
 from distill_mtl.teachers.label_map import match_classes
 
@@ -179,3 +179,10 @@ class _Training:
 
 class _Recipe:
     training = _Training()
+
+
+def test_arguments_that_leave_out_parts_of_a_network_are_refused() -> None:
+    with pytest.raises(UserError, match="the network cannot run"):
+        create_trunk(
+            StudentSection(model="test_resnet", init="random", args={"layers": []}), pretrained=False
+        )
