@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from distill_mtl.jobs.evaluate import evaluate
     from distill_mtl.jobs.export import export_student
     from distill_mtl.jobs.forecast import forecast
+    from distill_mtl.jobs.index import index_shards
     from distill_mtl.jobs.new_recipe import draft_recipe, recipe_schema
     from distill_mtl.jobs.one_teacher import check_teacher, inspect_teacher, train_teacher
     from distill_mtl.jobs.predict import predict
@@ -66,6 +67,7 @@ __all__ = [
     "evaluate",
     "export_student",
     "forecast",
+    "index_shards",
     "inspect_teacher",
     "load_recipe",
     "load_student",

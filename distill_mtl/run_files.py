@@ -12,6 +12,7 @@ class RunFiles:
     Attributes:
         recipe: the resolved recipe; by it a folder is known to hold a run.
         teachers: what was really loaded.
+        shards: what streamed shards were in their bucket when the run began; only a run with `store` has it.
         environment: versions, machine and processes that the run last trained with.
         metrics: one line for each logged step.
         checkpoints: folder of the last ones.
@@ -29,6 +30,7 @@ class RunFiles:
         self.path = path
         self.recipe = path / "recipe.resolved.yaml"
         self.teachers = path / "teachers.json"
+        self.shards = path / "shards.json"
         self.environment = path / "environment.json"
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"

@@ -12,6 +12,7 @@ from distill_mtl.data.augmentation import DrawnViews, TrainingViews
 from distill_mtl.data.batch import ALONE, Batch, BatchRows, Integers, ProcessShare
 from distill_mtl.data.batch_plan import Plan, source_parts
 from distill_mtl.data.deep_check import RowsChecked, check_rows
+from distill_mtl.data.fetch_ahead import FetchAhead, coming_files, refuse_small_stores
 from distill_mtl.data.few_labels import kept_rows, labelled_share, small_classes
 from distill_mtl.data.quota import PERIOD, Alternating, Quota
 from distill_mtl.data.reader import EveryView, Reader
@@ -125,7 +126,7 @@ def open_sources(
     for source in sources:
         if source.section.limit is not None:
             source.keep_labels(kept_rows(settings.seed, source, kinds))
-    opened = Sources(settings, sources, kinds, size)
+    opened = Sources(settings, sources, kinds, size, local=local)
     if every_set:
         opened.refuse_empty_sets()
     return opened
@@ -139,6 +140,7 @@ class Sources:
         sources: opened and limited, in the settings' order; a batch's `source` counts in it.
         kinds: every task of the recipe.
         size: height and width of the images.
+        local: this process among those of this machine, one of which fetches shards for all.
 
     Attributes:
         names: of the sources.
@@ -153,12 +155,18 @@ class Sources:
     """
 
     def __init__(
-        self, settings: DataSettings, sources: list[Source], kinds: Mapping[str, TaskKind], size: Size
+        self,
+        settings: DataSettings,
+        sources: list[Source],
+        kinds: Mapping[str, TaskKind],
+        size: Size,
+        *,
+        local: ProcessShare = ALONE,
     ) -> None:
         self.names = tuple(source.name for source in sources)
         self.size = size
         self.batch_size = settings.batch_size
-        self._sources, self._kinds = sources, kinds
+        self._sources, self._kinds, self._local = sources, kinds, local
         self._weights = [source.section.weight or float(np.sqrt(source.count("train"))) for source in sources]
         drawn = DrawnViews(sources, size, settings.seed, settings.views)
         self._reader = Reader(sources, kinds, size, settings.seed, drawn)
@@ -243,7 +251,8 @@ class Sources:
             workers=workers,
             stopping=stopping,
         )
-        return self._noting_skipped(batches)
+        fetched = self._fetching(batches, range(start_step, steps), micro_batches, share)
+        return self._noting_skipped(fetched)
 
     def preview(self, *, micro_batches: int, steps: int) -> Iterator[Batch]:
         """Batches with rows of every source, the same on every process, to try and to calibrate on.
@@ -488,6 +497,26 @@ class Sources:
         for batch in batches:
             self._note(batch.skipped)
             yield batch
+
+    def _fetching(
+        self, batches: Iterator[Batch], steps: range, micro_batches: int, share: ProcessShare
+    ) -> Iterator[Batch]:
+        """The batches, while one process of each machine has the shards of the next ones fetched."""
+        coming = coming_files(self._plan, self._sources, steps, share, self._local)
+        if self._local.rank or not coming:
+            yield from batches
+            return
+        with FetchAhead(coming, steps.start) as ahead:
+            ahead.bring_first()
+            for number, batch in enumerate(batches, 1):
+                if number == 1:
+                    ahead.start()
+                yield batch
+                ahead.at(steps.start + number // micro_batches)
+
+    def streamed(self) -> dict[str, dict[str, str]]:
+        """Source -> URL -> ETag of each shard that stays in a bucket."""
+        return {source.name: source.store.states() for source in self._sources if source.store is not None}
 
     def _note(self, skipped: Sequence[str]) -> None:
         for key in skipped:

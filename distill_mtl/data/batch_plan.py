@@ -35,14 +35,19 @@ class Plan:
         parts: of each source.
         quota: rows per part and step, source after source.
         lanes: that the rows of each part are dealt to in turn; None: none of them is drawn in windows.
+
+    Attributes:
+        orders: of each part.
+        sources: int64, of each part, the number of its source.
+        quota, lanes: as given.
     """
 
     def __init__(
         self, parts: Sequence[Sequence[Part]], quota: Quota | Alternating, lanes: int | None = None
     ) -> None:
-        self._orders = [part.order for of_source in parts for part in of_source]
-        self._sources = np.repeat(np.arange(len(parts)), [len(of_source) for of_source in parts])
-        self._quota, self._lanes = quota, lanes
+        self.orders = [part.order for of_source in parts for part in of_source]
+        self.sources = np.repeat(np.arange(len(parts)), [len(of_source) for of_source in parts])
+        self.quota, self.lanes = quota, lanes
 
     def slices(self, step: int, share: ProcessShare, micro_batches: int) -> Iterator[BatchRows]:
         """The rows of a process in each micro-batch of a step.
@@ -51,7 +56,7 @@ class Plan:
         lanes a process has the rows of its own ones: some fewer or more of a source than the others, but always of the
         shards that it reads.
         """
-        if self._lanes is None:
+        if self.lanes is None:
             picks, stride = self._rows(step), share.world * micro_batches
             firsts = range(share.rank * micro_batches, (share.rank + 1) * micro_batches)
         else:
@@ -61,18 +66,18 @@ class Plan:
 
     def fewest(self, world: int, steps: range) -> int:
         """With lanes, the number of rows that each of so many processes has at least in each of these steps."""
-        counts = (self._quota.before(step + 1) - self._quota.before(step) for step in steps)
+        counts = (self.quota.before(step + 1) - self.quota.before(step) for step in steps)
         return min(int((of_step // world).sum()) for of_step in counts)
 
     def _rows(self, step: int, share: ProcessShare = ALONE) -> BatchRows:
         """The rows of step `step`, source after source; with lanes those of one process."""
-        spans = zip(self._quota.before(step).tolist(), self._quota.before(step + 1).tolist(), strict=True)
+        spans = zip(self.quota.before(step).tolist(), self.quota.before(step + 1).tolist(), strict=True)
         asked = [np.arange(*span) for span in spans]
-        if self._lanes is not None:
-            asked = [each[each % self._lanes % share.world == share.rank] for each in asked]
-        drawn = [order(positions) for order, positions in zip(self._orders, asked, strict=True)]
+        if self.lanes is not None:
+            asked = [each[each % self.lanes % share.world == share.rank] for each in asked]
+        drawn = [order(positions) for order, positions in zip(self.orders, asked, strict=True)]
         return BatchRows(
-            source=np.repeat(self._sources, list(map(len, asked))),
+            source=np.repeat(self.sources, list(map(len, asked))),
             epoch=np.concatenate([epochs for epochs, _ in drawn]),
             row=np.concatenate([rows for _, rows in drawn]),
         )

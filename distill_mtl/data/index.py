@@ -4,6 +4,9 @@ The index is a NumPy archive without pickle, `<shard>.index.npz`, valid for one 
 time of the shard and of its checksums. Where the shard's folder cannot be written to, it goes to the
 user's cache folder. What was counted in all labels of a shard is kept in it too.
 An index that is stale or unreadable is made again from the shard, which is the truth.
+
+Of a shard that stays in a bucket the index lies beside it there (`distill-mtl shards --to s3://…`, `distill-mtl index`)
+and tells size and CRC32 of the whole shard too, so that what is fetched later is known to be what was indexed.
 """
 
 import hashlib
@@ -16,20 +19,24 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distill_mtl.data.checksums import Checksums, checksums_path, read_checksums
+from distill_mtl import remote_files
+from distill_mtl.data.checksums import SUFFIX, Checksums, checksums_path, read_checksums
+from distill_mtl.data.shard_files import Shard
 from distill_mtl.data.walk import Row, walk_shard
-from distill_mtl.errors import ShardError
+from distill_mtl.errors import ShardError, brief
 from distill_mtl.files import atomic_file, cache_folder
 from distill_mtl.reading import DAMAGED_ARRAY, loads, open_regular
+from distill_mtl.remote_files import folder_of
 
 _VERSION = 2  # 1 had no checksums, and rows of hidden and system names
-_COUNTS = "label_counts"
+_COUNTS, _WHOLE = "label_counts", "whole"
 _MOST_COUNTS = 32
+_CHUNK = 1 << 22
 _SMALL = 64 << 20  # bytes that an index may have; each member takes less than its header in the shard
 _UNREADABLE = (
     *(*DAMAGED_ARRAY, KeyError, NotImplementedError),
@@ -92,11 +99,84 @@ def load_index(path: Path) -> ShardIndex:
         if place.is_symlink() or (place.exists() and not place.is_file()):
             continue  # a folder of others' making must not choose what is replaced, or be waited for
         try:
-            _write(place, index, stamp)
+            _save(place, _to_arrays(index, stamp))
         except OSError:
             continue  # not writable: the next place, or none, and the index is made again next time
         break
     return index
+
+
+def streamed_index(shard: Shard, place: str) -> tuple[ShardIndex, int]:
+    """The index that lies beside a shard in a bucket, and the CRC32 of the shard that it was made for.
+
+    Args:
+        shard: streamed, with an index.
+        place: who needs it, for messages.
+
+    Raises:
+        ShardError: it is of another shard or unreadable, or the bucket does not answer.
+    """
+    assert shard.remote is not None
+    assert shard.index is not None
+    digest = hashlib.blake2b(f"{shard.index.url} {shard.index.state}".encode(), digest_size=12).hexdigest()
+    kept = cache_folder() / "indexes" / "streamed" / f"{digest}.npz"
+    again = f"Write it again with `distill-mtl index {folder_of(shard.url)}`."
+    if not kept.is_file():
+        content = remote_files.read(shard.index.url, place, max(_SMALL, shard.remote.size))
+        with suppress(OSError), atomic_file(kept) as file:
+            file.write(content)
+    else:
+        content = kept.read_bytes()
+    try:
+        arrays = _unpack(io.BytesIO(content), max(_SMALL, shard.remote.size))
+        size, checksum = arrays[_WHOLE].tolist() if _WHOLE in arrays else (None, None)
+        if arrays["stamp"][0] != _VERSION or checksum is None:
+            raise ValueError("it was made for a shard of this machine")
+        if size != shard.remote.size:
+            raise ShardError(
+                f"{place}: {shard.index.url} was made for a shard of {size:,} bytes, and {shard.url} has "
+                f"{shard.remote.size:,}. {again}"
+            )
+        index = _from_arrays(shard.path, arrays)
+        if not _fits(index, size):
+            raise ValueError("its numbers do not fit the shard")
+    except _UNREADABLE as error:
+        raise ShardError(
+            f"{place}: {shard.index.url} is no index of a shard ({brief(error)}). {again}"
+        ) from None
+    return index, checksum
+
+
+def index_to_stream(shard: Path) -> bytes:
+    """The index of a shard of this machine, to lie beside it and beside its copy in a bucket. Reads every byte of it.
+
+    Raises:
+        ShardError: as `load_index`.
+    """
+    rows, checksums, whole = walk_shard(shard), read_checksums(shard), 0
+    _refuse_missing_members(shard, rows, checksums)
+    with open_regular(shard) as file:
+        while chunk := file.read(_CHUNK):
+            whole = zlib.crc32(chunk, whole)
+        found = {}
+        for row in rows:
+            for ending, (offset, size) in row.members.items():
+                file.seek(offset)
+                found[row.key, ending] = zlib.crc32(file.read(size))
+        size = file.seek(0, io.SEEK_END)
+    if damaged := [member for member, checksum in checksums.items() if found[member] != checksum]:
+        key, ending = damaged[0]
+        raise ShardError(
+            f"{shard}: {len(damaged):,} members do not have the checksums in the file {SUFFIX} beside the shard, such "
+            f"as {key}.{ending}. Copy or write the shard again."
+        )
+    arrays = _to_arrays(_from_rows(shard, rows, found), _stamp(shard))
+    return _packed({**arrays, _WHOLE: np.array([size, whole], np.int64)})
+
+
+def index_name(shard: str) -> str:
+    """The name of the index that lies beside a shard of this name."""
+    return f"{shard}.index.npz"
 
 
 def read_label_counts(path: Path, name: str) -> Any:
@@ -147,7 +227,7 @@ def _stamp(path: Path) -> NDArray[np.int64]:
 
 
 def _places(path: Path) -> tuple[Path, Path]:
-    name = f"{path.name}.index.npz"
+    name = index_name(path.name)
     folder = hashlib.blake2b(os.fsencode(path.resolve().parent), digest_size=8).hexdigest()
     return path.with_name(name), cache_folder() / "indexes" / folder / name
 
@@ -158,12 +238,35 @@ def _arrays(place: Path, path: Path) -> dict[str, Any]:
     Raises:
         one of _UNREADABLE: it is none, or unpacks to more than an index of this shard can have.
     """
-    with open_regular(place) as file, zipfile.ZipFile(file) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > max(_SMALL, os.path.getsize(path)):
+    with open_regular(place) as file:
+        return _unpack(file, max(_SMALL, os.path.getsize(path)))
+
+
+def _unpack(file: BinaryIO, most: int) -> dict[str, Any]:
+    with zipfile.ZipFile(file) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > most:
             raise ValueError("it is larger than any index of this shard")
         file.seek(0)
         with np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
+
+
+def _from_arrays(path: Path, arrays: Mapping[str, Any]) -> ShardIndex:
+    endings = tuple(str(ending) for ending in arrays["endings"])
+    columns = (arrays["offsets"], arrays["sizes"], arrays["checksums"])
+    return ShardIndex(path, endings, *columns, arrays["key_text"].tobytes(), arrays["key_ends"])
+
+
+def _to_arrays(index: ShardIndex, stamp: NDArray[np.int64]) -> dict[str, Any]:
+    return {
+        "stamp": stamp,
+        "endings": np.array(index.endings),
+        "offsets": index.offsets,
+        "sizes": index.sizes,
+        "checksums": index.checksums,
+        "key_text": np.frombuffer(index.key_text, np.uint8),
+        "key_ends": index.key_ends,
+    }
 
 
 def _read(place: Path, path: Path, stamp: NDArray[np.int64]) -> ShardIndex | None:
@@ -171,9 +274,7 @@ def _read(place: Path, path: Path, stamp: NDArray[np.int64]) -> ShardIndex | Non
         arrays = _arrays(place, path)
         if not np.array_equal(arrays["stamp"], stamp):
             return None
-        endings = tuple(str(ending) for ending in arrays["endings"])
-        columns = (arrays["offsets"], arrays["sizes"], arrays["checksums"])
-        index = ShardIndex(path, endings, *columns, arrays["key_text"].tobytes(), arrays["key_ends"])
+        index = _from_arrays(path, arrays)
         return index if _fits(index, int(stamp[1])) else None
     except _UNREADABLE:
         return None
@@ -192,25 +293,17 @@ def _fits(index: ShardIndex, size: int) -> bool:
     return bool(inside.all() and ends[-1] == len(index.key_text) and (np.diff(ends, prepend=0) >= 0).all())
 
 
-def _write(place: Path, index: ShardIndex, stamp: NDArray[np.int64]) -> None:
-    arrays = {
-        "stamp": stamp,
-        "endings": np.array(index.endings),
-        "offsets": index.offsets,
-        "sizes": index.sizes,
-        "checksums": index.checksums,
-        "key_text": np.frombuffer(index.key_text, np.uint8),
-        "key_ends": index.key_ends,
-    }
-    _save(place, arrays)
-
-
 def _save(place: Path, arrays: Mapping[str, Any]) -> None:
     # In memory first: on a full disk NumPy 1.26 leaves a zip file behind that complains when it is collected.
+    content = _packed(arrays)
+    with atomic_file(place) as file:
+        file.write(content)
+
+
+def _packed(arrays: Mapping[str, Any]) -> bytes:
     content = io.BytesIO()
     np.savez(content, **arrays)
-    with atomic_file(place) as file:
-        file.write(content.getbuffer())
+    return content.getvalue()
 
 
 def _refuse_missing_members(path: Path, rows: list[Row], known: Checksums) -> None:

@@ -11,14 +11,14 @@ import hashlib
 import logging
 import os
 import re
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import fsspec
 from braceexpand import braceexpand
 
 from distill_mtl.data.batch import ALONE, ProcessShare
@@ -35,18 +35,22 @@ from distill_mtl.demos import built_in
 from distill_mtl.errors import ShardError, UserError, brief
 from distill_mtl.files import atomic_files, cache_folder, wait_for
 from distill_mtl.reading import MAX_DEPTH, shown
+from distill_mtl.remote_files import (
+    RemoteFile,
+    describe,
+    describe_all,
+    folder_of,
+    glob_remote,
+    is_remote,
+    open_system,
+    patiently,
+)
 from distill_mtl.system_errors import free_bytes, megabytes
 
 MOST_SHARDS = 1_000_000
 """That one pattern may stand for."""
-SCHEMES = (
-    *("http", "https", "s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "adl", "oss", "oci"),
-    *("ftp", "sftp", "ssh", "hdfs", "webhdfs", "memory"),
-)
-"""Where shards are fetched from: plain stores of files. fsspec knows others, which open archives, run through other
-layers or read this machine's own folders."""
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):(:|//)", re.IGNORECASE)
 _RANGE = re.compile(r"\{(-?\d{1,4000})\.\.(-?\d{1,4000})(?:\.\.-?\d+)?\}")
+_DAMAGED = (FileNotFoundError, gzip.BadGzipFile, zlib.error)  # trying again does not help
 _SHOWN = 10  # shards named in a message
 _log = logging.getLogger(__name__)
 _CHUNK = 1 << 22  # bytes copied at a time
@@ -61,16 +65,33 @@ class Shard:
 
     Attributes:
         url: path or URL that the recipe's pattern gave.
-        path: the tar file on this machine.
+        path: the tar file on this machine; of a streamed shard where it lies while it is here.
+        remote: of a streamed shard, as it stands in the bucket.
+        index: the file beside a streamed shard that says where its members lie; None where it is missing.
     """
 
     url: str
     path: Path
+    remote: RemoteFile | None = None
+    index: RemoteFile | None = None
 
     @property
     def name(self) -> str:
         """The file's name without `.tar`: "pets-003"."""
         return _names([self.url], 1)[0]
+
+    @property
+    def home(self) -> Path:
+        """The file beside which lies what is made for this shard; of a streamed one a path in the cache folder."""
+        if self.remote is None:
+            return self.path
+        digest = hashlib.blake2b(folder_of(self.url).encode(), digest_size=8).hexdigest()
+        return cache_folder() / "targets" / "streamed" / digest / self.remote.name
+
+    @property
+    def size(self) -> int:
+        """Of the tar file, in bytes."""
+        return os.stat(self.path).st_size if self.remote is None else self.remote.size
 
 
 def find_shards(patterns: str | Sequence[str], place: str, *, local: ProcessShare = ALONE) -> list[Shard]:
@@ -94,6 +115,40 @@ def find_shards(patterns: str | Sequence[str], place: str, *, local: ProcessShar
         raise ShardError(f"{place}: {_count(missing)} missing: {_list(missing)}.")
     paths = bring(urls, place, local)
     return [Shard(url, path) for url, path in zip(urls, paths, strict=True)]
+
+
+def find_streamed(patterns: str | Sequence[str], place: str) -> list[RemoteFile]:
+    """The shards of one set that stay in a bucket, and what lies beside them, in the order of the patterns.
+
+    Args:
+        patterns: URLs, with braces and `*`.
+        place: dotted path of the patterns in the recipe, for messages.
+
+    Raises:
+        ShardError: shards are missing, are not in a bucket, or are compressed; the bucket does not answer.
+    """
+    listed = [patterns] if isinstance(patterns, str) else list(patterns)
+    urls = [url for entry in listed for url in expand_braces(entry, place)]
+    if here := [url for url in urls if not is_remote(url)]:
+        raise ShardError(
+            f"{place}: {shown(here[0])} is not in a bucket, so nothing of it comes to a store. Remove `store` from the "
+            "data set; or give the rows of this machine a data set of their own."
+        )
+    if packed := [url for url in urls if _compressed(url)]:
+        raise ShardError(
+            f"{place}: {shown(packed[0])} is compressed, and its rows cannot be read by offset. Write it as .tar, or "
+            "remove `store`: it is unpacked into the cache before the first step then."
+        )
+    found: list[RemoteFile] = []
+    missing = []
+    plain = iter(describe_all([url for url in urls if "*" not in url], place))
+    for url in urls:
+        matches = glob_remote(url, place) if "*" in url else [one for one in [next(plain)] if one is not None]
+        found += matches
+        missing += [] if matches else [url]
+    if missing:
+        raise ShardError(f"{place}: {_count(missing)} missing: {_list(missing)}.")
+    return found
 
 
 def shard_names(urls: Sequence[str], place: str) -> list[str]:
@@ -137,11 +192,6 @@ def expand_braces(pattern: str, place: str) -> list[str]:
         )
     except ValueError:
         raise ShardError(f"{place}: '{pattern}' has a brace without its partner.") from None
-
-
-def is_remote(url: str) -> bool:
-    """Whether a pattern is a URL for fsspec, not a path."""
-    return _SCHEME.match(url) is not None and not url.startswith("file://")
 
 
 def bring(urls: Sequence[str], place: str, local: ProcessShare, *, patience: float = 300.0) -> list[Path]:
@@ -201,14 +251,9 @@ def _remote_matches(pattern: str, place: str) -> list[str]:
     Raises:
         ShardError: the URL's kind is unknown, needs a package that is not installed, or does not answer.
     """
-    system, path = _system(pattern, place)
-    try:
-        if "*" in path:
-            return [system.unstrip_protocol(match) for match in sorted(system.glob(path))]
-        return [pattern] if system.exists(path) else []
-    # The clients of the stores have errors of their own.
-    except Exception as error:
-        raise ShardError(f"{place}: {shown(pattern)} cannot be listed ({brief(error)}).") from None
+    if "*" in pattern:
+        return [file.url for file in glob_remote(pattern, place)]
+    return [pattern] if describe(pattern, place) is not None else []
 
 
 def _must_move(url: str) -> bool:
@@ -219,44 +264,36 @@ def _compressed(url: str) -> bool:
     return url.split("?")[0].endswith((".gz", ".tgz"))
 
 
-def _system(url: str, place: str) -> tuple[Any, str]:
-    scheme = _SCHEME.match(url)
-    if scheme is not None and ("::" in url or scheme[1].lower() not in (*SCHEMES, "file")):
-        raise ShardError(
-            f"{place}: {shown(url)} is not read. Name paths on this machine, or URLs that begin with "
-            f"{', '.join(SCHEMES[:-1])}, without `::`."
-        )
-    try:
-        system, path = fsspec.core.url_to_fs(url)
-    # A package that is missing, credentials, or whatever a client asks for at once.
-    except Exception as error:
-        raise ShardError(f"{place}: {shown(url)} cannot be read: {brief(error)}.") from None
-    return system, path
-
-
 def _cached(url: str, place: str) -> Path:
     """Where a shard stands in the cache; its state there (size, time or tag, where known) is in the name."""
-    system, path = _system(url, place)
+    system, path = open_system(url, place)
     try:
-        state = system.ukey(path)
-    # The client's own, as above.
-    except Exception as error:
-        raise ShardError(f"{place}: {shown(url)} cannot be read ({brief(error)}).") from None
+        state = patiently(lambda: system.ukey(path), f"{place}: {shown(url)} cannot be looked at")
+    except FileNotFoundError:
+        raise ShardError(f"{place}: {shown(url)} is not there any more.") from None
     identity = f"{system.unstrip_protocol(path)} {state}"
     digest = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
     return cache_folder() / "shards" / f"{digest}.tar"
 
 
 def _fetch(url: str, target: Path, place: str) -> None:
-    system, path = _system(url, place)
+    what = f"{place}: {shown(url)}"
+
+    def copy(whole: Path) -> None:
+        system, path = open_system(url, place)
+        with open(whole, "wb") as local, system.open(path, "rb") as remote:
+            if _compressed(url):
+                _copy(gzip.GzipFile(fileobj=remote), local, what, remote)
+            else:
+                _copy(remote, local, what)
+
     try:
         with atomic_files(target) as folder:
             whole = folder / target.name
-            with open(whole, "wb") as local, system.open(path, "rb") as remote:
-                if _compressed(url):
-                    _copy(gzip.GzipFile(fileobj=remote), local, f"{place}: {shown(url)}", remote)
-                else:
-                    _copy(remote, local, f"{place}: {shown(url)}")
+            if is_remote(url):
+                patiently(lambda: copy(whole), f"{what} could not be brought to {target.parent}", _DAMAGED)
+            else:
+                copy(whole)
             if checksums := _fetched_checksums(url):
                 _compare(whole, checksums, f"{place}: {url}")
                 write_checksums(whole, checksums)
@@ -264,9 +301,7 @@ def _fetch(url: str, target: Path, place: str) -> None:
         raise
     # A store's client and the unpacking have errors of their own.
     except Exception as error:
-        raise ShardError(
-            f"{place}: {shown(url)} could not be brought to {target.parent} ({brief(error)})."
-        ) from None
+        raise ShardError(f"{what} could not be brought to {target.parent} ({brief(error)}).") from None
 
 
 def _copy(
@@ -297,7 +332,7 @@ def _fetched_checksums(url: str) -> Checksums:
     """Those beside a remote shard; empty where there are none to be had."""
     name, mark, query = url.partition("?")
     beside = re.sub(r"(\.tar\.gz|\.tgz)$", ".tar", name) + SUFFIX + mark + query
-    system, path = _system(beside, beside)
+    system, path = open_system(beside, beside)
     try:
         with system.open(path, "rb") as file:
             content = file.read(MOST_BYTES)

@@ -6,6 +6,7 @@ Members are read by offset, through few open files.
 import hashlib
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,17 +16,20 @@ from numpy.typing import NDArray
 
 from distill_mtl.data.batch import ALONE, Integers, ProcessShare
 from distill_mtl.data.checksums import is_intact
-from distill_mtl.data.index import ShardIndex, load_index
+from distill_mtl.data.index import ShardIndex, index_name, load_index, streamed_index
 from distill_mtl.data.row_table import HeldRows, Homes, RowsOnDemand, RowTable, member_column
-from distill_mtl.data.shard_files import Shard, find_shards, is_remote, shard_names
+from distill_mtl.data.shard_files import Shard, find_shards, find_streamed, is_remote, shard_names
+from distill_mtl.data.shard_store import ShardStore
 from distill_mtl.data.windows import RowsByShard
-from distill_mtl.errors import ShardError
+from distill_mtl.errors import ShardError, a_few
 from distill_mtl.recipe.schema import Recipe, SourceSection
+from distill_mtl.remote_files import at_once, describe_all, folder_of, join
 from distill_mtl.splits import SPLITS, Split, split_by_hash
 
 _GROUP = "group"
 _EXAMPLES = 3  # rows named in a message
 _MOST = 128  # open files
+_TRIES = 20  # for a shard that another process drops before it is opened here
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,13 @@ class ShardRows:
     """The rows of a set that lie in one shard, and what says that shard and rows are still the same.
 
     Attributes:
-        path: the tar file on this machine.
+        path: the tar file on this machine; of a streamed shard one that is never there, beside which lies what is made
+            for it.
         rows: int64 [N], numbers in the source, in the order of the shard.
         size: of the file in bytes.
         pictures: SHA-256 of where the rows' pictures lie in it, in their order.
         keys: SHA-256 of the rows' keys, in their order.
+        url: of a streamed shard.
     """
 
     path: Path
@@ -45,6 +51,7 @@ class ShardRows:
     size: int
     pictures: str
     keys: str
+    url: str | None = None
 
 
 class RowMembers(NamedTuple):
@@ -79,6 +86,7 @@ class Source:
         local: this process among those of this machine, which share the indexing.
         cut: sets without shards are cut from the training shards, even if there are no labels.
         lanes: of the training stream.
+        store: where shards that stay in a bucket come to, when their rows are read.
 
     Attributes:
         hashed: the sets that were cut from the training shards by a hash of the key.
@@ -87,6 +95,7 @@ class Source:
             wins.
         labels: task -> the member with its label.
         groups: the member with what rows have in common.
+        store: as given.
 
     Raises:
         ShardError: a shard stands in two sets, is damaged, or has rows without a picture or a label.
@@ -102,15 +111,17 @@ class Source:
         local: ProcessShare = ALONE,
         cut: bool = False,
         lanes: int = 1,
+        store: ShardStore | None = None,
     ) -> None:
-        self.name, self.section, self._cut = name, section, cut
+        self.name, self.section, self._cut, self.store = name, section, cut, store
         listed = [shard for split in SPLITS for shard in shards[split]]
         self.shards = shard_names([shard.url for shard in listed], f"data.{name}")
         # By the files' own names rows are cut: shards may move to another folder, and every row stays in its set.
         self._file_names = [shard.name for shard in listed]
+        self._listed = listed
         self._paths = [str(shard.path) for shard in listed]
         self._homes = [split for split in SPLITS for _ in shards[split]]
-        self._files = OpenFiles()
+        self._files = OpenFiles(store)
         self._kept: Integers | None = None
         self.image, self.labels, self.groups = section.image, dict(members), _GROUP
         self.hashed = self._missing_sets(shards)
@@ -188,6 +199,18 @@ class Source:
         """The shards that rows of a set lie in."""
         return [Path(self._paths[shard]) for shard in np.flatnonzero(self._table.by_shard(split).counts)]
 
+    def homes(self, split: Split) -> list[Path]:
+        """As `paths`; of streamed shards where what is made for them lies."""
+        return [self._listed[shard].home for shard in np.flatnonzero(self._table.by_shard(split).counts)]
+
+    def urls(self) -> list[str]:
+        """The shards that stay in a bucket."""
+        return [shard.url for shard in self._listed if shard.remote is not None]
+
+    def shard_paths(self) -> list[str]:
+        """The file of every shard, by number."""
+        return self._paths
+
     def by_shard(self, split: Split) -> list[ShardRows]:
         """The rows of a set, shard by shard; shards without any are left out."""
         rows = self._table.by_shard(split)
@@ -242,7 +265,9 @@ class Source:
     def place(self, member: str, row: int) -> str:
         """Where a member stands, for messages: source, shard, key and member."""
         ((shard, key),) = self._table.keys(np.array([row]))
-        return f"data.{self.name}: {self._paths[shard]}, row {key}, member {member}"
+        listed = self._listed[shard]
+        place = listed.path if listed.remote is None else listed.url
+        return f"data.{self.name}: {place}, row {key}, member {member}"
 
     def _split(self, some: Integers, *, kept: bool) -> RowsByShard:
         """The training rows that are among some of them, or that are not."""
@@ -264,11 +289,12 @@ class Source:
         keys.update(b"".join([index.key_text[start:end] for start, end in spans.tolist()]))
         pictures = np.stack([column[places] for column in member_column(index, self.image)]).astype("<i8")
         return ShardRows(
-            path=Path(self._paths[shard]),
+            path=self._listed[shard].home,
             rows=rows,
-            size=os.stat(self._paths[shard]).st_size,
+            size=self._listed[shard].size,
             pictures=hashlib.sha256(pictures.tobytes()).hexdigest(),
             keys=keys.hexdigest(),
+            url=None if self._listed[shard].remote is None else self._listed[shard].url,
         )
 
     def _missing_sets(self, shards: Mapping[Split, Sequence[Shard]]) -> frozenset[Split]:
@@ -307,7 +333,8 @@ class Source:
         return RowsOnDemand(self._load, lengths, in_sets, self._cut_shard, members, most)
 
     def _load(self, shard: int) -> ShardIndex:
-        return load_index(Path(self._paths[shard]))
+        listed = self._listed[shard]
+        return load_index(listed.path) if listed.remote is None else streamed_index(listed, f"data.{self.name}")[0]
 
     def _cut_shard(self, shard: int, index: ShardIndex) -> Homes:
         """The set of each row of a shard."""
@@ -427,10 +454,48 @@ def open_source(
         "test": (section.split.test, "split.test"),
     }
     shards: dict[Split, list[Shard]] = {}
-    for split, (pattern, key) in patterns.items():
-        place = f"data.{name}.{key}"
-        shards[split] = find_shards(pattern, place, local=local) if pattern else []
-    return Source(name, section, members, shards, local=local, cut=cut, lanes=lanes)
+    store: ShardStore | None = None
+    if section.store_bytes is not None:
+        shards, store = _streamed_shards(name, section.store_bytes, patterns)
+    else:
+        for split, (pattern, key) in patterns.items():
+            place = f"data.{name}.{key}"
+            shards[split] = find_shards(pattern, place, local=local) if pattern else []
+    return Source(name, section, members, shards, local=local, cut=cut, lanes=lanes, store=store)
+
+
+def _streamed_shards(
+    name: str, limit: int, patterns: Mapping[Split, tuple[str | list[str] | None, str]]
+) -> tuple[dict[Split, list[Shard]], ShardStore]:
+    """The shards of each set that stay in a bucket, and the store that they come to. Their indexes come now.
+
+    Raises:
+        ShardError: as `find_streamed`; shards without an index.
+    """
+    found = {
+        split: find_streamed(pattern, f"data.{name}.{key}") if pattern else []
+        for split, (pattern, key) in patterns.items()
+    }
+    files = [file for split in SPLITS for file in found[split]]
+    urls = [join(folder_of(file.url), index_name(file.name)) for file in files]
+    beside = dict(zip(files, describe_all(urls, f"data.{name}"), strict=True))
+    if without := [file.url for file, index in beside.items() if index is None]:
+        some = "1 shard has" if len(without) == 1 else f"{len(without)} of {len(files)} shards have"
+        raise ShardError(
+            f"data.{name}: {some} no index beside {'it' if len(without) == 1 else 'them'} ({a_few(without, 3)}). Write "
+            f"what is missing with `distill-mtl index {folder_of(without[0])}`."
+        )
+    store = ShardStore(name, limit, [file.url for file in files])
+    shards = {
+        split: [Shard(file.url, store.place(file), file, beside[file]) for file in found[split]]
+        for split in SPLITS
+    }
+    listed = [shard for split in SPLITS for shard in shards[split]]
+    checksums = at_once(lambda shard: streamed_index(shard, f"data.{name}")[1], listed)
+    for file, checksum in zip(files, checksums, strict=True):
+        store.expect(file, checksum)
+    store.refuse_full_disk()
+    return shards, store
 
 
 class OpenFiles:
@@ -439,10 +504,14 @@ class OpenFiles:
     Rows come in random order, so no file is likelier than another to be needed again.
 
     A copy in another process (a DataLoader's worker) begins with none open.
+
+    Args:
+        store: brings files that are not here, and may drop those that are.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, store: ShardStore | None = None) -> None:
         self._files: dict[str, int] = {}
+        self._store = store
 
     def read(self, path: str, offset: int, size: int) -> bytes:
         """`size` bytes from `offset` on.
@@ -467,11 +536,26 @@ class OpenFiles:
     def _open(self, path: str) -> int:
         if len(self._files) >= _MOST:
             os.close(self._files.pop(next(iter(self._files))))
+        if self._store is not None:
+            self._close_dropped()
+            for _ in range(_TRIES):
+                with suppress(FileNotFoundError):
+                    return self._opened(path)
+                self._store.bring(path)
+        return self._opened(path)
+
+    def _opened(self, path: str) -> int:
         self._files[path] = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         return self._files[path]
 
+    def _close_dropped(self) -> None:
+        """Close what the store has dropped: it takes room on the disk until then."""
+        for path, descriptor in list(self._files.items()):
+            if not os.fstat(descriptor).st_nlink:
+                os.close(self._files.pop(path))
+
     def __getstate__(self) -> dict[str, object]:
-        return {"_files": {}}
+        return {"_files": {}, "_store": self._store}
 
     def __del__(self) -> None:
         self.close()

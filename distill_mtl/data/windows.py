@@ -11,6 +11,7 @@ lane mod world = rank draws all its rows from shards of its own, but for those t
 divides L may be the number of processes, and the rows of a step stay the same.
 """
 
+import copy
 import heapq
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -64,6 +65,9 @@ class Windows:
         rows: by shard, at least one.
         window: shards that are mixed with each other.
         lanes: how many there are.
+
+    Attributes:
+        lanes: as given.
     """
 
     def __init__(self, seed: int, name: str, rows: RowsByShard, *, window: int, lanes: int) -> None:
@@ -71,7 +75,7 @@ class Windows:
         self._shards = np.flatnonzero(rows.counts)
         self._counts = rows.counts[self._shards]
         self._total = int(self._counts.sum())
-        self._window, self._lanes = window, lanes
+        self._window, self.lanes = window, lanes
         self._layouts: dict[int, tuple[Integers, Integers]] = {}
         # Of the window that each lane is in: its epoch, the places in it that it has, and their rows.
         self._epoch, self._begin, self._end = (np.full(lanes, -1, np.int64) for _ in range(3))
@@ -80,8 +84,8 @@ class Windows:
     def __call__(self, positions: Positions) -> Drawn:
         """(epoch, row) of each position [P]; the epoch says how often the row came before."""
         epochs, turns = np.divmod(positions, self._total)
-        rounds, stretches = np.divmod(turns, self._lanes)
-        lanes, places = positions % self._lanes, self._start(stretches) + rounds
+        rounds, stretches = np.divmod(turns, self.lanes)
+        lanes, places = positions % self.lanes, self._start(stretches) + rounds
         rows, open_ = np.empty_like(positions), np.arange(len(positions))
         while len(open_):
             lane, place = lanes[open_], places[open_]
@@ -96,6 +100,12 @@ class Windows:
                 self._enter(int(lane_), int(epochs[one]), int(stretches[one]), int(places[one]))
         return epochs, rows
 
+    def apart(self) -> "Windows":
+        """The same order for another thread: what it keeps is its own."""
+        twin = copy.copy(self)
+        twin._layouts = {}
+        return twin
+
     def ahead(self, position: int, lanes: Iterable[int] | None = None) -> Iterator[Window]:
         """The windows that hold positions from `position` on, without end, by their first position.
 
@@ -103,21 +113,21 @@ class Windows:
             position: where to begin; the windows that it lies in come first.
             lanes: those of a process; None: all.
         """
-        mine = range(self._lanes) if lanes is None else lanes
+        mine = range(self.lanes) if lanes is None else lanes
         return heapq.merge(*(self._ahead(lane, position) for lane in mine))
 
     def _ahead(self, lane: int, position: int) -> Iterator[Window]:
-        position += (lane - position) % self._lanes
+        position += (lane - position) % self.lanes
         while True:
             epoch, turn = divmod(position, self._total)
-            round_, stretch = divmod(turn, self._lanes)
+            round_, stretch = divmod(turn, self.lanes)
             start = int(self._start(stretch))
             begin, end, slots = self._borders(epoch, stretch, start + round_)
             first, last = (
-                epoch * self._total + (place - start) * self._lanes + stretch for place in (begin, end - 1)
+                epoch * self._total + (place - start) * self.lanes + stretch for place in (begin, end - 1)
             )
             yield Window(first, last + 1, sorted(self._shards[self._layout(epoch)[0][slots]].tolist()))
-            position = last + self._lanes
+            position = last + self.lanes
 
     def _enter(self, lane: int, epoch: int, stretch: int, place: int) -> None:
         """Let the lane be in the window that a place of an epoch lies in."""
@@ -156,5 +166,5 @@ class Windows:
 
     def _start(self, stretch: Integers | int) -> Integers:
         """The place where a stretch begins. The first ones are longer by a row where L does not divide N."""
-        length, rest = divmod(self._total, self._lanes)
+        length, rest = divmod(self._total, self.lanes)
         return np.asarray(stretch * length + np.minimum(stretch, rest))

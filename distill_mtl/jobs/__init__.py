@@ -66,6 +66,7 @@ JOBS = (
     Job("shards yolo", "annotated_shards", "shards_from_yolo", keeps_data=False),
     Job("shards voc", "annotated_shards", "shards_from_voc", keeps_data=False),
     Job("shards hf", "annotated_shards", "shards_from_hf", keeps_data=False),
+    Job("index", "index", "index_shards", keeps_data=False),
     Job("init", "new_recipe", "draft_recipe"),
     Job("check", "check", "check"),
     Job("branch", "branch", "branch"),

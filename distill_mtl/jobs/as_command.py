@@ -205,8 +205,13 @@ def _type(kind: str) -> Any:
     if kind.startswith("Mapping["):
         return _pair_of_yaml if "Any" in kind else _pair
     if "Path" in kind:
-        return Path
+        return _place if "str" in kind else Path
     return {"int": _whole_number, "float": _number}.get(kind, str)
+
+
+def _place(text: str) -> Path | str:
+    """A path, or a URL as it is: a path would lose a slash of it."""
+    return text if "://" in text else Path(text)
 
 
 def _number(text: str) -> float:

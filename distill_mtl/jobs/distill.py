@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object
 from rich.console import Console
 
@@ -31,6 +31,7 @@ from distill_mtl.jobs.run_artefacts import card_of, earlier_result, write_run_ar
 from distill_mtl.networks.weights import state_bytes
 from distill_mtl.recipe import Recipe, dump_recipe
 from distill_mtl.recipe.schema import task_of
+from distill_mtl.remote_files import is_remote
 from distill_mtl.report.console import print_summary
 from distill_mtl.report.run_record import read_run
 from distill_mtl.report.run_report import report_of
@@ -49,6 +50,7 @@ from distill_mtl.training.processes import (
     start_accelerator,
     start_processes,
 )
+from distill_mtl.training.run_bucket import RunBucket, naming_bucket
 from distill_mtl.training.run_folder import (
     RunFolder,
     describe_teachers,
@@ -79,7 +81,7 @@ def distill(
         recipe: the recipe, a YAML file.
         overrides (--set KEY=VALUE, repeated): override any key, as often as you like:
             --set tasks.breed.temperature=2
-        out (DIR): run folder; default runs/NAME.
+        out (DIR|URL): run folder, or one in a bucket (s3://bucket/runs/pets); default runs/NAME.
         resume: continue from the run folder's last checkpoint.
         overwrite: delete the run that is in the run folder.
         labels_only: train without teachers, as a baseline (training.teachers_on=none, balance=auto).
@@ -103,11 +105,34 @@ def distill(
     if resume and overwrite:
         raise UserError("--resume continues the run, --overwrite deletes it. Choose one.")
     recipe = as_recipe(recipe, [*overrides, *(LABELS_ONLY if labels_only else ())])
-    digest = digest_of(recipe)
     state = start_processes()
     console = console_of(console, first=state.is_main_process)
-    folder = RunFolder(Path(out) if out is not None else Path("runs") / (recipe.name or "run"))
-    on_first_process(lambda: refuse_unwritable(folder.path, "--out", folder=True))
+    folder = _folder(out if out is not None else Path("runs") / (recipe.name or "run"))
+    with naming_bucket(folder.bucket):
+        return _run(recipe, folder, state, console, resume=resume, overwrite=overwrite)
+
+
+def _folder(out: Path | str) -> RunFolder:
+    """The run folder. One in a bucket stands as it was committed last, on every machine.
+
+    Raises:
+        UserError: it cannot be written to.
+    """
+    if not is_remote(out):
+        folder = RunFolder(Path(out))
+        on_first_process(lambda: refuse_unwritable(folder.path, "--out", folder=True))
+        return folder
+    bucket = RunBucket(str(out))
+    on_first_process(bucket.refuse_unwritable)
+    bucket.bring()
+    return RunFolder(bucket.folder, bucket)
+
+
+def _run(
+    recipe: Recipe, folder: RunFolder, state: PartialState, console: Console, *, resume: bool, overwrite: bool
+) -> Evaluation:
+    """The run, once it is known where it goes."""
+    digest = digest_of(recipe)
     if resume:
         recipe = folder.decided(recipe)
     folder.refuse(dump_recipe(recipe), resume=resume, overwrite=overwrite)
@@ -119,6 +144,7 @@ def distill(
     refuse_full_disks({folder.path: needed}, f"--out {folder.path}")
     if resume:
         folder.same_teachers(describe_teachers(recipe, parts.teachers))
+        folder.same_shards(parts.sources.streamed())
     examined = on_first_process(lambda: run_check(parts, accelerator.device, console)) or {}
     precisions = _precisions(examined, folder, resume=resume)
     try_one_batch(parts, accelerator.device, slices=accelerator.num_processes * recipe.training.accumulate)
@@ -128,6 +154,8 @@ def distill(
         measured = {task: result.measured for task, result in examined.items()}
         scores = {task: None if found is None else found.score for task, found in measured.items()}
         write_teachers(folder.teachers, describe_teachers(recipe, parts.teachers), scores, precisions)
+        folder.note_shards(parts.sources.streamed())
+        folder.commit()
     accelerator.wait_for_everyone()
     for warning in batchnorm_warnings(
         parts.student, parts.sources, accelerator.device, accelerator.num_processes
@@ -326,11 +354,12 @@ def _finish(parts: Parts, session: Session, folder: RunFolder, console: Console)
         extra = _extra(parts) | {SCORES: recorded_scores(evaluation)}
         save_student(session.student, folder.student, card=_card(parts, folder, evaluation), extra=extra)
         report = write_run_artefacts(folder, evaluation, comparison.on("test"))
+        folder.commit()
         for source, count in skipped.items():
             said = f"{count} corrupt rows of data.{source} were replaced by their next row"
             console.print(said, style="yellow")
-        console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
-        console.print(f"report: {report}\n", highlight=False, soft_wrap=True)
+        console.print(f"run folder: {folder.place}", highlight=False, soft_wrap=True)
+        console.print(f"report: {folder.place}/{report.name}\n", highlight=False, soft_wrap=True)
         print_summary(console, report_of(read_run(folder.path)))
     accelerator.wait_for_everyone()
     return evaluation

@@ -31,6 +31,7 @@ from distill_mtl.report.run_report import report_of_result
 from distill_mtl.run_files import RunFiles
 from distill_mtl.students.student_folder import load_student
 from distill_mtl.training.parts import build_sources, build_teachers
+from distill_mtl.training.run_bucket import run_at
 from distill_mtl.training.run_folder import RunFolder
 from distill_mtl.training.target_providers import several_teachers
 
@@ -132,7 +133,7 @@ def evaluate(
                              [--acceptance MARGIN ...] [--json FILE] [--trust]
 
     Args:
-        run (RUN): run folder, such as runs/multidigits.
+        run (RUN): run folder, such as runs/multidigits or s3://bucket/runs/multidigits.
         acceptance (MARGIN ...): the largest loss allowed, in points; scores in the label's unit need their own. One
             number, or TASK=NUMBER; default the recipe's, else 1 point. The word `point`, alone or with numbers, judges
             by the measured difference, `interval` by its 95 % interval.
@@ -217,24 +218,25 @@ def evaluate(
             file=file,
             console=console,
         )
-    folder = RunFolder(Path(run))
-    refuse_no_run(folder)
-    if answers:
-        said = [Path(place) for place in ([answers] if isinstance(answers, Path | str) else answers)]
-        return judge_answers(folder, said, to, pictures, acceptance=judged_by, file=file, console=console)
-    if ask is not None:
-        assert to is not None
-        return ask_people(folder, pictures, ask, Path(to), acceptance=judged_by, console=console)
-    return _evaluate_run(
-        folder,
-        list(dict.fromkeys(baseline)),
-        acceptance=judged_by,
-        slices=sliced,
-        write=write,
-        file=file,
-        trust=trust,
-        console=console,
-    )
+    with run_at(run) as place:
+        folder = RunFolder(place)
+        refuse_no_run(folder)
+        if answers:
+            said = [Path(place) for place in ([answers] if isinstance(answers, Path | str) else answers)]
+            return judge_answers(folder, said, to, pictures, acceptance=judged_by, file=file, console=console)
+        if ask is not None:
+            assert to is not None
+            return ask_people(folder, pictures, ask, Path(to), acceptance=judged_by, console=console)
+        return _evaluate_run(
+            folder,
+            list(dict.fromkeys(baseline)),
+            acceptance=judged_by,
+            slices=sliced,
+            write=write,
+            file=file,
+            trust=trust,
+            console=console,
+        )
 
 
 def refuse_mixture(

@@ -16,6 +16,7 @@ from distill_mtl.jobs.arguments import as_names, refuse_below
 from distill_mtl.networks.inputs import LARGEST_SIDE
 from distill_mtl.networks.weights import state_bytes
 from distill_mtl.students.student import Student
+from distill_mtl.training.run_bucket import run_at
 
 
 def export_student(
@@ -47,7 +48,8 @@ def export_student(
     on request (--on). The export fails if a decision changes that the student is sure of. More: docs/export.md.
 
     Args:
-        folder (RUN): run folder, such as runs/multidigits, a student's folder, or a classifier in timm's form.
+        folder (RUN): run folder, such as runs/multidigits or s3://bucket/runs/multidigits, a student's folder, or a
+            classifier in timm's form.
         to (--to FORMAT): onnx, openvino, litert, executorch, coreml, pt2, torchscript, timm or hub.
         out (FILE): default RUN/export/NAME.ENDING.
         only (TASKS): left,right: leave out all other heads and what only they read.
@@ -100,38 +102,41 @@ def export_student(
     }
     _refuse_meaningless(to, [option for option, given in asked.items() if given])
     chosen.refuse_missing()
-    source = find_student(Path(folder), trust=trust)
-    student = only_tasks(source.load(), tasks)
-    if tasks is not None:
-        _say_saved(source.load().student, student, console or output())
-    name = "-".join([source.name, *(student.kinds if tasks is not None else ()), *(["int8"] if int8 else [])])
-    place = out or source.run / "export" / f"{name}{chosen.ending}"
-    refuse_unwritable(
-        place, "--out", folder=chosen.writes_folder or (place.suffix == ".mlpackage" and place.is_dir())
-    )
-    # int8 keeps the file in fp32 beside it until both are compared.
-    refuse_full_disks({place: state_bytes(student) * (3 if int8 else 1)}, str(place))
-    chosen.export(
-        ExportRequest(
-            source=source,
-            student=student,
-            out=place,
-            pixels=preprocess or "normalised",
-            decode=decode,
-            int8=int8,
-            rows=rows,
-            calibration=calibration,
-            data=data,
-            overwrite=overwrite,
-            console=console or output(),
-            repo=repo,
-            private=private,
-            license=license,
-            on=as_names(on),
-            batch=batch,
-            view=view,
+    with run_at(folder) as run:
+        source = find_student(run, trust=trust)
+        student = only_tasks(source.load(), tasks)
+        if tasks is not None:
+            _say_saved(source.load().student, student, console or output())
+        name = "-".join(
+            [source.name, *(student.kinds if tasks is not None else ()), *(["int8"] if int8 else [])]
         )
-    )
+        place = out or source.run / "export" / f"{name}{chosen.ending}"
+        refuse_unwritable(
+            place, "--out", folder=chosen.writes_folder or (place.suffix == ".mlpackage" and place.is_dir())
+        )
+        # int8 keeps the file in fp32 beside it until both are compared.
+        refuse_full_disks({place: state_bytes(student) * (3 if int8 else 1)}, str(place))
+        chosen.export(
+            ExportRequest(
+                source=source,
+                student=student,
+                out=place,
+                pixels=preprocess or "normalised",
+                decode=decode,
+                int8=int8,
+                rows=rows,
+                calibration=calibration,
+                data=data,
+                overwrite=overwrite,
+                console=console or output(),
+                repo=repo,
+                private=private,
+                license=license,
+                on=as_names(on),
+                batch=batch,
+                view=view,
+            )
+        )
     return place
 
 

@@ -1,6 +1,7 @@
 """`distill-mtl report`: the page of a run, or of several, from their folders alone."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
@@ -8,22 +9,26 @@ from rich.console import Console
 from distill_mtl.display import output
 from distill_mtl.errors import UserError
 from distill_mtl.files import refuse_unwritable, write_text
+from distill_mtl.remote_files import is_remote
 from distill_mtl.report.html import page
 from distill_mtl.report.markdown import markdown
 from distill_mtl.report.run_comparison import comparison_of
 from distill_mtl.report.run_record import read_run
 from distill_mtl.report.run_report import report_of
 from distill_mtl.run_files import RunFiles
+from distill_mtl.training.run_bucket import run_at
 
 
-def write_report(folders: Sequence[Path], *, to: Path | None = None, console: Console | None = None) -> Path:
+def write_report(
+    folders: Sequence[Path | str], *, to: Path | None = None, console: Console | None = None
+) -> Path:
     """Write the report of a run again, or one page that compares runs.
 
     One run: write its report.html and report.md again, from its folder alone; an unfinished run is shown as far as it
     came. Several runs: write one page that compares them.
 
     Args:
-        folders (RUN ...): run folder, such as runs/multidigits.
+        folders (RUN ...): run folder, such as runs/multidigits or s3://bucket/runs/multidigits.
         to (FILE): where the page goes; default report.html in the run folder, of several runs comparison.html beside
             the first. With it no report.md is written.
         console: where the page's place is said; default standard output.
@@ -38,14 +43,20 @@ def write_report(folders: Sequence[Path], *, to: Path | None = None, console: Co
     if to is not None:
         refuse_unwritable(to, "--to")
     given = [folders] if isinstance(folders, Path | str) else folders
-    paths = [Path(folder) for folder in given]
-    if len(paths) == 1:
-        written = report_in(paths[0], to=to)
-    else:
-        runs = [read_run(path, label) for path, label in zip(paths, _labels(paths), strict=True)]
-        written = to or paths[0].resolve().parent / "comparison.html"
-        write_text(written, page(comparison_of(runs)))
-    (console or output()).print(f"report: {written}", highlight=False, soft_wrap=True)
+    if len(given) > 1 and to is None and is_remote(given[0]):
+        raise UserError(
+            "report: the first run is in a bucket. Say where the page of several runs goes, with --to FILE."
+        )
+    with ExitStack() as runs_here:
+        paths = [runs_here.enter_context(run_at(folder)) for folder in given]
+        if len(paths) == 1:
+            written = report_in(paths[0], to=to)
+        else:
+            runs = [read_run(path, label) for path, label in zip(paths, _labels(paths), strict=True)]
+            written = to or paths[0].resolve().parent / "comparison.html"
+            write_text(written, page(comparison_of(runs)))
+    place = f"{given[0]}/{written.name}" if to is None and is_remote(given[0]) else written
+    (console or output()).print(f"report: {place}", highlight=False, soft_wrap=True)
     return written
 
 

@@ -5,7 +5,7 @@ same bytes. A command that was stopped or killed continues when it is run again.
 often each class occurs, and the lines for a recipe. More: docs/shards.md.
 
 Args:
-    to (FOLDER): where the shards go.
+    to (FOLDER|URL): where the shards go: a folder, or one in a bucket (s3://bucket/pets), with their indexes.
     name: beginning of the shards' names: train, val; default the folder's name, or that of the pictures' folder if it
         is called as a set (photos/test).
     rows (N): rows per shard.
@@ -65,6 +65,8 @@ from distill_mtl.data.shard_sets import set_named
 from distill_mtl.display import output
 from distill_mtl.files import refuse_unwritable
 from distill_mtl.jobs.arguments import as_names, as_slice, refuse_below
+from distill_mtl.remote_files import is_remote
+from distill_mtl.shards.bucket_plan import folder_name
 from distill_mtl.shards.image_folders import folder_rows, pair_rows
 from distill_mtl.shards.listed_rows import ListedRows
 from distill_mtl.shards.shard_summary import show
@@ -299,7 +301,7 @@ class ShardOptions:
     @property
     def task(self) -> str:
         """A task is called as the folder of its shards."""
-        return Path(self.to).resolve().name
+        return folder_name(str(self.to))
 
     def write(
         self, list_rows: Callable[[], ListedRows], console: Console | None, *, set_of: Path | str = ""
@@ -337,7 +339,8 @@ class ShardOptions:
         refuse_below(1, rows=self.rows)
         refuse_below(0, shuffle=self.shuffle, workers=self.workers)
         as_slice(self.take)
-        refuse_unwritable(Path(self.to), "--to", folder=True)
+        if not is_remote(self.to):
+            refuse_unwritable(Path(self.to), "--to", folder=True)
         return console or output()
 
     def _write(self, rows: ListedRows, name: str, console: Console) -> WrittenShards:

@@ -12,7 +12,7 @@ from typing import Any
 
 from distill_mtl.recipe.long_form import MARGIN, SCHEDULES
 from distill_mtl.recipe.mistakes import KeyPath, either
-from distill_mtl.recipe.schema import Recipe
+from distill_mtl.recipe.schema import STORE_SIZE, Recipe
 
 Schema = dict[str, Any]
 
@@ -122,7 +122,7 @@ BOUNDS = {
     "maximum": "at most",
 }
 NAME = "a name of letters, digits, - and _ that begins with a letter, 100 at most"
-PATTERNS = {"^[0-9a-f]{64}$": "64 hexadecimal digits"}
+PATTERNS = {"^[0-9a-f]{64}$": "64 hexadecimal digits", STORE_SIZE: "a size such as 500MB or 1.5TB"}
 """A description of a pattern that is not a name."""
 
 

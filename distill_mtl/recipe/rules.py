@@ -123,6 +123,16 @@ def _shards(judged: Judged) -> Iterator[Mistake]:
             if getattr(source, key):
                 text = f"`{key}` is about training rows, and the source has no `shards`. Remove it."
                 yield Mistake(("data", name, key), text)
+    for name, source in data.items():
+        if source.store is None:
+            continue
+        every = {"class_balance": source.class_balance, "limit": source.limit and source.limit.per_class}
+        for key in (key for key, given in every.items() if given):
+            named = "limit.per_class" if key == "limit" else key
+            text = f"`{named}` reads every label before the first step, and with "
+            yield Mistake(
+                ("data", name, key), f"{text}`store` the shards are not there by then. Remove one of them."
+            )
     if judged.reads_all("data", "shards") and all(source.shards is None for source in data.values()):
         text = "no source has `shards`, so there is nothing to train on. Add a source, which needs no labels."
         yield Mistake(("data",), text)

@@ -26,11 +26,23 @@ Part = Annotated[float, Field(ge=0, lt=1)]
 Shift = Annotated[float, Field(gt=0, le=0.5)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,99}$")]
 
+_UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+STORE_SIZE = rf"^\d{{1,6}}(\.\d{{1,3}})? ?({'|'.join(_UNITS)})$"
+"""Of bytes, as people write them: 50GB, 1.5 TB."""
+StoreSize = Annotated[str, Field(pattern=STORE_SIZE)]
+
 DEFAULT_EPOCHS = 30
 WIDEST, DEEPEST = 2**16, 100
 """Of a task's head."""
 INITS = ("pretrained", "random", "zip", "teachers")
 """Values of `student.init` that are neither a path nor a task's teacher."""
+
+
+def bytes_of(size: str) -> int:
+    """The bytes of a `StoreSize`."""
+    unit = next(unit for unit in _UNITS if size.endswith(unit))
+    return int(float(size.removesuffix(unit)) * _UNITS[unit])
 
 
 class Section(BaseModel):
@@ -454,6 +466,14 @@ class SourceSection(Section):
     """Training rows that keep their labels; validation and test keep all. Default: all rows."""
     corrupt: Literal["stop", "skip"] = "stop"
     """A picture that cannot be decoded ends the run, or is replaced by the next and counted."""
+    store: StoreSize | None = None
+    """Shards stay in the bucket, and come when their rows are due to a store on the local disk of at most this size:
+    50GB. Default: all of them come to the cache before the first step."""
+
+    @property
+    def store_bytes(self) -> int | None:
+        """The size of the store."""
+        return None if self.store is None else bytes_of(self.store)
 
     @property
     def reads_classes(self) -> bool:

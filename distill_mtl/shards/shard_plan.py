@@ -129,13 +129,13 @@ class ShardPlan:
         if overwrite:
             self._delete()
         lines = self._lines()
-        found = shards_called(name, folder)  # a plan without a shard is replaced
+        found = sorted(self._sizes())  # a plan without a shard is replaced
         if lines and found:
             self._refuse_another_plan(lines[0])
             self._take_finished(lines[1:])
         elif found:
             raise ShardError(
-                f"{folder}: there are shards called {name} ({found[0].name}) without a plan. Choose another --to or "
+                f"{self.place('')}: there are shards called {name} ({found[0]}) without a plan. Choose another --to or "
                 "--name, or replace them with --overwrite."
             )
         self._remove_left_overs()
@@ -144,6 +144,10 @@ class ShardPlan:
     def shard(self, number: int) -> Path:
         """The path of shard `number`, from 0."""
         return self.folder / f"{self.name}-{number:06d}.tar"
+
+    def place(self, shard: str) -> str:
+        """Where a finished shard is."""
+        return str(self.folder / shard)
 
     def next_position(self) -> int:
         """Position in the order of rows that the next shard begins with."""
@@ -181,11 +185,16 @@ class ShardPlan:
 
     def _take_finished(self, lines: list[dict[str, Any]]) -> None:
         """Take the shards that are there as they were finished, up to the first that is not."""
+        sizes = self._sizes()
         for number, line in enumerate(lines):
-            path = self.shard(number)
-            if line["shard"] != path.name or not path.exists() or path.stat().st_size != line["size"]:
+            name = self.shard(number).name
+            if line["shard"] != name or sizes.get(name) != line["size"]:
                 break
             self.finished.append(FinishedShard(**line | {"counts": RowCounts.from_json(line["counts"])}))
+
+    def _sizes(self) -> dict[str, int]:
+        """The shards of this name that are there and what lies beside them: name -> bytes."""
+        return {path.name: path.stat().st_size for path in shards_called(self.name, self.folder)}
 
     def _write(self) -> None:
         write_text(self._path, "".join([json.dumps(self._plan) + "\n", *map(_line, self.finished)]))
@@ -207,8 +216,12 @@ def shards_called(name: str, folder: Path) -> list[Path]:
     """The shards of a name that are there, and what lies beside them; none where the folder is not there."""
     if not folder.is_dir():
         return []
-    mine = re.compile(re.escape(name) + r"-\d{6}\.tar(\.index\.npz|\.crc32)?")
-    return sorted(path for path in folder.iterdir() if mine.fullmatch(path.name))
+    return sorted(path for path in folder.iterdir() if is_shard_of(name, path.name))
+
+
+def is_shard_of(name: str, file: str) -> bool:
+    """Whether a file is a shard that begins with a name, or lies beside one."""
+    return re.fullmatch(re.escape(name) + r"-\d{6}\.tar(\.index\.npz|\.crc32)?", file) is not None
 
 
 def _line(finished: FinishedShard) -> str:

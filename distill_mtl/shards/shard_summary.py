@@ -1,11 +1,11 @@
 """The summary of written shards: rows, bytes, statistics of labels, and lines for a recipe."""
 
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -50,7 +50,7 @@ def recipe_lines(*written: WrittenShards) -> str:
     data: dict[str, Any] = {"shards": as_patterns(sets["train"])} if sets["train"] else {}
     if split := {name: as_patterns(paths) for name, paths in sets.items() if paths and name != "train"}:
         data["split"] = split
-    source = _name(written[0].shards[0].parent, ())
+    source = _name(_folder(written[0]), ())
     labels = _by_task(written[0].labels)
     tasks = {
         name: _task(label, [one.counts.labels[label.member] for one in written])
@@ -70,11 +70,15 @@ def recipe_lines(*written: WrittenShards) -> str:
 
 def _set_name(written: WrittenShards) -> str:
     """What its shards are called."""
-    return written.shards[0].name.rpartition("-")[0]
+    return os.path.basename(written.shards[0]).rpartition("-")[0]
+
+
+def _folder(written: WrittenShards) -> str:
+    return os.path.dirname(written.shards[0]) or "."
 
 
 def _lines(written: WrittenShards) -> Iterator[str]:
-    folder, count = written.shards[0].parent, len(written.shards)
+    folder, count = _folder(written), len(written.shards)
     there = f"; {written.kept} of them were there" if written.kept else ""
     noun = "1 shard" if count == 1 else f"{count:,} shards"
     yield f"{folder}: {noun}, {written.counts.rows:,} rows, {written.size / 1e6:,.1f} MB{there}"
@@ -136,13 +140,13 @@ def _ends(lines: Sequence[tuple[str, ...]]) -> Sequence[tuple[str, ...]]:
 def _by_task(labels: Sequence[Label]) -> dict[str, Label]:
     named: dict[str, Label] = {}
     for label in labels:
-        named[_name(Path(label.task), tuple(named))] = label
+        named[_name(label.task, tuple(named))] = label
     return named
 
 
-def _name(place: Path, taken: Sequence[str]) -> str:
+def _name(place: str, taken: Sequence[str]) -> str:
     """A name that a recipe takes for a task or a source."""
-    return task_name(re.sub(r"\W+", "-", place.name) or "data", taken)
+    return task_name(re.sub(r"\W+", "-", os.path.basename(place)) or "data", taken)
 
 
 def _task(label: Label, counts: Sequence[LabelCounts]) -> dict[str, Any]:

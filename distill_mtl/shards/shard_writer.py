@@ -29,6 +29,8 @@ from distill_mtl.display import Display
 from distill_mtl.errors import ShardError, Stopped, WriteError, brief
 from distill_mtl.files import atomic_file, refuse_full_disks
 from distill_mtl.reading import Remedy
+from distill_mtl.remote_files import is_remote
+from distill_mtl.shards.bucket_plan import BucketPlan, folder_name
 from distill_mtl.shards.label_kinds import Label
 from distill_mtl.shards.listed_rows import LabelError, ListedRows
 from distill_mtl.shards.shard_plan import FinishedShard, RowCounts, ShardPlan, shards_called
@@ -46,7 +48,7 @@ class WrittenShards:
     """The shards of a finished command, and what they hold.
 
     Attributes:
-        shards: in their order.
+        shards: paths, or URLs in a bucket, in their order.
         labels: that every row has.
         counts: over all rows.
         size: of all shards in bytes.
@@ -56,7 +58,7 @@ class WrittenShards:
         kept: how many of the shards an earlier command had written.
     """
 
-    shards: list[Path]
+    shards: Sequence[Path | str]
     labels: tuple[Label, ...]
     counts: RowCounts
     size: int
@@ -112,7 +114,7 @@ def write_shards(
     Args:
         rows: from `folder_rows`, `table_rows`, `pair_rows` or `torchvision_rows`, or a set of `coco_sets`, `yolo_sets`,
             `voc_sets` or `hf_sets`.
-        to: the folder.
+        to: the folder, or the URL of one in a bucket.
         name: of the files; default the folder's.
         rows_per_shard: fewer in the last.
         shuffle: seed of the order of rows, so that neighbours are not alike; None: the order of the data set.
@@ -127,8 +129,7 @@ def write_shards(
             that cannot be written to.
         Stopped: by Ctrl-C. Finished shards stay.
     """
-    folder = Path(to)
-    name = name or folder.resolve().name
+    name = name or folder_name(str(to))
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
         raise ShardError(f"--name {name}: letters, digits, - and _ are expected.")
     order = _order(len(rows), shuffle)[take]
@@ -142,10 +143,14 @@ def write_shards(
         "shuffle": shuffle,
         "rows per shard": rows_per_shard,
     }
-    there = sum(path.stat().st_size for path in shards_called(name, folder))  # kept, or replaced
-    needed = _bytes_of(rows, order.tolist()) - there
-    refuse_full_disks({folder: needed}, f"--to {folder}", Remedy(_ROOM, ShardError))
-    plan = ShardPlan(folder, name, described, overwrite=overwrite)
+    if is_remote(to):
+        plan: ShardPlan = BucketPlan(str(to), name, described, overwrite=overwrite)
+    else:
+        folder = Path(to)
+        there = sum(path.stat().st_size for path in shards_called(name, folder))  # kept, or replaced
+        needed = _bytes_of(rows, order.tolist()) - there
+        refuse_full_disks({folder: needed}, f"--to {folder}", Remedy(_ROOM, ShardError))
+        plan = ShardPlan(folder, name, described, overwrite=overwrite)
     kept, first = len(plan.finished), plan.next_position()
     spans = [range(at, min(at + _AT_ONCE, len(order))) for at in range(first, len(order), _AT_ONCE)]
     workers = min(_cores() if workers is None else workers, len(spans))
@@ -174,7 +179,10 @@ def _written(plan: ShardPlan, rows: ListedRows, skipped: list[str], kept: int) -
     for finished in plan.finished:
         counts.add(finished.counts)
     return WrittenShards(
-        shards=[plan.folder / finished.shard for finished in plan.finished],
+        shards=[
+            place if is_remote(place := plan.place(finished.shard)) else Path(place)
+            for finished in plan.finished
+        ],
         labels=tuple(rows.labels),
         counts=counts,
         size=sum(finished.size for finished in plan.finished),
@@ -204,7 +212,7 @@ def _fill(plan: ShardPlan, accepted: "_AcceptedRows", rows_per_shard: int, displ
         size = path.stat().st_size
         plan.add(FinishedShard(path.name, size, row.next, counts, accepted.take_skipped()))
     if not plan.finished:
-        raise ShardError(f"{plan.folder}: not one picture can be decoded.")
+        raise ShardError(f"{plan.place('')}: not one picture can be decoded.")
 
 
 def _checksums(sample: Mapping[str, str | bytes]) -> dict[tuple[str, str], int]:

@@ -201,6 +201,8 @@ def cached_facts(
     """
     if recipe.targets.from_ == "live" or recipe.training.teachers_on == "none":
         return None
+    if any(source.store is not None for source in recipe.data.values()):
+        return None  # their sidecars are looked for in the bucket, when the data is open
     found: dict[str, TeacherFacts] = {}
     try:
         shards = [

@@ -48,7 +48,7 @@ _KEYS = {
     "views.source": "name of the source",
 }
 """Header -> what a user knows it as."""
-_ENDING = ".safetensors"
+SIDECAR_ENDING = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ def _text(value: Any) -> str:
 
 def file_name(shard: Path, task: str, fingerprint: str) -> str:
     """`pets-003.breed.0123456789ab.safetensors`."""
-    return f"{_stem(shard)}.{task}.{fingerprint}{_ENDING}"
+    return f"{_stem(shard)}.{task}.{fingerprint}{SIDECAR_ENDING}"
 
 
 class SidecarFolders:
@@ -298,7 +298,7 @@ def _by_shard_and_task(folder: Path) -> dict[tuple[str, str], list[Path]]:
     with suppress(OSError):
         for name in sorted(os.listdir(folder)):
             # Neither a task's name nor a fingerprint has a dot in it.
-            shard, *named = name.removesuffix(_ENDING).rsplit(".", 2)
-            if name.endswith(_ENDING) and len(named) == 2:
+            shard, *named = name.removesuffix(SIDECAR_ENDING).rsplit(".", 2)
+            if name.endswith(SIDECAR_ENDING) and len(named) == 2:
                 found[shard, named[0]].append(folder / name)
     return found

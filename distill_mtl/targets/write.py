@@ -19,6 +19,7 @@ from distill_mtl.errors import CacheError
 from distill_mtl.files import refuse_full_disks
 from distill_mtl.reading import Remedy
 from distill_mtl.recipe.schema import teacher_place
+from distill_mtl.targets.bucket_sidecars import send_sidecars
 from distill_mtl.targets.cached import check_sidecar
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.targets.plan import BOXES, FLIPS, SidecarFolders, Unit, Wanted
@@ -84,6 +85,7 @@ class CacheWriter:
                 for _, rows in of_unit:
                     self._put(unit, writers, next(seen))
                     yield len(rows)
+            send_sidecars(unit)
 
     def _blocks(self, unit: Unit) -> list[tuple[int, Integers]]:
         rows = unit.shard.rows

@@ -90,6 +90,7 @@ class Session:
         path = None
         if accelerator.is_main_process:
             path = save_checkpoint(self.folder.checkpoints, self.step, self.state(), keep=training.keep)
+            self.folder.commit()
         accelerator.wait_for_everyone()
         return path
 

@@ -18,15 +18,16 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from distill_mtl.errors import UserError
+from distill_mtl.errors import UserError, a_few
 from distill_mtl.files import half_made, remove_half_made, write_text
-from distill_mtl.reading import Remedy, loads, read_text
+from distill_mtl.reading import Remedy, loads, read_json, read_text
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.yaml_reader import parse_yaml, read_yaml
 from distill_mtl.run_files import RunFiles
 from distill_mtl.run_notes import ResolvedRecipe, read_environment, read_teachers
 from distill_mtl.system_errors import naming
 from distill_mtl.targets.facts import Teachers
+from distill_mtl.training.run_bucket import RunBucket
 from distill_mtl.training.target_providers import self_taught, settle_targets
 
 _PACKAGES = ("distill_mtl", "torch", "torchvision", "timm", "accelerate", "webdataset", "numpy")
@@ -40,7 +41,26 @@ class RunFolder(RunFiles):
 
     Args:
         path: the folder; it need not exist yet.
+        bucket: where `commit` sends it.
     """
+
+    def __init__(self, path: Path, bucket: RunBucket | None = None) -> None:
+        super().__init__(path)
+        self.bucket = bucket
+
+    @property
+    def place(self) -> str:
+        """Where the run is, for people."""
+        return str(self.path) if self.bucket is None else self.bucket.url
+
+    def commit(self) -> None:
+        """Send what changed to the bucket, if the run is in one; called by one process alone.
+
+        Raises:
+            UserError: the bucket cannot be written to.
+        """
+        if self.bucket is not None:
+            self.bucket.commit()
 
     def baseline(self, name: str) -> "RunFolder":
         """The run folder of one of this run's baselines."""
@@ -96,7 +116,7 @@ class RunFolder(RunFiles):
                 shutil.rmtree(folder, ignore_errors=True)
             for file in (
                 *(self.metrics, self.results, self.pictures, self.report, self.report_markdown),
-                *(self.environment, self.teachers, self.recipe),
+                *(self.environment, self.shards, self.teachers, self.recipe),
             ):
                 file.unlink(missing_ok=True)
         with naming(self.path, every=True):
@@ -138,6 +158,38 @@ class RunFolder(RunFiles):
                 json.dumps(known, indent=2, sort_keys=True),
                 json.dumps(teachers, indent=2, sort_keys=True),
             )
+
+    def note_shards(self, states: Mapping[str, Mapping[str, str]]) -> None:
+        """Write what streamed shards are, where a run has some.
+
+        Args:
+            states: source -> URL -> ETag, or size and time.
+        """
+        if states:
+            write_text(self.shards, json.dumps(states, indent=1) + "\n")
+
+    def same_shards(self, states: Mapping[str, Mapping[str, str]]) -> None:
+        """Refuse to resume with other shards than the run began with.
+
+        Args:
+            states: as they are now; see `note_shards`.
+
+        Raises:
+            UserError: names the first that was replaced.
+        """
+        if not self.shards.exists():
+            return
+        before = read_json(self.shards, dict[str, dict[str, str]])
+        for source, now in states.items():
+            then = before.get(source, {})
+            other = [url for url in {**then, **now} if then.get(url) != now.get(url)]
+            if other:
+                was, found = (side.get(other[0], "not there") for side in (then, now))
+                verb = "was" if len(other) == 1 else "were"
+                raise UserError(
+                    f"data.{source}: {a_few(other, 3)} {verb} replaced since the run in {self.path} began: the first "
+                    f"was {was} and is {found}. Put back what was there, or start again with --overwrite."
+                )
 
     def cut_metrics(self, step: int) -> None:
         """Drop logged lines after `step` (and a half-written last line), which a resumed run writes again."""
@@ -213,6 +265,7 @@ def _what_trains(recipe: str) -> str:
         (content.get("training") or {}).pop(key, None)
     for source in (content.get("data") or {}).values():
         source.pop("corrupt", None)
+        source.pop("store", None)
     return yaml.safe_dump(content, sort_keys=False)
 
 

@@ -18,6 +18,7 @@ from distill_mtl.errors import CacheError, RecipeError, StoppedElsewhere
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import SelfTeacherSection, TaskSection, task_of, teacher_keys
 from distill_mtl.system_errors import megabytes
+from distill_mtl.targets.bucket_sidecars import bring_sidecars, cached_in_bucket
 from distill_mtl.targets.cached import CachedTargets, OpenCache, StoredViews
 from distill_mtl.targets.combined import Gate
 from distill_mtl.targets.encoding import AnswerCodec, Numbers
@@ -135,6 +136,7 @@ def plan_targets(
     }
     views = targets.view_count or 1
     units = plan_cache(sources.opened, codecs, views=views, size=sources.size, seed=recipe.seed)
+    bring_sidecars(units)
     return codecs, units
 
 
@@ -163,8 +165,10 @@ def _pooled(loss_config: LossConfig, name: str) -> dict[str, bool]:
 def _anything_cached(names: Iterable[str], sources: Sources) -> bool:
     """Whether any sidecar of the tasks of these teachers exists."""
     folders, tasks = SidecarFolders(), list(dict.fromkeys(map(task_of, names)))
-    shards = [path for source in sources.opened for path in source.paths("train")]
-    return any(folders.all(path, task) for path in shards for task in tasks)
+    shards = [path for source in sources.opened for path in source.homes("train")]
+    if any(folders.all(path, task) for path in shards for task in tasks):
+        return True
+    return cached_in_bucket(sources.opened, tasks)
 
 
 def _open(

@@ -338,6 +338,7 @@ ENOUGH = {
     "evaluate": "runs/a",
     "export_student": "runs/a --to onnx",
     "forecast": "a.yaml",
+    "index_shards": "s3://a",
     "inspect_teacher": "a.onnx",
     "predict": "runs/a b.jpg",
     "recipe_schema": "",

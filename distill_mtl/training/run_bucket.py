@@ -1,0 +1,192 @@
+"""A run whose folder is in a bucket: `--out s3://bucket/runs/pets`.
+
+The run works in a folder of this machine. `commit` sends what changed in it, and at last a small file,
+`committed.json`, that names every file. What it does not name is not part of the run, so a run that was killed while it
+sent goes on from the commit before. Checkpoints have digests of their own, as on a disk.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from distill_mtl import remote_files
+from distill_mtl.errors import Stopped, UserError
+from distill_mtl.files import atomic_file, cache_folder, write_text
+from distill_mtl.reading import read_json
+from distill_mtl.remote_files import RemoteFile, is_remote, join
+
+COMMIT = "committed.json"
+_LONGEST = 64 << 20
+_THREADS = 4
+
+
+class RunBucket:
+    """The folder of a run in a bucket, and the folder of this machine that stands for it.
+
+    Args:
+        url: of the folder.
+
+    Attributes:
+        folder: of this machine.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        place = cache_folder() / "runs" / hashlib.blake2b(self.url.encode(), digest_size=8).hexdigest()
+        self.folder = place / (self.url.rpartition("/")[2] or "run")
+        self._record = place / "sent.json"
+
+    def bring(self) -> bool:
+        """Make the folder what was committed last, and nothing else; False where nothing was.
+
+        Raises:
+            UserError: the bucket does not answer, or a committed file is gone.
+        """
+        with self._alone():
+            return self._bring_all()
+
+    def _bring_all(self) -> bool:
+        names, sent = self._committed(), self._sent()
+        for path in self._files():
+            if str(path.relative_to(self.folder)) not in names:
+                path.unlink()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for folder in sorted((path for path in self.folder.rglob("*") if path.is_dir()), reverse=True):
+            if not any(folder.iterdir()):
+                folder.rmdir()
+        remote_files.at_once(lambda name: self._bring(name, sent), names, _THREADS)
+        self._note(sent)
+        return bool(names)
+
+    def commit(self) -> None:
+        """Send what changed since the last commit, then the names of all files; then delete what is not named any more.
+
+        Raises:
+            UserError: the bucket cannot be written to; the commit before it is whole.
+        """
+        sent, before = self._sent(), self._committed()
+        files = {str(path.relative_to(self.folder)): path for path in self._files()}
+        changed = [name for name, path in files.items() if sent.get(name, [])[:2] != _stamp(path)]
+        if not changed and set(files) == set(before):
+            return
+        remote_files.at_once(lambda name: self._send(name, files[name], sent), changed, _THREADS)
+        self._note({name: sent[name] for name in files})
+        with atomic_file(self._record.with_name(COMMIT)) as file:
+            file.write(json.dumps({"files": sorted(files)}, indent=1).encode() + b"\n")
+        remote_files.send(self._record.with_name(COMMIT), join(self.url, COMMIT), "--out")
+        for name in set(before) - set(files):
+            remote_files.remove(join(self.url, name), "--out")
+
+    def refuse_unwritable(self) -> None:
+        """Write a small file and delete it.
+
+        Raises:
+            UserError: that is not possible.
+        """
+        self._record.parent.mkdir(parents=True, exist_ok=True)
+        probe = self._record.with_name("probe")
+        probe.write_bytes(b"written before the work begins\n")
+        remote_files.send(probe, join(self.url, ".probe"), "--out")
+        remote_files.remove(join(self.url, ".probe"), "--out")
+
+    def _committed(self) -> list[str]:
+        try:
+            content = remote_files.read(join(self.url, COMMIT), "--out", _LONGEST)
+        except FileNotFoundError:
+            return []
+        try:
+            names = json.loads(content)["files"]
+            inside = all(isinstance(name, str) and not Path(name).is_absolute() for name in names)
+            if not inside or any(".." in Path(name).parts for name in names):
+                raise ValueError("a name leads out of the run")
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{join(self.url, COMMIT)} is not what a run writes ({error}).") from None
+        return list(names)
+
+    def _files(self) -> list[Path]:
+        """What belongs to the run; hidden names are half-made."""
+        if not self.folder.is_dir():
+            return []
+        found = (path for path in self.folder.rglob("*") if path.is_file())
+        return [
+            path
+            for path in found
+            if not any(part.startswith(".") for part in path.relative_to(self.folder).parts)
+        ]
+
+    def _bring(self, name: str, sent: dict[str, list[Any]]) -> None:
+        path, url = self.folder / name, join(self.url, name)
+        file = remote_files.describe(url, "--out")
+        if file is None:
+            raise UserError(
+                f"{url} is named in {COMMIT} and is not there. Put it back, or start again with --overwrite."
+            )
+        if path.is_file() and sent.get(name) == [*_stamp(path), file.state]:
+            return
+        with atomic_file(path) as to:
+            remote_files.fetch(file, to, "--out")
+        sent[name] = [*_stamp(path), file.state]
+
+    def _send(self, name: str, path: Path, sent: dict[str, list[Any]]) -> None:
+        stamp = _stamp(path)
+        arrived: RemoteFile = remote_files.send(path, join(self.url, name), "--out")
+        sent[name] = [*stamp, arrived.state]
+
+    def _sent(self) -> dict[str, list[Any]]:
+        """Name -> size and time of the file here, and its state in the bucket, when they were last alike."""
+        try:
+            return dict(read_json(self._record, dict[str, list[Any]]))
+        except UserError:
+            return {}
+
+    def _note(self, sent: dict[str, list[Any]]) -> None:
+        write_text(self._record, json.dumps(sent))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One process of this machine at a time."""
+        self._record.parent.mkdir(parents=True, exist_ok=True)
+        with open(self._record.with_name(".lock"), "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _stamp(path: Path) -> list[int]:
+    state = path.stat()
+    return [state.st_size, state.st_mtime_ns]
+
+
+@contextmanager
+def run_at(place: Path | str) -> Iterator[Path]:
+    """The folder of a run for a block that reads it and may write to it; one in a bucket comes here, and what the block
+    changed goes back.
+
+    Raises:
+        UserError: there is no run in the bucket; or what the block raises, with the URL in place of the folder.
+    """
+    if not is_remote(place):
+        yield Path(place)
+        return
+    bucket = RunBucket(str(place))
+    if not bucket.bring():
+        raise UserError(f"{bucket.url} holds no run: there is no {COMMIT}. Give the URL that --out had.")
+    with naming_bucket(bucket):
+        yield bucket.folder
+    if os.environ.get("RANK", "0") == "0":
+        bucket.commit()
+
+
+@contextmanager
+def naming_bucket(bucket: RunBucket | None) -> Iterator[None]:
+    """Inside, a mistake about the folder of this machine is one about the bucket."""
+    try:
+        yield
+    except (UserError, Stopped) as error:
+        if bucket is not None and str(bucket.folder) in str(error):
+            error.args = (str(error).replace(str(bucket.folder), bucket.url), *error.args[1:])
+        raise
