@@ -3,18 +3,26 @@
 Speed: one source of 64 px JPEGs with a class each in SHARDS shards on the local disk, read by this process on one
 thread in both orders, in turns, in process CPU time, and the time from the recipe to the first batch.
 
+Bucket: the same shards behind an S3 server on this machine (moto) whose answers come 20 ms late, on 4 lanes, through a
+store that holds all of them and one that holds half. Windows from the local disk beside them, in turns, in process CPU
+time, fetching included; and the seconds on the clock to the first batch of a store that is empty.
+
 Memory: what a process needs for the order of 500 million rows in 50 thousand shards. The indexes are made up, one when
 it is asked for; places, keys and rows are really looked up. Measured in a process of its own, as the growth of its
 largest resident set; for the order of rows fewer rows are held, and the figure is in proportion.
 """
 
 import argparse
+import logging
 import multiprocessing
+import os
 import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +32,9 @@ from loader import SIDE, piece
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from distill_mtl import remote_files
 from distill_mtl.data import DataSettings, Sources, open_sources
-from distill_mtl.data.index import ShardIndex
+from distill_mtl.data.index import ShardIndex, index_name, index_to_stream
 from distill_mtl.data.order import Shuffled
 from distill_mtl.data.row_table import HeldRows, RowsOnDemand, RowTable
 from distill_mtl.data.windows import Windows
@@ -34,6 +43,7 @@ from distill_mtl.splits import SPLITS
 from distill_mtl.tasks.base import build_kind
 
 SHARDS, ROWS, BATCH, STEPS = 128, 128, 256, 24
+LATENCY = 0.02
 MANY_SHARDS, MANY_ROWS = 50_000, 10_000
 HELD_SHARDS = 200
 MEMBERS = ("jpg", "cls", "group")
@@ -53,12 +63,13 @@ def write_shards(folder: Path) -> None:
                 writer.write({"__key__": f"{name}-{row:06d}", "jpg": picture, "cls": label})
 
 
-def opened(folder: Path, order: str) -> Sources:
+def opened(folder: Path | str, order: str, lanes: int = 64, store: str | None = None) -> Sources:
     """The shards as a source that is read in an order."""
     classes = tuple("abcdefghij")
     section = {
-        "shards": str(folder / f"train-{{000..{SHARDS - 1:03d}}}.tar"),
-        "split": {split: str(folder / f"{split}.tar") for split in ("validation", "test")},
+        "shards": f"{folder}/train-{{000..{SHARDS - 1:03d}}}.tar",
+        "split": {split: f"{folder}/{split}.tar" for split in ("validation", "test")},
+        "store": store,
         "labels": {"letter": {"member": "cls"}},
         "augment": {"crop": None, "flip": False, "color": 0},
         "order": order,
@@ -68,7 +79,7 @@ def opened(folder: Path, order: str) -> Sources:
             "student": {"model": "resnet18"},
             "tasks": {"letter": {"classes": list(classes)}},
             "data": {"letters": section},
-            "training": {"batch_size": BATCH},
+            "training": {"batch_size": BATCH, "stream": {"lanes": lanes}},
         }
     )
     kinds = {"letter": build_kind("classification", classes)}
@@ -103,6 +114,95 @@ def speed(rounds: int) -> None:
         )
     ratios = [ours / theirs for ours, theirs in zip(rates["windows"], rates["rows"], strict=True)]
     print(f"\nWindows / rows: {statistics.median(ratios):.3f} (median of {rounds} turns; at least 0.95).\n")
+
+
+def bucket(rounds: int) -> None:
+    """Print a line for each place, and its ratio to windows from the local disk."""
+    rates, streams = dict[str, list[float]](), dict[str, Iterator[object]]()
+    with tempfile.TemporaryDirectory() as name, s3_server() as url:
+        os.environ["DISTILL_MTL_CACHE"] = f"{name}/cache"
+        folder = Path(name) / "shards"
+        folder.mkdir()
+        write_shards(folder)
+        for shard in sorted(folder.glob("*.tar")):
+            index = shard.with_name(index_name(shard.name))
+            index.write_bytes(index_to_stream(shard))
+            for file in (shard, index):
+                remote_files.send(file, f"{url}/{file.name}", "stream.py")
+        size = sum(shard.stat().st_size for shard in folder.glob("*.tar"))
+        firsts = []
+        for what, store in (
+            ("local disk", None),
+            ("bucket, store of all", size),
+            ("bucket, store of half", size // 2),
+        ):
+            place: Path | str = folder if store is None else url
+            os.environ["DISTILL_MTL_CACHE"] = f"{name}/cache of {what}"
+            start = time.monotonic()
+            sources = opened(place, "windows", 4, None if store is None else f"{store / 1e3:.3f}kB")
+            indexed = time.monotonic() - start
+            streams[what] = sources.stream(steps=10**6)
+            next(streams[what])
+            firsts.append((what, indexed, time.monotonic() - start))
+        for _ in range(SHARDS * ROWS // BATCH):  # an epoch, after which the store is warm
+            for stream in streams.values():
+                next(stream)
+        for _ in range(rounds):
+            for what, stream in streams.items():
+                start = time.process_time()
+                for _ in range(STEPS):
+                    next(stream)
+                rates.setdefault(what, []).append(STEPS * BATCH / (time.process_time() - start))
+    print(
+        "| 4 lanes of 4 shards, from | rows/s | of the local disk | seconds to the first batch | of them indexes |"
+    )
+    print("|---|---:|---:|---:|---:|")
+    for what, indexed, first in firsts:
+        ratio = statistics.median(
+            ours / local for ours, local in zip(rates[what], rates["local disk"], strict=True)
+        )
+        print(
+            f"| {what} | {statistics.median(rates[what]):,.0f} | {ratio:.3f} | {first:.1f} | {indexed:.1f} |"
+        )
+    print(
+        f"\n{SHARDS} shards, {size / 1e6:.0f} MB; median of {rounds} turns; at least 0.9 of the local disk.\n"
+    )
+
+
+@contextmanager
+def s3_server() -> Iterator[str]:
+    """The URL of an empty bucket of a server in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=serve, args=(theirs,), daemon=True)
+    process.start()
+    os.environ |= {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ours.recv()}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    system, path = remote_files.open_system("s3://pets", "stream.py")
+    system.mkdir(path)
+    yield "s3://pets"
+    process.kill()
+
+
+def serve(port: Connection) -> None:
+    """Run moto's server with LATENCY before each answer."""
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    application = DomainDispatcherApplication(create_backend_app)
+
+    def late(environment: dict[str, object], start: Callable[..., object]) -> object:
+        time.sleep(LATENCY)
+        return application(environment, start)
+
+    server = make_server("127.0.0.1", 0, late, threaded=True)
+    port.send(server.server_port)
+    server.serve_forever()
 
 
 def made_up_index(shard: int) -> ShardIndex:
@@ -173,15 +273,17 @@ def memory() -> None:
 
 
 def main() -> None:
-    """Print two tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description="The order of windows beside the order of rows.")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--only", choices=("speed", "memory"))
+    parser.add_argument("--only", choices=("speed", "bucket", "memory"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    if arguments.only != "memory":
+    if arguments.only in (None, "speed"):
         speed(arguments.rounds)
-    if arguments.only != "speed":
+    if arguments.only in (None, "bucket"):
+        bucket(arguments.rounds)
+    if arguments.only in (None, "memory"):
         memory()
 
 

@@ -523,7 +523,9 @@ class Sources:
             self._skipped[key.split("/", 1)[0]].add(key)
 
     def refuse_processes(self, world: int, micro_batches: int) -> None:
-        """Raise RecipeError where so many processes with so many micro-batches cannot share the rows of a step."""
+        """Raise RecipeError where so many processes with so many micro-batches cannot share the rows of a step, and
+        ShardError where a store does not hold the shards that those of this machine read at the same time."""
+        refuse_small_stores(self._plan, self._sources, world, self._local)
         if self.batch_size < world * micro_batches:
             raise RecipeError(
                 f"training.batch_size: {self.batch_size} rows cannot be shared by {world} processes with "

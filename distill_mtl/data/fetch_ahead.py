@@ -137,10 +137,14 @@ def refuse_small_stores(plan: Plan, sources: Sequence[Source], world: int, local
             count = min(count, lanes * source.section.window)
             why = f"{lanes} lanes draw from {source.section.window} shards each"
         if (needed := sum(sizes[:count])) > source.store.limit:
-            mend = f"lower training.stream.lanes or data.{source.name}.window, or " if isinstance(order, Windows) else "use order: windows, or "
+            mend = (
+                f"lower training.stream.lanes or data.{source.name}.window, or "
+                if isinstance(order, Windows)
+                else "use order: windows, or "
+            )
             raise ShardError(
-                f"data.{source.name}.store: {megabytes(source.store.limit)} do not hold the {count} shards that are read "
-                f"at the same time, {megabytes(needed)} ({why}). Raise it, {mend}write smaller shards."
+                f"data.{source.name}.store: {megabytes(source.store.limit)} do not hold the {count} shards that are "
+                f"read at the same time, {megabytes(needed)} ({why}). Raise it, {mend}write smaller shards."
             )
 
 

@@ -15,10 +15,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from distill_mtl import remote_files
 from distill_mtl.errors import ShardError
-from distill_mtl.files import atomic_file, cache_folder, half_made, write_text
+from distill_mtl.files import atomic_file, cache_folder, half_made, remove_abandoned, write_text
 from distill_mtl.remote_files import ChangedError, RemoteFile
 from distill_mtl.system_errors import free_bytes, megabytes
 
@@ -132,34 +133,49 @@ class ShardStore:
         write_text(self.folder / _ORDER, "".join(f"{os.path.basename(path)}\n" for path in paths))
 
     def _fetch(self, path: str, *, silent: bool) -> None:
-        expected = self._expected[path]
-        waiting = _Waiting(f"data.{self.source}: {expected.file.url}", expected.file.size, silent)
-        for attempt in range(_ATTEMPTS):
-            with ExitStack() as stack:
-                with self._locked("room"):
-                    self._make_room(expected.file.size)
-                    to = stack.enter_context(atomic_file(Path(path)))
-                    to.truncate(expected.file.size)  # counts from now on
-                found = remote_files.fetch(expected.file, to, f"data.{self.source}", waiting.note)
-                if expected.checksum in (None, found):
-                    return
-                if attempt == _ATTEMPTS - 1:
-                    raise ChangedError(
-                        f"data.{self.source}: {expected.file.url} is damaged, there or on the way: its CRC32 is "
-                        f"{found:08x} and should be {expected.checksum:08x}. Copy it again; if it was written anew, "
-                        f"run `distill-mtl index {remote_files.folder_of(expected.file.url)}`."
-                    )
+        expected, place = self._expected[path], f"data.{self.source}"
+        waiting = _Waiting(f"{place}: {expected.file.url}", expected.file.size, silent)
+        found = None
+        for _ in range(_ATTEMPTS):
+            with suppress(_Damaged), ExitStack() as stack:
+                to = stack.enter_context(self._room_for(path))
+                found = remote_files.fetch(expected.file, to, place, waiting.note)
+                if expected.checksum not in (None, found):
+                    raise _Damaged  # before the file appears
+                return
+        raise ChangedError(
+            f"{place}: {expected.file.url} is damaged, there or on the way: its CRC32 is {found:08x} and should be "
+            f"{expected.checksum:08x}. Copy it again; if it was written anew, run `distill-mtl index "
+            f"{remote_files.folder_of(expected.file.url)}`."
+        )
 
-    def _make_room(self, size: int) -> None:
-        """Drop what is needed last, until so many bytes fit."""
+    @contextmanager
+    def _room_for(self, path: str) -> Iterator[BinaryIO]:
+        """The file to be written, which counts in its whole size from now on. Waits while others fetch so much that
+        nothing can be dropped."""
+        size = self.size(path)
+        with ExitStack() as stack:
+            while True:
+                with self._locked("room"):
+                    if self._make_room(size):
+                        to = stack.enter_context(atomic_file(Path(path)))
+                        to.truncate(size)
+                        break
+                remove_abandoned(self.folder)  # of killed processes
+                time.sleep(_POLL)
+            yield to
+
+    def _make_room(self, size: int) -> bool:
+        """Drop what is needed last, until so many bytes fit; False where they do not."""
         sizes = self._sizes()
         total = sum(sizes.values()) + size
         for name in self._least_needed(list(sizes)):
             if total <= self.limit:
-                return
+                break
             with suppress(FileNotFoundError):
                 os.unlink(self.folder / name)
             total -= sizes[name]
+        return total <= self.limit
 
     def _least_needed(self, names: Sequence[str]) -> list[str]:
         """The whole files: those that the order does not name, the oldest first; then from its end."""
@@ -216,6 +232,10 @@ class ShardStore:
                         waiting()
                     time.sleep(_POLL)
             yield
+
+
+class _Damaged(Exception):
+    """What came is not what was indexed."""
 
 
 class _Waiting:

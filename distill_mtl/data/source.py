@@ -334,7 +334,11 @@ class Source:
 
     def _load(self, shard: int) -> ShardIndex:
         listed = self._listed[shard]
-        return load_index(listed.path) if listed.remote is None else streamed_index(listed, f"data.{self.name}")[0]
+        return (
+            load_index(listed.path)
+            if listed.remote is None
+            else streamed_index(listed, f"data.{self.name}")[0]
+        )
 
     def _cut_shard(self, shard: int, index: ShardIndex) -> Homes:
         """The set of each row of a shard."""

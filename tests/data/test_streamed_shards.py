@@ -43,9 +43,12 @@ def opened(place: str, **options: Any) -> Sources:
         "shards": f"{place}/pets-{{0..{SHARDS - 1}}}.tar",
         "split": {"validation": f"{place}/pets-val.tar", "test": f"{place}/pets-test.tar"},
         "labels": {"pet": {"member": "cls"}},
+        "order": "windows",
+        "window": 1,
         **options,
     }
-    return open_sources(DataSettings.of(recipe({"pets": section})), KINDS, (8, 8))
+    wanted = recipe({"pets": section}, stream={"lanes": 1})
+    return open_sources(DataSettings.of(wanted), KINDS, (8, 8))
 
 
 def shard_size(tmp_path: Path) -> int:
@@ -121,6 +124,9 @@ def test_bytes_that_are_not_those_of_the_index_are_never_rows(bucket: Bucket, tm
     sources = opened(bucket.url, store=store_for(5, tmp_path))
     with pytest.raises(ShardError, match=r"s3://pets/pets-2\.tar is damaged.*distill-mtl index s3://pets`"):
         list(sources.stream(steps=6))
+    store = sources.opened[0].store
+    assert store is not None
+    assert not any(path.endswith("pets-2.tar") for path in store.held())
 
 
 def test_what_is_missing_or_of_another_shard_says_how_to_write_it(bucket: Bucket, tmp_path: Path) -> None:
@@ -146,6 +152,26 @@ def test_a_store_that_cannot_work_is_refused_by_its_key(bucket: Bucket, tmp_path
         opened(str(tmp_path / "pets"), store="1MB")
     with pytest.raises(UserError, match="compressed"):
         opened(bucket.url, shards=f"{bucket.url}/a.tgz", store="1MB")
+
+
+def test_a_store_smaller_than_what_is_read_at_once_is_refused(bucket: Bucket, tmp_path: Path) -> None:
+    with pytest.raises(
+        ShardError, match=r"data\.pets\.store: .* the 3 shards .* \(1 lanes draw from 3 shards each\)"
+    ):
+        opened(bucket.url, store=store_for(2, tmp_path), window=3).stream(steps=1)
+    with pytest.raises(
+        ShardError, match="the 5 shards .*order: rows draws from all shards at once.* order: windows"
+    ):
+        opened(bucket.url, store=store_for(2, tmp_path), order="rows").stream(steps=1)
+
+
+def test_what_is_needed_last_is_dropped_first(bucket: Bucket, tmp_path: Path) -> None:
+    """Through two epochs of five shards, a store of three fetches fewer than a store that knows no order."""
+    sources = opened(bucket.url, store=store_for(3, tmp_path))
+    bucket.requests.clear()
+    assert len(list(sources.stream(steps=3 * ROWS * SHARDS // 8))) == 3 * ROWS * SHARDS // 8
+    fetched = [request for request in bucket.requests if request.startswith("GET") and "pets-" in request]
+    assert len(fetched) < 3 * SHARDS - 2, "at least one of three shards is still there when an epoch begins"
 
 
 def test_two_processes_share_a_store_without_half_files(bucket: Bucket, tmp_path: Path) -> None:

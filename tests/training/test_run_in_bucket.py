@@ -31,7 +31,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(SHARDS):
             toy_world.write_shard(recipe.parent / f"{source}-train-{number}.tar", generator, member)
         (recipe.parent / f"{source}-train.tar").unlink()
-    recipe.write_text(recipe.read_text().replace("-train.tar", "-train-*.tar"))
+    text = recipe.read_text().replace("-train.tar", "-train-*.tar")
+    text = text.replace("data: {", "data: {order: windows, window: 1, ")
+    text = text.replace("    data:\n", "    data:\n      order: windows\n      window: 1\n")
+    recipe.write_text(text.replace("training: {", "training: {stream: {lanes: 1}, "))
     return recipe
 
 
