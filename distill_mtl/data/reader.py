@@ -7,6 +7,7 @@ many rows at once is.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -175,10 +176,11 @@ class Reader:
         other out of the CPU's caches, a seventh of the time for small pictures. All at once would take much
         memory for large ones.
         """
+        payloads = source.each_payload(source.image, rows)
         for first in range(0, len(rows), _TOGETHER):
-            block = rows[first : first + _TOGETHER]
-            payloads = zip(block.tolist(), source.payloads(source.image, block), strict=True)
-            yield from [(row, self._picture(draft, source, row, payload)) for row, payload in payloads]
+            block = rows[first : first + _TOGETHER].tolist()
+            read = zip(block, list(islice(payloads, len(block))), strict=True)
+            yield from [(row, self._picture(draft, source, row, payload)) for row, payload in read]
 
     def _picture(self, draft: "_Draft", source: Source, row: int, payload: bytes) -> Tensor | None:
         """uint8 [3, h, w], or None for a picture that cannot be decoded and is to be skipped."""

@@ -6,8 +6,8 @@ a shard when one of its rows is asked for, so that its memory follows the shards
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,25 +141,27 @@ class HeldRows(RowTable):
         return self._home[shard]
 
 
-@dataclass
-class _Opened:
-    """What is kept of the index of a shard of N rows, in as few bytes as hold it.
+class _Opened(NamedTuple):
+    """A shard whose rows stand in the arrays of `RowsOnDemand`.
 
     Attributes:
-        key_text: the keys without anything between them.
-        key_ends: [N + 1], where each begins and the last ends.
+        start, end: where.
+        key_text: its keys without anything between them.
         homes: the set of each row.
-        columns: member -> offsets and sizes [N]; without those that no row has.
     """
 
+    start: int
+    end: int
     key_text: bytes
-    key_ends: NDArray[np.integer]
     homes: Homes
-    columns: dict[str, tuple[NDArray[np.integer], NDArray[np.integer]]] = field(default_factory=dict)
 
 
 class RowsOnDemand(RowTable):
     """The rows of a source whose indexes are opened when they are needed.
+
+    The rows of open shards stand in arrays, in the order in which these were opened, and the oldest make room for new
+    ones from the arrays' begin on: windows are left in the order in which they are entered. So many rows are looked up
+    at once, as in `HeldRows`.
 
     Args:
         load: number of a shard -> its index.
@@ -167,8 +169,10 @@ class RowsOnDemand(RowTable):
         in_sets: int64 [S, sets], how many of them each set has.
         homes: number and index of a shard -> the set of each of its rows.
         members: those that are asked for.
-        most: shards of which the places of all rows are kept; those go that were opened first, as windows do.
+        most: shards that are open at a time.
     """
+
+    _whole: tuple[int, ShardIndex] | None
 
     def __init__(
         self,
@@ -181,14 +185,17 @@ class RowsOnDemand(RowTable):
     ) -> None:
         super().__init__(lengths, in_sets)
         self._load, self._cut, self._members, self._most = load, homes, tuple(dict.fromkeys(members)), most
-        self._opened: dict[int, _Opened] = {}
-        self._whole: tuple[int, ShardIndex] | None = None
+        # Any so many shards, and the end of the arrays, which a shard may be too long for.
+        self._room = int(np.sort(lengths)[-most:].sum() + lengths.max(initial=0))
+        self._close()
 
     def keys(self, rows: Integers) -> list[tuple[int, str]]:
         found = []
-        for shard, opened, place in self._places(rows):
-            start, end = opened.key_ends.item(place), opened.key_ends.item(place + 1)
-            found.append((shard, opened.key_text[start:end].decode(errors="surrogateescape")))
+        for shards, places in self._places(rows):
+            spans = self._key_spans[places].tolist()
+            for shard, (start, end) in zip(shards.tolist(), spans, strict=True):
+                text = self._opened[shard].key_text[start:end]
+                found.append((shard, text.decode(errors="surrogateescape")))
         return found
 
     def index(self, shard: int) -> ShardIndex:
@@ -197,9 +204,14 @@ class RowsOnDemand(RowTable):
         return self._whole[1]
 
     def spans(self, member: str, rows: Integers) -> Iterable[tuple[int, int, int]]:
-        for shard, opened, place in self._places(rows):
-            column = opened.columns.get(member)
-            yield (shard, 0, -1) if column is None else (shard, column[0].item(place), column[1].item(place))
+        found = list[tuple[int, int, int]]()
+        for shards, places in self._places(rows):
+            if member in self._columns:
+                offsets, sizes = (column[places].tolist() for column in self._columns[member])
+            else:
+                offsets, sizes = [0] * len(places), [-1] * len(places)
+            found += zip(shards.tolist(), offsets, sizes, strict=True)
+        return found
 
     def are_training(self, rows: Integers) -> NDArray[np.bool_]:
         shards, found = self.shards(rows), np.zeros(len(rows), np.bool_)
@@ -219,26 +231,66 @@ class RowsOnDemand(RowTable):
     def _homes(self, shard: int) -> Homes:
         return (self._opened.get(shard) or self._open(shard)).homes
 
-    def _places(self, rows: Integers) -> Iterator[tuple[int, _Opened, int]]:
-        """Number of its shard, what is kept of that, and its place in it, of each row."""
+    def _places(self, rows: Integers) -> Iterator[tuple[NDArray[np.integer], Integers]]:
+        """Shards of rows, and their places in the arrays: of all of them, or of parts that are open together."""
         shards = self.shards(rows)
-        for shard, place in zip(shards.tolist(), (rows - self.firsts[shards]).tolist(), strict=True):
-            yield shard, self._opened.get(shard) or self._open(shard), place
+        starts = self._starts[shards]
+        if (closed := starts < 0).any():
+            for shard in np.unique(shards[closed]).tolist():
+                self._open(shard)
+            starts = self._starts[shards]
+        if (starts < 0).any():  # the last ones took the room of the first
+            half = len(rows) // 2
+            yield from self._places(rows[:half])
+            yield from self._places(rows[half:])
+        else:
+            yield shards, starts + rows - self.firsts[shards]
 
     def _open(self, shard: int) -> _Opened:
-        while len(self._opened) >= self._most:
-            del self._opened[next(iter(self._opened))]
         index = self._load(shard)
-        ends = _narrow(np.append(0, index.key_ends))
-        opened = self._opened[shard] = _Opened(index.key_text, ends, self._cut(shard, index))
+        start = self._make_room(len(index))
+        end = start + len(index)
         for member in self._members:
             offsets, sizes = member_column(index, member)
-            if (sizes >= 0).any():
-                opened.columns[member] = _narrow(offsets), _narrow(sizes)
+            if member not in self._columns and (sizes >= 0).any():
+                self._columns[member] = np.empty(self._room, np.int64), np.full(self._room, -1, np.int64)
+            if member in self._columns:
+                for column, values in zip(self._columns[member], (offsets, sizes), strict=True):
+                    column[start:end] = values
+        self._key_spans[start:end] = index.key_spans()
+        self._starts[shard] = start
+        opened = _Opened(start, end, index.key_text, self._cut(shard, index))
+        self._opened[shard] = opened
         return opened
 
+    def _make_room(self, rows: int) -> int:
+        """Where so many rows begin; what stood there is closed."""
+        start = max((opened.end for opened in list(self._opened.values())[-1:]), default=0)
+        turned = start + rows > self._room
+        for shard, opened in list(self._opened.items()):
+            # Of those behind, which are the oldest, all go where the rows begin anew.
+            behind, before = opened.start >= start, opened.start < (rows if turned else start + rows)
+            if len(self._opened) < self._most and not (behind or before if turned else behind and before):
+                break
+            del self._opened[shard]
+            self._starts[shard] = -1
+        return 0 if turned else start
+
+    def _close(self) -> None:
+        """Close all shards."""
+        self._opened: dict[int, _Opened] = {}
+        self._starts = np.full(len(self.lengths), -1, np.int64)
+        self._columns: dict[str, tuple[Integers, Integers]] = {}
+        self._key_spans = np.empty((self._room, 2), np.int32)
+        self._whole = None
+
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_opened": {}, "_whole": None}
+        opened = ("_opened", "_starts", "_columns", "_key_spans", "_whole")
+        return {name: value for name, value in self.__dict__.items() if name not in opened}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._close()
 
 
 def count_sets(homes: Iterable[Homes]) -> Integers:
@@ -255,11 +307,3 @@ def member_column(index: ShardIndex, member: str) -> tuple[Integers, Integers]:
             use = (sizes < 0) & (index.sizes[:, place] >= 0)
             offsets[use], sizes[use] = index.offsets[use, place], index.sizes[use, place]
     return offsets, sizes
-
-
-def _narrow(numbers: Integers) -> NDArray[np.integer]:
-    """The same in half the bytes, where they fit."""
-    fits = (
-        len(numbers) and np.iinfo(np.int32).min <= numbers.min() and numbers.max() <= np.iinfo(np.int32).max
-    )
-    return numbers.astype(np.int32) if fits else numbers

@@ -224,8 +224,13 @@ class Source:
 
     def payloads(self, member: str, rows: Integers) -> list[bytes]:
         """One member of rows that all have it, as it stands in the shards."""
+        return list(self.each_payload(member, rows))
+
+    def each_payload(self, member: str, rows: Integers) -> Iterator[bytes]:
+        """As `payloads`, read one after the other when they are taken; where they stand is looked up at once."""
         paths, read = self._paths, self._files.read
-        return [read(paths[shard], offset, size) for shard, offset, size in self._table.spans(member, rows)]
+        for shard, offset, size in self._table.spans(member, rows):
+            yield read(paths[shard], offset, size)
 
     def damaged(self, row: int) -> list[str]:
         """The members of a row, whatever they are for, that do not have their checksum."""
