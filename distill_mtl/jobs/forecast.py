@@ -262,7 +262,7 @@ def _show_costs(costs: Costs, console: Console) -> None:
             "student / teachers",
             words.ratio(mine.parameters, theirs.parameters),
             words.ratio(mine.flops, theirs.flops),
-            words.ratio(mine.latency_ms, theirs.latency_ms),
+            words.ratio(mine.latency_ms, theirs.latency_ms) if costs.steady else words.NONE,
             style="bold",
         )
     console.print(table)
@@ -288,7 +288,7 @@ def _show_conflicts(conflicts: Conflicts, console: Console) -> None:
         table.add_row(
             "/".join(pair.tasks),
             words.percent(pair.agreement),
-            words.NONE if pair.cosine is None else f"{pair.cosine:+.2f}".replace("-", "−"),
+            words.NONE if pair.cosine is None else _signed(pair.cosine),
             words.percent(pair.together, 0),
         )
     console.print(table)
@@ -339,12 +339,12 @@ def _table(title: str, texts: Sequence[str], numbers: Sequence[str]) -> Table:
 
 
 def _cells(task: ForecastTask) -> tuple[str, str]:
-    delta, low, high = (_signed(value, task.error) for value in (task.delta, task.low, task.high))
+    """In hundredths of a point, or of the first digit of a teacher's error that is below 1."""
+    places = 2 + max(0, math.ceil(-math.log10(task.error)))
+    delta, low, high = (_signed(value, places) for value in (task.delta, task.low, task.high))
     return delta, f"{low} … {high}"
 
 
-def _signed(value: float, error: float) -> str:
-    """In hundredths of a point, or of the first digit of a teacher's error that is below 1."""
-    places = 2 + max(0, math.ceil(-math.log10(error)))
+def _signed(value: float, places: int = 2) -> str:
     text = f"{value:+.{places}f}"
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
