@@ -93,6 +93,7 @@ def _fill(parser: argparse.ArgumentParser, job: Job, told: Docstring, parameters
 
 def _run(arguments: argparse.Namespace) -> None:
     """Run the job that was parsed; what went wrong becomes a message and an exit status."""
+    _open_streams()
     given = vars(arguments)
     job: Job = given.pop("job")
     interrupted = given.pop("interrupted")
@@ -134,6 +135,13 @@ def _run(arguments: argparse.Namespace) -> None:
         _say(found, style="red")
         status = USER_ERROR
     sys.exit(status)
+
+
+def _open_streams() -> None:
+    """A process that was started without standard output or error (`>&-`, some services) writes to nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  until the process ends
 
 
 def _leave_last() -> None:

@@ -179,6 +179,10 @@ def refuse_unwritable(path: Path, option: str, *, folder: bool = False) -> None:
         raise UserError(f"{option} {path} is a folder. Name a file, such as {option} {path / 'FILE'}.")
     if folder and os.path.exists(path) and not os.path.isdir(path):
         raise UserError(f"{option} {path} is a file, and a folder is needed. Name another place.")
+    if folder and os.path.islink(path) and not os.path.exists(path):
+        raise UserError(
+            f"{option} {path} is a link to {os.readlink(path)}, which is not there. Make that folder."
+        )
     try:
         with naming(path, every=True):
             direct = None if folder else _not_a_plain_file(path)

@@ -12,6 +12,8 @@ _UNSEEN = re.compile(
 """Control characters but tab and newline, separators of lines, marks that turn the direction of writing, and the
 halves of a pair: what a file name that is not UTF-8 holds in Python."""
 
+_FORMULA = re.compile(r"'*[=+@\t\r-]")  # an apostrophe before one is read back as such
+
 
 def visible(text: str) -> str:
     """For people: what a terminal or a page would obey, or cannot show, becomes its number, as in Python's source.
@@ -30,3 +32,13 @@ def json_text(value: Any, **options: Any) -> str:
     """
     text = json.dumps(value, ensure_ascii=False, **options)
     return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def sheet_cell(text: str) -> str:
+    """For spreadsheets: what they would take for a formula begins with an apostrophe."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def from_sheet_cell(text: str) -> str:
+    """The text that `sheet_cell` was given, or that a person wrote in its place."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text[1:]) else text

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import children
@@ -52,3 +53,11 @@ def _refused(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
         main(arguments)
     assert ended.value.code == 2
     return capsys.readouterr().err
+
+
+def test_a_process_without_standard_output_does_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `distill-mtl ... >&-` and some services start it."""
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(SystemExit) as ended:
+        main(["schema"])
+    assert ended.value.code == 0

@@ -21,6 +21,7 @@ from distill_mtl.shards.table_file import read_table
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.tasks.json_values import cell_text
 from distill_mtl.tasks.label import to_json
+from distill_mtl.untrusted_text import from_sheet_cell
 
 _SHOWN = 10
 _MOST_BYTES = 1 << 28
@@ -154,7 +155,7 @@ def _in_table(path: Path, kinds: Mapping[str, TaskKind]) -> Iterator[Found]:
             continue
         task, row, name = (str(cells[key] or "").strip() for key in ("task", "row", "name"))
         gathered.setdefault((task, row.zfill(4) if row.isdecimal() else row), []).append(
-            (number, name, cells["answer"])
+            (number, from_sheet_cell(name), cells["answer"])
         )
     for (task, row), answers in gathered.items():
         kind, place = kinds.get(task), f"{path}, line {answers[0][0]}"

@@ -20,8 +20,10 @@ from distill_mtl.evaluation.few_labels.questions import NAME
 from distill_mtl.geometry.views import Size
 from distill_mtl.picture_bytes import format_of
 from distill_mtl.prediction.named_pictures import Picture
+from distill_mtl.report.markdown import plain
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.tasks.label import AskedAs
+from distill_mtl.untrusted_text import sheet_cell
 
 PICTURES, LABEL_STUDIO, COCO, TABLE = "pictures", "label_studio", "coco", "answers.csv"
 COLUMNS = ("row", "picture", "task", "name", "answer")
@@ -126,7 +128,7 @@ def _table(questions: Questions, kinds: Mapping[str, TaskKind], copied: Mapping[
     for turn in zip_longest(*by_task):
         for task, row in filter(None, turn):
             for name in names_asked(kinds[task]):
-                writer.writerow([row, copied[row].path, task, name, ""])
+                writer.writerow([row, copied[row].path, task, sheet_cell(name), ""])
     return text.getvalue()
 
 
@@ -169,7 +171,7 @@ def _readme(questions: Questions, kinds: Mapping[str, TaskKind]) -> str:
 
 
 def _sentence(task: str, kind: TaskKind) -> str:
-    few = ", ".join(kind.classes[:_MANY]) + (", …" if len(kind.classes) > _MANY else "")
+    few = plain(", ".join(kind.classes[:_MANY])) + (", …" if len(kind.classes) > _MANY else "")
     sentences: dict[AskedAs, str] = {
         "choice": f"one of: {few}",
         "choices": "1 or 0 for each name, nothing where it is not known",
@@ -181,7 +183,7 @@ def _sentence(task: str, kind: TaskKind) -> str:
         f"--answers; of: {few}",
         "text": "the label's text",
     }
-    return sentences[kind.asked_as].replace("|", "\\|")
+    return sentences[kind.asked_as]
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -247,3 +247,9 @@ def test_little_shared_memory_is_an_error_and_not_a_hang() -> None:
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, timeout=60
     )
     assert re.search(r"UserError: training\.workers: a batch of 1\.2 MB .*/dev/shm", done.stderr), done.stderr
+
+
+def test_an_output_folder_that_is_a_link_to_nothing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"--out .*out is a link to .*gone, which is not there"):
+        refuse_unwritable(tmp_path / "out", "--out", folder=True)

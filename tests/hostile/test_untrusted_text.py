@@ -29,7 +29,7 @@ from distill_mtl.report.markdown import code, code_block, markdown, markdown_tab
 from distill_mtl.report.model_card import model_card
 from distill_mtl.report.run_report import report_of_result
 from distill_mtl.tasks.base import build_kind
-from distill_mtl.untrusted_text import visible
+from distill_mtl.untrusted_text import from_sheet_cell, sheet_cell, visible
 
 PAYLOADS = {
     "script": "<script>alert(1)</script>",
@@ -76,6 +76,13 @@ def test_markdown_shows_text_as_it_is(text: str) -> None:
     tokens = _tokens(plain(text) + "\n")
     assert [token.type for token in tokens] == ["paragraph_open", "inline", "paragraph_close"]
     assert _words(tokens[1]) == _shown(text)
+
+
+@EACH
+def test_a_cell_of_a_spreadsheet_is_no_formula_and_is_read_back(text: str) -> None:
+    for each in (text, f"={text}", f"-{text}", f"+{text}", f"@{text}", f"'{text}"):
+        assert sheet_cell(each)[:1] not in ("=", "+", "-", "@", "\t", "\r")
+        assert from_sheet_cell(sheet_cell(each)) == each
 
 
 @EACH

@@ -13,13 +13,14 @@ from PIL import Image
 
 from distill_mtl.students.student_folder import save_student
 from distill_mtl.tasks.base import TaskKind, build_kind
+from distill_mtl.untrusted_text import from_sheet_cell
 
 PICTURES = 60
 KINDS: dict[str, TaskKind] = {
     "hue": build_kind("classification", ("red", "green", "blue")),
     "shape": build_kind("segmentation", ("ground", "thing")),
     "pose": build_kind("regression", ("yaw", "pitch"), "mae"),
-    "traits": build_kind("multilabel", ("big", "wet")),
+    "traits": build_kind("multilabel", ("big", "=wet")),  # which a spreadsheet would take for a formula
     "things": build_kind("heatmap", ("cup", "pen"), top=4),
 }
 _RECIPE = """
@@ -110,7 +111,7 @@ def fill(folder: Path, some: Callable[[int], bool] = lambda place: True, to: str
             write_mask(folder / "masks" / f"{line['row']}.png", said)
             line["answer"] = f"masks/{line['row']}.png"
         elif line["name"]:
-            line["answer"] = str(said[line["name"]])
+            line["answer"] = str(said[from_sheet_cell(line["name"])])
         else:
             line["answer"] = said if isinstance(said, str) else json.dumps(said)
     return write_lines(folder / to, [*lines])
