@@ -55,16 +55,14 @@ def distill_parser() -> argparse.ArgumentParser:
 
 
 def command_parser() -> argparse.ArgumentParser:
-    """The parser of `distill-mtl`, with a command for each job but the run itself."""
+    """The parser of `distill-mtl`, with a command for each job."""
     parser = argparse.ArgumentParser(
         prog="distill-mtl",
-        description="Everything around a run. The run itself: accelerate launch distill.py RECIPE.",
+        description="Merge trained networks into one. With several processes: accelerate launch distill.py RECIPE.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     families: dict[str, Any] = {}
     for job in JOBS:
-        if job is DISTILL:
-            continue
         *family, word = job.command.split()
         if family and family[0] not in families:
             told = module_docstring(job.module)

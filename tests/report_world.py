@@ -178,7 +178,13 @@ def metrics(tasks: list[str], scale: float = 1.0) -> str:
 
 
 def write_run(
-    folder: Path, content: dict[str, Any] | None = None, *, finished: bool = True, lr: float = 0.001
+    folder: Path,
+    content: dict[str, Any] | None = None,
+    *,
+    finished: bool = True,
+    lr: float = 0.001,
+    seed: int = 0,
+    found_rate: bool = False,
 ) -> Path:
     """A run folder.
 
@@ -187,11 +193,13 @@ def write_run(
         content: of results.json; default `results()`.
         finished: False leaves it as a run that was interrupted.
         lr: of its recipe.
+        seed: of its recipe.
+        found_rate: the run found its rate by itself.
     """
     content = content or results()
     tasks = list(content["tasks"])
     folder.mkdir(parents=True)
-    lines = [f"name: {folder.name}", "student: {model: test_resnet}", "tasks:"]
+    lines = [f"name: {folder.name}", f"seed: {seed}", "student: {model: test_resnet}", "tasks:"]
     lines += [f"  {name}: {{kind: {entry['kind']}}}" for name, entry in content["tasks"].items()]
     lines += [
         "data:",
@@ -211,12 +219,26 @@ def write_run(
         "balance": "balance: mgda_ub",
         "versions": {"torch": "2"},
     }
+    if found_rate:
+        environment["rate"] = {"said": f"lr: {lr} (auto)", "curve": []}
     (folder / "environment.json").write_text(json.dumps(environment))
     (folder / "metrics.jsonl").write_text(metrics(tasks))
     if finished:
         (folder / "results.json").write_text(json.dumps(content))
         _write_pictures(folder / "examples", tasks)
     return folder
+
+
+def write_seeds(folder: Path, *deltas: float, name: str = "seed", **recipe: Any) -> list[Path]:
+    """Runs that differ by their seed alone, with these deltas of `breed`; rows swing them by 0.1 around each."""
+    runs = []
+    for seed, delta in enumerate(deltas):
+        resampled = [delta + 0.1 * math.sin(number) for number in range(200)]
+        verdict = "non-inferior" if delta - 0.2 > -1 else "inferior" if delta + 0.2 < -1 else "undecided"
+        entry = task(delta=delta, student=90 + delta, ci95=[delta - 0.2, delta + 0.2], verdict=verdict)
+        entry |= {"resampled": resampled, "drawn_from": "the rows"}
+        runs.append(write_run(folder / f"{name}-{seed}", results({"breed": entry}), seed=seed, **recipe))
+    return runs
 
 
 def _write_pictures(folder: Path, tasks: list[str]) -> None:

@@ -24,7 +24,7 @@ from scipy.stats import norm, t
 from torch import Tensor
 
 from distill_mtl.evaluation.bootstrap import LEVEL
-from distill_mtl.evaluation.result import Evaluation, TaskResult
+from distill_mtl.evaluation.result import Acceptance, Evaluation, TaskResult
 from distill_mtl.evaluation.verdict import AcceptanceRule, Decision, judge
 
 _KEPT = 200  # resamples of each run: they know an error to a twentieth
@@ -159,8 +159,8 @@ class RecipeDifference:
 
     Attributes:
         points: mean delta of the first less that of the second.
-        ci95: over rows and seeds, paired where both were measured on the same rows; with one seed on a side over rows
-            alone, so of these two students and not of their recipes. None: not known.
+        ci95: over rows and seeds, paired where both were measured on the same rows. One seed on a side adds nothing for
+            seeds, so that the interval is of that student and not of its recipe. None: not known.
         finding: what it says.
         expected: where the second has one seed and the first several, or the other way round: between which deltas
             another seed of the one with several would lie in 19 of 20 cases, on these rows.
@@ -226,13 +226,11 @@ class SeedRuns:
     @property
     def tasks(self) -> dict[str, SeedMean]:
         """Task -> its deltas over seeds, of those with a teacher."""
-        first = next(iter(self.runs.values()))
+        runs = list(self.runs.values())
+        common = [task for task in runs[0].compared if all(task in run.tasks for run in runs)]
         found = {
-            task: over_seeds(
-                {seed: run.tasks[task] for seed, run in self.runs.items()}, first.acceptance.rule
-            )
-            for task in first.compared
-            if all(task in run.tasks for run in self.runs.values())
+            task: over_seeds({seed: run.tasks[task] for seed, run in self.runs.items()}, self.acceptance.rule)
+            for task in common
         }
         return {task: mean for task, mean in found.items() if mean is not None}
 
@@ -242,6 +240,6 @@ class SeedRuns:
         return all(mean.verdict in (None, "non-inferior") for mean in self.tasks.values())
 
     @property
-    def gate(self) -> bool:
-        """Whether the recipe asks for an exit status of its own if that is not so."""
-        return any(run.acceptance.gate for run in self.runs.values())
+    def acceptance(self) -> Acceptance:
+        """Margins and rule, which all runs share."""
+        return next(iter(self.runs.values())).acceptance

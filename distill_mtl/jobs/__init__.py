@@ -36,7 +36,8 @@ class Job:
     """A function of the public API and the command that runs it.
 
     Attributes:
-        command: its words after `distill-mtl`; empty: the run itself, which `accelerate launch distill.py` starts.
+        command: its words after `distill-mtl`. `distill` is also what `accelerate launch distill.py` starts, which may
+            run several processes.
         module: of `distill_mtl.jobs`, that holds the function.
         function: its name.
         status: the exit status, from what the function returns.
@@ -55,7 +56,7 @@ class Job:
         return f"{__name__}.{self.module}"
 
 
-DISTILL = Job("", "distill", "distill", _accepted_or_no_gate)
+DISTILL = Job("distill", "distill", "distill", _accepted_or_no_gate)
 JOBS = (
     DISTILL,
     Job("shards folder", "shards", "shards_from_folder", keeps_data=False),

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 from rich.console import Console
 
@@ -22,12 +22,14 @@ from distill_mtl.evaluation import Comparison, Evaluation, delta_on, references
 from distill_mtl.evaluation.comparison import ComparisonSettings, compare_with_progress, evaluation_set_of
 from distill_mtl.evaluation.forecast.table import ForecastTable, digest_of
 from distill_mtl.evaluation.result import StudentScore
+from distill_mtl.evaluation.seeds import SeedRuns
 from distill_mtl.evaluation.selection import Reference
 from distill_mtl.evaluation.several_teachers import by_teacher
 from distill_mtl.evaluation.student_scores import ValidationLooks, training_scores
 from distill_mtl.files import refuse_full_disks, refuse_unwritable
 from distill_mtl.jobs.arguments import as_recipe
 from distill_mtl.jobs.run_artefacts import card_of, earlier_result, write_run_artefacts
+from distill_mtl.jobs.seeds import distill_seeds
 from distill_mtl.networks.weights import state_bytes
 from distill_mtl.recipe import Recipe, dump_recipe
 from distill_mtl.recipe.schema import task_of
@@ -65,30 +67,60 @@ CALIBRATION_ROWS = 1024
 LABELS_ONLY = ("training.teachers_on=none", "balance=auto")
 
 
+@overload
+def distill(
+    recipe: Recipe | Path | str,
+    overrides: Sequence[str] = ...,
+    *,
+    out: Path | str | None = ...,
+    resume: bool = ...,
+    overwrite: bool = ...,
+    labels_only: bool = ...,
+    console: Console | None = ...,
+) -> Evaluation: ...
+
+
+@overload
+def distill(
+    recipe: Recipe | Path | str,
+    overrides: Sequence[str] = ...,
+    *,
+    seeds: int,
+    out: Path | str | None = ...,
+    resume: bool = ...,
+    overwrite: bool = ...,
+    labels_only: bool = ...,
+    console: Console | None = ...,
+) -> SeedRuns: ...
+
+
 def distill(
     recipe: Recipe | Path | str,
     overrides: Sequence[str] = (),
     *,
+    seeds: int | None = None,
     out: Path | str | None = None,
     resume: bool = False,
     overwrite: bool = False,
     labels_only: bool = False,
     console: Console | None = None,
-) -> Evaluation:
+) -> Evaluation | SeedRuns:
     """Merge the trained teachers of a recipe into one multi-task student and compare it with them.
 
     Args:
         recipe: the recipe, a YAML file.
         overrides (--set KEY=VALUE, repeated): override any key, as often as you like:
             --set tasks.breed.temperature=2
+        seeds (N): train with N seeds in turn, into OUT/seed-0, OUT/seed-1 and so on, and print the mean of the deltas
+            with its spread and an interval over rows and seeds. The teachers are checked once.
         out (DIR|URL): run folder, or one in a bucket (s3://bucket/runs/pets); default runs/NAME.
-        resume: continue from the run folder's last checkpoint.
-        overwrite: delete the run that is in the run folder.
+        resume: continue from the run folder's last checkpoint; of several seeds finished ones are kept.
+        overwrite: delete the run that is in the run folder, or the runs of all seeds.
         labels_only: train without teachers, as a baseline (training.teachers_on=none, balance=auto).
         console: where progress is shown; default standard output of the first process.
 
     Returns:
-        The comparison that was printed and written to results.json.
+        The comparison that was printed and written to results.json; of several seeds all of them.
 
     Raises:
         UserError: the recipe, the data or a teacher is wrong; nothing was lost.
@@ -100,6 +132,9 @@ def distill(
           ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 --main_process_port 0 \\
               distill.py RECIPE
 
+        How far another seed moves the result:
+          distill-mtl distill RECIPE --seeds 3
+
         To look before training: distill-mtl check RECIPE.
     """
     if resume and overwrite:
@@ -107,9 +142,12 @@ def distill(
     recipe = as_recipe(recipe, [*overrides, *(LABELS_ONLY if labels_only else ())])
     state = start_processes()
     console = console_of(console, first=state.is_main_process)
-    folder = _folder(out if out is not None else Path("runs") / (recipe.name or "run"))
+    place = out if out is not None else Path("runs") / (recipe.name or "run")
+    if seeds is not None:
+        return distill_seeds(recipe, place, seeds, _run, resume=resume, overwrite=overwrite, console=console)
+    folder = _folder(place)
     with naming_bucket(folder.bucket):
-        return _run(recipe, folder, state, console, resume=resume, overwrite=overwrite)
+        return _run(recipe, folder, console, resume=resume, overwrite=overwrite)[0]
 
 
 def _folder(out: Path | str) -> RunFolder:
@@ -129,9 +167,28 @@ def _folder(out: Path | str) -> RunFolder:
 
 
 def _run(
-    recipe: Recipe, folder: RunFolder, state: PartialState, console: Console, *, resume: bool, overwrite: bool
-) -> Evaluation:
-    """The run, once it is known where it goes."""
+    recipe: Recipe,
+    folder: RunFolder,
+    console: Console,
+    *,
+    resume: bool,
+    overwrite: bool,
+    checked: Mapping[str, TeacherCheck] | None = None,
+    forecasts: Path | None = None,
+) -> tuple[Evaluation, Mapping[str, TeacherCheck]]:
+    """The run, once it is known where it goes.
+
+    Args:
+        recipe: of it.
+        folder: where it goes.
+        console: where progress is shown.
+        resume, overwrite: as of `distill`.
+        checked: what the check of a run with the same data and teachers found; None: they are checked now.
+        forecasts: folder of the forecasts; default the one that the run's folder lies in.
+
+    Returns:
+        The comparison, and what the check found, on the first process.
+    """
     digest = digest_of(recipe)
     if resume:
         recipe = folder.decided(recipe)
@@ -145,7 +202,9 @@ def _run(
     if resume:
         folder.same_teachers(describe_teachers(recipe, parts.teachers))
         folder.same_shards(parts.sources.streamed())
-    examined = on_first_process(lambda: run_check(parts, accelerator.device, console)) or {}
+    examined = checked
+    if examined is None:
+        examined = on_first_process(lambda: run_check(parts, accelerator.device, console)) or {}
     precisions = _precisions(examined, folder, resume=resume)
     try_one_batch(parts, accelerator.device, slices=accelerator.num_processes * recipe.training.accumulate)
     if accelerator.is_main_process:
@@ -170,15 +229,17 @@ def _run(
             f"{error} Every step is kept in {folder.checkpoints}: finish with --resume."
         ) from error
     if accelerator.is_main_process:
-        _note_outcome(digest, folder, evaluation, console)
-    return evaluation
+        _note_outcome(ForecastTable(forecasts or folder.path.parent), digest, folder, evaluation, console)
+    return evaluation, examined
 
 
-def _note_outcome(digest: str, folder: RunFolder, evaluation: Evaluation, console: Console) -> None:
+def _note_outcome(
+    table: ForecastTable, digest: str, folder: RunFolder, evaluation: Evaluation, console: Console
+) -> None:
     """Write what came out beside what was forecast, if this recipe was; the run is finished whether it succeeds or
     not."""
     try:
-        line = ForecastTable(folder.path.parent).note_outcome(digest, folder.path, evaluation)
+        line = table.note_outcome(digest, folder.path, evaluation)
     except UserError as error:
         console.print(f"the forecast is not compared with the run: {error}", style="yellow", soft_wrap=True)
         return

@@ -10,6 +10,8 @@ from distill_mtl.display import output
 from distill_mtl.errors import UserError
 from distill_mtl.files import refuse_unwritable, write_text
 from distill_mtl.remote_files import is_remote
+from distill_mtl.report.blocks import Report
+from distill_mtl.report.console import print_summary
 from distill_mtl.report.html import page
 from distill_mtl.report.markdown import markdown
 from distill_mtl.report.run_comparison import comparison_of
@@ -25,7 +27,9 @@ def write_report(
     """Write the report of a run again, or one page that compares runs.
 
     One run: write its report.html and report.md again, from its folder alone; an unfinished run is shown as far as it
-    came. Several runs: write one page that compares them.
+    came. Several runs: write one page that compares them. Of runs that differ by their seed alone it has the mean, its
+    spread and an interval over rows and seeds, and of two recipes whether their difference is within what seeds do; the
+    command prints this too.
 
     Args:
         folders (RUN ...): run folder, such as runs/multidigits or s3://bucket/runs/multidigits.
@@ -47,6 +51,7 @@ def write_report(
         raise UserError(
             "report: the first run is in a bucket. Say where the page of several runs goes, with --to FILE."
         )
+    report: Report | None = None
     with ExitStack() as runs_here:
         paths = [runs_here.enter_context(run_at(folder)) for folder in given]
         if len(paths) == 1:
@@ -54,9 +59,14 @@ def write_report(
         else:
             runs = [read_run(path, label) for path, label in zip(paths, _labels(paths), strict=True)]
             written = to or paths[0].resolve().parent / "comparison.html"
-            write_text(written, page(comparison_of(runs)))
+            report = comparison_of(runs)
+            write_text(written, page(report))
     place = f"{given[0]}/{written.name}" if to is None and is_remote(given[0]) else written
-    (console or output()).print(f"report: {place}", highlight=False, soft_wrap=True)
+    console = console or output()
+    console.print(f"report: {place}", highlight=False, soft_wrap=True)
+    if report is not None and any(section.summary for section in report.sections):
+        console.print()
+        print_summary(console, report)
     return written
 
 

@@ -5,19 +5,34 @@ from typing import Any
 
 from distill_mtl.evaluation.result import Evaluation, TaskResult
 from distill_mtl.report import words
-from distill_mtl.report.blocks import Block, Cell, Chart, Charts, Code, Folded, Report, Section, Table, Text
+from distill_mtl.report.blocks import (
+    Block,
+    Cell,
+    Chart,
+    Charts,
+    Code,
+    Folded,
+    Report,
+    Section,
+    Table,
+    Text,
+    Tone,
+)
 from distill_mtl.report.charts import TEACHER, ForestLine, Line, forest, lines, series
-from distill_mtl.report.headline import tone_of
+from distill_mtl.report.headline import hidden_losses, tone_of
 from distill_mtl.report.run_record import RunRecord
 from distill_mtl.report.sections.costs import cost_bars, ratios
 from distill_mtl.report.sections.scores import INTERVAL, by_unit, verdict_sign
+from distill_mtl.report.seeds import by_recipe, seeds_section, verdict_over_seeds
 
 _LONG = 60
 
 
 def comparison_of(runs: Sequence[RunRecord]) -> Report:
     """Finished runs beside each other; unfinished ones show their curves and recipe alone."""
+    recipes = by_recipe(runs)
     sections = [
+        seeds_section(recipes),
         _tasks(runs),
         _deltas(runs),
         _cost(runs),
@@ -25,15 +40,27 @@ def comparison_of(runs: Sequence[RunRecord]) -> Report:
         _recipes(runs),
         Section("repeat", "Reproduce", [Code(_command(runs), "sh")]),
     ]
-    sentence, tone = _headline(runs)
+    sentence, accepted = _headline(runs)
+    tone: Tone = "good" if accepted else "unsure"
+    title, verdict = f"{len(runs)} runs", None
+    if len(recipes) == 1 and len(recipes[0].runs) > 1:
+        said, tone = verdict_over_seeds(recipes[0])
+        sentence, title = (
+            f"{said[2:3].upper()}{said[3:]}.",
+            f"{recipes[0].label}, {len(recipes[0].runs)} seeds",
+        )
+        verdict = Text(said, tone=tone)
     return Report(
         eyebrow=f"{len(runs)} runs",
         headline=sentence,
-        tone="good" if tone else "unsure",
+        tone=tone,
         advice=[],
         figures=[],
         facts=" · ".join(run.label for run in runs),
         sections=[section for section in sections if section is not None],
+        title=title,
+        verdict=verdict,
+        hidden=_hidden(runs),
     )
 
 
@@ -52,6 +79,13 @@ def _headline(runs: Sequence[RunRecord]) -> tuple[str, bool]:
         return f"{'Both' if len(runs) == 2 else f'All {len(runs)}'} runs are accepted.", True
     verb = "is" if len(accepted) == 1 else "are"
     return f"{words.listed(accepted)} {verb} accepted, of {len(runs)} runs{rest}.", True
+
+
+def _hidden(runs: Sequence[RunRecord]) -> str:
+    """What the means of runs hide, by run."""
+    return " ".join(
+        f"{run.label}: {line}" for _, run, results in _finished(runs) if (line := hidden_losses(results))
+    )
 
 
 def _task_names(runs: Sequence[RunRecord]) -> list[str]:

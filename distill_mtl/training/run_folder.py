@@ -4,6 +4,7 @@ teachers.json says what was really loaded, by file and hash, with each teacher's
 environment.json has versions, processes, time and rule of the last start, which the report names.
 """
 
+import copy
 import difflib
 import json
 import math
@@ -106,19 +107,21 @@ class RunFolder(RunFiles):
         except ValidationError:  # the file is not as it was written: `refuse` shows the difference
             return recipe
 
-    def begin(self, recipe: str, *, resume: bool) -> None:
-        """Make the folder ready. Without `resume` an earlier run in it is deleted: call `refuse` first.
+    def clear(self) -> None:
+        """Delete what a run writes here but the recipe, by which the folder is known to be ours."""
+        for folder in (self.checkpoints, self.student, self.examples, self.tensorboard):
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in (
+            *(self.metrics, self.results, self.pictures, self.report, self.report_markdown),
+            *(self.environment, self.shards, self.teachers),
+        ):
+            file.unlink(missing_ok=True)
 
-        Only what a run writes is deleted, the recipe last: by it the folder is known to be ours.
-        """
+    def begin(self, recipe: str, *, resume: bool) -> None:
+        """Make the folder ready. Without `resume` an earlier run in it is deleted: call `refuse` first."""
         if not resume:
-            for folder in (self.checkpoints, self.student, self.examples, self.tensorboard):
-                shutil.rmtree(folder, ignore_errors=True)
-            for file in (
-                *(self.metrics, self.results, self.pictures, self.report, self.report_markdown),
-                *(self.environment, self.shards, self.teachers, self.recipe),
-            ):
-                file.unlink(missing_ok=True)
+            self.clear()
+            self.recipe.unlink(missing_ok=True)
         with naming(self.path, every=True):
             self.path.mkdir(parents=True, exist_ok=True)
         for folder in (self.path, self.checkpoints):  # which one run alone writes
@@ -259,6 +262,12 @@ def _step_of(line: str) -> float:
 def _what_trains(recipe: str) -> str:
     """A resolved recipe without what may change when a run goes on, because it does not change the weights."""
     content: dict[str, Any] = parse_yaml(recipe, ResolvedRecipe, "recipe.resolved.yaml", remedy=_RECIPE)
+    return yaml.safe_dump(what_trains(content), sort_keys=False)
+
+
+def what_trains(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a resolved recipe that decides the weights."""
+    content = copy.deepcopy(dict(recipe))
     for key in ("evaluation", "acceptance"):
         content.pop(key, None)
     for key in ("workers", "log_every", "checkpoint_every", "keep", "trackers"):
@@ -266,7 +275,7 @@ def _what_trains(recipe: str) -> str:
     for source in (content.get("data") or {}).values():
         source.pop("corrupt", None)
         source.pop("store", None)
-    return yaml.safe_dump(content, sort_keys=False)
+    return content
 
 
 def _decided(value: Any, before: Any) -> Any:

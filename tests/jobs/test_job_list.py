@@ -16,7 +16,7 @@ import pytest
 import distill_mtl
 from distill_mtl.cli import command_parser, distill_command, distill_parser, in_full, main
 from distill_mtl.errors import RecipeError
-from distill_mtl.jobs import DISTILL, JOBS, Job
+from distill_mtl.jobs import JOBS, Job
 from distill_mtl.jobs.as_command import REQUIRED, read_function
 
 ROOT = Path(__file__).parents[2]
@@ -76,7 +76,7 @@ def test_every_parameter_is_explained(job: Job) -> None:
 
 def test_help_needs_no_torch() -> None:
     """Of every command, and of the package itself: what is slow to import comes later."""
-    words = [job.command.split() for job in JOBS if job is not DISTILL]
+    words = [job.command.split() for job in JOBS]
     families = [[family] for family in sorted({command[0] for command in words if len(command) > 1})]
     code = (
         "import json, sys, distill_mtl\n"
@@ -113,7 +113,7 @@ def test_function_and_command_refuse_a_bad_recipe_alike(
     assert key in str(refused.value)
     assert "Did you mean" in str(refused.value)
     with pytest.raises(SystemExit) as ended:
-        (distill_command if job is DISTILL else main)([*job.command.split(), str(recipe), "--set", mistake])
+        main([*job.command.split(), str(recipe), "--set", mistake])
     assert ended.value.code == 2
     assert capsys.readouterr().err.strip() == str(refused.value).strip()
 
@@ -367,7 +367,7 @@ def test_an_interrupted_command_says_what_fits_it(
 
     monkeypatch.setattr(importlib.import_module(job.path), job.function, interrupted)
     with pytest.raises(SystemExit) as ended:
-        (distill_command if job is DISTILL else main)([*job.command.split(), *ENOUGH[job.function].split()])
+        main([*job.command.split(), *ENOUGH[job.function].split()])
     assert ended.value.code == 130
     told = capsys.readouterr().err.strip()
     assert told == read_function(job.module, job.function)[0].interrupted
@@ -401,7 +401,7 @@ def test_what_a_function_returns_is_the_exit_status(
     job = next(job for job in JOBS if job.function == function)
     monkeypatch.setattr(importlib.import_module(job.path), function, lambda **_: result)
     with pytest.raises(SystemExit) as ended:
-        (distill_command if job is DISTILL else main)([*job.command.split(), *ENOUGH[function].split()])
+        main([*job.command.split(), *ENOUGH[function].split()])
     assert ended.value.code == status
     assert capsys.readouterr().out == (result if isinstance(result, str) else "")
 

@@ -56,6 +56,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         name: write_report(runs[name], to=_alone(folder, name))
         for name in ("one", "many", "unfinished", "tree")
     }
+    seeds = [
+        run
+        for recipe, deltas, lr in (("wide", (0.4, 0.1, -0.3), 0.001), ("narrow", (-0.9,), 0.01))
+        for run in report_world.write_seeds(folder / recipe, *deltas, lr=lr)
+    ]
+    found["seeds"] = write_report(seeds, to=_alone(folder, "seeds"))
     found["comparison"] = write_report(list(runs.values()), to=_alone(folder, "comparison"))
     return found
 
@@ -66,7 +72,7 @@ def _alone(folder: Path, name: str) -> Path:
     return alone / "page.html"
 
 
-@pytest.mark.parametrize("name", ["one", "many", "unfinished", "tree", "comparison"])
+@pytest.mark.parametrize("name", ["one", "many", "unfinished", "tree", "comparison", "seeds"])
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_page_fits_its_window_and_asks_for_nothing(
@@ -139,7 +145,7 @@ def test_charts_have_names_and_are_drawn_with_the_colours_of_the_page(
 def test_no_chart_draws_outside_its_page(browser: Browser, pages: dict[str, Path]) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844})
     page = context.new_page()
-    for name in ("one", "many", "tree", "comparison"):
+    for name in ("one", "many", "tree", "comparison", "seeds"):
         page.goto(pages[name].as_uri())
         outside = page.locator("svg text").evaluate_all(
             "all => all.filter(each => { const box = each.getBoundingClientRect();"
