@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         shards_from_table,
         shards_from_torchvision,
     )
+    from distill_mtl.jobs.verify import verify_export
     from distill_mtl.recipe import Recipe, load_recipe
     from distill_mtl.students.student_folder import load_student
 
@@ -83,6 +84,7 @@ __all__ = [
     "shards_from_yolo",
     "train_teacher",
     "verify_cache",
+    "verify_export",
     "write_cache",
     "write_report",
 ]

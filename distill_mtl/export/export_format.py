@@ -81,7 +81,8 @@ class ExportRequest:
     """What is to be exported, and how.
 
     Attributes:
-        trained: where the student lies, and the run that made it.
+        format: that `--to` names.
+        source: where the student lies, and the run that made it.
         student: loaded for this request alone, with the heads of the wanted tasks; a format may change it.
         out: file or folder to write.
         pixels: what the graph takes; "normalised": preprocessing is left to the caller.
@@ -98,8 +99,10 @@ class ExportRequest:
         on: runtimes in which the file is checked (`FILE_RUNTIMES`); None: its own.
         batch: the only number of rows that the file takes; None: any, or 1 where the format wants one number.
         view: the only height and width of pictures that it takes with `pixels` other than "normalised"; None: any.
+        teachers: their latency in the same runtime is measured too.
     """
 
+    format: str
     source: StudentSource
     student: Student
     out: Path
@@ -117,6 +120,7 @@ class ExportRequest:
     on: Sequence[str] | None = None
     batch: int | None = None
     view: Size | None = None
+    teachers: bool = False
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -131,7 +135,8 @@ class Format(ABC):
         name: that `--to` takes.
         ending: of the file or folder that is written; a file's begins with a dot.
         options: those of the command that change something for this format: `preprocess`, `decode`, `int8`,
-            `rows`, `data`, `repo`, `private`, `license`, `on`, `batch`, `size`. Others are refused.
+            `rows`, `data`, `repo`, `private`, `license`, `on`, `batch`, `size`,
+            `teachers`. Others are refused.
         packages: that it needs.
         extra: of ours, that installs them; empty: the one of its own name.
     """

@@ -1,24 +1,29 @@
 """What the formats share that record the student as a graph in one file: wrap, write, check, only then keep."""
 
 import io
-import json
 import time
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import torch
 from torch.export import Dim, ExportedProgram
 
-from distill_mtl.errors import ExportError, brief
+from distill_mtl.errors import ExportError, UserError, brief
+from distill_mtl.export.certificate import ENDING, RuntimeRecord, certify, latency, record
 from distill_mtl.export.deployable import Deployable, file_note, remove_unread
-from distill_mtl.export.export_format import ExportRequest, Format, refuse_existing
+from distill_mtl.export.export_format import ExportRequest, Format, find_student, refuse_existing
 from distill_mtl.export.file_runtimes import FileRuntime, chosen_runtimes
-from distill_mtl.export.parity import Parity, RealRows, check_parity
+from distill_mtl.export.parity import PictureBatch, RealRows, check_parity
 from distill_mtl.files import atomic_files, size_on_disk
+from distill_mtl.recipe.schema import task_of
+from distill_mtl.run_files import RunFiles
+from distill_mtl.run_notes import read_teachers
 from distill_mtl.system_errors import reason_of
 
 
@@ -34,7 +39,7 @@ class GraphFormat(Format):
     words: ClassVar[str]
     runtimes: ClassVar[tuple[str, ...]] = ("torch",)
     fixed: ClassVar[bool] = False
-    options = frozenset({"preprocess", "decode", "rows", "data", "on", "batch", "size"})
+    options = frozenset({"preprocess", "decode", "rows", "data", "on", "batch", "size", "teachers"})
 
     @abstractmethod
     def write(self, module: Deployable, note: dict[str, Any], path: Path) -> None:
@@ -51,14 +56,25 @@ class GraphFormat(Format):
             note = file_note(module, request.source.recipe_sha256, resize=request.source.resize)
             with telling(request, f"recording {', '.join(request.tasks)} as {self.words}"):
                 self._write(module, note, file)
-            found = {
-                name: self._checked(request, module, rows, file, runtime)
+            batches = rows.for_check(module)
+            records = {
+                name: self._checked(request, module, batches, file, runtime)
                 for name, runtime in runtimes.items()
             }
             self.finish(request, module, note, rows, file)
-            report = made / f"{request.out.name}.parity.json"
-            said = {name: parity.to_dict() for name, parity in found.items()}
-            report.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+            if request.int8:  # what int8 loses is said by the table of `finish`
+                records = {
+                    name: _recorded(request, module, batches, file, runtime)
+                    for name, runtime in runtimes.items()
+                }
+            if request.teachers:
+                records = {
+                    name: replace(one, teachers_ms=self._teachers_ms(request, runtimes[name]))
+                    for name, one in records.items()
+                }
+            files = [path for path in made.iterdir() if not path.name.endswith(".results.json")]
+            certificate = certify(request, module, files, batches, records)
+            certificate.write(made / f"{request.out.name}{ENDING}")
         if not runtimes:
             request.console.print(
                 f"{self.words} is not run on this system: nothing says that it answers as the student does.",
@@ -105,14 +121,58 @@ class GraphFormat(Format):
             ) from error
 
     def _checked(
-        self, request: ExportRequest, module: Deployable, rows: RealRows, file: Path, runtime: FileRuntime
-    ) -> Parity:
+        self,
+        request: ExportRequest,
+        module: Deployable,
+        batches: Sequence[PictureBatch],
+        file: Path,
+        runtime: FileRuntime,
+    ) -> RuntimeRecord:
         words = f"{self.words} in {runtime.words}"
         with telling(request, f"comparing it with the student in {runtime.words}"):
-            found = check_parity(module, request.source.load(), runtime.open(file), rows.for_check(module))
+            opened = runtime.open(file)
+            found = check_parity(module, request.source.load(), opened, batches)
         request.console.print(found.table(words))
         found.refuse_difference(words)
-        return found
+        return record(runtime, found, opened, module, batches)
+
+    def _teachers_ms(self, request: ExportRequest, runtime: FileRuntime) -> float | None:
+        """Milliseconds of the teachers' passes in a runtime, added up; None where one of them has no such form."""
+        found = read_teachers(RunFiles(request.source.run).teachers)
+        files = {
+            Path(entry["file"])
+            for name, entry in found.items()
+            if task_of(name) in request.tasks and "file" in entry
+        }
+        total = 0.0
+        with TemporaryDirectory() as folder:
+            for at, file in enumerate(sorted(files)):
+                try:
+                    student = find_student(file.parent, trust=request.source.trust).load().student
+                    module = Deployable(student, "normalised", decode=False, batch=request.batch or 1)
+                    written = Path(folder) / f"{at}{self.ending}"
+                    self._write(module.eval().requires_grad_(False), file_note(module, None), written)
+                    total += latency(runtime.open(written), module.example())
+                except UserError as error:
+                    request.console.print(
+                        f"the latency of the teachers is left out: {file} cannot be written as {self.words}: {error}",
+                        soft_wrap=True,
+                        highlight=False,
+                    )
+                    return None
+        return total or None
+
+
+def _recorded(
+    request: ExportRequest,
+    module: Deployable,
+    batches: Sequence[PictureBatch],
+    file: Path,
+    runtime: FileRuntime,
+) -> RuntimeRecord:
+    opened = runtime.open(file)
+    found = check_parity(module, request.source.load(), opened, batches)
+    return record(runtime, found, opened, module, batches)
 
 
 def recorded_program(module: Deployable) -> ExportedProgram:

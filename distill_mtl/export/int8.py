@@ -58,7 +58,7 @@ def quantise(file: Path, batches: Iterable[Tensor], answers: Iterable[str]) -> N
             weight_type=quantization.QuantType.QInt8,
             per_channel=True,
             op_types_to_quantize=list(QUANTISED),
-            nodes_to_exclude=_last_layers(package("onnx").load(ready).graph, answers),
+            nodes_to_exclude=_left_in_float(package("onnx").load(ready).graph, answers),
             extra_options={"MatMulConstBOnly": True},
         )
     # Its errors have no common type of their own.
@@ -79,10 +79,18 @@ def _reader(base: Any, batches: Iterator[Tensor]) -> Any:
     return Batches()
 
 
-def _last_layers(graph: Any, answers: Iterable[str]) -> list[str]:
-    """Names of the nodes nearest to the outputs that have weights, and of everything behind them."""
+def _left_in_float(graph: Any, answers: Iterable[str]) -> list[str]:
+    """Names of the nodes nearest to the outputs that have weights, and of everything behind them; and of what stands
+    before the first convolution, which resizes and normalises the pictures."""
     makers = {name: node for node in graph.node for name in node.output}
     found: dict[str, None] = {}
+    first = next((node for node in graph.node if node.op_type == "Conv"), None)
+    waiting = [] if first is None else [first.input[0]]
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is not None and node.name not in found:
+            found[node.name] = None
+            waiting.extend(node.input)
     for answer in answers:
         waiting = [answer]
         while waiting:

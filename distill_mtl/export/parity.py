@@ -4,9 +4,8 @@ The rows are those of the run's own data, or of shards that are named.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -173,6 +172,7 @@ class Difference:
         decisions: how many were compared; 0 for answers that decide nothing.
         close: how many of them were too close for a comparison.
         changed: how many of the others differ.
+        rows_changed: rows in which any decision differs, a close one too.
         where: key of a row with a decision that changed, else of the one with the largest error.
         numbers: how many were compared; 0 for whole numbers, which are decisions.
     """
@@ -185,6 +185,7 @@ class Difference:
     changed: int = 0
     where: str | None = None
     numbers: int = 0
+    rows_changed: int = 0
 
     def add(self, expected: Tensor, found: Tensor, keys: Sequence[str]) -> None:
         """Count the numbers of a batch."""
@@ -202,6 +203,7 @@ class Difference:
         """Count the decisions of a batch, [B, ...]: which differ, and of which the student is sure."""
         self.decisions += changed.numel()
         self.close += int((~sure).sum())
+        self.rows_changed += int(changed.reshape(len(changed), -1).any(1).sum())
         wrong = (changed & sure).flatten(1).any(1) if changed.ndim > 1 else changed & sure
         if bool(wrong.any()) and not self.changed:
             self.where = keys[int(wrong.int().argmax())]
@@ -226,10 +228,6 @@ class Parity:
     rows: int
     batches: list[int]
     outputs: dict[str, Difference] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
 
     def table(self, words: str) -> Table:
         """One line an output."""

@@ -77,6 +77,7 @@ JOBS = (
     Job("evaluate", "evaluate", "evaluate", _accepted),
     Job("report", "report", "write_report", keeps_data=False),
     Job("export", "export", "export_student"),
+    Job("verify", "verify", "verify_export", _accepted),
     Job("predict", "predict", "predict", _all_read),
     Job("schema", "new_recipe", "recipe_schema", keeps_data=False),
     Job("teacher inspect", "one_teacher", "inspect_teacher", keeps_data=False),

@@ -34,6 +34,7 @@ def export_student(
     on: str | Sequence[str] | None = None,
     batch: int | None = None,
     size: str | None = None,
+    teachers: bool = False,
     repo: str | None = None,
     private: bool = False,
     license: str | None = None,
@@ -45,7 +46,8 @@ def export_student(
 
     Write the student of a run as a file that needs nothing of distill_mtl: one input `images`, one output of logits
     per task, under the task's name. Every file is run in its own runtime on real rows before it is kept, and in others
-    on request (--on). The export fails if a decision changes that the student is sure of. More: docs/export.md.
+    on request (--on). The export fails if a decision changes that the student is sure of. FILE.certificate.json says
+    what was measured, and `distill-mtl verify` measures it again. More: docs/export.md.
 
     Args:
         folder (RUN): run folder, such as runs/multidigits or s3://bucket/runs/multidigits, a student's folder, or a
@@ -66,6 +68,8 @@ def export_student(
             coreml.
         size (HEIGHTxWIDTH): with --preprocess: the only size of pictures that the file takes, such as 480x640; default
             any. litert, executorch and coreml need it.
+        teachers: also write the run's teachers in this format, and put their latency in the same runtime into the
+            certificate.
         repo (OWNER/NAME): push to this repository of the Hugging Face hub (--to hub).
         private: make it a private repository, if it is new.
         license (ID): license for the model card: apache-2.0 (--to hub).
@@ -96,6 +100,7 @@ def export_student(
         "on": on is not None,
         "batch": batch is not None,
         "size": size is not None,
+        "teachers": teachers,
         "repo": repo is not None,
         "private": private,
         "license": license is not None,
@@ -118,6 +123,7 @@ def export_student(
         refuse_full_disks({place: state_bytes(student) * (3 if int8 else 1)}, str(place))
         chosen.export(
             ExportRequest(
+                format=to,
                 source=source,
                 student=student,
                 out=place,
@@ -135,6 +141,7 @@ def export_student(
                 on=as_names(on),
                 batch=batch,
                 view=view,
+                teachers=teachers,
             )
         )
     return place

@@ -91,7 +91,7 @@ def test_an_onnx_file_names_its_axes_and_holds_its_weights(exported: Callable[..
     assert [side.dim_param for side in label.type.tensor_type.shape.dim] == ["batch", "height", "width"]
     assert {path.name for path in file.parent.glob(f"{file.name}*")} == {
         file.name,
-        f"{file.name}.parity.json",
+        f"{file.name}.certificate.json",
     }
 
 
@@ -100,7 +100,11 @@ def test_weights_that_no_onnx_file_can_hold_lie_beside_it(
 ) -> None:
     monkeypatch.setattr("distill_mtl.export.formats.onnx.LARGEST", 10)
     file = export_student(run, "onnx", out=tmp_path / "large" / "s.onnx", rows=8, console=QUIET)
-    assert {path.name for path in file.parent.iterdir()} == {"s.onnx", "s.onnx.data", "s.onnx.parity.json"}
+    assert {path.name for path in file.parent.iterdir()} == {
+        "s.onnx",
+        "s.onnx.data",
+        "s.onnx.certificate.json",
+    }
     moved = tmp_path / "elsewhere"
     file.parent.rename(moved)
     assert run_file(moved / "s.onnx", torch.rand(2, 3, 8, 8))["hue"].shape == (2, 3)

@@ -94,4 +94,7 @@ def test_a_format_with_one_size_asks_for_it(run: Path) -> None:
 
 def test_one_file_is_checked_in_two_runtimes(exported: Callable[..., Path]) -> None:
     file = exported("onnx", preprocess="uint8", decode=True, on="onnxruntime,openvino")
-    assert set(json.loads(Path(f"{file}.parity.json").read_text())) == {"onnxruntime", "openvino"}
+    assert set(json.loads(Path(f"{file}.certificate.json").read_text())["runtimes"]) == {
+        "onnxruntime",
+        "openvino",
+    }

@@ -34,7 +34,7 @@ def test_what_was_compared_is_shown_and_kept(run: Path, capsys: pytest.CaptureFi
     shown = capsys.readouterr().out
     assert "20 rows in batches of 1, 3, 2, 14" in shown
     assert "hue.probabilities" in shown
-    found = json.loads(Path(f"{file}.parity.json").read_text())["torch"]
+    found = json.loads(Path(f"{file}.certificate.json").read_text())["runtimes"]["torch"]
     assert found["rows"] == 20
     assert found["outputs"]["hue"]["decisions"] == 20
     assert found["outputs"]["shape.label"]["decisions"] == 20 * 8 * 8

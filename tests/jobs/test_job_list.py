@@ -352,6 +352,7 @@ ENOUGH = {
     "shards_from_yolo": "a --to b",
     "train_teacher": "a.yaml",
     "verify_cache": "a.yaml",
+    "verify_export": "a.onnx.certificate.json",
     "write_cache": "a.yaml",
     "write_report": "runs/a",
 }

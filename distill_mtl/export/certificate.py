@@ -1,0 +1,220 @@
+"""`FILE.certificate.json`: what was measured of an exported file, so that another machine can measure it again.
+
+It names the file and the student by their hashes, and says for each runtime its version, how far its answers are from
+the student's, how many rows were decided otherwise, and how many of all rows that can be. `verify` reads it.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+
+import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from scipy.stats import beta
+from torch import Tensor
+
+from distill_mtl import __version__
+from distill_mtl.export.deployable import Deployable, Pixels
+from distill_mtl.export.export_format import ExportRequest, StudentSource
+from distill_mtl.export.file_runtimes import FileRuntime
+from distill_mtl.export.parity import Difference, Parity, PictureBatch
+from distill_mtl.networks.weights import CONFIG, WEIGHTS, sha256
+from distill_mtl.reading import Remedy, read_json
+
+ENDING = ".certificate.json"
+_LEVEL = 0.95
+_PASSES, _FIRST = 20, 3
+_CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True, config=_CLOSED)
+class RuntimeRecord:
+    """A file in one runtime.
+
+    Attributes:
+        version: of the runtime.
+        rows: that were compared.
+        batches: how many rows each batch had.
+        outputs: each one beside the student's.
+        largest_error: of all of them, in their own units.
+        changed_at_most: by output that decides something, the share of all rows that may be decided otherwise, at 95 %.
+        latency_ms: of one batch of `latency_rows` rows on this machine's CPU, the median.
+        latency_rows: 1, or what the file takes.
+        teachers_ms: of the teachers of these tasks in this runtime, added up; None: not measured.
+    """
+
+    version: str
+    rows: int
+    batches: list[int]
+    outputs: dict[str, Difference]
+    largest_error: float
+    changed_at_most: dict[str, float]
+    latency_ms: float
+    latency_rows: int
+    teachers_ms: float | None = None
+
+
+@dataclass(frozen=True, config=_CLOSED)
+class Certificate:
+    """An exported file and its student.
+
+    Attributes:
+        distill_mtl: the version that wrote it.
+        format: that `--to` takes.
+        file: its name; it lies beside the certificate.
+        files: sha256 of it and of what belongs to it, by name.
+        source: the run's folder or the student's, from the certificate's folder.
+        student: sha256 of the student's files, by name.
+        tasks: that the file answers.
+        pixels, decode, batch, view, precision: as the file was asked for.
+        data: shards whose rows were compared; empty: the run's test rows.
+        rows_sha256: of their pixels.
+        machine: processor, system and threads.
+        runtimes: by the name that `--on` takes; none where the file was not run.
+    """
+
+    distill_mtl: str
+    format: str
+    file: str
+    files: dict[str, str]
+    source: str
+    student: dict[str, str]
+    tasks: list[str]
+    pixels: Pixels
+    decode: bool
+    batch: int | None
+    view: tuple[int, int] | None
+    precision: str
+    data: list[str]
+    rows_sha256: str
+    machine: str
+    runtimes: dict[str, RuntimeRecord]
+
+    def write(self, path: Path) -> None:
+        """As JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+def read_certificate(path: Path) -> Certificate:
+    """A certificate that an export wrote.
+
+    Raises:
+        UserError: there is none, or it is no certificate.
+    """
+    found: Certificate = read_json(path, Certificate, remedy=Remedy("Export the student again."))
+    return found
+
+
+def certify(
+    request: ExportRequest,
+    module: Deployable,
+    files: Sequence[Path],
+    batches: Sequence[PictureBatch],
+    runtimes: dict[str, RuntimeRecord],
+) -> Certificate:
+    """What was measured of a file.
+
+    Args:
+        request: as it was asked for.
+        module: what was exported.
+        files: that belong together, the file itself among them; a folder counts as its files.
+        batches: the rows that were compared.
+        runtimes: what was found in each.
+    """
+    place = Path(os.path.realpath(request.out)).parent
+    return Certificate(
+        distill_mtl=__version__,
+        format=request.format,
+        file=request.out.name,
+        files=hashes(files),
+        source=os.path.relpath(request.source.run, place),
+        student=student_hashes(request.source),
+        tasks=list(module.kinds),
+        pixels=module.pixels,
+        decode=module.decode,
+        batch=module.batch,
+        view=None if module.pixels == "normalised" else module.view,
+        precision="int8" if request.int8 else "fp32",
+        data=[os.path.abspath(entry) if os.path.exists(entry) else entry for entry in request.data],
+        rows_sha256=rows_hash(batches),
+        machine=f"{platform.machine()}, {platform.system()}, {torch.get_num_threads()} threads",
+        runtimes=runtimes,
+    )
+
+
+def record(
+    runtime: FileRuntime,
+    found: Parity,
+    run: Callable[[Tensor], object],
+    module: Deployable,
+    batches: Sequence[PictureBatch],
+) -> RuntimeRecord:
+    """What `check_parity` found, with its bounds and the time of a pass."""
+    rows = module.batch or 1
+    return RuntimeRecord(
+        version=str(runtime.version),
+        rows=found.rows,
+        batches=found.batches,
+        outputs=found.outputs,
+        largest_error=max(output.largest for output in found.outputs.values()),
+        changed_at_most={
+            name: upper_bound(output.rows_changed, found.rows)
+            for name, output in found.outputs.items()
+            if output.decisions
+        },
+        latency_ms=latency(run, module.taken(batches[-1].images[:rows])),
+        latency_rows=rows,
+    )
+
+
+def upper_bound(changed: int, rows: int) -> float:
+    """The largest share of all rows that fits `changed` of `rows` at 95 %, one-sided, exact (Clopper, Pearson 1934).
+
+    Of 0 it is 1 - 0.05^(1/rows), about 3 / rows.
+    """
+    return 1.0 if changed >= rows else float(beta.ppf(_LEVEL, changed + 1, rows - changed))
+
+
+def lower_bound(changed: int, rows: int) -> float:
+    """The smallest such share."""
+    return 0.0 if changed == 0 else float(beta.ppf(1 - _LEVEL, changed, rows - changed + 1))
+
+
+@torch.no_grad()
+def latency(run: Callable[[Tensor], object], images: Tensor) -> float:
+    """Milliseconds of a pass, the median of some."""
+    seconds = []
+    for _ in range(_FIRST + _PASSES):
+        start = time.perf_counter()
+        run(images)
+        seconds.append(time.perf_counter() - start)
+    return 1000 * median(seconds[_FIRST:])
+
+
+def hashes(files: Sequence[Path]) -> dict[str, str]:
+    """Sha256 by name; of a folder each file below it."""
+    found = dict[str, str]()
+    for file in sorted(files):
+        inside = sorted(path for path in file.rglob("*") if path.is_file()) if file.is_dir() else [file]
+        found |= {path.relative_to(file.parent).as_posix(): sha256(path) for path in inside}
+    return found
+
+
+def student_hashes(source: StudentSource) -> dict[str, str]:
+    """Of the files that decide a student's answers."""
+    return hashes([path for name in (CONFIG, WEIGHTS) if (path := source.folder / name).is_file()])
+
+
+def rows_hash(batches: Sequence[PictureBatch]) -> str:
+    """Of the pixels of all rows, as bytes."""
+    whole = hashlib.sha256()
+    for batch in batches:
+        whole.update((batch.images * 255).round().to(torch.uint8).contiguous().numpy().tobytes())
+    return whole.hexdigest()

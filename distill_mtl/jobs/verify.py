@@ -1,0 +1,94 @@
+"""`distill-mtl verify`: whether an exported file still answers as its certificate says, on this machine."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from distill_mtl.display import output
+from distill_mtl.errors import UserError
+from distill_mtl.export.certificate import ENDING, read_certificate, student_hashes
+from distill_mtl.export.deployable import Deployable, remove_unread
+from distill_mtl.export.export_format import ExportRequest, find_student, only_tasks
+from distill_mtl.export.parity import RealRows
+from distill_mtl.export.verification import PictureRows, Verification, changed_files, verify_answers
+
+
+def verify_export(
+    certificate: Path | str,
+    *,
+    pictures: Sequence[str] = (),
+    student: Path | None = None,
+    trust: bool = False,
+    console: Console | None = None,
+) -> Verification:
+    """Measure again what the certificate of an export says.
+
+    Compare file, student and the versions of the runtimes with the certificate beside an export, run the file on real
+    rows in each of these runtimes, and compare its answers with the student's. More: docs/export.md.
+
+    Args:
+        certificate (CERTIFICATE): FILE.certificate.json, beside the exported file.
+        pictures (FOLDER ...): compare on these pictures, in place of the rows that were certified.
+        student (FOLDER): the run or the student, where it lies elsewhere than the certificate says.
+        trust: let the code of your own kinds of task run, and .pt2 and .ts files.
+        console: where to say what was found; default standard output.
+
+    Returns:
+        What was found; `accepted` if all holds.
+
+    Raises:
+        UserError: the certificate or the student cannot be read, or the file was never run.
+
+    Examples:
+        again on the run's own rows; on another machine, on its own pictures:
+          distill-mtl verify runs/A/export/A.onnx.certificate.json
+          distill-mtl verify A.onnx.certificate.json --student student --pictures photos
+
+        Exit status 3 where something does not hold: each is named.
+    """
+    path, said = Path(certificate), console or output()
+    if not path.name.endswith(ENDING):
+        raise UserError(f"{path} is no certificate. Give FILE{ENDING}, which lies beside the exported FILE.")
+    found = read_certificate(path)
+    if not found.runtimes:
+        raise UserError(f"{path} names no runtime: the file was never run, so there is nothing to verify.")
+    file = path.parent / found.file
+    if file.suffix in (".pt2", ".ts") and not trust:
+        raise UserError(
+            f"{file} is a program, which runs with all your rights. If you trust its origin, add --trust."
+        )
+    source = find_student(student or path.parent / found.source, trust=trust)
+    failures = changed_files(found, path.parent, student_hashes(source))
+    if failures:
+        verification = Verification(failures)
+    else:
+        request = ExportRequest(
+            format=found.format,
+            source=source,
+            student=only_tasks(source.load(), found.tasks),
+            out=file,
+            pixels=found.pixels,
+            decode=found.decode,
+            int8=found.precision == "int8",
+            rows=max(record.rows for record in found.runtimes.values()),
+            calibration=1,
+            data=found.data,
+            overwrite=False,
+            console=said,
+        )
+        remove_unread(request.student.trunk)
+        module = Deployable(
+            request.student, found.pixels, decode=found.decode, batch=found.batch, view=found.view
+        )
+        rows = PictureRows(request, pictures) if pictures else RealRows(request)
+        verification = verify_answers(
+            found, request, module.eval().requires_grad_(False), rows, request.out, own=not pictures
+        )
+    for name, parity in verification.found.items():
+        said.print(parity.table(f"{found.file} in {name}"))
+    for name, text in verification.failures.items():
+        said.print(f"{name}: {text}", style="red", soft_wrap=True, markup=False, highlight=False)
+    if verification.accepted:
+        said.print(f"{found.file} answers as certified.", soft_wrap=True, highlight=False)
+    return verification
