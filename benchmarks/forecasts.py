@@ -276,7 +276,8 @@ def print_tables(outcomes: Sequence[Outcome], zipped: Sequence[Outcome], *, all_
     print(summary("the runs of the other merges", alone))
     print(summary("the runs of merges of other teachers", judged(outcomes, TEAMS)))
     for name, columns in VARIANTS.items():
-        print(summary(f"other merges, {name}", judged(outcomes, {}, columns)))
+        known = [each for each in outcomes if all(map(math.isfinite, columns(each.case.features)))]
+        print(summary(f"other merges, {name}", judged(known, {}, columns)))
     for budget in BUDGETS:
         some = [each for each in alone if each.outcome.budget == budget]
         print(summary(f"other merges, {budget} runs", some))

@@ -205,25 +205,25 @@ class ErrorLaw:
 
 
 class _Regression:
-    """Ridge regression on standardised columns, each merge with the same weight."""
+    """Ridge regression on centred logarithms, each merge with the same weight."""
 
     def __init__(self, cases: Sequence[Case], columns: Columns) -> None:
         self._columns = columns
         rows = np.array([self._row(case.features) for case in cases])
         counts = Counter(case.merge for case in cases)
         weights = np.array([1 / counts[case.merge] for case in cases])
-        self._mean, self._scale = rows.mean(0), rows.std(0)
-        self._mean[0], self._scale[self._scale == 0] = 0.0, 1.0
-        standard = (rows - self._mean) / self._scale
+        self._mean = rows.mean(0)
+        self._mean[0] = 0.0
+        centred = rows - self._mean
         ridge = _RIDGE * np.eye(rows.shape[1])
         ridge[0, 0] = 0.0
-        weighted = standard.T * weights
+        weighted = centred.T * weights
         changes = np.array([case.change for case in cases])
-        self._slopes = np.linalg.solve(weighted @ standard + ridge, weighted @ changes)
+        self._slopes = np.linalg.solve(weighted @ centred + ridge, weighted @ changes)
 
     def __call__(self, features: Features) -> float:
         """The change that is expected."""
-        return float((self._row(features) - self._mean) / self._scale @ self._slopes)
+        return float((self._row(features) - self._mean) @ self._slopes)
 
     def _row(self, features: Features) -> Numbers:
         return np.array([1.0, *self._columns(features)])
