@@ -74,24 +74,31 @@ def run(*arguments: object, prepare: Callable[[], object] | None = None, seconds
 def run_two(
     *arguments: object, prepare: Callable[[], object] | None = None, seconds: float = 200.0
 ) -> tuple[Ended, Ended]:
-    """Run a command in two processes that work together, in the environment that Accelerate's launcher gives them.
+    """`run_together` with two processes."""
+    first, second = run_together(2, *arguments, prepare=prepare, seconds=seconds)
+    return first, second
 
-    For tests that are about what two processes compute: the launcher and two processes that import everything take a
-    quarter of a minute of processor time. What the launcher itself does is tested with `children.TWO`.
+
+def run_together(
+    world: int, *arguments: object, prepare: Callable[[], object] | None = None, seconds: float = 200.0
+) -> list[Ended]:
+    """Run a command in processes that work together, in the environment that Accelerate's launcher gives them.
+
+    For tests that are about what several processes compute: the launcher and two processes that import everything take
+    a quarter of a minute of processor time. What the launcher itself does is tested with `children.TWO`.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = {
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(world),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
     environments = [{**os.environ, **common, **rank, "ACCELERATE_MIXED_PRECISION": "no"} for rank in ranks]
-    first, second = _run(list(map(str, arguments)), prepare, seconds, environments)
-    return first, second
+    return _run(list(map(str, arguments)), prepare, seconds, environments)
 
 
 def _run(

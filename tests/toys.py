@@ -16,15 +16,20 @@ SIZE = 8
 
 
 class ToyNet(nn.Module):
-    """Two stages by timm's conventions, without BatchNorm unless asked: equal however a batch is split."""
+    """Two stages by timm's conventions, without BatchNorm unless asked: equal however a batch is split.
 
-    def __init__(self, width: int = 6, norm: bool = False) -> None:
+    Args:
+        width: channels of the first stage.
+        norm: BatchNorm after each stage, or with "group" GroupNorm.
+    """
+
+    def __init__(self, width: int = 6, norm: bool | str = False) -> None:
         super().__init__()
         self.first = nn.Sequential(nn.Conv2d(3, width, 3, stride=2, padding=1), nn.GELU())
         self.second = nn.Sequential(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), nn.GELU())
         if norm:
-            self.first.append(nn.BatchNorm2d(width))
-            self.second.append(nn.BatchNorm2d(2 * width))
+            for stage, channels in ((self.first, width), (self.second, 2 * width)):
+                stage.append(nn.GroupNorm(1, channels) if norm == "group" else nn.BatchNorm2d(channels))
         self.feature_info = [
             {"module": "first", "num_chs": width, "reduction": 2},
             {"module": "second", "num_chs": 2 * width, "reduction": 4},
