@@ -11,6 +11,8 @@ from data_shards import KINDS, parts, pets, recipe, source, three_sets, write
 
 from distill_mtl.data import Batch, DataSettings, Sources, open_sources
 from distill_mtl.data.batch import ProcessShare
+from distill_mtl.data.order import Shuffled
+from distill_mtl.data.quota import Quota
 from distill_mtl.data.source import is_in_windows
 from distill_mtl.errors import RecipeError
 from distill_mtl.recipe import load_recipe
@@ -98,6 +100,21 @@ def test_a_process_reads_few_shards_and_mostly_its_own(tmp_path: Path) -> None:
         assert all(len(shards) <= 3 for shards in steps)
     own = [set().union(*steps) for steps in epoch]
     assert all(len(one & other) <= 1 for one in own for other in own if one is not other)
+
+
+def test_shards_on_this_machine_keep_the_order_of_rows(tmp_path: Path) -> None:
+    sources = opened(tmp_path)
+    shares = np.sqrt([SHARDS * ROWS, 11])
+    counts, before = Quota(shares, 24), np.zeros(2, np.int64)
+    orders = [
+        Shuffled(0, source.name, source.rows("train"))(np.arange(200))[1].tolist()
+        for source in sources.opened
+    ]
+    for step, batch in enumerate(sources.stream(steps=8)):
+        after = before + counts.counts(step)
+        drawn = [rows[first:end] for rows, first, end in zip(orders, before, after, strict=True)]
+        assert batch.row.tolist() == [*drawn[0], *drawn[1]]
+        before = after
 
 
 def test_one_lane_and_a_window_of_all_shards_are_the_order_of_rows_to_the_bit(tmp_path: Path) -> None:

@@ -59,7 +59,8 @@ def watch(folder: Path, kill: Kill | None) -> None:
 class World:
     """The toy world with its training rows in shards of five, trained in lives of some processes each."""
 
-    def __init__(self, folder: Path, steps: int) -> None:
+    def __init__(self, folder: Path, steps: int, order: str) -> None:
+        folder.mkdir()
         self.recipe, self.out, self._logs = toy_world.build(folder), folder / "run", folder / "logs"
         self._logs.mkdir()
         changed = yaml.safe_load(self.recipe.read_text())
@@ -70,7 +71,7 @@ class World:
             data = changed["tasks"][task]["data"]
             data |= {
                 "shards": str(folder / f"{task}-train-{{0..{SHARDS - 1}}}.tar"),
-                "order": "windows",
+                "order": order,
                 "window": 2,
             }
         changed["student"] |= {"args": {"norm": "group"}}
@@ -125,10 +126,9 @@ def as_one_run(world: World, reference: World, steps: int) -> None:
         assert weights[name] == pytest.approx(weight, rel=1e-4, abs=1e-5), name
 
 
-def uninterrupted(folder: Path, steps: int) -> World:
+def uninterrupted(folder: Path, steps: int, order: str = "windows") -> World:
     """A run of one process."""
-    folder.mkdir()
-    reference = World(folder, steps)
+    reference = World(folder, steps, order)
     (ended,) = reference.live(1)
     assert ended.status == 0, ended.text
     return reference
@@ -146,21 +146,17 @@ def killed_and_gone_on(
         assert each.status == 0, each.text
 
 
-def test_two_killed_processes_go_on_as_four_and_then_as_one(tmp_path: Path) -> None:
-    reference = uninterrupted(tmp_path / "one", 14)
-    (tmp_path / "many").mkdir()
-    world = World(tmp_path / "many", 14)
-    killed_and_gone_on(world, [(2, 4), (4, 4)], 1, random.Random(0))
-    assert world.lives == 3
-    as_one_run(world, reference, 14)
+def test_two_processes_that_are_killed_go_on_as_four(tmp_path: Path) -> None:
+    reference, world = uninterrupted(tmp_path / "one", 9), World(tmp_path / "many", 9, "windows")
+    killed_and_gone_on(world, [(2, 4)], 4, random.Random(0))
+    as_one_run(world, reference, 9)
 
 
 @pytest.mark.slow
-def test_thirty_kills_and_joins_are_one_run(tmp_path: Path) -> None:
-    steps, generator = 280, random.Random(1)
-    reference = uninterrupted(tmp_path / "one", steps)
-    (tmp_path / "many").mkdir()
-    world = World(tmp_path / "many", steps)
-    kills = [(generator.choice((1, 2, 4)), generator.randrange(7)) for _ in range(30)]
+@pytest.mark.parametrize(("order", "number", "steps"), [("windows", 30, 280), ("rows", 8, 80)])
+def test_kills_and_joins_at_random_are_one_run(tmp_path: Path, order: str, number: int, steps: int) -> None:
+    reference, generator = uninterrupted(tmp_path / "one", steps, order), random.Random(1)
+    world = World(tmp_path / "many", steps, order)
+    kills = [(generator.choice((1, 2, 4)), generator.randrange(7)) for _ in range(number)]
     killed_and_gone_on(world, kills, 2, generator)
     as_one_run(world, reference, steps)
