@@ -68,7 +68,7 @@ def chosen_runtimes(asked: Sequence[str] | None, able: Sequence[str], file: str)
     """
     if asked is None:
         return {name: FILE_RUNTIMES[name] for name in able[:1]}
-    for name in asked:
+    for name in asked or [""]:
         if name not in able:
             raise ExportError(
                 f"--on {name}: {file} is not checked in it.{nearest(name, able)} Known: {', '.join(able) or 'none'}."

@@ -2,7 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -145,25 +146,28 @@ def distill(
     place = out if out is not None else Path("runs") / (recipe.name or "run")
     if seeds is not None:
         return distill_seeds(recipe, place, seeds, _run, resume=resume, overwrite=overwrite, console=console)
-    folder = _folder(place)
-    with naming_bucket(folder.bucket):
+    with _folder(place) as folder:
         return _run(recipe, folder, console, resume=resume, overwrite=overwrite)[0]
 
 
-def _folder(out: Path | str) -> RunFolder:
-    """The run folder. One in a bucket stands as it was committed last, on every machine.
+@contextmanager
+def _folder(out: Path | str) -> Iterator[RunFolder]:
+    """The run folder for the run. One in a bucket stands as it was committed last, on every machine.
 
     Raises:
-        UserError: it cannot be written to.
+        UserError: it cannot be written to, or another command of this machine uses it.
     """
     if not is_remote(out):
         folder = RunFolder(Path(out))
         on_first_process(lambda: refuse_unwritable(folder.path, "--out", folder=True))
-        return folder
+        yield folder
+        return
     bucket = RunBucket(str(out))
-    on_first_process(bucket.refuse_unwritable)
-    bucket.bring()
-    return RunFolder(bucket.folder, bucket)
+    with bucket.in_use(), naming_bucket(bucket):
+        on_first_process(bucket.refuse_unwritable)
+        bucket.bring()
+        start_processes().wait_for_everyone()  # what is not committed is deleted: nobody writes before that
+        yield RunFolder(bucket.folder, bucket)
 
 
 def _run(

@@ -89,6 +89,8 @@ def export_student(
         file's note `distill_mtl` says under `inputs` (for most trunks float32 [B, 3, H, W], (RGB / 255 - mean) / std).
     """
     refuse_below(1, rows=rows, calibration=calibration, batch=batch)
+    if batch is not None and batch > LARGEST_SIDE:
+        raise ExportError(f"--batch {batch}: expected at most {LARGEST_SIDE:,} rows.")
     view = None if size is None else _height_and_width(size)
     tasks = as_names(only)
     chosen = FORMATS[to]()

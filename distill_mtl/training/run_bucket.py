@@ -148,6 +148,25 @@ class RunBucket:
         write_text(self._record, json.dumps(sent))
 
     @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """For the block the folder of this machine belongs to this command: another that brought the last commit would
+        delete what is not committed yet. Of several processes of a launch the first one of the machine holds it.
+
+        Raises:
+            UserError: another command uses it.
+        """
+        self._record.parent.mkdir(parents=True, exist_ok=True)
+        with open(self._record.with_name(".used"), "w") as file:
+            if os.environ.get("LOCAL_RANK", "0") == "0":
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise UserError(
+                        f"{self.url} is in use by another command on this machine. Wait until it has ended."
+                    ) from None
+            yield
+
+    @contextmanager
     def _alone(self) -> Iterator[None]:
         """One process of this machine at a time."""
         self._record.parent.mkdir(parents=True, exist_ok=True)
@@ -167,26 +186,28 @@ def run_at(place: Path | str) -> Iterator[Path]:
     changed goes back.
 
     Raises:
-        UserError: there is no run in the bucket; or what the block raises, with the URL in place of the folder.
+        UserError: there is no run in the bucket, or another command of this machine uses it; or what the block raises,
+            with the URL in place of the folder.
     """
     if not is_remote(place):
         yield Path(place)
         return
     bucket = RunBucket(str(place))
-    if not bucket.bring():
-        raise UserError(f"{bucket.url} holds no run: there is no {COMMIT}. Give the URL that --out had.")
-    with naming_bucket(bucket):
-        yield bucket.folder
-    if os.environ.get("RANK", "0") == "0":
-        bucket.commit()
+    with bucket.in_use():
+        if not bucket.bring():
+            raise UserError(f"{bucket.url} holds no run: there is no {COMMIT}. Give the URL that --out had.")
+        with naming_bucket(bucket):
+            yield bucket.folder
+        if os.environ.get("RANK", "0") == "0":
+            bucket.commit()
 
 
 @contextmanager
-def naming_bucket(bucket: RunBucket | None) -> Iterator[None]:
+def naming_bucket(bucket: RunBucket) -> Iterator[None]:
     """Inside, a mistake about the folder of this machine is one about the bucket."""
     try:
         yield
     except (UserError, Stopped) as error:
-        if bucket is not None and str(bucket.folder) in str(error):
+        if str(bucket.folder) in str(error):
             error.args = (str(error).replace(str(bucket.folder), bucket.url), *error.args[1:])
         raise

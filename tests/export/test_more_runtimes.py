@@ -78,6 +78,10 @@ def test_what_a_runtime_or_a_format_does_not_take_is_refused(run: Path) -> None:
         export_student(run, "onnx", on="openvin", console=QUIET)
     with pytest.raises(ExportError, match="--on litert: --to onnx is not checked in it"):
         export_student(run, "onnx", on="litert", console=QUIET)
+    with pytest.raises(ExportError, match="--on : --to onnx is not checked in it"):
+        export_student(run, "onnx", on=",", console=QUIET)
+    with pytest.raises(ExportError, match="--batch 1000000: expected at most 16,384 rows"):
+        export_student(run, "onnx", batch=1_000_000, console=QUIET)
     with pytest.raises(ExportError, match="--size 480y640: expected height and width"):
         export_student(run, "onnx", preprocess="float", size="480y640", console=QUIET)
     with pytest.raises(ExportError, match="--size is for pictures that the file preprocesses"):

@@ -80,6 +80,9 @@ def test_a_finished_run_of_the_same_merge_is_where_a_longer_one_begins(
     runs = tmp_path / "runs"
     distill(recipe, STEPS, out=runs / "toy", console=QUIET)
     longer = ["training.steps=200"]
+    alone = forecast(recipe, [*longer, "training.teachers_on=none"], runs=runs, console=QUIET)
+    assert (alone.tasks, alone.earlier) == ({}, {})
+    assert "teachers_on is none" in alone.left_out["shape"]
     assert forecast(recipe, longer, runs=runs, console=QUIET).earlier == {"shape": str(runs / "toy")}
     other = [*longer, "student.args.width=7"]
     assert forecast(recipe, other, runs=runs, console=QUIET).earlier == {}

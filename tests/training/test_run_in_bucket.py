@@ -177,5 +177,9 @@ def test_what_is_not_committed_is_not_part_of_the_run(
     run.commit()
     assert bucket.names("runs/commits/checkpoints") == ["second"], "what no commit named stays"
     assert bucket.names("runs/commits") == [COMMIT, "metrics.jsonl"]
+    (run.folder / "checkpoints" / "third").write_text("third")
+    with run.in_use(), pytest.raises(UserError, match=r"runs/commits is in use by another command"):
+        write_report([run.url], console=QUIET)
+    assert (run.folder / "checkpoints" / "third").exists(), "what a run has not committed yet stays"
     with pytest.raises(UserError, match="s3://pets/runs/none holds no run"):
         evaluate(f"{bucket.url}/runs/none", console=QUIET)

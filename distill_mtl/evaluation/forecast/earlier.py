@@ -77,5 +77,6 @@ def earlier_runs(
 
 
 def _same(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
-    """Whether two resolved recipes have the same rows and the same student."""
-    return all(mine.get(key) == theirs.get(key) for key in ("student", "data"))
+    """Whether two resolved recipes have the same rows and the same student, taught or not."""
+    taught = [(said.get("training") or {}).get("teachers_on") for said in (mine, theirs)]
+    return taught[0] == taught[1] and all(mine.get(key) == theirs.get(key) for key in ("student", "data"))

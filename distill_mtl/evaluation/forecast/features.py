@@ -24,6 +24,8 @@ def forecastable(parts: Parts) -> tuple[list[str], dict[str, str]]:
         names = parts.teachers.of(task)
         if not names:
             left_out[task] = "it has no teacher"
+        elif parts.recipe.training.teachers_on == "none":
+            left_out[task] = "its teacher does not teach it: training.teachers_on is none"
         elif names != [task]:
             left_out[task] = "it has several teachers"
         elif kind.teacher_labels:
