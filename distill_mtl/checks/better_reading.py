@@ -27,6 +27,8 @@ from distill_mtl.teachers.teacher import Teacher
 FEW, MORE, MOST = 64, 256, 1024
 """Rows: of each candidate, of the best `_KEPT` ones, and of the one that is better on those, to be sure."""
 _KEPT = 3
+_NEAR = 3
+"""Of readings whose gains differ by less than so many times the least one, more rows decide."""
 _SECONDS = 10.0
 """After so long (of processor time, whatever else runs) no other candidate is tried; the usual mistakes come first."""
 
@@ -88,21 +90,32 @@ def find_better_reading(
     if order is not None and not order.counts(least) and measured.rows > order.rows and not kind.dense:
         # Of two classes among many, few rows show too little.
         order = _best_order(teacher, kind, task, list(rows(MOST)))
-    found = [_best_preprocessing(teacher, kind, task, batches, far), order]
+    found = [*_best_preprocessings(teacher, kind, task, batches, far), order]
     better = [each for each in found if each is not None and each.counts(least)]
     if not better:
         return None
-    best = max(better, key=lambda each: each.gain)
+    best = max(better, key=_gain)
     if best.candidate.order is None and measured.rows > best.rows:
-        # The best of many is lucky: it must be better on more rows too.
+        # The best of many is lucky: it must be better on more rows too, and than those that are about as good.
         most = list(rows(MOST))
-        best = _compare(best.candidate, kind, task, most, _as_it_is(teacher, kind, task, most))
+        own = _as_it_is(teacher, kind, task, most)
+        near = [
+            each.candidate
+            for each in better
+            if each.candidate.order is None and each.gain > best.gain - _NEAR * least
+        ]
+        best = max((_compare(each, kind, task, most, own) for each in near), key=_gain)
     return best if best.counts(least) else None
 
 
-def _best_preprocessing(
+def _gain(reading: BetterReading) -> float:
+    return reading.gain
+
+
+def _best_preprocessings(
     teacher: Teacher, kind: TaskKind, task: str, batches: Sequence[Batch], far: bool
-) -> BetterReading | None:
+) -> list[BetterReading]:
+    """The few that do best."""
     sign = 1 if kind.higher_is_better else -1
     few, start = subsample(batches, FEW), time.process_time()
     own = sign * float(kind.score(_as_it_is(teacher, kind, task, few)))
@@ -114,11 +127,11 @@ def _best_preprocessing(
         if time.process_time() - start > _SECONDS:
             break
     if not better:
-        return None
+        return []
     base = _as_it_is(teacher, kind, task, batches)
     # The order is stable: of candidates that are alike the commonest mistake is named.
     kept = sorted(better, key=lambda each: -each[0])[:_KEPT]
-    return max((_compare(each, kind, task, batches, base) for _, each in kept), key=lambda each: each.gain)
+    return [_compare(each, kind, task, batches, base) for _, each in kept]
 
 
 def _best_order(

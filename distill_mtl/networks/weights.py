@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
@@ -113,10 +114,16 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], source: str) ->
     What no answer depends on may be missing or too many: see `checkpoint_names.differences`.
 
     Raises:
-        UserError: names or shapes differ; the message names `source` and the first of both sides.
+        UserError: names or shapes differ, or a tensor holds no plain numbers of the network's kind; the message names
+            `source` and the first of both sides.
     """
     own = module.state_dict()
     missing, unexpected, other = differences(state, own)
+    strange = [
+        f"{name} is {what}"
+        for name in state.keys() & own.keys()
+        if (what := _strangeness(state[name], own[name]))
+    ]
     shapes = [
         f"{name} is {list(state[name].shape)} in the file, {list(own[name].shape)} in the network"
         for name in other
@@ -127,12 +134,26 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], source: str) ->
             ("missing in the file", missing),
             ("not in the network", unexpected),
             ("shape", shapes),
+            ("no plain numbers", sorted(strange)),
         )
         if names
     ]
     if found:
         raise UserError(f"the weights of {source} do not fit the network: {'; '.join(found)}.")
     module.load_state_dict(dict(state), strict=False)
+
+
+def _strangeness(given: Tensor, own: Tensor) -> str | None:
+    """What a tensor of a file is where its numbers cannot become the network's; None where they can."""
+    if given.is_meta:
+        return "without data (on the meta device)"
+    if given.is_quantized and not own.is_quantized:
+        return "quantised"
+    if given.layout is not own.layout:
+        return "sparse" if own.layout is torch.strided else f"{given.layout}"
+    if given.is_complex() and not own.is_complex():
+        return "complex"
+    return None
 
 
 def _first(names: Sequence[str]) -> str:

@@ -83,6 +83,10 @@ def test_averaged_weights_are_taken_from_torchs_own_wrapper(tmp_path: Path) -> N
     assert torch.equal(network.head.weight, source.head.weight)
 
 
+def changed_head(state: State, change: Callable[[Tensor], Tensor]) -> State:
+    return {**state, "head.weight": change(state["head.weight"])}
+
+
 @pytest.mark.parametrize(
     ("write", "findings"),
     [
@@ -99,6 +103,18 @@ def test_averaged_weights_are_taken_from_torchs_own_wrapper(tmp_path: Path) -> N
             ["head.weight is [9, 6] in the file, [4, 6]"],
         ),
         (lambda state: {f"a{place}": ONE for place in range(9)}, ["a4 and 4 more", "and 3 more"]),
+        (
+            lambda state: changed_head(state, lambda weight: weight.to("meta")),
+            ["head.weight is without data"],
+        ),
+        (lambda state: changed_head(state, Tensor.to_sparse), ["head.weight is sparse"]),
+        (lambda state: changed_head(state, lambda weight: weight + 1j), ["head.weight is complex"]),
+        (
+            lambda state: changed_head(
+                state, lambda weight: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8)
+            ),
+            ["head.weight is quantised"],
+        ),
         (lambda state: state | {"x\nERROR: y": ONE}, [r"'x\nERROR: y'"]),
         (
             lambda state: under(state, "teacher.") | under(Small().state_dict(), "student."),
