@@ -61,14 +61,12 @@ class RowMembers(NamedTuple):
         key: its identity, "source/shard/key".
         name: its key in the shard.
         source: name of its data set.
-        group: what it shares with others, or its identity.
         members: member -> its bytes, of those that were asked for and that it has.
     """
 
     key: str
     name: str
     source: str
-    group: str
     members: dict[str, bytes]
 
 
@@ -191,9 +189,7 @@ class Source:
                 for at, member in enumerate(index.endings)
                 if member in members and index.sizes[place, at] >= 0
             }
-            yield RowMembers(
-                f"{self.name}/{self.shards[shard]}/{name}", name, self.name, self.group(row), found
-            )
+            yield RowMembers(f"{self.name}/{self.shards[shard]}/{name}", name, self.name, found)
 
     def paths(self, split: Split) -> list[Path]:
         """The shards that rows of a set lie in."""

@@ -31,7 +31,7 @@ MEMBER = "slice.json"
 """Of a row: an object with words, numbers, true or false, or lists of them, by field."""
 FEWEST = 20
 """Groups of rows from which a slice is scored: an interval over fewer says nothing of rows that were not seen."""
-_MOST_WORDS = 24
+_MOST_WORDS, _LONGEST_WORD = 24, 100
 _OF_EVERY_ROW = ("key", "source", "group")
 
 Rows = Mapping[str, frozenset[str]]
@@ -170,10 +170,12 @@ def carried_by(row: RowMembers) -> dict[str, list[Value]]:
 
 
 def _in_field(row: RowMembers, carried: Mapping[str, list[Value]], field: str) -> list[Value]:
-    own = {"key": row.name, "source": row.source, "group": row.group}
+    own = {"key": row.name, "source": row.source}
     if field in own:
         return [own[field]]
-    if field in carried:
+    if field == "group" and field not in row.members:
+        return [row.key]
+    if field in carried and field != "group":
         return carried[field]
     member, inner = _member(field)
     if member not in row.members:
@@ -214,7 +216,7 @@ def _by_word(rows: Iterable[RowMembers]) -> Rows:
     for row in rows:
         for field, values in carried_by(row).items():
             for value in values:
-                if isinstance(value, str | bool):
+                if isinstance(value, bool) or (isinstance(value, str) and len(value) <= _LONGEST_WORD):
                     word = str(value).lower() if isinstance(value, bool) else value
                     found.setdefault(field, {}).setdefault(word, set()).add(row.key)
     return {

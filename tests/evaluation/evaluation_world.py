@@ -28,13 +28,14 @@ class ListedRows:
     @property
     def endings(self) -> set[str]:
         """Of what rows carry, by key; nothing here."""
-        return {ending for members in self.carried.values() for ending in members}
+        return {"group"} | {ending for members in self.carried.values() for ending in members}
 
     def members(self, task: str, split: str, members: Collection[str]) -> Iterator[RowMembers]:
         batch = self.rows[task, split]
         for key, group in zip(batch.keys, batch.groups, strict=True):
-            there = {name: own for name, own in self.carried.get(key, {}).items() if name in members}
-            yield RowMembers(key, key.rpartition("/")[2], key.partition("/")[0], group, there)
+            own = self.carried.get(key, {}) | {"group": group.encode()}
+            there = {name: content for name, content in own.items() if name in members}
+            yield RowMembers(key, key.rpartition("/")[2], key.partition("/")[0], there)
 
     def count(self, task: str, split: str) -> int:
         return len(self.rows[task, split])

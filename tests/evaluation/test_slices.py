@@ -72,6 +72,7 @@ def test_rules_read_the_key_the_source_members_and_what_rows_carry() -> None:
         "noon": "meta.json:hour == 12.0",
         "tagged": "tags=7",
         "all": "source=word",
+        "one": "group=group7",
     }
     assert rows_of(rules, sources) == {
         "early": 10,
@@ -83,6 +84,7 @@ def test_rules_read_the_key_the_source_members_and_what_rows_carry() -> None:
         "noon": 4,
         "tagged": 1,
         "all": 100,
+        "one": 1,
     }
 
 

@@ -9,7 +9,9 @@ import forked
 import pytest
 import toy_world
 import toys
+from rich.console import Console
 
+from distill_mtl import UserError, evaluate
 from distill_mtl.cli import main
 
 
@@ -165,3 +167,27 @@ def _status(*arguments: object) -> object:
 def _scores(results: dict[str, Any]) -> dict[str, Any]:
     keys = ("teacher", "student", "delta", "ci95", "agreement")
     return {task: {key: found[key] for key in keys} for task, found in results["tasks"].items()}
+
+
+def test_slices_are_named_on_the_command_line(toy_run: toy_world.Run) -> None:
+    rules = ["all=source=hue", "half=source=hue", "half=key~[02468]$"]
+    found = evaluate(toy_run.out, slices=rules, console=Console(quiet=True))
+    everything, half = sorted(found.tasks["hue"].slices, key=lambda one: one.name)
+    assert everything.delta == pytest.approx(found.tasks["hue"].delta)
+    assert (everything.rows, half.rows) == (toy_world.ROWS, toy_world.ROWS // 2)
+    assert found.tasks["shape"].slices == ()
+    assert toy_run.evaluation.tasks["hue"].slices == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("night", "--slices night: expected NAME=RULE"),
+        ("night=dark", "--slices night: found the rule 'dark', expected FIELD"),
+        ("night=ckey~a", "no row has a field or member 'ckey'. Did you mean 'key'?"),
+    ],
+)
+def test_a_slice_that_cannot_be_made_is_refused(toy_run: toy_world.Run, given: str, said: str) -> None:
+    with pytest.raises(UserError) as refused:
+        evaluate(toy_run.out, slices=[given], console=Console(quiet=True))
+    assert said in str(refused.value)
