@@ -149,8 +149,8 @@ def _strangeness(given: Tensor, own: Tensor) -> str | None:
         return "without data (on the meta device)"
     if given.is_quantized and not own.is_quantized:
         return "quantised"
-    if given.layout is not own.layout:
-        return "sparse" if own.layout is torch.strided else f"{given.layout}"
+    if given.layout is not torch.strided and own.layout is torch.strided:
+        return "sparse"
     if given.is_complex() and not own.is_complex():
         return "complex"
     return None
