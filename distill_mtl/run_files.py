@@ -22,6 +22,7 @@ class RunFiles:
         examples: folder of the single pictures that the report shows.
         baselines: folder of the runs that were trained to compare with.
         tensorboard: folder of TensorBoard's log, where the recipe asks for one.
+        exports: folder of exported files and their certificates.
         report: the page.
         report_markdown: its facts for a merge request.
     """
@@ -40,5 +41,6 @@ class RunFiles:
         self.tensorboard = path / "tensorboard"
         self.examples = path / "examples"
         self.baselines = path / "baselines"
+        self.exports = path / "export"
         self.report = path / "report.html"
         self.report_markdown = path / "report.md"

@@ -14,6 +14,8 @@ from distill_mtl.reading import Remedy, loads, parse_json, read_json, read_text
 _OPEN = ConfigDict(extra="allow", allow_inf_nan=False)
 _AGAIN = Remedy("Delete it, or start the run again with --overwrite.")
 _LONGEST = 1 << 30  # bytes of a log
+CERTIFICATE = ".certificate.json"
+"""What the name of an exported file's certificate ends with, after the file's own."""
 
 
 class ResolvedRecipe(TypedDict, total=False):
@@ -87,6 +89,40 @@ class MetricsLine(TypedDict):
     gradient_norm: NotRequired[float | None]
     clipped: NotRequired[float | None]
     waiting: NotRequired[float | None]
+
+
+class ExportRuntime(TypedDict):
+    """An exported file in one runtime, as its certificate has it."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+
+    version: str
+    rows: NonNegativeInt
+    largest_error: float
+    changed_at_most: dict[str, float]
+    latency_ms: float
+    latency_rows: NonNegativeInt
+    teachers_ms: NotRequired[float | None]
+
+
+class ExportNote(TypedDict):
+    """FILE.certificate.json, as far as reports read it."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+
+    file: str
+    precision: str
+    runtimes: dict[str, ExportRuntime]
+
+
+def read_exports(folder: Path) -> list[dict[str, Any]]:
+    """The certificates of the exported files in a folder, by name; nothing where there is none.
+
+    Raises:
+        UserError: one of them is not what an export writes.
+    """
+    remedy = Remedy("Export the student again.")
+    return [read_json(path, ExportNote, remedy=remedy) for path in sorted(folder.glob(f"*{CERTIFICATE}"))]
 
 
 def read_teachers(path: Path) -> dict[str, dict[str, Any]]:

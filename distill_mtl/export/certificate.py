@@ -28,7 +28,6 @@ from distill_mtl.export.parity import Difference, Parity, PictureBatch
 from distill_mtl.networks.weights import CONFIG, WEIGHTS, sha256
 from distill_mtl.reading import Remedy, read_json
 
-ENDING = ".certificate.json"
 _LEVEL = 0.95
 _PASSES, _FIRST = 20, 3
 _CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)

@@ -15,7 +15,7 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from distill_mtl.errors import ExportError, UserError, brief
-from distill_mtl.export.certificate import ENDING, RuntimeRecord, certify, latency, record
+from distill_mtl.export.certificate import RuntimeRecord, certify, latency, record
 from distill_mtl.export.deployable import Deployable, file_note, remove_unread
 from distill_mtl.export.export_format import ExportRequest, Format, find_student, refuse_existing
 from distill_mtl.export.file_runtimes import FileRuntime, chosen_runtimes
@@ -23,7 +23,7 @@ from distill_mtl.export.parity import PictureBatch, RealRows, check_parity
 from distill_mtl.files import atomic_files, size_on_disk
 from distill_mtl.recipe.schema import task_of
 from distill_mtl.run_files import RunFiles
-from distill_mtl.run_notes import read_teachers
+from distill_mtl.run_notes import CERTIFICATE, read_teachers
 from distill_mtl.system_errors import reason_of
 
 
@@ -74,7 +74,7 @@ class GraphFormat(Format):
                 }
             files = [path for path in made.iterdir() if not path.name.endswith(".results.json")]
             certificate = certify(request, module, files, batches, records)
-            certificate.write(made / f"{request.out.name}{ENDING}")
+            certificate.write(made / f"{request.out.name}{CERTIFICATE}")
         if not runtimes:
             request.console.print(
                 f"{self.words} is not run on this system: nothing says that it answers as the student does.",

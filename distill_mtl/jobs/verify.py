@@ -7,11 +7,12 @@ from rich.console import Console
 
 from distill_mtl.display import output
 from distill_mtl.errors import UserError
-from distill_mtl.export.certificate import ENDING, read_certificate, student_hashes
+from distill_mtl.export.certificate import read_certificate, student_hashes
 from distill_mtl.export.deployable import Deployable, remove_unread
 from distill_mtl.export.export_format import ExportRequest, find_student, only_tasks
 from distill_mtl.export.parity import RealRows
 from distill_mtl.export.verification import PictureRows, Verification, changed_files, verify_answers
+from distill_mtl.run_notes import CERTIFICATE
 
 
 def verify_export(
@@ -48,8 +49,10 @@ def verify_export(
         Exit status 3 where something does not hold: each is named.
     """
     path, said = Path(certificate), console or output()
-    if not path.name.endswith(ENDING):
-        raise UserError(f"{path} is no certificate. Give FILE{ENDING}, which lies beside the exported FILE.")
+    if not path.name.endswith(CERTIFICATE):
+        raise UserError(
+            f"{path} is no certificate. Give FILE{CERTIFICATE}, which lies beside the exported FILE."
+        )
     found = read_certificate(path)
     if not found.runtimes:
         raise UserError(f"{path} names no runtime: the file was never run, so there is nothing to verify.")

@@ -19,7 +19,13 @@ from distill_mtl.reading import Remedy, read_text
 from distill_mtl.recipe.yaml_reader import parse_yaml
 from distill_mtl.report.pictures import Gallery, read_gallery
 from distill_mtl.run_files import RunFiles
-from distill_mtl.run_notes import ResolvedRecipe, read_environment, read_metrics_lines, read_teachers
+from distill_mtl.run_notes import (
+    ResolvedRecipe,
+    read_environment,
+    read_exports,
+    read_metrics_lines,
+    read_teachers,
+)
 
 _RECIPE = Remedy(
     "It is what the run wrote: name another run folder, or start the run again with --overwrite."
@@ -105,6 +111,7 @@ class RunRecord:
         environment: environment.json; empty where the run wrote none.
         metrics: what was logged.
         gallery: pictures of rows; None where there are none.
+        exports: certificates of the exported files in its folder.
     """
 
     results: Evaluation | None
@@ -115,6 +122,7 @@ class RunRecord:
     environment: dict[str, Any] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=Metrics)
     gallery: Gallery | None = None
+    exports: list[dict[str, Any]] = field(default_factory=list)
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
@@ -156,6 +164,7 @@ def read_run(folder: Path, label: str | None = None) -> RunRecord:
         metrics=read_metrics(files.metrics),
         results=Evaluation.read(files.results) if files.results.exists() else None,
         gallery=read_gallery(files.examples),
+        exports=read_exports(files.exports),
     )
 
 

@@ -1,0 +1,59 @@
+"""Exported files stand in the report of their run, with what their certificates say."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import report_world
+
+from distill_mtl.errors import UserError
+from distill_mtl.report.html import page
+from distill_mtl.report.markdown import markdown
+from distill_mtl.report.run_record import read_run
+from distill_mtl.report.run_report import report_of
+
+RUNTIME = {
+    "version": "1.32.0",
+    "rows": 3000,
+    "largest_error": 3.8e-06,
+    "changed_at_most": {"breed": 0.00099, "part": 0.0},
+    "latency_ms": 3.14,
+    "latency_rows": 1,
+    "teachers_ms": 8.2,
+}
+
+
+def run_with_exports(folder: Path, **certificates: dict[str, Any]) -> Path:
+    run = report_world.write_run(folder)
+    (run / "export").mkdir()
+    for name, said in certificates.items():
+        path = run / "export" / f"{name}.certificate.json"
+        path.write_text(json.dumps({"file": name, "precision": "fp32", "runtimes": {}} | said))
+    return run
+
+
+def test_files_stand_with_their_runtimes_in_every_writer(tmp_path: Path) -> None:
+    run = read_run(
+        run_with_exports(
+            tmp_path / "run",
+            onnx={"runtimes": {"onnxruntime": RUNTIME, "openvino": {**RUNTIME, "teachers_ms": None}}},
+            program={},
+        )
+    )
+    lines = [line for line in markdown(report_of(run)).splitlines() if line.startswith("| ")]
+    first = next(line for line in lines if "onnxruntime" in line)
+    assert all(
+        part in first for part in ("onnx", "1.32.0", "3,000", "3.8e-06", "≤ 0.099 %", "3.1 ms", "8.2 ms")
+    )
+    assert any("openvino" in line and line.rstrip().endswith("– |") for line in lines)
+    assert any("program" in line and "not run" in line for line in lines)
+    assert "Exported files" in page(report_of(run))
+
+
+def test_a_run_without_exports_has_no_such_section_and_a_broken_certificate_is_named(tmp_path: Path) -> None:
+    run = report_world.write_run(tmp_path / "plain")
+    assert "exports" not in [section.name for section in report_of(read_run(run)).sections]
+    broken = run_with_exports(tmp_path / "broken", onnx={"runtimes": {"onnxruntime": {}}})
+    with pytest.raises(UserError, match=r"onnx\.certificate\.json.*Export the student again"):
+        read_run(broken)
