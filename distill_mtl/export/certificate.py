@@ -39,7 +39,7 @@ class RuntimeRecord:
 
     Attributes:
         version: of the runtime.
-        rows: that were compared.
+        rows: different ones that were compared.
         batches: how many rows each batch had.
         outputs: each one beside the student's.
         largest_error: of all of them, in their own units.
@@ -74,6 +74,7 @@ class Certificate:
         tasks: that the file answers.
         pixels, decode, batch, view, precision: as the file was asked for.
         data: shards whose rows were compared; empty: the run's test rows.
+        rows: how many were asked for.
         rows_sha256: of their pixels.
         machine: processor, system and threads.
         runtimes: by the name that `--on` takes; none where the file was not run.
@@ -92,6 +93,7 @@ class Certificate:
     view: tuple[int, int] | None
     precision: str
     data: list[str]
+    rows: int
     rows_sha256: str
     machine: str
     runtimes: dict[str, RuntimeRecord]
@@ -142,6 +144,7 @@ def certify(
         view=None if module.pixels == "normalised" else module.view,
         precision="int8" if request.int8 else "fp32",
         data=[os.path.abspath(entry) if os.path.exists(entry) else entry for entry in request.data],
+        rows=request.rows,
         rows_sha256=rows_hash(batches),
         machine=f"{platform.machine()}, {platform.system()}, {torch.get_num_threads()} threads",
         runtimes=runtimes,
@@ -157,14 +160,16 @@ def record(
 ) -> RuntimeRecord:
     """What `check_parity` found, with its bounds and the time of a pass."""
     rows = module.batch or 1
+    # A batch of a fixed number of rows may hold some of them twice, which tell no more.
+    different = len({key for batch in batches for key in batch.keys})
     return RuntimeRecord(
         version=str(runtime.version),
-        rows=found.rows,
+        rows=different,
         batches=found.batches,
         outputs=found.outputs,
         largest_error=max(output.largest for output in found.outputs.values()),
         changed_at_most={
-            name: upper_bound(output.rows_changed, found.rows)
+            name: upper_bound(output.rows_changed, different)
             for name, output in found.outputs.items()
             if output.decisions
         },

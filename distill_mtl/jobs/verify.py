@@ -74,7 +74,7 @@ def verify_export(
             pixels=found.pixels,
             decode=found.decode,
             int8=found.precision == "int8",
-            rows=max(record.rows for record in found.runtimes.values()),
+            rows=found.rows,
             calibration=1,
             data=found.data,
             overwrite=False,

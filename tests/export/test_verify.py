@@ -237,6 +237,17 @@ def test_mistakes_are_said_in_one_line(copied: Path) -> None:
         verify_export(certificate_of(copied), console=QUIET)
 
 
+def test_rows_that_fill_a_batch_count_once_and_are_found_again(good: Path, tmp_path: Path) -> None:
+    for batch, rows in ((5, 10), (40, 12)):  # of 12 rows the last two are left out, or all are seen again
+        file = export_student(
+            good, "onnx", out=tmp_path / f"{batch}.onnx", batch=batch, rows=12, decode=True, console=QUIET
+        )
+        record = read_certificate(certificate_of(file)).runtimes["onnxruntime"]
+        assert record.rows == rows
+        assert record.changed_at_most["hue.label"] == pytest.approx(1 - 0.05 ** (1 / rows))
+        assert failures(file) == {}
+
+
 @pytest.mark.parametrize(
     ("changed", "rows", "bound"), [(0, 59, 0.0495), (0, 1, 0.95), (3, 100, 0.0757), (5, 5, 1.0)]
 )
