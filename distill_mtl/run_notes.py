@@ -112,6 +112,7 @@ class ExportNote(TypedDict):
 
     file: str
     precision: str
+    student: NotRequired[dict[str, str]]
     runtimes: dict[str, ExportRuntime]
 
 

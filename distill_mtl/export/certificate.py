@@ -13,24 +13,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
+from typing import Annotated
 
 import torch
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 from scipy.stats import beta
 from torch import Tensor
 
 from distill_mtl import __version__
+from distill_mtl.errors import UserError
 from distill_mtl.export.deployable import Deployable, Pixels
 from distill_mtl.export.export_format import ExportRequest, StudentSource
 from distill_mtl.export.file_runtimes import FileRuntime
 from distill_mtl.export.parity import Difference, Parity, PictureBatch
+from distill_mtl.networks.inputs import LARGEST_SIDE
 from distill_mtl.networks.weights import CONFIG, WEIGHTS, sha256
 from distill_mtl.reading import Remedy, read_json
 
 _LEVEL = 0.95
 _PASSES, _FIRST = 20, 3
 _CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
+Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 
 
 @dataclass(frozen=True, config=_CLOSED)
@@ -89,11 +93,11 @@ class Certificate:
     tasks: list[str]
     pixels: Pixels
     decode: bool
-    batch: int | None
-    view: tuple[int, int] | None
+    batch: Side | None
+    view: tuple[Side, Side] | None
     precision: str
     data: list[str]
-    rows: int
+    rows: PositiveInt
     rows_sha256: str
     machine: str
     runtimes: dict[str, RuntimeRecord]
@@ -109,7 +113,11 @@ def read_certificate(path: Path) -> Certificate:
     Raises:
         UserError: there is none, or it is no certificate.
     """
-    found: Certificate = read_json(path, Certificate, remedy=Remedy("Export the student again."))
+    remedy = Remedy("Export the student again.")
+    found: Certificate = read_json(path, Certificate, remedy=remedy)
+    # A folder stands with each file below it.
+    if not any(name == found.file or name.startswith(f"{found.file}/") for name in found.files):
+        raise UserError(f"{path}: `files` has no sha256 of {found.file}. {remedy.mend}")
     return found
 
 

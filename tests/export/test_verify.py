@@ -232,6 +232,11 @@ def test_other_rows_are_named_and_other_pictures_may_be_given(copied: Path, tmp_
 def test_mistakes_are_said_in_one_line(copied: Path) -> None:
     with pytest.raises(UserError, match=r"is no certificate. Give FILE.certificate.json"):
         verify_export(copied, console=QUIET)
+    said = json.loads(certificate_of(copied).read_text())
+    for key, value in (("rows", 0), ("batch", 0), ("view", [0, 5]), ("files", {})):
+        certificate_of(copied).write_text(json.dumps(said | {key: value}))
+        with pytest.raises(UserError, match=rf"{key}.* Export the student again"):
+            verify_export(certificate_of(copied), console=QUIET)
     certificate_of(copied).write_text("{}")
     with pytest.raises(UserError, match="Export the student again"):
         verify_export(certificate_of(copied), console=QUIET)

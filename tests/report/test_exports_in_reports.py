@@ -51,6 +51,17 @@ def test_files_stand_with_their_runtimes_in_every_writer(tmp_path: Path) -> None
     assert "Exported files" in page(report_of(run))
 
 
+def test_a_file_of_another_student_than_the_runs_is_not_shown_as_its_own(tmp_path: Path) -> None:
+    found = {"runtimes": {"onnxruntime": RUNTIME}}
+    run = run_with_exports(
+        tmp_path / "run", old=found | {"student": {"model.safetensors": "0" * 64}}, new=found
+    )
+    said = markdown(report_of(read_run(run)))
+    (old,) = (line for line in said.splitlines() if line.startswith("| ") and "old" in line)
+    assert "of another student" in old
+    assert "3.8e-06" not in old
+
+
 def test_a_run_without_exports_has_no_such_section_and_a_broken_certificate_is_named(tmp_path: Path) -> None:
     run = report_world.write_run(tmp_path / "plain")
     assert "exports" not in [section.name for section in report_of(read_run(run)).sections]

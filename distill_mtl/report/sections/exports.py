@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from distill_mtl.networks.weights import sha256
 from distill_mtl.report.blocks import Cell, Section, Table, Text
 from distill_mtl.report.run_record import RunRecord
 from distill_mtl.report.sections import section
@@ -15,19 +16,29 @@ def exports(run: RunRecord) -> Section | None:
     """A line for each file and runtime."""
     if not run.exports:
         return None
-    rows = [_cells(said, name, found) for said in run.exports for name, found in said["runtimes"].items()]
-    rows += [
-        [Cell(said["file"], "code"), Cell("not run"), *[Cell("–")] * 5]
-        for said in run.exports
-        if not said["runtimes"]
-    ]
+    rows: list[list[Cell]] = []
+    for said in run.exports:
+        if _is_stale(run, said):
+            rows.append([Cell(said["file"], "code"), Cell("of another student", "bad"), *[Cell("–")] * 5])
+        elif said["runtimes"]:
+            rows += [_cells(said, name, found) for name, found in said["runtimes"].items()]
+        else:
+            rows.append([Cell(said["file"], "code"), Cell("not run"), *[Cell("–")] * 5])
     told = Text(
-        "Each file beside the student. Rows changed: the largest share of all rows that any output may decide otherwise, "
-        "from the rows that were compared. Latency: the median pass on the CPU of the machine that wrote the "
-        "file. distill-mtl verify FILE.certificate.json measures it again.",
+        "Each file beside the student. Rows changed: the largest share of all rows that any output may decide "
+        "otherwise, from the rows that were compared. Latency: the median pass on the CPU of the machine that wrote "
+        "the file. distill-mtl verify FILE.certificate.json measures it again.",
         quiet=True,
     )
     return Section("exports", "Exported files", [Table("Exported files", _COLUMNS, rows, _WORDS), told])
+
+
+def _is_stale(run: RunRecord, said: dict[str, Any]) -> bool:
+    """Whether the run has another student than the one that was certified, as after --overwrite."""
+    if run.files is None:
+        return False
+    files = {run.files.student / name: expected for name, expected in said.get("student", {}).items()}
+    return any(not file.is_file() or sha256(file) != expected for file, expected in files.items())
 
 
 def _cells(said: dict[str, Any], name: str, found: dict[str, Any]) -> list[Cell]:
