@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import ExifTags, Image
 from rich.console import Console
 
@@ -112,7 +113,7 @@ def count_labels(
     return counts
 
 
-def _looked_at(source: Source) -> list[tuple[Split, Path, Integers]]:
+def _looked_at(source: Source) -> list[tuple[Split, Path, range]]:
     """The shards whose labels are read: all; where they stay in a bucket, the first of each set."""
     whole = source.whole_shards()
     if source.store is None:
@@ -133,7 +134,7 @@ class _Part:
     """
 
     def __init__(
-        self, source: Source, task: str, kind: TaskKind, split: Split, path: Path, rows: Integers
+        self, source: Source, task: str, kind: TaskKind, split: Split, path: Path, rows: range
     ) -> None:
         self.source, self.task, self.kind = source, task, kind
         self.split, self.path, self.rows = split, path, rows
@@ -158,7 +159,7 @@ class _Part:
     def read(self, counts: LabelCounts, findings: list[str]) -> Iterator[int]:
         """Count all labels; yields how many are read, and adds the labels that cannot be read to the findings."""
         for first in range(0, len(self.rows), _AT_ONCE):
-            rows = self.rows[first : first + _AT_ONCE]
+            rows = np.array(self.rows[first : first + _AT_ONCE])
             payloads = self.source.payloads(self._member, rows)
             sizes = self._picture_sizes(rows)
             alike = Counter(zip(payloads, sizes, strict=True))

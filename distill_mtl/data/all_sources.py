@@ -18,6 +18,7 @@ from distill_mtl.data.quota import PERIOD, Alternating, Quota
 from distill_mtl.data.reader import EveryView, Reader
 from distill_mtl.data.source import RowMembers, Source, is_in_windows, open_source
 from distill_mtl.data.stream import read_ahead, stream
+from distill_mtl.data.windows import RowsByShard
 from distill_mtl.errors import RecipeError, ShardError
 from distill_mtl.geometry.views import Size
 from distill_mtl.recipe.schema import Recipe, SourceSection, StreamSection
@@ -346,14 +347,12 @@ class Sources:
         Raises:
             ShardError: a row cannot be read.
         """
-        source, row = self._labelled_rows(task, split, sources)
-        if only is not None:
-            named = self._named(source, row, only)
-            source, row = source[named], row[named]
+        rows = self._labelled_rows(task, split, sources)
+        places = None if only is None else np.flatnonzero(self._named(*rows.at(), only))
         if self._is_labelled_by_teacher(task):
-            batches = self._plain(source, row, None, batch_size, share, limit)
+            batches = self._plain(rows, places, None, batch_size, share, limit)
             return (self._answered(task, batch) for batch in batches)
-        return self._plain(source, row, task, batch_size, share, limit)
+        return self._plain(rows, places, task, batch_size, share, limit)
 
     @property
     def endings(self) -> frozenset[str]:
@@ -372,7 +371,7 @@ class Sources:
         Raises:
             ShardError: a row cannot be read.
         """
-        source, row = self._labelled_rows(task, split, sources)
+        source, row = self._labelled_rows(task, split, sources).at()
         for number in np.unique(source).tolist():
             yield from self._sources[number].members(row[source == number], members)
 
@@ -412,38 +411,36 @@ class Sources:
     ) -> Iterator[Batch]:
         """The rows of one source in a set, under plain views and without labels; arguments as in `labelled`."""
         number = self.names.index(source)
-        owner = self._sources[number]
-        rows = np.arange(len(owner)) if split is None else owner.rows(split)
-        return self._plain(np.full(len(rows), number), rows, None, batch_size, share, limit)
+        rows = _Listed({number: self._sources[number].rows_by_shard(split)})
+        return self._plain(rows, None, None, batch_size, share, limit)
 
     def _plain(
         self,
-        source: np.ndarray,
-        row: np.ndarray,
+        rows: "_Listed",
+        places: Integers | None,
         task: str | None,
         batch_size: int,
         share: ProcessShare,
         limit: int | None,
     ) -> Iterator[Batch]:
-        chosen = np.arange(len(row))
-        if limit is not None and limit < len(row):
+        """Batches of the rows at some places of a list, None: of all."""
+        total = len(rows) if places is None else len(places)
+        if limit is not None and limit < total:
             # One by lot of each stretch: classes that follow each other in turn must all come.
-            borders = np.arange(limit + 1) * len(row) // limit
+            borders = np.arange(limit + 1) * total // limit
             lot = uniforms(fold("limit", np.arange(limit)), 1)[:, 0]
-            chosen = borders[:-1] + (lot * np.diff(borders)).astype(np.int64)
-        picks = BatchRows(source[chosen], np.zeros_like(chosen), row[chosen])[share.rank :: share.world]
+            chosen = (borders[:-1] + (lot * np.diff(borders)).astype(np.int64))[share.rank :: share.world]
+        else:
+            chosen = np.arange(share.rank, total, share.world)
+        source, row = rows.at(chosen if places is None else places[chosen])
+        picks = BatchRows(source, np.zeros_like(row), row)
         parts = (picks[first : first + batch_size] for first in range(0, len(picks), batch_size))
         batches = (self._reader.plain(part, task) for part in parts)
         return (batch for batch in self._noting_skipped(batches) if len(batch))
 
     def count(self, task: str, split: Split | None, sources: Collection[str] | None = None) -> int:
         """Rows of a set, or of all, that carry a label member for `task`; of these data sets, if some are named."""
-        taught, total = self._is_labelled_by_teacher(task), 0
-        for owner in self._sources:
-            if (taught or task in owner.labels) and (sources is None or owner.name in sources):
-                counted = owner.count if taught else owner.shown_count
-                total += len(owner) if split is None else counted(split)
-        return total
+        return len(self._labelled_rows(task, split, sources))
 
     def rows(self, split: Split = "train") -> dict[str, int]:
         """Rows of each source in a set."""
@@ -587,20 +584,41 @@ class Sources:
 
     def _labelled_rows(
         self, task: str, split: Split | None, sources: Collection[str] | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Source [N] and row [N] of every row of a set, or of all, that is labelled for `task`, in a shard or by its
-        teacher."""
-        rows = [np.zeros(0, np.int64)] * len(self._sources)
+    ) -> "_Listed":
+        """Every row of a set, or of all, that is labelled for `task`, in a shard or by its teacher."""
         taught = self._is_labelled_by_teacher(task)
-        for number, owner in enumerate(self._sources):
-            if sources is not None and owner.name not in sources:
-                continue
-            if taught:
-                rows[number] = np.arange(len(owner)) if split is None else owner.rows(split)
-            elif task in owner.labels:
-                rows[number] = np.arange(len(owner)) if split is None else owner.shown_rows(split)
-        source = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
-        return source, np.concatenate(rows)
+        return _Listed(
+            {
+                number: owner.rows_by_shard(split, shown=not taught)
+                for number, owner in enumerate(self._sources)
+                if (sources is None or owner.name in sources) and (taught or task in owner.labels)
+            }
+        )
+
+
+class _Listed:
+    """Rows of several sources, one source after the other; looked up are those that are asked for.
+
+    Args:
+        parts: number of a source -> its rows.
+    """
+
+    def __init__(self, parts: Mapping[int, RowsByShard]) -> None:
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts.values()))
+
+    def at(self, places: Integers | None = None) -> tuple[Integers, Integers]:
+        """Source [P] and row [P] at some places [P], ascending; None: of all."""
+        places = np.arange(len(self)) if places is None else places
+        sources, rows, first = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], 0
+        for number, part in self._parts.items():
+            low, high = np.searchsorted(places, (first, first + len(part)))
+            rows.append(part.at(places[low:high] - first))
+            sources.append(np.full(high - low, number))
+            first += len(part)
+        return np.concatenate(sources), np.concatenate(rows)
 
 
 def _divisors(number: int, world: int) -> str:

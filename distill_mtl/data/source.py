@@ -158,6 +158,13 @@ class Source:
             return np.ones(len(rows), np.bool_)
         return are_among(rows, self._kept) | ~self._table.are_training(rows)
 
+    def rows_by_shard(self, split: Split | None, *, shown: bool = False) -> RowsByShard:
+        """The rows of a set, or with None all rows, shard by shard; only those of `shown_rows` if asked for."""
+        if split is None:
+            firsts, lengths = self._table.firsts, self._table.lengths
+            return RowsByShard(lengths, lambda shard: firsts[shard] + np.arange(lengths[shard]))
+        return self.labelled_rows() if shown and split == "train" else self._table.by_shard(split)
+
     def training_rows(self) -> RowsByShard:
         """The training rows, shard by shard."""
         return self._table.by_shard("train")
@@ -212,10 +219,10 @@ class Source:
         rows = self._table.by_shard(split)
         return [self._shard_rows(shard, rows.of(shard)) for shard in np.flatnonzero(rows.counts).tolist()]
 
-    def whole_shards(self) -> list[tuple[Split, Path, Integers]]:
+    def whole_shards(self) -> list[tuple[Split, Path, range]]:
         """Every shard: the set that the recipe names it in, its file, and all its rows."""
         spans = zip(self._table.firsts.tolist(), self._table.lengths.tolist(), strict=True)
-        rows = [np.arange(first, first + length) for first, length in spans]
+        rows = [range(first, first + length) for first, length in spans]
         return list(zip(self._homes, map(Path, self._paths), rows, strict=True))
 
     def payloads(self, member: str, rows: Integers) -> list[bytes]:

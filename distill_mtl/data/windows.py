@@ -39,6 +39,19 @@ class RowsByShard:
     counts: Integers
     of: Callable[[int], Integers]
 
+    def __len__(self) -> int:
+        return int(self.counts.sum())
+
+    def at(self, places: Integers) -> Integers:
+        """int64 [P]: the rows at some places among all of them."""
+        ends = np.cumsum(self.counts)
+        shards, rows = np.searchsorted(ends, places, side="right"), np.empty(len(places), np.int64)
+        order = np.argsort(shards, kind="stable")
+        for part in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1) if len(order) else ():
+            shard = int(shards[part[0]])
+            rows[part] = self.of(shard)[places[part] - (ends[shard] - self.counts[shard])]
+        return rows
+
 
 class Window(NamedTuple):
     """Shards that a lane draws rows from.

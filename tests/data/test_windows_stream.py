@@ -14,6 +14,7 @@ from distill_mtl.data.batch import ProcessShare
 from distill_mtl.data.order import Shuffled
 from distill_mtl.data.quota import Quota
 from distill_mtl.data.source import is_in_windows
+from distill_mtl.data.windows import RowsByShard
 from distill_mtl.errors import RecipeError
 from distill_mtl.recipe import load_recipe
 from distill_mtl.recipe.schema import SourceSection
@@ -146,6 +147,28 @@ def test_rows_that_are_looked_up_on_demand_are_those_that_are_held(tmp_path: Pat
             assert held.after(row) == asked.after(row)
             assert held.group(row) == asked.group(row)
             assert held.place("png", row) == asked.place("png", row)
+
+
+def test_lists_of_rows_are_the_same_and_look_up_only_what_is_asked_for(tmp_path: Path) -> None:
+    held = opened(tmp_path, limit={"rows": 14})
+    asked = opened(tmp_path, limit={"rows": 14}, **WINDOWS)
+    for split in ("train", "validation", None):
+        for limit in (None, 5):
+            for share in (ProcessShare(), ProcessShare(1, 2)):
+                ours, theirs = (
+                    [
+                        *(batch.keys for batch in each.labelled("pet", split, 4, share=share, limit=limit)),
+                        *(batch.keys for batch in each.pictures("pets", split, 4, share=share, limit=limit)),
+                    ]
+                    for each in (held, asked)
+                )
+                assert ours == theirs
+    rows = asked.opened[0].rows_by_shard("train")
+    looked = RowsByShard(
+        rows.counts, lambda shard: rows.of(shard) if shard in (2, 7) else pytest.fail("not asked for")
+    )
+    places = np.array([2 * ROWS, 7 * ROWS + 4, 2 * ROWS + 1])
+    assert looked.at(places).tolist() == asked.opened[0].rows("train")[places].tolist()
 
 
 def test_lanes_that_the_processes_cannot_share_are_refused(tmp_path: Path) -> None:
