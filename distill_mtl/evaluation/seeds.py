@@ -141,7 +141,10 @@ def _rows_error(results: Sequence[TaskResult], other: Sequence[TaskResult] = ())
         lead = np.mean([result.resampled for result in results], 0)
         if other:
             lead = lead - np.mean([result.resampled for result in other], 0)
-        if (error := float(lead.std(ddof=1))) > 0 or other:
+        groups = min(result.groups for result in listed)
+        # Resamples vary by a variance over n groups where n - 1 is right.
+        error = float(lead.std(ddof=1)) * math.sqrt(groups / max(groups - 1, 1))
+        if error > 0 or other:
             return error
     if any(result.ci95 is None for result in listed):
         return None

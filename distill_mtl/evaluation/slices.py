@@ -303,7 +303,8 @@ def _p(kind: TaskKind, rows: RowStatistics, delta: float, deltas: Tensor, groups
     student, teacher = kind.correct_rows(rows.student), kind.correct_rows(rows.teacher)
     if student is not None and teacher is not None:
         return mcnemar(student, teacher, rows.groups).p
-    error = float(deltas.std()) if len(deltas) > 1 else 0.0
+    # Resamples vary by a variance over n groups where n - 1 is right.
+    error = float(deltas.std()) * math.sqrt(groups / (groups - 1)) if len(deltas) > 1 else 0.0
     if error == 0:
         return 1.0
     return float(2 * t.sf(abs(delta) / error, groups - 1))
