@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from distill_mtl.data.batch import Integers
 from distill_mtl.data.index import ShardIndex
 from distill_mtl.data.windows import RowsByShard
+from distill_mtl.errors import ShardError
 from distill_mtl.splits import SPLITS, Split
 
 Homes = NDArray[np.int8]
@@ -170,6 +171,9 @@ class RowsOnDemand(RowTable):
         homes: number and index of a shard -> the set of each of its rows.
         members: those that are asked for.
         most: shards that are open at a time.
+
+    Raises:
+        ShardError: later, when a shard is opened that has another number of rows than before.
     """
 
     _whole: tuple[int, ShardIndex] | None
@@ -248,6 +252,11 @@ class RowsOnDemand(RowTable):
 
     def _open(self, shard: int) -> _Opened:
         index = self._load(shard)
+        if len(index) != self.lengths[shard]:
+            raise ShardError(
+                f"{index.path}: has {len(index):,} rows now and had {self.lengths[shard]:,} when the run began; it was "
+                "changed while it was read."
+            )
         start = self._make_room(len(index))
         end = start + len(index)
         for member in self._members:

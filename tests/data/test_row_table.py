@@ -4,11 +4,13 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill_mtl.data.index import ShardIndex
 from distill_mtl.data.row_table import HeldRows, RowsOnDemand, RowTable, count_sets
+from distill_mtl.errors import ShardError
 
 LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=8)
 MEMBERS = ("jpg", "cls", "group")
@@ -73,6 +75,14 @@ def test_no_more_shards_are_open_than_may_be() -> None:
     assert loaded == [0, 1, 2, 0]
     assert table.by_shard("train").of(4).tolist() == [12, 13, 14]
     assert loaded == [0, 1, 2, 0], "a shard of one set alone needs no index"
+
+
+def test_a_shard_that_lost_rows_since_is_named() -> None:
+    lengths = np.array([3, 4])
+    in_sets = np.stack([lengths, 0 * lengths, 0 * lengths], axis=1)
+    table = RowsOnDemand(two_rows, lengths, in_sets, homes, MEMBERS, most=1)
+    with pytest.raises(ShardError, match=r"has 2 rows now and had 4 when the run began"):
+        table.keys(np.array([5]))
 
 
 def test_a_table_that_travels_to_a_reader_begins_with_no_open_shard() -> None:
