@@ -127,7 +127,7 @@ def _run(arguments: argparse.Namespace) -> None:
     except BrokenPipeError:  # whoever reads standard output, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, MemoryError) as error:
         if (found := exhausted(error)) is None:
             raise
         _say(found, style="red")

@@ -35,6 +35,15 @@ _KNOWN = {
     errno.EMFILE: ("the process has as many files open as it may", _FILES),
     errno.ENFILE: ("the machine has as many files open as it may", _FILES),
 }
+_NO_MEMORY = (
+    "out of memory",  # of an accelerator
+    "can't allocate memory",
+    "Cannot allocate memory",
+)
+_LESS = (
+    "In a run, raise training.accumulate, or lower training.batch_size, evaluation.batch_size, student.input_size or "
+    "training.workers; `targets: cached` trains without teachers in memory."
+)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What can only be the machine's state, wherever it is raised.
 _EXHAUSTED = (*_FULL, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE)
@@ -105,6 +114,8 @@ def reason_of(error: BaseException) -> str | None:
 
 def exhausted(error: BaseException) -> str | None:
     """A message for an error that no caller took for its own, where the machine lacks something; else None."""
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+        return f"memory is used up ({brief(error)}). {_LESS}"
     reason, number = reason_of(error), error_number(error)
     if reason is None or number is None:
         return None

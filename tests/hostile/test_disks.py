@@ -253,3 +253,23 @@ def test_an_output_folder_that_is_a_link_to_nothing_is_named(tmp_path: Path) -> 
     (tmp_path / "out").symlink_to(tmp_path / "gone")
     with pytest.raises(UserError, match=r"--out .*out is a link to .*gone, which is not there"):
         refuse_unwritable(tmp_path / "out", "--out", folder=True)
+
+
+@pytest.mark.parametrize(
+    "allocate",
+    [
+        lambda: torch.empty(1 << 50, dtype=torch.uint8),
+        lambda: np.empty(1 << 50, np.uint8),
+        lambda: (_ for _ in ()).throw(
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        ),
+    ],
+    ids=["torch", "NumPy", "an accelerator"],
+)
+def test_memory_that_is_used_up_is_a_message(allocate: Callable[[], object]) -> None:
+    with pytest.raises((RuntimeError, MemoryError)) as error:
+        allocate()
+    found = str(exhausted(error.value))
+    assert found.startswith("memory is used up (")
+    assert "training.batch_size" in found
+    assert "\n" not in found
