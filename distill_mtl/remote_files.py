@@ -31,6 +31,8 @@ SCHEMES = (
 layers or read this machine's own folders."""
 WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds between the attempts of one call."""
+SLOW = 15.0
+"""Seconds without a byte, after which an answer is given up."""
 _APPEAR_WHOLE = ("s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "adl", "oss", "oci")
 """Stores in which what is written appears when it is whole; in others it is written aside and renamed."""
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):(:|//)", re.IGNORECASE)
@@ -45,7 +47,6 @@ _FINAL = (
     NotImplementedError,
 )
 _CHUNK = 8 << 20  # bytes of one request
-_SLOW = 15.0  # seconds without a byte, after which an answer is given up
 _AT_ONCE = 16  # requests that only ask
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -346,14 +347,14 @@ def _options(kind: str) -> dict[str, Any]:
     """What fsspec's file system of a kind is told: no attempts of its own, and no waiting for ever."""
     if kind in ("s3", "s3a"):
         told = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
-        return {"config_kwargs": {"retries": {"total_max_attempts": 1}, "read_timeout": _SLOW, **told}}
+        return {"config_kwargs": {"retries": {"total_max_attempts": 1}, "read_timeout": SLOW, **told}}
     if kind in ("http", "https"):
         try:
             import aiohttp
         except ImportError:  # fsspec says what it needs
             return {}
         told = fsspec.config.conf.get(kind, {}).get("client_kwargs", {})
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SLOW, sock_read=_SLOW)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=SLOW, sock_read=SLOW)
         return {"client_kwargs": {"timeout": timeout, **told}}
     return {}
 

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,26 @@ def running_bucket() -> Iterator[Bucket]:
     server.stop()
 
 
+@contextmanager
+def web_server(folder: Path) -> Iterator[str]:
+    """The URL of a plain web server for a folder: no ETags, no ranges, no listing that tells sizes."""
+    pytest.importorskip("aiohttp")
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, directory=str(folder))
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
 def failing(status: int, times: int, naming: str = "", method: str = "") -> Fault:
     """Some answers are errors of the server."""
     left = [times]
@@ -136,6 +156,19 @@ def failing(status: int, times: int, naming: str = "", method: str = "") -> Faul
         request.send_header("Content-Length", "0")
         request.end_headers()
         return True
+
+    return fault
+
+
+def silent(times: int, naming: str, seconds: float) -> Fault:
+    """Some answers do not come for a while."""
+    left = [times]
+
+    def fault(request: BaseHTTPRequestHandler, content: bytes) -> bool:
+        if request.command == "GET" and naming in request.path and left[0] > 0:
+            left[0] -= 1
+            time.sleep(seconds)
+        return False
 
     return fault
 

@@ -271,6 +271,11 @@ class Sources:
         """
         self.refuse_processes(1, micro_batches)
         batches = stream(self._mixed, self._reader, range(steps), micro_batches=micro_batches)
+        if not self._local.rank:
+            with FetchAhead(
+                coming_files(self._mixed, self._sources, range(steps), ALONE, self._local), 0
+            ) as ahead:
+                ahead.bring_first()
         return self._noting_skipped(batches)
 
     def phase(self, step: int) -> int:

@@ -8,11 +8,12 @@ demand.
 import logging
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice, takewhile
+from itertools import chain, takewhile
 from types import TracebackType
 from typing import NamedTuple
 
@@ -26,8 +27,9 @@ from distill_mtl.remote_files import at_once
 from distill_mtl.system_errors import megabytes
 
 THREADS = 4
-_GLANCE = 0.5  # seconds, after which it looks what other processes have fetched or dropped
-_WINDOWS_AHEAD = 4096  # that are looked at to know what is needed last
+_GLANCE = 0.2  # seconds, after which it looks again where the run is and what is here
+_STORES_AHEAD = 3  # of files that are looked at to know what is needed last
+_SAY_EVERY = 10.0  # seconds
 _log = logging.getLogger(__name__)
 
 
@@ -65,26 +67,27 @@ class ComingFiles:
     _known: deque[Visit] = field(default_factory=deque)
 
     def after(self, step: int) -> dict[str, float]:
-        """File -> steps until it is needed, the next first; all files, or those of the next windows."""
+        """File -> steps until it is needed, the next first; all files, or as many as fill the store several times."""
         position = int(self.plan.quota.before(step)[self.part])
         rate = max(1, int(self.plan.quota.before(step + 128)[self.part]) - position) / 128
         self._known = deque(visit for visit in self._known if visit.end > position)
         due: dict[str, float] = {}
-        for visit in self._known:
-            _add(due, visit, position, rate)
-        while len(due) < self.files and len(self._known) < _WINDOWS_AHEAD:
-            if not (more := list(islice(self.visits, 16))):
+        size = 0
+        for visit in chain(self._known, self._more(position)):
+            for path in visit.paths:
+                if path not in due:
+                    due[path] = max(0, visit.first - position) / rate
+                    size += self.store.size(path)
+            if len(due) == self.files or size > _STORES_AHEAD * self.store.limit:
                 break
-            for visit in more:
-                if visit.end > position:
-                    self._known.append(visit)
-                    _add(due, visit, position, rate)
         return due
 
-
-def _add(due: dict[str, float], visit: Visit, position: int, rate: float) -> None:
-    for path in visit.paths:
-        due.setdefault(path, max(0, visit.first - position) / rate)
+    def _more(self, position: int) -> Iterator[Visit]:
+        """Visits that were not looked at before."""
+        for visit in self.visits:
+            if visit.end > position:
+                self._known.append(visit)
+                yield visit
 
 
 def coming_files(
@@ -185,10 +188,11 @@ class FetchAhead:
         """
         for store, due in self._due().values():
             order = sorted(due, key=due.__getitem__)
-            store.put_in_order(order[:_WINDOWS_AHEAD])
+            store.put_in_order(order)
             held = store.held()
             first = [path for path in _that_fit(order, store) if due[path] == 0 and path not in held]
-            at_once(store.bring, first, THREADS)
+            arriving = _Arriving(store, first)
+            at_once(arriving.bring, first, THREADS)
 
     def start(self) -> None:
         """Begin to fetch ahead."""
@@ -206,7 +210,6 @@ class FetchAhead:
     def at(self, step: int) -> None:
         """The rows of the steps before this one are not needed any more."""
         self._step = step
-        self._wake.set()
 
     def _run(self) -> None:
         while not self._ended:
@@ -249,6 +252,24 @@ class FetchAhead:
             _log.debug("%s", error)
             self._failed.add(path)
         self._wake.set()
+
+
+class _Arriving:
+    """Says now and then how many of some files have come."""
+
+    def __init__(self, store: ShardStore, paths: Sequence[str]) -> None:
+        self._store, self._count, self._here = store, len(paths), 0
+        self._size = sum(map(store.size, paths))
+        self._next = time.monotonic() + _SAY_EVERY / 4
+
+    def bring(self, path: str) -> None:
+        """Fetch one of them."""
+        self._store.bring(path, ahead=True)
+        self._here += 1
+        if time.monotonic() > self._next:
+            self._next = time.monotonic() + _SAY_EVERY
+            of_all = f"{self._count} shards of the first rows ({megabytes(self._size)})"
+            _log.info("data.%s: %d of the %s are here", self._store.source, self._here, of_all)
 
 
 def _that_fit(order: Sequence[str], store: ShardStore) -> Iterator[str]:
