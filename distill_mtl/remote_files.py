@@ -35,6 +35,8 @@ SLOW = 15.0
 """Seconds without a byte, after which an answer is given up."""
 _APPEAR_WHOLE = ("s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "adl", "oss", "oci")
 """Stores in which what is written appears when it is whole; in others it is written aside and renamed."""
+_MATCHED = ("s3://", "s3a://")
+"""Whose client asks for each part with the ETag of the first, so that no other file can come in between."""
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):(:|//)", re.IGNORECASE)
 _TAGS = ("ETag", "etag", "blob_id", "md5Hash", "content_md5", "Content-MD5", "Digest")
 _TIMES = ("LastModified", "last_modified", "Last-Modified", "mtime", "updated", "created")
@@ -190,8 +192,14 @@ def glob_remote(pattern: str, place: str) -> list[RemoteFile]:
         return []
 
 
-def read(url: str, place: str, most: int) -> bytes:
+def read(url: str, place: str, most: int, size: int | None = None) -> bytes:
     """The content of a small file.
+
+    Args:
+        url: of the file.
+        place: who needs it, for messages.
+        most: bytes that are read.
+        size: of the file, where it is known.
 
     Raises:
         FileNotFoundError: nothing is there.
@@ -201,12 +209,12 @@ def read(url: str, place: str, most: int) -> bytes:
     def ask() -> bytes:
         system, path = open_system(url, place)
         system.invalidate_cache()
-        size = system.info(path).get("size")
-        if size is not None and size > most:
-            raise ShardError(f"{place}: {shown(url)} has {size:,} bytes; at most {most:,} are read.")
+        whole = system.info(path).get("size") if size is None else size
+        if whole is not None and whole > most:
+            raise ShardError(f"{place}: {shown(url)} has {whole:,} bytes; at most {most:,} are read.")
         content: bytes = system.cat_file(path)
-        if size is not None and len(content) != size:
-            raise OSError(errno.EIO, f"{len(content):,} of {size:,} bytes came")
+        if whole is not None and len(content) != whole:
+            raise OSError(errno.EIO, f"{len(content):,} of {whole:,} bytes came")
         return content
 
     return patiently(ask, f"{place}: {shown(url)} cannot be read")
@@ -233,9 +241,10 @@ def fetch(
         to.seek(0)
         system, path = open_system(file.url, place)
         system.invalidate_cache()
-        _refuse_changed(file, _file(file.url, system.info(path)), place)
         checksum = written = 0
         with system.open(path, "rb", cache_type="none", block_size=_CHUNK) as remote:
+            now = getattr(remote, "details", None) or system.info(path)
+            _refuse_changed(file, _file(file.url, now), place)
             while chunk := remote.read(_CHUNK):
                 to.write(chunk)
                 checksum, written = zlib.crc32(chunk, checksum), written + len(chunk)
@@ -243,8 +252,9 @@ def fetch(
         if written != file.size >= 0:
             raise OSError(errno.EIO, f"{written:,} of {file.size:,} bytes came")
         to.truncate(written)
-        system.invalidate_cache()
-        _refuse_changed(file, _file(file.url, system.info(path)), place)
+        if not file.url.startswith(_MATCHED):
+            system.invalidate_cache()
+            _refuse_changed(file, _file(file.url, system.info(path)), place)
         return checksum
 
     try:

@@ -122,7 +122,8 @@ def streamed_index(shard: Shard, place: str) -> tuple[ShardIndex, int]:
     kept = cache_folder() / "indexes" / "streamed" / f"{digest}.npz"
     again = f"Write it again with `distill-mtl index {folder_of(shard.url)}`."
     if not kept.is_file():
-        content = remote_files.read(shard.index.url, place, max(_SMALL, shard.remote.size))
+        size = shard.index.size if shard.index.size >= 0 else None
+        content = remote_files.read(shard.index.url, place, max(_SMALL, shard.remote.size), size)
         with suppress(OSError), atomic_file(kept) as file:
             file.write(content)
     else:
