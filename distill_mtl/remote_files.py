@@ -243,7 +243,7 @@ def fetch(
         system.invalidate_cache()
         checksum = written = 0
         with system.open(path, "rb", cache_type="none", block_size=_CHUNK) as remote:
-            now = getattr(remote, "details", None) or system.info(path)
+            now = remote.details if file.url.startswith(_MATCHED) else system.info(path)
             _refuse_changed(file, _file(file.url, now), place)
             while chunk := remote.read(_CHUNK):
                 to.write(chunk)
