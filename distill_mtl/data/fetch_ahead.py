@@ -137,8 +137,10 @@ def refuse_small_stores(plan: Plan, sources: Sequence[Source], world: int, local
         count, why = len(sizes), "order: rows draws from all shards at once"
         if isinstance(order, Windows):
             lanes = -(-order.lanes * min(local.world, world) // world)
-            count = min(count, lanes * source.section.window)
+            parts = int((plan.sources == number).sum())
+            count = min(count, parts * lanes * source.section.window)
             why = f"{lanes} lanes draw from {source.section.window} shards each"
+            why += ", for rows with labels and as many for the others" if parts > 1 else ""
         if (needed := sum(sizes[:count])) > source.store.limit:
             mend = (
                 f"lower training.stream.lanes or data.{source.name}.window, or "

@@ -175,6 +175,15 @@ def index_to_stream(shard: Path) -> bytes:
     return _packed({**arrays, _WHOLE: np.array([size, whole], np.int64)})
 
 
+def has_index_to_stream(shard: Path) -> bool:
+    """Whether the index beside a shard of this machine fits it and is one to stream with."""
+    try:
+        arrays = _arrays(shard.with_name(index_name(shard.name)), shard)
+        return _WHOLE in arrays and np.array_equal(arrays["stamp"], _stamp(shard))
+    except _UNREADABLE:
+        return False
+
+
 def index_name(shard: str) -> str:
     """The name of the index that lies beside a shard of this name."""
     return f"{shard}.index.npz"

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from distill_mtl import remote_files
 from distill_mtl.data.checksums import SUFFIX
-from distill_mtl.data.index import index_name, index_to_stream, streamed_index
+from distill_mtl.data.index import has_index_to_stream, index_name, index_to_stream, streamed_index
 from distill_mtl.data.shard_files import Shard, expand_braces
 from distill_mtl.display import Display, output
 from distill_mtl.errors import ShardError, UserError
@@ -54,7 +54,7 @@ def index_shards(
 
 def _of_place(place: str, overwrite: bool, console: Console) -> list[str]:
     if not is_remote(place):
-        return _of_folder(Path(place), console)
+        return _of_folder(Path(place), overwrite, console)
     shards, beside = _listed(place)
     if not shards:
         raise ShardError(f"index {place}: there are no shards (*.tar).")
@@ -114,15 +114,16 @@ def _write(shard: RemoteFile, beside: dict[str, RemoteFile]) -> None:
         remote_files.send(index, join(folder_of(shard.url), index.name), "index")
 
 
-def _of_folder(folder: Path, console: Console) -> list[str]:
+def _of_folder(folder: Path, overwrite: bool, console: Console) -> list[str]:
     if not folder.is_dir():
         raise UserError(f"index {folder}: there is no such folder. Name one, or a URL.")
     shards = [folder / path for path in walk_folder(folder).ending(".tar")]
     if not shards:
         raise ShardError(f"index {folder}: there are no shards (*.tar).")
-    with Display(console, "indexing", len(shards), unit="shard") as display:
-        for number, shard in enumerate(shards, 1):
+    left = [shard for shard in shards if overwrite or not has_index_to_stream(shard)]
+    with Display(console, "indexing", len(left), unit="shard") as display:
+        for number, shard in enumerate(left, 1):
             with atomic_file(shard.with_name(index_name(shard.name))) as file:
                 file.write(index_to_stream(shard))
             display.update(number)
-    return [str(shard) for shard in shards]
+    return [str(shard) for shard in left]

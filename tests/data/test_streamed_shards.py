@@ -188,6 +188,10 @@ def test_a_store_smaller_than_what_is_read_at_once_is_refused(bucket: Bucket, tm
     ):
         opened(bucket.url, store=store_for(2, tmp_path), window=3).stream(steps=1)
     with pytest.raises(
+        ShardError, match=r"the 4 shards .*\(1 lanes draw from 2 shards each, for rows with labels"
+    ):
+        opened(bucket.url, store=store_for(3, tmp_path), window=2, limit={"rows": 20}).stream(steps=1)
+    with pytest.raises(
         ShardError, match="the 5 shards .*order: rows draws from all shards at once.* order: windows"
     ):
         opened(bucket.url, store=store_for(2, tmp_path), order="rows").stream(steps=1)

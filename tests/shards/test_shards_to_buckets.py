@@ -99,6 +99,11 @@ def test_index_writes_what_is_missing_and_names_a_damaged_shard(
     bucket.put("plain/pets-000000.tar", Path(local.shards[0]).read_bytes()[:3000])
     with pytest.raises(ShardError, match=r"^s3://pets/plain/pets-000000\.tar: the shard is cut or damaged"):
         index_shards([to], console=quiet)
-    assert len(index_shards([str(tmp_path / "here")], console=quiet)) == 2
+    here = [str(tmp_path / "here")]
+    assert [len(index_shards(here, console=quiet, overwrite=again)) for again in (False, False, True)] == [
+        2,
+        0,
+        2,
+    ]
     with pytest.raises(ShardError, match="there are no shards"):
         index_shards([f"{bucket.url}/nothing"], console=quiet)
