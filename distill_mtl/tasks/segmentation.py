@@ -123,7 +123,7 @@ class Segmentation(SoftmaxKind):
         pixels, rows = counts.counts["pixels"], counts.counts["rows"]
         lines = [
             (
-                f"{name} (ignored)" if int(name) == self.ignore_index else name,
+                f"{name} (ignored)" if int(name) == self.ignore_index else str(int(name) + self.first_number),
                 percent(pixels[name], pixels.total()),
                 f"{rows[name]:,}",
             )
