@@ -21,6 +21,7 @@ class RunFiles:
         pictures: test rows of every task on one sample grid.
         examples: folder of the single pictures that the report shows.
         baselines: folder of the runs that were trained to compare with.
+        for_int8: folder of the student that `export --int8 --finetune` has trained on.
         tensorboard: folder of TensorBoard's log, where the recipe asks for one.
         exports: folder of exported files and their certificates.
         report: the page.
@@ -42,5 +43,6 @@ class RunFiles:
         self.examples = path / "examples"
         self.baselines = path / "baselines"
         self.exports = path / "export"
+        self.for_int8 = path / "for-int8"
         self.report = path / "report.html"
         self.report_markdown = path / "report.md"

@@ -77,6 +77,14 @@ def compare_costs(
     )
 
 
+def latencies_of(passes: Sequence[Callable[[], object]]) -> list[float]:
+    """Milliseconds of each, the median of up to 30 passes within about a second, in turns."""
+    runs = [lambda _, one=one: one() for one in passes]
+    for one in passes:
+        one()
+    return [1000 * median(own) for own in _in_turns(runs, torch.zeros(0), _TIMED_RUNS, _TIMED_SECONDS)]
+
+
 class Measured(NamedTuple):
     """What networks cost, and how reliable the times are.
 

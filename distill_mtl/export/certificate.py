@@ -74,6 +74,7 @@ class Certificate:
         file: its name; it lies beside the certificate.
         files: sha256 of it and of what belongs to it, by name.
         source: the run's folder or the student's, from the certificate's folder.
+        input_size: at which the student sees pictures (`--fit`); None: its own.
         student: sha256 of the student's files, by name.
         tasks: that the file answers.
         pixels, decode, batch, view, precision: as the file was asked for.
@@ -95,6 +96,7 @@ class Certificate:
     decode: bool
     batch: Side | None
     view: tuple[Side, Side] | None
+    input_size: tuple[Side, Side] | None
     precision: str
     data: list[str]
     rows: PositiveInt
@@ -143,13 +145,14 @@ def certify(
         format=request.format,
         file=request.out.name,
         files=hashes(files),
-        source=os.path.relpath(request.source.run, place),
+        source=os.path.relpath(request.source.place, place),
         student=student_hashes(request.source),
         tasks=list(module.kinds),
         pixels=module.pixels,
         decode=module.decode,
         batch=module.batch,
         view=None if module.pixels == "normalised" else module.view,
+        input_size=request.source.size,
         precision="int8" if request.int8 else "fp32",
         data=[os.path.abspath(entry) if os.path.exists(entry) else entry for entry in request.data],
         rows=request.rows,

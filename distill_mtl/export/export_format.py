@@ -9,7 +9,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
@@ -20,6 +20,7 @@ from distill_mtl.errors import ExportError, nearest
 from distill_mtl.export.deployable import Pixels
 from distill_mtl.files import atomic_folder
 from distill_mtl.geometry.views import Size
+from distill_mtl.networks.inputs import Preprocess
 from distill_mtl.networks.opening import open_network
 from distill_mtl.networks.weights import CONFIG, read_config
 from distill_mtl.recipe.schema import StudentSection
@@ -41,6 +42,8 @@ class StudentSource:
         folder: the student's.
         run: the run's folder; the student's own where it stands alone.
         recipe: of the run, as resolved; None where the student stands alone.
+        trained: the run's student, from which this one was trained on for 8 bits; None: it is the run's own.
+        size: height and width at which the student sees pictures, in place of its own.
         trust: the code of kinds of the user's own may run.
     """
 
@@ -48,6 +51,18 @@ class StudentSource:
     run: Path
     recipe: Path | None
     trust: bool = False
+    trained: Path | None = None
+    size: Size | None = None
+
+    @property
+    def place(self) -> Path:
+        """Where this student is found again."""
+        return self.run if self.trained is None else self.folder
+
+    @property
+    def original(self) -> "StudentSource":
+        """The run's own student."""
+        return self if self.trained is None else replace(self, folder=self.trained, trained=None)
 
     @property
     def name(self) -> str:
@@ -72,8 +87,12 @@ class StudentSource:
             UserError: it is broken, or names code that is not trusted.
         """
         if "architecture" in read_config(self.folder):
-            return DeployedStudent(_student_of_timm(self.folder)).eval()
-        return load_student(self.folder, trust=self.trust)
+            found = DeployedStudent(_student_of_timm(self.folder)).eval()
+        else:
+            found = load_student(self.folder, trust=self.trust)
+        if self.size is not None:
+            _see_at(found.student, self.size)
+        return found
 
 
 @dataclass(frozen=True)
@@ -216,6 +235,19 @@ def only_tasks(student: DeployedStudent, tasks: list[str] | None) -> Student:
     for task in kinds:
         part.heads[task] = whole.heads[task]
     return part.eval()
+
+
+def _see_at(student: Student, size: Size) -> None:
+    """Let a student see pictures at another size.
+
+    Raises:
+        UserError: its trunk cannot.
+    """
+    trunk = student.trunk
+    shapes = dict(trunk.shapes)
+    trunk.preprocess = Preprocess(replace(trunk.inputs, size=size))
+    trunk.tap(trunk.tapped)
+    trunk.shapes.update(shapes)  # by which kinds choose layers: they would choose others for this size
 
 
 def _student_of_timm(folder: Path) -> Student:

@@ -47,15 +47,22 @@ class GraphFormat(Format):
 
     def export(self, request: ExportRequest) -> None:
         refuse_existing(request.out, overwrite=request.overwrite)
+        with atomic_files(request.out) as made:
+            self.make(request, made)
+        size = size_on_disk(request.out) / 1e6
+        request.console.print(f"{request.out}  ({size:.2f} MB)", soft_wrap=True)
+
+    def make(self, request: ExportRequest, made: Path) -> None:
+        """Write the file under its name into a folder, check it, and write what the checks found beside it."""
         runtimes = chosen_runtimes(request.on, self.runtimes, f"--to {self.name}")
         rows = RealRows(request)
         remove_unread(request.student.trunk)
-        module = self._module(request)
-        with torch.no_grad(), atomic_files(request.out) as made:
+        module = self.module(request)
+        with torch.no_grad():
             file = made / request.out.name
             note = file_note(module, request.source.recipe_sha256, resize=request.source.resize)
             with telling(request, f"recording {', '.join(request.tasks)} as {self.words}"):
-                self._write(module, note, file)
+                self.write_file(module, note, file)
             batches = rows.for_check(module)
             records = {
                 name: self._checked(request, module, batches, file, runtime)
@@ -80,15 +87,18 @@ class GraphFormat(Format):
                 f"{self.words} is not run on this system: nothing says that it answers as the student does.",
                 soft_wrap=True,
             )
-        size = size_on_disk(request.out) / 1e6
-        request.console.print(f"{request.out}  ({size:.2f} MB)", soft_wrap=True)
 
     def finish(
         self, request: ExportRequest, module: Deployable, note: dict[str, Any], rows: RealRows, file: Path
     ) -> None:
         """What a format does with a file that has passed its check; by default nothing."""
 
-    def _module(self, request: ExportRequest) -> Deployable:
+    def module(self, request: ExportRequest) -> Deployable:
+        """What a request records.
+
+        Raises:
+            ExportError: there is no such graph of the student, or of this format.
+        """
         preprocessed = request.pixels != "normalised"
         if request.view is not None and not preprocessed:
             raise ExportError(
@@ -105,7 +115,12 @@ class GraphFormat(Format):
         )
         return module.eval().requires_grad_(False)
 
-    def _write(self, module: Deployable, note: dict[str, Any], file: Path) -> None:
+    def write_file(self, module: Deployable, note: dict[str, Any], file: Path) -> None:
+        """Write the file, or say why there is none.
+
+        Raises:
+            ExportError: the exporter cannot write it.
+        """
         try:
             with quiet():
                 self.write(module, note, file)
@@ -151,7 +166,7 @@ class GraphFormat(Format):
                     student = find_student(file.parent, trust=request.source.trust).load().student
                     module = Deployable(student, "normalised", decode=False, batch=request.batch or 1)
                     written = Path(folder) / f"{at}{self.ending}"
-                    self._write(module.eval().requires_grad_(False), file_note(module, None), written)
+                    self.write_file(module.eval().requires_grad_(False), file_note(module, None), written)
                     total += latency(runtime.open(written), module.example())
                 except UserError as error:
                     request.console.print(

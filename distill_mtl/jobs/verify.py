@@ -1,6 +1,7 @@
 """`distill-mtl verify`: whether an exported file still answers as its certificate says, on this machine."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -61,7 +62,7 @@ def verify_export(
         raise UserError(
             f"{file} is a program, which runs with all your rights. If you trust its origin, add --trust."
         )
-    source = find_student(student or path.parent / found.source, trust=trust)
+    source = replace(find_student(student or path.parent / found.source, trust=trust), size=found.input_size)
     failures = changed_files(found, path.parent, student_hashes(source))
     if failures:
         verification = Verification(failures)

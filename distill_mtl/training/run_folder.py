@@ -109,7 +109,7 @@ class RunFolder(RunFiles):
 
     def clear(self) -> None:
         """Delete what a run writes here but the recipe, by which the folder is known to be ours."""
-        for folder in (self.checkpoints, self.student, self.examples, self.tensorboard):
+        for folder in (self.checkpoints, self.student, self.for_int8, self.examples, self.tensorboard):
             shutil.rmtree(folder, ignore_errors=True)
         for file in (
             *(self.metrics, self.results, self.pictures, self.report, self.report_markdown),

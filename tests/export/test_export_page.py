@@ -1,13 +1,21 @@
 """The page of docs/ about exports: its snippets run as they stand, without our code."""
 
+import io
 import json
 import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from export_toys import every_kind, run_folder, student, without_us
+from export_toys import ALONE, every_kind, run_folder, student, without_us
+from PIL import Image
 from rich.console import Console
 
 from distill_mtl import load_student
@@ -38,6 +46,44 @@ def test_a_snippet_serves_with_the_students_numbers(tmp_path: Path, world: Path,
     wanted = load_student(run / "student")(images.float())["left"]["probabilities"]
     given = torch.tensor(json.loads(printed.splitlines()[-1])).reshape(wanted.shape)
     assert torch.allclose(given, wanted, atol=1e-4)
+
+
+def test_the_server_answers_pictures(tmp_path: Path, world: Path) -> None:
+    kinds = {"left": every_kind()["breed"], "segment": every_kind()["part"]}
+    run = run_folder(tmp_path / "multidigits", student(kinds=kinds), world)
+    data = [str(world / "pool-test.tar")]
+    options = {"preprocess": "uint8", "decode": True, "rows": 6, "data": data, "console": Console(quiet=True)}
+    file = export_student(run, "onnx", **options)
+    assert len([line for line in SNIPPETS["server"].splitlines() if line]) <= 22
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = ALONE + SNIPPETS["server"].replace("8000", str(port))
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, "PNG")
+    with subprocess.Popen(
+        [sys.executable, "-I", "-c", script], cwd=file.parent, stderr=subprocess.DEVNULL
+    ) as server:
+        try:
+            answer = json.loads(_posted(f"http://127.0.0.1:{port}", encoded.getvalue(), server))
+        finally:
+            server.kill()
+    images = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+    label = int(load_student(run / "student")(images)["left"]["label"])
+    assert answer == {"left": kinds["left"].classes[label]}
+
+
+def _posted(address: str, sent: bytes, server: subprocess.Popen[bytes]) -> bytes:
+    """The answer of a server that may still be starting."""
+    while True:
+        try:
+            with urllib.request.urlopen(address, sent, timeout=60) as answer:
+                return bytes(answer.read())
+        except urllib.error.URLError as error:
+            if server.poll() is not None or not isinstance(error.reason, ConnectionRefusedError):
+                raise
+        time.sleep(0.1)
 
 
 def test_the_outputs_are_the_pages(tmp_path: Path) -> None:

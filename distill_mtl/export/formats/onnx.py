@@ -1,39 +1,34 @@
 """`--to onnx`: a file for ONNX Runtime and whatever else reads ONNX; needs the extra [onnx]."""
 
 import json
-import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from distill_mtl.errors import ExportError
 from distill_mtl.export.deployable import INPUT, Deployable
-from distill_mtl.export.export_format import FORMATS, ExportRequest
-from distill_mtl.export.graph_format import GraphFormat, recorded_program, telling
-from distill_mtl.export.int8 import compare_files, quantise
-from distill_mtl.export.parity import RealRows, check_parity
+from distill_mtl.export.export_format import FORMATS
+from distill_mtl.export.graph_format import recorded_program
+from distill_mtl.export.int8 import QuantisableFormat, quantise
 from distill_mtl.networks.file_contract import NOTE
-from distill_mtl.networks.runtime import RUNTIMES
 from distill_mtl.networks.runtimes.onnx_file import package
 from distill_mtl.networks.weights import state_bytes
-from distill_mtl.report.console import console_table
 
 LARGEST = 2**31 - 2**24
 """Bytes of weights that fit into one file, whose format ends at 2 GiB; the rest is for the graph."""
 
-_BATCH = 32  # rows of a pass of the calibration
-
 
 @FORMATS.register("onnx")
-class Onnx(GraphFormat):
+class Onnx(QuantisableFormat):
     """The note is in the file's metadata, under `distill_mtl`. Weights of 2 GB and more lie in `FILE.data`."""
 
     name = "onnx"
     ending = ".onnx"
     words = "ONNX"
     runtimes = ("onnxruntime", "openvino")
-    options = GraphFormat.options | {"int8"}
     packages = ("onnx", "onnxscript", "onnxruntime")
 
     def write(self, module: Deployable, note: dict[str, Any], path: Path) -> None:
@@ -53,38 +48,13 @@ class Onnx(GraphFormat):
         program.model.metadata_props[NOTE] = json.dumps(note)
         program.save(path, external_data=state_bytes(module) > LARGEST)
 
-    def finish(
-        self, request: ExportRequest, module: Deployable, note: dict[str, Any], rows: RealRows, file: Path
+    def write_int8(
+        self, module: Deployable, note: dict[str, Any], path: Path, batches: Iterable[Tensor]
     ) -> None:
-        if not request.int8:
-            return
         if state_bytes(module) > LARGEST:
             raise ExportError("--int8: a student of more than 2 GB is not quantised. Leave out --int8.")
-        size, whole = module.trunk.inputs.size, file.with_name(f"{file.stem}-fp32{file.suffix}")
-        shutil.copyfile(file, whole)
-        with telling(request, f"quantising on {request.calibration} training rows"):
-            images, _ = rows.take("train", request.calibration, size)
-            quantise(file, (module.taken(part.float() / 255) for part in images.split(_BATCH)), module.kinds)
-            _stamp(file, note | {"precision": "int8"})
-        small, large = (path.stat().st_size / 1e6 for path in (file, whole))
-        request.console.print(f"int8: {small:.2f} MB, fp32 {large:.2f} MB")
-        if request.data:
-            found = check_parity(
-                module, request.source.load(), RUNTIMES[self.ending](file), rows.for_check(module)
-            )
-            request.console.print(found.table("int8"))
-            data = " ".join(f"{task}=SHARDS" for task in request.tasks)
-            request.console.print(
-                "What int8 loses in points is measured on rows with labels: leave out --data for those of the run, or "
-                f"distill-mtl evaluate --student {request.out} --against {request.source.run} --data {data}",
-                soft_wrap=True,
-                highlight=False,
-            )
-        else:
-            evaluation = compare_files(request, rows, module, file, whole)
-            request.console.print(console_table(evaluation))
-            evaluation.write(file.with_name(f"{file.name}.results.json"))
-        whole.unlink()
+        quantise(path, batches, module.kinds)
+        _stamp(path, note)
 
 
 def _stamp(file: Path, note: dict[str, Any]) -> None:

@@ -34,11 +34,16 @@ def exports(run: RunRecord) -> Section | None:
 
 
 def _is_stale(run: RunRecord, said: dict[str, Any]) -> bool:
-    """Whether the run has another student than the one that was certified, as after --overwrite."""
+    """Whether the run has another student than the one that was certified, as after --overwrite. Exports with
+    --finetune are of the one that was trained on for 8 bits."""
     if run.files is None:
         return False
-    files = {run.files.student / name: expected for name, expected in said.get("student", {}).items()}
-    return any(not file.is_file() or sha256(file) != expected for file, expected in files.items())
+    expected = said.get("student", {}).items()
+    students = (run.files.student, run.files.for_int8 / run.files.student.name)
+    return not any(
+        all((folder / name).is_file() and sha256(folder / name) == known for name, known in expected)
+        for folder in students
+    )
 
 
 def _cells(said: dict[str, Any], name: str, found: dict[str, Any]) -> list[Cell]:
