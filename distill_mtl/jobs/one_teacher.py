@@ -1,8 +1,8 @@
 """Look into a teacher, measure it, or train one.
 
 Args:
-    file (FILE): a folder, a .onnx, .xml, .tflite, .pt2 or .ts file, or hf_hub:owner/name; or its keys in a recipe:
-        '{torchvision: resnet50.IMAGENET1K_V2}'.
+    file (FILE): a folder, a .onnx, .xml, .tflite, .pte, .pt2 or .ts file, or hf_hub:owner/name; or its keys in a
+        recipe: '{torchvision: resnet50.IMAGENET1K_V2}'.
     timm (NAME): a pretrained network of timm instead: resnet50.a1_in1k
     module (SPEC): your own network instead: package.module:callable
     args (YAML): keyword arguments for its callable: '{depth: 20}'

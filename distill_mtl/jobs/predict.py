@@ -54,7 +54,7 @@ def predict(
 
     Args:
         network (NETWORK): a run folder, a student folder, or whatever `teacher:` takes in a recipe: a timm folder,
-            hf_hub:owner/name, a .onnx, .xml, .tflite, .pt2 or .ts file, or several keys as YAML:
+            hf_hub:owner/name, a .onnx, .xml, .tflite, .pte, .pt2 or .ts file, or several keys as YAML:
             '{path: net.onnx, input: {size: 64}}'
         images (IMAGE ...): pictures, folders of them (at any depth), or shards.
         json (FILE): write a JSON object per picture; - for standard output.

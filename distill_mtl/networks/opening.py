@@ -69,7 +69,7 @@ def open_network(where: str | Path | TeacherSection, *, trust: bool = False) -> 
 
     Args:
         where: the folder of a run, of a student or of a trained network, `hf_hub:owner/name`, a .onnx, .xml, .tflite,
-            .pt2 or .ts file; or all that a recipe can say of a teacher, as its section or as YAML:
+            .pte, .pt2 or .ts file; or all that a recipe can say of a teacher, as its section or as YAML:
             `{module: models:net, weights: net.safetensors, input: {size: 64}}`.
         trust: let it run code: .pt2, .ts, `module`, and kinds of task of the user's own.
 

@@ -274,7 +274,7 @@ class TeacherSection(Section):
 
     path: str | None = None
     """A folder (timm's local-dir form, a student or run of ours, transformers, segmentation-models-pytorch), or a file:
-    .onnx, .xml (OpenVINO), .tflite, .pt2 or .ts; `hf_hub:owner/name`."""
+    .onnx, .xml (OpenVINO), .tflite, .pte, .pt2 or .ts; `hf_hub:owner/name`."""
     timm: str | None = None
     """A pretrained network of timm by name: resnet50.a1_in1k"""
     transformers: str | None = None

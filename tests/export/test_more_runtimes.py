@@ -10,8 +10,9 @@ import torch
 from rich.console import Console
 
 from distill_mtl import load_student
-from distill_mtl.errors import ExportError
+from distill_mtl.errors import ExportError, UserError
 from distill_mtl.jobs.export import export_student
+from distill_mtl.jobs.verify import verify_export
 from distill_mtl.networks.opening import open_network
 from distill_mtl.networks.runtime import RUNTIMES
 
@@ -50,6 +51,14 @@ def test_an_exported_file_opens_as_a_network_with_its_tasks(exported: Callable[.
     assert opened.inputs.batch == 2
 
 
+@pytest.mark.parametrize("to", RUN_HERE)
+def test_a_certificate_is_verified_in_its_runtime(exported: Callable[..., Path], to: str) -> None:
+    file = exported(to, preprocess="uint8", decode=True, batch=2, size="21x30")
+    found = verify_export(Path(f"{file}.certificate.json"), console=QUIET)
+    assert found.accepted, found.failures
+    assert set(found.found) == {to}
+
+
 @installed("coremltools")
 def test_a_core_ml_program_is_written_and_nothing_is_claimed(
     run: Path, capsys: pytest.CaptureFixture[str]
@@ -86,6 +95,19 @@ def test_what_a_runtime_or_a_format_does_not_take_is_refused(run: Path) -> None:
         export_student(run, "onnx", preprocess="float", size="480y640", console=QUIET)
     with pytest.raises(ExportError, match="--size is for pictures that the file preprocesses"):
         export_student(run, "onnx", size="480x640", console=QUIET)
+
+
+@installed("executorch")
+def test_what_is_no_whole_program_is_refused(exported: Callable[..., Path], tmp_path: Path) -> None:
+    whole = exported("executorch", preprocess="uint8", decode=True, batch=2, size="21x30").read_bytes()
+    for content, said in (
+        (whole[: len(whole) // 2], "truncated"),
+        (b"words" * 900, "no ExecuTorch program"),
+        (b"", "no"),
+    ):
+        (tmp_path / "broken.pte").write_bytes(content)
+        with pytest.raises(UserError, match=said):
+            RUNTIMES[".pte"](tmp_path / "broken.pte")
 
 
 @installed("executorch")

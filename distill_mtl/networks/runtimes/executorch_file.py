@@ -20,9 +20,11 @@ from distill_mtl.networks.runtime import (
     extra,
     not_one_input,
 )
-from distill_mtl.reading import Remedy, parse_json
+from distill_mtl.reading import Remedy, open_regular, parse_json
 
 _METHOD = "forward"
+_MARK = b"ET"
+"""Bytes 4 and 5 of a program, before the number of its version."""
 _DTYPES = {0: torch.uint8, 5: torch.float16, 6: torch.float32}
 """Numbers of `ScalarType` in ExecuTorch's schema."""
 
@@ -101,6 +103,10 @@ def _load(path: Path) -> tuple[Any, Any]:
     runtime = extra("executorch.runtime", "executorch", "an ExecuTorch program")
     if not path.is_file():
         raise UserError(f"{path} does not exist.")
+    with open_regular(path) as file:
+        mark = file.read(8)[4:6]
+    if mark != _MARK:  # ExecuTorch ends the process on some files that are no programs
+        raise UserError(f"{path} is no ExecuTorch program. Name a .pte file, or export it again.")
     try:
         program = runtime.Runtime.get().load_program(path)
         method = program.load_method(_METHOD)
