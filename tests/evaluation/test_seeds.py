@@ -160,6 +160,11 @@ def test_rows_that_two_recipes_share_cancel_and_others_do_not() -> None:
     assert apart.finding == "rows"  # beyond what seeds do, and other rows may turn it
 
 
+def test_two_students_that_answer_alike_on_these_rows_may_differ_on_others() -> None:
+    found = recipe_difference(results([0.5]), results([0.5]))
+    assert found.ci95 == (pytest.approx(-0.295, abs=0.001), pytest.approx(0.295, abs=0.001))  # of 1,250 rows
+
+
 def test_one_seed_is_held_against_what_another_seed_of_the_other_recipe_would_give() -> None:
     several = results([0.2, 0.0, -0.2])
     inside, outside = recipe_difference(results([0.5]), several), recipe_difference(several, results([3.0]))

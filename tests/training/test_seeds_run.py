@@ -2,11 +2,12 @@
 
 import io
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import children
+import forked
 import pytest
 import quickstart
 import torch
@@ -86,11 +87,13 @@ def test_finished_seeds_are_kept_and_one_that_was_killed_goes_on(two: Seeds, tmp
     }
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
 def test_two_processes_run_the_seeds_together(two: Seeds, tmp_path: Path) -> None:
     out = tmp_path / "seeds"
-    done = children.run("distill", two.recipe, "--seeds", 2, "--out", out, launcher=children.TWO)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("95 % over rows and seeds") == 1
+    first, second = forked.run_two("distill", two.recipe, "--seeds", 2, "--out", out)
+    assert (first.status, second.status) == (0, 0), first.text + second.text
+    assert first.text.count("over 2 seeds") == 1
+    assert "over 2 seeds" not in second.text
     found = [Evaluation.read(out / f"seed-{seed}" / "results.json") for seed in (0, 1)]
     assert [run.steps for run in found] == [6, 6]
     assert found[0].tasks["hue"].drawn_from == two.found.runs[0].tasks["hue"].drawn_from
