@@ -118,16 +118,8 @@ def streamed_index(shard: Shard, place: str) -> tuple[ShardIndex, int]:
     """
     assert shard.remote is not None
     assert shard.index is not None
-    digest = hashlib.blake2b(f"{shard.index.url} {shard.index.state}".encode(), digest_size=12).hexdigest()
-    kept = cache_folder() / "indexes" / "streamed" / f"{digest}.npz"
     again = f"Write it again with `distill-mtl index {folder_of(shard.url)}`."
-    if not kept.is_file():
-        size = shard.index.size if shard.index.size >= 0 else None
-        content = remote_files.read(shard.index.url, place, max(_SMALL, shard.remote.size), size)
-        with suppress(OSError), atomic_file(kept) as file:
-            file.write(content)
-    else:
-        content = kept.read_bytes()
+    content = fetch_index(shard, place)
     try:
         arrays = _unpack(io.BytesIO(content), max(_SMALL, shard.remote.size))
         size, checksum = arrays[_WHOLE].tolist() if _WHOLE in arrays else (None, None)
@@ -146,6 +138,28 @@ def streamed_index(shard: Shard, place: str) -> tuple[ShardIndex, int]:
             f"{place}: {shard.index.url} is no index of a shard ({brief(error)}). {again}"
         ) from None
     return index, checksum
+
+
+def fetch_index(shard: Shard, place: str) -> bytes:
+    """The bytes of the index beside a shard in a bucket, which are kept here from now on.
+
+    Threads may do this at once. They must not parse it: NumPy reads headers as Python's source, and Python 3.11 parses
+    in one thread at a time only (SystemError: AST constructor recursion depth mismatch).
+
+    Raises:
+        ShardError: the bucket does not answer.
+    """
+    assert shard.remote is not None
+    assert shard.index is not None
+    digest = hashlib.blake2b(f"{shard.index.url} {shard.index.state}".encode(), digest_size=12).hexdigest()
+    kept = cache_folder() / "indexes" / "streamed" / f"{digest}.npz"
+    if kept.is_file():
+        return kept.read_bytes()
+    size = shard.index.size if shard.index.size >= 0 else None
+    content = remote_files.read(shard.index.url, place, max(_SMALL, shard.remote.size), size)
+    with suppress(OSError), atomic_file(kept) as file:
+        file.write(content)
+    return content
 
 
 def index_to_stream(shard: Path) -> bytes:

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,15 +221,14 @@ class ShardStore:
         return total
 
     @contextmanager
-    def _locked(self, name: str, waiting: "object | None" = None) -> Iterator[None]:
+    def _locked(self, name: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
         with open(self.folder / f".{name}.lock", "w") as file:
             while True:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    if callable(waiting):
-                        waiting()
+                    waiting()
                     time.sleep(_POLL)
             yield
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from distill_mtl.data.batch import ALONE, Integers, ProcessShare
 from distill_mtl.data.checksums import is_intact
-from distill_mtl.data.index import ShardIndex, index_name, load_index, streamed_index
+from distill_mtl.data.index import ShardIndex, fetch_index, index_name, load_index, streamed_index
 from distill_mtl.data.row_table import HeldRows, Homes, RowsOnDemand, RowTable, member_column
 from distill_mtl.data.shard_files import Shard, find_shards, find_streamed, is_remote, shard_names
 from distill_mtl.data.shard_store import ShardStore
@@ -503,9 +503,9 @@ def _streamed_shards(
         for split in SPLITS
     }
     listed = [shard for split in SPLITS for shard in shards[split]]
-    checksums = at_once(lambda shard: streamed_index(shard, f"data.{name}")[1], listed)
-    for file, checksum in zip(files, checksums, strict=True):
-        store.expect(file, checksum)
+    at_once(lambda shard: len(fetch_index(shard, f"data.{name}")), listed)
+    for file, shard in zip(files, listed, strict=True):
+        store.expect(file, streamed_index(shard, f"data.{name}")[1])
     store.refuse_full_disk()
     return shards, store
 
