@@ -197,9 +197,18 @@ def run_at(place: Path | str) -> Iterator[Path]:
         if not bucket.bring():
             raise UserError(f"{bucket.url} holds no run: there is no {COMMIT}. Give the URL that --out had.")
         with naming_bucket(bucket):
-            yield bucket.folder
-        if os.environ.get("RANK", "0") == "0":
-            bucket.commit()
+            try:
+                yield bucket.folder
+            except Stopped:  # the same command continues from what it has written
+                _commit_once(bucket)
+                raise
+        _commit_once(bucket)
+
+
+def _commit_once(bucket: RunBucket) -> None:
+    """By the first of all processes."""
+    if os.environ.get("RANK", "0") == "0":
+        bucket.commit()
 
 
 @contextmanager

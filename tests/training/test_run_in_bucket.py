@@ -14,9 +14,9 @@ from rich.console import Console
 
 from distill_mtl import distill, evaluate, load_recipe, remote_files, write_cache
 from distill_mtl.data.index import index_name, index_to_stream
-from distill_mtl.errors import UserError
+from distill_mtl.errors import Stopped, UserError
 from distill_mtl.jobs.report import write_report
-from distill_mtl.training.run_bucket import COMMIT, RunBucket
+from distill_mtl.training.run_bucket import COMMIT, RunBucket, run_at
 
 SHARDS = 3
 QUIET = Console(quiet=True)
@@ -156,6 +156,12 @@ def longer(shard: Path, tmp_path: Path) -> Path:
     return copy
 
 
+def write_and_stop(url: str) -> None:
+    with run_at(url) as folder:
+        (folder / "metrics.jsonl").write_text("12")
+        raise Stopped("stopped.")
+
+
 def test_what_is_not_committed_is_not_part_of_the_run(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,9 +183,12 @@ def test_what_is_not_committed_is_not_part_of_the_run(
     run.commit()
     assert bucket.names("runs/commits/checkpoints") == ["second"], "what no commit named stays"
     assert bucket.names("runs/commits") == [COMMIT, "metrics.jsonl"]
-    (run.folder / "checkpoints" / "third").write_text("third")
+    with pytest.raises(Stopped):
+        write_and_stop(run.url)
+    assert remote_files.read(f"{run.url}/metrics.jsonl", "test", 9) == b"12"
+    (run.folder / "third").write_text("third")
     with run.in_use(), pytest.raises(UserError, match=r"runs/commits is in use by another command"):
         write_report([run.url], console=QUIET)
-    assert (run.folder / "checkpoints" / "third").exists(), "what a run has not committed yet stays"
+    assert (run.folder / "third").exists(), "what a run has not committed yet stays"
     with pytest.raises(UserError, match="s3://pets/runs/none holds no run"):
         evaluate(f"{bucket.url}/runs/none", console=QUIET)
