@@ -5,11 +5,10 @@ task draws the same rows for everybody. So the difference of two entrants has a 
 """
 
 import json
-import math
 import statistics
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from distill_mtl.data import Sources
 from distill_mtl.evaluation.bootstrap import draw_counts
 from distill_mtl.evaluation.evaluation_set import EvaluationSet
 from distill_mtl.evaluation.row_statistics import collect
+from distill_mtl.evaluation.seeds import Parts, half_width
 from distill_mtl.splits import Split
 from distill_mtl.tasks.base import TaskKind
 
@@ -115,21 +115,24 @@ class Lead:
 
     Attributes:
         points: mean over the common seeds; more is better.
-        half: half of the 95 % interval over rows and seeds.
-        seeds: how many are common.
+        parts: what its uncertainty is made of, rows and seeds.
     """
 
     points: float
-    half: float
-    seeds: int
+    parts: Parts
+
+    @property
+    def half(self) -> float:
+        """Half of the 95 % interval."""
+        return half_width(self.parts)
 
     def __str__(self) -> str:
         return f"{self.points:+.2f} ± {self.half:.2f}"
 
 
 def lead_of(mine: Mapping[int, Scored], other: Mapping[int, Scored], tasks: Sequence[str]) -> Lead | None:
-    """The lead on the mean of some tasks, normal over both sources of chance: the variance of the mean under resampled
-    rows (drawn alike for both), and that of the seeds' differences divided by their number.
+    """The lead on the mean of some tasks. Its interval is the one of `distill_mtl.evaluation.seeds`: of the variance of
+    the mean under resampled rows, drawn alike for both, and that of the seeds' differences divided by their number.
 
     Args:
         mine, other: seed -> run. Where the other has a single run, of networks that no seed changes, it counts for
@@ -154,10 +157,10 @@ def lead_of(mine: Mapping[int, Scored], other: Mapping[int, Scored], tasks: Sequ
         resampled.append(
             np.mean([one.signs[task] * (one.replicates[task] - two.replicates[task]) for task in tasks], 0)
         )
-    variance = float(np.var(np.mean(resampled, 0), ddof=1))
-    if len(seeds) > 1:
-        variance += statistics.variance(points) / len(seeds)
-    return Lead(statistics.mean(points), 1.96 * math.sqrt(variance), len(seeds))
+    over_seeds = statistics.variance(points) / len(seeds) if len(seeds) > 1 else 0.0
+    over_rows = float(np.var(np.mean(resampled, 0), ddof=1))
+    rows = min(mine[seeds[0]].rows[task] for task in tasks)
+    return Lead(statistics.mean(points), Parts(len(seeds), over_seeds, over_rows, rows))
 
 
 FIXED = -1
@@ -269,5 +272,12 @@ def mean_lead(leads: Iterable[Lead]) -> str:
     leads = list(leads)
     if not leads:
         return ""
-    half = math.sqrt(sum(lead.half**2 for lead in leads)) / len(leads)
-    return f"{statistics.mean(lead.points for lead in leads):+.2f} ± {half:.2f}"
+    parts = [
+        replace(
+            lead.parts,
+            over_seeds=lead.parts.over_seeds / len(leads) ** 2,
+            over_rows=lead.parts.over_rows / len(leads) ** 2,
+        )
+        for lead in leads
+    ]
+    return f"{statistics.mean(lead.points for lead in leads):+.2f} ± {half_width(*parts):.2f}"

@@ -16,7 +16,7 @@ from distill_mtl.students.student_folder import load_student
 from distill_mtl.training.parts import build
 
 QUIET = Console(quiet=True)
-SOFT = "student={model: test_vit, input_size: 32, init: random, order: soft}"
+SOFT = "student={model: test_vit, args: {depth: 3}, input_size: 32, init: random, order: soft}"
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +94,8 @@ def test_a_task_of_it_is_a_teacher(finished: Path, recipe: Path) -> None:
 
 
 def test_another_student_cannot_begin_with_a_mixture(finished: Path, recipe: Path) -> None:
-    changes = [f"student={{model: test_vit, input_size: 32, init: {finished}, branch: {{hue: blocks.3}}}}"]
+    changes = [
+        f"student={{model: test_vit, args: {{depth: 3}}, input_size: 32, init: {finished}, branch: {{hue: blocks.2}}}}"
+    ]
     with pytest.raises(StudentError, match="order"):
         build(load_recipe(recipe, changes))
