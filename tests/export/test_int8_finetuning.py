@@ -20,9 +20,11 @@ from distill_mtl.distillation.objective import Objective
 from distill_mtl.distillation.term import LossConfig, build_terms
 from distill_mtl.errors import ExportError
 from distill_mtl.export.deployable import Deployable, file_note
+from distill_mtl.export.export_format import find_student
 from distill_mtl.export.formats.onnx import Onnx
 from distill_mtl.export.int8 import quantise
 from distill_mtl.jobs.export import export_student
+from distill_mtl.jobs.int8_finetuning import finetuned_for_int8
 from distill_mtl.jobs.verify import verify_export
 from distill_mtl.students.student_folder import save_student
 from distill_mtl.training.checkpoint import Session
@@ -40,6 +42,11 @@ def exported(run: Path, steps: int = 4, **options: object) -> Path:
     return export_student(
         run, "onnx", int8=True, finetune=steps, calibration=8, rows=6, console=QUIET, **options
     )
+
+
+def finetuned(run: Path, steps: int = 4) -> None:
+    """What an export with these steps begins with."""
+    finetuned_for_int8(find_student(run), steps, QUIET)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -140,18 +147,18 @@ def test_what_training_leaves_is_exported_and_compared_with_the_runs_student(run
 
 
 def test_a_later_export_takes_what_is_there_unless_it_is_of_other_steps_or_another_student(run: Path) -> None:
-    exported(run)
+    finetuned(run)
     place = run / "for-int8" / "student" / "model.safetensors"
     first = place.stat().st_mtime_ns
-    exported(run, overwrite=True)
+    finetuned(run)
     assert place.stat().st_mtime_ns == first
-    exported(run, steps=3, overwrite=True)
+    finetuned(run, steps=3)
     second = place.stat().st_mtime_ns
     assert second != first
     save_student(
         export_toys.student(kinds=load_student(run / "student").student.kinds, seed=5), run / "student"
     )
-    exported(run, steps=3, overwrite=True)
+    finetuned(run, steps=3)
     assert place.stat().st_mtime_ns != second
 
 
