@@ -9,6 +9,7 @@ from typing import Any, NotRequired
 from pydantic import ConfigDict, NonNegativeInt
 from typing_extensions import TypedDict
 
+from distill_mtl.errors import UserError
 from distill_mtl.reading import Remedy, loads, parse_json, read_json, read_text
 
 _OPEN = ConfigDict(extra="allow", allow_inf_nan=False)
@@ -117,13 +118,15 @@ class ExportNote(TypedDict):
 
 
 def read_exports(folder: Path) -> list[dict[str, Any]]:
-    """The certificates of the exported files in a folder, by name; nothing where there is none.
-
-    Raises:
-        UserError: one of them is not what an export writes.
-    """
-    remedy = Remedy("Export the student again.")
-    return [read_json(path, ExportNote, remedy=remedy) for path in sorted(folder.glob(f"*{CERTIFICATE}"))]
+    """The certificates of the exported files in a folder, by name; nothing where there is none. Of one that cannot be
+    read there is only `file`: the report of a run must not fail because of it."""
+    found = []
+    for path in sorted(folder.glob(f"*{CERTIFICATE}")):
+        try:
+            found.append(read_json(path, ExportNote, remedy=_AGAIN))
+        except UserError:
+            found.append({"file": path.name.removesuffix(CERTIFICATE)})
+    return found
 
 
 def read_teachers(path: Path) -> dict[str, dict[str, Any]]:

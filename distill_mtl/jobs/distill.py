@@ -197,6 +197,7 @@ def _run(
     if resume:
         recipe = folder.decided(recipe)
     folder.refuse(dump_recipe(recipe), resume=resume, overwrite=overwrite)
+    start_processes().wait_for_everyone()  # all have looked at the folder before one writes to it
 
     parts = build(recipe)
     accelerator = start_accelerator(parts.recipe.training)

@@ -18,7 +18,10 @@ def exports(run: RunRecord) -> Section | None:
         return None
     rows: list[list[Cell]] = []
     for said in run.exports:
-        if _is_stale(run, said):
+        if "runtimes" not in said:
+            broken = Cell("its certificate cannot be read: export it again", "bad")
+            rows.append([Cell(said["file"], "code"), broken, *[Cell("–")] * 5])
+        elif _is_stale(run, said):
             rows.append([Cell(said["file"], "code"), Cell("of another student", "bad"), *[Cell("–")] * 5])
         elif said["runtimes"]:
             rows += [_cells(said, name, found) for name, found in said["runtimes"].items()]
