@@ -58,20 +58,29 @@ class PictureBatch:
 class RealRows:
     """The rows that a request looks at.
 
+    Args:
+        request: the export.
+        remedy: what to do where there are no rows, a sentence.
+
     Raises:
         ExportError: there is neither a recipe nor `--data`.
         UserError: the data is gone, or cannot be read.
     """
 
-    def __init__(self, request: ExportRequest) -> None:
+    def __init__(self, request: ExportRequest, remedy: str = "Name other shards with --data.") -> None:
         self._request = request
+        self._remedy = remedy
         self._kinds: Mapping[str, TaskKind] = request.source.load().student.kinds
-        if request.source.recipe is None and not request.data:
-            raise ExportError(
-                f"{request.source.folder} lies in no run, and an export is compared with the student on real pictures. "
-                "Name some shards with --data."
-            )
+        self._require_rows()
         self._contract = request.student.trunk.inputs
+
+    def _require_rows(self) -> None:
+        """Refuse before anything is written."""
+        if self._request.source.recipe is None and not self._request.data:
+            raise ExportError(
+                f"{self._request.source.folder} lies in no run, and an export is compared with the student on real "
+                f"pictures. {self._remedy}"
+            )
 
     def for_check(self, module: Deployable) -> list[PictureBatch]:
         """Test rows in batches of different numbers of rows; where any size will do, in several sizes too.
@@ -106,7 +115,7 @@ class RealRows:
         )
         keys = [key for batch in batches for key in batch.keys]
         if not keys:
-            raise ExportError(f"there is no {split} row to look at. Name some shards with --data.")
+            raise ExportError(f"there is no {split} row to look at. {self._remedy}")
         return torch.cat([batch.images for batch in batches])[:number], keys[:number]
 
     def sources(self, size: Size) -> Sources:
@@ -118,7 +127,7 @@ class RealRows:
                 raise
             raise ExportError(
                 f"the rows of the run's own recipe cannot be read, and an export is compared with the student on real "
-                f"pictures. Name other shards with --data. {error}"
+                f"pictures. {self._remedy} {error}"
             ) from error
 
     @cached_property

@@ -49,14 +49,17 @@ class Verification:
 
 
 class PictureRows(RealRows):
-    """The pictures of a folder in place of the run's rows."""
+    """The pictures of a folder in place of rows: the student needs no run."""
 
     def __init__(self, request: ExportRequest, places: Sequence[str]) -> None:
+        self._pictures = find_pictures(places).pictures
         super().__init__(request)
-        self._places = places
+
+    def _require_rows(self) -> None:
+        """There are pictures: what finds none is refused where they are looked for."""
 
     def take(self, split: Split, number: int, size: Size) -> tuple[Tensor, list[str]]:
-        pictures = find_pictures(self._places).pictures
+        pictures = self._pictures
         at = torch.linspace(0, len(pictures) - 1, min(number, len(pictures))).long().tolist()
         seen = []
         for picture in (chosen := [pictures[one] for one in at]):

@@ -42,13 +42,14 @@ def index_shards(
         KeyboardInterrupt: interrupted. Indexes that are written stay; the same command writes the others.
 
     Examples:
-        distill-mtl index s3://bucket/pets
-        distill-mtl index 's3://bucket/pets/train-{000..099}.tar'
+        all shards of a folder, and some of them:
+          distill-mtl index s3://bucket/pets
+          distill-mtl index 's3://bucket/pets/train-{000..099}.tar'
     """
     console = console or output()
     given = [places] if isinstance(places, str) else list(places)
     written = [shard for place in given for shard in _of_place(place, overwrite, console)]
-    console.print(f"wrote {len(written):,} indexes", highlight=False)
+    console.print(f"wrote {len(written):,} {'index' if len(written) == 1 else 'indexes'}", highlight=False)
     return written
 
 

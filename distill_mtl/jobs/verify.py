@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from distill_mtl.display import output
-from distill_mtl.errors import UserError
+from distill_mtl.errors import ExportError, UserError
 from distill_mtl.export.certificate import read_certificate, student_hashes
 from distill_mtl.export.deployable import Deployable, remove_unread
 from distill_mtl.export.export_format import ExportRequest, find_student, only_tasks
@@ -62,7 +62,15 @@ def verify_export(
         raise UserError(
             f"{file} is a program, which runs with all your rights. If you trust its origin, add --trust."
         )
-    source = replace(find_student(student or path.parent / found.source, trust=trust), size=found.input_size)
+    place = student or path.parent / found.source
+    try:
+        source = replace(find_student(place, trust=trust), size=found.input_size)
+    except ExportError as error:
+        if student is not None:
+            raise
+        raise UserError(
+            f"{path} says that the student lies in {place}, and it does not. Name its folder with --student."
+        ) from error
     failures = changed_files(found, path.parent, student_hashes(source))
     if failures:
         verification = Verification(failures)
@@ -85,7 +93,11 @@ def verify_export(
         module = Deployable(
             request.student, found.pixels, decode=found.decode, batch=found.batch, view=found.view
         )
-        rows = PictureRows(request, pictures) if pictures else RealRows(request)
+        rows = (
+            PictureRows(request, pictures)
+            if pictures
+            else RealRows(request, "Compare on other pictures with --pictures.")
+        )
         verification = verify_answers(
             found, request, module.eval().requires_grad_(False), rows, request.out, own=not pictures
         )

@@ -229,6 +229,22 @@ def test_other_rows_are_named_and_other_pictures_may_be_given(copied: Path, tmp_
     assert found.found["onnxruntime"].rows == 5
 
 
+def test_a_student_without_its_run_is_compared_on_pictures_alone(copied: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    pixels = torch.randint(256, (20, 31, 3), dtype=torch.uint8).numpy()
+    Image.fromarray(pixels).save(tmp_path / "photos" / "0.png")
+    (copied.parents[1] / "student").rename(alone := tmp_path / "alone")
+    photos = [str(tmp_path / "photos")]
+    found = verify_export(certificate_of(copied), pictures=photos, student=alone, console=QUIET)
+    assert found.accepted, found.failures
+    with pytest.raises(UserError, match=r"lies in no run.* Compare on other pictures with --pictures\.$"):
+        verify_export(certificate_of(copied), student=alone, console=QUIET)
+    with pytest.raises(
+        UserError, match=r"the student lies in .*, and it does not\. Name its folder with --student"
+    ):
+        verify_export(certificate_of(copied), pictures=photos, console=QUIET)
+
+
 def test_mistakes_are_said_in_one_line(copied: Path) -> None:
     with pytest.raises(UserError, match=r"is no certificate. Give FILE.certificate.json"):
         verify_export(copied, console=QUIET)
