@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # torchrun, elastic: 1 to 4 machines with 8 GPUs each. Change the two lines, then start it on every machine:
 #   bash examples/torchrun.sh HOST:29400    HOST is one of them, the same for all
-# After a crash of a process, or when a machine joins or leaves, all processes start again from the last checkpoint.
+# After a crash of a process, or when a machine leaves, all that remain start again from the last checkpoint.
 recipe=recipe.yaml
 out=/shared/runs/pets # a folder that all machines see
 
