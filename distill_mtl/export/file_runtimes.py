@@ -37,13 +37,18 @@ class FileRuntime:
         except PackageNotFoundError:
             return None
 
-    def open(self, file: Path) -> Runtime:
+    def open(self, file: Path, ending: str) -> Runtime:
         """The file in this runtime, on the CPU, computing in float32.
+
+        Args:
+            file: an exported one, whatever its name.
+            ending: that its format gives, where the name has none that is known.
 
         Raises:
             UserError: the package is missing, or the runtime cannot read the file.
         """
-        return RUNTIMES[self.reads or file.suffix](file)
+        known = file.suffix in RUNTIMES.names()
+        return RUNTIMES[self.reads or (file.suffix if known else ending)](file)
 
 
 FILE_RUNTIMES = {

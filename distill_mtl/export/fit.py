@@ -144,7 +144,7 @@ def _measured(chosen: QuantisableFormat, requests: Sequence[ExportRequest], fold
         module = _write(chosen, request, files[-1])
         size = module.view or module.trunk.inputs.size
         noise = torch.rand(module.batch or 1, 3, *size, generator=torch.Generator().manual_seed(0))
-        passes.append(partial(runtime.open(files[-1]), module.taken(noise)))
+        passes.append(partial(runtime.open(files[-1], ending), module.taken(noise)))
     found = zip(requests, latencies_of(passes), _deltas(requests[0], files), strict=True)
     return [Candidate(*each) for each in found]
 

@@ -71,7 +71,7 @@ class GraphFormat(Format):
             self.finish(request, module, note, rows, file)
             if request.int8:  # what int8 loses is said by the table of `finish`
                 records = {
-                    name: _recorded(request, module, batches, file, runtime)
+                    name: self._recorded(request, module, batches, file, runtime)
                     for name, runtime in runtimes.items()
                 }
             if request.teachers:
@@ -145,10 +145,22 @@ class GraphFormat(Format):
     ) -> RuntimeRecord:
         words = f"{self.words} in {runtime.words}"
         with telling(request, f"comparing it with the student in {runtime.words}"):
-            opened = runtime.open(file)
+            opened = runtime.open(file, self.ending)
             found = check_parity(module, request.source.load(), opened, batches)
         request.console.print(found.table(words))
         found.refuse_difference(words)
+        return record(runtime, found, opened, module, batches)
+
+    def _recorded(
+        self,
+        request: ExportRequest,
+        module: Deployable,
+        batches: Sequence[PictureBatch],
+        file: Path,
+        runtime: FileRuntime,
+    ) -> RuntimeRecord:
+        opened = runtime.open(file, self.ending)
+        found = check_parity(module, request.source.load(), opened, batches)
         return record(runtime, found, opened, module, batches)
 
     def _teachers_ms(self, request: ExportRequest, runtime: FileRuntime) -> float | None:
@@ -167,7 +179,7 @@ class GraphFormat(Format):
                     module = Deployable(student, "normalised", decode=False, batch=request.batch or 1)
                     written = Path(folder) / f"{at}{self.ending}"
                     self.write_file(module.eval().requires_grad_(False), file_note(module, None), written)
-                    total += latency(runtime.open(written), module.example())
+                    total += latency(runtime.open(written, self.ending), module.example())
                 except UserError as error:
                     request.console.print(
                         f"the latency of the teachers is left out: {file} cannot be written as {self.words}: {error}",
@@ -176,18 +188,6 @@ class GraphFormat(Format):
                     )
                     return None
         return total or None
-
-
-def _recorded(
-    request: ExportRequest,
-    module: Deployable,
-    batches: Sequence[PictureBatch],
-    file: Path,
-    runtime: FileRuntime,
-) -> RuntimeRecord:
-    opened = runtime.open(file)
-    found = check_parity(module, request.source.load(), opened, batches)
-    return record(runtime, found, opened, module, batches)
 
 
 def recorded_program(module: Deployable) -> ExportedProgram:

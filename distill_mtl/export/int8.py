@@ -70,7 +70,10 @@ class QuantisableFormat(GraphFormat):
         if request.data:
             runtime = FILE_RUNTIMES[self.runtimes[0]]
             found = check_parity(
-                module, request.source.original.load(), runtime.open(file), rows.for_check(module)
+                module,
+                request.source.original.load(),
+                runtime.open(file, self.ending),
+                rows.for_check(module),
             )
             request.console.print(found.table("int8"))
             data = " ".join(f"{task}=SHARDS" for task in request.tasks)

@@ -18,7 +18,7 @@ from distill_mtl.export.certificate import (
     rows_hash,
 )
 from distill_mtl.export.deployable import Deployable
-from distill_mtl.export.export_format import ExportRequest
+from distill_mtl.export.export_format import FORMATS, ExportRequest
 from distill_mtl.export.file_runtimes import FILE_RUNTIMES
 from distill_mtl.export.parity import LARGEST, Parity, PictureBatch, RealRows, check_parity
 from distill_mtl.geometry.views import Size, plain_view
@@ -133,7 +133,7 @@ def verify_answers(
         if runtime.version is None:
             continue
         try:
-            opened = runtime.open(file)
+            opened = runtime.open(file, FORMATS[certificate.format].ending)
             if said := _other_input(opened, module):
                 verification.failures[f"input in {name}"] = said
             found = check_parity(module, student, opened, batches)

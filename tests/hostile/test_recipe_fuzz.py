@@ -254,7 +254,7 @@ def test_each_extreme_value_is_taken_or_refused_at_places_of_every_kind(tmp_path
 
 def _sections(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
     """Paths of every mapping whose keys the schema fixes."""
-    free = [("tasks",), ("data",), ("acceptance",), ("acceptance", "margin")]
+    free = [("tasks",), ("data",), ("acceptance",), ("acceptance", "margin"), ("acceptance", "slices")]
     if isinstance(value, list):
         return [found for at, item in enumerate(value) for found in _sections(item, (*path, at))]
     if not isinstance(value, dict) or path[-1:] in (("args",), ("options",)):

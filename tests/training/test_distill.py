@@ -75,6 +75,7 @@ def test_results_have_the_promised_form(finished: tuple[Path, Evaluation]) -> No
         *("kind", "metric", "higher_is_better", "rows", "teacher", "student", "delta", "ci95", "agreement"),
         *("against", "groups", "in_points", "margin", "verdict", "rows_to_decide"),
         *("mcnemar", "ece", "classes", "unscored", "unmeasured", "disagreements"),
+        *("slices", "resampled", "drawn_from"),
     }
     assert set(results["cost"]["student"]) >= {
         "parameters",

@@ -91,6 +91,7 @@ def test_the_command_line_says_the_rule_as_a_recipe_does(
         "gate": False,
         "rule": rule,
         "margin": margins,
+        "slices": {},
     }
 
 
