@@ -1,6 +1,7 @@
 """`distill-mtl forecast RECIPE`: is the student worth training? What is known before, and how far to trust it."""
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -159,7 +160,9 @@ def forecast(
         table.append(line)
     if to is not None:
         result.write(to)
-    show(result, table.path, recipe_place(recipe), console)
+    # Another recipe than the one that was forecast would never meet its forecast.
+    said = [recipe_place(recipe), *(part for each in overrides for part in ("--set", each))]
+    show(result, table.path, shlex.join(said), console)
     return result
 
 
@@ -295,7 +298,7 @@ def _show_conflicts(conflicts: Conflicts, console: Console) -> None:
 
 
 def show(found: Forecast, path: Path, recipe: str, console: Console) -> None:
-    """Print the forecasts, and how earlier ones did."""
+    """Print the forecasts, how earlier ones did, and how `recipe`, with what overrides it, is trained."""
     if found.tasks:
         title = f"forecast after {found.steps:,} steps"
         table = _table(title, ["task", "metric"], ["delta", "80 % interval"])

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from distill_mtl.errors import UserError
+from distill_mtl.errors import UserError, a_few
 from distill_mtl.evaluation.result import Evaluation
 from distill_mtl.reading import Remedy, read_text
 from distill_mtl.recipe.yaml_reader import parse_yaml
@@ -152,9 +152,13 @@ def read_run(folder: Path, label: str | None = None) -> RunRecord:
     """
     files = RunFiles(folder)
     if not os.path.exists(files.recipe):
-        raise UserError(
-            f"{folder} is not a run folder: it has no {files.recipe.name}. Give a folder like runs/NAME."
+        seeds = sorted(str(path.parent) for path in folder.glob(f"seed-*/{files.recipe.name}"))
+        mend = (
+            f"It holds runs of several seeds: give {a_few(seeds, 3)}"
+            if seeds
+            else "Give a folder like runs/NAME"
         )
+        raise UserError(f"{folder} is not a run folder: it has no {files.recipe.name}. {mend}.")
     return RunRecord(
         label=label or folder.resolve().name,
         files=files,

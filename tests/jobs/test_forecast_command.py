@@ -43,6 +43,7 @@ def test_a_forecast_is_noted_and_its_run_adds_what_came_out(recipe: Path, tmp_pa
         "student / teachers",
         "forecast after 100 steps",
         "has finished yet",
+        f"distill.py {recipe} --set training.steps=100",
     ):
         assert part in shown
     assert "hue is not forecast" in shown  # its teacher is a tenth of the student

@@ -3,9 +3,11 @@
 import io
 from pathlib import Path
 
+import pytest
 import report_world
 from rich.console import Console
 
+from distill_mtl.errors import UserError
 from distill_mtl.jobs.report import write_report
 from distill_mtl.report.run_record import read_run
 from distill_mtl.report.seeds import by_recipe
@@ -30,6 +32,12 @@ def test_seeds_of_one_recipe_have_a_mean_a_spread_and_a_verdict(tmp_path: Path) 
     assert "wide, 3 seeds" in printed
     assert 'id="seeds"' in page
     assert "Accepted over 3 seeds" in page
+
+
+def test_the_folder_of_several_seeds_names_their_runs(tmp_path: Path) -> None:
+    first, second = report_world.write_seeds(tmp_path / "wide", 0.4, 0.1)
+    with pytest.raises(UserError, match=f"give {first}, {second}"):
+        said(first.parent)
 
 
 def test_seeds_that_lie_far_apart_leave_the_mean_undecided(tmp_path: Path) -> None:
