@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from distill_mtl.data.batch import Batch
 from distill_mtl.errors import ShardError, UserError
+from distill_mtl.evaluation.bootstrap import resampled_differences
 from distill_mtl.evaluation.evaluation_set import EvaluationSet, Student, Teacher
 from distill_mtl.networks.modes import evaluating
 from distill_mtl.tasks.base import TaskKind
@@ -104,6 +105,28 @@ def collect(
         known_row = None if known is None else _no_known_row(task, kind, evaluation_set, known)
         raise known_row or no_row(task, evaluation_set)
     return _merge(parts)
+
+
+def resampled_deltas(kind: TaskKind, rows: RowStatistics, *, resamples: int, seed: int) -> Tensor | None:
+    """float64 [S]: student minus teacher on each resample of the groups, positive where the student is better; None
+    for fewer than two groups.
+
+    Args:
+        kind: of the task.
+        rows: of both networks.
+        resamples: S.
+        seed: of the draws.
+    """
+    sign = 1 if kind.higher_is_better else -1
+    return resampled_differences(
+        rows.groups,
+        rows.student,
+        rows.teacher,
+        lambda statistics, weights: sign * kind.score(statistics, weights),
+        additive=kind.additive,
+        resamples=resamples,
+        seed=seed,
+    )
 
 
 def refuse_nan(who: str, task: str, logits: Tensor, keys: Sequence[str]) -> None:

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from distill_mtl.data.source import RowMembers
 from distill_mtl.errors import ShardError, UserError, a_few, nearest
-from distill_mtl.evaluation.bootstrap import interval_of, resampled_differences, unseen_difference
+from distill_mtl.evaluation.bootstrap import interval_of, unseen_difference
 from distill_mtl.evaluation.evaluation_set import LabelledRows
 from distill_mtl.evaluation.mcnemar import mcnemar
 from distill_mtl.evaluation.result import SliceResult, TaskResult
-from distill_mtl.evaluation.row_statistics import RowStatistics
+from distill_mtl.evaluation.row_statistics import RowStatistics, resampled_deltas
 from distill_mtl.reading import loads
 from distill_mtl.recipe.schema import task_of
 from distill_mtl.recipe.slices import Condition, Value, read_rules
@@ -279,15 +279,7 @@ def _score(name: str, kind: TaskKind, rows: RowStatistics, resamples: int, seed:
     if teacher is None:
         return found
     sign = 1 if kind.higher_is_better else -1
-    deltas = resampled_differences(
-        rows.groups,
-        rows.student,
-        rows.teacher,
-        lambda statistics, weights: sign * kind.score(statistics, weights),
-        additive=kind.additive,
-        resamples=resamples,
-        seed=seed,
-    )
+    deltas = resampled_deltas(kind, rows, resamples=resamples, seed=seed)
     assert deltas is not None
     deltas = deltas[deltas.isfinite()]  # a resample may leave out the only row with a class
     delta = sign * (student - teacher)

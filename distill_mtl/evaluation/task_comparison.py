@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from distill_mtl.data.batch import Batch
-from distill_mtl.evaluation.bootstrap import interval_of, resampled_differences, unseen_difference
+from distill_mtl.evaluation.bootstrap import interval_of, unseen_difference
 from distill_mtl.evaluation.evaluation_set import Comparison, Processes
 from distill_mtl.evaluation.mcnemar import mcnemar
 from distill_mtl.evaluation.result import CalibrationError, ClassDelta, Disagreement, McNemar, TaskResult
-from distill_mtl.evaluation.row_statistics import RowStatistics, collect, known_classes
+from distill_mtl.evaluation.row_statistics import RowStatistics, collect, known_classes, resampled_deltas
 from distill_mtl.evaluation.seeds import groups_digest, kept_resamples
 from distill_mtl.evaluation.slices import Rows, corrected, score_slices
 from distill_mtl.tasks.base import Shown, TaskKind
@@ -102,15 +102,7 @@ def summarise(kind: TaskKind, rows: RowStatistics, *, resamples: int, seed: int)
         return scored
     sign = 1 if kind.higher_is_better else -1
     teacher = float(kind.score(rows.teacher))
-    deltas = resampled_differences(
-        rows.groups,
-        rows.student,
-        rows.teacher,
-        lambda statistics, weights: sign * kind.score(statistics, weights),
-        additive=kind.additive,
-        resamples=resamples,
-        seed=seed,
-    )
+    deltas = resampled_deltas(kind, rows, resamples=resamples, seed=seed)
     interval = None if deltas is None else interval_of(deltas, len(set(rows.groups)))
     return replace(
         scored,

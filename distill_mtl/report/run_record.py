@@ -152,7 +152,8 @@ def read_run(folder: Path, label: str | None = None) -> RunRecord:
     """
     files = RunFiles(folder)
     if not os.path.exists(files.recipe):
-        seeds = sorted(str(path.parent) for path in folder.glob(f"seed-*/{files.recipe.name}"))
+        inside = folder.glob(f"seed-*/{files.recipe.name}") if os.path.isdir(folder) else ()
+        seeds = sorted(str(path.parent) for path in inside)
         mend = (
             f"It holds runs of several seeds: give {a_few(seeds, 3)}"
             if seeds

@@ -11,15 +11,14 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
 from export_toys import ALONE, every_kind, run_folder, student, without_us
 from PIL import Image
-from rich.console import Console
 
 from distill_mtl import load_student
-from distill_mtl.jobs.export import export_student
 
 PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
 SNIPPETS = dict(re.findall(r"^```python\n# (\w+)\n(.*?)^```", PAGE, re.M | re.S))
@@ -29,14 +28,20 @@ SEEDED = "import numpy, torch; numpy.random.seed(0); torch.manual_seed(0)\n"
 SAID = "\nprint([round(float(p), 6) for p in answers['left.probabilities'].flatten()])"
 
 
+def exported(run: Path, to: str, *options: str) -> Path:
+    """The file, written by a process of its own."""
+    ended = forked.run("export", run, "--to", to, "--decode", "--rows", 6, *options)
+    assert ended.status == 0, ended.text
+    (file,) = (path for path in (run / "export").iterdir() if path.suffix in (".onnx", ".pt2", ".ts"))
+    return file
+
+
 @pytest.mark.parametrize("to", ["onnx", "pt2", "torchscript"])
 def test_a_snippet_serves_with_the_students_numbers(tmp_path: Path, world: Path, to: str) -> None:
     kinds = {"left": every_kind()["breed"], "segment": every_kind()["part"]}
     run = run_folder(tmp_path / "multidigits", student(kinds=kinds), world)
     data = [str(world / "pool-test.tar")]
-    file = export_student(
-        run, to, preprocess="float", decode=True, rows=6, data=data, console=Console(quiet=True)
-    )
+    file = exported(run, to, "--preprocess", "float", "--data", *data)
     printed = without_us(SEEDED + SNIPPETS[to] + SAID, file.parent)
     assert "48, 40" in printed
     assert len(SNIPPETS[to].strip().splitlines()) <= 7
@@ -52,8 +57,7 @@ def test_the_server_answers_pictures(tmp_path: Path, world: Path) -> None:
     kinds = {"left": every_kind()["breed"], "segment": every_kind()["part"]}
     run = run_folder(tmp_path / "multidigits", student(kinds=kinds), world)
     data = [str(world / "pool-test.tar")]
-    options = {"preprocess": "uint8", "decode": True, "rows": 6, "data": data, "console": Console(quiet=True)}
-    file = export_student(run, "onnx", **options)
+    file = exported(run, "onnx", "--preprocess", "uint8", "--data", *data)
     assert len([line for line in SNIPPETS["server"].splitlines() if line]) <= 22
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
