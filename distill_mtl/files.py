@@ -14,7 +14,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
@@ -329,6 +329,27 @@ def _folder_beside(path: Path) -> Iterator[Path]:
 
 _remove_abandoned_once = cache(remove_abandoned)
 """Once per folder and process: predictions write a hundred thousand files into one."""
+
+
+@contextmanager
+def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Inside, one process of this machine, and one thread of it, at a time.
+
+    Args:
+        path: of a file that is nothing but the lock; its folder exists.
+        waiting: called now and then while another holds it.
+    """
+    with open(path, "w") as file:
+        while waiting is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                waiting()
+                time.sleep(_POLL)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _lock(descriptor: int) -> bool:

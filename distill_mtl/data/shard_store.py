@@ -6,12 +6,11 @@ is dropped while another process reads it stays readable there. What comes must 
 began, to the ETag and to the CRC32 of its bytes, which the index has.
 """
 
-import fcntl
 import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import BinaryIO
 
 from distill_mtl import remote_files
 from distill_mtl.errors import ShardError
-from distill_mtl.files import atomic_file, cache_folder, half_made, remove_abandoned, write_text
+from distill_mtl.files import atomic_file, cache_folder, half_made, locked, remove_abandoned, write_text
 from distill_mtl.remote_files import ChangedError, RemoteFile
 from distill_mtl.system_errors import free_bytes, megabytes
 
@@ -156,7 +155,7 @@ class ShardStore:
         size = self.size(path)
         with ExitStack() as stack:
             while True:
-                with self._locked("room"):
+                with locked(self.folder / ".room.lock"):
                     if self._make_room(size):
                         to = stack.enter_context(atomic_file(Path(path)))
                         to.truncate(size)
@@ -209,7 +208,7 @@ class ShardStore:
             hashlib.blake2b(os.path.basename(path).encode(), digest_size=4).digest(), "big"
         )
         waiting = _Waiting(f"data.{self.source}: {self.url(path)}", self.size(path), silent)
-        with self._locked(str(number % _LOCKS), lambda: waiting.note(self._arrived(path))):
+        with locked(self.folder / f".{number % _LOCKS}.lock", lambda: waiting.note(self._arrived(path))):
             yield
 
     def _arrived(self, path: str) -> int:
@@ -219,18 +218,6 @@ class ShardStore:
             with suppress(FileNotFoundError):
                 total += part.stat().st_blocks * 512
         return total
-
-    @contextmanager
-    def _locked(self, name: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-        with open(self.folder / f".{name}.lock", "w") as file:
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    waiting()
-                    time.sleep(_POLL)
-            yield
 
 
 class _Damaged(Exception):

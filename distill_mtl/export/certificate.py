@@ -8,11 +8,10 @@ import hashlib
 import json
 import os
 import platform
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Annotated
 
 import torch
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from distill_mtl import __version__
 from distill_mtl.errors import UserError
+from distill_mtl.evaluation.cost import latencies_of
 from distill_mtl.export.deployable import Deployable, Pixels
 from distill_mtl.export.export_format import ExportRequest, StudentSource
 from distill_mtl.export.file_runtimes import FileRuntime
@@ -32,7 +32,6 @@ from distill_mtl.networks.weights import CONFIG, WEIGHTS, sha256
 from distill_mtl.reading import Remedy, read_json
 
 _LEVEL = 0.95
-_PASSES, _FIRST = 20, 3
 _CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
 Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 
@@ -184,7 +183,7 @@ def record(
             for name, output in found.outputs.items()
             if output.decisions
         },
-        latency_ms=latency(run, module.taken(batches[-1].images[:rows])),
+        latency_ms=latencies_of([partial(run, module.taken(batches[-1].images[:rows]))])[0],
         latency_rows=rows,
     )
 
@@ -200,17 +199,6 @@ def upper_bound(changed: int, rows: int) -> float:
 def lower_bound(changed: int, rows: int) -> float:
     """The smallest such share."""
     return 0.0 if changed == 0 else float(beta.ppf(1 - _LEVEL, changed, rows - changed + 1))
-
-
-@torch.no_grad()
-def latency(run: Callable[[Tensor], object], images: Tensor) -> float:
-    """Milliseconds of a pass, the median of some."""
-    seconds = []
-    for _ in range(_FIRST + _PASSES):
-        start = time.perf_counter()
-        run(images)
-        seconds.append(time.perf_counter() - start)
-    return 1000 * median(seconds[_FIRST:])
 
 
 def hashes(files: Sequence[Path]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
@@ -15,12 +16,14 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from distill_mtl.errors import ExportError, UserError, brief
-from distill_mtl.export.certificate import RuntimeRecord, certify, latency, record
+from distill_mtl.evaluation.cost import latencies_of
+from distill_mtl.export.certificate import certify, record
 from distill_mtl.export.deployable import Deployable, file_note, remove_unread
 from distill_mtl.export.export_format import ExportRequest, Format, find_student, refuse_existing
 from distill_mtl.export.file_runtimes import FileRuntime, chosen_runtimes
-from distill_mtl.export.parity import PictureBatch, RealRows, check_parity
+from distill_mtl.export.parity import Parity, PictureBatch, RealRows, check_parity
 from distill_mtl.files import atomic_files, size_on_disk
+from distill_mtl.networks.runtime import Runtime
 from distill_mtl.recipe.schema import task_of
 from distill_mtl.run_files import RunFiles
 from distill_mtl.run_notes import CERTIFICATE, read_teachers
@@ -64,16 +67,20 @@ class GraphFormat(Format):
             with telling(request, f"recording {', '.join(request.tasks)} as {self.words}"):
                 self.write_file(module, note, file)
             batches = rows.for_check(module)
-            records = {
+            found = {
                 name: self._checked(request, module, batches, file, runtime)
                 for name, runtime in runtimes.items()
             }
             self.finish(request, module, note, rows, file)
             if request.int8:  # what int8 loses is said by the table of `finish`
-                records = {
-                    name: self._recorded(request, module, batches, file, runtime)
+                found = {
+                    name: self._compared(request, module, batches, file, runtime)
                     for name, runtime in runtimes.items()
                 }
+            records = {
+                name: record(runtimes[name], parity, opened, module, batches)
+                for name, (opened, parity) in found.items()
+            }
             if request.teachers:
                 records = {
                     name: replace(one, teachers_ms=self._teachers_ms(request, runtimes[name]))
@@ -142,26 +149,26 @@ class GraphFormat(Format):
         batches: Sequence[PictureBatch],
         file: Path,
         runtime: FileRuntime,
-    ) -> RuntimeRecord:
+    ) -> tuple[Runtime, Parity]:
+        """As `_compared`, shown; refused where a sure decision changes."""
         words = f"{self.words} in {runtime.words}"
         with telling(request, f"comparing it with the student in {runtime.words}"):
-            opened = runtime.open(file, self.ending)
-            found = check_parity(module, request.source.load(), opened, batches)
+            opened, found = self._compared(request, module, batches, file, runtime)
         request.console.print(found.table(words))
         found.refuse_difference(words)
-        return record(runtime, found, opened, module, batches)
+        return opened, found
 
-    def _recorded(
+    def _compared(
         self,
         request: ExportRequest,
         module: Deployable,
         batches: Sequence[PictureBatch],
         file: Path,
         runtime: FileRuntime,
-    ) -> RuntimeRecord:
+    ) -> tuple[Runtime, Parity]:
+        """The file in a runtime, and its answers beside the student's."""
         opened = runtime.open(file, self.ending)
-        found = check_parity(module, request.source.load(), opened, batches)
-        return record(runtime, found, opened, module, batches)
+        return opened, check_parity(module, request.source.load(), opened, batches)
 
     def _teachers_ms(self, request: ExportRequest, runtime: FileRuntime) -> float | None:
         """Milliseconds of the teachers' passes in a runtime, added up; None where one of them has no such form."""
@@ -179,7 +186,8 @@ class GraphFormat(Format):
                     module = Deployable(student, "normalised", decode=False, batch=request.batch or 1)
                     written = Path(folder) / f"{at}{self.ending}"
                     self.write_file(module.eval().requires_grad_(False), file_note(module, None), written)
-                    total += latency(runtime.open(written, self.ending), module.example())
+                    one_pass = partial(runtime.open(written, self.ending), module.example())
+                    total += sum(latencies_of([one_pass]))
                 except UserError as error:
                     request.console.print(
                         f"the latency of the teachers is left out: {file} cannot be written as {self.words}: {error}",

@@ -9,8 +9,9 @@ from rich.console import Console
 from distill_mtl.display import output
 from distill_mtl.errors import ExportError, UserError
 from distill_mtl.export.certificate import read_certificate, student_hashes
-from distill_mtl.export.deployable import Deployable, remove_unread
-from distill_mtl.export.export_format import ExportRequest, find_student, only_tasks
+from distill_mtl.export.deployable import remove_unread
+from distill_mtl.export.export_format import FORMATS, ExportRequest, find_student, only_tasks
+from distill_mtl.export.graph_format import GraphFormat
 from distill_mtl.export.parity import RealRows
 from distill_mtl.export.verification import PictureRows, Verification, changed_files, verify_answers
 from distill_mtl.run_notes import CERTIFICATE
@@ -88,19 +89,22 @@ def verify_export(
             data=found.data,
             overwrite=False,
             console=said,
+            batch=found.batch,
+            view=found.view,
         )
         remove_unread(request.student.trunk)
-        module = Deployable(
-            request.student, found.pixels, decode=found.decode, batch=found.batch, view=found.view
-        )
+        chosen = FORMATS[found.format]()
+        if not isinstance(chosen, GraphFormat):
+            raise UserError(
+                f"{path}: `format` is {found.format}, whose exports are not run. Export the student again."
+            )
+        module = chosen.module(request)
         rows = (
             PictureRows(request, pictures)
             if pictures
             else RealRows(request, "Compare on other pictures with --pictures.")
         )
-        verification = verify_answers(
-            found, request, module.eval().requires_grad_(False), rows, request.out, own=not pictures
-        )
+        verification = verify_answers(found, request, module, rows, request.out, own=not pictures)
     for name, parity in verification.found.items():
         said.print(parity.table(f"{found.file} in {name}"))
     for name, text in verification.failures.items():

@@ -4,7 +4,6 @@
 hash of its identity, so a file of that name is the one that is wanted.
 """
 
-import fcntl
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from distill_mtl import remote_files
 from distill_mtl.data.source import Source
 from distill_mtl.errors import ShardError
-from distill_mtl.files import atomic_file
+from distill_mtl.files import atomic_file, locked
 from distill_mtl.remote_files import RemoteFile, folder_of, join
 from distill_mtl.targets.plan import SIDECAR_ENDING, Unit, Wanted
 
@@ -43,8 +42,7 @@ def bring_sidecars(units: Sequence[Unit]) -> None:
         if not found:
             continue
         folder = found[0].shard.path.parent
-        with open(folder / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(folder / ".lock"):
             left = [there[wanted.name] for wanted in found if not (folder / wanted.name).exists()]
             if left:
                 _log.info("fetching %d files of the target cache from %s", len(left), url)

@@ -16,7 +16,7 @@ from typing import Any
 
 from distill_mtl import remote_files
 from distill_mtl.errors import Stopped, UserError
-from distill_mtl.files import atomic_file, cache_folder, write_text
+from distill_mtl.files import atomic_file, cache_folder, locked, write_text
 from distill_mtl.reading import read_json
 from distill_mtl.remote_files import RemoteFile, is_remote, join
 
@@ -170,8 +170,7 @@ class RunBucket:
     def _alone(self) -> Iterator[None]:
         """One process of this machine at a time."""
         self._record.parent.mkdir(parents=True, exist_ok=True)
-        with open(self._record.with_name(".lock"), "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(self._record.with_name(".lock")):
             yield
 
 

@@ -87,17 +87,18 @@ def conflicts_of(
 @torch.no_grad()
 def agreements_of(parts: Parts, images: Tensor, device: torch.device) -> dict[tuple[str, str], float]:
     """Pairs of tasks of the same kind and classes -> how often their teachers decide alike."""
-    found = {}
+    found: dict[tuple[str, str], list[Tensor]] = {}
     for pair in combinations(parts.kinds, 2):
         one, other = (parts.kinds[task] for task in pair)
         same = type(one) is type(other) and one.classes and one.classes == other.classes
         if same and all(task in parts.teachers for task in pair):
-            values = [
-                one.agreement(*(parts.teachers[task](batch).logits for task in pair))
-                for batch in row_batches(images, device)
-            ]
-            found[pair] = float(torch.cat(values).mean())
-    return found
+            found[pair] = []
+    asked = {task for pair in found for task in pair}
+    for batch in row_batches(images, device) if found else ():
+        logits = {task: parts.teachers[task](batch).logits for task in asked}
+        for (task, other_task), values in found.items():
+            values.append(parts.kinds[task].agreement(logits[task], logits[other_task]))
+    return {pair: float(torch.cat(values).mean()) for pair, values in found.items()}
 
 
 def labelled_together(pair: tuple[str, str], summaries: Sequence[SourceSummary]) -> float:
