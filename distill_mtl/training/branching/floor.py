@@ -147,8 +147,8 @@ class Floors:
         sensitivity: list[dict[str, Tensor]] = [{} for _ in depths]
         for task, layers in teachers.items():
             with layers.tapped():
-                for k in range(len(depths)):
-                    sensitivity[k][task] = layers.sensitivity(rows, k)
+                for k, features in enumerate(layers.features(rows)):
+                    sensitivity[k][task] = layers.sensitivity(rows, k, features)
         self._stages = [
             Stage(depth, {task: of.places[k] for task, of in seen.items()}, sensitivity[k])
             for k, depth in enumerate(depths)
@@ -218,17 +218,16 @@ class Floors:
         lost: Mapping[tuple[int, Group], dict[str, list[Tensor]]],
     ) -> None:
         tasks = {task for _, group in shared for task in group}
-        own = {task: self._teachers[task].teacher(batch).logits for task in tasks}
-        maps = {task: self._teachers[task].features(batch) for task in tasks}
+        answered = {task: self._teachers[task].answered(batch) for task in tasks}
         for (k, group), stage in shared.items():
             at = self._stages[k]
-            flat = {task: maps[task][k].movedim(1, -1) for task in group}
+            flat = {task: answered[task][1][k].movedim(1, -1) for task in group}
             features = {task: at.standardised(task, each.flatten(0, 2)) for task, each in flat.items()}
             back = at.through(stage, features)
             for task in group:
                 replaced = at.restored(task, back[task]).unflatten(0, flat[task].shape[:3]).movedim(-1, 1)
                 answers = self._teachers[task].answers_with(batch, k, replaced)
-                lost[k, group][task].append(self._kinds[task].agreement(own[task], answers))
+                lost[k, group][task].append(self._kinds[task].agreement(answered[task][0], answers))
 
     def _error(self, depth: int, group: Group) -> float:
         if (depth, group) not in self._errors:

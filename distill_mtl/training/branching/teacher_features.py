@@ -61,21 +61,26 @@ class TeacherLayers:
         with self.teacher.network.tapping(list(dict.fromkeys([*hints, *self.layers]))):
             yield
 
-    @torch.no_grad()
     def features(self, images: Tensor) -> list[Tensor]:
         """Of each depth, on the student's grid."""
+        return self.answered(images)[1]
+
+    @torch.no_grad()
+    def answered(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Its logits, and the features of each depth on the student's grid."""
         found = self.teacher.raw(images)
-        return [
+        maps = [
             on_grid(found[layer].float(), shape)
             for layer, shape in zip(self.layers, self.shapes, strict=True)
         ]
+        return self.teacher.card.labels(found[LOGITS]), maps
 
-    def sensitivity(self, images: Tensor, depth: int) -> Tensor:
+    def sensitivity(self, images: Tensor, depth: int, features: Tensor) -> Tensor:
         """float64 [C, C]: how far its answers move with its features at a depth, by direction.
 
         The mean over places of g gT, where g is the gradient of a random sum of a row's logits.
         """
-        features = self.features(images)[depth].requires_grad_()
+        features = features.detach().requires_grad_()
         with torch.enable_grad():
             answers = self.answers_with(images, depth, features)
             signs = torch.randn(answers.shape, generator=torch.Generator().manual_seed(depth))
