@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from distill_mtl.data.batch import Batch
@@ -260,6 +259,8 @@ def best_order(counts: Tensor) -> Tensor | None:
 
     Classes that the counts say nothing about stay where they are.
     """
+    from scipy.optimize import linear_sum_assignment  # most commands do without its import
+
     as_they_are = torch.eye(len(counts), dtype=torch.float64) / 2
     _, order = linear_sum_assignment((counts + as_they_are).numpy(), maximize=True)
     order = torch.as_tensor(order)

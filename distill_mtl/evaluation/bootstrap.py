@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from scipy.stats import norm, t
+from scipy.special import ndtr, stdtrit
 from torch import Tensor
 
 LEVEL = 0.95
@@ -104,8 +104,8 @@ def percentiles(deltas: Tensor, groups: int) -> Tensor:
     where a t quantile is. So the share left out at each end is that of the expanded percentile interval (Hesterberg
     2015, "What Teachers Should Know About the Bootstrap", The American Statistician 69(4)).
     """
-    quantile = t.ppf((1 + LEVEL) / 2, groups - 1)
-    tail = float(norm.cdf(-math.sqrt(groups / (groups - 1)) * quantile))
+    quantile = stdtrit(groups - 1, (1 + LEVEL) / 2)
+    tail = float(ndtr(-math.sqrt(groups / (groups - 1)) * quantile))
     return torch.from_numpy(np.quantile(deltas.numpy(), [tail, 1 - tail], axis=0))
 
 

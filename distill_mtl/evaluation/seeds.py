@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
 from distill_mtl.evaluation.bootstrap import LEVEL, unseen_difference
@@ -29,7 +29,7 @@ from distill_mtl.evaluation.verdict import AcceptanceRule, Decision, judge
 
 _KEPT = 200  # resamples of each run: they know an error to a twentieth
 _DIGITS = 6
-_NORMAL = float(norm.ppf((1 + LEVEL) / 2))
+_NORMAL = float(ndtri((1 + LEVEL) / 2))
 
 Finding = Literal["better", "worse", "seeds", "rows", "one seed"]
 """Of two recipes: the first is better or worse beyond chance; the difference is within what seeds do; it is beyond
@@ -82,7 +82,7 @@ def _quantile(terms: Sequence[tuple[float, int]]) -> tuple[float, float]:
     """The sum of variances, and Student's quantile with the degrees of freedom of such a sum (Welch 1947)."""
     total = sum(variance for variance, _ in terms)
     free = total**2 / sum(variance**2 / free for variance, free in terms)
-    return total, float(t.ppf((1 + LEVEL) / 2, free))
+    return total, float(stdtrit(free, (1 + LEVEL) / 2))
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ def _expected(
     if len(several) < 2:
         return None, None
     mean, count = statistics.fmean(several), len(several)
-    half = float(t.ppf((1 + LEVEL) / 2, count - 1)) * statistics.stdev(several) * math.sqrt(1 + 1 / count)
+    half = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * statistics.stdev(several) * math.sqrt(1 + 1 / count)
     return (mean - half, mean + half), abs(alone[0] - mean) <= half
 
 

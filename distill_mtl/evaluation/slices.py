@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from scipy.stats import t
+from scipy.special import stdtr
 from torch import Tensor
 
 from distill_mtl.data.source import RowMembers
@@ -299,7 +299,7 @@ def _p(kind: TaskKind, rows: RowStatistics, delta: float, deltas: Tensor, groups
     error = float(deltas.std()) * math.sqrt(groups / (groups - 1)) if len(deltas) > 1 else 0.0
     if error == 0:
         return 1.0
-    return float(2 * t.sf(abs(delta) / error, groups - 1))
+    return float(2 * stdtr(groups - 1, -abs(delta) / error))
 
 
 def corrected(results: Mapping[str, TaskResult]) -> dict[str, TaskResult]:

@@ -17,7 +17,7 @@ from typing import Annotated
 import torch
 from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
-from scipy.stats import beta
+from scipy.special import betaincinv
 from torch import Tensor
 
 from distill_mtl import __version__
@@ -193,12 +193,12 @@ def upper_bound(changed: int, rows: int) -> float:
 
     Of 0 it is 1 - 0.05^(1/rows), about 3 / rows.
     """
-    return 1.0 if changed >= rows else float(beta.ppf(_LEVEL, changed + 1, rows - changed))
+    return 1.0 if changed >= rows else float(betaincinv(changed + 1, rows - changed, _LEVEL))
 
 
 def lower_bound(changed: int, rows: int) -> float:
     """The smallest such share."""
-    return 0.0 if changed == 0 else float(beta.ppf(1 - _LEVEL, changed, rows - changed + 1))
+    return 0.0 if changed == 0 else float(betaincinv(changed, rows - changed + 1, 1 - _LEVEL))
 
 
 def hashes(files: Sequence[Path]) -> dict[str, str]:

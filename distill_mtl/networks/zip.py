@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
@@ -34,6 +33,8 @@ def matched_orders(
         models: in evaluation mode.
         pixels: for each network the same rows as it sees them, [R, 3, H, W].
     """
+    from scipy.optimize import linear_sum_assignment  # most commands do without its import
+
     found: list[dict[int, Tensor]] = [{} for _ in models]
 
     def note(node: fx.Node, values: list[Tensor]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 from distill_mtl.evaluation.cross_domain import notable
 from distill_mtl.evaluation.result import ClassDelta, TaskResult
@@ -305,7 +305,7 @@ def _slope(curve: Curve, result: TaskResult) -> tuple[float, float]:
     rest = curve.values - curve.values.mean() - slope * steps
     error = math.sqrt(float(rest @ rest) / (count - 2) / spread)
     sign = 1 if result.higher_is_better else -1
-    return sign * slope, float(student_t.ppf(0.975, count - 2)) * error
+    return sign * slope, float(stdtrit(count - 2, 0.975)) * error
 
 
 def _chance(result: TaskResult, of: ClassDelta) -> float:

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t
+from scipy.special import ndtri, stdtrit
 
 from distill_mtl.evaluation.bootstrap import LEVEL
 
@@ -112,7 +112,7 @@ def mean_interval(values: Floats) -> Ends | None:
     """Student's interval of the expectation that uncorrelated values [n] have in common; None: n < 2."""
     if len(values) < 2:
         return None
-    reach = float(t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+    reach = float(stdtrit(len(values) - 1, (1 + LEVEL) / 2) * values.std(ddof=1) / math.sqrt(len(values)))
     return float(values.mean()) - reach, float(values.mean()) + reach
 
 
@@ -140,4 +140,4 @@ def mean_sequence(values: Floats, planned: int) -> Ends | None:
     return float(values.mean()) - reach, float(values.mean()) + reach
 
 
-_NORMAL = float(t.ppf((1 + LEVEL) / 2, math.inf))
+_NORMAL = float(ndtri((1 + LEVEL) / 2))
