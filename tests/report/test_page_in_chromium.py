@@ -1,6 +1,7 @@
 """The page in a real browser, offline."""
 
 import io
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,28 +74,29 @@ def _alone(folder: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize("name", ["one", "many", "unfinished", "tree", "comparison", "seeds"])
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_page_fits_its_window_and_asks_for_nothing(
-    browser: Browser, pages: dict[str, Path], name: str, width: int, scheme: str
+    browser: Browser, pages: dict[str, Path], name: str
 ) -> None:
-    context = browser.new_context(
-        viewport={"width": width, "height": 844}, color_scheme="dark" if scheme == "dark" else "light"
-    )
-    page = context.new_page()
+    page = browser.new_page()
     said, asked = [], []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
     address = pages[name].as_uri()
     page.goto(address)
+    for opened in (False, True):
+        page.evaluate(
+            f"document.querySelectorAll('details').forEach(each => each.open = {str(opened).lower()})"
+        )
+        for scheme, width in itertools.product(("light", "dark"), (390, 1280)):
+            page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+            page.set_viewport_size({"width": width, "height": 844})
+            fits = page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+            assert fits, (scheme, width, opened)
+            assert _broken_pictures(page) == 0
     assert said == []
     assert [url for url in asked if not url.startswith("data:")] == [address]
-    assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
-    page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
-    assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
-    assert _broken_pictures(page) == 0
-    context.close()
+    page.close()
 
 
 def _broken_pictures(page: Page) -> int:

@@ -3,6 +3,7 @@ from itertools import islice
 from pathlib import Path
 
 import children
+import forked
 import pytest
 import quickstart
 import toy_world
@@ -18,13 +19,15 @@ STEPS = "--set=training.steps=15"
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("one") / "run"
-    quickstart.run(out, STEPS)
+    ended = forked.run("distill", quickstart.RECIPE, "--out", out, *quickstart.EXACT, STEPS, seconds=200)
+    assert ended.status == 0, ended.text
     return out
 
 
 def test_two_processes_equal_one_with_the_same_global_batch(one: Path, tmp_path: Path) -> None:
     two = tmp_path / "two"
-    quickstart.run(two, STEPS, launcher=children.TWO)
+    for ended in forked.run_two("distill", quickstart.RECIPE, "--out", two, *quickstart.EXACT, STEPS):
+        assert ended.status == 0, ended.text
     for ours, theirs in zip(quickstart.metrics(one), quickstart.metrics(two), strict=True):
         assert ours["cosines"] == pytest.approx(theirs["cosines"], abs=2e-3), ours["step"]
         assert ours["norm"] == pytest.approx(theirs["norm"], rel=2e-3), ours["step"]

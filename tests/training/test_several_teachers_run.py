@@ -5,7 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import children
+import forked
 import pytest
 import quickstart
 import resuming
@@ -117,8 +117,8 @@ def test_two_processes_equal_one(worlds: dict[str, Path], tmp_path: Path) -> Non
     changes = ("training.teachers_on=all", "training.log_every=1", "tasks.hue.combine=weighted")
     distill(load_recipe(both, changes), out=tmp_path / "one", console=QUIET)
     options = [f"--set={change}" for change in changes]
-    done = children.run("distill", both, "--out", tmp_path / "two", *options, launcher=children.TWO)
-    assert done.returncode == 0, done.stdout + done.stderr
+    for ended in forked.run_two("distill", both, "--out", tmp_path / "two", *options):
+        assert ended.status == 0, ended.text
     ours, theirs = quickstart.weights(tmp_path / "one"), quickstart.weights(tmp_path / "two")
     for name, weight in ours.items():
         assert (weight - theirs[name]).abs().max() <= 1e-3 * max(1.0, float(weight.abs().max())), name
