@@ -8,7 +8,7 @@ mIoU and mean average precision are those of the slice and no mean of rows. Call
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from scipy.special import stdtr
@@ -17,7 +17,7 @@ from torch import Tensor
 from distill_mtl.data.source import RowMembers
 from distill_mtl.errors import ShardError, UserError, a_few, nearest
 from distill_mtl.evaluation.bootstrap import interval_of, unseen_difference
-from distill_mtl.evaluation.evaluation_set import LabelledRows
+from distill_mtl.evaluation.few_labels.result import LabelledSlice
 from distill_mtl.evaluation.mcnemar import mcnemar
 from distill_mtl.evaluation.result import SliceResult, TaskResult
 from distill_mtl.evaluation.row_statistics import RowStatistics, resampled_deltas
@@ -36,6 +36,21 @@ _OF_EVERY_ROW = ("key", "source", "group")
 
 Rows = Mapping[str, frozenset[str]]
 """Slice -> keys of its rows."""
+
+
+class NoSuchField(UserError):
+    """A rule names a field that no row has."""
+
+
+class SlicedRows(Protocol):
+    """Rows that may be in slices: of data sets (`LabelledRows`), or pictures without labels."""
+
+    @property
+    def endings(self) -> Collection[str]:
+        """The members that rows have."""
+
+    def members(self, task: str, split: Split | None, members: Collection[str]) -> Iterable[RowMembers]:
+        """What the rows of a task carry in some members."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +72,7 @@ class Slices:
         """
         return cls(None if rules is None else read_rules(rules))
 
-    def rows(self, sources: LabelledRows, tasks: Iterable[str], split: Split | None) -> dict[str, Rows]:
+    def rows(self, sources: "SlicedRows", tasks: Iterable[str], split: Split | None) -> dict[str, Rows]:
         """By task the keys of each slice's rows among those that are labelled for it; no picture is read.
 
         A slice without rows of a task is left out there, unless no task has any.
@@ -153,13 +168,13 @@ class _Fields:
         self.seen.update(field for field, values in found.items() if values)
         return found
 
-    def lacks(self, name: str, field: str) -> UserError:
+    def lacks(self, name: str, field: str) -> NoSuchField:
         """The error of a rule whose field no row has."""
         known = [*_OF_EVERY_ROW, *sorted(self.carried)]
         members = sorted(self.endings)
-        return UserError(
+        return NoSuchField(
             f"evaluation.slices.{name}: no row has a field or member '{field}'.{nearest(field, [*known, *members])} "
-            f"Fields: {a_few(known, 20)}. Members: {a_few(members, 20)}."
+            f"Fields: {a_few(known, 20)}." + (f" Members: {a_few(members, 20)}." if members else "")
         )
 
 
@@ -303,33 +318,22 @@ def _p(kind: TaskKind, rows: RowStatistics, delta: float, deltas: Tensor, groups
 
 
 def corrected(results: Mapping[str, TaskResult]) -> dict[str, TaskResult]:
-    """The results with p of all slices of all tasks corrected for their number, worst slices first.
-
-    Holm (1979, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of Statistics 6(2)):
-    with the smallest of n times n, the next times n - 1 and so on, the chance that any slice without a loss is said to
-    have one stays below the level, whatever slices have to do with each other.
-    """
-    places = sorted(
-        (each.p, task, place)
-        for task, result in results.items()
-        for place, each in enumerate(result.slices)
-        if each.p is not None
+    """The results with p of all slices of all tasks corrected for their number, worst slices first."""
+    adjusted = holm(
+        {
+            (task, each.name): each.p
+            for task, result in results.items()
+            for each in result.slices
+            if each.p is not None
+        }
     )
-    adjusted: dict[tuple[str, int], float] = {}
-    least = 0.0
-    for rank, (p, task, place) in enumerate(places):
-        least = min(1.0, max(least, p * (len(places) - rank)))
-        adjusted[task, place] = least
     return {
         task: replace(
             result,
             slices=tuple(
                 sorted(
-                    (
-                        replace(each, p_holm=adjusted.get((task, place)))
-                        for place, each in enumerate(result.slices)
-                    ),
-                    key=_worst_first,
+                    (replace(each, p_holm=adjusted.get((task, each.name))) for each in result.slices),
+                    key=worst_first,
                 )
             ),
         )
@@ -337,6 +341,20 @@ def corrected(results: Mapping[str, TaskResult]) -> dict[str, TaskResult]:
     }
 
 
-def _worst_first(one: SliceResult) -> tuple[bool, float, str]:
+def holm(values: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], float]:
+    """p of (task, slice), corrected for their number.
+
+    Holm (1979, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of Statistics 6(2)):
+    with the smallest of n times n, the next times n - 1 and so on, the chance that any slice without a loss is said to
+    have one stays below the level, whatever slices have to do with each other.
+    """
+    adjusted, least = dict[tuple[str, str], float](), 0.0
+    for rank, (p, place) in enumerate(sorted((p, place) for place, p in values.items())):
+        least = min(1.0, max(least, p * (len(values) - rank)))
+        adjusted[place] = least
+    return adjusted
+
+
+def worst_first(one: SliceResult | LabelledSlice) -> tuple[bool, float, str]:
     """By the difference; without one, at the end by name."""
     return one.delta is None, one.delta or 0.0, one.name

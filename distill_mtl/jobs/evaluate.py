@@ -57,6 +57,7 @@ def evaluate(
     pictures: Sequence[str],
     ask: int,
     to: Path,
+    slices: Sequence[str] | Mapping[str, str] = ...,
     acceptance: Acceptance = ...,
     console: Console | None = ...,
 ) -> Questions: ...
@@ -126,7 +127,8 @@ def evaluate(
     Usage:
         distill-mtl evaluate RUN [--baseline NAME ...] [--slices NAME=RULE ...] [--acceptance MARGIN ...]
                              [--write] [--json FILE]
-        distill-mtl evaluate RUN --pictures PLACE ... --ask N --to FOLDER [--acceptance MARGIN ...]
+        distill-mtl evaluate RUN --pictures PLACE ... --ask N --to FOLDER [--slices NAME=RULE ...]
+                             [--acceptance MARGIN ...]
         distill-mtl evaluate RUN --answers FILE ... [--to FOLDER] [--acceptance MARGIN ...] [--json FILE]
         distill-mtl evaluate --student MODEL --against MODEL ... --data SHARDS ... [--task TASK]
                              [--kind KIND] [--classes CLASSES] [--member ENDING] [--slices NAME=RULE ...]
@@ -137,9 +139,9 @@ def evaluate(
         acceptance (MARGIN ...): the largest loss allowed, in points; scores in the label's unit need their own. One
             number, or TASK=NUMBER; default the recipe's, else 1 point. The word `point`, alone or with numbers, judges
             by the measured difference, `interval` by its 95 % interval.
-        slices (NAME=RULE ...): slices of the rows, each with the rule that its rows fulfil: night='key~^night'
-            small='box_area<400' rain='weather=rain'. Default the recipe's, else each word that rows carry in
-            slice.json. More: docs/evaluate.md.
+        slices (NAME=RULE ...): slices of the rows, or of the pictures that --ask looks at, each with the rule that its
+            rows fulfil: night='key~^night' small='box_area<400' rain='weather=rain'. Default the recipe's, else each
+            word that rows carry in slice.json. More: docs/evaluate.md.
         json (FILE): write the results there, in the form of results.json.
         trust: let models run code: .pt2 and .ts files are programs.
         console: where progress and tables are shown; default standard output of the first process.
@@ -196,8 +198,12 @@ def evaluate(
     about: dict[str, object] = {"task": task, "kind": kind, "classes": classes, "member": member}
     few: dict[str, object] = {"pictures": pictures, "ask": ask is not None, "answers": answers, "to": to}
     refuse_mixture(run, models, about, {"baseline": baseline, "write": write, **few})
-    others = {"baseline": baseline, "write": write, "trust": trust, "slices": slices}
+    others = {"baseline": baseline, "write": write, "trust": trust}
     refuse_half_of_few_labels(few, others, json is not None)
+    if answers and slices:
+        raise UserError(
+            "--slices goes with --ask, which finds them among all pictures: ask again with other slices."
+        )
     file = None if json is None else Path(json)
     if file is not None and not file.parent.is_dir():
         raise UserError(f"--json {file}: there is no folder {file.parent}. Make it first.")
@@ -226,7 +232,9 @@ def evaluate(
             return judge_answers(folder, said, to, pictures, acceptance=judged_by, file=file, console=console)
         if ask is not None:
             assert to is not None
-            return ask_people(folder, pictures, ask, Path(to), acceptance=judged_by, console=console)
+            return ask_people(
+                folder, pictures, ask, Path(to), acceptance=judged_by, slices=sliced, console=console
+            )
         return _evaluate_run(
             folder,
             list(dict.fromkeys(baseline)),

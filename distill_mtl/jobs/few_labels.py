@@ -4,13 +4,17 @@ The first runs student and teachers over unlabelled pictures and writes question
 answered and judges the student over all of the pictures.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from accelerate import PartialState
+from numpy.typing import NDArray
 from rich.console import Console
 
 from distill_mtl.data.decode import read_image
@@ -18,10 +22,13 @@ from distill_mtl.display import Display
 from distill_mtl.errors import UserError
 from distill_mtl.evaluation.comparison import ComparisonSettings
 from distill_mtl.evaluation.few_labels import (
+    AskedSlice,
     AskedTask,
+    Draw,
     Drawn,
     Estimate,
     LabelledSet,
+    LabelledSlice,
     LabelledTask,
     Proxies,
     Question,
@@ -31,9 +38,11 @@ from distill_mtl.evaluation.few_labels import (
     estimate,
     estimate_decided,
     shares,
+    within,
 )
 from distill_mtl.evaluation.few_labels.questions import NAME
 from distill_mtl.evaluation.result import Acceptance, margins_by_task
+from distill_mtl.evaluation.slices import FEWEST, NoSuchField, Rows, Slices, holm, slice_margins, worst_first
 from distill_mtl.files import atomic_folder, refuse_unwritable, write_text
 from distill_mtl.jobs.arguments import GivenAcceptance, refuse_below
 from distill_mtl.jobs.run_artefacts import shared_console
@@ -48,7 +57,7 @@ from distill_mtl.prediction.disagreement import (
     disagreements,
     labelled_statistics,
 )
-from distill_mtl.prediction.named_pictures import find_pictures
+from distill_mtl.prediction.named_pictures import FoundPictures, find_pictures
 from distill_mtl.prediction.question_files import PICTURES, write_questions
 from distill_mtl.reading import read_bytes
 from distill_mtl.recipe import Recipe, load_recipe
@@ -71,6 +80,7 @@ def ask(
     to: Path,
     *,
     acceptance: GivenAcceptance,
+    slices: dict[str, str | list[str]] | None = None,
     console: Console | None,
 ) -> Questions:
     """Run student and teachers over pictures without labels, and write questions about some of them.
@@ -81,10 +91,12 @@ def ask(
         number: of labels, over all tasks.
         to: folder that is missing or empty.
         acceptance: in place of the recipe's.
+        slices: rules of slices of the pictures, in place of the recipe's.
         console: where to print.
 
     Raises:
-        UserError: no picture is there or can be read, a network cannot be opened, or the folder is in use.
+        UserError: no picture is there or can be read, a network cannot be opened, the folder is in use, or no picture
+            has a field that the rule of a slice names.
     """
     refuse_below(1, ask=number)
     refuse_unwritable(to, "--to", folder=True)
@@ -98,12 +110,17 @@ def ask(
     console = _alone(console)
     networks = _Networks(run, acceptance)
     found = find_pictures(places)
+    rules, left_out = networks.slices(slices, found)
     with Display(console, "pictures", len(found.pictures), unit="picture") as bar:
         by_task, there, unread = disagreements(networks.compared, found.pictures, bar.update)
     for each in unread[:20]:
         console.print(f"{each.place}: {each.reason}", style="red", markup=False, soft_wrap=True)
     pictures = [found.pictures[place] for place in there]
-    asked, rows = _asked(by_task, number, networks)
+    sliced = {
+        name: np.array([picture.place in keys for picture in pictures], dtype=bool)
+        for name, keys in rules.items()
+    }
+    asked, rows = _asked(by_task, number, networks, sliced)
     named = {f"{name:04d}": pictures[row] for name, row in enumerate(rows, 1)}
     names = {row: f"{name:04d}" for name, row in enumerate(rows, 1)}
     questions = Questions(
@@ -113,13 +130,14 @@ def ask(
         pictures=len(pictures),
         unread=len(unread),
         keys={name: picture.key for name, picture in named.items()},
-        tasks={
-            task: _task(networks.kinds[task], by_task[task], asked[task], names) for task in networks.kinds
-        },
+        tasks={task: _task(kind, by_task[task], asked[task], names) for task, kind in networks.kinds.items()},
+        slices={name: int(some.sum()) for name, some in sliced.items()},
     )
     with atomic_folder(to) as folder:
         write_questions(folder, questions, networks.kinds, named)
-    print_summary(console, report_of_questions(questions, to, networks.unasked))
+    print_summary(
+        console, report_of_questions(questions, to, networks.unasked, networks.not_judged(sliced) | left_out)
+    )
     return questions
 
 
@@ -172,10 +190,12 @@ def judge_answers(
         run=str(run.path),
         pictures=questions.pictures,
         unread=questions.unread,
-        tasks=tasks,
-        acceptance=networks.acceptance,
+        tasks=_with_holm(tasks),
+        acceptance=networks.acceptance_of(questions.slices),
     )
-    report = report_of_labels(result, _gaps(questions, answers), networks.unasked)
+    report = report_of_labels(
+        result, _gaps(questions, answers), networks.unasked, networks.not_judged(questions.slices)
+    )
     result.write(folder / RESULT)
     if file is not None:
         result.write(file)
@@ -204,9 +224,9 @@ class _Networks:
             raise UserError(
                 f"{run.path}: no task has one teacher whose answers people can judge, so there is nothing to ask."
             )
-        settings = acceptance.applied(ComparisonSettings.of(self.recipe), list(self.recipe.tasks))
-        margins = margins_by_task(settings.acceptance.margin, self.kinds)
-        self.acceptance = Acceptance(settings.acceptance.rule, margins)
+        self.settings = acceptance.applied(ComparisonSettings.of(self.recipe), list(self.recipe.tasks))
+        margins = margins_by_task(self.settings.acceptance.margin, self.kinds)
+        self.acceptance = Acceptance(self.settings.acceptance.rule, margins)
         student = load_student(run.student, trust=self.recipe.trusts_code).student
         self.hashes = {"student": sha256(run.student / WEIGHTS)}
         self.hashes |= {f"teacher of {task}": teachers.cards[task].sha256 for task in self.kinds}
@@ -225,6 +245,40 @@ class _Networks:
             device,
         )
 
+    def slices(
+        self, given: dict[str, str | list[str]] | None, pictures: FoundPictures
+    ) -> tuple[Rows, dict[str, str]]:
+        """The slices of pictures, by `place`, and those of the recipe that these pictures do not tell -> why.
+
+        Raises:
+            UserError: no picture has a field that a rule names which was given for them.
+        """
+        rules = self.settings.with_slices(given).evaluation.slices
+        if rules is None or given is not None:
+            return Slices.of(rules).rows(pictures, [""], None).get("", {}), {}
+        found, left_out = dict[str, frozenset[str]](), dict[str, str]()
+        for name, rule in rules.items():
+            try:
+                found |= Slices.of({name: rule}).rows(pictures, [""], None)[""]
+            except NoSuchField as error:
+                left_out[name] = str(error)
+        return found, left_out
+
+    def acceptance_of(self, slices: Collection[str]) -> Acceptance:
+        """The margins, also of those slices that are there."""
+        given = self.settings.acceptance.slices
+        rows = dict.fromkeys(self.kinds, dict.fromkeys(slices, frozenset[str]()))
+        there = {name: margin for name, margin in given.items() if name in slices}
+        return replace(self.acceptance, slices=slice_margins(there, rows))
+
+    def not_judged(self, slices: Collection[str]) -> dict[str, str]:
+        """Slices with a margin that are not there -> what is said of them."""
+        return {
+            name: "These pictures have no such slice, so acceptance.slices does not judge it."
+            for name in self.settings.acceptance.slices
+            if name not in slices
+        }
+
     def refuse_others(self, questions: Questions, folder: Path) -> None:
         """Refuse to judge networks by questions that were drawn for others."""
         changed = [name for name, digest in self.hashes.items() if questions.networks.get(name) != digest]
@@ -236,37 +290,73 @@ class _Networks:
             )
 
 
+class _Asked(NamedTuple):
+    """The draw of a task, and by slice how many rows matter there and the part of the draw."""
+
+    whole: Draw
+    slices: dict[str, tuple[int, Draw]]
+
+
 def _asked(
-    by_task: Mapping[str, Disagreement], number: int, networks: _Networks
-) -> tuple[dict[str, tuple[list[int], list[float]]], list[int]]:
-    """Rows and chances of each task, and all rows in the order in which they are first asked."""
+    by_task: Mapping[str, Disagreement],
+    number: int,
+    networks: _Networks,
+    slices: Mapping[str, NDArray[np.bool_]],
+) -> tuple[dict[str, _Asked], list[int]]:
+    """The draw of each task, and all rows in the order in which they are first asked."""
+    acceptance = networks.acceptance_of(slices)
     chances = {}
     for task, found in by_task.items():
         if found.differ is None:
             chances[task] = draw_chances(found.sizes)
         else:
-            lost = 100 * found.differ.mean()  # at most
-            sure = networks.acceptance.rule == "interval" and lost < networks.acceptance.margin[task]
+            lost = [(100 * found.differ.mean(), acceptance.margin[task])]  # at most, and allowed
+            lost += [
+                (100 * found.differ[slices[name]].mean(), margin)
+                for name, margin in acceptance.of_slices(task).items()
+                if slices[name].any()
+            ]
+            sure = acceptance.rule == "interval" and all(most < margin for most, margin in lost)
             chances[task] = found.differ.astype(np.float64) * (not sure)
     given = shares(number, {task: int((each > 0).sum()) for task, each in chances.items()})
     drawn = {task: draw(each, given[task], networks.recipe.seed, task) for task, each in chances.items()}
     turns = zip_longest(*(each.rows for each in drawn.values()))
     rows = list(dict.fromkeys(row for turn in turns for row in turn if row is not None))
-    return {task: (each.rows, each.chances) for task, each in drawn.items()}, rows
+    asked = {
+        task: _Asked(
+            whole,
+            {
+                name: (_population(by_task[task], some), within(whole, chances[task], some))
+                for name, some in slices.items()
+            },
+        )
+        for task, whole in drawn.items()
+    }
+    return asked, rows
 
 
-def _task(
-    kind: TaskKind, found: Disagreement, drawn: tuple[list[int], list[float]], names: Mapping[int, str]
-) -> AskedTask:
+def _population(found: Disagreement, some: NDArray[np.bool_]) -> int:
+    """How many of some rows matter for the difference, asked or not."""
+    return int(some.sum() if found.differ is None else found.differ[some].sum())
+
+
+def _task(kind: TaskKind, found: Disagreement, drawn: _Asked, names: Mapping[int, str]) -> AskedTask:
     decided = found.differ is not None
     return AskedTask(
         metric=kind.metric,
         population=int(found.differ.sum()) if found.differ is not None else len(found.agreement),
         agreement=float(found.agreement.mean()),
         decided=decided,
-        questions=[Question(names[row], chance) for row, chance in zip(*drawn, strict=True)],
+        questions=[Question(names[row], chance) for row, chance in zip(*drawn.whole, strict=True)],
         student=None if found.student is None else found.student.tolist(),
         teacher=None if found.teacher is None else found.teacher.tolist(),
+        slices={
+            name: AskedSlice(
+                population,
+                {names[row]: chance for row, chance in zip(part.rows, part.chances, strict=True)},
+            )
+            for name, (population, part) in drawn.slices.items()
+        },
     )
 
 
@@ -299,7 +389,71 @@ def _judged(
         ci95=None if found is None else found.interval,
         anytime=found is not None and found.anytime,
         unscored=_unscored(kind, asked, statistics),
+        slices=_slices(kind, task, questions, answers, [each.row for each in answered], statistics),
     )
+
+
+def _slices(
+    kind: TaskKind,
+    task: str,
+    questions: Questions,
+    answers: Answers,
+    answered: Sequence[str],
+    statistics: Measured | None,
+) -> tuple[LabelledSlice, ...]:
+    """The task on the pictures of each slice, whose part of the draw is a draw from them.
+
+    Proxies are left out: their sums are known over all pictures alone.
+    """
+    found, asked = [], questions.tasks[task]
+    for name, part in asked.slices.items():
+        places = [place for place, row in enumerate(answered) if row in part.chances]
+        skipped = sum(row in part.chances for row in answers.skipped[task])
+        one = LabelledSlice(
+            name=name,
+            pictures=questions.slices[name],
+            population=part.population,
+            asked=len(part.chances),
+            answered=len(places),
+            skipped=skipped,
+        )
+        chances = [part.chances[answered[place]] for place in places]
+        drawn = Drawn(chances, part.population, len(part.chances), skipped, anytime=True)
+        some = None
+        if statistics is not None and places:
+            student, teacher = (each[places] for each in statistics.labelled)
+            some = Measured((student, teacher), None)
+        estimated = _estimated(kind, asked, one.pictures, drawn, some) if one.pictures >= FEWEST else None
+        if estimated is not None and math.isfinite(estimated.delta):
+            one = replace(one, ci95=estimated.interval)
+            if places or drawn.exact:
+                one = replace(one, delta=estimated.delta, p=estimated.p)
+        found.append(one)
+    return tuple(found)
+
+
+def _with_holm(tasks: Mapping[str, LabelledTask]) -> dict[str, LabelledTask]:
+    """The tasks with p of all slices corrected for their number, worst slices first."""
+    adjusted = holm(
+        {
+            (task, each.name): each.p
+            for task, found in tasks.items()
+            for each in found.slices
+            if each.p is not None
+        }
+    )
+    return {
+        task: replace(
+            found,
+            slices=tuple(
+                sorted(
+                    (replace(each, p_holm=adjusted.get((task, each.name))) for each in found.slices),
+                    key=worst_first,
+                )
+            ),
+        )
+        for task, found in tasks.items()
+    }
 
 
 def _estimated(

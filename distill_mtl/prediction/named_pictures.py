@@ -4,7 +4,7 @@ import glob
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 
 from distill_mtl.data.index import ShardIndex, load_index
 from distill_mtl.data.shard_files import Shard, expand_braces, find_shards, is_remote
-from distill_mtl.data.source import OpenFiles
+from distill_mtl.data.source import OpenFiles, RowMembers
 from distill_mtl.demos.built_in import is_built_in
 from distill_mtl.errors import UserError
 from distill_mtl.folders import walk_folder
@@ -21,6 +21,7 @@ from distill_mtl.picture_bytes import MOST_BYTES, PICTURE_ENDINGS
 from distill_mtl.reading import read_bytes
 from distill_mtl.recipe.schema import SourceSection
 from distill_mtl.shards.image_folders import find_files
+from distill_mtl.splits import Split
 
 MEMBERS = str(SourceSection.model_fields["image"].default)
 _ARCHIVES = (".tar", ".tar.gz", ".tgz")
@@ -34,11 +35,15 @@ class Picture:
         key: what its answers are called: a path below the folder that was named, or source/shard/key.
         place: where it lies, for messages.
         read: gives its bytes, in any thread. Raises ValueError, OSError or UserError where it cannot.
+        row: gives what it carries in some members; its key there is `place`, which no other picture has.
+        endings: the members of its shard.
     """
 
     key: str
     place: str
     read: Callable[[], bytes]
+    row: Callable[[Collection[str]], RowMembers]
+    endings: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,15 @@ class FoundPictures:
 
     pictures: Sequence[Picture]
     left_out: Mapping[str, int]
+
+    @property
+    def endings(self) -> frozenset[str]:
+        """The members that pictures of shards have."""
+        return frozenset[str]().union(*{picture.endings for picture in self.pictures})
+
+    def members(self, task: str, split: Split | None, members: Collection[str]) -> Iterator[RowMembers]:
+        """What the pictures carry in some members, whatever task and set."""
+        return (picture.row(members) for picture in self.pictures)
 
 
 def find_pictures(places: Sequence[str], members: str = MEMBERS) -> FoundPictures:
@@ -113,7 +127,8 @@ def _files(pattern: str) -> list[str]:
 
 
 def _file(path: Path, key: str) -> Picture:
-    return Picture(key, str(path), partial(read_bytes, path, MOST_BYTES))
+    row = RowMembers(str(path), key, Path(str(path)[: -len(key)]).name, {})
+    return Picture(key, str(path), partial(read_bytes, path, MOST_BYTES), lambda _: row)
 
 
 def _in_shards(shards: Sequence[Shard], members: str) -> Iterator[Picture]:
@@ -121,11 +136,14 @@ def _in_shards(shards: Sequence[Shard], members: str) -> Iterator[Picture]:
     for shard in shards:
         index = load_index(shard.path)
         source = shard.url.partition(":")[0] if is_built_in(shard.url) else _parent(shard)
+        endings = frozenset(index.endings)
         columns = [index.endings.index(each) for each in _split(members) if each in index.endings]
         for row, span in enumerate(index.key_spans().tolist()):
             key = index.key(*span)
             read = partial(_member, files, index, row, columns, members)
-            yield Picture(f"{source}/{shard.name}/{key}", f"{shard.path}, row {key}", read)
+            place = f"{shard.path}, row {key}"
+            carried = partial(_carried, files, index, row, RowMembers(place, key, source, {}))
+            yield Picture(f"{source}/{shard.name}/{key}", place, read, carried, endings)
 
 
 def _parent(shard: Shard) -> str:
@@ -149,6 +167,19 @@ def _member(
         )
     column = columns[int(present[0])]
     return files.read(str(index.path), int(index.offsets[row, column]), int(index.sizes[row, column]))
+
+
+def _carried(
+    files: "_SharedFiles", index: ShardIndex, row: int, empty: RowMembers, members: Collection[str]
+) -> RowMembers:
+    """The row with those of some members that it has."""
+    found = {}
+    for member in members:
+        column = index.endings.index(member) if member in index.endings else None
+        if column is not None and index.sizes[row, column] >= 0:
+            place = int(index.offsets[row, column]), int(index.sizes[row, column])
+            found[member] = files.read(str(index.path), *place)
+    return empty._replace(members=found)
 
 
 class _SharedFiles:

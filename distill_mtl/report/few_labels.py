@@ -5,8 +5,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from distill_mtl.errors import a_few
-from distill_mtl.evaluation.few_labels import LabelledSet, LabelledTask, Questions
+from distill_mtl.evaluation.few_labels import LabelledSet, LabelledSlice, LabelledTask, Questions
 from distill_mtl.evaluation.few_labels.intervals import LEAST
+from distill_mtl.evaluation.slices import FEWEST
 from distill_mtl.report import words
 from distill_mtl.report.blocks import Cell, Chart, Charts, Figure, Report, Section, Table, Text, Tone
 from distill_mtl.report.charts import ForestLine, forest
@@ -28,9 +29,18 @@ _HOW = (
     "rest."
 )
 
+_OF_SLICES = (
+    "The difference over the pictures of a slice, from the labels that fell into it. The interval holds after every "
+    "label. p (Holm): of so large a difference between networks that are alike there, also after every label, where so "
+    "many slices are looked at. !: a loss beyond the margin as measured and beyond chance that the mean hides."
+)
+
 
 def report_of_questions(
-    questions: Questions, folder: Path, unasked: Mapping[str, str] = MappingProxyType({})
+    questions: Questions,
+    folder: Path,
+    unasked: Mapping[str, str] = MappingProxyType({}),
+    left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> Report:
     """Of questions that were just written.
 
@@ -38,8 +48,13 @@ def report_of_questions(
         questions: all of them.
         folder: where they lie.
         unasked: tasks with a teacher that people are not asked about -> why.
+        left_out: slices of the recipe that these pictures do not tell -> why.
     """
     rows, notes = [], _unasked(unasked)
+    if questions.slices:
+        said = [f"{name} ({words.counted(count, 'picture')})" for name, count in questions.slices.items()]
+        notes.append(f"Slices: {a_few(said, 20)}.")
+    notes += _left_out(left_out)
     for task, asked in questions.tasks.items():
         rows.append(
             [
@@ -68,7 +83,10 @@ def report_of_questions(
 
 
 def report_of_labels(
-    result: LabelledSet, gaps: Mapping[str, Sequence[str]], unasked: Mapping[str, str] = MappingProxyType({})
+    result: LabelledSet,
+    gaps: Mapping[str, Sequence[str]],
+    unasked: Mapping[str, str] = MappingProxyType({}),
+    left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> Report:
     """Of answers.
 
@@ -76,17 +94,19 @@ def report_of_labels(
         result: what they say.
         gaps: task -> rows without an answer before the last one that has one.
         unasked: tasks with a teacher that people are not asked about -> why.
+        left_out: slices of the recipe that these pictures do not tell -> why.
     """
     columns = ["task", "metric", "agree", "labels", "delta", _INTERVAL, "margin", "verdict"]
     rows = [_cells(task, each) for task, each in result.tasks.items()]
     table = Table("Tasks", columns, rows, _LEFT, {"metric": "shorten"})
-    notes = _unasked(unasked) + _notes(result, gaps)
+    notes = _unasked(unasked) + _left_out(left_out) + _notes(result, gaps)
     verdict = _verdict(result)
     sections = [
         Section(
             "tasks", "Results per task", [table, Text(_HOW, quiet=True), *map(Text, notes)], [table], notes
         ),
         *_changes(result),
+        *_slices(result),
     ]
     pictures, labels = (
         words.counted(*each) for each in ((result.pictures, "picture"), (result.answered, "label"))
@@ -101,6 +121,7 @@ def report_of_labels(
         sections=sections,
         title=f"Student against teachers over {pictures}, from {labels}",
         verdict=verdict,
+        hidden=_hidden(result),
     )
 
 
@@ -148,6 +169,10 @@ def _unasked(tasks: Mapping[str, str]) -> list[str]:
     return [f"{task}: {why}, so it is neither asked nor judged here." for task, why in tasks.items()]
 
 
+def _left_out(slices: Mapping[str, str]) -> list[str]:
+    return [f"Slice {name} is left out. {why}" for name, why in slices.items()]
+
+
 def _more(result: LabelledTask, open_ones: int) -> str:
     """How many more labels are expected to decide."""
     if result.delta is None or result.ci95 is None:
@@ -161,13 +186,21 @@ def _more(result: LabelledTask, open_ones: int) -> str:
 
 
 def _verdict(result: LabelledSet) -> Text:
-    tasks = result.tasks
-    lost = [
-        f"{task} {_signed(each.delta, each)} (allowed {_signed(-each.margin, each)})"
-        for task, each in tasks.items()
-        if each.verdict == "inferior"
+    judged: list[tuple[str, LabelledTask, LabelledTask | LabelledSlice]] = [
+        (task, each, each) for task, each in result.tasks.items()
     ]
-    open_ones = [task for task, each in tasks.items() if each.verdict == "undecided"]
+    judged += [
+        (f"{task} in {one.name}", each, one)
+        for task, each in result.tasks.items()
+        for one in each.slices
+        if one.verdict is not None
+    ]
+    lost = [
+        f"{name} {_signed(one.delta, task)} (allowed {_signed(-(one.margin or 0.0), task)})"
+        for name, task, one in judged
+        if one.verdict == "inferior"
+    ]
+    open_ones = [name for name, _, one in judged if one.verdict == "undecided"]
     labels = words.counted(result.answered, "label")
     if not lost and not open_ones:
         return Text(f"✓ accepted: no task lost more than its margin, from {labels}", tone="good")
@@ -198,6 +231,71 @@ def _changes(result: LabelledSet) -> list[Section]:
         if charts
         else []
     )
+
+
+def _slices(result: LabelledSet) -> list[Section]:
+    """A table of the slices, the one that lost most first; those of which too little is known in a sentence."""
+    lines = [(task, each, one) for task, each in result.tasks.items() for one in each.slices]
+    known = [line for line in lines if _is_known(line[2])]
+    known.sort(key=lambda line: (line[2].delta is None, (line[2].delta or 0.0) / (line[1].margin or 1.0)))
+    unknown = [
+        f"{task} in {one.name} ({words.counted(one.pictures, 'picture')}, {words.counted(one.answered, 'label')})"
+        for task, _, one in lines
+        if not _is_known(one)
+    ]
+    if not lines:
+        return []
+    hidden, rows = result.hidden_losses, []
+    for task, each, one in known:
+        sign, tone = _MARKS[one.verdict] if one.verdict else ("", "")
+        if f"{task} in {one.name}" in hidden:
+            sign, tone = "! hidden", "bad"
+        open_ones = one.asked - one.answered - one.skipped
+        rows.append(
+            [
+                Cell(one.name, "strong"),
+                Cell(task),
+                Cell(f"{one.pictures:,}"),
+                Cell(f"{one.answered:,} of {one.asked:,}" if open_ones else f"{one.answered:,}"),
+                Cell(_signed(one.delta, each), tone),
+                Cell(" … ".join(_signed(end, each) for end in one.ci95 or ()), "quiet"),
+                Cell(words.NONE if one.p_holm is None else f"{one.p_holm:.2g}"),
+                Cell(sign, tone),
+            ]
+        )
+    columns = ["slice", "task", "pictures", "labels", "delta", _INTERVAL, "p (Holm)", ""]
+    table = [Table("Slices, worst first", columns, rows, frozenset({"slice", "task", ""}))] if rows else []
+    notes = (
+        [
+            f"Too few labels to say anything, or fewer than {FEWEST} pictures: {a_few(unknown, 6)}. A "
+            "larger --ask asks for more."
+        ]
+        if unknown
+        else []
+    )
+    return [
+        Section(
+            "slices",
+            "Slices, worst first",
+            [*table, Text(_OF_SLICES, quiet=True), *map(Text, notes)],
+            table,
+            notes,
+        )
+    ]
+
+
+def _is_known(one: LabelledSlice) -> bool:
+    """Whether anything can be said of a slice: from answers, or because so few of its pictures differ."""
+    return one.ci95 is not None and (one.delta is not None or not one.asked)
+
+
+def _hidden(result: LabelledSet) -> str:
+    """The line under the verdict: slices with a loss that the mean hides; empty without any."""
+    named = [
+        f"{name} {_signed(one.delta, task)} ({words.counted(one.answered, 'label')})"
+        for name, (task, one) in result.hidden_losses.items()
+    ]
+    return f"! The mean hides a loss: {'; '.join(named[:3])}." if named else ""
 
 
 def _interval(result: LabelledTask) -> str:

@@ -14,11 +14,14 @@ from distill_mtl.evaluation.few_labels import (
     estimate,
     estimate_decided,
     shares,
+    within,
 )
 from distill_mtl.evaluation.few_labels.intervals import (
     bounded_interval,
+    bounded_p,
     bounded_sequence,
     mean_interval,
+    mean_p,
     mean_sequence,
     wealth,
 )
@@ -51,6 +54,17 @@ def test_a_draw_takes_rows_as_often_as_its_chances_say() -> None:
     assert said == pytest.approx({1: 1 / 8, 2: 2 / 8, 3: 5 / 8})
     second = next(each for each in drawn if each.rows == [3, 1])
     assert second.chances[1] == pytest.approx(1 / 3)
+
+
+def test_the_part_of_a_draw_that_falls_into_a_slice_is_a_draw_from_the_slice() -> None:
+    chances, some = generator(1).random(50), generator(2).random(50) < 0.4
+    part = within(draw(chances, 50, 3), chances, some)
+    alone = draw(np.where(some, chances, 0.0), 50, 3)
+    assert part.rows == alone.rows
+    assert part.chances == pytest.approx(alone.chances)
+    shorter = within(draw(chances, 20, 3), chances, some)
+    assert 0 < len(shorter.rows) < len(alone.rows)
+    assert shorter.chances == pytest.approx(alone.chances[: len(shorter.rows)])
 
 
 def test_every_row_can_be_drawn_and_large_ones_more_often() -> None:
@@ -99,6 +113,32 @@ def test_whoever_looks_after_each_label_is_seldom_misled(rows: int, plus: float,
     for sign in (1, -1):
         most = wealth((orders + 1) / 2, rows, truth, 120, sign)[:, 0]
         assert (most >= LIMIT).mean() <= 0.025 + 0.010  # two standard errors
+
+
+@pytest.mark.parametrize("lost", [0, 6, 12, 20])
+def test_p_is_below_a_level_where_the_sequence_leaves_no_difference_out(lost: int) -> None:
+    values = generator(lost).permutation(np.concatenate([-np.ones(lost), np.zeros(40), np.ones(2)]))
+    low, high = bounded_sequence((values + 1) / 2, 300, 100)
+    assert (bounded_p((values + 1) / 2, 300, 100) < 0.05) is (not low <= 0.5 <= high)
+    ends = mean_sequence(values, 100)
+    p = mean_p(values, float(values.mean()), 100)
+    assert ends is not None
+    assert p is not None
+    assert (p < 0.05) is (not ends[0] <= 0 <= ends[1])
+    assert mean_p(values[:20], 1.0, 100) is None
+
+
+def test_slices_keep_the_interval_of_any_time_when_all_is_answered() -> None:
+    right = torch.tensor([1.0, -1.0, -1.0, 0.0], dtype=torch.float64)
+    chances = [1 / 40, 1 / 39, 1 / 38, 1 / 37]
+    ends = estimate_decided(right, 1000, Drawn(chances, 40, 4)).interval
+    always = estimate_decided(right, 1000, Drawn(chances, 40, 4, anytime=True))
+    assert always.anytime
+    assert always.interval is not None
+    assert ends is not None
+    assert always.interval[0] < ends[0]
+    assert always.interval[1] > ends[1]
+    assert always.p == 1
 
 
 def test_the_sequence_closes_as_rows_run_out_and_ends_at_the_truth() -> None:

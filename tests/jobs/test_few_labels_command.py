@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from asked_world import (
 from distill_mtl import UserError, evaluate
 from distill_mtl.cli import main
 from distill_mtl.evaluation.few_labels import LabelledSet, Questions
+from distill_mtl.evaluation.slices import Slices
+from distill_mtl.prediction.named_pictures import find_pictures
 from distill_mtl.students.student_folder import load_student, save_student
 from distill_mtl.tasks.base import build_kind
 
@@ -52,9 +54,13 @@ def questions(asked: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(asked, tmp_path / "ask"))
 
 
-def ask(world: Path, number: int, to: Path, *places: Path) -> Questions:
+def ask(world: Path, number: int, to: Path, *places: Path, slices: Sequence[str] = ()) -> Questions:
     return evaluate(
-        world / "run", pictures=[str(place) for place in places or [world / "photos"]], ask=number, to=to
+        world / "run",
+        pictures=[str(place) for place in places or [world / "photos"]],
+        ask=number,
+        to=to,
+        slices=slices,
     )
 
 
@@ -107,8 +113,11 @@ def test_a_person_gets_a_table_and_tasks_for_label_studio_and_coco(asked: Path) 
 
 @pytest.mark.usefixtures("short_runs")
 def test_what_all_labels_say_is_what_a_labelled_evaluation_measures(world: Path, tmp_path: Path) -> None:
-    """Asked about everything, few labels are all of them: the differences are those of `evaluate --data`."""
-    asked = ask(world, 10_000, tmp_path / "ask")
+    """Asked about everything, few labels are all of them: the differences are those of `evaluate --data`, also on
+    slices."""
+    slices = ["early=key~^0[0-2]", "few=key~^00"]
+    asked = ask(world, 10_000, tmp_path / "ask", slices=slices)
+    assert asked.slices == {"early": 30, "few": 10}
     assert all(len(each.questions) == each.population for each in asked.tasks.values())
     found = judge(world, fill(tmp_path / "ask"))
     for task in ("hue", "shape", "traits", "things"):
@@ -122,8 +131,12 @@ def test_what_all_labels_say_is_what_a_labelled_evaluation_measures(world: Path,
             data=[str(rows)],
             task=task,
             acceptance={task: 3},
+            slices=slices,
         )
         result, (whole,) = found.tasks[task], measured.values()
+        deltas = {each.name: each.delta for each in whole.tasks[task].slices}
+        assert {each.name: each.delta for each in result.slices} == pytest.approx(deltas, abs=1e-6)
+        assert deltas["few"] is None  # of ten rows nothing is said
         assert result.delta == pytest.approx(whole.tasks[task].delta, abs=1e-6)
         assert result.ci95 == pytest.approx((result.delta, result.delta))
         assert result.agreement == pytest.approx(whole.tasks[task].agreement)
@@ -168,6 +181,64 @@ def test_a_part_is_enough_and_more_of_it_continues(
     page = (questions / "report.html").read_text()
     assert "Results per task" in page
     assert "<script" not in page
+
+
+def test_a_slice_with_a_margin_decides_and_what_the_pictures_do_not_tell_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    run = asked_world.build(tmp_path, ("hue", "shape"))
+    recipe = run / "recipe.resolved.yaml"
+    rules = 'slices: {early: "key~^0[0-2]", late: "key~^0[3-5]", small: "box_area<400"}'
+    text = recipe.read_text().replace("batch_size: 16}", f"batch_size: 16, {rules}}}")
+    recipe.write_text(
+        text.replace("acceptance: 1", "acceptance: {margin: 100, slices: {early: {hue: 0.5}, small: 2}}")
+    )
+    asked = ask(tmp_path, 40, tmp_path / "ask")
+    assert asked.slices == {"early": 30, "late": 30}
+    assert len(asked.tasks["hue"].questions) == 20  # of all pictures no label is needed, of a slice some are
+    told = capsys.readouterr().out
+    assert "Slices: early (30 pictures), late (30 pictures)." in told
+    assert "Slice small is left out. evaluation.slices.small: no row has a field" in told
+    found = evaluate(run, answers=[fill(tmp_path / "ask")])
+    told = capsys.readouterr().out
+    early = {each.name: each for each in found.tasks["hue"].slices}["early"]
+    assert found.tasks["hue"].verdict == "non-inferior"
+    assert early.verdict in ("undecided", "inferior")
+    assert not found.accepted
+    assert "hue in early" in told
+    assert "Too few labels to say anything" in told  # of masks, from 30 answers of a slice on
+    assert "Slice small is left out. These pictures have no such slice" in told
+    assert "Slices, worst first" in (tmp_path / "ask" / "report.html").read_text()
+    assert status(run, "--answers", tmp_path / "ask" / "answers.csv", "--slices", "a=key~1") == 2
+    assert "--slices goes with --ask" in capsys.readouterr().err
+
+
+def test_a_slice_that_cannot_lose_its_margin_is_judged_without_a_label(tmp_path: Path) -> None:
+    run = asked_world.build(tmp_path, ("hue",))
+    recipe = run / "recipe.resolved.yaml"
+    text = recipe.read_text().replace("batch_size: 16}", 'batch_size: 16, slices: {early: "key~^0[0-2]"}}')
+    recipe.write_text(text.replace("acceptance: 1", "acceptance: {margin: 101, slices: {early: 101}}"))
+    assert ask(tmp_path, 40, tmp_path / "ask").number == 0
+    found = evaluate(run, answers=[tmp_path / "ask" / "answers.csv"])
+    (early,) = found.tasks["hue"].slices
+    assert (early.population > 0, early.delta, early.verdict) == (True, None, "non-inferior")
+    assert found.accepted
+
+
+def test_pictures_in_shards_carry_slices_in_their_members(tmp_path: Path) -> None:
+    with webdataset.TarWriter(str(tmp_path / "pool.tar"), encoder=False) as writer:
+        for number, light in enumerate(["night", "day", "night"]):
+            row = {"__key__": f"{number}", "png": png_of(pixels(number))}
+            writer.write(row | {"slice.json": json.dumps({"light": light, "area": number}).encode()})
+    pictures = find_pictures([str(tmp_path / "pool.tar")])
+    places = [picture.place for picture in pictures.pictures]
+    assert Slices().rows(pictures, [""], None)[""] == {
+        "light=day": {places[1]},
+        "light=night": {places[0], places[2]},
+    }
+    rules = Slices.of({"large": ["area>0", "light=night"], "first": "key=0"})
+    assert rules.rows(pictures, [""], None)[""] == {"large": {places[2]}, "first": {places[0]}}
 
 
 def test_gaps_and_what_nobody_can_say_are_named(

@@ -4,17 +4,19 @@
 `Questions` and `LabelledSet` are what stands between them: the files ask.json and result.json.
 """
 
-from distill_mtl.evaluation.few_labels.draw import Draw, draw, draw_chances, shares
+from distill_mtl.evaluation.few_labels.draw import Draw, draw, draw_chances, shares, within
 from distill_mtl.evaluation.few_labels.estimate import Drawn, Estimate, Proxies, estimate, estimate_decided
-from distill_mtl.evaluation.few_labels.questions import AskedTask, Question, Questions
-from distill_mtl.evaluation.few_labels.result import LabelledSet, LabelledTask
+from distill_mtl.evaluation.few_labels.questions import AskedSlice, AskedTask, Question, Questions
+from distill_mtl.evaluation.few_labels.result import LabelledSet, LabelledSlice, LabelledTask
 
 __all__ = [
+    "AskedSlice",
     "AskedTask",
     "Draw",
     "Drawn",
     "Estimate",
     "LabelledSet",
+    "LabelledSlice",
     "LabelledTask",
     "Proxies",
     "Question",
@@ -24,4 +26,5 @@ __all__ = [
     "estimate",
     "estimate_decided",
     "shares",
+    "within",
 ]

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from distill_mtl.splitmix import fold, uniforms
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 EVEN = 0.2
 """Share of each draw that is spread evenly over all rows, whatever their size."""
@@ -42,7 +43,22 @@ def draw(chances: Floats, number: int, *names: str | int) -> Draw:
     waits = -np.log1p(-uniforms(fold("few labels", *names, np.arange(len(weights))), 1)[:, 0])
     with np.errstate(divide="ignore", invalid="ignore"):
         order = np.argsort(np.where(weights > 0, waits / weights, np.inf), kind="stable")
-    rows = order[: min(number, int(np.count_nonzero(weights)))]
+    return _with_chances(weights, order[: min(number, int(np.count_nonzero(weights)))])
+
+
+def within(drawn: Draw, chances: Floats, some: Bools) -> Draw:
+    """The part of a draw that fell among some rows. It is a draw from these: no row's wait depends on another's.
+
+    Args:
+        drawn: from all rows.
+        chances: float64 [N], that it was drawn by.
+        some: bool [N].
+    """
+    rows = np.array([row for row in drawn.rows if some[row]], dtype=np.int64)
+    return _with_chances(np.where(some, chances, 0.0), rows)
+
+
+def _with_chances(weights: Floats, rows: NDArray[np.int64]) -> Draw:
     drawn = weights[rows]
     left = drawn[::-1].cumsum()[::-1] + np.delete(weights, rows).sum()
     return Draw(rows.tolist(), (drawn / left).tolist())

@@ -12,8 +12,10 @@ from distill_mtl.evaluation.bootstrap import unseen_difference
 from distill_mtl.evaluation.few_labels.intervals import (
     Ends,
     bounded_interval,
+    bounded_p,
     bounded_sequence,
     mean_interval,
+    mean_p,
     mean_sequence,
 )
 from distill_mtl.tasks.base import TaskKind
@@ -31,12 +33,15 @@ class Drawn(NamedTuple):
         population: rows that could be drawn.
         planned: how many were; known before the first answer, as the sequences need it.
         skipped: of them, those that nobody can answer.
+        anytime: an interval is wanted that holds at any number of labels, also when no planned row is open: few rows
+            are too few for one at a fixed number.
     """
 
     chances: list[float]
     population: int
     planned: int
     skipped: int = 0
+    anytime: bool = False
 
     @property
     def exact(self) -> bool:
@@ -45,8 +50,8 @@ class Drawn(NamedTuple):
 
     @property
     def complete(self) -> bool:
-        """No planned row is open."""
-        return len(self.chances) + self.skipped >= self.planned
+        """No planned row is open, so that the number of labels is fixed."""
+        return not self.anytime and len(self.chances) + self.skipped >= self.planned
 
 
 class Proxies(NamedTuple):
@@ -72,11 +77,14 @@ class Estimate:
         interval: at 95 %. Where all planned rows are answered, for that number of labels; before, one that may be
             looked at after every label (a confidence sequence). None: too few answers.
         anytime: it is the latter.
+        p: of so large a difference between networks that are alike on all rows, on both sides, valid at any number of
+            labels; None: too few answers, or the interval is that of a fixed number.
     """
 
     delta: float
     interval: Ends | None
     anytime: bool = False
+    p: float | None = None
 
 
 def estimate(
@@ -107,7 +115,7 @@ def estimate(
     score = _Score(kind, student, teacher, None if drawn.exact or not kind.additive else proxies)
     if drawn.exact:
         delta = float(score(np.ones((1, len(student))))[0])
-        return Estimate(delta, (delta, delta))
+        return _known(delta)
     chances = np.asarray(drawn.chances)
     count = len(chances)
     weights = (1 / chances + np.arange(count - 1, -1, -1)) / count
@@ -126,7 +134,7 @@ def estimate(
     low, high = delta + found[0] - middle, delta + found[1] - middle
     if low == high and kind.in_points:  # what was never seen to differ may still do so
         low, high = unseen_difference(count)
-    return Estimate(delta, (low, high), anytime)
+    return Estimate(delta, (low, high), anytime, mean_p(by_draw, delta, drawn.planned) if anytime else None)
 
 
 def estimate_decided(right: Tensor, pictures: int, drawn: Drawn) -> Estimate:
@@ -145,13 +153,20 @@ def estimate_decided(right: Tensor, pictures: int, drawn: Drawn) -> Estimate:
     scale = 100 * population / pictures
     delta = scale * float(values.mean()) if len(values) else 0.0
     if drawn.exact:
-        return Estimate(delta, (delta, delta))
+        return _known(delta)
     if drawn.complete:
         plus, minus = int((values > 0).sum()), int((values < 0).sum())
         low, high = bounded_interval(plus, minus, len(values), population)
         return Estimate(delta, (scale * low, scale * high))
-    low, high = bounded_sequence((values + 1) / 2, population, drawn.planned)
-    return Estimate(delta, (scale * (2 * low - 1), scale * (2 * high - 1)), anytime=True)
+    halves = (values + 1) / 2
+    low, high = bounded_sequence(halves, population, drawn.planned)
+    ends = scale * (2 * low - 1), scale * (2 * high - 1)
+    return Estimate(delta, ends, True, bounded_p(halves, population, drawn.planned))
+
+
+def _known(delta: float) -> Estimate:
+    """Of a difference that nothing is left to chance of."""
+    return Estimate(delta, (delta, delta), p=float(delta == 0))
 
 
 class _Score:

@@ -84,6 +84,20 @@ def bounded_sequence(values: Floats, population: int, planned: int) -> Ends:
     )
 
 
+def bounded_p(values: Floats, population: int, planned: int) -> float:
+    """p of these values where the population's mean is 0.5, on both sides; it holds at any number of them.
+
+    1 / wealth is such a p (Ramdas, Grünwald, Vovk & Shafer 2023, "Game-theoretic statistics and safe anytime-valid
+    inference", Statistical Science 38(4), section 2).
+
+    Args:
+        values, population, planned: as for `bounded_sequence`.
+    """
+    half = np.array([0.5])
+    most = max(float(wealth(values, population, half, planned, sign)[0]) for sign in (1, -1))
+    return min(1.0, 2 * math.exp(-max(most, 0.0)))
+
+
 def bounded_interval(plus: int, minus: int, rows: int, population: int) -> Ends:
     """The interval of the mean of numbers -1, 0 and 1 in a finite population, at a number of rows fixed before.
 
@@ -131,13 +145,33 @@ def mean_sequence(values: Floats, planned: int) -> Ends | None:
     count = len(values)
     if count < LEAST:
         return None
-    alpha = 1 - LEVEL
-    best = -2 * math.log(alpha)
-    rho = (best + math.log(best + 1)) / max(LEAST, planned / 2)
+    rho = _rho(planned)
     scale = count * rho + 1
-    reach = math.sqrt(2 * scale / (count**2 * rho) * math.log(math.sqrt(scale) / alpha))
+    reach = math.sqrt(2 * scale / (count**2 * rho) * math.log(math.sqrt(scale) / (1 - LEVEL)))
     reach *= float(values.std(ddof=1))
     return float(values.mean()) - reach, float(values.mean()) + reach
+
+
+def mean_p(values: Floats, mean: float, planned: int) -> float | None:
+    """p of these values where their expectation is 0: the largest level whose `mean_sequence` leaves 0 out.
+
+    Args:
+        values, planned: as for `mean_sequence`.
+        mean: that the sequence is laid around.
+    """
+    count, spread = len(values), float(values.std(ddof=1)) if len(values) >= LEAST else 0.0
+    if count < LEAST:
+        return None
+    if not spread:
+        return 1.0
+    scale = count * (rho := _rho(planned)) + 1
+    return min(1.0, math.sqrt(scale) * math.exp(-((mean * count / spread) ** 2) * rho / (2 * scale)))
+
+
+def _rho(planned: int) -> float:
+    """Narrowest at half of the planned number, for the level of the intervals."""
+    best = -2 * math.log(1 - LEVEL)
+    return (best + math.log(best + 1)) / max(LEAST, planned / 2)
 
 
 _NORMAL = float(ndtri((1 + LEVEL) / 2))

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from distill_mtl import __version__
@@ -30,6 +30,19 @@ class Question:
     chance: float
 
 
+@dataclass(frozen=True, config=_PART)
+class AskedSlice:
+    """The part of a task's draw that fell into a slice of the pictures.
+
+    Attributes:
+        population: rows of the slice that could be drawn.
+        chances: row -> its chance among those of the slice, in the order of the draw.
+    """
+
+    population: int
+    chances: dict[str, float]
+
+
 @dataclass(frozen=True, kw_only=True, config=_PART)
 class AskedTask:
     """The questions of one task.
@@ -42,6 +55,7 @@ class AskedTask:
         questions: in the order of the draw.
         student, teacher: statistics summed over all pictures, with the teacher's answer in the label's place; None
             where the kind's statistics cannot be summed, or are not needed.
+        slices: the part of each slice.
     """
 
     metric: str
@@ -51,6 +65,7 @@ class AskedTask:
     questions: list[Question]
     student: list[float] | None = None
     teacher: list[float] | None = None
+    slices: dict[str, AskedSlice] = Field(default_factory=dict)
 
 
 class Questions(BaseModel):
@@ -66,6 +81,7 @@ class Questions(BaseModel):
         unread: further pictures that could not be read.
         keys: row -> the picture's own name.
         tasks: those with a teacher.
+        slices: slice -> how many pictures it has.
     """
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False, extra="forbid")
@@ -80,6 +96,7 @@ class Questions(BaseModel):
     unread: int
     keys: dict[str, str]
     tasks: dict[str, AskedTask]
+    slices: dict[str, int] = Field(default_factory=dict)
 
     @property
     def number(self) -> int:

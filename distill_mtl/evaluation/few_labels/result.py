@@ -10,12 +10,53 @@ from pydantic import BaseModel, ConfigDict, computed_field, model_validator
 from pydantic.dataclasses import dataclass
 
 from distill_mtl import __version__
-from distill_mtl.evaluation.result import Acceptance
-from distill_mtl.evaluation.verdict import Decision, judge
+from distill_mtl.evaluation.result import HIDDEN, Acceptance
+from distill_mtl.evaluation.verdict import AcceptanceRule, Decision, judge
 from distill_mtl.files import write_text
 
 FORMAT: Final = "distill_mtl few labels"
 _PART = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True, kw_only=True, config=_PART)
+class LabelledSlice:
+    """A task on the pictures of a slice, from the labels that fell into it.
+
+    Attributes:
+        name: of the slice.
+        pictures: that it has.
+        population, asked, answered, skipped: as of the task, of these pictures.
+        delta, ci95: as of the task, from these pictures alone; the interval holds after every label. None: too few
+            pictures or answers.
+        p: of so large a difference between networks that are alike on all of these pictures, valid after every label.
+        p_holm: the same, corrected for the number of slices of all tasks.
+        margin, verdict: where `acceptance.slices` names the slice.
+    """
+
+    name: str
+    pictures: int
+    population: int
+    asked: int
+    answered: int
+    skipped: int = 0
+    delta: float | None = None
+    ci95: tuple[float, float] | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    margin: float | None = None
+    verdict: Decision | None = None
+
+    def judged(self, margin: float | None, rule: AcceptanceRule) -> "LabelledSlice":
+        """The same with a margin of its own and what it decides; None: it has none."""
+        if margin is None:
+            return replace(self, margin=None, verdict=None)
+        if self.delta is None and self.ci95 is None:
+            return replace(self, margin=margin, verdict="undecided")
+        found = judge(
+            *(self.delta or 0.0, self.ci95, max(1, self.answered), margin),
+            "interval" if self.delta is None else rule,
+        )
+        return replace(self, margin=margin, verdict=found.decision)
 
 
 @dataclass(frozen=True, kw_only=True, config=_PART)
@@ -36,6 +77,7 @@ class LabelledTask:
         unscored: classes that no answer shows.
         margin, verdict: as in `TaskResult`; set by the `LabelledSet`.
         labels_to_decide: about how many more labels would end `undecided`; None: as `rows_to_decide`.
+        slices: of the pictures, the one that lost most first.
     """
 
     kind: str
@@ -55,10 +97,13 @@ class LabelledTask:
     margin: float = 0.0
     verdict: Decision = "undecided"
     labels_to_decide: int | None = None
+    slices: tuple[LabelledSlice, ...] = ()
 
     def judged(self, acceptance: Acceptance, task: str) -> "LabelledTask":
         """The same with a margin and what it decides."""
         margin, rule = acceptance.margin[task], acceptance.rule
+        own = acceptance.of_slices(task)
+        self = replace(self, slices=tuple(each.judged(own.get(each.name), rule) for each in self.slices))
         if self.delta is None and self.ci95 is None:
             return replace(self, margin=margin, verdict="undecided", labels_to_decide=None)
         # Without an answer the interval alone may decide: where few rows differ, few points can be lost.
@@ -97,8 +142,23 @@ class LabelledSet(BaseModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def accepted(self) -> bool:
-        """Whether every task is non-inferior to its teacher."""
-        return all(task.verdict == "non-inferior" for task in self.tasks.values())
+        """Whether every task is non-inferior to its teacher, also on the slices that have margins."""
+        verdicts = [task.verdict for task in self.tasks.values()]
+        verdicts += [each.verdict for task in self.tasks.values() for each in task.slices if each.verdict]
+        return all(verdict == "non-inferior" for verdict in verdicts)
+
+    @property
+    def hidden_losses(self) -> dict[str, tuple[LabelledTask, LabelledSlice]]:
+        """`TASK in SLICE` -> both, of slices with a loss that the verdict does not tell: as of `Evaluation`."""
+        return {
+            f"{task} in {each.name}": (result, each)
+            for task, result in self.tasks.items()
+            if result.verdict != "inferior"
+            for each in result.slices
+            if each.verdict != "inferior" and each.p_holm is not None and each.p_holm < HIDDEN
+            if each.delta is not None
+            if each.delta < -(result.margin if each.margin is None else each.margin)
+        }
 
     @property
     def answered(self) -> int:
