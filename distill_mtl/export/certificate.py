@@ -21,15 +21,17 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from distill_mtl import __version__
-from distill_mtl.errors import UserError
+from distill_mtl.errors import UserError, a_few
 from distill_mtl.evaluation.cost import latencies_of
 from distill_mtl.export.deployable import Deployable, Pixels
 from distill_mtl.export.export_format import ExportRequest, StudentSource
 from distill_mtl.export.file_runtimes import FileRuntime
 from distill_mtl.export.parity import Difference, Parity, PictureBatch
+from distill_mtl.export.reference import Reference
 from distill_mtl.networks.inputs import LARGEST_SIDE
 from distill_mtl.networks.weights import CONFIG, WEIGHTS, sha256
-from distill_mtl.reading import Remedy, read_json
+from distill_mtl.reading import Remedy, fit, read_json
+from distill_mtl.run_notes import CERTIFICATE
 
 _LEVEL = 0.95
 _CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -82,6 +84,7 @@ class Certificate:
         rows_sha256: of their pixels.
         machine: processor, system and threads.
         runtimes: by the name that `--on` takes; none where the file was not run.
+        reference: some rows and the student's answers, in FILE.certificate.npz; None: they are not recorded.
     """
 
     distill_mtl: str
@@ -102,6 +105,7 @@ class Certificate:
     rows_sha256: str
     machine: str
     runtimes: dict[str, RuntimeRecord]
+    reference: Reference | None = None
 
     def write(self, path: Path) -> None:
         """As JSON."""
@@ -114,8 +118,21 @@ def read_certificate(path: Path) -> Certificate:
     Raises:
         UserError: there is none, or it is no certificate.
     """
+    give = f"Give FILE{CERTIFICATE}, which lies beside the exported FILE."
+    if not path.exists() or path.is_dir():
+        folder = path if path.is_dir() else path.parent
+        there = [each.name for each in sorted(folder.glob(f"*{CERTIFICATE}"))]
+        known = f" In {folder}: {a_few(there)}." if there else ""
+        raise UserError(
+            f"{path}{' is a folder' if path.is_dir() else ': there is no such file'}. {give}{known}"
+        )
+    if path.suffix != ".json":
+        raise UserError(f"{path} is no certificate. {give}")
     remedy = Remedy("Export the student again.")
-    found: Certificate = read_json(path, Certificate, remedy=remedy)
+    content = read_json(path, remedy=remedy)
+    if not isinstance(content, dict) or not {"file", "files", "runtimes"} <= content.keys():
+        raise UserError(f"{path} is JSON, but no certificate of an export. {give}")
+    found: Certificate = fit(content, Certificate, str(path), remedy=remedy)
     # A folder stands with each file below it.
     if not any(name == found.file or name.startswith(f"{found.file}/") for name in found.files):
         raise UserError(f"{path}: `files` has no sha256 of {found.file}. {remedy.mend}")
@@ -128,6 +145,7 @@ def certify(
     files: Sequence[Path],
     batches: Sequence[PictureBatch],
     runtimes: dict[str, RuntimeRecord],
+    reference: Reference | None,
 ) -> Certificate:
     """What was measured of a file.
 
@@ -137,6 +155,7 @@ def certify(
         files: that belong together, the file itself among them; a folder counts as its files.
         batches: the rows that were compared.
         runtimes: what was found in each.
+        reference: as it was recorded.
     """
     place = Path(os.path.realpath(request.out)).parent
     return Certificate(
@@ -158,6 +177,7 @@ def certify(
         rows_sha256=rows_hash(batches),
         machine=f"{platform.machine()}, {platform.system()}, {torch.get_num_threads()} threads",
         runtimes=runtimes,
+        reference=reference,
     )
 
 

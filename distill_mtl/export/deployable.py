@@ -3,7 +3,7 @@
 What the trunk holds and no head reads is removed first. The note in the file (`file_note`) says what the file is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -110,9 +110,12 @@ class Deployable(nn.Module):
 
     def taken(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] as the graph takes them."""
-        if self.pixels == "normalised":
-            return self.trunk.preprocess(images).contiguous()
-        return (images * 255).round().to(torch.uint8) if self.pixels == "uint8" else images
+        return as_taken(images, self.pixels, self.trunk.preprocess)
+
+    @property
+    def own_size(self) -> Size:
+        """Height and width of what the trunk sees."""
+        return self.trunk.inputs.size
 
     def open_axes(self) -> Mapping[int, str]:
         """The axes of the input whose length is open, and what they are called."""
@@ -123,6 +126,13 @@ class Deployable(nn.Module):
         if self.pixels == "normalised":
             return images
         return self.trunk.preprocess(images.float() / 255 if self.pixels == "uint8" else images)
+
+
+def as_taken(images: Tensor, pixels: Pixels, preprocess: Callable[[Tensor], Tensor]) -> Tensor:
+    """Images [B, 3, H, W] in [0, 1] as a graph takes them."""
+    if pixels == "normalised":
+        return preprocess(images).contiguous()
+    return (images * 255).round().to(torch.uint8) if pixels == "uint8" else images
 
 
 def file_note(

@@ -22,6 +22,8 @@ from distill_mtl.export.deployable import Deployable, file_note, remove_unread
 from distill_mtl.export.export_format import ExportRequest, Format, find_student, refuse_existing
 from distill_mtl.export.file_runtimes import FileRuntime, chosen_runtimes
 from distill_mtl.export.parity import Parity, PictureBatch, RealRows, check_parity
+from distill_mtl.export.reference import ENDING as REFERENCE
+from distill_mtl.export.reference import write_reference
 from distill_mtl.files import atomic_files, size_on_disk
 from distill_mtl.networks.runtime import Runtime
 from distill_mtl.recipe.schema import task_of
@@ -87,7 +89,11 @@ class GraphFormat(Format):
                     for name, one in records.items()
                 }
             files = [path for path in made.iterdir() if not path.name.endswith(".results.json")]
-            certificate = certify(request, module, files, batches, records)
+            reference = None
+            if records:
+                beside = made / f"{request.out.name}{REFERENCE}"
+                reference = write_reference(beside, module, request.source.load(), batches)
+            certificate = certify(request, module, files, batches, records, reference)
             certificate.write(made / f"{request.out.name}{CERTIFICATE}")
         if not runtimes:
             request.console.print(

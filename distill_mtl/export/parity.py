@@ -6,19 +6,20 @@ The rows are those of the run's own data, or of shards that are named.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
 from rich import box
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
 from distill_mtl.data import DataSettings, Sources, open_sources
 from distill_mtl.data.batch import Batch, BatchRows
 from distill_mtl.data.shard_sets import as_patterns, find_sets
 from distill_mtl.errors import ExportError, UserError
 from distill_mtl.evaluation.row_statistics import refuse_nan
-from distill_mtl.export.deployable import Deployable
+from distill_mtl.export.deployable import Deployable, Pixels
 from distill_mtl.export.export_format import ExportRequest
 from distill_mtl.geometry.views import Size
 from distill_mtl.recipe import Recipe, load_recipe
@@ -40,6 +41,29 @@ _MOST = 32
 
 
 Answers = dict[str, Tensor]
+
+
+class Answering(Protocol):
+    """What `check_parity` asks of what was exported."""
+
+    @property
+    def kinds(self) -> Mapping[str, TaskKind]:
+        """Of the tasks."""
+
+    @property
+    def pixels(self) -> Pixels:
+        """What the file takes."""
+
+    @property
+    def decode(self) -> bool:
+        """Whether it gives decoded answers too."""
+
+    @property
+    def own_size(self) -> Size:
+        """Height and width of what the trunk sees."""
+
+    def taken(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] as the file takes them."""
 
 
 @dataclass(frozen=True)
@@ -275,8 +299,8 @@ class Parity:
 
 
 def check_parity(
-    module: Deployable,
-    student: nn.Module,
+    module: Answering,
+    student: Callable[[Tensor], Mapping[str, Mapping[str, Tensor]]],
     run: Callable[[Tensor], dict[str, Tensor]],
     batches: Sequence[PictureBatch],
 ) -> Parity:
@@ -288,7 +312,7 @@ def check_parity(
 
     Args:
         module: what was exported.
-        student: a loaded student (`DeployedStudent`).
+        student: a loaded student (`DeployedStudent`), or its recorded answers.
         run: the file.
         batches: the rows.
     """
@@ -317,7 +341,10 @@ def check_parity(
 
 
 def _answers(
-    module: Deployable, student: nn.Module, run: Callable[[Tensor], Answers], batch: PictureBatch
+    module: Answering,
+    student: Callable[[Tensor], Mapping[str, Mapping[str, Tensor]]],
+    run: Callable[[Tensor], Answers],
+    batch: PictureBatch,
 ) -> tuple[Answers, Answers, tuple[int, int]]:
     """What is expected of every output, what the file gives, and the size of its images."""
     taken = module.taken(batch.images)
@@ -325,7 +352,7 @@ def _answers(
     answers = student(batch.images)
     size = map_size(taken)
     if module.pixels == "normalised":
-        size = module.trunk.inputs.size
+        size = module.own_size
     eager = {}
     for task, kind in module.kinds.items():
         eager[task] = answers[task]["logits"]

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from distill_mtl.data.decode import read_image
@@ -20,14 +21,30 @@ from distill_mtl.export.certificate import (
 from distill_mtl.export.deployable import Deployable
 from distill_mtl.export.export_format import FORMATS, ExportRequest
 from distill_mtl.export.file_runtimes import FILE_RUNTIMES
-from distill_mtl.export.parity import LARGEST, Parity, PictureBatch, RealRows, check_parity
+from distill_mtl.export.parity import LARGEST, Answering, Parity, PictureBatch, RealRows, check_parity
+from distill_mtl.export.reference import ENDING as REFERENCE
+from distill_mtl.export.reference import Recorded
 from distill_mtl.geometry.views import Size, plain_view
 from distill_mtl.networks.file_contract import read_note
+from distill_mtl.networks.inputs import InputContract
 from distill_mtl.networks.runtime import Runtime
+from distill_mtl.networks.weights import sha256
 from distill_mtl.prediction.named_pictures import find_pictures
 from distill_mtl.splits import Split
 
+Run = Callable[[Tensor], dict[str, Tensor]]
+Cause = tuple[str, Mapping[str, Tensor], Callable[[], Mapping[str, Tensor]]]
+_SWAPPED = "It sees red and blue swapped: check the order of the colours."
+_ROUGH = "It resizes pictures without antialiasing."
 _TIMES = 2.0  # that the largest error of answers without decisions may exceed the certified one, in less than float32
+
+
+class Exported(Answering, Protocol):
+    """What a file is compared with."""
+
+    @property
+    def inputs(self) -> InputContract:
+        """What the file takes."""
 
 
 @dataclass
@@ -71,8 +88,16 @@ class PictureRows(RealRows):
         return torch.stack(seen), [picture.key for picture in chosen]
 
 
-def changed_files(certificate: Certificate, folder: Path, student: Mapping[str, str]) -> dict[str, str]:
-    """What is no longer the file or the student that was certified."""
+def changed_files(
+    certificate: Certificate, folder: Path, student: Mapping[str, str] | None
+) -> dict[str, str]:
+    """What is no longer the file or the student that was certified.
+
+    Args:
+        certificate: of the file.
+        folder: where both lie.
+        student: sha256 of the student's files; None: it is not here, and the recorded answers stand in its place.
+    """
     failures = {}
     for name, expected in certificate.files.items():
         if not (path := folder / name).is_file():
@@ -82,6 +107,14 @@ def changed_files(certificate: Certificate, folder: Path, student: Mapping[str, 
                 f"{path} was changed after it was certified: its sha256 is {found[:12]}…, not {expected[:12]}…. "
                 "Fetch it again, or export the student again."
             )
+    if student is None:
+        assert certificate.reference is not None
+        path = folder / f"{certificate.file}{REFERENCE}"
+        if path.is_file() and sha256(path) != certificate.reference.sha256:
+            failures["reference"] = (
+                f"{path} was changed after it was certified. Fetch it again, or export the student again."
+            )
+        return failures
     stale = [name for name, expected in certificate.student.items() if student.get(name) != expected]
     if stale:
         failures["student"] = (
@@ -89,6 +122,40 @@ def changed_files(certificate: Certificate, folder: Path, student: Mapping[str, 
             "certified. Export it again, or name the right one with --student."
         )
     return failures
+
+
+def verify_alone(certificate: Certificate, file: Path, *, trust: bool) -> Verification:
+    """Run a file in each runtime of its certificate on the recorded rows, where the student is not.
+
+    Args:
+        certificate: of the file, with a reference.
+        file: to run.
+        trust: let the code of kinds of the user's own run.
+
+    Raises:
+        UserError: what was recorded cannot be read.
+    """
+    assert certificate.reference is not None
+    recorded = Recorded(
+        file.with_name(file.name + REFERENCE),
+        certificate.reference,
+        certificate.pixels,
+        decode=certificate.decode,
+        trust=trust,
+    )
+
+    def diagnosed(run: Run, batch: PictureBatch) -> str:
+        ours = _logits(recorded(batch.images))
+        first = recorded.batches[0]
+        causes = [(_SWAPPED, ours, lambda: run(recorded.taken(batch.images.flip(1))))]
+        if recorded.pixels != "normalised" and first.images.shape[2:] == recorded.own_size:
+            of_first = _logits(recorded(first.images))
+            causes.append((_ROUGH, of_first, lambda: run(recorded.taken(first.images))))
+        return _cause(ours, run(recorded.taken(batch.images)), causes)
+
+    verification = Verification()
+    _verify(verification, certificate, recorded, recorded, recorded.batches, file, diagnosed)
+    return verification
 
 
 @torch.no_grad()
@@ -119,6 +186,32 @@ def verify_answers(
             "with --pictures."
         )
     student = request.source.load()
+
+    def diagnosed(run: Run, batch: PictureBatch) -> str:
+        given, images = run(module.taken(batch.images)), batch.images
+        ours = {task: logits for task, logits in _logits(student(images)).items() if task in module.kinds}
+        causes = [(_SWAPPED, given, lambda: _logits(student(images.flip(1))))]
+        contract = module.trunk.inputs
+        if contract.interpolation != "nearest":
+            rough = F.interpolate(images, contract.size, mode=contract.interpolation).clamp(0, 1)
+            causes.append((_ROUGH, given, lambda: _logits(student(rough))))
+        return _cause(ours, given, causes)
+
+    _verify(verification, certificate, module, student, batches, file, diagnosed)
+    return verification
+
+
+@torch.no_grad()
+def _verify(
+    verification: Verification,
+    certificate: Certificate,
+    module: Exported,
+    student: Callable[[Tensor], Mapping[str, Mapping[str, Tensor]]],
+    batches: Sequence[PictureBatch],
+    file: Path,
+    diagnosed: Callable[[Run, PictureBatch], str],
+) -> None:
+    """Add what is found in each runtime."""
     for name, record in certificate.runtimes.items():
         if (runtime := FILE_RUNTIMES.get(name)) is None:
             raise UserError(
@@ -143,12 +236,10 @@ def verify_answers(
             continue
         verification.found[name] = found
         if said := _difference(found, record, certificate.precision):
-            cause = diagnosed(module, student, opened, batches[-1])
-            verification.failures[f"answers in {name}"] = f"{said}. {cause}"
-    return verification
+            verification.failures[f"answers in {name}"] = f"{said}. {diagnosed(opened, batches[-1])}"
 
 
-def _other_input(opened: Runtime, module: Deployable) -> str:
+def _other_input(opened: Runtime, module: Exported) -> str:
     """Where the file's own note asks for other images than the student takes."""
     said, wanted = read_note(opened.declared).get("inputs", {}), module.inputs.to_dict()
     other = [key for key, value in said.items() if wanted.get(key) != value]
@@ -177,28 +268,26 @@ def _difference(found: Parity, record: RuntimeRecord, precision: str) -> str:
     return ""
 
 
-@torch.no_grad()
-def diagnosed(
-    module: Deployable, student: nn.Module, run: Callable[[Tensor], dict[str, Tensor]], batch: PictureBatch
-) -> str:
-    """What explains answers that are not the student's, in a sentence."""
+def _logits(answers: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {task: answer["logits"] for task, answer in answers.items()}
 
-    def logits(images: Tensor) -> dict[str, Tensor]:
-        return {task: answer["logits"] for task, answer in student(images).items() if task in module.kinds}
 
-    given, images = run(module.taken(batch.images)), batch.images
-    ours = logits(images)
+def _cause(ours: Mapping[str, Tensor], given: Mapping[str, Tensor], causes: Sequence[Cause]) -> str:
+    """What explains answers that are not the student's, in a sentence.
+
+    Args:
+        ours: the student's logits.
+        given: the file's answers.
+        causes: each with two answers that are alike if it is the cause; the second is asked for when its turn comes.
+    """
     if not all(bool(given[task].isfinite().all()) for task in ours):
         return "Its answers are not finite: has something computed in 16 bits overflowed?"
     if _alike(ours, given):
         return "Its logits are the student's, so it decodes them otherwise: check the version that wrote it."
-    if _alike(logits(images.flip(1)), given):
-        return "It sees red and blue swapped: check the order of the colours."
-    contract = module.trunk.inputs
-    if contract.interpolation != "nearest":
-        rough = F.interpolate(images, contract.size, mode=contract.interpolation).clamp(0, 1)
-        if _alike(logits(rough), given):
-            return "It resizes pictures without antialiasing."
+    for words, one, other in causes:
+        found = other()
+        if _alike({task: one[task] for task in ours}, found):
+            return words
     for task, answer in ours.items():
         if not _alike({task: answer}, given) and _alike(
             {task: answer.sort(1).values}, {task: given[task].sort(1).values}

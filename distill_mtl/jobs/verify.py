@@ -13,8 +13,13 @@ from distill_mtl.export.deployable import remove_unread
 from distill_mtl.export.export_format import FORMATS, ExportRequest, find_student, only_tasks
 from distill_mtl.export.graph_format import GraphFormat
 from distill_mtl.export.parity import RealRows
-from distill_mtl.export.verification import PictureRows, Verification, changed_files, verify_answers
-from distill_mtl.run_notes import CERTIFICATE
+from distill_mtl.export.verification import (
+    PictureRows,
+    Verification,
+    changed_files,
+    verify_alone,
+    verify_answers,
+)
 
 
 def verify_export(
@@ -28,7 +33,8 @@ def verify_export(
     """Measure again what the certificate of an export says.
 
     Compare file, student and the versions of the runtimes with the certificate beside an export, run the file on real
-    rows in each of these runtimes, and compare its answers with the student's. More: docs/export.md.
+    rows in each of these runtimes, and compare its answers with the student's. Where the student is not here, they are
+    compared with its answers that were recorded beside the certificate (FILE.certificate.npz). More: docs/export.md.
 
     Args:
         certificate (CERTIFICATE): FILE.certificate.json, beside the exported file.
@@ -41,20 +47,17 @@ def verify_export(
         What was found; `accepted` if all holds.
 
     Raises:
-        UserError: the certificate or the student cannot be read, or the file was never run.
+        UserError: the certificate, the student or what was recorded cannot be read, or the file was never run.
 
     Examples:
-        again on the run's own rows; on another machine, on its own pictures:
+        again on the run's own rows; on another machine, on the rows recorded beside it; there on its own pictures:
           distill-mtl verify runs/A/export/A.onnx.certificate.json
+          distill-mtl verify A.onnx.certificate.json
           distill-mtl verify A.onnx.certificate.json --student student --pictures photos
 
         Exit status 3 where something does not hold: each is named.
     """
     path, said = Path(certificate), console or output()
-    if not path.name.endswith(CERTIFICATE):
-        raise UserError(
-            f"{path} is no certificate. Give FILE{CERTIFICATE}, which lies beside the exported FILE."
-        )
     found = read_certificate(path)
     if not found.runtimes:
         raise UserError(f"{path} names no runtime: the file was never run, so there is nothing to verify.")
@@ -64,17 +67,26 @@ def verify_export(
             f"{file} is a program, which runs with all your rights. If you trust its origin, add --trust."
         )
     place = student or path.parent / found.source
+    source, alone = None, found.reference is not None and not pictures
     try:
         source = replace(find_student(place, trust=trust), size=found.input_size)
     except ExportError as error:
         if student is not None:
             raise
-        raise UserError(
-            f"{path} says that the student lies in {place}, and it does not. Name its folder with --student."
-        ) from error
-    failures = changed_files(found, path.parent, student_hashes(source))
+        if not alone:
+            way = (
+                ", or leave out --pictures: the file is then compared on the rows recorded beside the certificate"
+                if found.reference is not None
+                else ""
+            )
+            raise UserError(
+                f"{path} says that the student lies in {place}, and it does not. Name its folder with --student{way}."
+            ) from error
+    failures = changed_files(found, path.parent, None if source is None else student_hashes(source))
     if failures:
         verification = Verification(failures)
+    elif source is None:
+        verification = verify_alone(found, file, trust=trust)
     else:
         request = ExportRequest(
             format=found.format,
@@ -110,5 +122,11 @@ def verify_export(
     for name, text in verification.failures.items():
         said.print(f"{name}: {text}", style="red", soft_wrap=True, markup=False, highlight=False)
     if verification.accepted:
-        said.print(f"{found.file} answers as certified.", soft_wrap=True, highlight=False)
+        told = (
+            f", on {next(iter(verification.found.values())).rows} rows that were recorded with the student's answers: "
+            f"the student itself is not here ({place})"
+            if source is None
+            else ""
+        )
+        said.print(f"{found.file} answers as certified{told}.", soft_wrap=True, highlight=False)
     return verification

@@ -70,7 +70,11 @@ def test_an_export_that_ends_early_leaves_nothing_and_spoils_nothing(
     with pytest.raises(error):
         export_student(run, "torchscript", rows=6, overwrite=True, console=QUIET)
     assert file.read_bytes() == before
-    assert {path.name for path in file.parent.iterdir()} == {"toy.ts", "toy.ts.certificate.json"}
+    assert {path.name for path in file.parent.iterdir()} == {
+        "toy.ts",
+        "toy.ts.certificate.json",
+        "toy.ts.certificate.npz",
+    }
 
 
 def test_mistakes_are_said_in_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,6 +92,7 @@ def test_an_onnx_file_names_its_axes_and_holds_its_weights(exported: Callable[..
     assert {path.name for path in file.parent.glob(f"{file.name}*")} == {
         file.name,
         f"{file.name}.certificate.json",
+        f"{file.name}.certificate.npz",
     }
 
 
@@ -104,6 +105,7 @@ def test_weights_that_no_onnx_file_can_hold_lie_beside_it(
         "s.onnx",
         "s.onnx.data",
         "s.onnx.certificate.json",
+        "s.onnx.certificate.npz",
     }
     moved = tmp_path / "elsewhere"
     file.parent.rename(moved)

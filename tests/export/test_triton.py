@@ -50,7 +50,8 @@ def test_every_input_and_output_of_the_file_is_in_the_configuration(
     out = export_student(run, "triton", decode=True, preprocess="uint8", rows=6, data=data, console=QUIET)
     model = out / "all kinds"
     assert out == run / "export" / "all kinds-triton"
-    assert {path.name for path in (model / "1").iterdir()} == {"model.onnx", "model.onnx.certificate.json"}
+    beside = {"model.onnx.certificate.json", "model.onnx.certificate.npz"}
+    assert {path.name for path in (model / "1").iterdir()} == {"model.onnx", *beside}
     config = parsed(schema, model)
     assert (config.name, config.backend, config.max_batch_size) == ("all kinds", "onnxruntime", 64)
     assert config.HasField("dynamic_batching")

@@ -57,6 +57,9 @@ def certified_anew(file: Path) -> None:
     path.write_text(json.dumps(said))
 
 
+Place = Callable[[Path], Path]
+
+
 def failures(file: Path, **options: Any) -> dict[str, str]:
     return verify_export(certificate_of(file), console=QUIET, **options).failures
 
@@ -100,7 +103,7 @@ def test_the_command_ends_with_3_and_names_what_fails(
     assert "was changed after it was certified" in capsys.readouterr().out
 
 
-def test_other_weights_are_named(copied: Path) -> None:
+def test_other_weights_are_named(copied: Path, place: Place) -> None:
     def other(graph: Any) -> None:
         for tensor in graph.initializer:
             values = numpy_helper.to_array(tensor)
@@ -109,10 +112,10 @@ def test_other_weights_are_named(copied: Path) -> None:
                 tensor.CopyFrom(numpy_helper.from_array(mixed.numpy(), tensor.name))
 
     rewritten(copied, other)
-    assert "are these the weights of this student" in failures(copied)["answers in onnxruntime"]
+    assert "are these the weights of this student" in failures(place(copied))["answers in onnxruntime"]
 
 
-def test_a_number_that_overflows_in_16_bits_is_named(copied: Path) -> None:
+def test_a_number_that_overflows_in_16_bits_is_named(copied: Path, place: Place) -> None:
     def overflow(graph: Any) -> None:
         (bias,) = (tensor for tensor in graph.initializer if "hue" in tensor.name and "bias" in tensor.name)
         values = numpy_helper.to_array(bias).copy()
@@ -120,10 +123,10 @@ def test_a_number_that_overflows_in_16_bits_is_named(copied: Path) -> None:
         bias.CopyFrom(numpy_helper.from_array(values, bias.name))
 
     rewritten(copied, overflow)
-    assert "answers are not finite" in failures(copied)["answers in onnxruntime"]
+    assert "answers are not finite" in failures(place(copied))["answers in onnxruntime"]
 
 
-def test_classes_in_another_order_are_named(copied: Path) -> None:
+def test_classes_in_another_order_are_named(copied: Path, place: Place) -> None:
     def permuted(graph: Any) -> None:
         for tensor in graph.initializer:
             if "heads.hue" in tensor.name:
@@ -131,10 +134,10 @@ def test_classes_in_another_order_are_named(copied: Path) -> None:
                 tensor.CopyFrom(numpy_helper.from_array(values.copy(), tensor.name))
 
     rewritten(copied, permuted)
-    assert "The classes of hue are in another order" in failures(copied)["answers in onnxruntime"]
+    assert "The classes of hue are in another order" in failures(place(copied))["answers in onnxruntime"]
 
 
-def test_a_decoding_that_is_off_by_one_is_named(copied: Path) -> None:
+def test_a_decoding_that_is_off_by_one_is_named(copied: Path, place: Place) -> None:
     def off_by_one(graph: Any) -> None:
         (node,) = (node for node in graph.node if "hue.label" in node.output)
         node.output[list(node.output).index("hue.label")] = "before"
@@ -142,7 +145,7 @@ def test_a_decoding_that_is_off_by_one_is_named(copied: Path) -> None:
         graph.node.append(onnx.helper.make_node("Add", ["before", "one"], ["hue.label"]))
 
     rewritten(copied, off_by_one)
-    said = failures(copied)["answers in onnxruntime"]
+    said = failures(place(copied))["answers in onnxruntime"]
     assert "hue.label is not the student's: 12 of 12 rows" in said
     assert "decodes them otherwise" in said
 
@@ -152,6 +155,9 @@ class Planted:
 
     def __init__(self, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.run, self._patch = run, monkeypatch
+        file = run / "export" / "toy.onnx"
+        recorded = Path(f"{file}.certificate.npz").rename(run / "recorded.npz")
+        self._recorded = recorded, json.loads(certificate_of(file).read_text())["reference"]
 
     def file(self, change: Callable[[Preprocess, Tensor], Tensor]) -> Path:
         usual = Preprocess._framed
@@ -160,23 +166,74 @@ class Planted:
             patched.setattr("distill_mtl.export.parity.Parity.refuse_difference", lambda *_: None)
             file = export_student(self.run, "onnx", overwrite=True, console=QUIET, **OPTIONS)
         assert Preprocess._framed is usual
+        # The student answered with the fault too while it was recorded.
+        self._recorded[0].rename(f"{file}.certificate.npz")
+        said = json.loads(certificate_of(file).read_text())
+        certificate_of(file).write_text(json.dumps(said | {"reference": self._recorded[1]}))
         return file
 
 
-def test_swapped_channels_are_named(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=["with the student", "alone"])
+def place(copied: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[Path], Path]:
+    """Where a file is verified: in its run, or on a machine that has the file and its certificate alone."""
+
+    def place(file: Path) -> Path:
+        if request.param == "with the student":
+            return file
+        there = tmp_path / "another machine"
+        there.mkdir()
+        for each in file.parent.glob(f"{file.name}*"):
+            each.rename(there / each.name)
+        return there / file.name
+
+    return place
+
+
+def test_a_file_and_its_certificate_alone_are_enough(
+    copied: Path, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", str(certificate_of(place(copied)))])
+    assert ended.value.code == 0
+    assert "toy.onnx answers as certified" in capsys.readouterr().out
+
+
+def test_recorded_answers_that_are_gone_or_changed_are_named(copied: Path, tmp_path: Path) -> None:
+    (tmp_path / "toy" / "student").rename(tmp_path / "elsewhere")
+    recorded = Path(f"{copied}.certificate.npz")
+    assert recorded.stat().st_size < 1_000_000
+    content = recorded.read_bytes()
+    recorded.write_bytes(content[:-1] + b"x")
+    assert "was changed after it was certified" in failures(copied)["reference"]
+    recorded.unlink()
+    with pytest.raises(UserError, match=r"certificate.npz cannot be read.* export the student again"):
+        failures(copied)
+    said = json.loads(certificate_of(copied).read_text())
+    certificate_of(copied).write_text(
+        json.dumps(said | {"reference": None})
+    )  # as it was before they were recorded
+    with pytest.raises(
+        UserError, match=r"the student lies in .*, and it does not. Name its folder with --student\."
+    ):
+        failures(copied)
+
+
+def test_swapped_channels_are_named(copied: Path, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = Preprocess._framed
     file = Planted(copied.parent.parent, monkeypatch).file(lambda self, images: usual(self, images).flip(1))
-    assert "sees red and blue swapped" in failures(file)["answers in onnxruntime"]
+    assert "sees red and blue swapped" in failures(place(file))["answers in onnxruntime"]
 
 
-def test_a_resize_without_antialiasing_is_named(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resize_without_antialiasing_is_named(
+    copied: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = Planted(copied.parent.parent, monkeypatch).file(
         lambda self, images: F.interpolate(images, self.contract.size, mode="bilinear")
     )
-    assert "without antialiasing" in failures(file)["answers in onnxruntime"]
+    assert "without antialiasing" in failures(place(file))["answers in onnxruntime"]
 
 
-def test_a_file_for_another_size_is_named(copied: Path, world: Path, tmp_path: Path) -> None:
+def test_a_file_for_another_size_is_named(copied: Path, place: Place, world: Path, tmp_path: Path) -> None:
     run = copied.parent.parent
     small = export_student(run, "onnx", out=tmp_path / "toy.onnx", rows=12, console=QUIET)
     model = onnx.load(small)
@@ -186,7 +243,7 @@ def test_a_file_for_another_size_is_named(copied: Path, world: Path, tmp_path: P
     model.metadata_props[0].value = json.dumps(said)
     onnx.save(model, small)
     certified_anew(small)
-    found = failures(small)
+    found = failures(place(small))
     assert "its size is [16, 8], the student's [8, 8]" in found["input in onnxruntime"]
     assert "does not run" in found["answers in onnxruntime"]
 
@@ -253,9 +310,19 @@ def test_mistakes_are_said_in_one_line(copied: Path) -> None:
         certificate_of(copied).write_text(json.dumps(said | {key: value}))
         with pytest.raises(UserError, match=rf"{key}.* Export the student again"):
             verify_export(certificate_of(copied), console=QUIET)
-    certificate_of(copied).write_text("{}")
-    with pytest.raises(UserError, match="Export the student again"):
-        verify_export(certificate_of(copied), console=QUIET)
+    whole = json.dumps(said)
+    for text, found in (
+        ("{}", "is JSON, but no certificate of an export. Give FILE.certificate.json"),
+        ("[1]", "is JSON, but no certificate of an export"),
+        (whole[: len(whole) // 2], "is not valid JSON: .* Export the student again"),
+    ):
+        certificate_of(copied).write_text(text)
+        with pytest.raises(UserError, match=found):
+            verify_export(certificate_of(copied), console=QUIET)
+    with pytest.raises(UserError, match=r"there is no such file. Give .* In .*: toy.onnx.certificate.json"):
+        verify_export(copied.parent / "missing.json", console=QUIET)
+    with pytest.raises(UserError, match=r"is a folder. Give .* In .*: toy.onnx.certificate.json"):
+        verify_export(copied.parent, console=QUIET)
 
 
 def test_rows_that_fill_a_batch_count_once_and_are_found_again(good: Path, tmp_path: Path) -> None:

@@ -1,0 +1,143 @@
+"""`FILE.certificate.npz`: a few rows and what the student answers about them.
+
+With it `verify` needs no student: where only the file and its certificate are, their answers on these rows are
+compared with the recorded ones.
+"""
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from distill_mtl.errors import UserError
+from distill_mtl.export.deployable import Deployable, Pixels, as_taken
+from distill_mtl.export.parity import PictureBatch
+from distill_mtl.geometry.views import Size
+from distill_mtl.networks.inputs import InputContract, Preprocess
+from distill_mtl.networks.weights import sha256
+from distill_mtl.reading import DAMAGED_ARRAY, read_bytes
+from distill_mtl.tasks.base import TaskKind, build_kind, import_kind
+
+ENDING = ".certificate.npz"
+MOST_BYTES = 1_000_000
+"""Of pictures and answers together."""
+_FEWEST_ROWS = 1
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Reference:
+    """The record of some rows, and what is needed to understand it.
+
+    Attributes:
+        sha256: of the file.
+        inputs: what the exported file takes, as its own note says it (`InputContract`).
+        contract: what the student's trunk takes.
+        kinds: by task, as config.json of a student's folder keeps it.
+    """
+
+    sha256: str
+    inputs: dict[str, Any]
+    contract: dict[str, Any]
+    kinds: dict[str, dict[str, Any]]
+
+
+class Recorded:
+    """A student of which some answers are known; `check_parity` takes it for what was exported and for the student.
+
+    Args:
+        reference: of the certificate.
+        pixels, decode: as the file was asked for.
+        trust: let the code of kinds of the user's own run.
+
+    Attributes:
+        batches: the rows that are known.
+
+    Raises:
+        UserError: the file is missing or damaged, or a kind is not known or not trusted.
+    """
+
+    def __init__(
+        self, path: Path, reference: Reference, pixels: Pixels, *, decode: bool, trust: bool
+    ) -> None:
+        self.pixels, self.decode = pixels, decode
+        self.kinds: dict[str, TaskKind] = {}
+        for task, entry in reference.kinds.items():
+            import_kind(entry.get("kind", ""), trust=trust, say="--trust")
+            self.kinds[task] = build_kind(**entry)
+        try:
+            self.inputs = InputContract.from_dict(reference.inputs)
+            contract = InputContract.from_dict(reference.contract)
+            self.batches, self._answers = _read(path, list(self.kinds))
+        except (*DAMAGED_ARRAY, KeyError, zipfile.BadZipFile) as error:
+            raise UserError(
+                f"{path} cannot be read: {error}. Fetch it again, or export the student again."
+            ) from error
+        self.own_size: Size = contract.size
+        self._preprocess = Preprocess(contract)
+
+    def taken(self, images: Tensor) -> Tensor:
+        """As `Deployable.taken`."""
+        return as_taken(images, self.pixels, self._preprocess)
+
+    def __call__(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
+        """The recorded answers about the images of one of the batches."""
+        (place,) = (at for at, batch in enumerate(self.batches) if batch.images is images)
+        return {task: {"logits": logits} for task, logits in self._answers[place].items()}
+
+
+@torch.no_grad()
+def write_reference(
+    path: Path, module: Deployable, student: nn.Module, batches: Sequence[PictureBatch]
+) -> Reference | None:
+    """Record the first rows of a comparison, within `MOST_BYTES`; None: not even one row or batch is so small.
+
+    Args:
+        path: of the file.
+        module: what was exported.
+        student: a loaded student (`DeployedStudent`).
+        batches: the rows that were compared.
+    """
+    arrays, room = dict[str, Any](), MOST_BYTES
+    for number, batch in enumerate(batches):
+        images = batch.images if module.batch is not None else batch.images[: _rows_in(room, batch.images)]
+        answers = {task: student(images)[task]["logits"] for task in module.kinds} if len(images) else {}
+        entries = {"images": (images * 255).round().to(torch.uint8).numpy()}
+        entries |= {f"answers of {task}": logits.float().numpy() for task, logits in answers.items()}
+        room -= sum(array.nbytes for array in entries.values())
+        if room < 0 or not len(images):
+            break
+        keys = np.array(batch.keys[: len(images)])
+        arrays |= {f"{number} {name}": array for name, array in (entries | {"keys": keys}).items()}
+    if not arrays:
+        return None
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    path.write_bytes(content.getvalue())
+    return Reference(
+        sha256=sha256(path),
+        inputs=module.inputs.to_dict(),
+        contract=module.trunk.inputs.to_dict(),
+        kinds={task: kind.describe() for task, kind in module.kinds.items()},
+    )
+
+
+def _rows_in(room: int, images: Tensor) -> int:
+    """How many pictures fit, with as many bytes again for their answers."""
+    return max(_FEWEST_ROWS, room // (2 * images[0].numel()))
+
+
+def _read(path: Path, tasks: Sequence[str]) -> tuple[list[PictureBatch], list[Mapping[str, Tensor]]]:
+    batches, answers = list[PictureBatch](), list[Mapping[str, Tensor]]()
+    with np.load(io.BytesIO(read_bytes(path, 2 * MOST_BYTES)), allow_pickle=False) as found:
+        for number in range(sum(name.endswith(" images") for name in found.files)):
+            images = torch.from_numpy(found[f"{number} images"]).float() / 255
+            batches.append(PictureBatch(images, found[f"{number} keys"].tolist()))
+            answers.append({task: torch.from_numpy(found[f"{number} answers of {task}"]) for task in tasks})
+    return batches, answers
