@@ -4,7 +4,6 @@ recipe=recipe.yaml
 out=runs/pets
 
 gpus=8
-[ -e "$out/recipe.resolved.yaml" ] && resume=--resume # begun before: go on after its last checkpoint
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=120 # seconds from SIGTERM to SIGKILL
 exec accelerate launch --quiet --multi_gpu --num_machines 1 --num_processes "$gpus" --main_process_port 0 \
-    -m distill_mtl "$recipe" --out "$out" $resume
+    -m distill_mtl "$recipe" --out "$out" --auto-resume

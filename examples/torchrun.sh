@@ -12,5 +12,4 @@ if [ -z "$TORCHELASTIC_RUN_ID" ]; then
         --rdzv-backend c10d --rdzv-endpoint "$host" --rdzv-id distill --no-python bash "$0"
 fi
 # From here on: one of the processes, at every start and restart.
-[ -e "$out/recipe.resolved.yaml" ] && resume=--resume # begun before: go on after its last checkpoint
-exec python -m distill_mtl "$recipe" --out "$out" $resume
+exec python -m distill_mtl "$recipe" --out "$out" --auto-resume

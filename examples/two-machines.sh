@@ -6,8 +6,7 @@ recipe=recipe.yaml
 out=/shared/runs/pets # a folder that both machines see
 
 rank=$1 host=$2 port=${3:-29500} gpus=8
-[ -e "$out/recipe.resolved.yaml" ] && resume=--resume # begun before: go on after its last checkpoint
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=120 # seconds from SIGTERM to SIGKILL
 exec accelerate launch --quiet --multi_gpu --num_machines 2 --num_processes "$((2 * gpus))" \
     --machine_rank "$rank" --main_process_ip "$host" --main_process_port "$port" \
-    -m distill_mtl "$recipe" --out "$out" $resume
+    -m distill_mtl "$recipe" --out "$out" --auto-resume

@@ -75,6 +75,7 @@ def distill(
     *,
     out: Path | str | None = ...,
     resume: bool = ...,
+    auto_resume: bool = ...,
     overwrite: bool = ...,
     labels_only: bool = ...,
     console: Console | None = ...,
@@ -89,6 +90,7 @@ def distill(
     seeds: int,
     out: Path | str | None = ...,
     resume: bool = ...,
+    auto_resume: bool = ...,
     overwrite: bool = ...,
     labels_only: bool = ...,
     console: Console | None = ...,
@@ -102,6 +104,7 @@ def distill(
     seeds: int | None = None,
     out: Path | str | None = None,
     resume: bool = False,
+    auto_resume: bool = False,
     overwrite: bool = False,
     labels_only: bool = False,
     console: Console | None = None,
@@ -116,6 +119,8 @@ def distill(
             with its spread and an interval over rows and seeds. The teachers are checked once.
         out (DIR|URL): run folder, or one in a bucket (s3://bucket/runs/pets); default runs/NAME.
         resume: continue from the run folder's last checkpoint; of several seeds finished ones are kept.
+        auto_resume: as --resume where the run was begun, else begin it: for schedulers, which start the same command
+            again.
         overwrite: delete the run that is in the run folder, or the runs of all seeds.
         labels_only: train without teachers, as a baseline (training.teachers_on=none, balance=auto).
         console: where progress is shown; default standard output of the first process.
@@ -138,15 +143,27 @@ def distill(
 
         To look before training: distill-mtl check RECIPE.
     """
-    if resume and overwrite:
-        raise UserError("--resume continues the run, --overwrite deletes it. Choose one.")
+    if (resume or auto_resume) and overwrite:
+        option = "--resume" if resume else "--auto-resume"
+        raise UserError(f"{option} continues the run, --overwrite deletes it. Choose one.")
     recipe = as_recipe(recipe, [*overrides, *(LABELS_ONLY if labels_only else ())])
     state = start_processes()
     console = console_of(console, first=state.is_main_process)
     place = out if out is not None else Path("runs") / (recipe.name or "run")
     if seeds is not None:
-        return distill_seeds(recipe, place, seeds, _run, resume=resume, overwrite=overwrite, console=console)
+        return distill_seeds(
+            recipe,
+            place,
+            seeds,
+            _run,
+            resume=resume,
+            auto_resume=auto_resume,
+            overwrite=overwrite,
+            console=console,
+        )
     with _folder(place) as folder:
+        if auto_resume:
+            resume = from_first_process(folder.recipe.exists())
         return _run(recipe, folder, console, resume=resume, overwrite=overwrite)[0]
 
 

@@ -20,7 +20,7 @@ from distill_mtl.report.console import print_summary
 from distill_mtl.report.html import page
 from distill_mtl.report.run_comparison import comparison_of
 from distill_mtl.report.run_record import read_run
-from distill_mtl.training.processes import on_first_process, start_processes
+from distill_mtl.training.processes import from_first_process, on_first_process, start_processes
 from distill_mtl.training.run_folder import RunFolder
 
 MOST_SEEDS = 100
@@ -50,6 +50,7 @@ def distill_seeds(
     one_run: OneRun,
     *,
     resume: bool,
+    auto_resume: bool = False,
     overwrite: bool,
     console: Console,
 ) -> SeedRuns:
@@ -60,7 +61,7 @@ def distill_seeds(
         out: folder of the run folders.
         count: of seeds.
         one_run: trains one.
-        resume, overwrite: as of one run.
+        resume, auto_resume, overwrite: as of `distill`.
         console: where progress and the table are shown.
 
     Raises:
@@ -78,7 +79,9 @@ def distill_seeds(
         for seed in range(first, first + count)
     }
     on_first_process(lambda: refuse_unwritable(out, "--out", folder=True))
-    if resume and not any(folder.recipe.exists() for _, folder in runs.values()):
+    begun = from_first_process(any(folder.recipe.exists() for _, folder in runs.values()))
+    resume = resume or (auto_resume and begun)
+    if resume and not begun:
         raise UserError(f"{out} has no run of these seeds to continue. Check --out, or leave out --resume.")
     for each, folder in runs.values():
         if resume and folder.recipe.exists() and not (_holds_steps(folder) or _is_finished(folder)):

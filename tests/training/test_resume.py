@@ -30,7 +30,7 @@ QUIET = Console(quiet=True)
 @pytest.fixture(scope="module")
 def uninterrupted(recipe: Path) -> Path:
     out = recipe.parent / "uninterrupted"
-    distill(load_recipe(recipe, CHANGES), out=out, console=QUIET)
+    distill(load_recipe(recipe, CHANGES), out=out, auto_resume=True, console=QUIET)  # nothing was begun
     return out
 
 
@@ -53,7 +53,7 @@ def test_a_run_killed_then_stopped_by_sigterm_then_by_ctrl_c_ends_bit_identical(
         _, errors = process.communicate()
         assert process.returncode == 130, (number, errors)
         assert "--resume" in errors
-    distill(load_recipe(recipe, CHANGES), out=out, resume=True, console=QUIET)
+    distill(load_recipe(recipe, CHANGES), out=out, auto_resume=True, console=QUIET)
     _identical(uninterrupted, out)
 
 
