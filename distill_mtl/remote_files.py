@@ -35,6 +35,7 @@ SLOW = 15.0
 """Seconds without a byte, after which an answer is given up."""
 _APPEAR_WHOLE = ("s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "adl", "oss", "oci")
 """Stores in which what is written appears when it is whole; in others it is written aside and renamed."""
+_IN_BUCKETS = ("s3", "s3a", "gs", "gcs")
 _MATCHED = ("s3://", "s3a://")
 """Whose client asks for each part with the ETag of the first, so that no other file can come in between."""
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):(:|//)", re.IGNORECASE)
@@ -153,11 +154,36 @@ def describe_all(urls: Sequence[str], place: str) -> list[RemoteFile | None]:
     return at_once(lambda url: describe(url, place), urls)
 
 
+def refuse_no_bucket(url: str, place: str) -> None:
+    """Refuse a URL in a bucket that does not exist: called where nothing is there, which may be why.
+
+    Raises:
+        ShardError: names the bucket, and the store that was asked.
+    """
+    scheme = _SCHEME.match(url)
+    if scheme is None or scheme[1].lower() not in _IN_BUCKETS:
+        return
+    try:
+        system, path = open_system(url, place)
+        system.info(path.partition("/")[0])
+    except FileNotFoundError:
+        asked = getattr(getattr(getattr(system, "s3", None), "meta", None), "endpoint_url", None)
+        where = f" at {asked}" if asked else ""
+        told = ", and the store with AWS_ENDPOINT_URL" if asked else ""
+        raise ShardError(
+            f"{place}: {shown(url)}: there is no bucket '{path.partition('/')[0]}'{where}. Check its name{told}, or "
+            "create it."
+        ) from None
+    # Who may not look at a bucket may still read from it.
+    except Exception as error:
+        _log.info("%s: the bucket of %s cannot be looked at (%s)", place, url, brief(error))
+
+
 def list_folder(url: str, place: str) -> dict[str, RemoteFile]:
     """The files of a folder by name, not of those below it; none where it is not there.
 
     Raises:
-        ShardError: there is no answer.
+        ShardError: there is no answer, or no such bucket.
     """
 
     def ask() -> dict[str, RemoteFile]:
@@ -170,6 +196,7 @@ def list_folder(url: str, place: str) -> dict[str, RemoteFile]:
     try:
         return patiently(ask, f"{place}: {shown(url)} cannot be listed")
     except (FileNotFoundError, NotADirectoryError):
+        refuse_no_bucket(url, place)
         return {}
 
 
@@ -177,7 +204,7 @@ def glob_remote(pattern: str, place: str) -> list[RemoteFile]:
     """The files that a URL with `*` stands for, by name.
 
     Raises:
-        ShardError: there is no answer.
+        ShardError: there is no answer, or no such bucket.
     """
 
     def ask() -> list[RemoteFile]:
@@ -187,9 +214,12 @@ def glob_remote(pattern: str, place: str) -> list[RemoteFile]:
         return [_file(system.unstrip_protocol(name), matches[name]) for name in sorted(matches)]
 
     try:
-        return patiently(ask, f"{place}: {shown(pattern)} cannot be listed")
+        found = patiently(ask, f"{place}: {shown(pattern)} cannot be listed")
     except FileNotFoundError:
-        return []
+        found = []
+    if not found:
+        refuse_no_bucket(pattern, place)
+    return found
 
 
 def read(url: str, place: str, most: int, size: int | None = None) -> bytes:
@@ -269,7 +299,7 @@ def send(source: Path, url: str, place: str) -> RemoteFile:
     """Write a file under a URL, where it appears whole or not at all.
 
     Raises:
-        ShardError: it cannot be written there.
+        ShardError: it cannot be written there, or there is no such bucket.
     """
 
     def copy() -> RemoteFile:
@@ -287,7 +317,12 @@ def send(source: Path, url: str, place: str) -> RemoteFile:
             raise OSError(errno.EIO, f"{sent.size:,} of {size:,} bytes arrived")
         return sent
 
-    return patiently(copy, f"{place}: {url} cannot be written", final=())
+    failing = f"{place}: {url} cannot be written"
+    try:
+        return patiently(copy, failing)
+    except FileNotFoundError as error:
+        refuse_no_bucket(url, place)
+        raise ShardError(f"{failing} ({brief(error)}).") from None
 
 
 def remove(url: str, place: str) -> None:
@@ -341,7 +376,9 @@ def patiently(
                 raise
             lacking = reason_of(error)
             if isinstance(error, _FINAL) or lacking is not None:
-                raise ShardError(f"{failing} ({lacking or brief(error)}).") from None
+                denied = isinstance(error, PermissionError)
+                mend = " Access is denied: check the credentials and their rights." if denied else ""
+                raise ShardError(f"{failing} ({lacking or brief(error)}).{mend}") from None
             if wait is None:
                 raise ShardError(
                     f"{failing}: {len(WAITS) + 1} attempts in {time.monotonic() - began:.0f} s failed, the last with "

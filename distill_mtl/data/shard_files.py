@@ -44,6 +44,7 @@ from distill_mtl.remote_files import (
     is_remote,
     open_system,
     patiently,
+    refuse_no_bucket,
 )
 from distill_mtl.system_errors import free_bytes, megabytes
 
@@ -112,6 +113,7 @@ def find_shards(patterns: str | Sequence[str], place: str, *, local: ProcessShar
         urls += found
         missing += [] if found else [pattern]
     if missing:
+        refuse_no_bucket(missing[0], place)
         raise ShardError(f"{place}: {_count(missing)} missing: {_list(missing)}.")
     paths = bring(urls, place, local)
     return [Shard(url, path) for url, path in zip(urls, paths, strict=True)]
@@ -147,6 +149,7 @@ def find_streamed(patterns: str | Sequence[str], place: str) -> list[RemoteFile]
         found += matches
         missing += [] if matches else [url]
     if missing:
+        refuse_no_bucket(missing[0], place)
         raise ShardError(f"{place}: {_count(missing)} missing: {_list(missing)}.")
     return found
 

@@ -78,6 +78,7 @@ def _listed(place: str) -> tuple[list[RemoteFile], dict[str, RemoteFile]]:
             elif (file := remote_files.describe(url, "index")) is not None:
                 found.append(file)
             else:
+                remote_files.refuse_no_bucket(url, "index")
                 raise ShardError(f"index: 1 shard is missing: {url}.")
         folders = list(dict.fromkeys(folder_of(file.url) for file in found))
     else:

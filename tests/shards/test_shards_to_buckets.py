@@ -1,6 +1,6 @@
 """Shards that are written into a bucket are those of a folder, and come with their indexes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +11,15 @@ from rich.console import Console
 
 from distill_mtl import remote_files
 from distill_mtl.data.index import index_name, streamed_index
-from distill_mtl.data.shard_files import Shard
+from distill_mtl.data.shard_files import Shard, find_shards, find_streamed
 from distill_mtl.errors import ShardError
 from distill_mtl.jobs.index import index_shards
+from distill_mtl.jobs.report import write_report
 from distill_mtl.jobs.shards import shards_from_folder
 from distill_mtl.shards.image_folders import folder_rows
 from distill_mtl.shards.shard_summary import recipe_lines
 from distill_mtl.shards.shard_writer import write_shards
+from distill_mtl.training.run_bucket import RunBucket
 
 ROWS = 7
 
@@ -107,3 +109,36 @@ def test_index_writes_what_is_missing_and_names_a_damaged_shard(
     ]
     with pytest.raises(ShardError, match="there are no shards"):
         index_shards([f"{bucket.url}/nothing"], console=quiet)
+
+
+@pytest.mark.parametrize(
+    "what", ["index", "index of names", "--to", "--out", "data", "data, streamed", "report"]
+)
+def test_a_bucket_that_does_not_exist_is_named_with_its_server(
+    bucket: Bucket, pictures: Path, what: str
+) -> None:
+    quiet = Console(quiet=True)
+    work: dict[str, Callable[[], object]] = {
+        "index": lambda: index_shards(["s3://nobucket/"], console=quiet),
+        "index of names": lambda: index_shards(["s3://nobucket/a/x.tar"], console=quiet),
+        "--to": lambda: write_shards(
+            folder_rows(pictures), "s3://nobucket/x", name="pets", rows_per_shard=3, workers=0
+        ),
+        "--out": RunBucket("s3://nobucket/run").refuse_unwritable,
+        "data": lambda: find_shards("s3://nobucket/{x,y}.tar", "data.pets.shards"),
+        "data, streamed": lambda: find_streamed("s3://nobucket/*.tar", "data.pets.shards"),
+        "report": lambda: write_report(["s3://nobucket/run"], console=quiet),
+    }
+    key = {"data": "data.pets.shards", "data, streamed": "data.pets.shards", "report": "--out"}.get(
+        what, what
+    )
+    where = rf"there is no bucket 'nobucket' at http://127.0.0.1:{bucket.port}\. Check its name"
+    with pytest.raises(ShardError, match=rf"^{key.partition(' ')[0]}: 's3://nobucket.*: {where}"):
+        work[what]()
+
+
+def test_a_bucket_that_one_may_not_read_says_so(bucket: Bucket, pictures: Path) -> None:
+    bucket.fault = failing(403, 10**6)
+    with pytest.raises(ShardError, match=r"index: 's3://pets/x' cannot be listed .* Access is denied: check"):
+        index_shards([f"{bucket.url}/x"], console=Console(quiet=True))
+    bucket.fault = None
