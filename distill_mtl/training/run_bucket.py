@@ -3,24 +3,32 @@
 The run works in a folder of this machine. `commit` sends what changed in it, and at last a small file,
 `committed.json`, that names every file. What it does not name is not part of the run, so a run that was killed while it
 sent goes on from the commit before. Checkpoints have digests of their own, as on a disk.
+
+Two runs must not write to one URL. Each writes `.owner.json` when it begins or goes on. So the last start owns the run,
+and a run that was killed blocks none. Before it sends, a run reads that file; where it finds another's, it
+stops and has sent nothing. Between this look and the writing a moment remains: fsspec passes no condition to a store.
 """
 
 import fcntl
 import hashlib
 import json
 import os
+import socket
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from distill_mtl import remote_files
 from distill_mtl.errors import Stopped, UserError
 from distill_mtl.files import atomic_file, cache_folder, locked, write_text
-from distill_mtl.reading import read_json
+from distill_mtl.reading import loads, read_json, shown
 from distill_mtl.remote_files import RemoteFile, is_remote, join
 
 COMMIT = "committed.json"
+OWNER = ".owner.json"
 _LONGEST = 64 << 20
 _THREADS = 4
 
@@ -40,6 +48,8 @@ class RunBucket:
         place = cache_folder() / "runs" / hashlib.blake2b(self.url.encode(), digest_size=8).hexdigest()
         self.folder = place / (self.url.rpartition("/")[2] or "run")
         self._record = place / "sent.json"
+        self._owner: dict[str, Any] | None = None
+        self._known: list[str] | None = None
 
     def bring(self) -> bool:
         """Make the folder what was committed last, and nothing else; False where nothing was.
@@ -52,6 +62,7 @@ class RunBucket:
 
     def _bring_all(self) -> bool:
         names, sent = self._committed(), self._sent()
+        self._known = names
         for path in self._files():
             if str(path.relative_to(self.folder)) not in names:
                 path.unlink()
@@ -63,22 +74,38 @@ class RunBucket:
         self._note(sent)
         return bool(names)
 
+    def take(self) -> None:
+        """Become the run that writes here. One that did so before stops at its next commit.
+
+        Raises:
+            UserError: the bucket cannot be written to.
+        """
+        self._owner = {
+            "id": uuid.uuid4().hex,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "since": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
+        }
+        self._send_json(OWNER, self._owner)
+
     def commit(self) -> None:
         """Send what changed since the last commit, then the names of all files; then delete what is not named any more.
 
         Raises:
-            UserError: the bucket cannot be written to; the commit before it is whole.
+            UserError: the bucket cannot be written to, or another run or command has written to it meanwhile; the
+                commit before is whole.
         """
         sent, before = self._sent(), self._committed()
         files = {str(path.relative_to(self.folder)): path for path in self._files()}
         changed = [name for name, path in files.items() if sent.get(name, [])[:2] != _stamp(path)]
         if not changed and set(files) == set(before):
             return
+        self._refuse_another(before)
         remote_files.at_once(lambda name: self._send(name, files[name], sent), changed, _THREADS)
         self._note({name: sent[name] for name in files})
-        with atomic_file(self._record.with_name(COMMIT)) as file:
-            file.write(json.dumps({"files": sorted(files)}, indent=1).encode() + b"\n")
-        remote_files.send(self._record.with_name(COMMIT), join(self.url, COMMIT), "--out")
+        self._refuse_another(before)  # sending may have taken long
+        self._send_json(COMMIT, {"files": sorted(files)})
+        self._known = sorted(files)
         for name in set(before) - set(files):
             remote_files.remove(join(self.url, name), "--out")
 
@@ -94,10 +121,42 @@ class RunBucket:
         remote_files.send(probe, join(self.url, ".probe"), "--out")
         remote_files.remove(join(self.url, ".probe"), "--out")
 
+    def _refuse_another(self, committed: list[str]) -> None:
+        """Refuse to write where another run has begun since, or, for what is no run, where something was committed."""
+        if self._owner is None:
+            if self._known is not None and sorted(committed) != sorted(self._known):
+                raise UserError(
+                    f"{self.url} was written to by another command while this one ran, so nothing was sent. Start this "
+                    "one again."
+                )
+            return
+        owner = self._read_owner()
+        if owner is not None and owner.get("id") != self._owner["id"]:
+            other = f"process {shown(owner.get('pid'))} on {shown(owner.get('host'))}"
+            raise UserError(
+                f"{self.url} belongs to another run since {shown(owner.get('since'))}: {other} began or resumed it. "
+                f"This one (process {self._owner['pid']} on {self._owner['host']}) stops. It has sent nothing since; "
+                "its files stay in the cache folder until the next start here."
+            )
+
+    def _read_owner(self) -> dict[str, Any] | None:
+        try:
+            content = remote_files.read(join(self.url, OWNER), "--out", _LONGEST)
+            found = loads(content)
+        except (FileNotFoundError, ValueError):  # deleted or spoiled by hand
+            return None
+        return found if isinstance(found, dict) else None
+
+    def _send_json(self, name: str, content: dict[str, Any]) -> None:
+        with atomic_file(self._record.with_name(name)) as file:
+            file.write(json.dumps(content, indent=1).encode() + b"\n")
+        remote_files.send(self._record.with_name(name), join(self.url, name), "--out")
+
     def _committed(self) -> list[str]:
         try:
             content = remote_files.read(join(self.url, COMMIT), "--out", _LONGEST)
         except FileNotFoundError:
+            remote_files.refuse_no_bucket(self.url, "--out")
             return []
         try:
             names = json.loads(content)["files"]

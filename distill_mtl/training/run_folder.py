@@ -118,7 +118,13 @@ class RunFolder(RunFiles):
             file.unlink(missing_ok=True)
 
     def begin(self, recipe: str, *, resume: bool) -> None:
-        """Make the folder ready. Without `resume` an earlier run in it is deleted: call `refuse` first."""
+        """Make the folder ready. Without `resume` an earlier run in it is deleted: call `refuse` first.
+
+        Raises:
+            UserError: the bucket of the run cannot be written to.
+        """
+        if self.bucket is not None:
+            self.bucket.take()
         if not resume:
             self.clear()
             self.recipe.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """A run whose shards and folder are in a bucket has the weights of a local one, to the bit."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,7 +115,7 @@ def test_a_stopped_run_goes_on_on_another_machine_and_refuses_replaced_shards(
     with pytest.raises(
         UserError, match=r"s3://pets/runs/stopped/checkpoints/step_00000006/.* cannot be written"
     ):
-        distill(recipe, out=url, console=QUIET)
+        distill(recipe, out=url, auto_resume=True, console=QUIET)
     bucket.fault = None
     monkeypatch.setenv("DISTILL_MTL_CACHE", str(tmp_path / "another machine"))
     shard = world.parent / "hue-train-0.tar"
@@ -126,7 +127,7 @@ def test_a_stopped_run_goes_on_on_another_machine_and_refuses_replaced_shards(
         distill(recipe, out=url, resume=True, console=QUIET)
     bucket.put("data/hue-train-0.tar", shard)
     bucket.put(f"data/{index_name(shard.name)}", index_to_stream(shard))
-    distill(recipe, out=url, resume=True, console=QUIET)
+    distill(recipe, out=url, auto_resume=True, console=QUIET)
     assert_equal_runs(url, local)
 
 
@@ -192,3 +193,44 @@ def test_what_is_not_committed_is_not_part_of_the_run(
     assert (run.folder / "third").exists(), "what a run has not committed yet stays"
     with pytest.raises(UserError, match="s3://pets/runs/none holds no run"):
         evaluate(f"{bucket.url}/runs/none", console=QUIET)
+
+
+def machine(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> RunBucket:
+    """The run as another machine sees it."""
+    monkeypatch.setenv("DISTILL_MTL_CACHE", str(folder))
+    run = RunBucket(url)
+    run.bring()
+    return run
+
+
+def test_a_run_that_another_machine_resumed_stops_and_sends_nothing(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{bucket.url}/runs/owned"
+    first = machine(url, tmp_path / "first", monkeypatch)
+    first.take()
+    (first.folder / "metrics.jsonl").write_text("first")
+    first.commit()
+    second = machine(url, tmp_path / "second", monkeypatch)
+    reader = machine(url, tmp_path / "reader", monkeypatch)
+    second.take()
+    (first.folder / "metrics.jsonl").write_text("first, more")
+    (first.folder / "checkpoint").write_text("first")
+    said = rf"{url} belongs to another run since '20.* UTC': process {os.getpid()} on .* This one .* stops"
+    with pytest.raises(UserError, match=said):
+        first.commit()
+    assert (first.folder / "checkpoint").read_text() == "first", "nothing is lost here"
+    assert remote_files.read(f"{url}/metrics.jsonl", "test", 99) == b"first"
+    (second.folder / "results.json").write_text("second")
+    second.commit()
+    (reader.folder / "report.html").write_text("of before")
+    with pytest.raises(UserError, match="was written to by another command while this one ran"):
+        reader.commit()
+    assert bucket.names("runs/owned") == [".owner.json", COMMIT, "metrics.jsonl", "results.json"]
+    third = machine(url, tmp_path / "first", monkeypatch)  # started again on the first machine: it takes over
+    third.take()
+    (third.folder / "checkpoint").write_text("third")
+    third.commit()
+    (second.folder / "results.json").write_text("second, more")
+    with pytest.raises(UserError, match="belongs to another run"):
+        second.commit()
