@@ -204,6 +204,14 @@ def _move_data_of_tasks(form: LongForm) -> None:
         sources = form.value["data"]
         if not isinstance(sources, dict):
             continue
+        named = source.get("shards") if isinstance(source, dict) else None
+        if isinstance(named, str) and named in sources:
+            text = (
+                f"'{named}' is a data set of the recipe, and shards are expected here. A data set says which tasks it "
+                f"has labels of: `data: {{{named}: {{labels: {{{name}: MEMBER}}}}}}`. Say it there, and remove this "
+                f"key; for a path of that name write ./{named}."
+            )
+            form.mistakes.append(Mistake(("tasks", name, "data"), text))
         if name in sources:
             text = f"the task has data of its own, and `data` has a source '{name}' too. Rename that source."
             form.mistakes.append(Mistake(("tasks", name, "data"), text))

@@ -7,7 +7,16 @@ A user may also write the short forms of `long_form.py`; they are expanded befor
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -395,6 +404,16 @@ class SplitSection(Section):
 
     validation: str | list[str] | None = None
     test: str | list[str] | None = None
+
+    @field_validator("validation", "test", mode="before")
+    @classmethod
+    def _not_a_share(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            raise ValueError(
+                f"expected the shards of the set: its share cannot be chosen. Leave `{info.field_name}` out, and 5 % "
+                "of the training shards' rows are split off; or name shards."
+            )
+        return value
 
 
 class AugmentSection(Section):

@@ -131,6 +131,10 @@ def test_a_file_without_a_mapping_is_refused(refuse: Refuse, text: str, finding:
             'acceptance.margin:\n  found "x", expected a number at least 0 or a mapping.',
         ),
         (
+            "data: {pool: {shards: p, split: {validation: 0.1}}}",
+            "data.pool.split.validation:\n  found 0.1, expected the shards of the set: its share cannot be chosen.",
+        ),
+        (
             "data: {part: {shards: p}}",
             "tasks.part.data:\n  the task has data of its own, and `data` has a source",
         ),
@@ -376,3 +380,16 @@ def test_a_margin_of_a_slice_or_task_that_is_not_there_is_refused(refuse: Refuse
         "night.bred:\n  there is no task 'bred'. Did you mean 'breed'? Tasks: breed, part.",
         "nihgt:\n  there is no slice 'nihgt'. Did you mean 'night'? Slices: night.",
     ]
+
+
+def test_the_name_of_a_data_set_in_the_place_of_shards_is_named(refuse: Refuse) -> None:
+    text = """
+student: resnet18
+tasks:
+  breed: {teacher: t, classes: 3, data: pets}
+data: {pets: {shards: p.tar}}
+"""
+    paragraph = next(each for each in refuse(text) if "tasks.breed.data:" in each)
+    assert "'pets' is a data set of the recipe, and shards are expected here." in paragraph
+    assert "`data: {pets: {labels: {breed: MEMBER}}}`. Say it there, and remove this key" in paragraph
+    assert paragraph.startswith("pets.yaml, line 4, ")
