@@ -67,6 +67,7 @@ def test_a_forecast_is_noted_and_its_run_adds_what_came_out(recipe: Path, tmp_pa
     )  # of which the forecast might have known
     assert len(ForecastTable(runs).lines()) == 2
     assert f"So far here: {held} of 1 task" in said(recipe, *STEPS, runs=runs)
+    assert ForecastTable(runs).lines()[-1].tasks == made.tasks, "as if nothing had come out of this merge yet"
 
 
 def test_a_finished_run_of_the_same_merge_is_where_a_longer_one_begins(
