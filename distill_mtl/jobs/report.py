@@ -34,7 +34,8 @@ def write_report(
     Args:
         folders (RUN ...): run folder, such as runs/multidigits or s3://bucket/runs/multidigits.
         to (FILE): where the page goes; default report.html in the run folder, of several runs comparison.html beside
-            the first. With it no report.md is written.
+            the first (of a folder of seeds only if these are all of them, else beside that folder). With it no
+            report.md is written.
         console: where the page's place is said; default standard output.
 
     Returns:
@@ -58,7 +59,7 @@ def write_report(
             written = report_in(paths[0], to=to)
         else:
             runs = [read_run(path, label) for path, label in zip(paths, _labels(paths), strict=True)]
-            written = to or paths[0].resolve().parent / "comparison.html"
+            written = to or _beside(paths)
             report = comparison_of(runs)
             write_text(written, page(report))
     place = f"{given[0]}/{written.name}" if to is None and is_remote(given[0]) else written
@@ -68,6 +69,15 @@ def write_report(
         console.print()
         print_summary(console, report)
     return written
+
+
+def _beside(paths: Sequence[Path]) -> Path:
+    """Where the page of several runs goes: beside the first, but not in the place of the page of all seeds."""
+    folder = paths[0].resolve().parent
+    seeds = {run.resolve() for run in folder.glob("seed-*") if RunFiles(run).recipe.exists()}
+    if seeds and seeds != {path.resolve() for path in paths}:
+        folder = folder.parent
+    return folder / "comparison.html"
 
 
 def report_in(folder: Path, *, to: Path | None = None) -> Path:

@@ -70,6 +70,18 @@ def test_one_seed_says_what_it_cannot_tell(tmp_path: Path) -> None:
     assert "one seed each" in text
 
 
+def test_the_page_of_all_seeds_stays_where_other_runs_are_compared(tmp_path: Path) -> None:
+    seeds = report_world.write_seeds(tmp_path / "wide", 0.4, 0.1)
+    (other,) = report_world.write_seeds(tmp_path / "other", 0.5, lr=0.01)
+    quiet = Console(quiet=True)
+    of_seeds = write_report(seeds, console=quiet)
+    assert of_seeds == tmp_path / "wide" / "comparison.html"
+    before = of_seeds.read_bytes()
+    for runs in ([*seeds, other], [*seeds[1:], other]):
+        assert write_report(runs, console=quiet) == tmp_path / "comparison.html"
+    assert of_seeds.read_bytes() == before
+
+
 def test_runs_belong_together_where_only_seed_name_and_a_found_rate_differ(tmp_path: Path) -> None:
     runs = [
         report_world.write_run(tmp_path / "a" / "seed-0", seed=0, lr=0.01, found_rate=True),
