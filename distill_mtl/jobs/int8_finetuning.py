@@ -13,11 +13,13 @@ from rich.console import Console
 
 from distill_mtl.distillation.term import TERMS
 from distill_mtl.errors import ExportError, Stopped, UserError
+from distill_mtl.evaluation import Evaluation
 from distill_mtl.export.export_format import StudentSource
 from distill_mtl.files import refuse_full_disks
 from distill_mtl.networks.weights import CONFIG, WEIGHTS, read_config, sha256, state_bytes
 from distill_mtl.recipe import Recipe, dump_recipe, load_recipe
 from distill_mtl.recipe.schema import TaskSection
+from distill_mtl.report import words
 from distill_mtl.run_notes import read_teachers
 from distill_mtl.students.initial_weights import find_initial_student
 from distill_mtl.students.student_folder import save_student
@@ -34,6 +36,8 @@ RATE = 0.03
 """Highest rate, as a share of the run's."""
 OBSERVED = 256
 """Training rows that show what reaches each layer."""
+MOST_STEPS = 1000
+"""That may be asked for; of a longer run as many as it was trained for: more is another run."""
 _FP32 = "fp32"
 
 
@@ -46,7 +50,7 @@ def finetuned_for_int8(source: StudentSource, steps: int, console: Console) -> S
         console: where progress is shown.
 
     Raises:
-        ExportError: the student lies in no run.
+        ExportError: the student lies in no run, or the steps are more than those of the run.
         UserError: the recipe's data or teachers are gone.
         Stopped: Ctrl-C or SIGTERM; a checkpoint was written, from which the same command continues.
     """
@@ -55,6 +59,7 @@ def finetuned_for_int8(source: StudentSource, steps: int, console: Console) -> S
             f"--finetune: {source.folder} lies in no run, whose recipe says on what to train. Leave out --finetune."
         )
     run = RunFolder(source.run)
+    _refuse_many(run, steps, console)
     folder = RunFolder(run.for_int8)
     recipe = load_recipe(source.recipe)
     admit_terms(recipe)
@@ -66,6 +71,26 @@ def finetuned_for_int8(source: StudentSource, steps: int, console: Console) -> S
     else:
         _train(source, recipe, folder, console, weights, resume=begun)
     return replace(source, folder=folder.student, trained=source.folder)
+
+
+def _refuse_many(run: RunFolder, steps: int, console: Console) -> None:
+    """Refuse more steps than the run had, and say about how long they take; an unfinished run does not tell."""
+    done = Evaluation.read(run.results) if run.results.exists() else None
+    trained, seconds = (None, None) if done is None else (done.steps, done.seconds)
+    most = max(MOST_STEPS, trained or 0)
+    if steps > most:
+        raise ExportError(
+            f"--finetune {steps}: expected at most {most:,} steps"
+            + (f"; the run itself was trained for {trained:,}." if trained else ".")
+            + " It is meant to be short: docs/export.md shows 60 steps after a run of 1,200."
+        )
+    if trained and seconds:
+        console.print(
+            f"fine-tuning for 8 bits: {steps:,} steps; as many of the run itself took "
+            f"{words.duration(seconds / trained * steps)}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def finetuning_recipe(recipe: Recipe, steps: int) -> Recipe:

@@ -190,6 +190,8 @@ def test_a_stopped_training_leaves_no_export_and_goes_on_to_the_same_weights(
 def test_steps_need_int8_and_a_run(run: Path, tmp_path: Path, world: Path) -> None:
     with pytest.raises(ExportError, match="Add --int8"):
         export_student(run, "onnx", finetune=5, console=QUIET)
+    with pytest.raises(ExportError, match=r"--finetune 1000000: expected at most 1,000 steps"):
+        exported(run, steps=10**6)
     save_student(export_toys.student(), tmp_path / "alone")
     with pytest.raises(ExportError, match="lies in no run"):
         exported(tmp_path / "alone", data=[str(world / "pool-test.tar")])
