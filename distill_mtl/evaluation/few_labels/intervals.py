@@ -159,12 +159,13 @@ def mean_p(values: Floats, mean: float, planned: int) -> float | None:
         values, planned: as for `mean_sequence`.
         mean: that the sequence is laid around.
     """
-    count, spread = len(values), float(values.std(ddof=1)) if len(values) >= LEAST else 0.0
+    count = len(values)
     if count < LEAST:
         return None
+    spread, rho = float(values.std(ddof=1)), _rho(planned)
     if not spread:
         return 1.0
-    scale = count * (rho := _rho(planned)) + 1
+    scale = count * rho + 1
     return min(1.0, math.sqrt(scale) * math.exp(-((mean * count / spread) ** 2) * rho / (2 * scale)))
 
 
