@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 from distill_mtl.evaluation.few_labels import (
     Draw,
     Drawn,
+    LabelledSet,
+    LabelledSlice,
+    LabelledTask,
     Proxies,
     draw,
     draw_chances,
@@ -25,6 +28,7 @@ from distill_mtl.evaluation.few_labels.intervals import (
     mean_sequence,
     wealth,
 )
+from distill_mtl.evaluation.result import Acceptance
 from distill_mtl.tasks.base import TaskKind, build_kind
 
 SETS = 1000
@@ -139,6 +143,42 @@ def test_slices_keep_the_interval_of_any_time_when_all_is_answered() -> None:
     assert always.interval[0] < ends[0]
     assert always.interval[1] > ends[1]
     assert always.p == 1
+
+
+def judged(p_holm: float, margins: dict[str, dict[str, float]]) -> LabelledSet:
+    """A task that gains 0.5 points in all, and loses 4 in one slice."""
+    asked = {"asked": 40, "answered": 40}
+    night = LabelledSlice(
+        name="night", pictures=100, population=60, delta=-4.0, ci95=(-7.0, -1.5), p_holm=p_holm, **asked
+    )
+    task = LabelledTask(
+        kind="classification",
+        metric="accuracy",
+        higher_is_better=True,
+        in_points=True,
+        population=200,
+        decided=True,
+        agreement=0.9,
+        asked=90,
+        answered=90,
+        delta=0.5,
+        ci95=(-0.5, 1.5),
+        slices=(night,),
+    )
+    acceptance = Acceptance("interval", {"hue": 1.0}, slices=margins)
+    return LabelledSet(run="runs/A", pictures=900, unread=0, tasks={"hue": task}, acceptance=acceptance)
+
+
+def test_a_loss_that_the_mean_hides_is_told_and_decides_where_the_slice_has_a_margin() -> None:
+    hidden = judged(0.01, {})
+    assert hidden.accepted
+    assert list(hidden.hidden_losses) == ["hue in night"]
+    assert not judged(0.2, {}).hidden_losses  # within chance
+    refused = judged(0.01, {"night": {"hue": 1.0}})
+    assert not refused.accepted
+    assert refused.tasks["hue"].slices[0].verdict == "inferior"
+    assert not refused.hidden_losses  # the verdict tells it
+    assert judged(0.01, {"night": {"hue": 8.0}}).accepted
 
 
 def test_the_sequence_closes_as_rows_run_out_and_ends_at_the_truth() -> None:
