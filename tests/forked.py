@@ -6,6 +6,7 @@ So studies of hundreds of commands take minutes. A command that hangs is killed 
 import ctypes
 import multiprocessing
 import os
+import random
 import re
 import signal
 import socket
@@ -87,9 +88,7 @@ def run_together(
     For tests that are about what several processes compute: the launcher and two processes that import everything take
     a quarter of a minute of processor time. What the launcher itself does is tested with `children.TWO`.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     common = {
         "WORLD_SIZE": str(world),
         "LOCAL_WORLD_SIZE": str(world),
@@ -99,6 +98,14 @@ def run_together(
     ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
     environments = [{**os.environ, **common, **rank, "ACCELERATE_MIXED_PRECISION": "no"} for rank in ranks]
     return _run(list(map(str, arguments)), prepare, seconds, environments)
+
+
+def _free_port() -> int:
+    """Below those that the system hands out itself, so that no connection takes it before the first process does."""
+    while True:
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", random.SystemRandom().randrange(20_000, 32_000)))
+            return int(free.getsockname()[1])
 
 
 def _run(
