@@ -7,8 +7,8 @@ import numpy as np
 
 from distill_mtl.data.decode import read_image
 from distill_mtl.data.index import ShardIndex
+from distill_mtl.data.open_files import OpenFiles
 from distill_mtl.data.row_table import member_column
-from distill_mtl.data.source import OpenFiles
 from distill_mtl.errors import ShardError
 from distill_mtl.recipe.schema import SourceSection
 from distill_mtl.tasks.base import TaskKind, kinds_by_member

@@ -10,9 +10,9 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 
 from distill_mtl.data.index import load_index
+from distill_mtl.data.open_files import OpenFiles
 from distill_mtl.data.row_table import member_column
 from distill_mtl.data.shard_files import find_shards
-from distill_mtl.data.source import OpenFiles
 from distill_mtl.errors import ShardError, UserError
 from distill_mtl.recipe.schema import StudentSection
 from distill_mtl.students.families.timm_trunks import why_offline

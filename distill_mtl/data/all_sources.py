@@ -13,10 +13,10 @@ from distill_mtl.data.batch import ALONE, Batch, BatchRows, Integers, ProcessSha
 from distill_mtl.data.batch_plan import Plan, source_parts
 from distill_mtl.data.deep_check import RowsChecked, check_rows
 from distill_mtl.data.fetch_ahead import FetchAhead, coming_files, refuse_small_stores
-from distill_mtl.data.few_labels import kept_rows, labelled_share, small_classes
+from distill_mtl.data.few_labels import labelled_share, small_classes
 from distill_mtl.data.quota import PERIOD, Alternating, Quota
 from distill_mtl.data.reader import EveryView, Reader
-from distill_mtl.data.source import RowMembers, Source, is_in_windows, open_source
+from distill_mtl.data.source import RowMembers, Source, is_in_windows
 from distill_mtl.data.stream import read_ahead, stream
 from distill_mtl.data.windows import RowsByShard
 from distill_mtl.errors import RecipeError, ShardError
@@ -87,50 +87,6 @@ class DataSettings:
         """Those of a recipe."""
         training = recipe.training
         return cls(recipe.data, recipe.seed, training.batch_size, training.stream, recipe.targets.view_count)
-
-
-def open_sources(
-    settings: DataSettings,
-    kinds: Mapping[str, TaskKind],
-    size: Size,
-    *,
-    local: ProcessShare = ALONE,
-    every_set: bool = True,
-) -> "Sources":
-    """Find, fetch, index and check every shard of some data sets.
-
-    Args:
-        settings: of a recipe, or the data sets alone.
-        kinds: every task that they have labels for.
-        size: height and width that images get, the canonical size.
-        local: this process among those of this machine, which share the work.
-        every_set: a task that has labels must have some in each set.
-
-    Raises:
-        ShardError: everything that is wrong with the shards, of all sources at once; a set without rows.
-        RecipeError: a source is to be limited or balanced by class and has not exactly one class label.
-    """
-    sources, findings = [], []
-    # Rows to test on, where nothing but teachers' answers is learned.
-    cut = any(kind.teacher_labels for kind in kinds.values()) and not any(
-        section.labels or section.split.test for section in settings.data.values()
-    )
-    for name, section in settings.data.items():
-        members = {task: label.member or kinds[task].member for task, label in section.labels.items()}
-        try:
-            lanes = settings.stream.lanes
-            sources.append(open_source(name, section, members, local=local, cut=cut, lanes=lanes))
-        except ShardError as error:
-            findings.append(str(error))
-    if findings:
-        raise ShardError("\n".join(findings))
-    for source in sources:
-        if source.section.limit is not None:
-            source.keep_labels(kept_rows(settings.seed, source, kinds))
-    opened = Sources(settings, sources, kinds, size, local=local)
-    if every_set:
-        opened.refuse_empty_sets()
-    return opened
 
 
 class Sources:

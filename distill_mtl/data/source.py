@@ -4,9 +4,7 @@ Members are read by offset, through few open files.
 """
 
 import hashlib
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,20 +14,18 @@ from numpy.typing import NDArray
 
 from distill_mtl.data.batch import ALONE, Integers, ProcessShare
 from distill_mtl.data.checksums import is_intact
-from distill_mtl.data.index import ShardIndex, fetch_index, index_name, load_index, streamed_index
+from distill_mtl.data.index import ShardIndex, load_index, streamed_index
+from distill_mtl.data.open_files import OpenFiles
 from distill_mtl.data.row_table import HeldRows, Homes, RowsOnDemand, RowTable, member_column
-from distill_mtl.data.shard_files import Shard, find_shards, find_streamed, is_remote, shard_names
+from distill_mtl.data.shard_files import Shard, is_remote, shard_names
 from distill_mtl.data.shard_store import ShardStore
 from distill_mtl.data.windows import RowsByShard
-from distill_mtl.errors import ShardError, a_few
+from distill_mtl.errors import ShardError
 from distill_mtl.recipe.schema import Recipe, SourceSection
-from distill_mtl.remote_files import at_once, describe_all, folder_of, join
 from distill_mtl.splits import SPLITS, Split, split_by_hash
 
 _GROUP = "group"
 _EXAMPLES = 3  # rows named in a message
-_MOST = 128  # open files
-_TRIES = 20  # for a shard that another process drops before it is opened here
 
 
 @dataclass(frozen=True)
@@ -436,147 +432,3 @@ def are_among(rows: Integers, some: Integers) -> NDArray[np.bool_]:
     inside = places < len(some)
     found[inside] = some[places[inside]] == rows[inside]
     return found
-
-
-def open_source(
-    name: str,
-    section: SourceSection,
-    members: Mapping[str, str],
-    *,
-    local: ProcessShare = ALONE,
-    cut: bool = False,
-    lanes: int = 1,
-) -> Source:
-    """Find, fetch and index the shards of one source.
-
-    Args:
-        name: in the recipe.
-        section: of the recipe.
-        members: task -> member, for every task that the source has labels for.
-        local: this process among those of this machine.
-        cut: as in `Source`.
-        lanes: as in `Source`.
-
-    Raises:
-        ShardError: as `find_shards` and `Source`.
-    """
-    patterns: dict[Split, tuple[str | list[str] | None, str]] = {
-        "train": (section.shards, "shards"),
-        "validation": (section.split.validation, "split.validation"),
-        "test": (section.split.test, "split.test"),
-    }
-    shards: dict[Split, list[Shard]] = {}
-    store: ShardStore | None = None
-    if section.store_bytes is not None:
-        shards, store = _streamed_shards(name, section.store_bytes, patterns)
-    else:
-        for split, (pattern, key) in patterns.items():
-            place = f"data.{name}.{key}"
-            shards[split] = find_shards(pattern, place, local=local) if pattern else []
-    return Source(name, section, members, shards, local=local, cut=cut, lanes=lanes, store=store)
-
-
-def _streamed_shards(
-    name: str, limit: int, patterns: Mapping[Split, tuple[str | list[str] | None, str]]
-) -> tuple[dict[Split, list[Shard]], ShardStore]:
-    """The shards of each set that stay in a bucket, and the store that they come to. Their indexes come now.
-
-    Raises:
-        ShardError: as `find_streamed`; shards without an index.
-    """
-    found = {
-        split: find_streamed(pattern, f"data.{name}.{key}") if pattern else []
-        for split, (pattern, key) in patterns.items()
-    }
-    files = [file for split in SPLITS for file in found[split]]
-    urls = [join(folder_of(file.url), index_name(file.name)) for file in files]
-    beside = dict(zip(files, describe_all(urls, f"data.{name}"), strict=True))
-    if without := [file.url for file, index in beside.items() if index is None]:
-        some = "1 shard has" if len(without) == 1 else f"{len(without)} of {len(files)} shards have"
-        raise ShardError(
-            f"data.{name}: {some} no index beside {'it' if len(without) == 1 else 'them'} ({a_few(without, 3)}). Write "
-            f"what is missing with `distill-mtl index {folder_of(without[0])}`."
-        )
-    store = ShardStore(name, limit, [file.url for file in files])
-    shards = {
-        split: [Shard(file.url, store.place(file), file, beside[file]) for file in found[split]]
-        for split in SPLITS
-    }
-    listed = [shard for split in SPLITS for shard in shards[split]]
-    at_once(lambda shard: len(fetch_index(shard, f"data.{name}")), listed)
-    for file, shard in zip(files, listed, strict=True):
-        store.expect(file, streamed_index(shard, f"data.{name}")[1])
-    store.refuse_full_disk()
-    return shards, store
-
-
-class OpenFiles:
-    """Files that stay open between reads; when there are too many, the one opened first is closed.
-
-    Rows come in random order, so no file is likelier than another to be needed again.
-
-    A copy in another process (a DataLoader's worker) begins with none open.
-
-    Args:
-        store: brings files that are not here, and may drop those that are.
-    """
-
-    def __init__(self, store: ShardStore | None = None) -> None:
-        self._files: dict[str, int] = {}
-        self._store = store
-
-    def read(self, path: str, offset: int, size: int) -> bytes:
-        """`size` bytes from `offset` on.
-
-        Raises:
-            ShardError: the file is gone or ends before.
-        """
-        try:
-            descriptor = self._files.get(path)
-            payload = _read_at(self._open(path) if descriptor is None else descriptor, size, offset)
-        except OSError as error:
-            raise ShardError(f"{path}: cannot be read ({error.strerror}).") from None
-        if len(payload) != size:
-            raise ShardError(f"{path}: ends before byte {offset + size}; it was changed while it was read.")
-        return payload
-
-    def close(self) -> None:
-        """Close every file; the next read opens its file again."""
-        while self._files:
-            os.close(self._files.popitem()[1])
-
-    def _open(self, path: str) -> int:
-        if len(self._files) >= _MOST:
-            os.close(self._files.pop(next(iter(self._files))))
-        if self._store is not None:
-            self._close_dropped()
-            for _ in range(_TRIES):
-                with suppress(FileNotFoundError):
-                    return self._opened(path)
-                self._store.bring(path)
-        return self._opened(path)
-
-    def _opened(self, path: str) -> int:
-        self._files[path] = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        return self._files[path]
-
-    def _close_dropped(self) -> None:
-        """Close what the store has dropped: it takes room on the disk until then."""
-        for path, descriptor in list(self._files.items()):
-            if not os.fstat(descriptor).st_nlink:
-                os.close(self._files.pop(path))
-
-    def __getstate__(self) -> dict[str, object]:
-        return {"_files": {}, "_store": self._store}
-
-    def __del__(self) -> None:
-        self.close()
-
-
-if hasattr(os, "pread"):
-    _read_at = os.pread
-else:
-
-    def _read_at(descriptor: int, size: int, offset: int, /) -> bytes:
-        os.lseek(descriptor, offset, os.SEEK_SET)
-        return os.read(descriptor, size)

@@ -2,7 +2,8 @@
 
 from distill_mtl.evaluation.comparison import compare_networks
 from distill_mtl.evaluation.evaluation_set import Comparison, EvaluationSet, Processes
-from distill_mtl.evaluation.result import Acceptance, Cost, Costs, Evaluation, TaskResult
+from distill_mtl.evaluation.network_costs import Cost, Costs
+from distill_mtl.evaluation.result import Acceptance, Evaluation, TaskResult
 from distill_mtl.evaluation.selection import delta_on, references
 
 __all__ = [

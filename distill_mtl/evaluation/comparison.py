@@ -17,7 +17,8 @@ from distill_mtl.display import Display
 from distill_mtl.evaluation.cost import Note, compare_costs
 from distill_mtl.evaluation.cross_domain import cross_domain
 from distill_mtl.evaluation.evaluation_set import Comparison, EvaluationSet, Processes
-from distill_mtl.evaluation.result import Acceptance, Costs, Evaluation, TaskResult, margins_by_task
+from distill_mtl.evaluation.network_costs import Costs
+from distill_mtl.evaluation.result import Acceptance, Evaluation, TaskResult, margins_by_task
 from distill_mtl.evaluation.several_teachers import by_teacher
 from distill_mtl.evaluation.slices import Slices, slice_margins
 from distill_mtl.evaluation.task_comparison import Progress, compare_tasks

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from distill_mtl.evaluation.memory import machine, peak_memory
-from distill_mtl.evaluation.result import BUSY, Cost, Costs, HeadCost, NodeCost
+from distill_mtl.evaluation.network_costs import BUSY, Cost, Costs, HeadCost, NodeCost
 from distill_mtl.networks.flops import flop_counter
 from distill_mtl.networks.modes import evaluating
 from distill_mtl.students.student import Body, Computation

@@ -37,7 +37,7 @@ from distill_mtl.evaluation.forecast.table import (
     merge_of,
     now,
 )
-from distill_mtl.evaluation.result import Costs
+from distill_mtl.evaluation.network_costs import Costs
 from distill_mtl.files import refuse_unwritable
 from distill_mtl.jobs.arguments import as_recipe, recipe_place, refuse_below
 from distill_mtl.jobs.branch import RANDOM, show_by_depth

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from distill_mtl.data.index import ShardIndex, load_index
+from distill_mtl.data.open_files import OpenFiles
 from distill_mtl.data.shard_files import Shard, expand_braces, find_shards, is_remote
-from distill_mtl.data.source import OpenFiles, RowMembers
+from distill_mtl.data.source import RowMembers
 from distill_mtl.demos.built_in import is_built_in
 from distill_mtl.errors import UserError
 from distill_mtl.folders import walk_folder

@@ -8,7 +8,7 @@ import pytest
 from data_shards import pets, write
 
 from distill_mtl.data.index import load_index
-from distill_mtl.data.source import OpenFiles
+from distill_mtl.data.open_files import OpenFiles
 from distill_mtl.errors import ShardError
 from distill_mtl.files import cache_folder
 

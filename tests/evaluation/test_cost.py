@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from distill_mtl.evaluation import cost as costs
 from distill_mtl.evaluation.cost import compare_costs, cost_of, costs_of, head_costs
 from distill_mtl.evaluation.memory import peak_memory
-from distill_mtl.evaluation.result import Cost
+from distill_mtl.evaluation.network_costs import Cost
 from distill_mtl.networks.flops import flop_counter
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.students.student_folder import DeployedStudent, save_student

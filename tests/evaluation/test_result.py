@@ -12,6 +12,7 @@ from result_toys import STUDENT, evaluation_of, task_result, toy_evaluation, wit
 
 from distill_mtl.errors import UserError
 from distill_mtl.evaluation import Evaluation
+from distill_mtl.evaluation.network_costs import HeadCost
 from distill_mtl.evaluation.result import (
     FORMAT,
     VERSION,
@@ -21,7 +22,6 @@ from distill_mtl.evaluation.result import (
     ClassDelta,
     CrossDomainAgreement,
     Disagreement,
-    HeadCost,
     McNemar,
     margins_by_task,
 )

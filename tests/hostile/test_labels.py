@@ -19,7 +19,8 @@ from torch import Tensor
 from distill_mtl.checks.label_check import check_labels
 from distill_mtl.data import DataSettings, Sources, open_sources
 from distill_mtl.errors import ShardError, UserError
-from distill_mtl.evaluation.result import Acceptance, Cost, Costs, Evaluation
+from distill_mtl.evaluation.network_costs import Cost, Costs
+from distill_mtl.evaluation.result import Acceptance, Evaluation
 from distill_mtl.evaluation.row_statistics import RowStatistics
 from distill_mtl.evaluation.task_comparison import summarise
 from distill_mtl.recipe.schema import LabelSection, SourceSection

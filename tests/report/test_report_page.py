@@ -9,7 +9,7 @@ import pytest
 import report_world
 
 from distill_mtl.errors import UserError
-from distill_mtl.evaluation.result import BUSY
+from distill_mtl.evaluation.network_costs import BUSY
 from distill_mtl.jobs.report import write_report
 from distill_mtl.report.headline import advice, headline
 from distill_mtl.report.run_record import RunRecord, read_run

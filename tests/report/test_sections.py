@@ -10,7 +10,7 @@ from result_toys import STUDENT, TEACHERS, evaluation_of, task_result
 from rich.console import Console
 
 from distill_mtl.evaluation import Cost, Costs, Evaluation
-from distill_mtl.evaluation.result import HeadCost
+from distill_mtl.evaluation.network_costs import HeadCost
 from distill_mtl.jobs.report import report_in
 from distill_mtl.report import sections
 from distill_mtl.report.blocks import Charts, Report, Section, Text

@@ -10,13 +10,13 @@ from rich.console import Console
 
 from distill_mtl.display import FILE_COLUMNS, output
 from distill_mtl.evaluation import Cost, Evaluation
+from distill_mtl.evaluation.network_costs import HeadCost
 from distill_mtl.evaluation.result import (
     Baseline,
     BaselineScore,
     CalibrationError,
     ClassDelta,
     CrossDomainAgreement,
-    HeadCost,
     McNemar,
 )
 from distill_mtl.report.console import console_table

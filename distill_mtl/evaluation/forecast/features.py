@@ -8,7 +8,7 @@ from torch import Tensor
 
 from distill_mtl.evaluation.evaluation_set import EvaluationSet
 from distill_mtl.evaluation.forecast.law import Features, error_of
-from distill_mtl.evaluation.result import Costs
+from distill_mtl.evaluation.network_costs import Costs
 from distill_mtl.evaluation.row_statistics import collect
 from distill_mtl.teachers.teacher import Teacher
 from distill_mtl.training.parts import Parts

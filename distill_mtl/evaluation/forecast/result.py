@@ -12,7 +12,7 @@ from distill_mtl import __version__
 from distill_mtl.evaluation.forecast.conflicts import Conflicts
 from distill_mtl.evaluation.forecast.law import LEVEL
 from distill_mtl.evaluation.forecast.table import ForecastTask
-from distill_mtl.evaluation.result import Costs
+from distill_mtl.evaluation.network_costs import Costs
 from distill_mtl.files import write_text
 
 FORMAT: Final = "distill_mtl forecast"

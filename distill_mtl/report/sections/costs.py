@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from distill_mtl.evaluation.result import Cost, Costs, Evaluation, HeadCost, NodeCost
+from distill_mtl.evaluation.network_costs import Cost, Costs, HeadCost, NodeCost
+from distill_mtl.evaluation.result import Evaluation
 from distill_mtl.report import words
 from distill_mtl.report.blocks import Block, Cell, Chart, Charts, Folded, Section, Table, Text
 from distill_mtl.report.charts import STUDENT, TEACHER, Bar, BarGroup, Drawing, bars
