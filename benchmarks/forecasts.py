@@ -220,7 +220,6 @@ def judged(
     columns: Columns = passes_and_size,
     *,
     asked: Sequence[Outcome] | None = None,
-    earlier: bool = False,
 ) -> list[Judged]:
     """Every outcome that can be forecast from other groups of merges.
 
@@ -229,7 +228,6 @@ def judged(
         group: merge -> what is left out together; missing: the merge alone.
         columns: of the law.
         asked: what is forecast; default the outcomes themselves.
-        earlier: long runs alone, each with the short runs of its own merge.
     """
     found = []
     for outcome in outcomes if asked is None else asked:
@@ -239,19 +237,7 @@ def judged(
             for other in outcomes
             if group.get(other.case.merge, other.case.merge) != group.get(merge, merge)
         ]
-        own = []
-        if earlier:
-            own = [
-                other.case
-                for other in outcomes
-                if (other.case.merge, other.case.task, other.budget) == (merge, outcome.case.task, "short")
-            ]
-            if outcome.budget != "long" or not own:
-                continue
-        law = ErrorLaw(others, columns)
-        if earlier and not law.uses_earlier:
-            continue
-        ends = law.forecast(outcome.case.features, own)
+        ends = ErrorLaw(others, columns).forecast(outcome.case.features)
         if ends is not None:
             found.append(Judged(outcome, *ends.in_points(outcome.error)))
     return found
@@ -283,8 +269,6 @@ def print_tables(outcomes: Sequence[Outcome], zipped: Sequence[Outcome], *, all_
         print(summary(f"other merges, {budget} runs", some))
     if zipped:
         print(summary("other merges, students that begin as `zip`", judged(outcomes, {}, asked=zipped)))
-    if begun := judged(outcomes, {}, earlier=True):
-        print(summary("other merges and the own short run, long runs", begun))
     if all_cases:
         print()
         for each in alone:

@@ -17,7 +17,6 @@ from distill_mtl.display import Display, console_of
 from distill_mtl.errors import UserError
 from distill_mtl.evaluation.cost import compare_costs
 from distill_mtl.evaluation.forecast.conflicts import Conflicts, conflicts_of, mean_cosines
-from distill_mtl.evaluation.forecast.earlier import EarlierRun, earlier_runs
 from distill_mtl.evaluation.forecast.features import (
     TEST_ROWS,
     features_of,
@@ -71,15 +70,15 @@ def forecast(
     teacher, as `evaluate` reports it) with an 80 % interval. At most 2 % of the run's steps are trained, then taken
     back.
 
-    The forecast learns from runs of the merge bench that come with the program, from finished runs of the same merge in
-    --runs, and from every run that was forecast and has ended: when a run ends, it writes what came out beside its
-    forecast into forecasts.jsonl in its folder of runs, and this command says how the intervals did so far.
+    The forecast learns from runs of the merge bench that come with the program, and from every run that was forecast
+    and has ended: when a run ends, it writes what came out beside its forecast into forecasts.jsonl in its folder of
+    runs, and this command says how the intervals did so far.
 
     Args:
         recipe: the recipe, a YAML file.
         overrides (--set KEY=VALUE, repeated): override any key, as often as you like:
             --set training.steps=2000
-        runs (DIR): folder of runs, where finished runs are looked for and the forecast is noted.
+        runs (DIR): folder of runs, where the forecast is noted.
         rows: training rows that the teachers' features and answers are compared on.
         json (FILE): write the forecast there.
         console: where it is printed; default standard output.
@@ -140,8 +139,7 @@ def forecast(
     left_out |= {task: "its teacher makes no error" for task, error in errors.items() if not error > 0}
     left_out |= {task: far for task, known in features.items() if (far := law.unlike(known))}
     features = {task: known for task, known in features.items() if task not in left_out}
-    earlier = earlier_runs(Path(runs), parts.recipe, digests, features, parts.steps)
-    found, begun = _forecasts(parts, law, features, errors, earlier)
+    found = _forecasts(parts, law, features, errors)
     done = finished(lines)
     result = Forecast(
         recipe=digest_of(loaded),
@@ -151,7 +149,6 @@ def forecast(
         conflicts=conflicts,
         tasks=found,
         left_out=left_out,
-        earlier=begun,
         merges=law.merges,
         finished=len(done),
         held=sum(task.held for task in done),
@@ -223,23 +220,14 @@ def _errors(parts: Parts, tasks: list[str], device: torch.device, console: Conso
 
 
 def _forecasts(
-    parts: Parts,
-    law: ErrorLaw,
-    features: Mapping[str, Features],
-    errors: Mapping[str, float],
-    earlier: Sequence[EarlierRun],
-) -> tuple[dict[str, ForecastTask], dict[str, str]]:
-    """By task, and the folder of the earlier run that a forecast begins with."""
-    found, begun = {}, {}
+    parts: Parts, law: ErrorLaw, features: Mapping[str, Features], errors: Mapping[str, float]
+) -> dict[str, ForecastTask]:
+    """By task; none where the known merges are too few for an interval."""
+    found = {}
     for task, known in features.items():
-        own = {run.folder: run.cases[task] for run in earlier if task in run.cases}
-        ends = law.forecast(known, list(own.values()))
+        ends = law.forecast(known)
         if ends is None:
             continue
-        if own and law.uses_earlier:
-            begun[task] = str(
-                min(own, key=lambda folder: abs(math.log(own[folder].features.passes / known.passes)))
-            )
         delta, low, high = ends.in_points(errors[task])
         found[task] = ForecastTask(
             metric=parts.kinds[task].metric,
@@ -250,7 +238,7 @@ def _forecasts(
             low=low,
             high=high,
         )
-    return found, begun
+    return found
 
 
 def _show_costs(costs: Costs, console: Console) -> None:
@@ -308,9 +296,6 @@ def show(found: Forecast, path: Path, recipe: str, console: Console) -> None:
         console.print(table)
     for task, why in found.left_out.items():
         console.print(f"{task} is not forecast: {why}.", soft_wrap=True)
-    for folder in dict.fromkeys(found.earlier.values()):
-        tasks = ", ".join(task for task, other in found.earlier.items() if other == folder)
-        console.print(f"{tasks}: from {folder}, a run of the same merge", soft_wrap=True)
     if found.tasks:
         console.print(
             f"Delta is student minus teacher on the test rows. It follows from runs of {found.merges} merges, by the "

@@ -62,26 +62,6 @@ def test_intervals_hold_about_four_of_five_merges_that_were_not_seen() -> None:
     assert 0.7 < np.mean(held) < 0.95
 
 
-def test_earlier_runs_of_a_merge_make_forecasts_better_and_intervals_narrower() -> None:
-    cases = merges(12, 3, 0.3, lengths=2)
-    misses, widths = [], []
-    for short, longer in zip(cases[::2], cases[1::2], strict=True):
-        law = ErrorLaw([case for case in cases if case.merge != short.merge])
-        found = [law.forecast(longer.features, earlier) for earlier in ([], [short])]
-        misses.append([abs(each.middle - longer.change) for each in found if each is not None])
-        widths.append([each.high - each.low for each in found if each is not None])
-    (miss, miss_begun), (width, width_begun) = np.mean(misses, 0), np.mean(widths, 0)
-    assert miss_begun < 0.7 * miss
-    assert width_begun < 0.7 * width
-
-
-def test_an_earlier_run_is_not_used_where_too_few_merges_show_what_it_tells() -> None:
-    law = ErrorLaw(merges(12, 0, 0.3))
-    asked = Features(passes=10, size=2)
-    assert not law.uses_earlier
-    assert law.forecast(asked, [replace(merges(1, 1, 0.3)[0], change=5.0)]) == law.forecast(asked)
-
-
 def test_a_few_merges_give_no_interval() -> None:
     assert ErrorLaw(merges(FEWEST - 1, 0, 0.1)).forecast(Features(passes=3, size=2)) is None
 

@@ -2,8 +2,6 @@
 
 import io
 import json
-import logging
-import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,6 @@ from rich.console import Console
 
 from distill_mtl import UserError, distill, forecast
 from distill_mtl.cli import main
-from distill_mtl.evaluation.forecast.law import Case, Features
 from distill_mtl.evaluation.forecast.table import FILE, ForecastTable
 from distill_mtl.evaluation.result import Evaluation
 
@@ -70,24 +67,10 @@ def test_a_forecast_is_noted_and_its_run_adds_what_came_out(recipe: Path, tmp_pa
     assert ForecastTable(runs).lines()[-1].tasks == made.tasks, "as if nothing had come out of this merge yet"
 
 
-def test_a_finished_run_of_the_same_merge_is_where_a_longer_one_begins(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    two_lengths = [
-        Case(merge=f"m{merge}", task="a", features=Features(passes=passes, size=1.0 + merge), change=change)
-        for merge in range(6)
-        for passes, change in ((2.0, 0.3), (20.0, 0.1))
-    ]
-    monkeypatch.setattr("distill_mtl.jobs.forecast.measured_cases", lambda: two_lengths)
-    runs = tmp_path / "runs"
-    distill(recipe, STEPS, out=runs / "toy", console=QUIET)
-    longer = ["training.steps=200"]
-    alone = forecast(recipe, [*longer, "training.teachers_on=none"], runs=runs, console=QUIET)
-    assert (alone.tasks, alone.earlier) == ({}, {})
+def test_a_run_without_teachers_is_not_forecast(recipe: Path, tmp_path: Path) -> None:
+    alone = forecast(recipe, [*STEPS, "training.teachers_on=none"], runs=tmp_path, console=QUIET)
+    assert alone.tasks == {}
     assert "teachers_on is none" in alone.left_out["shape"]
-    assert forecast(recipe, longer, runs=runs, console=QUIET).earlier == {"shape": str(runs / "toy")}
-    other = [*longer, "student.args.width=7"]
-    assert forecast(recipe, other, runs=runs, console=QUIET).earlier == {}
 
 
 def test_a_run_that_was_not_forecast_adds_nothing(recipe: Path, tmp_path: Path) -> None:
@@ -117,16 +100,3 @@ def test_what_cannot_be_asked_is_refused(recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["forecast", str(tmp_path / "none.yaml")])
     assert ended.value.code == 2
-
-
-def test_a_finished_run_that_cannot_be_read_is_left_out(
-    recipe: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    runs = tmp_path / "runs"
-    distill(recipe, out=runs / "toy", console=QUIET)
-    shutil.copytree(runs / "toy", runs / "broken")
-    (runs / "broken" / "results.json").write_text("{")
-    with caplog.at_level(logging.WARNING):
-        found = forecast(recipe, STEPS, runs=runs, console=QUIET)
-    assert str(runs / "broken" / "results.json") in caplog.text
-    assert "shape" in found.tasks

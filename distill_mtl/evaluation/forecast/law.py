@@ -12,8 +12,7 @@ in the worst case, and usually gives about 1 - a.
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,17 +96,12 @@ def log_ratio(student: float, teacher: float) -> float | None:
 class ErrorLaw:
     """The law, fitted to finished runs.
 
-    Where a merge has an earlier run, the part of that run's distance from the law that carries over to another length
-    is added. How much carries over is measured in the merges that have runs of two lengths; it decays with the
-    logarithm of the ratio of the lengths.
-
     Args:
         cases: the finished runs.
         columns: what the law is linear in.
 
     Attributes:
         merges: how many there are.
-        paired: how many of them have runs of two lengths.
     """
 
     def __init__(self, cases: Sequence[Case], columns: Columns = passes_and_size) -> None:
@@ -119,29 +113,16 @@ class ErrorLaw:
             for merge in sorted({case.merge for case in cases})
             if self.merges > 1
         }
-        self._pairs = [pair for group in _groups(cases).values() for pair in _pairs_of(group)]
-        self.paired = len({pair.later.merge for pair in self._pairs})
 
-    @property
-    def uses_earlier(self) -> bool:
-        """Whether enough merges show what an earlier run tells of one of another length."""
-        return self.paired >= FEWEST
-
-    def forecast(self, features: Features, earlier: Sequence[Case] = ()) -> Range | None:
-        """Of one task of a run; None where the merges are too few for an interval.
-
-        Args:
-            features: of the run.
-            earlier: finished runs of the same merge and task; they are used where enough merges show what they tell.
-        """
+    def forecast(self, features: Features) -> Range | None:
+        """Of one task of a run; None where the merges are too few for an interval."""
         if self.merges < FEWEST:
             return None
-        before = _nearest(earlier, features) if self.uses_earlier else None
-        middle = self._centre(self._whole, None, features, before)
+        middle = self._whole(features)
         lows, highs, weights = [], [], []
-        misses = self._misses() if before is None else self._misses_of_pairs()
+        misses = self._misses()
         for left_out, own in misses.items():
-            centre = self._centre(self._without[left_out], left_out, features, before)
+            centre = self._without[left_out](features)
             for miss in own:
                 lows.append(centre - miss)
                 highs.append(centre + miss)
@@ -157,16 +138,6 @@ class ErrorLaw:
                 return f"{value:.3g} {said} are far from the {min(seen):.2g} to {max(seen):.3g} of known runs"
         return ""
 
-    def _centre(
-        self, law: "_Regression", left_out: str | None, features: Features, before: Case | None
-    ) -> float:
-        """The middle by a law, and by how much carries over in merges other than `left_out`."""
-        if before is None:
-            return law(features)
-        away = abs(math.log(features.passes / before.features.passes))
-        carried = self._carried(left_out) ** (away / self._apart())
-        return law(features) + carried * (before.change - law(before.features))
-
     def _misses(self) -> dict[str, list[float]]:
         """Merge -> how far its cases are from the law of the others."""
         found = dict[str, list[float]]()
@@ -174,34 +145,6 @@ class ErrorLaw:
             law = self._without[case.merge]
             found.setdefault(case.merge, []).append(abs(case.change - law(case.features)))
         return found
-
-    def _misses_of_pairs(self) -> dict[str, list[float]]:
-        """The same of the longer runs of a merge, where a shorter one is known."""
-        found = dict[str, list[float]]()
-        for pair in self._pairs:
-            merge = pair.later.merge
-            centre = self._centre(self._without[merge], merge, pair.later.features, pair.before)
-            found.setdefault(merge, []).append(abs(pair.later.change - centre))
-        return found
-
-    def _carried(self, left_out: str | None) -> float:
-        """Slope of the distances from the law of longer runs on those of shorter ones, in (0, 1]; each merge weighs
-        the same."""
-        both, square = 0.0, 0.0
-        counts = Counter(pair.later.merge for pair in self._pairs)
-        for pair in self._pairs:
-            merge = pair.later.merge
-            if merge != left_out:
-                law = self._without[merge]
-                first = pair.before.change - law(pair.before.features)
-                both += first * (pair.later.change - law(pair.later.features)) / counts[merge]
-                square += first * first / counts[merge]
-        return min(1.0, max(0.01, both / square)) if square else 1.0
-
-    def _apart(self) -> float:
-        """Mean logarithm of the ratio of the lengths of a pair."""
-        ratios = [pair.later.features.passes / pair.before.features.passes for pair in self._pairs]
-        return sum(map(math.log, ratios)) / len(ratios)
 
 
 class _Regression:
@@ -227,47 +170,6 @@ class _Regression:
 
     def _row(self, features: Features) -> Numbers:
         return np.array([1.0, *self._columns(features)])
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """Two runs of one task of one merge, of which the later is longer; `before` has the mean change of its length."""
-
-    before: Case
-    later: Case
-
-
-def _groups(cases: Sequence[Case]) -> dict[tuple[str, str], list[Case]]:
-    """By merge and task."""
-    groups = dict[tuple[str, str], list[Case]]()
-    for case in cases:
-        groups.setdefault((case.merge, case.task), []).append(case)
-    return groups
-
-
-def _by_length(cases: Sequence[Case]) -> list[list[Case]]:
-    """Runs of one length together, the shortest first."""
-    lengths = dict[float, list[Case]]()
-    for case in sorted(cases, key=lambda case: case.features.passes):
-        lengths.setdefault(round(math.log(case.features.passes), 4), []).append(case)
-    return list(lengths.values())
-
-
-def _mean_of(cases: Sequence[Case]) -> Case:
-    return replace(cases[0], change=sum(case.change for case in cases) / len(cases))
-
-
-def _pairs_of(group: Sequence[Case]) -> list[_Pair]:
-    lengths = _by_length(group)
-    return [_Pair(_mean_of(before), later) for before, longer in pairwise(lengths) for later in longer]
-
-
-def _nearest(earlier: Sequence[Case], features: Features) -> Case | None:
-    """The mean of the earlier runs whose length is nearest; None: there is none."""
-    if not earlier:
-        return None
-    away = {abs(math.log(cases[0].features.passes / features.passes)): cases for cases in _by_length(earlier)}
-    return _mean_of(away[min(away)])
 
 
 def _quantile(values: Sequence[float], weights: Sequence[float]) -> float:

@@ -31,7 +31,6 @@ class Forecast:
         conflicts: between the teachers.
         tasks: forecasts by task.
         left_out: task -> why it has no forecast.
-        earlier: task -> folder of the finished run of the same merge that its forecast begins with.
         merges: how many merges the law was fitted to.
         finished: tasks of runs that were forecast here and have ended.
         held: of them, how many ended inside their interval.
@@ -45,7 +44,6 @@ class Forecast:
     conflicts: Conflicts
     tasks: dict[str, ForecastTask]
     left_out: dict[str, str] = field(default_factory=dict)
-    earlier: dict[str, str] = field(default_factory=dict)
     merges: int
     finished: int
     held: int
