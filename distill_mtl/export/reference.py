@@ -1,7 +1,7 @@
 """`FILE.certificate.npz`: a few rows and what the student answers about them.
 
-With it `verify` needs no student: where only the file and its certificate are, their answers on these rows are
-compared with the recorded ones.
+With it `verify` needs no student: where only the file and its certificate are, the file's answers on these rows are
+compared with the recorded ones. It holds pictures of the user's data, and nothing needs it where the student is.
 """
 
 import io
@@ -16,7 +16,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from distill_mtl.errors import UserError
+from distill_mtl.errors import UserError, brief
 from distill_mtl.export.deployable import Deployable, Pixels, as_taken
 from distill_mtl.export.parity import PictureBatch
 from distill_mtl.geometry.views import Size
@@ -76,8 +76,10 @@ class Recorded:
             contract = InputContract.from_dict(reference.contract)
             self.batches, self._answers = _read(path, list(self.kinds))
         except (*DAMAGED_ARRAY, KeyError, zipfile.BadZipFile) as error:
+            why = getattr(error, "strerror", None) or brief(error)
             raise UserError(
-                f"{path} cannot be read: {error}. Fetch it again, or export the student again."
+                f"{path} cannot be read: {why}. Fetch it again, name the student's folder with --student, or export "
+                "the student again."
             ) from error
         self.own_size: Size = contract.size
         self._preprocess = Preprocess(contract)
