@@ -151,9 +151,9 @@ def write_and_forward(recipe: Path) -> tuple[float, float]:
     parts = build(live_twin(load_recipe(recipe)))
     _, units = planned(parts)
     writer = CacheWriter(
-        parts.sources,
+        parts.sources.picture_reader,
         LiveTeachers(parts.teachers),
-        SidecarFolders(),
+        SidecarFolders().to_write,
         rows_at_once=AT_ONCE // VIEWS,
         workers=0,
         device=torch.device("cpu"),

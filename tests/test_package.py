@@ -149,7 +149,7 @@ def modules() -> dict[str, Path]:
 
 def test_help_imports_no_package_of_an_extra() -> None:
     files = "openvino ai_edge_litert onnx onnxruntime torchjd datasets pycocotools"
-    extras = f"transformers segmentation_models_pytorch {files}"
+    extras = f"transformers segmentation_models_pytorch ray {files}"
     code = (
         "import sys, distill_mtl.cli as cli\n"
         "try: cli.main(['--help'])\n"

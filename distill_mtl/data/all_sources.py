@@ -153,6 +153,11 @@ class Sources:
         """Which view each training row gets."""
         return self._reader.views
 
+    @property
+    def picture_reader(self) -> Reader:
+        """Reads rows without their labels; it may travel to other machines."""
+        return self._reader.without_labels()
+
     def see_under(self, views: TrainingViews) -> None:
         """From now on training rows are seen under these views."""
         self._reader.views = views

@@ -271,7 +271,7 @@ class _Arriving:
         if time.monotonic() > self._next:
             self._next = time.monotonic() + _SAY_EVERY
             of_all = f"{self._count} shards of the first rows ({megabytes(self._size)})"
-            _log.info("data.%s: %d of the %s are here", self._store.source, self._here, of_all)
+            _log.info("%s: %d of the %s are here", self._store.owner, self._here, of_all)
 
 
 def _that_fit(order: Sequence[str], store: ShardStore) -> Iterator[str]:

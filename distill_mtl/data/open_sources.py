@@ -13,7 +13,7 @@ from distill_mtl.errors import ShardError, a_few
 from distill_mtl.geometry.views import Size
 from distill_mtl.recipe.schema import SourceSection
 from distill_mtl.remote_files import at_once, describe_all, folder_of, join
-from distill_mtl.splits import SPLITS, Split
+from distill_mtl.splits import Split
 from distill_mtl.tasks.base import TaskKind
 
 
@@ -91,7 +91,7 @@ def _open_source(
     shards: dict[Split, list[Shard]] = {}
     store: ShardStore | None = None
     if section.store_bytes is not None:
-        shards, store = _streamed_shards(name, section.store_bytes, patterns)
+        shards, store = streamed_shards(f"data.{name}", section.store_bytes, patterns)
     else:
         for split, (pattern, key) in patterns.items():
             place = f"data.{name}.{key}"
@@ -99,35 +99,40 @@ def _open_source(
     return Source(name, section, members, shards, local=local, cut=cut, lanes=lanes, store=store)
 
 
-def _streamed_shards(
-    name: str, limit: int, patterns: Mapping[Split, tuple[str | list[str] | None, str]]
+def streamed_shards(
+    owner: str, limit: int, patterns: Mapping[Split, tuple[str | list[str] | None, str]]
 ) -> tuple[dict[Split, list[Shard]], ShardStore]:
     """The shards of each set that stay in a bucket, and the store that they come to. Their indexes come now.
+
+    Args:
+        owner: who needs them, for messages: data.pets.
+        limit: bytes of the store.
+        patterns: set -> URLs with braces and `*`, and the key below the owner that names them.
 
     Raises:
         ShardError: as `find_streamed`; shards without an index.
     """
     found = {
-        split: find_streamed(pattern, f"data.{name}.{key}") if pattern else []
+        split: find_streamed(pattern, f"{owner}.{key}") if pattern else []
         for split, (pattern, key) in patterns.items()
     }
-    files = [file for split in SPLITS for file in found[split]]
+    files = [file for of_set in found.values() for file in of_set]
     urls = [join(folder_of(file.url), index_name(file.name)) for file in files]
-    beside = dict(zip(files, describe_all(urls, f"data.{name}"), strict=True))
+    beside = dict(zip(files, describe_all(urls, owner), strict=True))
     if without := [file.url for file, index in beside.items() if index is None]:
         some = "1 shard has" if len(without) == 1 else f"{len(without)} of {len(files)} shards have"
         raise ShardError(
-            f"data.{name}: {some} no index beside {'it' if len(without) == 1 else 'them'} ({a_few(without, 3)}). Write "
+            f"{owner}: {some} no index beside {'it' if len(without) == 1 else 'them'} ({a_few(without, 3)}). Write "
             f"what is missing with `distill-mtl index {folder_of(without[0])}`."
         )
-    store = ShardStore(name, limit, [file.url for file in files])
+    store = ShardStore(owner, limit, [file.url for file in files])
     shards = {
-        split: [Shard(file.url, store.place(file), file, beside[file]) for file in found[split]]
-        for split in SPLITS
+        split: [Shard(file.url, store.place(file), file, beside[file]) for file in of_set]
+        for split, of_set in found.items()
     }
-    listed = [shard for split in SPLITS for shard in shards[split]]
-    at_once(lambda shard: len(fetch_index(shard, f"data.{name}")), listed)
+    listed = [shard for of_set in shards.values() for shard in of_set]
+    at_once(lambda shard: len(fetch_index(shard, owner)), listed)
     for file, shard in zip(files, listed, strict=True):
-        store.expect(file, streamed_index(shard, f"data.{name}")[1])
+        store.expect(file, streamed_index(shard, owner)[1])
     store.refuse_full_disk()
     return shards, store

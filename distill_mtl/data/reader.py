@@ -5,6 +5,7 @@ batch for the same rows wherever it runs. Per row it does little but decode: wha
 many rows at once is.
 """
 
+import copy
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -54,6 +55,12 @@ class Reader:
         self._strengths = np.array([source.section.augment.color for source in sources])
         self._known: dict[str, dict[bytes, Tensor]] = {task: {} for task in kinds}
         self._fillers = {task: kind.filler(size) for task, kind in kinds.items()}
+
+    def without_labels(self) -> "Reader":
+        """The same rows and views with no task's labels, which carries no kind of task when it travels."""
+        reader = copy.copy(self)
+        reader.kinds, reader._known, reader._fillers = {}, {}, {}
+        return reader
 
     def training(self, picks: BatchRows) -> Batch:
         """The rows under their training views, with every label they have.

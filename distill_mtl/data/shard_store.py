@@ -47,13 +47,13 @@ class ShardStore:
     """Files of a bucket on the local disk, at most so many bytes of them. It travels to reader processes.
 
     Args:
-        source: name of the data set.
+        owner: who needs it, for messages: data.pets.
         limit: bytes.
         urls: of its shards, which decide the folder: runs on the same shards share it.
     """
 
-    def __init__(self, source: str, limit: int, urls: Sequence[str]) -> None:
-        self.source, self.limit = source, limit
+    def __init__(self, owner: str, limit: int, urls: Sequence[str]) -> None:
+        self.owner, self.limit = owner, limit
         digest = hashlib.blake2b("\n".join(sorted(urls)).encode(), digest_size=8).hexdigest()
         self.folder = cache_folder() / "store" / digest
         self._expected: dict[str, Expected] = {}
@@ -71,7 +71,7 @@ class ShardStore:
         """
         if file.size > self.limit:
             raise ShardError(
-                f"data.{self.source}.store: {megabytes(self.limit)} cannot hold {file.url} of {megabytes(file.size)}. "
+                f"{self.owner}.store: {megabytes(self.limit)} cannot hold {file.url} of {megabytes(file.size)}. "
                 "Raise it, or write smaller shards."
             )
         self._expected[str(self.place(file))] = Expected(file, checksum)
@@ -87,7 +87,7 @@ class ShardStore:
         folder, free = free_bytes(self.folder)
         if needed > free + sum(self._sizes().values()):
             raise ShardError(
-                f"data.{self.source}.store: {megabytes(needed)} are to be kept, and the disk of {folder} has "
+                f"{self.owner}.store: {megabytes(needed)} are to be kept, and the disk of {folder} has "
                 f"{megabytes(free)} free. Make room there, set a smaller store, or set DISTILL_MTL_CACHE to a folder "
                 "on another disk."
             )
@@ -132,7 +132,7 @@ class ShardStore:
         write_text(self.folder / _ORDER, "".join(f"{os.path.basename(path)}\n" for path in paths))
 
     def _fetch(self, path: str, *, silent: bool) -> None:
-        expected, place = self._expected[path], f"data.{self.source}"
+        expected, place = self._expected[path], self.owner
         waiting = _Waiting(f"{place}: {expected.file.url}", expected.file.size, silent)
         found = None
         for _ in range(_ATTEMPTS):
@@ -207,7 +207,7 @@ class ShardStore:
         number = int.from_bytes(
             hashlib.blake2b(os.path.basename(path).encode(), digest_size=4).digest(), "big"
         )
-        waiting = _Waiting(f"data.{self.source}: {self.url(path)}", self.size(path), silent)
+        waiting = _Waiting(f"{self.owner}: {self.url(path)}", self.size(path), silent)
         with locked(self.folder / f".{number % _LOCKS}.lock", lambda: waiting.note(self._arrived(path))):
             yield
 

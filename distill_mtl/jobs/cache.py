@@ -7,7 +7,7 @@ without crop or flip; --set targets.views=4 stores four views of each row, and t
 was stopped or killed continues when it is run again.
 
 Usage:
-    distill-mtl cache [write] RECIPE [--set KEY=VALUE] [--cache DIR]
+    distill-mtl cache [write] RECIPE [--set KEY=VALUE] [--ray ADDRESS] [--cache DIR]
     distill-mtl cache verify RECIPE [--rows N] [--set KEY=VALUE] [--cache DIR]
 
 Examples:
@@ -15,14 +15,18 @@ Examples:
       ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 --main_process_port 0 \\
           -m distill_mtl.cli cache RECIPE
 
+    Many machines, whose GPUs Ray hands the shards to (docs/clusters.md):
+      ray start --head                              # on the first; on the others: ray start --address FIRST:6379
+      distill-mtl cache RECIPE --ray auto           # on the first
+
     `distill-mtl cache verify RECIPE` compares random rows with the teachers' answers now. More: docs/target-cache.md.
 """
 
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,9 +41,12 @@ from distill_mtl.display import Display, console_of
 from distill_mtl.errors import RecipeError, Stopped, StoppedElsewhere, UserError
 from distill_mtl.files import remove_abandoned
 from distill_mtl.jobs.arguments import as_recipe, recipe_place, refuse_below
+from distill_mtl.ray_tasks import RayCluster, connect
 from distill_mtl.recipe import Recipe
-from distill_mtl.recipe.schema import task_of
+from distill_mtl.recipe.schema import TaskSection, task_of
 from distill_mtl.system_errors import megabytes
+from distill_mtl.targets.bucket_sidecars import bring_sidecars, send_missing
+from distill_mtl.targets.cache_pieces import PieceWriter, cut_into_pieces, write_piece
 from distill_mtl.targets.cached import OpenCache
 from distill_mtl.targets.encoding import AnswerCodec
 from distill_mtl.targets.live import LiveTeachers
@@ -62,16 +69,24 @@ _TIMED_BLOCKS = 3
 
 
 def write_cache(
-    recipe: Recipe | Path | str, overrides: Sequence[str] = (), *, console: Console | None = None
+    recipe: Recipe | Path | str,
+    overrides: Sequence[str] = (),
+    *,
+    ray: str | None = None,
+    console: Console | None = None,
 ) -> None:
     """Write what is missing; the word `write` may be left out.
 
-    Shards are dealt to the processes of the launcher; those that are there already are left as they are.
+    Shards are dealt to the processes of the launcher, or by --ray to the GPUs and cores of a cluster; those that are
+    there already are left as they are.
 
     Args:
         recipe: the recipe, a YAML file.
         overrides (--set KEY=VALUE, repeated): override any key, as often as you like:
             --set tasks.breed.temperature=2
+        ray (ADDRESS): let a Ray cluster do it, a task for each shard and teacher: auto (the cluster of this machine),
+            HOST:PORT of its head node, or local (start one here). All nodes must see the teachers under the same
+            paths, and the shards too unless they stay in a bucket.
         console: where progress is shown; default standard output of the first process.
 
     Raises:
@@ -79,17 +94,24 @@ def write_cache(
         Stopped: Ctrl-C or SIGTERM arrived; finished shards are kept.
         KeyboardInterrupt: interrupted. What is written stays; the same command continues.
     """
-    job = _prepare(recipe, overrides, console)
-    accelerator, folders = job.accelerator, SidecarFolders()
-    made = _made(job)
-    if accelerator.is_main_process:
-        for folder in {folders.to_write(unit.shard.path) for unit in job.units}:
-            remove_abandoned(folder)
-    left = unfinished(job.units, folders)
-    refuse_too_large(left, folders)
-    accelerator.wait_for_everyone()
-    if left:
-        _write_together(job, left, folders, made)
+    with ExitStack() as stack:
+        cluster = None if ray is None else stack.enter_context(connect(ray))
+        job = _prepare(recipe, overrides, console)
+        accelerator, folders = job.accelerator, SidecarFolders()
+        made = _made(job)
+        if accelerator.is_main_process:
+            for folder in {folders.to_write(unit.shard.path) for unit in job.units}:
+                remove_abandoned(folder)
+        left = unfinished(job.units, folders)
+        refuse_too_large(left, folders)
+        accelerator.wait_for_everyone()
+        if left and cluster is not None:
+            _write_on_cluster(job, left, folders, made, cluster)
+        elif left:
+            _write_together(job, left, folders, made)
+        if cluster is not None:
+            send_missing(job.units)
+            bring_sidecars(job.units)
     if accelerator.is_main_process:
         cache = OpenCache(job.units, job.parts.sources.opened, SidecarFolders())
         said = (
@@ -143,10 +165,14 @@ def verify_cache(
 
 @dataclass(frozen=True)
 class _Job:
-    """A recipe, built as a run whose live teachers see what the cache holds; and what that cache is made of."""
+    """A recipe, built as a run whose live teachers see what the cache holds; and what that cache is made of.
+
+    `tasks` are those of the recipe from which the teachers were opened.
+    """
 
     accelerator: Accelerator
     console: Console
+    tasks: Mapping[str, TaskSection]
     parts: Parts
     codecs: Mapping[str, AnswerCodec]
     units: Sequence[Unit]
@@ -170,7 +196,8 @@ def _prepare(recipe: Recipe | Path | str, overrides: Sequence[str], console: Con
             f"Recipe {place}: training.teachers_on is none, so there is nothing to cache. Set it to missing or all."
         )
     accelerator = start_accelerator(loaded.training, shares_steps=False)
-    parts = build(live_twin(loaded))
+    twin = live_twin(loaded)
+    parts = build(twin)
     parts = replace(parts, taught=parts.taught.replace("live", "to be cached"))
     for teacher in parts.teachers.values():
         teacher.to(accelerator.device)
@@ -179,7 +206,7 @@ def _prepare(recipe: Recipe | Path | str, overrides: Sequence[str], console: Con
     if not codecs:
         raise RecipeError(f"Recipe {place}: no task has a teacher whose answers change its loss.")
     console = console_of(console, first=accelerator.is_main_process)
-    return _Job(accelerator, console, parts, codecs, units)
+    return _Job(accelerator, console, twin.tasks, parts, codecs, units)
 
 
 def _made(job: _Job) -> dict[str, dict[str, str]]:
@@ -227,39 +254,93 @@ def _write_together(
 def _write(
     job: _Job, left: Sequence[Unit], folders: SidecarFolders, made: Mapping[str, Mapping[str, str]]
 ) -> None:
-    """This process's share of what is left, with a bar; announces size and time once the pace is known."""
+    """This process's share of what is left."""
     accelerator, recipe = job.accelerator, job.parts.recipe
     mine = list(left[accelerator.process_index :: accelerator.num_processes])
     writer = CacheWriter(
-        job.parts.sources,
+        job.parts.sources.picture_reader,
         job.live({task: made[task]["made.precision"] for task in job.codecs}),
-        folders,
+        folders.to_write,
         rows_at_once=job.rows_at_once,
         workers=reader_workers(recipe.training.workers, accelerator.device),
         device=accelerator.device,
         made=made,
     )
     pace = _Pace(_rows(mine), accelerator.num_processes)
+    _follow(
+        job,
+        left,
+        pace,
+        "row",
+        lambda stopping: writer.write(mine, stopping),
+        lambda: f"{len(unfinished(job.units, SidecarFolders()))} of {len(job.units)}",
+    )
+
+
+def _write_on_cluster(
+    job: _Job,
+    left: Sequence[Unit],
+    folders: SidecarFolders,
+    made: Mapping[str, Mapping[str, str]],
+    cluster: RayCluster,
+) -> None:
+    """All that is left, each shard and trunk by some process of the cluster."""
+    recipe, teachers = job.parts.recipe, {task: job.parts.teachers[task] for task in job.codecs}
+    pieces = cut_into_pieces(left, teachers, folders, gpus=cluster.gpus)
+    writer = PieceWriter(
+        job.parts.sources.picture_reader,
+        job.tasks,
+        rows_at_once=job.rows_at_once,
+        workers=recipe.training.workers,
+        made=made,
+    )
+
+    def begin(stopping: Callable[[], bool]) -> Generator[int, None, None]:
+        run = cluster.run(
+            write_piece, writer, pieces, name=str, needs_gpu=lambda piece: piece.gpu, stopping=stopping
+        )
+        with closing(run) as done:
+            for piece, node in done:
+                piece.refuse_invisible(node)
+                yield piece.rows
+
+    pace = _Pace(sum(piece.rows for piece in pieces), 1)
+    _follow(job, left, pace, "answer", begin, lambda: f"{pace.total - pace.done:,} of {pace.total:,} answers")
+    for folder in {piece.folder for piece in pieces}:
+        remove_abandoned(folder)  # of lost nodes
+
+
+def _follow(
+    job: _Job,
+    left: Sequence[Unit],
+    pace: "_Pace",
+    unit: str,
+    begin: Callable[[Callable[[], bool]], Generator[int, None, None]],
+    rest: Callable[[], str],
+) -> None:
+    """Write, with a bar over what is counted in `unit`; announces size and time once the pace is known.
+
+    `begin` gets what tells whether to stop, and gives the counts as they are done; `rest` tells what is left then.
+    """
     with (
         StopRequest() as stop,
-        Display(job.console, "caching", pace.total, unit="row") as display,
-        closing(writer.write(mine, lambda: stop.requested)) as blocks,
+        Display(job.console, "caching", pace.total, unit=unit) as display,
+        closing(begin(lambda: stop.requested)) as blocks,
     ):
         try:
             for rows in blocks:
                 if pace.add(rows):
                     job.console.print(_announcement(job.units, left, pace), highlight=False, soft_wrap=True)
-                display.update(pace.done, f"{pace.rows_per_second:.0f} rows/s")
+                display.update(pace.done, f"{pace.rows_per_second:.0f} {unit}s/s")
                 if stop.requested:
                     raise Stopped
         except Stopped:
             raise Stopped(
-                "stopped. Finished shards are kept; the same command continues: "
-                f"{len(unfinished(job.units, SidecarFolders()))} of {len(job.units)} are left."
+                f"stopped. Finished shards are kept; the same command continues: {rest()} are left."
             ) from None
         if pace.total:
             job.console.print(
-                f"{pace.done:,} rows in {_duration(pace.seconds)}, {pace.rows_per_second:.0f} rows/s",
+                f"{pace.done:,} {unit}s in {_duration(pace.seconds)}, {pace.rows_per_second:.0f} {unit}s/s",
                 highlight=False,
             )
 

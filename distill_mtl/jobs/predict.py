@@ -2,31 +2,38 @@
 
 import io
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, closing
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal, TextIO
 
 import torch
 from accelerate import PartialState
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from distill_mtl.display import Display, messages, output
+from distill_mtl.errors import UserError
 from distill_mtl.files import atomic_file, refuse_unwritable
 from distill_mtl.jobs.arguments import as_names, refuse_below
 from distill_mtl.networks.modes import usable_device
 from distill_mtl.networks.opening import open_network
-from distill_mtl.prediction.named_pictures import FoundPictures, find_pictures
+from distill_mtl.prediction.answer_parts import Answerer, answer_part, cut_into_parts
+from distill_mtl.prediction.named_pictures import FoundPictures, Picture, find_pictures
 from distill_mtl.prediction.outputs import (
+    Answered,
     AnswerTable,
     JsonLines,
-    Masks,
+    MapFiles,
     Output,
-    Overlays,
+    mask_files,
+    overlay_files,
     refuse_full_disks_of,
 )
-from distill_mtl.prediction.predictions import Unread, answered_kinds, predictions
+from distill_mtl.prediction.predictions import Unread, answered_kinds
+from distill_mtl.ray_tasks import RayCluster, connect
+from distill_mtl.recipe.schema import StoreSize, bytes_of
 
 _NAMED = 20  # pictures at the end
 
@@ -45,6 +52,8 @@ def predict(
     batch_size: int = 16,
     device: str | None = None,
     trust: bool = False,
+    store: str | None = None,
+    ray: str | None = None,
     console: Console | None = None,
 ) -> list[Unread]:
     """Answer all tasks for your pictures.
@@ -56,7 +65,7 @@ def predict(
         network (NETWORK): a run folder, a student folder, or whatever `teacher:` takes in a recipe: a timm folder,
             hf_hub:owner/name, a .onnx, .xml, .tflite, .pte, .pt2 or .ts file, or several keys as YAML:
             '{path: net.onnx, input: {size: 64}}'
-        images (IMAGE ...): pictures, folders of them (at any depth), or shards.
+        images (IMAGE ...): pictures, folders of them (at any depth), or shards, also in a bucket ('s3://b/pets-*.tar').
         json (FILE): write a JSON object per picture; - for standard output.
         masks (FOLDER): write answers with a place in the picture (classes per pixel, depth, normals, boxes) as label
             files, in the form that shards hold.
@@ -69,6 +78,11 @@ def predict(
         batch_size (N): pictures per batch.
         device: cpu, cuda, cuda:1, mps; default the accelerator, where there is one.
         trust: let it run code: .pt2 and .ts files and your own kinds of task are programs.
+        store (SIZE): leave shards in their bucket, where indexes lie beside them (distill-mtl index), and hold at most
+            so much of them on the disk: 50GB. Default: copy all of them to the cache folder first.
+        ray (ADDRESS): let a Ray cluster answer, some hundred pictures at a time: auto (the cluster of this machine),
+            HOST:PORT of its head node, or local (start one here). All nodes must see network and pictures under the
+            same paths, or shards in a bucket with --store.
         console: where progress and what could not be read are shown; default standard error.
 
     Returns:
@@ -79,11 +93,13 @@ def predict(
         KeyboardInterrupt: interrupted: label files and overlays that were finished stay, and --json FILE is not there.
 
     Examples:
-        a table; a line of JSON for each picture; label files, and pictures to look at; an exported file, on shards:
+        a table; a line of JSON for each picture; label files, and pictures to look at; an exported file, on shards; a
+        bucket, by a cluster:
           distill-mtl predict runs/scenes photo.jpg
           distill-mtl predict runs/scenes photos --json answers.jsonl
           distill-mtl predict runs/scenes photos --masks masks --overlays overlays
           distill-mtl predict student.onnx 'shards/pets-{000..009}.tar' --only breed
+          distill-mtl predict runs/scenes 's3://b/pets-*.tar' --store 50GB --ray auto --json answers.jsonl
 
         Exit status 2 where a picture could not be read: it is named, the answers about all others are written.
     """
@@ -94,39 +110,68 @@ def predict(
     for option, folder in (("--masks", masks), ("--overlays", overlays)):
         if folder is not None:
             refuse_unwritable(folder, option, folder=True)
-    where = _device(device)
-    opened = open_network(network, trust=trust)
-    kinds = answered_kinds(opened, as_names(only))
-    opened.to(where)
-    found, errors = find_pictures(images, image), console or messages()
+    if ray is not None and device is not None:
+        raise UserError(
+            "--device: with --ray the cluster decides where the network runs. Remove one of them."
+        )
+    errors, room = console or messages(), None if store is None else _bytes(store)
     with ExitStack() as files:
+        cluster = None if ray is None else files.enter_context(connect(ray))
+        where = _device(device) if cluster is None else torch.device("cpu")
+        opened = open_network(network, trust=trust)
+        kinds = answered_kinds(opened, as_names(only))
+        opened.to(where)
+        found = find_pictures(images, image, store=room)
         stream = sys.stdout if lines is None else _opened(lines, files)
         outputs = list[Output]()
         if masks is not None:
-            outputs.append(Masks(masks, "--masks", kinds, found.pictures))
+            outputs.append(MapFiles(masks, "--masks", kinds, found.pictures, mask_files))
         if overlays is not None:
-            outputs.append(Overlays(overlays, "--overlays", kinds, found.pictures))
+            outputs.append(MapFiles(overlays, "--overlays", kinds, found.pictures, overlay_files))
         if json is not None or (not outputs and not sys.stdout.isatty()):
-            outputs.append(JsonLines(stream, kinds, top, lines if _is_plain(lines) else None))
+            outputs.append(JsonLines(stream, top, lines if _is_plain(lines) else None))
         outputs = outputs or [AnswerTable(output(), kinds, top)]
         bar = files.enter_context(Display(errors, "prediction", len(found.pictures), unit="image"))
         unread, cropped = list[Unread](), 0
-        answers = predictions(opened, kinds, found.pictures, batch_size=batch_size, resize=resize)
+        makes = [each.make for each in outputs]
+        answerer = Answerer(opened, kinds, makes, batch_size=batch_size, resize=resize)
+        answers = (
+            answerer.answers(found.pictures)
+            if cluster is None
+            else files.enter_context(closing(_by(cluster, answerer, found.pictures, batch_size)))
+        )
         first = list(islice(answers, batch_size))
         refuse_full_disks_of(outputs, first, len(found.pictures))
         for done, answer in enumerate(chain(first, answers), start=1):
-            if isinstance(answer, Unread):
-                unread.append(answer)
-                errors.print(f"{answer.place}: {answer.reason}", style="red", markup=False, soft_wrap=True)
-            else:
-                cropped += answer.cropped
-            for each in outputs:
-                each.add(answer)
+            if answer.unread is not None:
+                unread.append(Unread(answer.key, answer.place, answer.unread))
+                errors.print(f"{answer.place}: {answer.unread}", style="red", markup=False, soft_wrap=True)
+            cropped += answer.cropped
+            for each, content in zip(outputs, answer.contents, strict=True):
+                each.put(answer.key, content)
             bar.update(done)
     for each in outputs:
         each.finish()
     _conclude(errors, found, unread, cropped)
     return unread
+
+
+def _by(
+    cluster: RayCluster, answerer: Answerer, pictures: Sequence[Picture], batch_size: int
+) -> Generator[Answered, None, None]:
+    """The answers of a cluster, in the order of the pictures."""
+    parts = cut_into_parts(pictures, batch_size, gpus=cluster.gpus)
+    run = cluster.run(answer_part, answerer, parts, name=str, needs_gpu=lambda part: part.gpu, in_order=True)
+    with closing(run) as done:
+        for _, answers in done:
+            yield from answers
+
+
+def _bytes(size: str) -> int:
+    try:
+        return bytes_of(TypeAdapter(StoreSize).validate_python(size))
+    except ValidationError:
+        raise UserError(f"--store {size}: expected a number and a unit: 50GB, 800MB.") from None
 
 
 def _is_plain(path: Path | None) -> bool:

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from distill_mtl.data.index import ShardIndex, load_index
+from distill_mtl.data.index import ShardIndex, load_index, streamed_index
 from distill_mtl.data.open_files import OpenFiles
+from distill_mtl.data.open_sources import streamed_shards
 from distill_mtl.data.shard_files import Shard, expand_braces, find_shards, is_remote
+from distill_mtl.data.shard_store import ShardStore
 from distill_mtl.data.source import RowMembers
 from distill_mtl.demos.built_in import is_built_in
 from distill_mtl.errors import UserError
@@ -21,6 +23,7 @@ from distill_mtl.folders import walk_folder
 from distill_mtl.picture_bytes import MOST_BYTES, PICTURE_ENDINGS
 from distill_mtl.reading import read_bytes
 from distill_mtl.recipe.schema import SourceSection
+from distill_mtl.remote_files import folder_of
 from distill_mtl.shards.image_folders import find_files
 from distill_mtl.splits import Split
 
@@ -38,6 +41,7 @@ class Picture:
         read: gives its bytes, in any thread. Raises ValueError, OSError or UserError where it cannot.
         row: gives what it carries in some members; its key there is `place`, which no other picture has.
         endings: the members of its shard.
+        file: that holds it on this machine, the picture's own or its shard's; None for a shard that stays in a bucket.
     """
 
     key: str
@@ -45,6 +49,7 @@ class Picture:
     read: Callable[[], bytes]
     row: Callable[[Collection[str]], RowMembers]
     endings: frozenset[str] = frozenset()
+    file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -69,16 +74,19 @@ class FoundPictures:
         return (picture.row(members) for picture in self.pictures)
 
 
-def find_pictures(places: Sequence[str], members: str = MEMBERS) -> FoundPictures:
+def find_pictures(
+    places: Sequence[str], members: str = MEMBERS, *, store: int | None = None
+) -> FoundPictures:
     """All pictures that were named.
 
     Args:
         places: picture files, patterns of them, folders (searched at any depth, for shards where they hold no
             pictures), and shards as a recipe names them: files, patterns, URLs, built-in sets.
         members: file endings of the picture in a shard; the first one found wins.
+        store: bytes of the local disk for shards that stay in a bucket; None: they are copied to the cache folder.
 
     Raises:
-        UserError: nothing is there, or a shard is damaged.
+        UserError: nothing is there, or a shard is damaged; a URL that is no shard's.
     """
     pictures: list[Picture] = []
     others: Counter[str] = Counter()
@@ -87,6 +95,13 @@ def find_pictures(places: Sequence[str], members: str = MEMBERS) -> FoundPicture
             found, left = _in_folder(Path(place), members)
             pictures += found
             others += left
+        elif is_remote(place) and not place.split("?")[0].endswith(_ARCHIVES):
+            raise UserError(
+                f"{place}: of a bucket, shards are read, whose names end with .tar: '{folder_of(place)}/*.tar'. "
+                "`distill-mtl shards folder PICTURES --to s3://...` writes some; or copy the pictures to this machine."
+            )
+        elif is_remote(place) and store is not None:
+            pictures += _in_bucket(place, store, members)
         elif is_built_in(place) or is_remote(place) or place.endswith(_ARCHIVES):
             pictures += _in_shards(find_shards(place, "predict"), members)
         else:
@@ -129,22 +144,35 @@ def _files(pattern: str) -> list[str]:
 
 def _file(path: Path, key: str) -> Picture:
     row = RowMembers(str(path), key, Path(str(path)[: -len(key)]).name, {})
-    return Picture(key, str(path), partial(read_bytes, path, MOST_BYTES), lambda _: row)
+    read = partial(read_bytes, path.absolute(), MOST_BYTES)
+    return Picture(key, str(path), read, partial(_bare, row), file=path.absolute())
 
 
 def _in_shards(shards: Sequence[Shard], members: str) -> Iterator[Picture]:
-    files = _SharedFiles()
+    files = _SharedFiles(None)
     for shard in shards:
-        index = load_index(shard.path)
-        source = shard.url.partition(":")[0] if is_built_in(shard.url) else _parent(shard)
-        endings = frozenset(index.endings)
-        columns = [index.endings.index(each) for each in _split(members) if each in index.endings]
-        for row, span in enumerate(index.key_spans().tolist()):
-            key = index.key(*span)
-            read = partial(_member, files, index, row, columns, members)
-            place = f"{shard.path}, row {key}"
-            carried = partial(_carried, files, index, row, RowMembers(place, key, source, {}))
-            yield Picture(f"{source}/{shard.name}/{key}", place, read, carried, endings)
+        yield from _rows(shard, load_index(shard.path), files, members)
+
+
+def _in_bucket(pattern: str, limit: int, members: str) -> Iterator[Picture]:
+    """The rows of shards that come when they are read, and may go again."""
+    shards, store = streamed_shards("predict", limit, {"test": (pattern, "images")})
+    files = _SharedFiles(store)
+    for shard in shards["test"]:
+        yield from _rows(shard, streamed_index(shard, "predict")[0], files, members)
+
+
+def _rows(shard: Shard, index: ShardIndex, files: "_SharedFiles", members: str) -> Iterator[Picture]:
+    source = shard.url.partition(":")[0] if is_built_in(shard.url) else _parent(shard)
+    endings = frozenset(index.endings)
+    columns = [index.endings.index(each) for each in _split(members) if each in index.endings]
+    file = shard.path if shard.remote is None else None
+    for row, span in enumerate(index.key_spans().tolist()):
+        key = index.key(*span)
+        read = partial(_member, files, index, row, columns, members)
+        place = f"{file or shard.url}, row {key}"
+        carried = partial(_carried, files, index, row, RowMembers(place, key, source, {}))
+        yield Picture(f"{source}/{shard.name}/{key}", place, read, carried, endings, file)
 
 
 def _parent(shard: Shard) -> str:
@@ -170,6 +198,11 @@ def _member(
     return files.read(str(index.path), int(index.offsets[row, column]), int(index.sizes[row, column]))
 
 
+def _bare(row: RowMembers, members: Collection[str]) -> RowMembers:
+    """A picture of its own carries nothing else."""
+    return row
+
+
 def _carried(
     files: "_SharedFiles", index: ShardIndex, row: int, empty: RowMembers, members: Collection[str]
 ) -> RowMembers:
@@ -184,10 +217,16 @@ def _carried(
 
 
 class _SharedFiles:
-    """Open files for several threads: one may not close what another reads."""
+    """Open files for several threads: one may not close what another reads. A copy elsewhere has a lock of its own."""
 
-    def __init__(self) -> None:
-        self._files, self._lock = OpenFiles(), threading.Lock()
+    def __init__(self, store: ShardStore | None) -> None:
+        self._files, self._lock = OpenFiles(store), threading.Lock()
+
+    def __getstate__(self) -> OpenFiles:
+        return self._files
+
+    def __setstate__(self, files: OpenFiles) -> None:
+        self._files, self._lock = files, threading.Lock()
 
     def read(self, path: str, offset: int, size: int) -> bytes:
         with self._lock:

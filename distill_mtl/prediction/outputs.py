@@ -1,10 +1,15 @@
-"""Where predictions go: JSON lines, label files, overlays (pictures under their answers), a table on the console."""
+"""Where predictions go: JSON lines, label files, overlays (pictures under their answers), a table on the console.
+
+What an output writes of a picture is made by a function beside it, which needs no file and may run on another machine.
+"""
 
 import io
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -34,23 +39,56 @@ _ROWS = 40  # of the table
 _BLOCK = 4096  # bytes; a file takes whole ones
 
 Color = tuple[int, int, int]
+Kinds = Mapping[str, TaskKind]
+Make = Callable[[Kinds, Prediction | Unread], Any]
+"""The tasks and a picture's answer -> what one output writes of it."""
+FileContent = tuple[str, str, bytes]
+"""Task, ending and content of a file."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What is left of a picture's answer for the outputs.
+
+    Attributes:
+        key: of the picture.
+        place: of the picture.
+        unread: why it could not be read; None: it was.
+        cropped: whether a part of it was not shown to the network.
+        contents: what each output writes of it.
+    """
+
+    key: str
+    place: str
+    unread: str | None
+    cropped: bool
+    contents: Sequence[Any]
+
+    @classmethod
+    def of(cls, kinds: Kinds, answer: Prediction | Unread, makes: Sequence[Make]) -> "Answered":
+        """Of an answer, for some outputs."""
+        unread = answer.reason if isinstance(answer, Unread) else None
+        cropped = not isinstance(answer, Unread) and answer.cropped
+        return cls(answer.key, answer.place, unread, cropped, [make(kinds, answer) for make in makes])
 
 
 class Output(ABC):
-    """One form of output. `add` is called once per picture, in order, then `finish`.
+    """One form of output. `put` is called once per picture, in order, then `finish`.
 
     Attributes:
+        make: makes what `put` takes.
         place: file or folder that is written; None where no disk is filled.
     """
 
+    make: Make
     place: Path | None = None
 
     @abstractmethod
-    def add(self, answer: Prediction | Unread) -> None:
-        """One picture's answer; of a picture that could not be read, why."""
+    def put(self, key: str, content: Any) -> None:
+        """One picture's answer, as `make` gave it."""
 
-    def size(self, answer: Prediction | Unread) -> int:
-        """Bytes that `add` would write at `place`."""
+    def size(self, content: Any) -> int:
+        """Bytes that `put` would write at `place`."""
         return 0
 
     def finish(self) -> None:  # noqa: B027  # most have nothing left to do
@@ -62,96 +100,96 @@ class JsonLines(Output):
 
     Args:
         stream: to write to.
-        kinds: the tasks.
         top: number of likeliest classes in the answer.
         place: the file that the stream fills.
     """
 
-    def __init__(
-        self, stream: TextIO, kinds: Mapping[str, TaskKind], top: int, place: Path | None = None
-    ) -> None:
-        self._stream, self._kinds, self._top, self.place = stream, kinds, top, place
+    def __init__(self, stream: TextIO, top: int, place: Path | None = None) -> None:
+        self._stream, self.place = stream, place
+        self.make = partial(json_line, top)
 
-    def add(self, answer: Prediction | Unread) -> None:
-        self._stream.write(self._line(answer))
+    def put(self, key: str, content: str) -> None:
+        self._stream.write(content)
         self._stream.flush()
 
-    def size(self, answer: Prediction | Unread) -> int:
-        return len(self._line(answer).encode())
+    def size(self, content: str) -> int:
+        return len(content.encode())
 
-    def _line(self, answer: Prediction | Unread) -> str:
-        line: dict[str, Any] = {"key": answer.key, "file": answer.place}
-        if isinstance(answer, Unread):
-            line["error"] = answer.reason
-        else:
-            line["size"] = list(answer.size)
-            line["tasks"] = {
-                task: kind.answers(answer.decoded[task], self._top) for task, kind in self._kinds.items()
-            }
-        return json_text(line, allow_nan=False) + "\n"
+
+def json_line(top: int, kinds: Kinds, answer: Prediction | Unread) -> str:
+    """The line of one picture, with so many of the likeliest classes."""
+    line: dict[str, Any] = {"key": answer.key, "file": answer.place}
+    if isinstance(answer, Unread):
+        line["error"] = answer.reason
+    else:
+        line["size"] = list(answer.size)
+        line["tasks"] = {task: kind.answers(answer.decoded[task], top) for task, kind in kinds.items()}
+    return json_text(line, allow_nan=False) + "\n"
 
 
 class MapFiles(Output):
-    """A file for each task with a map: FOLDER/TASK/KEY.ENDING.
+    """A file for each task with a map: FOLDER/TASK/KEY.ENDING, as `mask_files` or `overlay_files` makes them.
 
     Args:
         folder: that is missing or empty.
         option: that named it.
         kinds: the tasks.
         pictures: that will come.
+        files: makes task, ending and content of each file of one picture.
 
     Raises:
         UserError: no task has a map, the folder is in use, or two pictures would share a file.
     """
 
     def __init__(
-        self, folder: Path, option: str, kinds: Mapping[str, TaskKind], pictures: Sequence[Picture]
+        self,
+        folder: Path,
+        option: str,
+        kinds: Kinds,
+        pictures: Sequence[Picture],
+        files: Callable[[Kinds, Prediction], Iterator[FileContent]],
     ) -> None:
-        self._kinds, self.place = _with_maps(kinds, option), folder
+        _refuse_without_maps(kinds, option)
+        self.make, self.place = partial(_map_files, files), folder
         self._paths = _OutputPaths(folder, option, pictures)
 
-    @abstractmethod
-    def files(self, answer: Prediction) -> Iterator[tuple[str, str, bytes]]:
-        """Task, ending and content of each file of one picture."""
+    def put(self, key: str, content: Sequence[FileContent]) -> None:
+        for task, ending, payload in content:
+            self._paths.write(task, key, ending, payload)
 
-    def add(self, answer: Prediction | Unread) -> None:
-        if isinstance(answer, Prediction):
-            for task, ending, content in self.files(answer):
-                self._paths.write(task, answer.key, ending, content)
-
-    def size(self, answer: Prediction | Unread) -> int:
-        if not isinstance(answer, Prediction):
-            return 0
-        return sum(_BLOCK * math.ceil(len(content) / _BLOCK) for _, _, content in self.files(answer))
+    def size(self, content: Sequence[FileContent]) -> int:
+        return sum(_BLOCK * math.ceil(len(payload) / _BLOCK) for _, _, payload in content)
 
 
-class Masks(MapFiles):
+def _map_files(
+    files: Callable[[Kinds, Prediction], Iterator[FileContent]], kinds: Kinds, answer: Prediction | Unread
+) -> list[FileContent]:
+    """Those of the tasks with a map; none of a picture that could not be read."""
+    dense = {task: kind for task, kind in kinds.items() if kind.dense}
+    return [] if isinstance(answer, Unread) else list(files(dense, answer))
+
+
+def mask_files(kinds: Kinds, answer: Prediction) -> Iterator[FileContent]:
     """FOLDER/TASK/KEY.png (or .npy, .json): the answers of tasks with a map as labels, in the form that shards hold."""
-
-    def files(self, answer: Prediction) -> Iterator[tuple[str, str, bytes]]:
-        for task, kind in self._kinds.items():
-            try:
-                ending, content = kind.checked_label(answer.decoded[task])
-            except UserError as error:
-                raise UserError(f"--masks: {answer.place}, {task}: {error}") from None
-            yield task, ending.rpartition(".")[2], content
+    for task, kind in kinds.items():
+        try:
+            ending, content = kind.checked_label(answer.decoded[task])
+        except UserError as error:
+            raise UserError(f"--masks: {answer.place}, {task}: {error}") from None
+        yield task, ending.rpartition(".")[2], content
 
 
-class Overlays(MapFiles):
+def overlay_files(kinds: Kinds, answer: Prediction) -> Iterator[FileContent]:
     """FOLDER/TASK/KEY.png: the picture under the answer, dark where the network did not see it, with a legend."""
-
-    def files(self, answer: Prediction) -> Iterator[tuple[str, str, bytes]]:
-        for task, kind in self._kinds.items():
-            shown = kind.show_answer(answer.logits[task], answer.image)
-            if shown.picture is not None:
-                encoded = io.BytesIO()
-                overlay(answer.picture, answer.view, answer.image, shown).save(encoded, "PNG")
-                yield task, "png", encoded.getvalue()
+    for task, kind in kinds.items():
+        shown = kind.show_answer(answer.logits[task], answer.image)
+        if shown.picture is not None:
+            encoded = io.BytesIO()
+            overlay(answer.picture, answer.view, answer.image, shown).save(encoded, "PNG")
+            yield task, "png", encoded.getvalue()
 
 
-def refuse_full_disks_of(
-    outputs: Sequence[Output], answers: Sequence[Prediction | Unread], pictures: int
-) -> None:
+def refuse_full_disks_of(outputs: Sequence[Output], answers: Sequence[Answered], pictures: int) -> None:
     """Called before the first answer is written.
 
     Args:
@@ -163,8 +201,8 @@ def refuse_full_disks_of(
         UserError: a disk has less room than the answers will take.
     """
     sizes = {
-        each.place: sum(map(each.size, answers)) * pictures // len(answers)
-        for each in outputs
+        each.place: sum(each.size(answer.contents[number]) for answer in answers) * pictures // len(answers)
+        for number, each in enumerate(outputs)
         if each.place is not None and answers
     }
     refuse_full_disks(sizes, f"what is written about {pictures:,} pictures")
@@ -179,31 +217,41 @@ class AnswerTable(Output):
         top: number of likeliest classes in the answer.
     """
 
-    def __init__(self, console: Console, kinds: Mapping[str, TaskKind], top: int) -> None:
-        self._console, self._kinds, self._top, self._more = console, kinds, top, 0
+    def __init__(self, console: Console, kinds: Kinds, top: int) -> None:
+        self._console, self._more = console, 0
+        self.make = partial(table_cells, top)
         self._table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for name in ("image", *kinds):
             self._table.add_column(name, overflow="fold")
 
-    def add(self, answer: Prediction | Unread) -> None:
+    def put(self, key: str, content: Sequence[str] | None) -> None:
         if self._table.row_count == _ROWS:
             self._more += 1
-        elif isinstance(answer, Unread):
-            self._table.add_row(Text(answer.key), Text("could not be read", style="red"))
+        elif content is None:
+            self._table.add_row(Text(key), Text("could not be read", style="red"))
         else:
-            self._table.add_row(Text(answer.key), *(Text(self._said(answer, task)) for task in self._kinds))
+            self._table.add_row(Text(key), *map(Text, content))
 
     def finish(self) -> None:
         self._console.print(self._table)
         if self._more:
             self._console.print(f"and {self._more:,} more images: --json FILE writes the answers of all")
 
-    def _said(self, answer: Prediction, task: str) -> str:
-        kind = self._kinds[task]
-        answers = kind.answers(answer.decoded[task], self._top)
-        if "top" in answers:
-            return in_words({"top": answers["top"]})
-        return kind.show_answer(answer.logits[task], answer.image).caption or in_words(answers)
+
+def table_cells(top: int, kinds: Kinds, answer: Prediction | Unread) -> list[str] | None:
+    """A cell for each task; None for a picture that could not be read."""
+    return (
+        None
+        if isinstance(answer, Unread)
+        else [_said(top, kind, answer, task) for task, kind in kinds.items()]
+    )
+
+
+def _said(top: int, kind: TaskKind, answer: Prediction, task: str) -> str:
+    answers = kind.answers(answer.decoded[task], top)
+    if "top" in answers:
+        return in_words({"top": answers["top"]})
+    return kind.show_answer(answer.logits[task], answer.image).caption or in_words(answers)
 
 
 def in_words(answers: Mapping[str, Any]) -> str:
@@ -251,13 +299,11 @@ def _words(value: Any) -> str:
     return "–" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _with_maps(kinds: Mapping[str, TaskKind], option: str) -> dict[str, TaskKind]:
-    dense = {task: kind for task, kind in kinds.items() if kind.dense}
-    if not dense:
+def _refuse_without_maps(kinds: Kinds, option: str) -> None:
+    if not any(kind.dense for kind in kinds.values()):
         raise UserError(
             f"{option}: none of the tasks ({', '.join(kinds)}) answers with a map. --json FILE writes their answers."
         )
-    return dense
 
 
 class _OutputPaths:

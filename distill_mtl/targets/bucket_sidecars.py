@@ -49,16 +49,41 @@ def bring_sidecars(units: Sequence[Unit]) -> None:
             remote_files.at_once(partial(_fetch, folder), left, _THREADS)
 
 
-def send_sidecars(unit: Unit) -> None:
-    """Send the sidecars of a shard to where the shard lies; where that is not allowed they stay on this machine."""
+def send_sidecars(unit: Unit, *, may_stay: bool) -> None:
+    """Send the sidecars of a shard to where the shard lies.
+
+    Args:
+        unit: the shard; nothing is sent where it is not in a bucket.
+        may_stay: where that is not allowed they stay on this machine.
+
+    Raises:
+        ShardError: they may not stay, and the bucket does not take them.
+    """
     if unit.shard.url is None:
         return
     for wanted in unit.files.values():
         try:
-            path = unit.shard.path.parent / wanted.name
-            remote_files.send(path, join(folder_of(unit.shard.url), wanted.name), _PLACE)
+            _send(wanted)
         except ShardError as error:
+            if not may_stay:
+                raise
             _log.warning("%s The file stays on this machine.", error)
+
+
+def send_missing(units: Sequence[Unit]) -> None:
+    """Send the sidecars of a plan that lie here and not in their bucket: whoever wrote them was killed before it did.
+
+    Raises:
+        ShardError: the bucket does not answer, or does not take them.
+    """
+    by_folder: dict[str, list[Wanted]] = defaultdict(list)
+    for unit in units:
+        if unit.shard.url is not None:
+            by_folder[folder_of(unit.shard.url)] += unit.files.values()
+    for url, files in by_folder.items():
+        there = remote_files.list_folder(url, _PLACE)
+        left = [one for one in files if one.name not in there and (one.shard.path.parent / one.name).exists()]
+        remote_files.at_once(_send, left, _THREADS)
 
 
 def cached_in_bucket(sources: Sequence[Source], tasks: Sequence[str]) -> bool:
@@ -66,6 +91,12 @@ def cached_in_bucket(sources: Sequence[Source], tasks: Sequence[str]) -> bool:
     folders = {folder_of(url) for source in sources for url in source.urls()}
     names = [name for folder in folders for name in remote_files.list_folder(folder, _PLACE)]
     return any(name.endswith(SIDECAR_ENDING) and f".{task}." in name for name in names for task in tasks)
+
+
+def _send(wanted: Wanted) -> None:
+    assert wanted.shard.url is not None
+    to = join(folder_of(wanted.shard.url), wanted.name)
+    remote_files.send(wanted.shard.path.parent / wanted.name, to, _PLACE)
 
 
 def _fetch(folder: Path, file: RemoteFile) -> None:

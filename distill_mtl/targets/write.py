@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from distill_mtl.data.all_sources import Sources
 from distill_mtl.data.batch import Integers
-from distill_mtl.data.reader import EveryView
+from distill_mtl.data.reader import EveryView, Reader
+from distill_mtl.data.stream import read_ahead
 from distill_mtl.errors import CacheError
 from distill_mtl.files import refuse_full_disks
 from distill_mtl.reading import Remedy
@@ -35,27 +35,29 @@ class CacheWriter:
     """Writes the sidecars of units.
 
     Args:
-        sources: the plan's; they draw as many views as the plan has.
+        reader: of the plan's rows, under as many views as the plan has.
         teachers: on the device, each in the precision of its targets.
-        folders: where sidecars lie.
+        folder_of: shard -> where its sidecars go.
         rows_at_once: rows that are read together; their views go through a teacher together.
         workers: reader processes; 0 reads in this one.
         device: of the images.
         made: task -> text for the headers that says how the numbers were made.
+        shared: other machines wait for the sidecars of a shard in a bucket, so they must arrive there.
     """
 
     def __init__(
         self,
-        sources: Sources,
+        reader: Reader,
         teachers: LiveTeachers,
-        folders: SidecarFolders,
+        folder_of: Callable[[Path], Path],
         *,
         rows_at_once: int,
         workers: int,
         device: torch.device,
         made: Mapping[str, Mapping[str, str]],
+        shared: bool = False,
     ) -> None:
-        self._sources, self._teachers, self._folders = sources, teachers, folders
+        self._reader, self._teachers, self._folder_of, self._shared = reader, teachers, folder_of, shared
         self._rows_at_once, self._workers = rows_at_once, workers
         self._device, self._made = device, made
 
@@ -71,12 +73,12 @@ class CacheWriter:
         Raises:
             Stopped: `stopping` came to be while rows were due.
             CacheError: a file cannot be written, or an answer cannot be kept in the numbers asked for.
-            ShardError: a row cannot be read.
+            ShardError: a row cannot be read; with `shared`, the bucket does not take a file.
         """
         blocks = [self._blocks(unit) for unit in units]
-        seen = self._sources.every_view(
-            [block for of_unit in blocks for block in of_unit], workers=self._workers, stopping=stopping
-        )
+        read, one_by_one = self._reader.every_view, self._reader.one_view_by_one
+        every = [block for of_unit in blocks for block in of_unit]
+        seen = read_ahead(read, every, self._workers, one_by_one, stopping)
         for unit, of_unit in zip(units, blocks, strict=True):
             with ExitStack() as files:
                 writers = {
@@ -85,7 +87,7 @@ class CacheWriter:
                 for _, rows in of_unit:
                     self._put(unit, writers, next(seen))
                     yield len(rows)
-            send_sidecars(unit)
+            send_sidecars(unit, may_stay=not self._shared)
 
     def _blocks(self, unit: Unit) -> list[tuple[int, Integers]]:
         rows = unit.shard.rows
@@ -95,7 +97,7 @@ class CacheWriter:
         ]
 
     def _new(self, wanted: Wanted) -> AbstractContextManager[Writer]:
-        path = self._folders.to_write(wanted.shard.path) / wanted.name
+        path = self._folder_of(wanted.shard.path) / wanted.name
         metadata = {**wanted.metadata, **self._made.get(wanted.teacher, {})}
         return write_sidecar(path, metadata, wanted.tensors, (BOXES, FLIPS))
 

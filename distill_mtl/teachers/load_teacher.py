@@ -15,7 +15,7 @@ from distill_mtl.networks.network import Network, NetworkFiles
 from distill_mtl.networks.opening import open_network
 from distill_mtl.networks.task_network import TaskNetwork
 from distill_mtl.networks.weights import read_score, sha256
-from distill_mtl.recipe.schema import TeacherSection, teacher_keys, teacher_place
+from distill_mtl.recipe.schema import TaskSection, TeacherSection, teacher_keys, teacher_place
 from distill_mtl.tasks.base import KINDS, TaskKind, build_kind, import_kind, named_classes, output_options_in
 from distill_mtl.teachers.card import TeacherCard
 from distill_mtl.teachers.label_map import LabelMap, match_classes, union_of
@@ -124,6 +124,26 @@ def load_teachers(
     except UserError as error:
         raise TeacherError(f"tasks.{task}.teacher: {error}") from error
     return list(found.values())
+
+
+def teachers_of_task(task: str, section: TaskSection) -> dict[str, Teacher]:
+    """By name, the teachers of a task of a recipe, with the layers that its hints read.
+
+    Raises:
+        TeacherError: as `load_teachers`.
+    """
+    teachers = load_teachers(
+        section.networks,
+        task=task,
+        kind=section.kind,
+        layers=[
+            [hint.teacher for hint in section.hints if hint.of in (None, number)]
+            for number in range(1, len(section.networks) + 1)
+        ],
+        classes=section.classes,
+        options=section.options,
+    )
+    return dict(zip(teacher_keys(task, len(section.networks)), teachers, strict=True))
 
 
 def _united(cards: Sequence[TeacherCard]) -> Sequence[str] | int | None:

@@ -40,7 +40,7 @@ from distill_mtl.targets.provider import TargetProvider
 from distill_mtl.targets.self_teacher import Context, SelfTeacher
 from distill_mtl.tasks.base import TaskKind, build_kind, import_kind
 from distill_mtl.teachers.card import TeacherCard
-from distill_mtl.teachers.load_teacher import load_teachers
+from distill_mtl.teachers.load_teacher import teachers_of_task
 from distill_mtl.teachers.teacher import Teacher
 from distill_mtl.training.branching.find import Compared
 from distill_mtl.training.branching.teacher_features import rows_of
@@ -270,9 +270,9 @@ def build_teachers(recipe: Recipe, old: InitialStudent | None = None) -> tuple[T
     sections = {task: section for task, section in recipe.tasks.items() if section.networks}
     loaders = {}
     for task, section in sections.items():
-        of_task = cache(partial(_load, task, section))
-        for number, name in enumerate(teacher_keys(task, len(section.networks))):
-            loaders[name] = partial(_one_of, of_task, number)
+        of_task = cache(partial(teachers_of_task, task, section))
+        for name in teacher_keys(task, len(section.networks)):
+            loaders[name] = partial(_one_of, of_task, name)
     facts = cached_facts(recipe, sections, local=share_of_machine()) if sections else None
     teachers = Teachers(loaders, facts)
     kinds = {
@@ -308,22 +308,8 @@ def _kind(task: str, section: TaskSection, classes: tuple[str, ...], old: Initia
         raise RecipeError(f"tasks.{task}: {error}") from error
 
 
-def _one_of(load: Callable[[], list[Teacher]], number: int) -> Teacher:
-    return load()[number]
-
-
-def _load(task: str, section: TaskSection) -> list[Teacher]:
-    return load_teachers(
-        section.networks,
-        task=task,
-        kind=section.kind,
-        layers=[
-            [hint.teacher for hint in section.hints if hint.of in (None, number)]
-            for number in range(1, len(section.networks) + 1)
-        ],
-        classes=section.classes,
-        options=section.options,
-    )
+def _one_of(load: Callable[[], Mapping[str, Teacher]], name: str) -> Teacher:
+    return load()[name]
 
 
 def build_sources(

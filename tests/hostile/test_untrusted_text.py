@@ -232,7 +232,8 @@ def test_a_report_and_a_card_have_the_same_headings_whatever_a_name_is(text: str
 @EACH
 def test_predictions_are_one_line_each(text: str) -> None:
     stream = io.StringIO()
-    JsonLines(stream, {}, 1).add(Unread(text, text, text))
+    output = JsonLines(stream, 1)
+    output.put(text, output.make({}, Unread(text, text, text)))
     (line,) = stream.getvalue().encode().decode().splitlines()
     assert set(json.loads(line).values()) == {text}
 
