@@ -256,7 +256,15 @@ def _join(ray: Any, address: str) -> None:
         )
     except SystemExit:  # what Ray makes of an address where no cluster answers
         raise UserError(f"--ray {address}: the cluster does not answer.") from None
-    # Versions that differ, no cluster, no node on this machine: Ray has an error of its own for each.
+    except ConnectionError as error:
+        said = f"{brief(error)}."
+        if address == ANY:
+            said = (
+                "this machine belongs to no Ray cluster. Start one with `ray start --head`, name the head node "
+                "(HOST:PORT), or use --ray local."
+            )
+        raise UserError(f"--ray {address}: {said}") from None
+    # Versions that differ, no node on this machine: Ray has an error of its own for each.
     except Exception as error:
         raise UserError(f"--ray {address}: {brief(error)}.") from None
 

@@ -331,7 +331,7 @@ def _follow(
             for rows in blocks:
                 if pace.add(rows):
                     job.console.print(_announcement(job.units, left, pace), highlight=False, soft_wrap=True)
-                display.update(pace.done, f"{pace.rows_per_second:.0f} {unit}s/s")
+                display.update(pace.done, pace.speed(unit))
                 if stop.requested:
                     raise Stopped
         except Stopped:
@@ -340,7 +340,7 @@ def _follow(
             ) from None
         if pace.total:
             job.console.print(
-                f"{pace.done:,} {unit}s in {_duration(pace.seconds)}, {pace.rows_per_second:.0f} {unit}s/s",
+                f"{pace.done:,} {unit}s in {_duration(pace.seconds)}, {pace.speed(unit)}",
                 highlight=False,
             )
 
@@ -372,10 +372,10 @@ class _Pace:
         """Since the beginning."""
         return time.monotonic() - self._began
 
-    @property
-    def rows_per_second(self) -> float:
-        """Over all processes."""
-        return self.processes * self.done / max(self.seconds, 1e-9)
+    def speed(self, unit: str) -> str:
+        """Of all processes: "310 rows/s"."""
+        a_second = self.processes * self.done / max(self.seconds, 1e-9)
+        return f"{a_second:.{0 if a_second >= 10 else 1}f} {unit}s/s"
 
     @property
     def seconds_in_all(self) -> float:
