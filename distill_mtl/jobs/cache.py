@@ -109,8 +109,9 @@ def write_cache(
             _write_on_cluster(job, left, folders, made, cluster)
         elif left:
             _write_together(job, left, folders, made)
+        if accelerator.is_main_process:
+            send_missing(job.units, may_stay=cluster is None)
         if cluster is not None:
-            send_missing(job.units)
             bring_sidecars(job.units)
     if accelerator.is_main_process:
         cache = OpenCache(job.units, job.parts.sources.opened, SidecarFolders())

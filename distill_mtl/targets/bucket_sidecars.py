@@ -6,7 +6,8 @@ hash of its identity, so a file of that name is the one that is wanted.
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -62,19 +63,19 @@ def send_sidecars(unit: Unit, *, may_stay: bool) -> None:
     if unit.shard.url is None:
         return
     for wanted in unit.files.values():
-        try:
+        with _staying(may_stay):
             _send(wanted)
-        except ShardError as error:
-            if not may_stay:
-                raise
-            _log.warning("%s The file stays on this machine.", error)
 
 
-def send_missing(units: Sequence[Unit]) -> None:
+def send_missing(units: Sequence[Unit], *, may_stay: bool) -> None:
     """Send the sidecars of a plan that lie here and not in their bucket: whoever wrote them was killed before it did.
 
+    Args:
+        units: of the plan.
+        may_stay: where the bucket does not take them they stay on this machine.
+
     Raises:
-        ShardError: the bucket does not answer, or does not take them.
+        ShardError: the bucket does not answer, or they may not stay and it does not take them.
     """
     by_folder: dict[str, list[Wanted]] = defaultdict(list)
     for unit in units:
@@ -83,7 +84,8 @@ def send_missing(units: Sequence[Unit]) -> None:
     for url, files in by_folder.items():
         there = remote_files.list_folder(url, _PLACE)
         left = [one for one in files if one.name not in there and (one.shard.path.parent / one.name).exists()]
-        remote_files.at_once(_send, left, _THREADS)
+        with _staying(may_stay):
+            remote_files.at_once(_send, left, _THREADS)
 
 
 def cached_in_bucket(sources: Sequence[Source], tasks: Sequence[str]) -> bool:
@@ -91,6 +93,16 @@ def cached_in_bucket(sources: Sequence[Source], tasks: Sequence[str]) -> bool:
     folders = {folder_of(url) for source in sources for url in source.urls()}
     names = [name for folder in folders for name in remote_files.list_folder(folder, _PLACE)]
     return any(name.endswith(SIDECAR_ENDING) and f".{task}." in name for name in names for task in tasks)
+
+
+@contextmanager
+def _staying(may_stay: bool) -> Iterator[None]:
+    try:
+        yield
+    except ShardError as error:
+        if not may_stay:
+            raise
+        _log.warning("%s The file stays on this machine.", error)
 
 
 def _send(wanted: Wanted) -> None:

@@ -142,6 +142,9 @@ def test_the_target_cache_lies_beside_the_shards_and_serves_another_machine(
     write_cache(recipe, console=QUIET)
     sidecars = [name for name in bucket.names("data") if name.endswith(".safetensors")]
     assert len(sidecars) == 2 * 2 * SHARDS, "of each teacher about the rows of both sources"
+    remote_files.remove(f"{bucket.url}/data/{sidecars[0]}", "test")  # as if it was written and never sent
+    write_cache(recipe, console=QUIET)
+    assert sidecars[0] in bucket.names("data")
     monkeypatch.setenv("DISTILL_MTL_CACHE", str(tmp_path / "another machine"))
     cached = recipe.model_copy(update={"targets": recipe.targets.model_copy(update={"from_": "cached"})})
     distill(cached, out=url, console=QUIET)
