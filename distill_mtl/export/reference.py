@@ -27,7 +27,7 @@ from distill_mtl.tasks.base import TaskKind, build_kind, import_kind
 
 ENDING = ".certificate.npz"
 MOST_BYTES = 1_000_000
-"""Of pictures and answers together."""
+"""Of pictures, their keys and answers together."""
 _FEWEST_ROWS = 1
 
 
@@ -60,7 +60,8 @@ class Recorded:
         batches: the rows that are known.
 
     Raises:
-        UserError: the file is missing or damaged, or a kind is not known or not trusted.
+        UserError: the file is missing or damaged, what the certificate says of it describes no student, or a kind is
+            not known or not trusted.
     """
 
     def __init__(
@@ -68,12 +69,19 @@ class Recorded:
     ) -> None:
         self.pixels, self.decode = pixels, decode
         self.kinds: dict[str, TaskKind] = {}
-        for task, entry in reference.kinds.items():
-            import_kind(entry.get("kind", ""), trust=trust, say="--trust")
-            self.kinds[task] = build_kind(**entry)
         try:
+            for task, entry in reference.kinds.items():
+                import_kind(entry["kind"], trust=trust, say="--trust")
+                self.kinds[task] = build_kind(**entry)
             self.inputs = InputContract.from_dict(reference.inputs)
             contract = InputContract.from_dict(reference.contract)
+        # What the kinds and the contract make of values that no export writes.
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path.with_suffix('.json')}: `reference` describes no student ({brief(error)}). Fetch the "
+                "certificate again, name the student's folder with --student, or export the student again."
+            ) from error
+        try:
             self.batches, self._answers = _read(path, list(self.kinds))
         except (*DAMAGED_ARRAY, KeyError, zipfile.BadZipFile) as error:
             why = getattr(error, "strerror", None) or brief(error)
@@ -110,13 +118,13 @@ def write_reference(
     for number, batch in enumerate(batches):
         images = batch.images if module.batch is not None else batch.images[: _rows_in(room, batch.images)]
         answers = {task: student(images)[task]["logits"] for task in module.kinds} if len(images) else {}
-        entries = {"images": (images * 255).round().to(torch.uint8).numpy()}
+        entries: dict[str, Any] = {"images": (images * 255).round().to(torch.uint8).numpy()}
         entries |= {f"answers of {task}": logits.float().numpy() for task, logits in answers.items()}
+        entries["keys"] = np.array(batch.keys[: len(images)])
         room -= sum(array.nbytes for array in entries.values())
         if room < 0 or not len(images):
             break
-        keys = np.array(batch.keys[: len(images)])
-        arrays |= {f"{number} {name}": array for name, array in (entries | {"keys": keys}).items()}
+        arrays |= {f"{number} {name}": array for name, array in entries.items()}
     if not arrays:
         return None
     content = io.BytesIO()
@@ -137,9 +145,15 @@ def _rows_in(room: int, images: Tensor) -> int:
 
 def _read(path: Path, tasks: Sequence[str]) -> tuple[list[PictureBatch], list[Mapping[str, Tensor]]]:
     batches, answers = list[PictureBatch](), list[Mapping[str, Tensor]]()
-    with np.load(io.BytesIO(read_bytes(path, 2 * MOST_BYTES)), allow_pickle=False) as found:
+    content = io.BytesIO(read_bytes(path, 2 * MOST_BYTES))
+    with zipfile.ZipFile(content) as packed:
+        if sum(part.file_size for part in packed.infolist()) > 4 * MOST_BYTES:  # with headers
+            raise ValueError("it holds more than an export records")
+    with np.load(content, allow_pickle=False) as found:
         for number in range(sum(name.endswith(" images") for name in found.files)):
             images = torch.from_numpy(found[f"{number} images"]).float() / 255
             batches.append(PictureBatch(images, found[f"{number} keys"].tolist()))
             answers.append({task: torch.from_numpy(found[f"{number} answers of {task}"]) for task in tasks})
+    if not batches:
+        raise ValueError("it holds no rows")
     return batches, answers

@@ -68,7 +68,8 @@ def export_student(
         int8: quantise statically with ONNX Runtime, and show what that costs in score (--to onnx,
             openvino or triton).
         finetune (STEPS): with --int8, first train on for so many steps in 8 bits, taught by the teachers and the
-            student in fp32: loses less, where quantisation alone loses points. At most 1,000, or as the run had.
+            student in fp32: loses less, where quantisation alone loses points. At most 1,000, or as many as the run
+            had.
         fit (TIME): 5ms: of fp32 and int8, at the student's own and smaller input sizes, export the one that loses
             least of those that answer a picture in that time on this machine (--to onnx, openvino or triton).
         rows (N): number of rows for the check.

@@ -37,7 +37,7 @@ RATE = 0.03
 OBSERVED = 256
 """Training rows that show what reaches each layer."""
 MOST_STEPS = 1000
-"""That may be asked for; of a longer run as many as it was trained for: more is another run."""
+"""That may be asked for; of a run of more steps as many as it was trained for: more is another run."""
 _FP32 = "fp32"
 
 
@@ -50,7 +50,7 @@ def finetuned_for_int8(source: StudentSource, steps: int, console: Console) -> S
         console: where progress is shown.
 
     Raises:
-        ExportError: the student lies in no run, or the steps are more than those of the run.
+        ExportError: the student lies in no run, or the steps are more than `MOST_STEPS` and those of the run.
         UserError: the recipe's data or teachers are gone.
         Stopped: Ctrl-C or SIGTERM; a checkpoint was written, from which the same command continues.
     """
@@ -74,7 +74,7 @@ def finetuned_for_int8(source: StudentSource, steps: int, console: Console) -> S
 
 
 def _refuse_many(run: RunFolder, steps: int, console: Console) -> None:
-    """Refuse more steps than the run had, and say about how long they take; an unfinished run does not tell."""
+    """Refuse more steps than `MOST_STEPS` and the run had, and say about how long they take, if the run tells."""
     done = Evaluation.read(run.results) if run.results.exists() else None
     trained, seconds = (None, None) if done is None else (done.steps, done.seconds)
     most = max(MOST_STEPS, trained or 0)
@@ -82,7 +82,7 @@ def _refuse_many(run: RunFolder, steps: int, console: Console) -> None:
         raise ExportError(
             f"--finetune {steps}: expected at most {most:,} steps"
             + (f"; the run itself was trained for {trained:,}." if trained else ".")
-            + " It is meant to be short: docs/export.md shows 60 steps after a run of 1,200."
+            + " It is meant to be short: docs/export.md shows what 60 steps do."
         )
     if trained and seconds:
         console.print(

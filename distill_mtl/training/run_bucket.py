@@ -5,8 +5,9 @@ The run works in a folder of this machine. `commit` sends what changed in it, an
 sent goes on from the commit before. Checkpoints have digests of their own, as on a disk.
 
 Two runs must not write to one URL. Each writes `.owner.json` when it begins or goes on. So the last start owns the run,
-and a run that was killed blocks none. Before it sends, a run reads that file; where it finds another's, it
-stops and has sent nothing. Between this look and the writing a moment remains: fsspec passes no condition to a store.
+and a run that was killed blocks none. Before it sends, and again before it commits, a run reads that file; where it
+finds another's, it stops and commits nothing. Between this look and the writing a moment remains: fsspec passes no
+condition to a store.
 """
 
 import fcntl
@@ -126,8 +127,8 @@ class RunBucket:
         if self._owner is None:
             if self._known is not None and sorted(committed) != sorted(self._known):
                 raise UserError(
-                    f"{self.url} was written to by another command while this one ran, so nothing was sent. Start this "
-                    "one again."
+                    f"{self.url} was written to by another command while this one ran, so nothing was committed. Start "
+                    "this one again."
                 )
             return
         owner = self._read_owner()
@@ -135,8 +136,8 @@ class RunBucket:
             other = f"process {shown(owner.get('pid'))} on {shown(owner.get('host'))}"
             raise UserError(
                 f"{self.url} belongs to another run since {shown(owner.get('since'))}: {other} began or resumed it. "
-                f"This one (process {self._owner['pid']} on {self._owner['host']}) stops. It has sent nothing since; "
-                "its files stay in the cache folder until the next start here."
+                f"This one (process {self._owner['pid']} on {self._owner['host']}) stops. It has committed nothing "
+                "since; its files stay in the cache folder until the next start here."
             )
 
     def _read_owner(self) -> dict[str, Any] | None:

@@ -1,11 +1,13 @@
 """`verify` measures an export again and names what does not hold: faults are planted in files that claim to be good."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import export_toys
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -22,6 +24,7 @@ from distill_mtl.export.certificate import hashes, lower_bound, read_certificate
 from distill_mtl.jobs.export import export_student
 from distill_mtl.jobs.verify import verify_export
 from distill_mtl.networks.inputs import Preprocess
+from distill_mtl.networks.weights import sha256
 from distill_mtl.students.student_folder import save_student
 
 QUIET = Console(quiet=True)
@@ -47,6 +50,12 @@ def copied(good: Path, tmp_path: Path) -> Path:
 
 def certificate_of(file: Path) -> Path:
     return Path(f"{file}.certificate.json")
+
+
+def packed(arrays: dict[str, Any]) -> bytes:
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    return content.getvalue()
 
 
 def certified_anew(file: Path) -> None:
@@ -205,6 +214,20 @@ def test_recorded_answers_that_are_gone_or_changed_are_named(copied: Path, tmp_p
     content = recorded.read_bytes()
     recorded.write_bytes(content[:-1] + b"x")
     assert "was changed after it was certified" in failures(copied)["reference"]
+    for spoiled in (content[:-9], packed({"0 images": np.zeros((100, 3, 400, 400), np.uint8)}), packed({})):
+        recorded.write_bytes(spoiled)
+        said = json.loads(certificate_of(copied).read_text())
+        said["reference"]["sha256"] = sha256(recorded)
+        certificate_of(copied).write_text(json.dumps(said))
+        with pytest.raises(UserError, match=r"certificate.npz cannot be read"):
+            failures(copied)
+    kinds: list[dict[str, Any]] = [{}, {"kind": 5}, {"kind": ["x"]}, {"kind": "depth", "head": 5}]
+    for kind in kinds:
+        spoilt = said | {"reference": said["reference"] | {"kinds": {"hue": kind}}}
+        certificate_of(copied).write_text(json.dumps(spoilt))
+        with pytest.raises(UserError, match=r"certificate.json: `reference` describes no student"):
+            failures(copied)
+    certificate_of(copied).write_text(json.dumps(said))
     recorded.unlink()
     with pytest.raises(UserError, match=r"certificate.npz cannot be read.* export the student again"):
         failures(copied)

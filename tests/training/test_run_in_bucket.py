@@ -206,7 +206,7 @@ def machine(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> RunBucke
     return run
 
 
-def test_a_run_that_another_machine_resumed_stops_and_sends_nothing(
+def test_a_run_that_another_machine_resumed_stops_and_commits_nothing(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"{bucket.url}/runs/owned"
@@ -230,6 +230,19 @@ def test_a_run_that_another_machine_resumed_stops_and_sends_nothing(
     with pytest.raises(UserError, match="was written to by another command while this one ran"):
         reader.commit()
     assert bucket.names("runs/owned") == [".owner.json", COMMIT, "metrics.jsonl", "results.json"]
+    send = remote_files.send
+
+    def taken_meanwhile(source: Path, to: str, place: str) -> remote_files.RemoteFile:
+        if to.endswith("/large"):
+            machine(url, tmp_path / "reader", monkeypatch).take()
+        return send(source, to, place)
+
+    (second.folder / "large").write_text("second")
+    with monkeypatch.context() as patched:
+        patched.setattr(remote_files, "send", taken_meanwhile)
+        with pytest.raises(UserError, match="It has committed nothing since"):
+            second.commit()
+    assert "large" not in json.loads(remote_files.read(f"{url}/{COMMIT}", "test", 999))["files"]
     third = machine(url, tmp_path / "first", monkeypatch)  # started again on the first machine: it takes over
     third.take()
     (third.folder / "checkpoint").write_text("third")

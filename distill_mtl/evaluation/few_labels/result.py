@@ -149,8 +149,9 @@ class LabelledSet(BaseModel):
 
     @property
     def hidden_losses(self) -> dict[str, tuple[LabelledTask, LabelledSlice]]:
-        """`TASK in SLICE` -> both, of slices with a loss that the verdict does not tell: as of `Evaluation`."""
-        return {
+        """`TASK in SLICE` -> both, of slices with a loss that the verdict does not tell, worst first: as of
+        `Evaluation`."""
+        found = {
             f"{task} in {each.name}": (result, each)
             for task, result in self.tasks.items()
             if result.verdict != "inferior"
@@ -159,6 +160,7 @@ class LabelledSet(BaseModel):
             if each.delta is not None
             if each.delta < -(result.margin if each.margin is None else each.margin)
         }
+        return dict(sorted(found.items(), key=lambda line: line[1][1].delta or 0.0))
 
     @property
     def answered(self) -> int:
