@@ -10,8 +10,6 @@ import torch
 
 # Two processes of a test on two cores must not fight for them; and sums then have one order everywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# pyarrow, which `datasets` imports, starts a thread of jemalloc's that now and then ends its process by SIGSEGV.
-os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
 torch.set_num_threads(1)
 # A suite that a shell started with `&` ignores Ctrl-C, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

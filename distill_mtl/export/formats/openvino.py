@@ -17,7 +17,7 @@ from distill_mtl.export.export_format import FORMATS
 from distill_mtl.export.formats.onnx import Onnx
 from distill_mtl.export.int8 import QuantisableFormat
 from distill_mtl.networks.file_contract import NOTE
-from distill_mtl.networks.runtimes.openvino_file import package
+from distill_mtl.networks.runtimes.openvino_file import core, package
 
 
 @FORMATS.register("openvino")
@@ -46,8 +46,7 @@ class OpenVino(QuantisableFormat):
 
     def _convert(self, between: Path, note: dict[str, Any], path: Path) -> None:
         """Write an ONNX file as an IR, and remove it."""
-        openvino = package()
-        model = openvino.Core().read_model(between)
+        openvino, model = package(), core().read_model(between)
         model.set_rt_info(json.dumps(note), [NOTE])
         openvino.save_model(model, path, compress_to_fp16=False)
         for file in path.parent.glob(f"{between.name}*"):

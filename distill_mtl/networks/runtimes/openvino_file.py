@@ -5,6 +5,7 @@ Reading and running it executes no code of the file's: operations that OpenVINO 
 
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ class OpenVinoRuntime(SessionRuntime):
             )
 
     def _start(self) -> Any:
-        path, openvino = self.files[0], package()
+        path = self.files[0]
         model = _read(path)
         inner = dict(_inner(model))
         for name in self._taps:
@@ -100,7 +101,7 @@ class OpenVinoRuntime(SessionRuntime):
             "INFERENCE_PRECISION_HINT": "f32",
         }
         try:
-            return openvino.Core().compile_model(model, "CPU", threads).create_infer_request()
+            return core().compile_model(model, "CPU", threads).create_infer_request()
         # Its errors have no common type of their own.
         except Exception as error:
             raise UserError(f"OpenVINO cannot run {path}: {brief(error)}.") from error
@@ -116,12 +117,29 @@ def package() -> Any:
     return extra("openvino", "openvino", "an OpenVINO file")
 
 
+def core() -> Any:
+    """OpenVINO itself, once in a process.
+
+    Each further one would put a signal stack of its own in place of the one that it finds. When it goes it puts back
+    that one, which may be gone already (2026.4): the next signal that has a handler then ends the process.
+
+    Raises:
+        UserError: openvino is not installed.
+    """
+    return _core(package())
+
+
+@cache
+def _core(openvino: Any) -> Any:
+    return openvino.Core()
+
+
 def _read(path: Path) -> Any:
-    openvino = package()
+    opener = core()
     if not path.is_file():
         raise UserError(f"{path} does not exist.")
     try:
-        return openvino.Core().read_model(path)
+        return opener.read_model(path)
     # Its errors have no common type of their own.
     except Exception as error:
         weights = path.with_suffix(".bin")

@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,14 @@ from deployed import images
 from distill_mtl.errors import UserError
 from distill_mtl.networks.opening import open_network
 from distill_mtl.networks.runtime import normalisation
-from distill_mtl.networks.runtimes.openvino_file import OpenVinoRuntime
+from distill_mtl.networks.runtimes.openvino_file import OpenVinoRuntime, core
 from distill_mtl.teachers.load_teacher import teacher_of
 
 openvino = pytest.importorskip("openvino")
 
 
 def model_of(toy: Any) -> Any:
-    return openvino.Core().read_model(toy.folder / "network.xml")
+    return core().read_model(toy.folder / "network.xml")
 
 
 def saved(model: Any, path: Path) -> Path:
@@ -104,3 +105,32 @@ def test_the_missing_package_is_named_with_its_extra(toy: Any, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(UserError, match=r"openvino: pip install 'distill_mtl\[openvino\]'"):
         OpenVinoRuntime(toy.folder / "network.xml")
+
+
+SIGNALLED = """
+import faulthandler, os, signal, sys
+from pathlib import Path
+
+import torch
+
+from distill_mtl.networks.runtimes.openvino_file import OpenVinoRuntime
+
+faulthandler.enable()
+signal.signal(signal.SIGUSR1, lambda *_: None)
+images = torch.rand(1, 3, 16, 16)
+networks = [OpenVinoRuntime(Path(sys.argv[1])) for _ in range(3)]
+for network in networks:
+    network(images)
+del network
+while networks:
+    del networks[0]
+    os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_a_process_survives_signals_when_several_networks_are_gone(toy: Any) -> None:
+    path = toy.folder / "network.xml"
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, path], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
