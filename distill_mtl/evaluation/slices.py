@@ -8,7 +8,7 @@ mIoU and mean average precision are those of the slice and no mean of rows. Call
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from scipy.special import stdtr
@@ -17,7 +17,7 @@ from torch import Tensor
 from distill_mtl.data.source import RowMembers
 from distill_mtl.errors import ShardError, UserError, a_few, nearest
 from distill_mtl.evaluation.bootstrap import interval_of, unseen_difference
-from distill_mtl.evaluation.few_labels.result import LabelledSlice
+from distill_mtl.evaluation.few_labels.result import LabelledSlice, LabelledTask
 from distill_mtl.evaluation.mcnemar import mcnemar
 from distill_mtl.evaluation.result import SliceResult, TaskResult
 from distill_mtl.evaluation.row_statistics import RowStatistics, resampled_deltas
@@ -26,6 +26,8 @@ from distill_mtl.recipe.schema import task_of
 from distill_mtl.recipe.slices import Condition, Value, read_rules
 from distill_mtl.splits import Split
 from distill_mtl.tasks.base import TaskKind
+
+Result = TypeVar("Result", TaskResult, LabelledTask)
 
 MEMBER = "slice.json"
 """Of a row: an object with words, numbers, true or false, or lists of them, by field."""
@@ -317,9 +319,9 @@ def _p(kind: TaskKind, rows: RowStatistics, delta: float, deltas: Tensor, groups
     return float(2 * stdtr(groups - 1, -abs(delta) / error))
 
 
-def corrected(results: Mapping[str, TaskResult]) -> dict[str, TaskResult]:
+def corrected(results: Mapping[str, Result]) -> dict[str, Result]:
     """The results with p of all slices of all tasks corrected for their number, worst slices first."""
-    adjusted = holm(
+    adjusted = _holm(
         {
             (task, each.name): each.p
             for task, result in results.items()
@@ -333,7 +335,7 @@ def corrected(results: Mapping[str, TaskResult]) -> dict[str, TaskResult]:
             slices=tuple(
                 sorted(
                     (replace(each, p_holm=adjusted.get((task, each.name))) for each in result.slices),
-                    key=worst_first,
+                    key=_worst_first,
                 )
             ),
         )
@@ -341,7 +343,7 @@ def corrected(results: Mapping[str, TaskResult]) -> dict[str, TaskResult]:
     }
 
 
-def holm(values: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], float]:
+def _holm(values: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], float]:
     """p of (task, slice), corrected for their number.
 
     Holm (1979, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of Statistics 6(2)):
@@ -355,6 +357,6 @@ def holm(values: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], float
     return adjusted
 
 
-def worst_first(one: SliceResult | LabelledSlice) -> tuple[bool, float, str]:
+def _worst_first(one: SliceResult | LabelledSlice) -> tuple[bool, float, str]:
     """By the difference; without one, at the end by name."""
     return one.delta is None, one.delta or 0.0, one.name

@@ -54,6 +54,10 @@ class GraphFormat(Format):
         refuse_existing(request.out, overwrite=request.overwrite)
         with atomic_files(request.out) as made:
             self.make(request, made)
+            rows = f"{request.out.name}{REFERENCE}"
+            recorded = (made / rows).exists()
+        if not recorded:  # an earlier export's, with the user's pictures
+            request.out.with_name(rows).unlink(missing_ok=True)
         size = size_on_disk(request.out) / 1e6
         request.console.print(f"{request.out}  ({size:.2f} MB)", soft_wrap=True)
 

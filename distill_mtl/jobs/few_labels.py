@@ -42,7 +42,7 @@ from distill_mtl.evaluation.few_labels import (
 )
 from distill_mtl.evaluation.few_labels.questions import NAME
 from distill_mtl.evaluation.result import Acceptance, margins_by_task
-from distill_mtl.evaluation.slices import FEWEST, NoSuchField, Rows, Slices, holm, slice_margins, worst_first
+from distill_mtl.evaluation.slices import FEWEST, NoSuchField, Rows, Slices, corrected, slice_margins
 from distill_mtl.files import atomic_folder, refuse_unwritable, write_text
 from distill_mtl.jobs.arguments import GivenAcceptance, refuse_below
 from distill_mtl.jobs.run_artefacts import shared_console
@@ -190,7 +190,7 @@ def judge_answers(
         run=str(run.path),
         pictures=questions.pictures,
         unread=questions.unread,
-        tasks=_with_holm(tasks),
+        tasks=corrected(tasks),
         acceptance=networks.acceptance_of(questions.slices),
     )
     report = report_of_labels(
@@ -430,30 +430,6 @@ def _slices(
                 one = replace(one, delta=estimated.delta, p=estimated.p)
         found.append(one)
     return tuple(found)
-
-
-def _with_holm(tasks: Mapping[str, LabelledTask]) -> dict[str, LabelledTask]:
-    """The tasks with p of all slices corrected for their number, worst slices first."""
-    adjusted = holm(
-        {
-            (task, each.name): each.p
-            for task, found in tasks.items()
-            for each in found.slices
-            if each.p is not None
-        }
-    )
-    return {
-        task: replace(
-            found,
-            slices=tuple(
-                sorted(
-                    (replace(each, p_holm=adjusted.get((task, each.name))) for each in found.slices),
-                    key=worst_first,
-                )
-            ),
-        )
-        for task, found in tasks.items()
-    }
 
 
 def _estimated(

@@ -295,6 +295,12 @@ def test_a_row_of_another_task_is_named(world: Path, questions: Path) -> None:
     assert f"row {stranger['row']} was not asked for hue, but for" in told
 
 
+def test_questions_of_a_slice_that_is_not_counted_are_refused(tmp_path: Path, world: Path) -> None:
+    asked = ask(world, 20, tmp_path / "ask", slices=["early=key~^0[0-2]"])
+    (tmp_path / "ask" / "ask.json").write_text(asked.model_copy(update={"slices": {}}).to_json())
+    assert "'early'" in refused(world, tmp_path / "ask" / "answers.csv")
+
+
 def test_an_empty_table_says_so(world: Path, questions: Path) -> None:
     assert "no question is answered yet" in refused(world, questions / "answers.csv")
 

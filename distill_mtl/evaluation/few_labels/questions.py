@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from distill_mtl import __version__
@@ -97,6 +97,12 @@ class Questions(BaseModel):
     keys: dict[str, str]
     tasks: dict[str, AskedTask]
     slices: dict[str, int] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _of_slices(self) -> "Questions":
+        if unknown := {name for task in self.tasks.values() for name in task.slices} - set(self.slices):
+            raise ValueError(f"`slices` does not say how many pictures '{min(unknown)}' has")
+        return self
 
     @property
     def number(self) -> int:
