@@ -148,6 +148,20 @@ class SliceResult:
         return replace(self, margin=margin, verdict=found.decision, rows_to_decide=found.rows_to_decide)
 
 
+def hides_loss(
+    delta: float | None,
+    p_holm: float | None,
+    verdict: Decision | None,
+    margin: float | None,
+    margin_of_task: float,
+) -> bool:
+    """Whether a slice loses more than its margin, or its task's, as measured and beyond chance, and no verdict on it
+    says so."""
+    allowed = margin_of_task if margin is None else margin
+    beyond_chance = p_holm is not None and p_holm < HIDDEN
+    return beyond_chance and verdict != "inferior" and delta is not None and delta < -allowed
+
+
 @dataclass(frozen=True, kw_only=True, config=_PART)
 class TaskResult:
     """One task, measured on its own labelled rows. Without a teacher, what compares is None.
@@ -390,14 +404,13 @@ class Evaluation(BaseModel):
         They lose more than the margin as measured, and lose beyond chance (Holm) where there are so many slices; and
         neither their task nor the slice itself is judged inferior.
         """
-        found = [
+        lost = [
             (f"{task} in {each.name}", result.on_slice(each))
             for task, result in self.tasks.items()
             if result.verdict != "inferior"
             for each in result.slices
-            if each.verdict != "inferior" and each.p_holm is not None and each.p_holm < HIDDEN
+            if hides_loss(each.delta, each.p_holm, each.verdict, each.margin, result.margin)
         ]
-        lost = [(name, one) for name, one in found if one.delta is not None and one.delta < -one.margin]
         return dict(sorted(lost, key=lambda each: each[1].delta or 0.0))
 
     @property

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, computed_field, model_validator
 from pydantic.dataclasses import dataclass
 
 from distill_mtl import __version__
-from distill_mtl.evaluation.result import HIDDEN, Acceptance
+from distill_mtl.evaluation.result import Acceptance, hides_loss
 from distill_mtl.evaluation.verdict import AcceptanceRule, Decision, judge
 from distill_mtl.files import write_text
 
@@ -156,9 +156,7 @@ class LabelledSet(BaseModel):
             for task, result in self.tasks.items()
             if result.verdict != "inferior"
             for each in result.slices
-            if each.verdict != "inferior" and each.p_holm is not None and each.p_holm < HIDDEN
-            if each.delta is not None
-            if each.delta < -(result.margin if each.margin is None else each.margin)
+            if hides_loss(each.delta, each.p_holm, each.verdict, each.margin, result.margin)
         }
         return dict(sorted(found.items(), key=lambda line: line[1][1].delta or 0.0))
 
