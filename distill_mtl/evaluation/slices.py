@@ -41,7 +41,15 @@ Rows = Mapping[str, frozenset[str]]
 
 
 class NoSuchField(UserError):
-    """A rule names a field that no row has."""
+    """A rule names a field that no row has.
+
+    Attributes:
+        slice: of the rule.
+    """
+
+    def __init__(self, slice: str, text: str) -> None:
+        super().__init__(text)
+        self.slice = slice
 
 
 class SlicedRows(Protocol):
@@ -74,7 +82,7 @@ class Slices:
         """
         return cls(None if rules is None else read_rules(rules))
 
-    def rows(self, sources: "SlicedRows", tasks: Iterable[str], split: Split | None) -> dict[str, Rows]:
+    def rows(self, sources: SlicedRows, tasks: Iterable[str], split: Split | None) -> dict[str, Rows]:
         """By task the keys of each slice's rows among those that are labelled for it; no picture is read.
 
         A slice without rows of a task is left out there, unless no task has any.
@@ -175,8 +183,9 @@ class _Fields:
         known = [*_OF_EVERY_ROW, *sorted(self.carried)]
         members = sorted(self.endings)
         return NoSuchField(
+            name,
             f"evaluation.slices.{name}: no row has a field or member '{field}'.{nearest(field, [*known, *members])} "
-            f"Fields: {a_few(known, 20)}." + (f" Members: {a_few(members, 20)}." if members else "")
+            f"Fields: {a_few(known, 20)}." + (f" Members: {a_few(members, 20)}." if members else ""),
         )
 
 

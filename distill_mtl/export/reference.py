@@ -117,7 +117,8 @@ def write_reference(
     arrays, room = dict[str, Any](), MOST_BYTES
     for number, batch in enumerate(batches):
         images = batch.images if module.batch is not None else batch.images[: _rows_in(room, batch.images)]
-        answers = {task: student(images)[task]["logits"] for task in module.kinds} if len(images) else {}
+        given = student(images) if len(images) else {}
+        answers = {task: given[task]["logits"] for task in module.kinds if given}
         entries: dict[str, Any] = {"images": (images * 255).round().to(torch.uint8).numpy()}
         entries |= {f"answers of {task}": logits.float().numpy() for task, logits in answers.items()}
         entries["keys"] = np.array(batch.keys[: len(images)])

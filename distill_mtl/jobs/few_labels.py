@@ -256,13 +256,13 @@ class _Networks:
         rules = self.settings.with_slices(given).evaluation.slices
         if rules is None or given is not None:
             return Slices.of(rules).rows(pictures, [""], None).get("", {}), {}
-        found, left_out = dict[str, frozenset[str]](), dict[str, str]()
-        for name, rule in rules.items():
+        rules, left_out = dict(rules), dict[str, str]()
+        while True:
             try:
-                found |= Slices.of({name: rule}).rows(pictures, [""], None)[""]
+                return Slices.of(rules).rows(pictures, [""], None).get("", {}), left_out
             except NoSuchField as error:
-                left_out[name] = str(error)
-        return found, left_out
+                left_out[error.slice] = str(error)
+                del rules[error.slice]
 
     def acceptance_of(self, slices: Collection[str]) -> Acceptance:
         """The margins, also of those slices that are there."""
