@@ -101,10 +101,10 @@ class RunBucket:
         changed = [name for name, path in files.items() if sent.get(name, [])[:2] != _stamp(path)]
         if not changed and set(files) == set(before):
             return
-        self._refuse_another(before)
+        self._refuse_another()
         remote_files.at_once(lambda name: self._send(name, files[name], sent), changed, _THREADS)
         self._note({name: sent[name] for name in files})
-        self._refuse_another(before)  # sending may have taken long
+        self._refuse_another()  # sending may have taken long
         self._send_json(COMMIT, {"files": sorted(files)})
         self._known = sorted(files)
         for name in set(before) - set(files):
@@ -122,10 +122,10 @@ class RunBucket:
         remote_files.send(probe, join(self.url, ".probe"), "--out")
         remote_files.remove(join(self.url, ".probe"), "--out")
 
-    def _refuse_another(self, committed: list[str]) -> None:
+    def _refuse_another(self) -> None:
         """Refuse to write where another run has begun since, or, for what is no run, where something was committed."""
         if self._owner is None:
-            if self._known is not None and sorted(committed) != sorted(self._known):
+            if self._known is not None and sorted(self._committed()) != sorted(self._known):
                 raise UserError(
                     f"{self.url} was written to by another command while this one ran, so nothing was committed. Start "
                     "this one again."
