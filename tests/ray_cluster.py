@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from buckets import Bucket, running_bucket
 
 from distill_mtl.students.families.timm_trunks import TimmTrunk
 from distill_mtl.students.student import Student
@@ -40,6 +41,13 @@ def running() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@contextmanager
+def beside_bucket() -> Iterator[Bucket]:
+    """The same with a bucket, which its processes find in the environment."""
+    with running_bucket() as bucket, running():
+        yield bucket
 
 
 def timm_student(folder: Path, kinds: Mapping[str, TaskKind], *, seed: int) -> Path:

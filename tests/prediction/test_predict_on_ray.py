@@ -6,7 +6,7 @@ from pathlib import Path
 import prediction_world
 import pytest
 import ray_cluster
-from buckets import Bucket, running_bucket
+from buckets import Bucket
 from rich.console import Console
 
 from distill_mtl import predict
@@ -19,17 +19,10 @@ QUIET = Console(quiet=True)
 KINDS = {task: prediction_world.KINDS[task] for task in ("breed", "part")}
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Bucket]:
-    with running_bucket() as bucket:
-        yield bucket
-
-
 @pytest.fixture(scope="module", autouse=True)
-def cluster(server: Bucket) -> Iterator[None]:
-    """Its processes find the bucket in the environment."""
-    with ray_cluster.running():
-        yield
+def server() -> Iterator[Bucket]:
+    with ray_cluster.beside_bucket() as bucket:
+        yield bucket
 
 
 @pytest.fixture

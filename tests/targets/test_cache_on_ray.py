@@ -16,7 +16,7 @@ import pytest
 import ray_cluster
 import ray_world
 import toy_world
-from buckets import Bucket, failing, running_bucket
+from buckets import Bucket, failing
 from rich.console import Console
 
 from distill_mtl import load_recipe, remote_files
@@ -33,17 +33,10 @@ QUIET = Console(quiet=True)
 FILES = 8  # four shards, two teachers
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Bucket]:
-    with running_bucket() as bucket:
-        yield bucket
-
-
 @pytest.fixture(scope="module", autouse=True)
-def cluster(server: Bucket) -> Iterator[None]:
-    """Two cores; its processes find the bucket in the environment."""
-    with ray_cluster.running():
-        yield
+def server() -> Iterator[Bucket]:
+    with ray_cluster.beside_bucket() as bucket:
+        yield bucket
 
 
 @pytest.fixture
