@@ -200,6 +200,10 @@ def _work(run: str, task: list[Any], piece: Any, gpu: bool) -> Any:
                 torch.set_num_threads(1)  # the core that the piece has
             _held[run] = held
         return _held[run].work(_held[run].shared, piece)
+    except KeyboardInterrupt:
+        # A cancelled piece may have interrupted an import, which leaves modules half loaded: Ray must not give the
+        # process another piece.
+        raise SystemExit(1) from None
     except UserError as error:
         return _Failed(socket.gethostname(), str(error))
     except (OSError, RuntimeError, MemoryError) as error:

@@ -118,6 +118,7 @@ def running_bucket() -> Iterator[Bucket]:
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setattr(remote_files, "WAITS", (0.01, 0.02, 0.05))
+        bucket._ask("POST", "/moto-api/reset", b"", {})  # moto's servers of one process share what they hold
         bucket._ask("PUT", "/pets", b"", {})
         yield bucket
     bucket.close()
