@@ -21,6 +21,7 @@ import torch
 
 import distill_mtl
 from distill_mtl.errors import Stopped, UserError, brief
+from distill_mtl.extras import extra
 from distill_mtl.system_errors import exhausted
 
 Shared = TypeVar("Shared")
@@ -229,10 +230,7 @@ def connect(address: str) -> Iterator[RayCluster]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # What Ray says of each lost node, in dozens of lines on standard output.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError(f"--ray needs Ray ({brief(error)}). Run `pip install 'distill_mtl[ray]'`.") from None
+    ray = extra("ray", "ray", "--ray")
     if ray.is_initialized():
         yield RayCluster(ray)
         return

@@ -5,7 +5,6 @@ contracts around it. Each format is one file of `runtimes/`; what several of the
 """
 
 import ast
-import importlib
 import lzma
 import math
 import os
@@ -203,24 +202,6 @@ class SessionRuntime(Runtime):
     def __getstate__(self) -> dict[str, Any]:
         # A session can be neither copied nor sent to another process.
         return {**self.__dict__, "_session": None}
-
-
-def extra(package: str, name: str, what: str) -> Any:
-    """Import a package of an extra.
-
-    Args:
-        package: to import.
-        name: of the extra.
-        what: needs it: "an OpenVINO file".
-
-    Raises:
-        UserError: it is not installed.
-    """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        top = package.partition(".")[0]
-        raise UserError(f"{what} needs the package {top}: pip install 'distill_mtl[{name}]'.") from error
 
 
 def classes_in(notes: Mapping[str, str]) -> tuple[str, ...] | None:

@@ -5,7 +5,6 @@ rows of the shards: all sets have the same classes and options. Labels that only
 shares, masks of polygons) travel as notes and are drawn by the reader process.
 """
 
-import importlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -231,19 +230,6 @@ def refuse_class_names(place: object, names: Sequence[str]) -> None:
             else "a class has no name"
         )
         raise ShardError(f"{place}: {said}. Give every class a name of its own.")
-
-
-def extra_package(module: str, what: str, extra: str) -> Any:
-    """A module of a package that only an extra brings.
-
-    Raises:
-        ShardError: it is not installed; with the command that does it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        package = module.partition(".")[0]
-        raise ShardError(f"{what} need the package {package}: pip install 'distill_mtl[{extra}]'") from None
 
 
 def _called(name: str) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from distill_mtl.data.shard_sets import set_named
 from distill_mtl.errors import ShardError, a_few
+from distill_mtl.extras import extra
 from distill_mtl.folders import walk_folder
 from distill_mtl.reading import shown
 from distill_mtl.shards.annotations import (
@@ -21,7 +22,6 @@ from distill_mtl.shards.annotations import (
     SHORT,
     AnnotatedRows,
     choose_sets,
-    extra_package,
     ignored_number,
     list_sets,
     mask_label,
@@ -294,7 +294,7 @@ def _masks(
         rows = {name: _segment_rows(read[name], folders[name], allow_missing, number) for name in read}
         return list_sets(rows, labels, what, DrawSegments(ignored_number(labels)), within)
     if any(_has_polygons(file) for file in files):
-        extra_package("pycocotools.mask", "masks of polygons", "coco")
+        extra("pycocotools.mask", "coco", "drawing masks of polygons")
     rows = {name: _shape_rows(read[name], folders[name], allow_missing, number) for name in read}
     ignored = ignored_number(labels)
     fill = classes.index(BACKGROUND) if filled else ignored

@@ -13,8 +13,9 @@ from typing import Any
 
 from distill_mtl.data.shard_sets import set_named
 from distill_mtl.errors import ShardError, a_few, brief
+from distill_mtl.extras import extra
 from distill_mtl.picture_bytes import format_of
-from distill_mtl.shards.annotations import SHORT, choose_sets, extra_package, note_outside
+from distill_mtl.shards.annotations import SHORT, choose_sets, note_outside
 from distill_mtl.shards.hub_columns import BoxForm, HubColumns, described, is_image, is_unknown, picture_bytes
 from distill_mtl.shards.label_kinds import FoundLabel, LabelKinds
 from distill_mtl.shards.listed_rows import ListedRows, RowContent, picture_content
@@ -109,7 +110,7 @@ def _open(name: str, config: str | None) -> dict[str, Any]:
     local = os.path.exists(name)
     if not local and (name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix in _FILES):
         raise ShardError(f"{name}: there is no such file or folder.")
-    datasets = extra_package("datasets", "data sets of Hugging Face", "datasets")
+    datasets = extra("datasets", "datasets", "a data set of Hugging Face")
     try:
         if os.path.isfile(name):
             ending = Path(name).suffix.lower()
@@ -169,7 +170,7 @@ class HubRows(ListedRows):
 
     def _files(self) -> Iterator[str]:
         """The pictures that the table names in place of holding them."""
-        compute = extra_package("pyarrow.compute", "data sets of Hugging Face", "datasets")
+        compute = extra("pyarrow.compute", "datasets", "a data set of Hugging Face")
         for column, feature in self._data.features.items():
             if is_image(feature):
                 cells = self._data.data.column(column)
@@ -223,12 +224,12 @@ class HubRows(ListedRows):
 
 
 def _undecoded() -> Any:
-    return extra_package("datasets", "data sets of Hugging Face", "datasets").Image(decode=False)
+    return extra("datasets", "datasets", "a data set of Hugging Face").Image(decode=False)
 
 
 def _folders(name: str) -> list[Path]:
     """Where the pictures of a data set are expected: in its folder, or where the hub's files are kept."""
-    datasets = extra_package("datasets", "data sets of Hugging Face", "datasets")
+    datasets = extra("datasets", "datasets", "a data set of Hugging Face")
     kept = [Path(datasets.config.HF_CACHE_HOME), Path(datasets.config.HF_DATASETS_CACHE)]
     if not os.path.exists(name):
         return kept

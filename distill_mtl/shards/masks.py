@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distill_mtl.extras import extra
 from distill_mtl.geometry.views import Size
 from distill_mtl.reading import loads
-from distill_mtl.shards.annotations import MASK, Members, extra_package
+from distill_mtl.shards.annotations import MASK, Members
 from distill_mtl.tasks.maps import read_png, write_png
 
 SEGMENTS = "segments"
@@ -107,7 +108,7 @@ def polygon_mask(polygons: Sequence[Sequence[float]], size: Size) -> NDArray[np.
             raise ValueError(
                 f"a polygon leaves its picture of {width}x{height} pixels by more than the picture's side"
             )
-    tools = extra_package("pycocotools.mask", "masks of polygons", "coco")
+    tools = extra("pycocotools.mask", "coco", "drawing masks of polygons")
     encoded = tools.frPyObjects([list(map(float, polygon)) for polygon in polygons], height, width)
     return tools.decode(tools.merge(encoded)).astype(bool)
 

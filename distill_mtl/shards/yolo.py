@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 
 from distill_mtl.display import Display
 from distill_mtl.errors import ShardError, a_few
+from distill_mtl.extras import extra
 from distill_mtl.folders import FolderContent
 from distill_mtl.geometry.views import Size
 from distill_mtl.picture_bytes import PICTURE_ENDINGS
@@ -30,7 +31,6 @@ from distill_mtl.shards.annotations import (
     AnnotatedRows,
     Members,
     choose_sets,
-    extra_package,
     ignored_number,
     list_sets,
     mask_label,
@@ -127,7 +127,7 @@ def yolo_sets(
     task, folders = task or file.parent.name, dict.fromkeys(read, (file.parent,))
     if label == "boxes":
         return list_sets(read, object_label(task, names, read, options), what, DrawBoxes(), folders)
-    extra_package("pycocotools.mask", "masks of polygons", "coco")
+    extra("pycocotools.mask", "coco", "drawing masks of polygons")
     classes = with_background(names) if background else names
     labels = mask_label(task, classes, options)
     ignored = ignored_number(labels)

@@ -16,7 +16,7 @@ from pycocotools import mask as tools
 from pycocotools.coco import COCO
 
 from distill_mtl import shards_from_coco
-from distill_mtl.errors import ShardError
+from distill_mtl.errors import ShardError, UserError
 from distill_mtl.shards import coco_sets, write_shards
 from distill_mtl.shards.coco import mirrored_points
 from distill_mtl.shards.masks import polygon_mask, run_length_mask, unpacked
@@ -117,7 +117,7 @@ def test_the_package_is_asked_for_where_polygons_are_drawn(
 ) -> None:
     coco(tmp_path / "coco")
     monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
-    with pytest.raises(ShardError, match=r"need the package pycocotools: pip install 'distill_mtl\[coco\]'"):
+    with pytest.raises(UserError, match=r"needs the package pycocotools: pip install 'distill_mtl\[coco\]'"):
         coco_sets(tmp_path / "coco", label="masks")
     assert len(coco_sets(tmp_path / "coco")[""]) == 3
 

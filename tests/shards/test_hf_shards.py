@@ -14,7 +14,7 @@ from people_data import ANIMALS, animals, labels_by_key, load_lines, members, pi
 from PIL import Image
 
 from distill_mtl import shards_from_hf
-from distill_mtl.errors import ShardError
+from distill_mtl.errors import ShardError, UserError
 from distill_mtl.shards import hf_sets, write_shards
 from distill_mtl.shards.shard_summary import recipe_lines
 
@@ -284,7 +284,7 @@ def test_what_cannot_be_opened_is_one_message_with_its_mend(
 
 def test_the_package_is_asked_for_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ShardError, match=r"need the package datasets: pip install 'distill_mtl\[datasets\]'"):
+    with pytest.raises(UserError, match=r"needs the package datasets: pip install 'distill_mtl\[datasets\]'"):
         hf_sets("owner/name")
 
 

@@ -12,8 +12,8 @@ from distill_mtl.errors import ExportError
 from distill_mtl.export.deployable import Deployable
 from distill_mtl.export.export_format import FORMATS
 from distill_mtl.export.graph_format import GraphFormat, recorded_program
+from distill_mtl.extras import extra
 from distill_mtl.networks.file_contract import NOTE
-from distill_mtl.networks.runtime import extra
 
 
 @FORMATS.register("coreml")

@@ -10,8 +10,8 @@ from typing import Any
 from distill_mtl.export.deployable import INPUT, Deployable
 from distill_mtl.export.export_format import FORMATS
 from distill_mtl.export.graph_format import GraphFormat
+from distill_mtl.extras import extra
 from distill_mtl.networks.file_contract import NOTE
-from distill_mtl.networks.runtime import extra
 from distill_mtl.networks.runtimes.litert_file import write_note
 
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from distill_mtl.errors import UserError, brief
+from distill_mtl.extras import extra
 from distill_mtl.networks.file_contract import NOTE
 from distill_mtl.networks.modes import freeze
 from distill_mtl.networks.runtime import (
     RUNTIMES,
     Runtime,
     declared_input,
-    extra,
     not_one_input,
 )
 from distill_mtl.reading import Remedy, open_regular, parse_json

@@ -4,7 +4,6 @@ Reading and running it executes no code of the file's: operators that ONNX Runti
 refused, and libraries with more of them are never loaded. The functions below the class read the graph.
 """
 
-import importlib
 import math
 import os
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from distill_mtl.errors import UserError, brief
+from distill_mtl.extras import extra
 from distill_mtl.networks.modes import freeze
 from distill_mtl.networks.runtime import (
     RUNTIMES,
@@ -166,13 +166,7 @@ def package(name: str) -> Any:
     Raises:
         UserError: it is not installed.
     """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(
-            f"an ONNX file needs the package {name}: pip install 'distill_mtl[onnx]' "
-            "(on a GPU then also onnxruntime-gpu, in place of onnxruntime)."
-        ) from error
+    return extra(name, "onnx", "an ONNX file")
 
 
 def read_graph(path: Path) -> Any:

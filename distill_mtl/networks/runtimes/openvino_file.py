@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from distill_mtl.errors import UserError, brief
+from distill_mtl.extras import extra
 from distill_mtl.networks.file_contract import NOTE
 from distill_mtl.networks.modes import freeze
 from distill_mtl.networks.runtime import (
@@ -20,7 +21,6 @@ from distill_mtl.networks.runtime import (
     DeclaredInput,
     SessionRuntime,
     declared_input,
-    extra,
     normalisation,
     not_one_input,
 )

@@ -7,9 +7,10 @@ import timm
 from huggingface_hub import try_to_load_from_cache
 
 from distill_mtl.errors import UserError, brief, nearest
+from distill_mtl.extras import extra
 from distill_mtl.networks.eager_runtime import LIBRARIES, FoundNetwork, LibraryRuntime
 from distill_mtl.networks.hub_repository import fetch_folder
-from distill_mtl.networks.runtime import DeclaredInput, extra
+from distill_mtl.networks.runtime import DeclaredInput
 from distill_mtl.networks.weights import CONFIG, HUB, WEIGHTS, load_exactly, read_config, read_weights
 from distill_mtl.reading import read_json
 from distill_mtl.recipe.schema import TeacherSection

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from distill_mtl.errors import UserError, brief, nearest
+from distill_mtl.extras import extra
 from distill_mtl.networks.eager_runtime import LIBRARIES, FoundNetwork, LibraryRuntime
 from distill_mtl.networks.hub_repository import fetch_folder
 from distill_mtl.networks.processor import Interpolation, contract_of_processor
-from distill_mtl.networks.runtime import DeclaredInput, extra
+from distill_mtl.networks.runtime import DeclaredInput
 from distill_mtl.networks.weights import CONFIG, HUB, WEIGHTS, pickle_note, read_config
 from distill_mtl.reading import read_json, shown
 from distill_mtl.recipe.schema import InputSection, TeacherSection
