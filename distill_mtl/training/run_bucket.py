@@ -50,7 +50,7 @@ class RunBucket:
         self.folder = place / (self.url.rpartition("/")[2] or "run")
         self._record = place / "sent.json"
         self._owner: dict[str, Any] | None = None
-        self._known: list[str] | None = None
+        self._known: dict[str, str] | None = None
 
     def bring(self) -> bool:
         """Make the folder what was committed last, and nothing else; False where nothing was.
@@ -71,7 +71,7 @@ class RunBucket:
         for folder in sorted((path for path in self.folder.rglob("*") if path.is_dir()), reverse=True):
             if not any(folder.iterdir()):
                 folder.rmdir()
-        remote_files.at_once(lambda name: self._bring(name, sent), names, _THREADS)
+        remote_files.at_once(lambda name: self._bring(name, sent), list(names), _THREADS)
         self._note(sent)
         return bool(names)
 
@@ -105,8 +105,8 @@ class RunBucket:
         remote_files.at_once(lambda name: self._send(name, files[name], sent), changed, _THREADS)
         self._note({name: sent[name] for name in files})
         self._refuse_another()  # sending may have taken long
-        self._send_json(COMMIT, {"files": sorted(files)})
-        self._known = sorted(files)
+        self._known = {name: sent[name][2] for name in sorted(files)}
+        self._send_json(COMMIT, {"files": self._known})
         for name in set(before) - set(files):
             remote_files.remove(join(self.url, name), "--out")
 
@@ -125,7 +125,7 @@ class RunBucket:
     def _refuse_another(self) -> None:
         """Refuse to write where another run has begun since, or, for what is no run, where something was committed."""
         if self._owner is None:
-            if self._known is not None and sorted(self._committed()) != sorted(self._known):
+            if self._known is not None and self._committed() != self._known:
                 raise UserError(
                     f"{self.url} was written to by another command while this one ran, so nothing was committed. Start "
                     "this one again."
@@ -153,20 +153,21 @@ class RunBucket:
             file.write(json.dumps(content, indent=1).encode() + b"\n")
         remote_files.send(self._record.with_name(name), join(self.url, name), "--out")
 
-    def _committed(self) -> list[str]:
+    def _committed(self) -> dict[str, str]:
+        """Name -> state in the bucket of each file of the last commit."""
         try:
             content = remote_files.read(join(self.url, COMMIT), "--out", _LONGEST)
         except FileNotFoundError:
             remote_files.refuse_no_bucket(self.url, "--out")
-            return []
+            return {}
         try:
-            names = json.loads(content)["files"]
-            inside = all(isinstance(name, str) and not Path(name).is_absolute() for name in names)
+            names = dict(json.loads(content)["files"])
+            inside = not any(Path(name).is_absolute() for name in names)
             if not inside or any(".." in Path(name).parts for name in names):
                 raise ValueError("a name leads out of the run")
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{join(self.url, COMMIT)} is not what a run writes ({error}).") from None
-        return list(names)
+        return names
 
     def _files(self) -> list[Path]:
         """What belongs to the run; hidden names are half-made."""

@@ -229,6 +229,12 @@ def test_a_run_that_another_machine_resumed_stops_and_commits_nothing(
     (reader.folder / "report.html").write_text("of before")
     with pytest.raises(UserError, match="was written to by another command while this one ran"):
         reader.commit()
+    reader.bring()
+    (second.folder / "results.json").write_text("second, again")
+    second.commit()
+    (reader.folder / "report.html").write_text("of before")
+    with pytest.raises(UserError, match="was written to by another command while this one ran"):
+        reader.commit()
     assert bucket.names("runs/owned") == [".owner.json", COMMIT, "metrics.jsonl", "results.json"]
     send = remote_files.send
 
