@@ -113,8 +113,8 @@ def distill_seeds(
             )
         except Stopped as stopped:
             raise type(stopped)(
-                f"stopped in seed {seed}, {number} of {count}. The same command with --resume continues; finished "
-                "seeds are kept."
+                f"stopped in seed {seed}, {number} of {count}. Continue with --resume; finished seeds "
+                "are kept."
             ) from stopped
     if start_processes().is_main_process:
         report = comparison_of([read_run(folder.path) for _, folder in runs.values()])

@@ -177,7 +177,9 @@ def _rows(shard: Shard, index: ShardIndex, files: "_SharedFiles", members: str) 
 
 def _parent(shard: Shard) -> str:
     """The folder of a shard stands for its source, which only a recipe would name."""
-    return shard.url.split("?")[0].rstrip("/").split("/")[-2] if "/" in shard.url else shard.path.parent.name
+    if not is_remote(shard.url):
+        return shard.path.absolute().parent.name
+    return shard.url.split("?")[0].rstrip("/").split("/")[-2]
 
 
 def _split(members: str) -> list[str]:

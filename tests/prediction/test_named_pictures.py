@@ -30,12 +30,16 @@ def test_files_and_patterns_keep_the_order_of_the_command(tmp_path: Path) -> Non
     assert keys(tmp_path / "x{2,1}.png") == ["x1.png", "x2.png"]
 
 
-def test_rows_of_shards_are_called_by_source_shard_and_key(tmp_path: Path) -> None:
+def test_rows_of_shards_are_called_by_source_shard_and_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in (0, 1):
         shard(tmp_path / "pets" / f"p-{number}.tar", {"b": png(0), "a": png(1)})
     wanted = ["pets/p-0/b", "pets/p-0/a", "pets/p-1/b", "pets/p-1/a"]
     assert keys(tmp_path / "pets") == wanted
     assert keys(tmp_path / "pets" / "p-{0..1}.tar") == wanted
+    monkeypatch.chdir(tmp_path / "pets")
+    assert keys(".") == keys("./p-?.tar") == keys("p-?.tar") == wanted
     assert find_pictures([str(tmp_path / "pets")]).pictures[1].read() == png(1)
 
 

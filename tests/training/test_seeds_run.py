@@ -132,7 +132,7 @@ def test_overwriting_that_is_stopped_leaves_no_old_run_that_counts_as_new(two: S
     def work(one_run: Any, **asked: bool) -> SeedRuns:
         return distill_seeds(recipe, out, 2, one_run, console=QUIET, **asked)
 
-    with pytest.raises(Stopped, match=r"stopped in seed 0, 1 of 2\. The same command with --resume"):
+    with pytest.raises(Stopped, match=r"stopped in seed 0, 1 of 2\. Continue with --resume"):
         work(stopped, resume=False, overwrite=True)
     work(finished, resume=True, overwrite=False)
     assert begun == [(0, False), (0, False), (1, False)]
