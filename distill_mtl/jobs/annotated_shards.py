@@ -205,7 +205,7 @@ def shards_from_voc(
 
 
 def shards_from_hf(
-    data_set: Path | str,
+    data_set: str,
     *,
     to: Path | str,
     config: str | None = None,

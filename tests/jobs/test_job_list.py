@@ -230,7 +230,7 @@ def test_load_recipe_refuses_them_too(tmp_path: Path) -> None:
         (
             "shards hf owner/name --label cls=a --label values.json=b,c --boxes xyxy --to s",
             {
-                "data_set": Path("owner/name"),
+                "data_set": "owner/name",
                 "label": {"cls": "a", "values.json": "b,c"},
                 "boxes": "xyxy",
                 "to": Path("s"),
