@@ -44,7 +44,7 @@ def test_labels_only_through_the_launcher_needs_no_other_change(tmp_path: Path) 
     out, cache = tmp_path / "run", tmp_path / "cache"
     launcher = ("-m", "accelerate.commands.launch", "--config_file", "accelerate.yaml")
     steps = ("--labels-only", "--set=training.steps=3", "--cache", str(cache))
-    done = quickstart.tried(out, *steps, "--set=balance=mgda_ub", launcher=launcher, script=["distill.py"])
+    done = quickstart.tried(out, *steps, "--set=balance=mgda_ub", launcher=launcher)
     assert done.returncode == 0, done.stdout + done.stderr
     resolved = yaml.safe_load((out / "recipe.resolved.yaml").read_text())
     assert resolved["training"]["teachers_on"] == "none"
