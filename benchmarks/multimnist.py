@@ -4,10 +4,10 @@
 
 Rows: two single-task networks; one network of both tasks under each balancing rule; and one whose teachers are
 the two single-task networks (soft targets and a hint at the last shared layer, on top of the labels), also with a tenth
-of the soft targets' weight or without softening, and without the hint. Every row has
-the learning rate that is best on validation in runs of a tenth of its length. Runs are processes of one thread, two
-at a time, kept in runs/multimnist/ and skipped where they are finished. MNIST's four IDX files are looked for in
-$DISTILL_MTL_DATA/mnist, else in ../shared/data/mnist beside the repository.
+of the soft targets' weight or without softening, and without the hint. Some rows step as a recipe's default does, with
+Muon. Every row has the learning rate that is best on validation in runs of a tenth of its length. Runs are processes of
+one thread, two at a time, kept in runs/multimnist/ and skipped where they are finished. MNIST's four IDX files are
+looked for in $DISTILL_MTL_DATA/mnist, else in ../shared/data/mnist beside the repository.
 """
 
 import argparse
@@ -35,13 +35,14 @@ from distill_mtl.distillation.term import TERMS
 from distill_mtl.distillation.terms.hint import Hint
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.losses import soft_divergence
+from distill_mtl.training.muon import Muon
 
 TASKS = ("left", "right")
 RUNS = Path("runs/multimnist")
 DATA = Path(os.environ.get("DISTILL_MTL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 VALIDATION = 5_000  # the last composites of 60,000, made of the last 5,000 digits alone
 BATCH, MOMENTUM = 256, 0.9
-RATES = (0.1, 0.05, 0.02)
+RATES = (0.1, 0.05, 0.02, 0.01, 0.005)
 WIDTH = 50  # of the shared representation
 
 
@@ -53,6 +54,7 @@ class Row:
     rule: str = "uniform"
     options: Mapping[str, Any] = field(default_factory=dict)
     taught: bool = False
+    muon: bool = False
     temperature: float = 4.0
     soft: float = TERMS["soft_targets"].weight
     hint: float = TERMS["hint"].weight
@@ -74,6 +76,10 @@ JOINT = {
     "taught-mgda_ub": Row(rule="mgda_ub", taught=True),
     "taught-light": Row(taught=True, soft=0.1, hint=0.0),
     "taught-hard": Row(taught=True, temperature=1.0, hint=0.0),
+    "muon-uniform": Row(muon=True),
+    "muon-mgda_ub": Row(muon=True, rule="mgda_ub"),
+    "muon-taught-uniform": Row(muon=True, taught=True),
+    "muon-taught-mgda_ub": Row(muon=True, rule="mgda_ub", taught=True),
 }
 ROWS = SINGLE | JOINT
 TITLES = {
@@ -87,6 +93,10 @@ TITLES = {
     "teachers + hints, `mgda_ub`": ("taught-mgda_ub",),
     "teachers, soft targets at a weight of 0.1, `uniform`": ("taught-light",),
     "teachers, temperature 1, `uniform`": ("taught-hard",),
+    "Muon, `uniform`": ("muon-uniform",),
+    "Muon, `mgda_ub`": ("muon-mgda_ub",),
+    "Muon, teachers + hints, `uniform`": ("muon-taught-uniform",),
+    "Muon, teachers + hints, `mgda_ub`": ("muon-taught-mgda_ub",),
 }
 
 
@@ -273,7 +283,11 @@ def train(run: Run) -> None:
     }
     rule = make_rule(row.rule, row.tasks, **row.options)
     everything = nn.ModuleList([network, rule, *(teacher.hint for teacher in teachers.values())])
-    optimizer = torch.optim.SGD(everything.parameters(), lr=run.rate, momentum=MOMENTUM)
+    optimizer = (
+        muon_of(network.trunk, everything, run.rate)
+        if row.muon
+        else torch.optim.SGD(everything.parameters(), lr=run.rate, momentum=MOMENTUM)
+    )
     # Theirs is halved every 30 epochs of 100; a shorter run keeps the proportions.
     schedule = torch.optim.lr_scheduler.StepLR(
         optimizer, step_size=max(1, round(0.3 * run.epochs)), gamma=0.5
@@ -313,6 +327,15 @@ def train(run: Run) -> None:
     RUNS.mkdir(parents=True, exist_ok=True)
     write(run.file(".pt"), lambda path: torch.save(state, path))
     write(run.file(".json"), lambda path: path.write_text(json.dumps(results, indent=2)))
+
+
+def muon_of(trunk: nn.Sequential, everything: nn.Module, rate: float) -> Muon:
+    """Muon for the hidden matrices of the trunk, NAdamW for all else, as a recipe's default parts them."""
+    hidden = [layer.weight for layer in trunk[1:] if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    others = {id(parameter) for parameter in hidden}
+    rest = [parameter for parameter in everything.parameters() if id(parameter) not in others]
+    groups: list[dict[str, Any]] = [{"params": hidden}, {"params": rest, "use_fallback": True}]
+    return Muon(groups, lr=rate, momentum=0.95, betas=(0.9, 0.999))
 
 
 class Teacher:

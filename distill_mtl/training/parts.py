@@ -68,7 +68,7 @@ from distill_mtl.training.weigh_ensembles import (
     weigh_ensembles,
 )
 from distill_mtl.training.weigh_teachers import weigh_teachers
-from distill_mtl.training.zipped_start import ROWS, zip_start
+from distill_mtl.training.zipped_start import ROWS, zip_instead, zip_start
 
 
 @dataclass(frozen=True)
@@ -199,6 +199,7 @@ def build(recipe: Recipe) -> Parts:
     _refuse_beyond_machine(recipe, student, sources.size)
     if recipe.student.init == "zip":
         zip_start(student, teachers, recipe.tasks, rows_of(sources, ROWS))
+    begun = zip_instead(student, teachers) if recipe.student.init == "random" else []
     recipe, weighed = weigh_teachers(recipe, teachers, sources)
     recipe, combined = weigh_ensembles(recipe, teachers, kinds, sources)
     recipe, seen = choose_views(recipe, kinds, teachers, sources)
@@ -230,7 +231,7 @@ def build(recipe: Recipe) -> Parts:
         cached,
         taught,
         initialisation_in_words(recipe, heads, old),
-        [*weighed, *combined, *seen],
+        [*begun, *weighed, *combined, *seen],
         several_teachers(recipe, kinds, teachers.cards),
     )
 

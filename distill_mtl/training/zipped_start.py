@@ -13,8 +13,9 @@ from distill_mtl.networks.inputs import Preprocess
 from distill_mtl.networks.task_network import BackboneNetwork
 from distill_mtl.networks.zip import Order, matched_orders, merged, reordered
 from distill_mtl.recipe.schema import TaskSection
+from distill_mtl.students.families.timm_trunks import TimmTrunk
 from distill_mtl.students.initial_weights import InitialHead, load_initial_head, seen_by_student
-from distill_mtl.students.student import FAMILIES, Student
+from distill_mtl.students.student import FAMILIES, Body, Student
 from distill_mtl.tasks.heads import reorder_head
 from distill_mtl.teachers.teacher import Teacher
 
@@ -47,8 +48,7 @@ def zip_start(
         StudentError: fewer than two teachers are of the student's architecture, or its channels cannot be matched.
     """
     trunk = student.trunk
-    with torch.random.fork_rng(devices=[]):
-        whole = FAMILIES[trunk.family].build(trunk.name, trunk.args).eval()
+    whole = _whole(trunk)
     models, others = {}, {}
     for task in student.kinds:
         if task not in teachers:
@@ -95,6 +95,30 @@ def zip_start(
     for task in models:
         _take_head(student, task, teachers[task], sections[task], channels, orders[task])
     return list(models)
+
+
+def zip_instead(student: Student, teachers: Mapping[str, Teacher]) -> list[str]:
+    """A note where a plain trunk begins with random weights and `zip` could give it its teachers': at most one."""
+    trunk = student.trunk
+    if not isinstance(trunk, TimmTrunk):
+        return []
+    whole = _whole(trunk)
+    alike = [task for task, teacher in teachers.items() if _weights_of(teacher, whole) is not None]
+    try:
+        if len(alike) > 1:
+            read_channels(whole, trunk.name)
+            return [
+                f"init: random, though the teachers of {', '.join(alike)} are {trunk.name} too: with "
+                "`student.init: zip` it begins as these merged, and a short run gains"
+            ]
+    except UserError:  # zip would refuse this network
+        pass
+    return []
+
+
+def _whole(trunk: Body) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        return FAMILIES[trunk.family].build(trunk.name, trunk.args).eval()
 
 
 def _weights_of(teacher: Teacher, like: nn.Module) -> dict[str, Tensor] | None:

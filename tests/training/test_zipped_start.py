@@ -50,3 +50,11 @@ def test_teachers_of_another_architecture_are_named():
     )
     with pytest.raises(UserError, match=r"student\.init.*left: left is another network"):
         build(recipe)
+
+
+def test_a_random_start_says_where_teachers_could_be_zipped():
+    recipe = ROOT / "recipes" / "left_and_right.yaml"
+    said = build(load_recipe(recipe)).decided
+    assert [note for note in said if "the teachers of left, right are test_resnet too" in note]
+    for elsewhere in (["student.model=test_vit"], ["student.branch={left: layer4}"], ["student.init=zip"]):
+        assert not any("student.init: zip" in note for note in build(load_recipe(recipe, elsewhere)).decided)
