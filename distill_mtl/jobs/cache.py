@@ -37,6 +37,7 @@ from rich.text import Text
 
 import distill_mtl
 from distill_mtl.checks.before_training import run_check
+from distill_mtl.cores import reader_workers
 from distill_mtl.display import Display, console_of
 from distill_mtl.errors import RecipeError, Stopped, StoppedElsewhere, UserError
 from distill_mtl.files import remove_abandoned
@@ -58,7 +59,6 @@ from distill_mtl.training.parts import Parts, build
 from distill_mtl.training.processes import (
     from_first_process,
     on_first_process,
-    reader_workers,
     start_accelerator,
 )
 from distill_mtl.training.target_providers import live_twin, plan_targets

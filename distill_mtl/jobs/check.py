@@ -7,13 +7,13 @@ from rich.console import Console
 from rich.text import Text
 
 from distill_mtl.checks.before_training import check_every_row, run_check, try_one_batch
+from distill_mtl.cores import reader_workers
 from distill_mtl.display import console_of
 from distill_mtl.jobs.arguments import as_recipe, recipe_place
 from distill_mtl.recipe import Recipe
 from distill_mtl.training.parts import build
 from distill_mtl.training.processes import (
     on_first_process,
-    reader_workers,
     start_accelerator,
     start_processes,
 )

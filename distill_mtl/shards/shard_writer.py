@@ -6,7 +6,6 @@ number of workers changes nothing.
 """
 
 import math
-import os
 import re
 import tarfile
 import zlib
@@ -22,6 +21,7 @@ import numpy as np
 import webdataset
 from rich.console import Console
 
+from distill_mtl.cores import usable_cores
 from distill_mtl.data.checksums import write_checksums
 from distill_mtl.data.decode import read_image
 from distill_mtl.data.stream import read_ahead
@@ -305,8 +305,7 @@ def _bytes_in_tar(sizes: Sequence[int]) -> int:
 
 def _cores() -> int:
     """That this process may use; one core reads without a process of its own."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    count = len(affinity(0)) if affinity else os.cpu_count() or 1
+    count = usable_cores()
     return count if count > 1 else 0
 
 

@@ -5,7 +5,6 @@ networks. There it opens the teachers of its piece, keeps them for the pieces th
 `CacheWriter` that a single process uses, so the files are the same.
 """
 
-import os
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 
+from distill_mtl.cores import reader_workers
 from distill_mtl.data.reader import Reader
 from distill_mtl.errors import CacheError
 from distill_mtl.recipe.schema import TaskSection, task_of, teacher_place
@@ -98,7 +98,7 @@ class PieceWriter:
         reader: of the plan's rows.
         sections: task -> of the recipe, as its teachers were opened.
         rows_at_once: as in `CacheWriter`.
-        workers: reader processes beside a GPU; None: as many as its share of the machine has cores, up to 8.
+        workers: reader processes beside a GPU, as in a recipe.
         made: as in `CacheWriter`, with the precision of each teacher.
     """
 
@@ -130,7 +130,8 @@ class PieceWriter:
             self._teachers(piece.unit.files, device),
             lambda shard: piece.folder,
             rows_at_once=self._rows_at_once,
-            workers=self._reader_processes(device),
+            # Without a GPU the piece has one core.
+            workers=reader_workers(self._workers, device) if piece.gpu else 0,
             device=device,
             made=self._made,
             shared=True,
@@ -160,14 +161,6 @@ class PieceWriter:
         teachers = {name: opened[name] for name in names}
         share_trunks(teachers.values())
         return teachers
-
-    def _reader_processes(self, device: torch.device) -> int:
-        if device.type == "cpu":
-            return 0  # the piece has one core
-        if self._workers is not None:
-            return self._workers
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, min(8, cores // 2))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}

@@ -18,6 +18,7 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 
+from distill_mtl.cores import reader_workers
 from distill_mtl.data.batch import Batch, ProcessShare
 from distill_mtl.display import Display, losses_note
 from distill_mtl.errors import Stopped, StoppedElsewhere, UserError, WriteError, a_few
@@ -26,7 +27,6 @@ from distill_mtl.training.broken_loss import LossWatch, causes, gather_everywher
 from distill_mtl.training.checkpoint import Session, list_checkpoints
 from distill_mtl.training.log import MetricsLog, SinceLine, Trackers
 from distill_mtl.training.parts import Parts
-from distill_mtl.training.processes import reader_workers
 from distill_mtl.training.run_folder import RunFolder
 from distill_mtl.training.step import StepReport
 

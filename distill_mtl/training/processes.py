@@ -20,6 +20,7 @@ from accelerate.utils import (
 )
 from torch import distributed, nn
 
+from distill_mtl.cores import usable_cores
 from distill_mtl.data.batch import ProcessShare
 from distill_mtl.errors import StoppedElsewhere, UserError
 from distill_mtl.networks.bf16 import faster_in_bf16
@@ -134,8 +135,7 @@ def take_all_cores() -> None:
     A number that the user asked for stays.
     """
     if os.environ.get("OMP_NUM_THREADS") == "1" and _is_the_launchers_own():
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(cores)
+        torch.set_num_threads(usable_cores())
 
 
 def _is_the_launchers_own() -> bool:
@@ -157,16 +157,6 @@ def as_trained(module: Module) -> Module:
     if PartialState().num_processes > 1 and on_gpu:
         module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
     return module
-
-
-def reader_workers(wanted: int | None, device: torch.device) -> int:
-    """Reader processes: as many as the recipe says, else none beside a CPU's work and up to 8 beside a GPU's."""
-    if wanted is not None:
-        return wanted
-    if device.type != "cuda":
-        return 0
-    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(8, max(1, cores - 1))
 
 
 def on_first_process(work: Callable[[], T]) -> T | None:

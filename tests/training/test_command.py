@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 import toy_world
 import yaml
 
+from distill_mtl.cores import usable_cores
 from distill_mtl.training.processes import take_all_cores
 
 
@@ -72,8 +72,7 @@ def test_a_single_process_takes_all_cores_unless_the_user_asked_for_fewer(
     try:
         torch.set_num_threads(1)
         take_all_cores()
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        assert torch.get_num_threads() == (cores if all_cores else 1)
+        assert torch.get_num_threads() == (usable_cores() if all_cores else 1)
     finally:
         torch.set_num_threads(before)
 

@@ -7,7 +7,6 @@ the surfaces behind the centres of the pixels.
 
 import io
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from distill_mtl.cores import usable_cores
 from distill_mtl.demos.scenes.compose import compose
 from distill_mtl.demos.scenes.render import NOTHING, SIDE, SOLIDS, Surfaces, picture, trace
 from distill_mtl.demos.scenes.scene import SHAPES, Scene, Solid, dot
@@ -37,7 +37,7 @@ def scene(name: str, split: Split, row: int) -> Scene:
 
 def samples(name: str, split: Split) -> Iterator[dict[str, str | bytes]]:
     """The rows of one split of one set in order; several are rendered at a time."""
-    threads = os.cpu_count() or 1
+    threads = usable_cores()
     with ThreadPoolExecutor(threads) as pool:
         for first in range(0, ROWS[split], _CHUNK):
             rows = range(first, min(first + _CHUNK, ROWS[split]))
