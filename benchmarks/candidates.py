@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -85,11 +86,9 @@ Mix = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 def with_mixing(step: Callable[..., StepReport], mix: Mix) -> Callable[..., StepReport]:
     """A trainer's step on batches of which a part is mixed."""
 
-    def mixing(
-        trainer: Trainer, number: int, batches: Sequence[Batch], *, lr: float | None = None
-    ) -> StepReport:
+    def mixing(trainer: Trainer, number: int, batches: Sequence[Batch], **how: Any) -> StepReport:
         chance = torch.Generator().manual_seed(1_000_003 * trainer.recipe.seed + number)
-        return step(trainer, number, [mixed(batch, mix, chance) for batch in batches], lr=lr)
+        return step(trainer, number, [mixed(batch, mix, chance) for batch in batches], **how)
 
     return mixing
 
