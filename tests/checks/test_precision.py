@@ -1,6 +1,7 @@
 """Which precision a teacher's targets are made in. What is faster is the machine's affair; the rest is ours."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,11 @@ def test_the_recipe_decides_where_it_says_something(teacher: Teacher) -> None:
 
 def test_both_precisions_are_really_timed(teacher: Teacher) -> None:
     assert choose(teacher, score=0.0) == "fp32"
+
+
+def test_a_teacher_that_is_fast_enough_in_fp32_is_timed_once_and_in_nothing_else():
+    run = []
+    ways = {name: partial(run.append, name) for name in ("fp32", "bf16")}
+    assert list(precision._fastest(ways, torch.zeros(1), worth=60.0)) == ["fp32"]
+    assert run == ["fp32"]
+    assert list(precision._fastest(ways, torch.zeros(1), worth=0.0)) == ["fp32", "bf16"]
