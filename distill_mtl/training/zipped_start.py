@@ -109,7 +109,7 @@ def zip_instead(student: Student, teachers: Mapping[str, Teacher]) -> list[str]:
             read_channels(whole, trunk.name)
             return [
                 f"init: random, though the teachers of {', '.join(alike)} are {trunk.name} too: with "
-                "`student.init: zip` it begins as these merged, and a short run gains"
+                "`student.init: zip` it begins as these merged, which may save steps"
             ]
     except UserError:  # zip would refuse this network
         pass
