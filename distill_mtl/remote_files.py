@@ -165,18 +165,27 @@ def refuse_no_bucket(url: str, place: str) -> None:
         return
     try:
         system, path = open_system(url, place)
-        system.info(path.partition("/")[0])
-    except FileNotFoundError:
-        asked = getattr(getattr(getattr(system, "s3", None), "meta", None), "endpoint_url", None)
-        where = f" at {asked}" if asked else ""
-        told = ", and the store with AWS_ENDPOINT_URL" if asked else ""
-        raise ShardError(
-            f"{place}: {shown(url)}: there is no bucket '{path.partition('/')[0]}'{where}. Check its name{told}, or "
-            "create it."
-        ) from None
+        bucket = path.partition("/")[0]
+        if _is_bucket(system, bucket):
+            return
     # Who may not look at a bucket may still read from it.
     except Exception as error:
         _log.info("%s: the bucket of %s cannot be looked at (%s)", place, url, brief(error))
+        return
+    asked = getattr(getattr(getattr(system, "s3", None), "meta", None), "endpoint_url", None)
+    where = f" at {asked}" if asked else ""
+    told = ", and the store with AWS_ENDPOINT_URL" if asked else ""
+    raise ShardError(
+        f"{place}: {shown(url)}: there is no bucket '{bucket}'{where}. Check its name{told}, or create it."
+    )
+
+
+def _is_bucket(system: Any, bucket: str) -> bool:
+    try:
+        system.info(bucket)
+    except FileNotFoundError:
+        return bool(system.exists(bucket))  # earlier versions of s3fs find no description of an empty one
+    return True
 
 
 def list_folder(url: str, place: str) -> dict[str, RemoteFile]:
