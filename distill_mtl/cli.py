@@ -5,6 +5,7 @@ A user's mistake ends with its message and status 2, a stopped run with 130. A s
 """
 
 import argparse
+import gc
 import importlib
 import logging
 import os
@@ -89,6 +90,18 @@ def _fill(parser: argparse.ArgumentParser, job: Job, told: Docstring, parameters
     parser.set_defaults(job=job, interrupted=told.interrupted)
 
 
+def _function(job: Job) -> Any:
+    """Import the job. What its modules make stays: to look for garbage among it meanwhile costs a fifth of the time."""
+    if job.path not in sys.modules and gc.isenabled():
+        gc.disable()
+        try:
+            importlib.import_module(job.path)
+        finally:
+            gc.freeze()
+            gc.enable()
+    return getattr(importlib.import_module(job.path), job.function)
+
+
 def _run(arguments: argparse.Namespace) -> None:
     """Run the job that was parsed; what went wrong becomes a message and an exit status."""
     _open_streams()
@@ -103,7 +116,7 @@ def _run(arguments: argparse.Namespace) -> None:
         logging.basicConfig(format="%(message)s")
     try:
         with _sigterm_as_ctrl_c():
-            result = getattr(importlib.import_module(job.path), job.function)(**given)
+            result = _function(job)(**given)
             if isinstance(result, str):
                 sys.stdout.write(result)
         status = job.status(result)
