@@ -34,6 +34,8 @@ def gramian(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
     dtype = torch.float32 if device.type == "mps" else torch.float64
     total = torch.zeros(count, count, dtype=dtype, device=device)
     width = max(1, (BLOCK_IN_CACHE if device.type == "cpu" else BLOCK) // max(1, count))
+    longest = max((part.numel() for row in gradients for part in row if part is not None), default=0)
+    space = torch.empty(count, min(width, longest), dtype=dtype, device=device)
     for parts in zip(*gradients, strict=True):
         rows = [t for t, part in enumerate(parts) if part is not None]
         flat = [part.detach().reshape(-1) for part in parts if part is not None]
@@ -42,8 +44,8 @@ def gramian(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
         product = torch.zeros(len(rows), len(rows), dtype=dtype, device=device)
         for start in range(0, flat[0].numel(), width):
             stop = min(start + width, flat[0].numel())
-            # Each row is converted into its place: to stack them first takes twice the time.
-            block = torch.empty(len(flat), stop - start, dtype=dtype, device=device)
+            # Each row is converted into its place, always the same: new memory costs more than the conversion.
+            block = space[: len(flat), : stop - start]
             for place, row in zip(block, flat, strict=True):
                 place.copy_(row[start:stop])
             product.addmm_(block, block.T)

@@ -47,6 +47,9 @@ _BAR, _GAP, _HEAD = 15.0, 12.0, 16.0
 _DUMBBELL, _DUMBBELL_FRAME = 20.0, 64.0
 _FOREST_LINE, _FOREST_FRAME = 26.0, 46.0
 _LINES, _LEGEND = 236.0, 15.0
+_LETTER, _HANDLE = 0.6 * TEXT, 4 * TEXT
+"""Widths in a legend: of a letter, about, and of what stands beside a name."""
+_LONGEST_NAME = int((WIDTH - _HANDLE) / _LETTER)
 _DECADES = 20.0
 """Ratio of the largest value to the smallest from which an axis is logarithmic."""
 _FEW = 6
@@ -275,10 +278,12 @@ def lines(
         drawn: the curves, the last ones on top; one without a name is not in the legend.
         limits: of the vertical axis; None: what the values need.
         level: a value to mark with a line.
-        columns: of the legend.
+        columns: of the legend at most; long names get fewer.
         rates: the curves are over learning rates, not steps.
     """
     named = [line for line in drawn if line.name]
+    longest = min(_LONGEST_NAME, max((len(line.name) for line in named), default=0))
+    columns = max(1, min(columns, len(named), int(WIDTH / (longest * _LETTER + _HANDLE))))
     rows = -(-len(named) // columns) if len(named) > 1 else 0
 
     def paint(axes: "Axes") -> None:
@@ -295,7 +300,7 @@ def lines(
                 ls=line.dashes,
                 lw=line.width,
                 marker="." if len(curve.steps) < 3 else "",
-                label=line.name or "_",
+                label=_short(line.name) or "_",
             )
         values = [value for line in drawn for value in (line.curve.values.min(), line.curve.values.max())]
         if limits is not None:
@@ -314,9 +319,14 @@ def lines(
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlabel("learning rate" if rates else "step", loc="left")
         if rows:
-            axes.legend(loc="lower left", bbox_to_anchor=(0, 1.03), ncols=min(columns, len(named)))
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1.03), ncols=columns)
 
     return Drawing(name, title, _LINES + _LEGEND * rows, paint)
+
+
+def _short(name: str) -> str:
+    """A name that fits into the chart's width."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
 def told_apart(curves: dict[str, Curve]) -> list[Line]:

@@ -2,17 +2,20 @@
 
 import hashlib
 import re
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import report_world
 
 from distill_mtl.errors import UserError
 from distill_mtl.evaluation.network_costs import BUSY
 from distill_mtl.jobs.report import write_report
+from distill_mtl.report import charts
 from distill_mtl.report.headline import advice, headline
-from distill_mtl.report.run_record import RunRecord, read_run
+from distill_mtl.report.run_record import Curve, RunRecord, read_run
 
 
 class _Tags(HTMLParser):
@@ -301,3 +304,12 @@ def test_times_of_a_busy_machine_are_not_in_the_headline(tmp_path: Path) -> None
     assert "the parameters" in said["busy"]
     assert "latency" not in said["busy"]
     assert "rows per second" not in said["busy"]
+
+
+@pytest.mark.parametrize("name", ["segment+attributes+objects/attributes", "a" * 5000])
+def test_long_names_in_a_legend_leave_room_for_the_curves(name: str) -> None:
+    curve = Curve(np.arange(4), np.ones(4))
+    drawn = [charts.Line(f"{name}{number}", curve, charts.QUIET) for number in range(6)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns where it gives up
+        assert charts.lines("weights", "Weights", drawn).svg.startswith("<svg")
