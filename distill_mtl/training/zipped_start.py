@@ -102,18 +102,17 @@ def zip_instead(student: Student, teachers: Mapping[str, Teacher]) -> list[str]:
     trunk = student.trunk
     if not isinstance(trunk, TimmTrunk):
         return []
-    whole = _whole(trunk)
-    alike = [task for task, teacher in teachers.items() if _weights_of(teacher, whole) is not None]
+    alike = [task for task, teacher in teachers.items() if _weights_of(teacher, trunk.model) is not None]
+    if len(alike) < 2:
+        return []
     try:
-        if len(alike) > 1:
-            read_channels(whole, trunk.name)
-            return [
-                f"init: random, though the teachers of {', '.join(alike)} are {trunk.name} too: with "
-                "`student.init: zip` it begins as these merged, which may save steps"
-            ]
-    except UserError:  # zip would refuse this network
-        pass
-    return []
+        read_channels(_whole(trunk), trunk.name)
+    except UserError:
+        return []  # zip would refuse this network
+    return [
+        f"init: random, though the teachers of {', '.join(alike)} are {trunk.name} too: with `student.init: zip` it "
+        "begins as these merged, which may save steps"
+    ]
 
 
 def _whole(trunk: Body) -> nn.Module:
