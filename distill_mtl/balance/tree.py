@@ -179,7 +179,8 @@ class Tree:
         for name in reversed(self.nodes):
             chosen = weights.get(name, {})
             # Where every task's gradient has gone on to the parent, nothing reads the mixture's.
-            self.nodes[name].backward(chosen, self.leaves(name) if self._split else None)
+            beyond = self._split and name in self._inputs
+            self.nodes[name].backward(chosen, self.leaves(name) if beyond else None)
             if not self._split and chosen:
                 self._hand_on(name, next(iter(chosen)), [copy.grad for copy in self._inputs.get(name, ())])
 

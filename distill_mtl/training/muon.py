@@ -4,12 +4,11 @@ The steps are those of timm's `Muon`, and so is NAdamW for what is no such matri
 student more than a tenth of its step; these cost less than half of that.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from timm.optim.muon import zeropower_via_newtonschulz
-from timm.optim.nadamw import nadamw
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -25,6 +24,9 @@ LIKE_ADAM = 0.2
 """Root mean square of a step at rate 1, about that of Adam's, so that both take one rate (Liu et al. 2025,
 arXiv:2502.16982, section 2.2)."""
 EPS = 1e-7
+TOGETHER = 2**18
+"""Numbers of Gram matrices of one size that are multiplied at a time: calls cost more than products where these are
+small, and memory where they are large."""
 
 
 class Muon(Optimizer):
@@ -57,52 +59,67 @@ class Muon(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        matrices: list[tuple[dict[str, Any], Tensor]] = []
+        others: list[tuple[dict[str, Any], Tensor]] = []
         for group in self.param_groups:
-            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if parameters:
-                (self._step_others if group["use_fallback"] else self._step_matrices)(group, parameters)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    (others if group["use_fallback"] else matrices).append((group, parameter))
+        if matrices:
+            self._step_matrices(matrices)
+        if others:
+            self._step_others(others)
         return loss
 
-    def _step_matrices(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
-        gradients, momenta = self._with_state(parameters, "momentum_buffer")
-        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-        updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
-        for parameter, update in zip(parameters, updates, strict=True):
-            weight, x = (short_and_wide(tensor, like=parameter) for tensor in (parameter, update))
-            size = LIKE_ADAM * max(weight.shape) ** 0.5
-            keep = 1 - group["lr"] * group["weight_decay"]
-            step_orthogonally(weight, x, keep=keep, rate=group["lr"] * size)
+    def _step_matrices(self, of_groups: list[tuple[dict[str, Any], Tensor]]) -> None:
+        groups, parameters = zip(*of_groups, strict=True)
+        gradients = [parameter.grad for parameter in parameters]
+        momenta = self._state(parameters, "momentum_buffer")
+        momentum = groups[0]["momentum"]
+        torch._foreach_lerp_(momenta, gradients, 1 - momentum)
+        updates = torch._foreach_lerp(gradients, momenta, momentum)
+        weights = [short_and_wide(parameter, like=parameter) for parameter in parameters]
+        xs = [short_and_wide(*of_one) for of_one in zip(updates, parameters, strict=True)]
+        rates = [
+            group["lr"] * LIKE_ADAM * max(w.shape) ** 0.5 for group, w in zip(groups, weights, strict=True)
+        ]
+        keeps = [1 - group["lr"] * group["weight_decay"] for group in groups]
+        if xs[
+            0
+        ].is_cuda:  # its half precision is many times faster, so that timm's steps multiply X itself in bf16
+            for weight, x, keep, rate in zip(weights, xs, keeps, rates, strict=True):
+                step = zeropower_via_newtonschulz(x, len(COEFFICIENTS), COEFFICIENTS)
+                weight.mul_(keep).add_(step, alpha=-rate)
+        else:
+            for at, factor in orthogonalisers(xs):
+                weights[at].addmm_(factor, xs[at], beta=keeps[at], alpha=-rates[at])
 
-    def _step_others(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
-        gradients, means, squares = self._with_state(parameters, "exp_avg", "exp_avg_sq")
+    def _step_others(self, of_groups: list[tuple[dict[str, Any], Tensor]]) -> None:
+        """NAdamW, operation by operation as timm's, for all groups at once."""
+        groups, parameters = zip(*of_groups, strict=True)
+        gradients = [parameter.grad for parameter in parameters]
+        means, squares = self._state(parameters, "exp_avg"), self._state(parameters, "exp_avg_sq")
+        steps = [self.state[parameter].setdefault("step", torch.zeros(())) for parameter in parameters]
+        torch._foreach_add_(steps, 1)
+        taken = [int(step) for step in steps]
+        beta1, beta2 = groups[0]["betas"]
+        torch._foreach_mul_(parameters, [1 - group["lr"] * group["weight_decay"] for group in groups])
+        torch._foreach_lerp_(means, gradients, 1 - beta1)
+        torch._foreach_mul_(squares, beta2)
+        torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
+        looking_ahead = torch._foreach_lerp(means, gradients, 1 - beta1)
+        lengths = torch._foreach_sqrt(squares)
+        torch._foreach_div_(lengths, [(1 - beta2**count) ** 0.5 for count in taken])
+        torch._foreach_add_(lengths, EPS)
+        rates = [-group["lr"] / (1 - beta1**count) for group, count in zip(groups, taken, strict=True)]
+        torch._foreach_addcdiv_(parameters, looking_ahead, lengths, rates)
+
+    def _state(self, parameters: Iterable[Tensor], name: str) -> list[Tensor]:
+        """What is kept for each parameter under a name, zero at first."""
         for parameter in parameters:
-            self.state[parameter].setdefault("step", torch.zeros(()))
-        nadamw(
-            parameters,
-            gradients,
-            means,
-            squares,
-            [self.state[parameter]["step"] for parameter in parameters],
-            foreach=True,
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=EPS,
-            caution=False,
-            maximize=False,
-            max_lr=None,
-        )
-
-    def _with_state(self, parameters: list[Tensor], *names: str) -> list[list[Tensor]]:
-        """The gradients, and for each name what is kept for each parameter, zero at first."""
-        found = [[parameter.grad for parameter in parameters if parameter.grad is not None]]
-        for name in names:
-            for parameter in parameters:
-                if name not in self.state[parameter]:
-                    self.state[parameter][name] = torch.zeros_like(parameter)
-            found.append([self.state[parameter][name] for parameter in parameters])
-        return found
+            if name not in self.state[parameter]:
+                self.state[parameter][name] = torch.zeros_like(parameter)
+        return [self.state[parameter][name] for parameter in parameters]
 
 
 def short_and_wide(tensor: Tensor, like: Tensor) -> Tensor:
@@ -120,32 +137,33 @@ def short_and_wide(tensor: Tensor, like: Tensor) -> Tensor:
     return matrix if len(matrix) <= matrix.shape[1] else matrix.T
 
 
-def step_orthogonally(weight: Tensor, x: Tensor, *, keep: float, rate: float) -> None:
-    """weight <- keep * weight - rate * U Vᵀ for X = U S Vᵀ, about; both [m, n].
+def orthogonalisers(xs: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
+    """For each X = U S Vᵀ [m, n], m <= n, its place and a matrix Q [m, m] such that Q X is about U Vᵀ.
 
-    On a GPU, whose half precision is many times faster, by timm's steps, which multiply X itself in bf16.
+    A step of Newton and Schulz multiplies X / |X| by a polynomial in its Gram matrix A = X Xᵀ / |X|². All these
+    commute, so steps are taken with A, and X, which is the wider of both, is not multiplied until Q is known. That
+    needs single precision. Gram matrices of one size are multiplied together.
     """
-    if x.is_cuda:
-        step = zeropower_via_newtonschulz(x, len(COEFFICIENTS), COEFFICIENTS)
-        weight.mul_(keep).add_(step, alpha=-rate)
-    else:
-        weight.addmm_(orthogonaliser(x), x, beta=keep, alpha=-rate)
+    by_size: dict[int, list[int]] = {}
+    for place, x in enumerate(xs):
+        by_size.setdefault(len(x), []).append(place)
+    for size, places in by_size.items():
+        count = max(1, TOGETHER // size**2)
+        for start in range(0, len(places), count):
+            some = places[start : start + count]
+            yield from zip(some, _orthogonalisers([xs[place] for place in some]), strict=True)
 
 
-def orthogonaliser(x: Tensor) -> Tensor:
-    """[m, m]: Q such that Q X is about U Vᵀ for X = U S Vᵀ [m, n], by five steps of Newton and Schulz.
-
-    A step multiplies X / |X| by a polynomial in its Gram matrix A = X Xᵀ / |X|². All these commute, so steps are taken
-    with A, and X, which is the wider of both, is not multiplied until Q is known. That needs single precision.
-    """
-    gram = x @ x.T
-    length = gram.trace().sqrt().clamp(min=EPS)
+def _orthogonalisers(xs: Sequence[Tensor]) -> Tensor:
+    """[k, m, m], of k matrices of as many rows."""
+    gram = torch.stack([x @ x.T for x in xs])
+    length = gram.diagonal(dim1=1, dim2=2).sum(1).sqrt_().clamp_(min=EPS)[:, None, None]
     gram.div_(length * length)
     factor, product = gram, gram
     for number, (a, b, c) in enumerate(COEFFICIENTS):
         if number:
             gram = factor @ gram @ factor
-        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        factor.diagonal().add_(a)
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=1, dim2=2).add_(a)
         product = factor @ product if number else factor
     return product / length

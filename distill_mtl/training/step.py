@@ -242,8 +242,9 @@ class Trainer:
             self.asynchronous.hold_back(counts)
         if self.clip is None:
             return None
-        norm: Tensor = self.accelerator.clip_grad_norm_(self._parameters, self.clip)
-        return norm
+        # Accelerate's own clipping looks for kinds of training that this is none of.
+        self.accelerator.unscale_gradients()
+        return torch.nn.utils.clip_grad_norm_(self._parameters, self.clip)
 
     def _step_optimizer(self) -> None:
         """A step, and no gradients after it."""

@@ -9,7 +9,7 @@ from timm.optim import Muon as TimmMuon
 from timm.optim.muon import zeropower_via_newtonschulz
 from torch import Tensor, nn
 
-from distill_mtl.training.muon import COEFFICIENTS, Muon, orthogonaliser
+from distill_mtl.training.muon import COEFFICIENTS, EPS, TOGETHER, Muon, orthogonalisers
 
 OPTIONS = {"lr": 0.02, "momentum": 0.95, "betas": (0.9, 0.999)}
 
@@ -39,20 +39,46 @@ def _train(network: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -
     return [parameter.detach().clone() for parameter in network.parameters()]
 
 
-@pytest.mark.parametrize("shape", [(4, 30), (30, 4), (16, 16), (1, 5)])
-def test_the_orthogonal_part_is_that_of_newton_and_schulz_in_double_precision(shape: tuple[int, int]) -> None:
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    expected = zeropower_via_newtonschulz(x.double(), 5, COEFFICIENTS, dtype=torch.float64)
-    wide = x if len(x) <= x.shape[1] else x.T
-    found = orthogonaliser(wide) @ wide
-    torch.testing.assert_close(found if wide is x else found.T, expected.float(), rtol=1e-4, atol=1e-4)
+def _orthogonal(xs: list[Tensor]) -> list[Tensor]:
+    found = dict(orthogonalisers(xs))
+    return [found[place] @ x for place, x in enumerate(xs)]
+
+
+def test_the_orthogonal_parts_are_those_of_newton_and_schulz_in_double_precision() -> None:
+    chance = torch.Generator().manual_seed(1)
+    shapes = [(4, 30), (16, 16), (1, 5), (4, 4), (4, 30), (1, 5)]
+    xs = [torch.randn(shape, generator=chance) for shape in shapes]
+    for x, found in zip(xs, _orthogonal(xs), strict=True):
+        expected = zeropower_via_newtonschulz(x.double(), 5, COEFFICIENTS, dtype=torch.float64)
+        torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-4)
+
+
+def test_large_matrices_of_one_size_are_taken_in_turns() -> None:
+    xs = [torch.randn(300, 301) for _ in range(TOGETHER // 300**2 + 1)]
+    for x, found in zip(xs, _orthogonal(xs), strict=True):
+        torch.testing.assert_close(found, *_orthogonal([x]), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e6])
 def test_gradients_of_any_size_give_finite_steps(scale: float) -> None:
-    x = scale * torch.randn(4, 9)
-    assert (orthogonaliser(x) @ x).isfinite().all()
-    assert orthogonaliser(torch.zeros(4, 9)).isfinite().all()
+    for found in _orthogonal([scale * torch.randn(4, 9), torch.zeros(4, 9)]):
+        assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.05])
+def test_what_is_no_matrix_steps_as_with_timms_nadamw_to_the_bit(decay: float) -> None:
+    found = []
+    for kind in (Muon, TimmMuon):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(24, 5))
+        one, *others = network.parameters()
+        groups = [
+            {"params": [one], "weight_decay": 0.0, "use_fallback": True, "lr": 0.001},
+            {"params": others, "weight_decay": decay, "use_fallback": True},
+        ]
+        timms = {"nesterov": True, "eps": EPS} if kind is TimmMuon else {}
+        found.append(_train(network, kind(groups, **OPTIONS, **timms), range(4)))
+    assert all(map(torch.equal, *found))
 
 
 def test_steps_are_those_of_timm_but_for_its_half_precision() -> None:
