@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from timm.optim import create_optimizer_v2
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,7 +33,7 @@ class LoopSettings:
     Attributes:
         steps: of the optimizer.
         rate: the highest one.
-        optimizer: sgd or adamw.
+        optimizer: sgd, adamw, or timm's muon.
         bf16: whether student and teachers run under bf16 autocast.
         seed: of the order of rows and of their views.
         temperatures: task -> of its soft targets; 4 where it is not named.
@@ -63,11 +64,13 @@ def loop_step(
 ) -> Callable[[Tensor, Labels], None]:
     """One step of the loop."""
     parameters = list(student.to(memory_format=torch.channels_last).parameters())
-    optimizer: torch.optim.Optimizer = (
-        torch.optim.SGD(parameters, settings.rate, momentum=0.9, nesterov=True, weight_decay=5e-4)
-        if settings.optimizer == "sgd"
-        else torch.optim.AdamW(parameters, settings.rate, weight_decay=0.05)
-    )
+    optimizer: torch.optim.Optimizer
+    if settings.optimizer == "sgd":
+        optimizer = torch.optim.SGD(parameters, settings.rate, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    elif settings.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(parameters, settings.rate, weight_decay=0.05)
+    else:
+        optimizer = create_optimizer_v2(student, settings.optimizer, settings.rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.rate, total_steps=settings.steps + 1)
     temperatures = settings.temperatures or {}
 

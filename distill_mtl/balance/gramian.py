@@ -38,7 +38,7 @@ def gramian(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
     space = torch.empty(count, min(width, longest), dtype=dtype, device=device)
     for parts in zip(*gradients, strict=True):
         rows = [t for t, part in enumerate(parts) if part is not None]
-        flat = [part.detach().reshape(-1) for part in parts if part is not None]
+        flat = _flat([part.detach() for part in parts if part is not None])
         if not flat:
             continue
         product = torch.zeros(len(rows), len(rows), dtype=dtype, device=device)
@@ -55,6 +55,13 @@ def gramian(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
             at = torch.tensor(rows, device=device)
             total[at[:, None], at] += product
     return total
+
+
+def _flat(parts: Sequence[Tensor]) -> list[Tensor]:
+    """Each as a vector, in the order of the first one's memory, so that maps in channels-last are not copied."""
+    if parts and parts[0].ndim > 2 and parts[0].movedim(1, -1).is_contiguous():
+        parts = [part.movedim(1, -1) for part in parts]
+    return [part.reshape(-1) for part in parts]
 
 
 def over_processes(

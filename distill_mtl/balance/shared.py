@@ -184,8 +184,8 @@ def _leaf(feature: Tensor) -> Tensor:
 def _combine(parts: Sequence[tuple[float, Any]]) -> Tensor:
     """Σ weight · gradient, summed in single precision at least; one gradient of weight 1 is given as it is."""
     weight, first = parts[0]
-    if len(parts) == 1 and weight == 1:
-        return first
+    if len(parts) == 1:
+        return first if weight == 1 else first * weight
     total = first.to(torch.promote_types(first.dtype, torch.float32)) * weight
     for weight, gradient in parts[1:]:
         total.add_(gradient, alpha=weight)
