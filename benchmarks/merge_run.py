@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -222,7 +222,7 @@ def loop_settings(
         bf16=chosen["bf16"],
         seed=world.recipe.seed,
         temperatures=said,
-        everywhere=written["training"].get("teachers_on") == "all",
+        everywhere=merge.loop_everywhere,
     )
 
 
@@ -271,8 +271,14 @@ def print_cost(name: str, work: Path, sets: Sequence[str], rounds: int = 40) -> 
     )
     trainer.module.train()
     chosen = {"rate": 1e-3, "bf16": bf16}
-    student = world.student(list(world.kinds)).train()
-    step = loop_step(student, dict(world.teachers), loop_settings(world, merge, written, steps, chosen))
+    settings = loop_settings(world, merge, written, steps, chosen)
+    loop = {"loop's step": settings}
+    if (own := str(trainer.recipe.optimizer.name)) != settings.optimizer:
+        loop[f"loop's step with {own}"] = replace(settings, optimizer=own)
+    rivals = {
+        what: loop_step(world.student(list(world.kinds)).train(), dict(world.teachers), of_one)
+        for what, of_one in loop.items()
+    }
     stream = iter(world.sources.stream(steps=rounds + 3 + PROFILED))
     loops = loop_batches(world, merge, world.kinds, rounds + 3, taught=True)
     numbers = iter(range(steps))
@@ -292,7 +298,8 @@ def print_cost(name: str, work: Path, sets: Sequence[str], rounds: int = 40) -> 
         }
         # Diagnostics are for steps with a line in metrics.jsonl.
         timed("our step", lambda: trainer.step(next(numbers), [batch], diagnose=False))  # noqa: B023
-        timed("loop's step", lambda: step(batch.images, labels))  # noqa: B023
+        for what, step in rivals.items():
+            timed(what, lambda: step(batch.images, labels))  # noqa: B023
         timed("loop's reading", lambda: next(loops))
     profile = cProfile.Profile(time.process_time)
     with profile:  # which itself takes time

@@ -61,6 +61,7 @@ class Merge:
         loop_views: how the loop varies its pictures: `pad-crop` (and flips where the recipe flips), or the recipe's own
             views where labels move with the picture in ways that a short loop would not write.
         loop_optimizer: of the loop: sgd, or adamw for transformers.
+        loop_everywhere: the loop's teachers speak about rows with a label too.
         before: keys of the recipe as it was shipped when defaults were the old ones.
     """
 
@@ -71,6 +72,7 @@ class Merge:
     teachers: Mapping[str, Callable[[Path], dict[str, Any]]] = field(default_factory=dict)
     loop_views: str = "pad-crop"
     loop_optimizer: str = "sgd"
+    loop_everywhere: bool = False
     before: Mapping[str, Any] = field(default_factory=dict)
 
     def steps(self, budget: str) -> int:
@@ -202,13 +204,13 @@ def two_tasks(
 
 
 def multimnist_recipe(work: Path) -> dict[str, Any]:
-    """Both digits are labelled in every row, and both teachers speak about every row."""
+    """Both digits are labelled in every row."""
     pairs = source(work / "shards" / "multimnist", "pairs", augment={"flip": False})
     return {
         "student": SMALL,
         "tasks": {task: {"teacher": str(work / "teachers" / task)} for task in ("left", "right")},
         "data": {"pairs": {**pairs, "labels": {"left": "left.cls", "right": "right.cls"}}},
-        "training": {"batch_size": 128, "teachers_on": "all"},
+        "training": {"batch_size": 128},
     }
 
 
@@ -449,6 +451,8 @@ MERGES = {
         400,
         shards={"multimnist": multimnist_shards},
         teachers=PAIR_TEACHERS,
+        loop_everywhere=True,
+        before={"training": {"teachers_on": "all"}},
     ),
     "digits": Merge(
         "MNIST beside photographs of things in grey at 28 px",

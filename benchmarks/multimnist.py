@@ -1,13 +1,14 @@
 """Left and right digit of MultiMNIST by the protocol of Sener & Koltun 2018 (section 5.1), beside their table:
 
-    python benchmarks/multimnist.py [--epochs 100] [--seeds 1]
+    python benchmarks/multimnist.py [--epochs 100] [--seeds 1] [--only ROW ...]
 
-Rows: two single-task networks; one network of both tasks under each balancing rule; and one whose teachers are
-the two single-task networks (soft targets and a hint at the last shared layer, on top of the labels), also with a tenth
-of the soft targets' weight or without softening, and without the hint. Some rows step as a recipe's default does, with
-Muon. Every row has the learning rate that is best on validation in runs of a tenth of its length. Runs are processes of
-one thread, two at a time, kept in runs/multimnist/ and skipped where they are finished. MNIST's four IDX files are
-looked for in $DISTILL_MTL_DATA/mnist, else in ../shared/data/mnist beside the repository.
+Rows: two single-task networks; one network of both tasks under each balancing rule; and one whose teachers are the
+two single-task networks (soft targets and a hint at the last shared layer, on top of the labels), also with a tenth
+of the soft targets' weight or without softening, and without the hint; or annealed, as a recipe's default does where
+every row has a label. Some rows step as a recipe's default does, with Muon. Every row has the learning rate that is
+best on validation in runs of a tenth of its length. Runs are processes of one thread, two at a time, kept in
+runs/multimnist/ and skipped where they are finished. MNIST's four IDX files are looked for in
+$DISTILL_MTL_DATA/mnist, else in ../shared/data/mnist beside the repository.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ from distill_mtl.distillation.terms.hint import Hint
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.tasks.losses import soft_divergence
 from distill_mtl.training.muon import Muon
+from distill_mtl.training.target_providers import ANNEALED_EPOCHS
 
 TASKS = ("left", "right")
 RUNS = Path("runs/multimnist")
@@ -58,6 +60,8 @@ class Row:
     temperature: float = 4.0
     soft: float = TERMS["soft_targets"].weight
     hint: float = TERMS["hint"].weight
+    annealed: float | None = None
+    """Epochs in which the teachers' weight falls to 0."""
     theirs: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -76,10 +80,14 @@ JOINT = {
     "taught-mgda_ub": Row(rule="mgda_ub", taught=True),
     "taught-light": Row(taught=True, soft=0.1, hint=0.0),
     "taught-hard": Row(taught=True, temperature=1.0, hint=0.0),
+    "annealed-uniform": Row(taught=True, annealed=ANNEALED_EPOCHS),
     "muon-uniform": Row(muon=True),
     "muon-mgda_ub": Row(muon=True, rule="mgda_ub"),
     "muon-taught-uniform": Row(muon=True, taught=True),
     "muon-taught-mgda_ub": Row(muon=True, rule="mgda_ub", taught=True),
+    "muon-taught-light": Row(muon=True, taught=True, soft=0.1, hint=0.0),
+    "muon-taught-hard": Row(muon=True, taught=True, temperature=1.0, hint=0.0),
+    "muon-annealed-uniform": Row(muon=True, taught=True, annealed=ANNEALED_EPOCHS),
 }
 ROWS = SINGLE | JOINT
 TITLES = {
@@ -93,10 +101,14 @@ TITLES = {
     "teachers + hints, `mgda_ub`": ("taught-mgda_ub",),
     "teachers, soft targets at a weight of 0.1, `uniform`": ("taught-light",),
     "teachers, temperature 1, `uniform`": ("taught-hard",),
+    "teachers + hints, annealed, `uniform`": ("annealed-uniform",),
     "Muon, `uniform`": ("muon-uniform",),
     "Muon, `mgda_ub`": ("muon-mgda_ub",),
     "Muon, teachers + hints, `uniform`": ("muon-taught-uniform",),
     "Muon, teachers + hints, `mgda_ub`": ("muon-taught-mgda_ub",),
+    "Muon, teachers, soft targets at a weight of 0.1, `uniform`": ("muon-taught-light",),
+    "Muon, teachers, temperature 1, `uniform`": ("muon-taught-hard",),
+    "Muon, teachers + hints, annealed, `uniform`": ("muon-annealed-uniform",),
 }
 
 
@@ -124,12 +136,15 @@ def main() -> None:
     )
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument(
+        "--only", nargs="+", choices=JOINT, default=list(JOINT), metavar="ROW", help="beside the teachers"
+    )
     arguments = parser.parse_args()
     if not (DATA / "mnist").is_dir():
         sys.exit(f"no MNIST in {DATA / 'mnist'}: set DISTILL_MTL_DATA to the folder that holds mnist/*.gz")
     seeds = range(arguments.seeds)
     done: dict[tuple[str, int], Run] = {}
-    for rows in (SINGLE, JOINT):  # the second has the first as teachers
+    for rows in (SINGLE, arguments.only):  # the second has the first as teachers
         rates = choose_rates(rows, max(1, arguments.epochs // 10), done)
         runs = [
             Run(row, seed, arguments.epochs, rates[row], teachers_of(row, seed, done))
@@ -163,10 +178,12 @@ def make_all(runs: Iterable[Run]) -> None:
         list(pool.map(train, missing))
 
 
-def print_table(done: Mapping[tuple[str, int], Run], seeds: Iterable[int]) -> None:
+def print_table(done: Mapping[tuple[str, int], Run], seeds: Sequence[int]) -> None:
     print("| network | rate | left | right | theirs: left | theirs: right | CPU minutes |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     for title, rows in TITLES.items():
+        if not all((row, seeds[0]) in done for row in rows):
+            continue
         runs = [done[row, seed] for row in rows for seed in seeds]
         results = [run.results() for run in runs]
         theirs = {task: value for row in rows for task, value in ROWS[row].theirs.items()}
@@ -294,16 +311,19 @@ def train(run: Run) -> None:
     )
 
     best: dict[str, Any] = {"mean": -1.0}
+    step, steps = 0, run.epochs * -(-len(training.images) // BATCH)
     for epoch in range(1, run.epochs + 1):
         network.train()
         for rows in torch.randperm(len(training.images)).split(BATCH):
+            heard = 1.0 if row.annealed is None else max(0, 1 - step / steps * run.epochs / row.annealed)
+            step += 1
             shared = Shared(network.trunk(normalised(training.images[rows])), row.tasks)
             losses = {}
             for task in row.tasks:
                 logits = network.heads[task](shared[task])
                 losses[task] = F.cross_entropy(logits, training.labels[task][rows])
                 if task in teachers:
-                    losses[task] = losses[task] + teachers[task].loss(logits, shared[task], rows)
+                    losses[task] = losses[task] + heard * teachers[task].loss(logits, shared[task], rows)
             weights = rule.backward(losses, shared)
             optimizer.step()
             optimizer.zero_grad()

@@ -47,7 +47,9 @@ ROWS = 600
 CHANNELS = (32, 48, 48, 96)
 """Of the stages of test_resnet, the scenes' student."""
 VIT = ("student.model=test_vit", 'student.args={"patch_size": 8}')
-PAIRS = (("tree-auto", "wide"), ("tree-auto", "tree-worst"), ("soft-order", "vit"))
+FEW_ROWS = "training.batch_size=16"
+"""Of soft order, which computes every block at every depth for every task, and of the ViT beside it."""
+PAIRS = (("tree-auto", "wide"), ("tree-auto", "tree-worst"), ("soft-order", "vit-few-rows"))
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ SHAPES: dict[str, Sequence[str] | Callable[[Trees], Sequence[str]]] = {
     "cross-stitch": ("student.columns=cross_stitch",),
     "sluice": ('student.columns={"kind": "sluice", "subspaces": 2}',),
     "vit": VIT,
-    "soft-order": (*VIT, "student.order=soft"),
+    "vit-few-rows": (*VIT, FEW_ROWS),
+    "soft-order": (*VIT, FEW_ROWS, "student.order=soft"),
 }
 """Shape -> the keys that it sets, or what makes them of what is found; in the order in which they are run."""
 

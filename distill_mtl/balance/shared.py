@@ -182,7 +182,7 @@ def _leaf(feature: Tensor) -> Tensor:
 
 
 def _combine(parts: Sequence[tuple[float, Any]]) -> Tensor:
-    """Σ weight · gradient, summed in single precision at least; one gradient of weight 1 is given as it is."""
+    """Σ weight · gradient, several summed in single precision at least; one of weight 1 is given as it is."""
     weight, first = parts[0]
     if len(parts) == 1:
         return first if weight == 1 else first * weight

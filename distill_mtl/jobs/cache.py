@@ -194,7 +194,8 @@ def _prepare(recipe: Recipe | Path | str, overrides: Sequence[str], console: Con
     loaded, place = as_recipe(recipe, overrides), recipe_place(recipe)
     if loaded.training.teachers_on == "none":
         raise RecipeError(
-            f"Recipe {place}: training.teachers_on is none, so there is nothing to cache. Set it to missing or all."
+            f"Recipe {place}: training.teachers_on is none, so there is nothing to cache. Leave it at auto, or set it "
+            "to missing or all."
         )
     accelerator = start_accelerator(loaded.training, shares_steps=False)
     twin = live_twin(loaded)

@@ -102,7 +102,10 @@ def finetuning_recipe(recipe: Recipe, steps: int) -> Recipe:
     """
     # An older student says more than weights: which parts are frozen. Other initial weights are replaced anyway.
     older = find_initial_student(recipe.student.init) is not None
+    # A run that let its teachers fall silent beside labels has come to the end of that.
+    on = recipe.training.teachers_on
     training: dict[str, Any] = {
+        "teachers_on": "missing" if on == "annealed" else on,
         "steps": steps,
         "epochs": None,
         "precision": "fp32",

@@ -13,7 +13,12 @@ from distill_mtl.recipe.schema import task_of
 from distill_mtl.report.run_record import RunRecord
 
 _NOT_TERMS = ("total", "gated")
-_ASKED = {"missing": "rows without its label", "all": "every row", "none": "no row"}
+_ASKED = {
+    "missing": "rows without its label",
+    "annealed": "rows without its label, or, where all have one, every row in the first epochs",
+    "all": "every row",
+    "none": "no row",
+}
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,13 @@ def _asked(recipe: Mapping[str, Any], task: str) -> str:
 def _loss(run: RunRecord, task: str) -> float | None:
     """All terms but that of the labels, as a part of the whole."""
     terms = run.metrics.terms.get(task, {})
-    late = {term: curve.part(0.5).mean for term, curve in terms.items() if term not in _NOT_TERMS}
+    # A term that found no row for the rest of the run, as of a teacher that fell silent, is not logged there.
+    half = max((curve.steps[-1] for curve in terms.values() if len(curve.steps)), default=0) / 2
+    late = {
+        term: float(curve.values[curve.steps >= half].sum())
+        for term, curve in terms.items()
+        if term not in _NOT_TERMS
+    }
     total = sum(late.values())
     return 1 - late.get("supervised", 0.0) / total if total > 0 else None
 

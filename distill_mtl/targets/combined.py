@@ -16,7 +16,7 @@ from distill_mtl.networks.boxes import from_answer, is_boxes
 from distill_mtl.recipe.schema import task_of
 from distill_mtl.students.student import Student
 from distill_mtl.targets.ensembles import Ensemble
-from distill_mtl.targets.provider import TargetProvider
+from distill_mtl.targets.provider import TargetProvider, rows_with_target
 from distill_mtl.targets.self_teacher import SelfTeacher
 from distill_mtl.teachers.teacher import Targets
 
@@ -69,6 +69,8 @@ class TargetProviders:
         weights: name of a teacher -> float32 [sources], of what it says about rows of each; rows of weight 0 get no
             target. 1 where a teacher is not named.
         ensembles: task -> its ensembles, for tasks with several teachers.
+        annealed: task -> steps in which the weight of targets for rows with its label falls from 1 to 0, in a line;
+            0: they have none. Where a task is not named it stays 1.
     """
 
     def __init__(
@@ -78,10 +80,12 @@ class TargetProviders:
         gates: Mapping[str, Gate] | None = None,
         weights: Mapping[str, Tensor] | None = None,
         ensembles: Mapping[str, Sequence[Ensemble]] | None = None,
+        annealed: Mapping[str, float] | None = None,
     ) -> None:
         self.teachers, self.self_teachers, self.gates = teachers, tuple(self_teachers), dict(gates or {})
         self.weights = dict(weights or {})
         self.ensembles = dict(ensembles or {})
+        self.annealed, self._step = dict(annealed or {}), 0
 
     @property
     def several(self) -> list[str]:
@@ -89,7 +93,8 @@ class TargetProviders:
         return [name for of_task in self.ensembles.values() for one in of_task for name in one.names]
 
     def begin(self, step: int, student: Student) -> None:
-        """Before step `step`, counted from 0: update the self-teachers that are due."""
+        """Before step `step`, counted from 0: update the self-teachers that are due, anneal the targets."""
+        self._step = step
         for teacher in self.self_teachers:
             teacher.begin(step, student)
 
@@ -144,15 +149,22 @@ class TargetProviders:
             if task in targets and task not in self.ensembles:
                 masked = gate.masked(targets[task].output.logits)
                 targets[task] = replace(targets[task], masked=masked)
-        for name, weights in self.weights.items():
-            if name in targets and task_of(name) not in self.ensembles:
-                of_rows = weights[batch.source[wanted[name]]].to(batch.images.device, non_blocking=True)
+        for name in targets:
+            task = task_of(name)
+            if (name in self.weights or task in self.annealed) and task not in self.ensembles:
+                of_rows = self._heard(name, wanted[name], batch).to(batch.images.device, non_blocking=True)
                 targets[name] = replace(targets[name], weights=of_rows)
         return targets
 
     def _heard(self, name: str, rows: Tensor, batch: Batch) -> Tensor:
-        """float32 [R]: the weight of what a teacher says about rows, by their data set."""
-        return self.weights[name][batch.source[rows]] if name in self.weights else torch.ones(len(rows))
+        """float32 [R]: the weight of what a teacher says about rows, by their data set, and less beside a label."""
+        weights = self.weights[name][batch.source[rows]] if name in self.weights else torch.ones(len(rows))
+        if (steps := self.annealed.get(task_of(name))) is None:
+            return weights
+        labelled = torch.ones(len(batch), dtype=torch.bool)
+        labelled[rows_with_target(batch, {name: self.teachers.known.get(name)}, "missing")[name]] = False
+        beside = max(0.0, 1 - self._step / steps) if steps else 0.0
+        return torch.where(labelled[rows], weights * beside, weights)
 
     def _ensembles(
         self,

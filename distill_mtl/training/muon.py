@@ -25,8 +25,8 @@ LIKE_ADAM = 0.2
 arXiv:2502.16982, section 2.2)."""
 EPS = 1e-7
 TOGETHER = 2**18
-"""Numbers of Gram matrices of one size that are multiplied at a time: calls cost more than products where these are
-small, and memory where they are large."""
+"""Entries of the Gram matrices of one size that are multiplied at a time: calls cost more than products where these are
+small, and memory more where they are large."""
 
 
 class Muon(Optimizer):
@@ -36,8 +36,8 @@ class Muon(Optimizer):
         groups: of parameters; in those without `use_fallback` each is a matrix, or a convolution's weight
             [out, in, ...], which is taken as the matrix [out, in * ...].
         lr: of all groups.
-        momentum: of matrices.
-        betas: of the others.
+        momentum: of the matrices of all groups.
+        betas: of the others, in all groups.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Muon(Optimizer):
         groups, parameters = zip(*of_groups, strict=True)
         gradients = [parameter.grad for parameter in parameters]
         momenta = self._state(parameters, "momentum_buffer")
-        momentum = groups[0]["momentum"]
+        momentum = self.defaults["momentum"]
         torch._foreach_lerp_(momenta, gradients, 1 - momentum)
         updates = torch._foreach_lerp(gradients, momenta, momentum)
         weights = [short_and_wide(parameter, like=parameter) for parameter in parameters]
@@ -84,9 +84,8 @@ class Muon(Optimizer):
             group["lr"] * LIKE_ADAM * max(w.shape) ** 0.5 for group, w in zip(groups, weights, strict=True)
         ]
         keeps = [1 - group["lr"] * group["weight_decay"] for group in groups]
-        if xs[
-            0
-        ].is_cuda:  # its half precision is many times faster, so that timm's steps multiply X itself in bf16
+        # A GPU's half precision is many times faster, so that timm's steps multiply X itself in bf16.
+        if xs[0].is_cuda:
             for weight, x, keep, rate in zip(weights, xs, keeps, rates, strict=True):
                 step = zeropower_via_newtonschulz(x, len(COEFFICIENTS), COEFFICIENTS)
                 weight.mul_(keep).add_(step, alpha=-rate)
@@ -102,7 +101,7 @@ class Muon(Optimizer):
         steps = [self.state[parameter].setdefault("step", torch.zeros(())) for parameter in parameters]
         torch._foreach_add_(steps, 1)
         taken = [int(step) for step in steps]
-        beta1, beta2 = groups[0]["betas"]
+        beta1, beta2 = self.defaults["betas"]
         torch._foreach_mul_(parameters, [1 - group["lr"] * group["weight_decay"] for group in groups])
         torch._foreach_lerp_(means, gradients, 1 - beta1)
         torch._foreach_mul_(squares, beta2)
@@ -144,10 +143,10 @@ def orthogonalisers(xs: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
     commute, so steps are taken with A, and X, which is the wider of both, is not multiplied until Q is known. That
     needs single precision. Gram matrices of one size are multiplied together.
     """
-    by_size: dict[int, list[int]] = {}
+    alike: dict[tuple[int, torch.dtype], list[int]] = {}
     for place, x in enumerate(xs):
-        by_size.setdefault(len(x), []).append(place)
-    for size, places in by_size.items():
+        alike.setdefault((len(x), x.dtype), []).append(place)
+    for (size, _), places in alike.items():
         count = max(1, TOGETHER // size**2)
         for start in range(0, len(places), count):
             some = places[start : start + count]

@@ -54,6 +54,7 @@ from distill_mtl.training.processes import settle_precision, share_of_machine
 from distill_mtl.training.schedule import build_schedule
 from distill_mtl.training.target_providers import (
     SelfTeacherSchedule,
+    annealed_steps,
     choose_targets,
     gates,
     plan_self_teachers,
@@ -134,7 +135,7 @@ class Parts:
     def providers(
         self, teachers: TargetProvider, student: Student, autocast: Context = nullcontext
     ) -> TargetProviders:
-        """Everything that gives training targets for rows without a label.
+        """Everything that gives training targets beside labels.
 
         Args:
             teachers: as `targets` gives them, on their device.
@@ -156,7 +157,8 @@ class Parts:
         used = {
             task: of_task for task, of_task in self.ensembles.items() if of_task[0].names[0] in teachers.names
         }
-        return TargetProviders(teachers, self_teachers, self.gates, weights, used)
+        annealed = annealed_steps(self.recipe, self.sources)
+        return TargetProviders(teachers, self_teachers, self.gates, weights, used, annealed)
 
     @property
     def steps(self) -> int:
@@ -393,15 +395,15 @@ def _refuse_missing_trackers(recipe: Recipe) -> None:
 
 
 def _refuse_unused_options(recipe: Recipe, kinds: Mapping[str, TaskKind]) -> None:
-    """Refuse an option that compares teachers with labels where no teacher sees a row with a label."""
-    if recipe.training.teachers_on not in ("auto", "missing"):
+    """Refuse an option that compares teachers with labels where teachers do not see all rows with a label."""
+    if recipe.training.teachers_on in ("all", "none"):
         return
     for task, kind in kinds.items():
         if kind.options_on_labelled_rows and recipe.tasks[task].teacher is not None:
             raise RecipeError(
                 f"tasks.{task}.options.{kind.options_on_labelled_rows[0]} compares the teacher with labels, and with "
-                f"`training.teachers_on: {recipe.training.teachers_on}` teachers see only rows that have none. Use "
-                "`training.teachers_on: all`, or remove the option."
+                f"`training.teachers_on: {recipe.training.teachers_on}` teachers are not asked about all rows with "
+                "one. Use `training.teachers_on: all`, or remove the option."
             )
 
 
@@ -427,7 +429,8 @@ def _refuse_untaught(recipe: Recipe, schedule: Schedule, sources: Sources) -> No
     """Refuse a task whose labels teach nothing and leave its teacher no row: its head would stay random."""
     for task in schedule.at(0).loss_configs:
         labels_teach = any(stage.loss_configs[task].uses_labels for stage in schedule.stages)
-        if labels_teach or recipe.training.teachers_on != "missing" or not sources.covered_by_labels(task):
+        heard = recipe.training.teachers_on not in ("missing", "annealed")
+        if labels_teach or heard or not sources.covered_by_labels(task):
             continue
         raise RecipeError(
             f"tasks.{task}.weights: no term that reads labels has a weight, and every row has a label, so none is left "

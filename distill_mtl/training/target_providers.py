@@ -33,6 +33,10 @@ DECAY = 0.999
 """Of a self-teacher that is an average, where the recipe names none."""
 FREEZES = 10
 """How often a self-teacher is frozen where the recipe does not say and the stream has no phases."""
+ANNEALED_EPOCHS = 10
+"""Until the targets of rows with a label weigh nothing: teacher annealing (Clark et al. 2019, arXiv:1907.04829, section
+3.2), over epochs rather than the run: the longer a run, the less a teacher adds to labels, and after 20 epochs it costs
+(MultiMNIST in benchmarks/README.md)."""
 
 ConfigsOf = Callable[[Recipe], Mapping[str, LossConfig]]
 
@@ -303,9 +307,26 @@ def gates(
     return found
 
 
+def annealed_steps(recipe: Recipe, sources: Sources) -> dict[str, float]:
+    """Task -> steps in which the targets of rows with its label lose their weight; 0 where they have none, as some rows
+    lack the label and the teacher is asked about these. Empty but for `annealed`."""
+    if recipe.training.teachers_on != "annealed":
+        return {}
+    steps = ANNEALED_EPOCHS * sources.steps_per_epoch(recipe.training.batch_size)
+    return {task: steps if every_row_labelled(recipe, task, sources) else 0.0 for task in recipe.tasks}
+
+
+def every_row_labelled(recipe: Recipe, task: str, sources: Sources) -> bool:
+    """Whether labels say all of a task, so that `missing` leaves its teachers no row."""
+    labels = [section.labels[task] for section in recipe.data.values() if task in section.labels]
+    return sources.covered_by_labels(task) and all(label.knows is None for label in labels)
+
+
 def rows_with_targets(recipe: Recipe) -> Rows:
-    """Which rows get a target; where the weights of `auto` are not measured, those without a label."""
+    """Which rows may get a target; where `auto` is not decided, those without a label."""
     on = recipe.training.teachers_on
+    if on == "annealed":  # which is an `all` with weights
+        return "all"
     return "missing" if on == "auto" else on
 
 

@@ -1,5 +1,6 @@
 """The report says what each teacher was worth, and claims it only where a student without teachers was measured."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,14 @@ def labels_only(delta: float, half: float) -> dict[str, Baseline]:
 def test_only_tasks_with_a_teacher_have_a_line() -> None:
     assert list(worth_of(of())) == ["left"]
     assert worth_of(RunRecord(None)) == {}
+
+
+def test_a_teacher_that_fell_silent_has_no_part_of_the_second_half() -> None:
+    run = of("annealed")
+    silent = Curve(np.array([10.0]), np.array([8.0]))
+    terms = {"left": {**run.metrics.terms["left"], "soft_targets": silent, "hint": silent}}
+    worth = worth_of(replace(run, metrics=Metrics(terms=terms)))["left"]
+    assert worth.loss == 0
 
 
 def test_the_teachers_part_is_of_what_the_task_added_in_the_second_half() -> None:

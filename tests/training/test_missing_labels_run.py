@@ -93,6 +93,7 @@ def test_a_task_about_which_no_row_says_anything_is_refused(recipe: Path, tmp_pa
     alone = tmp_path / "alone.yaml"
     alone.write_text(yaml.safe_dump({**content, "tasks": {"hue": content["tasks"]["hue"]}, "data": {}}))
     unlabelled = "tasks.hue.weights.supervised=0"
-    with pytest.raises(RecipeError, match=r"tasks\.hue\.weights: .*teachers_on: all"):
-        build(load_recipe(alone, [unlabelled]))
+    for on in ("auto", "missing", "annealed"):
+        with pytest.raises(RecipeError, match=r"tasks\.hue\.weights: .*teachers_on: all"):
+            build(load_recipe(alone, [unlabelled, f"training.teachers_on={on}"]))
     build(load_recipe(alone, [unlabelled, "training.teachers_on=all"]))

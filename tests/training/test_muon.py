@@ -9,7 +9,8 @@ from timm.optim import Muon as TimmMuon
 from timm.optim.muon import zeropower_via_newtonschulz
 from torch import Tensor, nn
 
-from distill_mtl.training.muon import COEFFICIENTS, EPS, TOGETHER, Muon, orthogonalisers
+from distill_mtl.training import muon
+from distill_mtl.training.muon import COEFFICIENTS, EPS, Muon, orthogonalisers
 
 OPTIONS = {"lr": 0.02, "momentum": 0.95, "betas": (0.9, 0.999)}
 
@@ -53,10 +54,14 @@ def test_the_orthogonal_parts_are_those_of_newton_and_schulz_in_double_precision
         torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-4)
 
 
-def test_large_matrices_of_one_size_are_taken_in_turns() -> None:
-    xs = [torch.randn(300, 301) for _ in range(TOGETHER // 300**2 + 1)]
+def test_large_matrices_of_one_size_are_taken_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, products = [], muon._orthogonalisers
+    monkeypatch.setattr(muon, "_orthogonalisers", lambda xs: sizes.append(len(xs)) or products(xs))
+    monkeypatch.setattr(muon, "TOGETHER", 2 * 5**2)
+    xs = [torch.randn(5, 7) for _ in range(5)] + [torch.randn(9, 9)] + [torch.randn(5, 7).double()]
     for x, found in zip(xs, _orthogonal(xs), strict=True):
         torch.testing.assert_close(found, *_orthogonal([x]), rtol=1e-3, atol=1e-4)
+    assert sizes[:5] == [2, 2, 1, 1, 1]
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e6])

@@ -125,9 +125,11 @@ def test_a_cache_keeps_logits_of_attributes_in_half_and_values_whole(
 
 
 def test_a_bound_by_labels_needs_teachers_on_labelled_rows(recipe: Path) -> None:
-    missing = load_recipe(recipe, ["training.teachers_on=missing"])
-    with pytest.raises(RecipeError, match=r"tasks\.light\.options\.bounded .*`training\.teachers_on: all`"):
-        build(missing)
+    for on in ("auto", "missing", "annealed"):
+        with pytest.raises(
+            RecipeError, match=r"tasks\.light\.options\.bounded .*`training\.teachers_on: all`"
+        ):
+            build(load_recipe(recipe, [f"training.teachers_on={on}"]))
     assert build(load_recipe(recipe)).kinds["light"].options_on_labelled_rows == ("bounded",)
 
 

@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 import toy_world
+import yaml
 from toys import SIZE
 
 from distill_mtl import load_recipe
 from distill_mtl.errors import RecipeError
 from distill_mtl.training.parts import Parts, build
+from distill_mtl.training.target_providers import ANNEALED_EPOCHS, annealed_steps
 from distill_mtl.training.weigh_teachers import feature_distance, weight_at
 
 
@@ -64,6 +66,52 @@ def test_teachers_that_are_not_asked_about_other_pictures_are_heard_on_their_own
     rows = parts.providers(parts.targets(), parts.student).rows(batch, ["hue", "shape"])
     assert sorted(torch.cat([rows["hue"], rows["shape"]]).tolist()) == list(range(len(batch)))
     assert any("teachers_on" in line for line in parts.decided)
+
+
+@pytest.fixture
+def hue_alone(recipe: Path) -> Path:
+    """Every row has a label of the only task."""
+    content = yaml.safe_load(recipe.read_text())
+    alone = recipe.with_name("alone.yaml")
+    alone.write_text(yaml.safe_dump({**content, "tasks": {"hue": content["tasks"]["hue"]}}))
+    return alone
+
+
+def test_a_teacher_that_has_no_row_without_a_label_is_heard_beside_labels(hue_alone: Path) -> None:
+    parts = build(load_recipe(hue_alone))
+    assert parts.recipe.training.teachers_on == "annealed"
+    assert any("teachers_on" in line and "hue" in line for line in parts.decided)
+
+
+def test_beside_a_label_annealed_targets_weigh_less_and_less_and_then_nothing(hue_alone: Path) -> None:
+    parts = build(load_recipe(hue_alone))
+    providers = parts.providers(parts.targets(), parts.student)
+    batch = next(iter(parts.sources.stream(steps=1)))
+    end = annealed_steps(parts.recipe, parts.sources)["hue"]
+    assert end == ANNEALED_EPOCHS * parts.sources.steps_per_epoch(12)
+    for step in (0, int(end / 4), int(end)):
+        providers.begin(step, parts.student)
+        weights = providers(batch.to("cpu"), providers.rows(batch, ["hue"]))["hue"].weights
+        assert weights is not None
+        assert weights.tolist() == pytest.approx([1 - step / end] * len(batch))
+    for step in (int(end) + 1, 2 * int(end)):
+        providers.begin(step, parts.student)
+        assert not len(providers.rows(batch, ["hue"])["hue"])
+
+
+def test_annealing_leaves_a_task_as_it_is_if_some_rows_lack_its_label(recipe: Path) -> None:
+    found = []
+    for on in ("missing", "annealed"):
+        parts = build(load_recipe(recipe, (f"training.teachers_on={on}",)))
+        providers = parts.providers(parts.targets(), parts.student)
+        batch = next(iter(parts.sources.stream(steps=1)))
+        for step in (0, 1, 1000):
+            providers.begin(step, parts.student)
+            targets = providers(batch.to("cpu"), providers.rows(batch, ["hue", "shape"]))
+            found.append({task: target.rows.tolist() for task, target in targets.items()})
+            weights = [target.weights for target in targets.values() if target.weights is not None]
+            assert all(bool((of_task == 1).all()) for of_task in weights)
+    assert all(one == found[0] for one in found)
 
 
 def test_a_teacher_of_weight_0_is_not_asked(recipe: Path) -> None:
