@@ -94,7 +94,7 @@ class Muon(Optimizer):
                 weights[at].addmm_(factor, xs[at], beta=keeps[at], alpha=-rates[at])
 
     def _step_others(self, of_groups: list[tuple[dict[str, Any], Tensor]]) -> None:
-        """NAdamW, operation by operation as timm's, for all groups at once."""
+        """NAdamW as timm's, for all groups at once."""
         groups, parameters = zip(*of_groups, strict=True)
         gradients = [parameter.grad for parameter in parameters]
         means, squares = self._state(parameters, "exp_avg"), self._state(parameters, "exp_avg_sq")
