@@ -210,7 +210,7 @@ def multimnist_recipe(work: Path) -> dict[str, Any]:
         "student": SMALL,
         "tasks": {task: {"teacher": str(work / "teachers" / task)} for task in ("left", "right")},
         "data": {"pairs": {**pairs, "labels": {"left": "left.cls", "right": "right.cls"}}},
-        "training": {"batch_size": 128},
+        "training": {"batch_size": 128, "teachers_on": "annealed"},
     }
 
 

@@ -4,11 +4,10 @@
 
 Rows: two single-task networks; one network of both tasks under each balancing rule; and one whose teachers are the
 two single-task networks (soft targets and a hint at the last shared layer, on top of the labels), also with a tenth
-of the soft targets' weight or without softening, and without the hint; or annealed, as a recipe's default does where
-every row has a label. Some rows step as a recipe's default does, with Muon. Every row has the learning rate that is
-best on validation in runs of a tenth of its length. Runs are processes of one thread, two at a time, kept in
-runs/multimnist/ and skipped where they are finished. MNIST's four IDX files are looked for in
-$DISTILL_MTL_DATA/mnist, else in ../shared/data/mnist beside the repository.
+of the soft targets' weight or without softening, and without the hint; or annealed. Some rows step as a recipe's
+default does, with Muon. Every row has the learning rate that is best on validation in runs of a tenth of its length.
+Runs are processes of one thread, two at a time, kept in runs/multimnist/ and skipped where they are finished. MNIST's
+four IDX files are looked for in $DISTILL_MTL_DATA/mnist, else in ../shared/data/mnist beside the repository.
 """
 
 import argparse

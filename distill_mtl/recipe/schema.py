@@ -653,7 +653,7 @@ class TrainingSection(Section):
     """Rows with a teacher target: those without a label, all, or none (labels only); annealed: those
     without a label, and of a task whose label every row has all rows, less and less until the tenth epoch. auto: those
     without a label, with less weight the further their data set's pictures lie from the teacher's own; all, where a
-    teacher is not asked about a data set at all; else annealed, where every row has the label of a task."""
+    teacher is not asked about a data set at all."""
     clip: Positive | Auto | None = "auto"
     """Largest gradient norm; null: no clipping; auto: none with sgd, else 1."""
     asynchronous: AsynchronousSection | None = None

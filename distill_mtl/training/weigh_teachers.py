@@ -3,7 +3,6 @@
 A teacher that is asked about pictures unlike its own gives answers that say little, and a student that learns them has
 less room for what the labels say. Where data sets are of one kind of picture, every weight is 1. Where some teacher is
 not asked about another data set at all, teachers are heard on rows with labels too: otherwise it would teach nothing.
-Else, where every row has the label of a task, its teacher is heard beside labels in the first epochs.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +19,6 @@ from distill_mtl.targets.facts import Teachers
 from distill_mtl.targets.live import LiveTeachers
 from distill_mtl.teachers.teacher import Teacher, TeacherOutput
 from distill_mtl.training.processes import from_first_process
-from distill_mtl.training.target_providers import every_row_labelled
 
 ROWS = 128
 """Of each data set, which a distance is measured on."""
@@ -76,19 +74,11 @@ def weigh_teachers(recipe: Recipe, teachers: Teachers, sources: Sources) -> tupl
         silent = any(
             weight_at(distance) == 0 for of_task in distances.values() for distance in of_task.values()
         )
-        named = dict.fromkeys(map(task_of, teachers))
-        covered = [task for task in named if every_row_labelled(recipe, task, sources)]
-        on = "all" if silent else "annealed" if covered else "missing"
         if silent:
             said.append(
                 "training.teachers_on: all (auto: a teacher that is not asked about other pictures is heard on its own)"
             )
-        elif covered:
-            said.append(
-                f"training.teachers_on: annealed (auto: every row has a label of {', '.join(covered)}; "
-                "its teacher is heard beside labels in the first epochs)"
-            )
-        training = training.model_copy(update={"teachers_on": on})
+        training = training.model_copy(update={"teachers_on": "all" if silent else "missing"})
     return recipe.model_copy(update={"tasks": tasks, "training": training}), said
 
 

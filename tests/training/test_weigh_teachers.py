@@ -77,14 +77,8 @@ def hue_alone(recipe: Path) -> Path:
     return alone
 
 
-def test_a_teacher_that_has_no_row_without_a_label_is_heard_beside_labels(hue_alone: Path) -> None:
-    parts = build(load_recipe(hue_alone))
-    assert parts.recipe.training.teachers_on == "annealed"
-    assert any("teachers_on" in line and "hue" in line for line in parts.decided)
-
-
 def test_beside_a_label_annealed_targets_weigh_less_and_less_and_then_nothing(hue_alone: Path) -> None:
-    parts = build(load_recipe(hue_alone))
+    parts = build(load_recipe(hue_alone, ("training.teachers_on=annealed",)))
     providers = parts.providers(parts.targets(), parts.student)
     batch = next(iter(parts.sources.stream(steps=1)))
     end = annealed_steps(parts.recipe, parts.sources)["hue"]
