@@ -650,10 +650,10 @@ class TrainingSection(Section):
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     """auto: bf16 where the GPU has it, else fp32."""
     teachers_on: Literal["auto", "missing", "annealed", "all", "none"] = "auto"
-    """Rows with a teacher target: those without a label, all, or none (labels only); annealed: those
-    without a label, and of a task whose label every row has all rows, less and less until the tenth epoch. auto: those
-    without a label, with less weight the further their data set's pictures lie from the teacher's own; all, where a
-    teacher is not asked about a data set at all."""
+    """Rows with a teacher target: those without a label, all, or none (labels only); annealed: those without a label;
+    of a task whose label every row has, all rows, less and less until the tenth epoch. auto: those without a label,
+    with less weight the further their data set's pictures lie from the teacher's own; all, where a teacher is not asked
+    about a data set at all."""
     clip: Positive | Auto | None = "auto"
     """Largest gradient norm; null: no clipping; auto: none with sgd, else 1."""
     asynchronous: AsynchronousSection | None = None
