@@ -16,7 +16,7 @@ from distill_mtl.networks.boxes import from_answer, is_boxes
 from distill_mtl.recipe.schema import task_of
 from distill_mtl.students.student import Student
 from distill_mtl.targets.ensembles import Ensemble
-from distill_mtl.targets.provider import TargetProvider, rows_with_target
+from distill_mtl.targets.provider import TargetProvider, lacks_label
 from distill_mtl.targets.self_teacher import SelfTeacher
 from distill_mtl.teachers.teacher import Targets
 
@@ -161,10 +161,9 @@ class TargetProviders:
         weights = self.weights[name][batch.source[rows]] if name in self.weights else torch.ones(len(rows))
         if (steps := self.annealed.get(task_of(name))) is None:
             return weights
-        labelled = torch.ones(len(batch), dtype=torch.bool)
-        labelled[rows_with_target(batch, {name: self.teachers.known.get(name)}, "missing")[name]] = False
         beside = max(0.0, 1 - self._step / steps) if steps else 0.0
-        return torch.where(labelled[rows], weights * beside, weights)
+        alone = lacks_label(batch, name, self.teachers.known.get(name))[rows]
+        return torch.where(alone, weights, weights * beside)
 
     def _ensembles(
         self,

@@ -91,10 +91,19 @@ def rows_with_target(
     everything = torch.arange(len(batch))
     if on == "all":
         return dict.fromkeys(known, everything)
-    return {
-        name: everything[~batch.labelled[task_of(name)] | batch.left_open(task_of(name), classes)]
-        for name, classes in known.items()
-    }
+    return {name: everything[lacks_label(batch, name, classes)] for name, classes in known.items()}
+
+
+def lacks_label(batch: Batch, name: str, classes: tuple[int, ...] | None) -> Tensor:
+    """bool [B]: the rows whose label does not tell of all that a teacher knows.
+
+    Args:
+        batch: on the host.
+        name: of the teacher, or a task without a network.
+        classes: that it knows; None: all.
+    """
+    task = task_of(name)
+    return ~batch.labelled[task] | batch.left_open(task, classes)
 
 
 def union_of(rows: Mapping[str, Tensor]) -> Tensor:
