@@ -222,7 +222,7 @@ def loop_settings(
         bf16=chosen["bf16"],
         seed=world.recipe.seed,
         temperatures=said,
-        everywhere=merge.loop_everywhere,
+        everywhere=written["training"].get("teachers_on") in ("all", "annealed"),
     )
 
 

@@ -61,7 +61,6 @@ class Merge:
         loop_views: how the loop varies its pictures: `pad-crop` (and flips where the recipe flips), or the recipe's own
             views where labels move with the picture in ways that a short loop would not write.
         loop_optimizer: of the loop: sgd, or adamw for transformers.
-        loop_everywhere: the loop's teachers speak about rows with a label too.
         before: keys of the recipe as it was shipped when defaults were the old ones.
     """
 
@@ -72,7 +71,6 @@ class Merge:
     teachers: Mapping[str, Callable[[Path], dict[str, Any]]] = field(default_factory=dict)
     loop_views: str = "pad-crop"
     loop_optimizer: str = "sgd"
-    loop_everywhere: bool = False
     before: Mapping[str, Any] = field(default_factory=dict)
 
     def steps(self, budget: str) -> int:
@@ -105,13 +103,13 @@ OLD = {
 
 
 def with_old_defaults(recipe: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe with the old defaults written out; what it says itself stays.
+    """The recipe with the old defaults written out; what it says itself stays, but for what it said before.
 
     Args:
         recipe: of a merge, its data sets in short form or under `data`.
-        before: what the merge's recipe said beside.
+        before: keys that the recipe of a merge had then.
     """
-    old = merged(merged(OLD, before), recipe)
+    old = merged(merged(OLD, recipe), before)
     for name, task in old["tasks"].items():
         sources = [task["data"]] if "data" in task else []
         old["tasks"][name] = merged(OLD_TASK, task)
@@ -204,7 +202,7 @@ def two_tasks(
 
 
 def multimnist_recipe(work: Path) -> dict[str, Any]:
-    """Both digits are labelled in every row."""
+    """Both digits are labelled in every row, and both teachers speak about every row, the loop's to the end."""
     pairs = source(work / "shards" / "multimnist", "pairs", augment={"flip": False})
     return {
         "student": SMALL,
@@ -451,7 +449,6 @@ MERGES = {
         400,
         shards={"multimnist": multimnist_shards},
         teachers=PAIR_TEACHERS,
-        loop_everywhere=True,
         before={"training": {"teachers_on": "all"}},
     ),
     "digits": Merge(
