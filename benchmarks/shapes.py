@@ -33,9 +33,11 @@ from merge_scores import FIXED, Runs, Scored, cell_of, lead_of
 from merge_sets import MERGES, ROOT, recipe_of, write_recipe
 from merges import BUDGETS, claim, make_missing, planned, prepare, runs_of, sets_of
 
+from distill_mtl.evaluation.cost import costs_of
 from distill_mtl.networks.flops import flop_counter
 from distill_mtl.networks.modes import evaluating
 from distill_mtl.recipe import load_recipe
+from distill_mtl.students.student import Student
 from distill_mtl.training.branching.find import WORTH, find_branching, floors_of
 from distill_mtl.training.branching.search import Group, Loss, TaskTree
 from distill_mtl.training.parts import build_teachers, compare_teachers
@@ -226,31 +228,42 @@ def widened(flops: Callable[[dict[str, Any]], int], goal: int) -> dict[str, Any]
 
 def flops_of(file: Path, sets: Sequence[str]) -> int:
     """FLOPs of one picture in the student of the recipe."""
-    return size_of(file, sets)[0]
-
-
-def size_of(file: Path, sets: Sequence[str]) -> tuple[int, int]:
-    """FLOPs of one picture in the student of the recipe, and its parameters."""
-    recipe = load_recipe(file, list(sets))
-    student = student_of(recipe, *build_teachers(recipe))
+    student = untrained(file, sets)
     image = torch.zeros(1, 3, *student.trunk.inputs.size)
     with torch.no_grad(), evaluating(student), flop_counter() as counter:
         student(image)
-    return int(counter.get_total_flops()), sum(parameter.numel() for parameter in student.parameters())
+    return int(counter.get_total_flops())
+
+
+def untrained(file: Path, sets: Sequence[str]) -> Student:
+    """The student of the recipe with these keys."""
+    recipe = load_recipe(file, list(sets))
+    return student_of(recipe, *build_teachers(recipe))
 
 
 def costs_lines(shapes: Sequence[str], work: Path) -> list[str]:
-    """Markdown of what each shape computes, and what the floor says of the two trees; nothing is trained."""
-    lines = ["| shape | MFLOPs | of the trunk's | parameters |", "|---|---:|---:|---:|"]
+    """Markdown of what each shape computes, and what the floor says of the two trees; nothing is trained.
+
+    Times are measured in turns, in this process, with its threads: of one picture alone, and in a large batch.
+    """
+    lines = [
+        "| shape | MFLOPs | of the trunk's | parameters | ms | of the trunk's | in a batch |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
     with tempfile.TemporaryDirectory() as folder:
         file = write_recipe(recipe_of(MERGES[MERGE], work, seed=0, steps=1), Path(folder))
-        trunk = flops_of(file, [])
-        for shape in shapes:
-            keys = keys_of(shape, work)
-            if keys is not None:
-                flops, parameters = size_of(file, keys)
-                share = f"{flops / trunk:.2f}"
-                lines.append(f"| `{shape}` | {flops / 1e6:.1f} | {share} | {parameters / 1e3:,.0f} k |")
+        keys = {shape: found for shape in shapes if (found := keys_of(shape, work)) is not None}
+        trunk, *students = (untrained(file, sets) for sets in [(), *keys.values()])
+        base, *costs = costs_of([trunk, *students], trunk.trunk.inputs.size, known=64).costs
+    for shape, cost in zip(keys, costs, strict=True):
+        flops, parameters, ms = cost_words(cost.flops or 0, cost.parameters or 0, cost.latency_ms)
+        shares = (
+            (cost.flops or 0) / (base.flops or 1),
+            cost.latency_ms / base.latency_ms,
+            (base.rows_per_second or 0) / (cost.rows_per_second or 1),
+        )
+        more, slower, in_batch = (f"{share:.2f}" for share in shares)
+        lines.append(f"| `{shape}` | {flops} | {more} | {parameters} | {ms} | {slower} | {in_batch} |")
     auto, worst = trees_of(work).points
     return [*lines, "", f"The floor: `tree-auto` loses {auto:.1f} points, `tree-worst` {worst:.1f}."]
 
