@@ -66,9 +66,9 @@ def branch(
     loaded = as_recipe(recipe, overrides)
     accelerator = start_accelerator(loaded.training)
     console = console_of(console, first=accelerator.is_main_process)
-    with console.status("comparing the teachers"):
+    with console.status("comparing the teachers") as status:
         compared = compare_teachers(loaded, rows, accelerator.device)
-        found = find_branching(compared, budget, by)
+        found = find_branching(compared, budget, by, status.update)
     show(found, budget, console)
     return found
 

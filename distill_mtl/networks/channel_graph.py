@@ -132,6 +132,10 @@ class _Reader:
             raise _refusal(self.name, f"{target} runs twice")
         self._read.add(target)
         if isinstance(module, nn.Conv2d):
+            if type(module) is not nn.Conv2d:  # one that pads as TensorFlow does, or standardises its weights
+                raise _refusal(self.name, f"{target} is a {type(module).__name__}")
+            if isinstance(module.padding, str) or module.padding_mode != "zeros":
+                raise _refusal(self.name, f"{target} pads by {module.padding}, {module.padding_mode}")
             if module.groups not in (1, module.in_channels) or (
                 module.groups > 1 and module.in_channels != module.out_channels
             ):

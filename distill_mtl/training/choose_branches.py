@@ -6,6 +6,7 @@ import torch
 from accelerate import PartialState
 
 from distill_mtl.data import Sources
+from distill_mtl.display import console_of, messages
 from distill_mtl.errors import RecipeError
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe import Recipe
@@ -48,7 +49,9 @@ def choose_branches(
         return recipe
     device = PartialState().device
     compared = compare(recipe, teachers, kinds, old, open_sources, options.rows, device)
-    found = find_branching(compared, options.budget, options.by)
+    console = console_of(messages(), first=PartialState().is_main_process)
+    with console.status("student.branch: comparing the teachers") as status:
+        found = find_branching(compared, options.budget, options.by, status.update)
     for layers in compared.teachers.values():
         layers.teacher.to(torch.device("cpu"))
     branch = from_first_process(found.branch)

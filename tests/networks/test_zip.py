@@ -61,11 +61,21 @@ def test_every_weight_of_a_read_network_is_in_a_layer():
         ("convnext_atto", "LayerNorm"),
         ("regnety_002", "groups"),
         ("vgg11_bn", "pre_logits"),
+        ("tf_efficientnet_b0", "conv_stem is a Conv2dSame"),
+        ("nf_resnet26", "ScaledStdConv2d"),
     ],
 )
 def test_what_is_not_understood_is_refused_by_name(name, word):
     with pytest.raises(UserError, match=word):
         read_channels(timm.create_model(name, num_classes=0), name)
+
+
+@pytest.mark.parametrize("padding", [{"padding": "same"}, {"padding": 1, "padding_mode": "reflect"}])
+def test_a_convolution_that_pads_in_another_way_is_refused(padding):
+    model = network()
+    model.layer1[0].conv1 = nn.Conv2d(32, 32, 3, bias=False, **padding)
+    with pytest.raises(UserError, match=r"layer1\.0\.conv1 pads by"):
+        read_channels(model, "test_resnet")
 
 
 def test_matching_finds_the_order_again():

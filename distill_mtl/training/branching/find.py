@@ -3,7 +3,7 @@
 The command `branch` shows everything that is found; a recipe with `branch: auto` takes the tree.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
@@ -37,10 +37,9 @@ SAVES = 2.0
 all. Less than this is what a task loses to the company of networks with random weights, too (docs/students.md)."""
 WORTH = 0.5
 """Points that a larger tree must save against a smaller one."""
+_TOLD = 0.05
+"""Points that tell one tree from another: one that saves less against a smaller one is not shown."""
 _LIKENESS = {"rsa": rsa, "cka": cka}
-_WHOLE = 3
-"""Largest number of tasks of which every group is measured; of more those on the way to the best trees."""
-_SHOWN = 12
 _PROBED = 4
 _FEWEST = 20
 _ROWS_OF_PAIRS = 300
@@ -148,13 +147,16 @@ def gather(
     return Compared(trunk, found, left_out, kinds, chain, depths, sources, images, device)
 
 
-def find_branching(compared: Compared, budget: float, by: Measure = "floor") -> Branching:
+def find_branching(
+    compared: Compared, budget: float, by: Measure = "floor", note: Callable[[str], None] = lambda text: None
+) -> Branching:
     """Compare the teachers, and search the best trees.
 
     Args:
         compared: by `gather`.
         budget: the largest tree, as a multiple of one network.
         by: which measure says what sharing costs.
+        note: called with what is being done, to show progress.
 
     Raises:
         UserError: the budget is below one network.
@@ -173,7 +175,7 @@ def find_branching(compared: Compared, budget: float, by: Measure = "floor") -> 
         trees, unit = _trees(compared, _unlike(pairs, compared.tasks), budget), "1 - hard_rows"
     else:
         floors = floors_of(compared, seen)
-        trees, floor = _by_floor(compared, floors, budget)
+        trees, floor = _by_floor(compared, floors, budget, note)
         unit = "points"
     if by == "probe":
         trees, unit = _probed(compared, trees, budget, fitted, judged), "hint error"
@@ -277,34 +279,32 @@ def _unlike(likeness: Mapping[tuple[str, ...], Sequence[float]], tasks: Sequence
 
 
 def _by_floor(
-    compared: Compared, floors: Floors, budget: float
+    compared: Compared, floors: Floors, budget: float, note: Callable[[str], None]
 ) -> tuple[list[TaskTree], dict[str, list[float | None]]]:
     """The best trees in points, and what sharing by all tasks costs each at each depth.
 
-    Of few tasks every group is measured. Of more, groups are estimated; then those of the best trees are measured.
+    A group that is not measured counts as much as its parts, which is never too much: when every group of the best
+    trees is measured, no other tree can be better.
     """
     tasks, everyone = compared.tasks, tuple(compared.tasks)
     behind = range(1, len(compared.depths))
-    floors.measure((k, everyone) for k in behind)
-    if len(tasks) <= _WHOLE:
-        floors.measure((k, group) for k in behind for group in combinations(tasks, 2))
-
-    trees = _trees(compared, floors.loss, budget)
-    if len(trees) > _SHOWN:
-        trees = [trees[round(k * (len(trees) - 1) / (_SHOWN - 1))] for k in range(_SHOWN)]
-    floors.measure((k, group) for tree in trees for k in behind for group in tree.groups[k])
-    priced = [
-        replace(tree, loss=sum(floors.loss(k, group) for k in behind for group in tree.groups[k]))
-        for tree in trees
-    ]
-    best: list[TaskTree] = []
-    for tree in priced:
-        if not best or tree.loss < best[-1].loss:
-            best.append(tree)
+    wanted = {(k, group) for k in behind for group in (*combinations(tasks, 2), everyone)}
+    trees: list[TaskTree] = []
+    most = len(behind) * (2 ** len(tasks) - len(tasks) - 1)
+    while wanted:
+        done = sum(len(group) > 1 for _, group in floors.points)
+        note(f"comparing the teachers: groups of tasks by stage, {done} + {len(wanted)} of at most {most}")
+        floors.measure(sorted(wanted))
+        trees = []
+        for tree in _trees(compared, floors.loss, budget):
+            if not trees or tree.loss < trees[-1].loss - _TOLD:
+                trees.append(tree)
+        of_trees = {(k, group) for tree in trees for k in behind for group in tree.groups[k]}
+        wanted = {(k, group) for k, group in of_trees if len(group) > 1 and (k, group) not in floors.points}
     everyones: dict[str, list[float | None]] = {
         task: [None, *(floors.points[k, everyone][task] for k in behind)] for task in tasks
     }
-    return best, everyones
+    return trees, everyones
 
 
 def _probed(
@@ -356,10 +356,12 @@ def _losses(compared: Compared, task: str, limit: int | None, only: set[str] | N
 def _with_left_out(
     branch: dict[str, list[list[str]]], tasks: Sequence[str], left_out: Sequence[str]
 ) -> dict[str, list[list[str]]]:
-    """Tasks that were not compared go with the largest group."""
+    """Tasks that were not compared go with the group that is the largest at the last stage, on its whole way there."""
     order = {task: place for place, task in enumerate(tasks)}
-    for groups in branch.values():
-        largest = max(groups, key=len)
-        largest += left_out
-        largest.sort(key=order.__getitem__)
+    stages = list(branch.values())
+    company = max(stages[-1], key=len)[0] if stages else ""
+    for groups in stages:
+        joined = next(group for group in groups if company in group)
+        joined += left_out
+        joined.sort(key=order.__getitem__)
     return branch

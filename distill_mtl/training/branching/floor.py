@@ -7,7 +7,7 @@ are put into the teachers in place of their features: how often they then answer
 student that is to have its teachers' features. A student that need not have them may lose less.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -19,8 +19,8 @@ from distill_mtl.training.branching.depths import Depth
 from distill_mtl.training.branching.search import Group
 from distill_mtl.training.branching.teacher_features import Seen, TeacherLayers, row_batches
 
-BASIS = 64
-"""Directions of each teacher that are kept at least; twice its fair share of the channels if that is more."""
+BASIS = 256
+"""Directions of each teacher of a group that are kept at least; twice its share of the channels if that is more."""
 _TIE = 0.1
 """Points that losing all of the features would count where answers do not change: it orders equal trees."""
 _EVEN = 0.1
@@ -40,7 +40,7 @@ class SharedStage:
     write: Mapping[str, Tensor]
 
 
-class Stage:
+class DepthFeatures:
     """The teachers' features at one depth, standardised, and the best shared stages of any group there.
 
     Directions of features count as far as the teacher's answers move with them.
@@ -58,12 +58,12 @@ class Stage:
         for task, places in seen.items():
             size = ((places.double() - self._mean[task]) @ self._into[task]).pow(2).sum(1).mean().sqrt()
             self._into[task] = self._into[task] / size.clamp(min=1e-12)
-        most = max(BASIS, 2 * self.channels // len(seen))
         self._basis: dict[str, Tensor] = {}
+        """Principal directions [C_t, at most C or `BASIS`] of each teacher's features, the largest last."""
         for task, places in seen.items():
             values = self.standardised(task, places)
             _, vectors = torch.linalg.eigh(values.T @ values)
-            self._basis[task] = vectors[:, -most:]
+            self._basis[task] = vectors[:, -max(BASIS, self.channels) :]
         self._codes = {task: self.standardised(task, seen[task]) @ self._basis[task] for task in seen}
 
     def standardised(self, task: str, features: Tensor) -> Tensor:
@@ -77,13 +77,18 @@ class Stage:
         return (standardised @ back + self._mean[task].to(standardised.device)).float()
 
     def shared(self, group: Group) -> SharedStage:
-        """The best stage of the student's width for a group."""
-        stacked = torch.cat([self._codes[task] for task in group], 1)
+        """The best stage of the student's width for a group.
+
+        Found among all directions of its teachers, or, where these are many, among the `most` largest of each: the
+        rest counts as lost, which can only make sharing dearer than it is.
+        """
+        most = max(BASIS, 2 * self.channels // len(group))
+        stacked = torch.cat([self._codes[task][:, -most:] for task in group], 1)
         _, vectors = torch.linalg.eigh(stacked.T @ stacked)
         components = vectors[:, -self.channels :]
         read, at = {}, 0
         for task in group:
-            basis = self._basis[task]
+            basis = self._basis[task][:, -most:]
             read[task] = basis @ components[at : at + basis.shape[1]]
             at += basis.shape[1]
         return SharedStage(read, {task: matrix.T for task, matrix in read.items()})
@@ -147,13 +152,15 @@ class Floors:
         sensitivity: list[dict[str, Tensor]] = [{} for _ in depths]
         for task, layers in teachers.items():
             with layers.tapped():
-                for k, features in enumerate(layers.features(rows)):
-                    sensitivity[k][task] = layers.sensitivity(rows, k, features)
+                answered = layers.answered(rows)
+                for k in range(len(depths)):
+                    sensitivity[k][task] = layers.sensitivity(rows, k, answered)
         self._stages = [
-            Stage(depth, {task: of.places[k] for task, of in seen.items()}, sensitivity[k])
+            DepthFeatures(depth, {task: of.places[k] for task, of in seen.items()}, sensitivity[k])
             for k, depth in enumerate(depths)
         ]
         self._errors: dict[tuple[int, Group], float] = {}
+        self._losses: dict[tuple[int, Group], float] = {}
         self.points: dict[tuple[int, Group], dict[str, float]] = {}
 
     def error(self, depth: int, group: Group) -> float:
@@ -163,20 +170,20 @@ class Floors:
     def loss(self, depth: int, group: Group) -> float:
         """Points that the group loses by sharing the depth, summed over it and divided by the number of all tasks.
 
-        Of a group that is not measured, the share of what all tasks lose together, which must be measured, that its
-        error in the features is of theirs.
+        Of a group that is not measured, the most that parts of it lose together: a stage that serves the whole group
+        serves its parts at once, so that the group loses no less.
         """
         if depth == 0 or len(group) == 1:
             return 0.0
-        tasks = tuple(self._teachers)
-        error = max(0.0, self.error(depth, group)) * len(group) / len(tasks)
-        measured = self.points.get((depth, group))
-        if measured is None:
-            share = error / max(self.error(depth, tasks), 1e-9)
-            points = min(1.0, share) * sum(self.points[depth, tasks].values())
-        else:
-            points = sum(measured.values())
-        return points / len(tasks) + _TIE * error
+        if (depth, group) not in self._losses:
+            if (depth, group) in self.points:
+                share = len(group) / len(self._teachers)
+                points = sum(self.points[depth, group].values()) / len(self._teachers)
+                loss = points + _TIE * share * max(0.0, self.error(depth, group))
+            else:
+                loss = max(self.loss(depth, one) + self.loss(depth, rest) for one, rest in _parted(group))
+            self._losses[depth, group] = loss
+        return self._losses[depth, group]
 
     def measure(self, wanted: Iterable[tuple[int, Group]]) -> None:
         """Find `points` of these depths and groups: what each task loses beyond what it loses alone.
@@ -196,6 +203,7 @@ class Floors:
         }
         if not shared:
             return
+        self._losses.clear()
         with ExitStack() as stack:
             for layers in self._teachers.values():
                 stack.enter_context(layers.tapped())
@@ -221,16 +229,24 @@ class Floors:
         answered = {task: self._teachers[task].answered(batch) for task in tasks}
         for (k, group), stage in shared.items():
             at = self._stages[k]
-            flat = {task: answered[task][1][k].movedim(1, -1) for task in group}
+            flat = {task: answered[task].maps[k].movedim(1, -1) for task in group}
             features = {task: at.standardised(task, each.flatten(0, 2)) for task, each in flat.items()}
             back = at.through(stage, features)
             for task in group:
                 replaced = at.restored(task, back[task]).unflatten(0, flat[task].shape[:3]).movedim(-1, 1)
-                answers = self._teachers[task].answers_with(batch, k, replaced)
-                lost[k, group][task].append(self._kinds[task].agreement(answered[task][0], answers))
+                answers = self._teachers[task].answers_with(batch, k, replaced, answered[task])
+                lost[k, group][task].append(self._kinds[task].agreement(answered[task].logits, answers))
 
     def _error(self, depth: int, group: Group) -> float:
         if (depth, group) not in self._errors:
             seen = {task: self._held_out[task].places[depth] for task in group}
             self._errors[depth, group] = self._stages[depth].error(group, seen)
         return self._errors[depth, group]
+
+
+def _parted(group: Group) -> Iterator[tuple[Group, Group]]:
+    """Every way to part a group in two."""
+    first, *others = group
+    for chosen in range(2 ** len(others) - 1):
+        kept = [task for k, task in enumerate(others) if chosen >> k & 1]
+        yield (first, *kept), tuple(task for task in others if task not in kept)

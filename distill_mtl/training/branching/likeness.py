@@ -11,11 +11,15 @@ def rsa(first: Tensor, second: Tensor) -> float:
         first, second: features [R, C] of the same rows.
 
     Returns:
-        From -1 to 1: Spearman's correlation of the upper triangles of 1 - Pearson's correlation between rows.
+        From -1 to 1: Spearman's correlation of the upper triangles of 1 - Pearson's correlation between rows. Pairs
+        with a row whose features are all the same, which is correlated with nothing, do not count.
     """
     pairs = torch.triu_indices(len(first), len(first), 1)
-    ranks = [_ranks(torch.corrcoef(each.double())[pairs[0], pairs[1]]) for each in (first, second)]
-    return float(torch.corrcoef(torch.stack(ranks))[0, 1].nan_to_num())
+    alike = torch.stack([torch.corrcoef(each.double())[pairs[0], pairs[1]] for each in (first, second)])
+    alike = alike[:, alike.isfinite().all(0)]
+    if alike.shape[1] < 2:
+        return 0.0
+    return float(torch.corrcoef(torch.stack([_ranks(each) for each in alike]))[0, 1].nan_to_num())
 
 
 def cka(first: Tensor, second: Tensor) -> float:
@@ -47,7 +51,9 @@ def hard_together(first: Tensor, second: Tensor) -> float:
 
 
 def _ranks(values: Tensor) -> Tensor:
-    return values.argsort().argsort().double()
+    """Values that are equal but for rounding have the mean of their ranks."""
+    _, place, count = values.round(decimals=12).unique(return_inverse=True, return_counts=True)
+    return (count.cumsum(0) - (count - 1) / 2)[place].double()
 
 
 def _hsic(one: Tensor, other: Tensor) -> Tensor:

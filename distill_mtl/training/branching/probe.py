@@ -146,7 +146,7 @@ def _hints(
         for task, layers in teachers.items():
             with layers.tapped():
                 for batch in row_batches(rows, device):
-                    for k, features in enumerate(layers.features(batch)):
+                    for k, features in enumerate(layers.answered(batch).maps):
                         if k:
                             parts.setdefault((k, task), []).append(features.cpu())
         found.append({place: torch.cat(of) for place, of in parts.items()})

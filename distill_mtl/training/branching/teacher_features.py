@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,6 @@ from distill_mtl.networks.backbone import LOGITS, POOLED
 from distill_mtl.networks.features import FeatureShape, Layout
 from distill_mtl.networks.task_network import BackboneNetwork
 from distill_mtl.teachers.teacher import Teacher
-
-Maps = dict[str, list[Tensor]]
-"""Task -> for each depth the teacher's features [B, C, h, w], on the grid of the student's map there."""
 
 GRID = 4
 """Rows are compared by features that are pooled to at most so many places a side."""
@@ -40,6 +38,20 @@ def row_batches(images: Tensor, device: torch.device) -> Iterator[Tensor]:
         yield part.to(device)
 
 
+class Answered(NamedTuple):
+    """What a teacher computes of a batch.
+
+    Attributes:
+        logits: its answers.
+        maps: its features at each depth [B, C, h, w], on the student's grid.
+        stages: name of a stage of the teacher -> what it gives.
+    """
+
+    logits: Tensor
+    maps: list[Tensor]
+    stages: Mapping[str, Any]
+
+
 @dataclass
 class TeacherLayers:
     """A teacher and its layers at the student's depths.
@@ -61,55 +73,93 @@ class TeacherLayers:
         with self.teacher.network.tapping(list(dict.fromkeys([*hints, *self.layers]))):
             yield
 
-    def features(self, images: Tensor) -> list[Tensor]:
-        """Of each depth, on the student's grid."""
-        return self.answered(images)[1]
-
     @torch.no_grad()
-    def answered(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Its logits, and the features of each depth on the student's grid."""
-        found = self.teacher.raw(images)
+    def answered(self, images: Tensor) -> Answered:
+        """Its logits, the features of each depth, and what its stages give."""
+        model = self._network.backbone.model
+        stages: dict[str, Any] = {}
+        with ExitStack() as hooks:
+            for name in self._stages:
+
+                def keep(module: nn.Module, inputs: object, output: Any, name: str = name) -> None:
+                    stages[name] = output
+
+                handle = model.get_submodule(name).register_forward_hook(keep)
+                hooks.callback(handle.remove)
+            found = self.teacher.raw(images)
         maps = [
             on_grid(found[layer].float(), shape)
             for layer, shape in zip(self.layers, self.shapes, strict=True)
         ]
-        return self.teacher.card.labels(found[LOGITS]), maps
+        return Answered(self.teacher.card.labels(found[LOGITS]), maps, stages)
 
-    def sensitivity(self, images: Tensor, depth: int, features: Tensor) -> Tensor:
+    def sensitivity(self, images: Tensor, depth: int, answered: Answered) -> Tensor:
         """float64 [C, C]: how far its answers move with its features at a depth, by direction.
 
         The mean over places of g gT, where g is the gradient of a random sum of a row's logits.
         """
-        features = features.detach().requires_grad_()
+        features = answered.maps[depth].detach().requires_grad_()
         with torch.enable_grad():
-            answers = self.answers_with(images, depth, features)
+            answers = self.answers_with(images, depth, features, answered)
             signs = torch.randn(answers.shape, generator=torch.Generator().manual_seed(depth))
             total = (answers * signs.to(answers.device)).sum()
         (gradient,) = torch.autograd.grad(total, features)
         flat = gradient.movedim(1, -1).flatten(0, 2).cpu().double()
         return flat.T @ flat / len(flat)
 
-    def answers_with(self, images: Tensor, depth: int, features: Tensor) -> Tensor:
-        """Its logits where what it computed at a depth is replaced by `features`, on the student's grid."""
-        network = self.teacher.network
-        assert isinstance(network, BackboneNetwork)
-        layer, model = self.layers[depth], network.backbone.model
-        layout: Layout = network.backbone.layout_of(layer)
-        later = network.backbone.stages[network.backbone.stages.index(layer) :]
+    def answers_with(self, images: Tensor, depth: int, features: Tensor, answered: Answered) -> Tensor:
+        """Its logits where what it computed at a depth is replaced by `features`, on the student's grid.
+
+        The stages up to there are not computed again.
+
+        Args:
+            images: the batch.
+            depth: of the student.
+            features: [B, C, h, w].
+            answered: what it computed of the batch.
+        """
+        network, layer = self._network, self.layers[depth]
+        backbone = network.backbone
+        layout: Layout = backbone.layout_of(layer)
+        later = backbone.stages[backbone.stages.index(layer) :]
         if set(network.needs) <= {POOLED, LOGITS, *later} and not layout.prefix:
             images = images[:1]  # what runs before the layer is not read: one row is enough to get there
-
-        def replace(module: nn.Module, inputs: object, raw: Tensor) -> Tensor:
-            if raw.ndim == 2:
-                return layout.put(raw, features.mean((2, 3)).to(raw.device))
+        raw = answered.stages[layer]
+        if raw.ndim == 2:
+            given = layout.put(raw, features.mean((2, 3)).to(raw.device))
+        else:
             height, width = layout(raw).shape[2:]
-            return layout.put(raw, _resized(features.to(raw.device), (height, width)))
-
-        handle = model.get_submodule(layer).register_forward_hook(replace, prepend=True)
-        try:
+            given = layout.put(raw, _resized(features.to(raw.device), (height, width)))
+        before = self._stages[: self._stages.index(layer)]
+        outputs = {**{name: answered.stages[name] for name in before}, layer: given}
+        with _giving(backbone.model, outputs):
             return self.teacher.card.labels(network.read(network.run(images))[LOGITS])
-        finally:
-            handle.remove()
+
+    @property
+    def _network(self) -> BackboneNetwork:
+        assert isinstance(self.teacher.network, BackboneNetwork)
+        return self.teacher.network
+
+    @property
+    def _stages(self) -> list[str]:
+        """Those that give one map each."""
+        return [stage for stage in self._network.backbone.stages if not stage.endswith("]")]
+
+
+@contextmanager
+def _giving(model: nn.Module, outputs: Mapping[str, Any]) -> Iterator[None]:
+    """For the block these modules of the model give what they are told to, without computing it."""
+    modules = [model.get_submodule(name) for name in outputs]
+    own = [vars(module).get("forward") for module in modules]
+    for module, output in zip(modules, outputs.values(), strict=True):
+        module.forward = lambda *inputs, output=output, **named: output
+    try:
+        yield
+    finally:
+        for module, forward in zip(modules, own, strict=True):
+            del module.forward
+            if forward is not None:
+                module.forward = forward
 
 
 def on_grid(features: Tensor, shape: FeatureShape) -> Tensor:
@@ -159,7 +209,7 @@ def look(teachers: Mapping[str, TeacherLayers], images: Tensor, device: torch.de
             stack.enter_context(layers.tapped())
         for batch in row_batches(images, device):
             for name, layers in teachers.items():
-                maps = layers.features(batch)
+                maps = layers.answered(batch).maps
                 pooled[name].append([Seen.pool(each) for each in maps])
                 places[name].append([_places(each) for each in maps])
     return {

@@ -14,7 +14,7 @@ from distill_mtl.jobs.branch import branch
 from distill_mtl.recipe import load_recipe
 from distill_mtl.recipe.yaml_writer import dump_recipe
 from distill_mtl.training.branching import probe as probe_module
-from distill_mtl.training.branching.find import choose, find_branching
+from distill_mtl.training.branching.find import _with_left_out, choose, find_branching
 from distill_mtl.training.branching.search import TaskTree
 from distill_mtl.training.branching.teacher_features import look
 from distill_mtl.training.parts import build, compare_teachers
@@ -45,10 +45,14 @@ def test_depths_are_the_students_and_layers_the_teachers(compared):
 def test_a_teacher_with_its_own_features_in_their_place_answers_as_it_does(compared):
     for layers in compared.teachers.values():
         with layers.tapped():
-            own = layers.teacher(compared.images).logits
-            for depth, features in enumerate(layers.features(compared.images)):
-                torch.testing.assert_close(layers.answers_with(compared.images, depth, features), own)
-                assert not torch.allclose(layers.answers_with(compared.images, depth, 0 * features), own)
+            own = layers.answered(compared.images)
+            torch.testing.assert_close(own.logits, layers.teacher(compared.images).logits)
+            for depth, features in enumerate(own.maps):
+                same = layers.answers_with(compared.images, depth, features, own)
+                torch.testing.assert_close(same, own.logits)
+                other = layers.answers_with(compared.images, depth, 0 * features, own)
+                assert not torch.allclose(other, own.logits)
+            torch.testing.assert_close(layers.answered(compared.images).logits, own.logits)
 
 
 def test_what_is_seen_does_not_depend_on_other_teachers(compared):
@@ -130,6 +134,18 @@ def test_a_task_that_is_not_compared_goes_with_the_largest_group(compared):
         left_out={"left": "why"},
     )
     assert find_branching(three, 2.0, "rsa").branch == {"second": [["left", "hue", "twin"], ["shape"]]}
+
+
+def test_a_task_that_is_not_compared_keeps_its_company_where_tasks_part_twice():
+    """Its group at the last stage is not the largest one at the stage before."""
+    tasks = ["a", "b", "c", "d", "e", "x"]
+    branch = {"first": [["a", "b", "c"], ["d", "e"]], "second": [["a"], ["b"], ["c"], ["d", "e"]]}
+    joined = _with_left_out(branch, tasks, ["x"])
+    assert joined == {
+        "first": [["a", "b", "c"], ["d", "e", "x"]],
+        "second": [["a"], ["b"], ["c"], ["d", "e", "x"]],
+    }
+    assert _with_left_out({}, tasks, ["x"]) == {}
 
 
 def test_the_lines_for_the_recipe_are_printed(recipe):

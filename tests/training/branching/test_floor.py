@@ -3,13 +3,13 @@ import torch
 
 from distill_mtl.networks.features import FeatureShape
 from distill_mtl.training.branching.depths import Depth
-from distill_mtl.training.branching.floor import Stage
+from distill_mtl.training.branching.floor import DepthFeatures
 
 
 def stage(seen, channels, sensitivity=None):
     depth = Depth("layer1", "layer1", 0, 1, FeatureShape(channels, (2, 2)), 1.0)
     even = {task: torch.eye(places.shape[1], dtype=torch.float64) for task, places in seen.items()}
-    return Stage(depth, seen, sensitivity or even)
+    return DepthFeatures(depth, seen, sensitivity or even)
 
 
 def places(seed, width=10, count=400):
@@ -41,6 +41,19 @@ def test_no_other_shared_stage_of_the_width_loses_less():
         code = stacked @ read
         write = torch.linalg.lstsq(code, stacked).solution
         assert (stacked - code @ write).pow(2).sum() / total >= best - 1e-9
+
+
+@pytest.mark.parametrize("group", ["ab", "abcde"])
+def test_a_wide_stage_loses_what_lies_outside_the_first_components_of_all_features_side_by_side(group):
+    """Of five tasks, whose directions are more than the stage has channels."""
+    seen = {task: places(seed, width=90, count=600) for seed, task in enumerate("abcde")}
+    at = stage(seen, 80)
+    stacked = torch.cat([at.standardised(task, seen[task]) for task in group], 1)
+    values = torch.linalg.eigvalsh(stacked.T @ stacked)
+    expected = values[:-80].sum() / values.sum()
+    assert at.error(tuple(group), seen) == pytest.approx(float(expected))
+    alone = sum(at.error((task,), seen) for task in group) / len(group)
+    assert expected > 2 * alone
 
 
 def test_standardised_features_come_back():

@@ -30,13 +30,24 @@ def test_features_without_any_difference_are_like_nothing(measure):
     assert measure(torch.ones(20, 3), rows(0, 20)) == pytest.approx(0, abs=0.3)
 
 
-def test_rsa_is_scipys_rank_correlation_of_dissimilarities():
+@pytest.mark.parametrize("make", [lambda each: each, lambda each: each.sign()])
+def test_rsa_is_scipys_rank_correlation_of_dissimilarities(make):
+    """Also where many dissimilarities are equal."""
     from scipy.stats import spearmanr
 
     one, other = rows(0), rows(0) + rows(2)
+    one, other = make(one), make(other)
     pairs = torch.triu_indices(len(one), len(one), 1)
-    expected = spearmanr(*(1 - torch.corrcoef(each.double())[pairs[0], pairs[1]] for each in (one, other)))[0]
+    alike = [torch.corrcoef(each.double())[pairs[0], pairs[1]].round(decimals=9) for each in (one, other)]
+    expected = spearmanr(*(1 - each for each in alike))[0]
     assert rsa(one, other) == pytest.approx(expected)
+
+
+def test_rows_without_any_difference_do_not_count_in_rsa():
+    one, other = rows(0), rows(0) + rows(2)
+    expected = rsa(one, other)
+    dead = torch.cat([one, torch.zeros(30, 12)]), torch.cat([other, torch.zeros(30, 12)])
+    assert rsa(*dead) == pytest.approx(expected)
 
 
 def test_rows_are_hard_together_against_the_mean_of_each_task():
