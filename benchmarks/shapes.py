@@ -4,6 +4,7 @@
     python benchmarks/shapes.py --only trunk tree-auto tree-worst wide
     python benchmarks/shapes.py --table
     python benchmarks/shapes.py --costs
+    python benchmarks/shapes.py --company
 
 Each shape is a variant of the merge `scenes` of merges.py, made, kept and scored as its others are, so that the same
 command goes on where it was stopped. `trunk` is `ours` there. A run that is there stays, even if a default changes.
@@ -12,22 +13,24 @@ command goes on where it was stopped. `trunk` is `ours` there. A run that is the
 itself recommends one trunk because trees save too little. `tree-worst` is the same tree with its tasks exchanged so
 that the floor of `branch` says it loses most, at the same FLOPs and parameters. `wide` is a trunk of as many FLOPs.
 These three are found once and kept in the work folder (shapes/trees.json).
+
+`--company` asks what the floor of `branch` says of a teacher beside networks with random weights, not the others.
 """
 
 import argparse
+import copy
 import json
 import os
 import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from merge_run import student_of
 from merge_scores import FIXED, Runs, Scored, cell_of, lead_of
 from merge_sets import MERGES, ROOT, recipe_of, write_recipe
@@ -38,8 +41,9 @@ from distill_mtl.networks.flops import flop_counter
 from distill_mtl.networks.modes import evaluating
 from distill_mtl.recipe import load_recipe
 from distill_mtl.students.student import Student
-from distill_mtl.training.branching.find import WORTH, find_branching, floors_of
+from distill_mtl.training.branching.find import WORTH, Compared, find_branching, floors_of
 from distill_mtl.training.branching.search import Group, Loss, TaskTree
+from distill_mtl.training.branching.teacher_features import TeacherLayers
 from distill_mtl.training.parts import build_teachers, compare_teachers
 
 MERGE = "scenes"
@@ -76,18 +80,18 @@ def setting(key: str, value: Any) -> str:
     return f"student.{key}={json.dumps(value)}"
 
 
-def branch_by_hand() -> dict[str, Any]:
-    """Of the shipped recipe."""
-    recipe = yaml.safe_load((ROOT / "recipes" / "scenes-tree.yaml").read_text())
-    return dict(recipe["student"]["branch"])
-
+BY_HAND = {
+    "layer3": [["depth", "normals"], ["segment", "attributes", "objects"]],
+    "layer4": [["depth", "normals"], ["segment", "attributes"], ["objects"]],
+}
+"""Geometry parts from the rest, then the objects from all others."""
 
 SHAPES: dict[str, Sequence[str] | Callable[[Trees], Sequence[str]]] = {
     "trunk": (),
     "tree-auto": lambda trees: [setting("branch", trees.auto)],
     "tree-worst": lambda trees: [setting("branch", trees.worst)],
     "wide": lambda trees: [setting("args", trees.wide)],
-    "tree-hand": (setting("branch", branch_by_hand()),),
+    "tree-hand": (setting("branch", BY_HAND),),
     "private-norms": ('student.private={"norms": ["layer3", "layer4"]}',),
     "zip": ("student.init=zip",),
     "cross-stitch": ("student.columns=cross_stitch",),
@@ -108,6 +112,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--table", action="store_true", help="print the table of what is there, run nothing")
     parser.add_argument("--costs", action="store_true", help="print what each shape computes, train nothing")
+    parser.add_argument("--company", action="store_true", help="print the floor beside random networks")
     parser.add_argument("--work", type=Path, default=Path(os.environ.get("DISTILL_MTL_BENCH", "runs/merges")))
     arguments = parser.parse_args()
     work: Path = arguments.work.resolve()
@@ -115,11 +120,13 @@ def main() -> None:
     try:
         if arguments.costs:
             print("\n".join(costs_lines(arguments.only, work)))
+        elif arguments.company:
+            print("\n".join(company_lines(work)))
         elif not arguments.table:
             make(arguments.only, arguments.budget, arguments.seeds, work)
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on with the run that was cut off")
-    if not arguments.costs:
+    if not (arguments.costs or arguments.company):
         print("\n".join(table_lines(arguments.budget, work)))
 
 
@@ -266,6 +273,48 @@ def costs_lines(shapes: Sequence[str], work: Path) -> list[str]:
         lines.append(f"| `{shape}` | {flops} | {more} | {parameters} | {ms} | {slower} | {in_batch} |")
     auto, worst = trees_of(work).points
     return [*lines, "", f"The floor: `tree-auto` loses {auto:.1f} points, `tree-worst` {worst:.1f}."]
+
+
+# ---- company ------------------------------------------------------------------------------------------
+def company_lines(work: Path) -> list[str]:
+    """Markdown: what a teacher loses where all tasks share every stage, in the mean, summed over the stages."""
+    lines = [
+        "| all tasks share every stage | with the other teachers | with random networks |",
+        "| --- | ---: | ---: |",
+    ]
+    for merge in ("quickstart", MERGE):
+        prepare(merge, work)
+        with tempfile.TemporaryDirectory() as folder:
+            file = write_recipe(recipe_of(MERGES[merge], work, seed=0, steps=1), Path(folder))
+            compared = compare_teachers(load_recipe(file), ROWS, torch.device("cpu"))
+        among_teachers = statistics.mean(lost_by_sharing(compared).values())
+        random = {
+            task: random_weights(layers, k) for k, (task, layers) in enumerate(compared.teachers.items())
+        }
+        among_random = statistics.mean(
+            lost_by_sharing(replace(compared, teachers={**random, task: layers}))[task]
+            for task, layers in compared.teachers.items()
+        )
+        lines.append(f"| {merge}, {len(random)} tasks | {among_teachers:.1f} | {among_random:.1f} |")
+    return lines
+
+
+def lost_by_sharing(compared: Compared) -> dict[str, float]:
+    """Task -> points that it loses if all share every stage, summed over the stages behind the first."""
+    floors, everyone = floors_of(compared), tuple(compared.tasks)
+    behind = range(1, len(compared.depths))
+    floors.measure((k, everyone) for k in behind)
+    return {task: sum(floors.points[k, everyone][task] for k in behind) for task in everyone}
+
+
+def random_weights(layers: TeacherLayers, seed: int) -> TeacherLayers:
+    """The same network as the teacher's, untrained."""
+    teacher = copy.deepcopy(layers.teacher)
+    torch.manual_seed(seed)
+    for module in teacher.modules():
+        if callable(reset := getattr(module, "reset_parameters", None)):
+            reset()
+    return replace(layers, teacher=teacher)
 
 
 # ---- the table ----------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ from distill_mtl.display import console_of
 from distill_mtl.jobs.arguments import as_recipe, refuse_below
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.yaml_writer import in_line
+from distill_mtl.students.owners import in_words
 from distill_mtl.training.branching.find import Branching, find_branching
-from distill_mtl.training.branching.search import TaskTree
 from distill_mtl.training.parts import compare_teachers
 from distill_mtl.training.processes import start_accelerator
 
@@ -76,7 +76,9 @@ def branch(
 def show(found: Branching, budget: float, console: Console) -> None:
     """Print the tables, and the lines for the recipe."""
     for task, why in found.left_out.items():
-        console.print(f"{task} is not compared: {why}. It goes with the largest group.")
+        console.print(
+            f"{task} is not compared: {why}. It goes with the group that is the largest at the last stage."
+        )
     for measure, pairs in found.likeness.items():
         rows = {"/".join(pair) or RANDOM: values for pair, values in pairs.items()}
         show_by_depth(_TITLES[measure], [depth.layer for depth in found.depths], rows, 2, console)
@@ -128,16 +130,9 @@ def _show_trees(found: Branching, budget: float, console: Console) -> None:
         table.add_column(column, justify="right")
     table.add_column("tree")
     whole = sum(depth.size for depth in found.depths) / 1e6
+    names = [depth.name for depth in found.depths]
     for tree in found.trees:
         style = "bold" if tree == found.chosen else "dim" if tree.size > budget else None
         cells = (f"{tree.size:.2f}", f"{tree.size * whole:,.1f}", f"{tree.loss:.2f}")
-        table.add_row(*cells, _in_words(tree, found), style=style)
+        table.add_row(*cells, in_words(tree.branches(names)) or "one trunk", style=style)
     console.print(table)
-
-
-def _in_words(tree: TaskTree, found: Branching) -> str:
-    branches = tree.branches([depth.name for depth in found.depths])
-    parts = [
-        f"{stage}: " + " | ".join("+".join(group) for group in groups) for stage, groups in branches.items()
-    ]
-    return "; ".join(parts) or "one trunk"
