@@ -92,10 +92,17 @@ SHAPES: dict[str, Sequence[str] | Callable[[Trees], Sequence[str]]] = {
     "tree-worst": lambda trees: [setting("branch", trees.worst)],
     "wide": lambda trees: [setting("args", trees.wide)],
     "tree-hand": (setting("branch", BY_HAND),),
-    "private-norms": ('student.private={"norms": ["layer3", "layer4"]}',),
+    "private-norms": (setting("private", {"norms": ["layer3", "layer4"]}),),
+    "adapters": (setting("private", {"norms": ["layer3", "layer4"], "adapters": ["layer3", "layer4"]}),),
+    "encoders": (
+        setting(
+            "encoders", {"geometry": ["depth", "normals"], "things": ["segment", "attributes", "objects"]}
+        ),
+    ),
     "zip": ("student.init=zip",),
     "cross-stitch": ("student.columns=cross_stitch",),
-    "sluice": ('student.columns={"kind": "sluice", "subspaces": 2}',),
+    "sluice": (setting("columns", {"kind": "sluice", "subspaces": 2}),),
+    "nddr": ("student.columns=nddr",),
     "vit": VIT,
     "vit-few-rows": (*VIT, FEW_ROWS),
     "soft-order": (*VIT, FEW_ROWS, "student.order=soft"),
