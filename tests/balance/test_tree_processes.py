@@ -1,5 +1,8 @@
 """A tree of nodes under two real processes ends where one process with the same global batch does."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 from process_toys import forget, in_two_processes, mean_losses, same_on_both
@@ -49,13 +52,29 @@ def train(name: str, rank: int, world: int) -> list[dict]:
         optimizer.zero_grad()
         losses, tree = wrapped(step, rank, world)
         assert isinstance(tree, Tree)
-        weights = module.rule.backward(losses, tree)
+        with counting_collectives() as sent:
+            weights = module.rule.backward(losses, tree)
         if "d" not in losses:
             forget((module.net.nodes["C"], module.net.heads["d"], module.net.heads["e"]))
         optimizer.step()
         state = {key: value.clone() for key, value in module.state_dict().items()}
-        log.append({"weights": weights, "cosines": module.rule.diagnostics.cosines, "state": state})
+        cosines = module.rule.diagnostics.cosines
+        log.append({"weights": weights, "cosines": cosines, "state": state, "sent": sent})
     return log
+
+
+@contextmanager
+def counting_collectives() -> Iterator[list[torch.Size]]:
+    """Shapes of what is summed over the processes in the block, DistributedDataParallel's own left out."""
+    sent, whole = [], torch.distributed.all_reduce
+
+    def counted(tensor: torch.Tensor, *arguments, **options):
+        sent.append(tensor.shape)
+        return whole(tensor, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.distributed, "all_reduce", counted)
+        yield sent
 
 
 def found(rank: int) -> dict:
@@ -74,6 +93,10 @@ def test_two_processes_equal_one(two, name):
         assert first["cosines"] == pytest.approx(one["cosines"], rel=1e-3, abs=1e-5)
         for key, value in one["state"].items():
             torch.testing.assert_close(first["state"][key], value, rtol=1e-4, atol=2e-5)
+
+
+def test_all_gramians_go_in_one_collective(two):
+    assert [len(step["sent"]) for step in two[0]["mgda_ub"]] == [1] * STEPS
 
 
 @pytest.mark.parametrize("name", RULES)

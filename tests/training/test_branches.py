@@ -1,6 +1,7 @@
 """Runs of students whose tasks part in the trunk, from a recipe to exported files."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,10 @@ def test_an_export_of_one_task_leaves_out_the_parts_of_the_others(
     whole = export_student(finished, "onnx", out=tmp_path / "whole.onnx", rows=8, console=QUIET)
     part = export_student(finished, "onnx", out=tmp_path / "hue.onnx", only="hue", rows=8, console=console)
     assert part.stat().st_size < 0.8 * whole.stat().st_size
-    assert "left out of the trunk: shape" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "left out of the trunk: shape" in said
+    saved, of_all = re.search(r"saves ([\d.]+) of ([\d.]+) MFLOPs", said).groups()
+    assert 0 < float(saved) < float(of_all)
 
 
 def test_the_path_of_one_task_leaves_as_a_network_of_timm(finished: Path, tmp_path: Path) -> None:
