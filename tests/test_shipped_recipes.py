@@ -56,7 +56,7 @@ def test_a_shipped_recipe_parses_and_checks(
     monkeypatch.chdir(ROOT)
     if "scenes:" in recipe.read_text():
         # Rendering all rows takes minutes.
-        monkeypatch.setattr(scene_rows, "ROWS", {"train": 128, "validation": 120, "test": 40})
+        monkeypatch.setattr(scene_rows, "ROWS", {"train": 64, "validation": 60, "test": 20})
         monkeypatch.setenv("DISTILL_MTL_CACHE", str(few_scenes))
     check(recipe)
     assert "ready" in capsys.readouterr().out
