@@ -96,8 +96,8 @@ def show(found: Branching, budget: float, console: Console) -> None:
     for stage, groups in found.branch.items():
         console.print(f"    {in_line(stage)}: {in_line(groups)}", soft_wrap=True, markup=False)
     console.print(
-        "It is good for a task that one trunk serves badly. Where it was measured, the mean over all tasks hardly "
-        "moved, and trees of one size did alike; compare it with a wider trunk (docs/students.md).",
+        "Where it was measured, such trees moved single tasks by up to 6 points, some of them down, and the mean over "
+        "all tasks hardly; trees of one size did alike. Compare it with one trunk and a wider one (docs/students.md).",
         soft_wrap=True,
     )
 

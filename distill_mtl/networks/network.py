@@ -90,7 +90,7 @@ class Network:
         source: its files.
         inputs: what it wants to see.
         tasks: by name; where the files name no task, the only one, under the name of its file.
-        view: makes the network of one task; those of all tasks have one trunk in common.
+        view: makes the network of one task; those of all tasks of one path have one trunk in common.
         names_tasks: the names are the files' own.
         told: keys of `inputs` that the files contain.
         assumed: keys of `inputs` that neither the files nor the recipe say, and that matter.
@@ -223,9 +223,13 @@ class Network:
         for row, image in enumerate(pixels):
             together[image.shape].append(row)
         for rows in together.values():
-            features = first.run_pixels(torch.stack([pixels[row] for row in rows]))
+            batch = torch.stack([pixels[row] for row in rows])
+            features: dict[int, dict[str, Tensor]] = {}
             for task, head in heads.items():
-                for row, logits in zip(rows, head.read(features)[LOGITS].unbind(), strict=True):
+                if id(head.trunk) not in features:
+                    features[id(head.trunk)] = head.run_pixels(batch)
+                answers = head.read(features[id(head.trunk)])[LOGITS]
+                for row, logits in zip(rows, answers.unbind(), strict=True):
                     found[task][row] = logits
         return found
 
@@ -237,9 +241,9 @@ class Network:
         return image if self.any_size else head.pixels(image[None])[0]
 
     def _share(self, head: TaskNetwork) -> None:
-        """Make the trunk of all heads return what each of them reads."""
+        """Make the trunk of all heads of its path return what each of them reads."""
         for other in self._heads.values():
-            if other is not head:
+            if other is not head and other.path == head.path:
                 other.join(head)
 
 

@@ -54,6 +54,8 @@ class TaskNetwork(nn.Module, ABC):
         answer: name of the output that answers the task.
         gives: what the answer is as the network gives it; probabilities are turned into logits, boxes are packed
             (`boxes.as_answer`).
+        path: which path through the files' network the trunk is, where tasks part in it; networks of other paths do
+            not join. None: all tasks read one trunk.
     """
 
     last_map: str | None
@@ -62,6 +64,7 @@ class TaskNetwork(nn.Module, ABC):
     one_logit: bool = False
     answer: str = LOGITS
     gives: Literal["logits", "probabilities", "boxes"] = "logits"
+    path: str | None = None
 
     @property
     @abstractmethod
@@ -140,7 +143,7 @@ class TaskNetwork(nn.Module, ABC):
         """Use the other's trunk from now on, which then gives what both read.
 
         Args:
-            other: of the same type, files and input contract.
+            other: of the same type, files, path and input contract.
         """
 
     @abstractmethod
@@ -173,6 +176,7 @@ class BackboneNetwork(TaskNetwork):
         needs: names of the features that the head reads.
         width: number of logits.
         dense: the logits are maps.
+        path: see `TaskNetwork`.
     """
 
     def __init__(
@@ -183,8 +187,10 @@ class BackboneNetwork(TaskNetwork):
         *,
         width: int,
         dense: bool,
+        path: str | None = None,
     ) -> None:
         super().__init__()
+        self.path = path
         self.backbone, self.head, self.needs = backbone, head, tuple(needs)
         self.width, self.dense, self._channels = width, dense, width
         self.last_map = backbone.last
@@ -201,7 +207,7 @@ class BackboneNetwork(TaskNetwork):
         shape = self.backbone.shapes[feature]
         dense = shape.size is not None
         return BackboneNetwork(
-            self.backbone, itemgetter(feature), (feature,), width=shape.channels, dense=dense
+            self.backbone, itemgetter(feature), (feature,), width=shape.channels, dense=dense, path=self.path
         )
 
     @property
@@ -249,7 +255,9 @@ class BackboneNetwork(TaskNetwork):
 
     def with_inputs(self, inputs: InputContract) -> "BackboneNetwork":
         backbone = Backbone(self.backbone.model, inputs)
-        twin = BackboneNetwork(backbone, self.head, self.needs, width=self._channels, dense=self.dense)
+        twin = BackboneNetwork(
+            backbone, self.head, self.needs, width=self._channels, dense=self.dense, path=self.path
+        )
         twin.one_logit, twin.width = self.one_logit, self.width
         return twin
 

@@ -112,6 +112,7 @@ class PartedTrunk(Shape):
 
     def __init__(self, whole: Trunk, network: PartNetwork, tasks: Sequence[str], said: Any) -> None:
         self.said, self.tasks, self.family = said, tuple(tasks), whole.family
+        self.ends = whole.classifier()
         network.eval().find_in_place(whole.preprocess(torch.zeros(1, 3, *whole.inputs.size)))
         super().__init__(network.train(whole.training), whole.inputs, whole.name, whole.args)
 

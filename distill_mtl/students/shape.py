@@ -32,10 +32,15 @@ class Shape(Body, ABC):
     Attributes:
         form: type of its entry in config.json, whose values others may have written.
         tasks: names of all tasks; set before the body is initialised.
+        ends: `classifier` of the trunk that it is made of; set before, too.
     """
 
     form: ClassVar[Any]
     tasks: tuple[str, ...]
+    ends: tuple[str, ...]
+
+    def classifier(self) -> tuple[str, ...]:
+        return self.ends
 
     @classmethod
     @abstractmethod

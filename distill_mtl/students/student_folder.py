@@ -235,7 +235,8 @@ class StudentForm(FolderForm):
             kind = student.kinds[task]
             trunk = student.trunk.seen_by(task)
             needs, head = kind.needs(trunk.shapes), student.heads[task]
-            return BackboneNetwork(trunk, head, needs, width=kind.outputs, dense=kind.dense)
+            path = task if student.trunk.layout else None
+            return BackboneNetwork(trunk, head, needs, width=kind.outputs, dense=kind.dense, path=path)
 
         return Network(
             source,

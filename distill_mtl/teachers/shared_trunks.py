@@ -13,17 +13,18 @@ from distill_mtl.teachers.teacher import Teacher
 
 
 def share_trunks(teachers: Iterable[Teacher]) -> None:
-    """Make teachers of the same files, code, input contract and device share one trunk.
+    """Make teachers of the same files, code, path, input contract and device share one trunk.
 
     Two heads of a student folder, or two outputs of an ONNX file, answer for two tasks in one pass.
     """
     first: dict[tuple[object, ...], Teacher] = {}
     for teacher in teachers:
         files = tuple(teacher.card.files.values())
-        key = (type(teacher.network), files, teacher.card.code, teacher.card.inputs, teacher.fixed_device)
+        card, network = teacher.card, teacher.network
+        key = (type(network), files, card.code, network.path, card.inputs, teacher.fixed_device)
         owner = first.setdefault(key, teacher)
         if owner is not teacher:
-            teacher.network.join(owner.network)
+            network.join(owner.network)
 
 
 def by_trunk(teachers: dict[str, Teacher]) -> list[dict[str, Teacher]]:

@@ -68,6 +68,28 @@ def test_every_task_begins_with_the_bits_of_the_plain_trunk(layout: str) -> None
     assert parted.trunk.shapes == plain.trunk.shapes
 
 
+@pytest.mark.parametrize(
+    ("model", "size", "norms"),
+    [
+        ("eva02_tiny_patch14_224", 56, "all"),
+        ("eva02_tiny_patch14_224", 56, ["blocks.10"]),
+        ("swin_tiny_patch4_window7_224", 224, ["layers.3"]),
+    ],
+)
+def test_tables_that_no_file_holds_stay_with_the_stages_before_private_layers(
+    model: str, size: int, norms: Any
+) -> None:
+    """Of rotary positions, and of which two places of a window are how far apart."""
+    found = student(model, tasks=kinds(), input_size=size, private={"norms": norms}, init="random")
+    plain = student(model, tasks=kinds(), input_size=size)
+    rows = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        features, expected = found.trunk(rows), plain.trunk(rows)
+    for task in kinds():
+        for layer, feature in found.trunk.of(task, features).items():
+            assert torch.equal(feature, expected[layer])
+
+
 @every_layout
 def test_each_parameter_has_one_part_and_one_place_in_the_file(layout: str, tmp_path: Path) -> None:
     parted, trunk = shared(layout)

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -39,6 +40,41 @@ def test_the_trunk_of_a_student_folder(tmp_path: Path) -> None:
     save_student(source, tmp_path / "s")
     assert trunks_are_equal(begin("teacher:part", {"part": tmp_path / "s"}), source)
     assert trunks_are_equal(begin(str(tmp_path / "s")), source)
+
+
+@pytest.mark.parametrize("init", ["teacher:left", "FOLDER", "FILE"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"branch": {"left": "layer3"}},
+        {"private": {"norms": "all"}},
+        {"private": {"adapters": ["layer3"]}},
+        {"encoders": {"one": ["left"], "other": ["part"]}},
+        {"columns": {"kind": "cross_stitch"}},
+        {"columns": {"kind": "nddr"}},
+    ],
+    ids=lambda shape: str(*shape.values()),
+)
+def test_every_path_of_a_student_in_parts_begins_as_a_network_with_its_classifier(
+    tmp_path: Path, shape: dict[str, Any], init: str
+) -> None:
+    source = student(seed=1)
+    save_timm(source, "left", tmp_path)
+    where = {"FOLDER": str(tmp_path), "FILE": str(tmp_path / "model.safetensors")}.get(init, init)
+    begun = begin(where, {"left": tmp_path}, **shape).trunk
+    expected = source.trunk.model.state_dict()
+    for task in kinds():
+        path = begun.model.columns[task].state_dict() if "columns" in shape else begun.path_state(task)
+        assert all(torch.equal(path[key], value) for key, value in expected.items())
+
+
+def test_a_soft_order_begins_as_a_network_with_its_classifier(tmp_path: Path) -> None:
+    source = student("test_vit", seed=1)
+    save_timm(source, "left", tmp_path)
+    begun = begin("teacher:left", {"left": tmp_path}, model="test_vit", order="soft").trunk
+    blocks = begun.state_dict()
+    for key, value in source.trunk.model.state_dict().items():
+        assert torch.equal(blocks[f"model.root.{key}"], value)
 
 
 def test_a_file_of_weights(tmp_path: Path) -> None:

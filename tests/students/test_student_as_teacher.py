@@ -2,12 +2,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from student_toys import kinds, student
+from student_toys import apart, kinds, student, three_kinds
 
 from distill_mtl.errors import TeacherError
+from distill_mtl.networks.opening import open_network
 from distill_mtl.recipe.schema import TeacherSection
 from distill_mtl.students.student_folder import save_student
 from distill_mtl.teachers.load_teacher import load_teacher
+from distill_mtl.teachers.shared_trunks import JoinedTeachers, share_trunks
 
 
 def test_a_head_of_a_student_folder_teaches_its_task(tmp_path: Path) -> None:
@@ -21,6 +23,37 @@ def test_a_head_of_a_student_folder_teaches_its_task(tmp_path: Path) -> None:
         assert answer.hidden["layer4"].shape == (2, 96, 2, 2)
         assert teacher.card.classes == kind.classes
         assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+SHAPES = {
+    "branch": {"branch": {"a": "layer3"}},
+    "private": {"private": {"norms": ["layer3"]}},
+    "adapters": {"private": {"adapters": ["layer3"]}},
+    "encoders": {"encoders": {"one": ["a"], "other": ["b", "c"]}},
+    "columns": {"columns": {"kind": "cross_stitch"}},
+    "order": {"model": "test_vit", "order": "soft"},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_task_of_a_student_in_parts_answers_by_its_own_path_beside_the_others(
+    tmp_path: Path, shape: str
+) -> None:
+    subject = apart(student(tasks=three_kinds(), **SHAPES[shape]))
+    save_student(subject, tmp_path)
+    pictures = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    images = pictures.float() / 255
+    with torch.no_grad():
+        expected = subject(images)
+
+    together = open_network(TeacherSection(path=str(tmp_path))).logits(list(pictures), list(expected))
+    teachers = {task: load_teacher(TeacherSection(path=str(tmp_path)), task=task) for task in expected}
+    share_trunks(teachers.values())
+    taught = JoinedTeachers(teachers)(images)
+    for task, logits in expected.items():
+        torch.testing.assert_close(torch.stack(together[task]), logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(taught[task], logits, rtol=1e-4, atol=1e-5)
+    assert len({id(teacher.network.trunk) for teacher in teachers.values()}) == len(expected)
 
 
 def test_a_teacher_of_one_task_runs_no_other_head(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ class Columns(Shape):
         pixels = whole.preprocess(torch.rand(2, 3, *whole.inputs.size, generator=noise))
         layout = replace(layout, after=stages_of(layout.after, chain))
         network = ColumnNetwork(whole.model, chain, layout, whole.stages, pixels)
-        self.family, self.tasks = whole.family, tuple(tasks)
+        self.family, self.tasks, self.ends = whole.family, tuple(tasks), whole.classifier()
         self._column = {task: name for name, group in layout.columns.items() for task in group}
         super().__init__(network.train(whole.training), whole.inputs, whole.name, whole.args)
 

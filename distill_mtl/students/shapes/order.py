@@ -62,7 +62,7 @@ class SoftOrder(Shape):
         whole.tap(())  # its network runs here itself, where other shapes run copies
         self.chain = chain or chain_of(whole)
         black = whole.preprocess(torch.zeros(1, 3, *whole.inputs.size))
-        self.family, self.tasks = whole.family, tuple(tasks)
+        self.family, self.tasks, self.ends = whole.family, tuple(tasks), whole.classifier()
         self._start, self._stop = _equal_blocks(self.chain, whole, black)
         orders = {task: Order(self._stop - self._start) for task in tasks}
         model: Any = nn.ModuleDict({ROOT: whole.model, **orders})

@@ -46,7 +46,8 @@ class PrivateTrunk(PartedTrunk):
         convolutions = {name for name, module in modules.items() if _takes_adapter(module)}
         adapted = _found(chain, "adapters", said.adapters, convolutions)
         start = min(_step_of(chain, name) for name in (*norms, *adapted))
-        before = chain.cut(whole.model, 0, start).state_dict() if start else ()
+        # Named so, because a table that is reckoned anew, as of rotary positions, is in no state dict.
+        before = dict(chain.cut(whole.model, 0, start).named_buffers()) if start else ()
         root = holding(chain.cut(whole.model, 0, len(chain)), before)
         for name in norms:
             _replace(root, name, nn.Identity())
