@@ -23,7 +23,7 @@ from distill_mtl.evaluation.memory import machine, peak_memory
 from distill_mtl.evaluation.network_costs import BUSY, Cost, Costs, HeadCost, NodeCost
 from distill_mtl.networks.flops import flop_counter
 from distill_mtl.networks.modes import evaluating
-from distill_mtl.students.student import Body, Computation
+from distill_mtl.students.student import FAMILIES, Body, Computation
 from distill_mtl.teachers.shared_trunks import JoinedTeachers
 from distill_mtl.teachers.teacher import Teacher
 
@@ -224,13 +224,11 @@ def _times_of(computed: Sequence[Computation], image: Tensor) -> dict[str, float
 
 def networks_run(nodes: Mapping[str, NodeCost], trunk: Body) -> float:
     """FLOPs of all parts of a trunk as a multiple of one plain network's: 1 where all is shared, T where nothing is."""
-    flops = {part: float(node.flops) for part, node in nodes.items()}
-    paths = [
-        sum(node.flops for node in nodes.values() if task in node.tasks)
-        for task in dict.fromkeys(task for node in nodes.values() for task in node.tasks)
-    ]
-    one = trunk.one_network(flops) or max(paths)
-    return sum(flops.values()) / one if one else 1.0
+    whole = FAMILIES[trunk.family].restore(trunk.describe_whole())
+    with torch.no_grad(), evaluating(whole), flop_counter() as counter:
+        whole(_images(1, trunk.inputs.size, torch.device("cpu")))
+    one = counter.get_total_flops()
+    return sum(node.flops for node in nodes.values()) / one if one else 1.0
 
 
 def _costs(

@@ -305,7 +305,11 @@ def load_initial(
         )
     path = network_folder(path)
     try:
-        load_exactly(trunk.model, _state_for(trunk, path, tasks), str(path))
+        state = _state_for(trunk, path, tasks)
+    except UserError as error:
+        raise StudentError(f"student.init: {error}") from error
+    try:
+        load_exactly(trunk.model, state, str(path))
         if inputs is None and path.is_dir():
             inputs = _contract(path)
         if inputs is not None:

@@ -126,10 +126,6 @@ class Body(Backbone):
             return ""
         return "its tasks part in the trunk, so it is no single network of timm. Name one with --only: its path is."
 
-    def one_network(self, flops: Mapping[str, float]) -> float | None:
-        """FLOPs of one plain network of the architecture, from those of the parts; None: what runs for one task."""
-        return None
-
     @property
     def layout(self) -> dict[str, Any]:
         """What a recipe's `student` says of this shape, in its settled form; empty for a plain trunk."""

@@ -12,6 +12,7 @@ from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import AutoBranches, AutoBranchSection
 from distill_mtl.students.initial_weights import InitialStudent, create_trunk
+from distill_mtl.students.owners import in_words
 from distill_mtl.students.student import Trunk
 from distill_mtl.targets.facts import Teachers
 from distill_mtl.tasks.base import TaskKind
@@ -27,8 +28,8 @@ def choose_branches(
     kinds: Mapping[str, TaskKind],
     old: InitialStudent | None,
     open_sources: OpenSources,
-) -> Recipe:
-    """The recipe with `student.branch` decided; all processes decide alike.
+) -> tuple[Recipe, list[str]]:
+    """The recipe with `student.branch` decided, and what was decided, in words; all processes decide alike.
 
     Args:
         recipe: as loaded.
@@ -46,7 +47,7 @@ def choose_branches(
     elif asked == "auto":
         options = AutoBranches()
     else:
-        return recipe
+        return recipe, []
     device = PartialState().device
     compared = compare(recipe, teachers, kinds, old, open_sources, options.rows, device)
     console = console_of(messages(), first=PartialState().is_main_process)
@@ -56,7 +57,9 @@ def choose_branches(
         layers.teacher.to(torch.device("cpu"))
     branch = from_first_process(found.branch)
     student = recipe.student.model_copy(update={"branch": branch or None})
-    return recipe.model_copy(update={"student": student})
+    said = in_words(branch) or "one trunk, no tree is worth its size"
+    found_by = f"auto: {options.by} of the teachers, within {options.budget:g} networks"
+    return recipe.model_copy(update={"student": student}), [f"branch: {said} ({found_by})"]
 
 
 def compare(

@@ -183,7 +183,7 @@ def build(recipe: Recipe) -> Parts:
     recipe, kinds = settle_from_teachers(
         recipe, teachers, kinds, old, partial(_open_sources, kinds, teachers)
     )
-    recipe = choose_branches(recipe, teachers, kinds, old, partial(_open_sources, kinds, teachers))
+    recipe, parted = choose_branches(recipe, teachers, kinds, old, partial(_open_sources, kinds, teachers))
     heads = initial_heads(recipe, teachers.cards, kinds, old)
     student = build_student(
         old.settle(recipe.student, list(recipe.tasks)) if old is not None else recipe.student,
@@ -233,7 +233,7 @@ def build(recipe: Recipe) -> Parts:
         cached,
         taught,
         initialisation_in_words(recipe, heads, old),
-        [*begun, *weighed, *combined, *seen],
+        [*parted, *begun, *weighed, *combined, *seen],
         several_teachers(recipe, kinds, teachers.cards),
     )
 

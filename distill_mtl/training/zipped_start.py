@@ -59,10 +59,12 @@ def zip_start(
             models[task] = copy.deepcopy(whole)
             models[task].load_state_dict(weights)
     if len(models) < 2:
-        said = "; ".join(f"{task}: {why}" for task, why in others.items())
+        said = "; ".join(
+            f"{task}: {why}" for task, why in [*((task, "it fits") for task in models), *others.items()]
+        )
         raise StudentError(
-            f"student.init: zip merges teachers of the student's architecture, {trunk.name}, and there "
-            f"{'is one' if models else 'is none'} ({said}). Use `init: teacher:TASK`, or another `model`."
+            f"student.init: zip merges two or more teachers of the student's architecture, {trunk.name} ({said}). Use "
+            "`init: teacher:TASK`, or another `model`."
         )
     try:
         channels = read_channels(whole, trunk.name)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from distill_mtl.balance import Tree
 from distill_mtl.errors import StudentError
+from distill_mtl.evaluation.cost import networks_run, node_costs
 from distill_mtl.networks.inputs import InputContract
 from distill_mtl.recipe.schema import ColumnsSection, StudentSection, TeacherSection
 from distill_mtl.students.initial_weights import InitialHead, build_student, find_initial_student
@@ -357,3 +358,14 @@ def test_a_column_stands_beside_no_tree(tmp_path: Path) -> None:
         old.settle(
             StudentSection(init=str(tmp_path), columns=ColumnsSection(kind="progressive")), ["a", "b", "c"]
         )
+
+
+def test_what_units_compute_counts_in_the_number_of_networks_that_run() -> None:
+    """Of cross-stitch units nearly nothing, of NDDR's convolutions much."""
+    runs = {}
+    for kind in ("cross_stitch", "nddr"):
+        found, _ = columns(kind=kind)
+        nodes = node_costs(found, found.trunk.inputs.size)
+        runs[kind] = networks_run(nodes, found.trunk)
+    assert len(kinds()) == pytest.approx(runs["cross_stitch"], rel=0.02)
+    assert runs["nddr"] > 1.1 * len(kinds())

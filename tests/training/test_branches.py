@@ -73,6 +73,8 @@ def test_two_processes_equal_one(recipe: Path, tmp_path: Path, student: str) -> 
     one = forked.run("distill", recipe, "--out", tmp_path / "one", *options)
     for ended in (one, *forked.run_two("distill", recipe, "--out", tmp_path / "two", *options)):
         assert ended.status == 0, ended.text
+    if student == AUTO:
+        assert "branch: second: hue | shape (auto: rsa" in one.text
     for name in ("one", "two"):
         assert load_recipe(tmp_path / name / "recipe.resolved.yaml").student.branch in (
             FOUND,

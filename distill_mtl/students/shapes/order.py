@@ -139,9 +139,6 @@ class SoftOrder(Shape):
             "form."
         )
 
-    def one_network(self, flops: Mapping[str, float]) -> float:
-        return flops[ROOT]  # every block runs once before the tasks' own ways begin
-
     def computed(self, images: Tensor) -> list[Computation]:
         pixels = self.preprocess(images)
         names, given = self.chain.names, self._shared(pixels, {})

@@ -59,10 +59,8 @@ def depths_of(trunk: Trunk) -> tuple[Chain, list[Depth]]:
     borders = [0, *(starts[stage] for stage in firsts[1:]), len(chain)]
     sizes = _sizes(trunk, chain, borders)
     return chain, [
-        Depth(
-            chain.names[borders[k]], lasts[k], borders[k], borders[k + 1], _shape(trunk, lasts[k]), sizes[k]
-        )
-        for k in range(len(firsts))
+        Depth(chain.names[borders[k]], layer, borders[k], borders[k + 1], trunk.shapes[layer], sizes[k])
+        for k, layer in enumerate(_one_map(trunk, last) for last in lasts)
     ]
 
 
@@ -80,11 +78,9 @@ def layers_at(teacher: Teacher, depths: Sequence[Depth]) -> list[str] | None:
     return [stages[max(0, round((k + 1) / len(depths) * len(stages)) - 1)] for k in range(len(depths))]
 
 
-def _shape(trunk: Trunk, layer: str) -> FeatureShape:
-    """Of a layer that gives several maps the first one's."""
-    return next(
-        shape for name, shape in trunk.shapes.items() if name == layer or name.startswith(f"{layer}[")
-    )
+def _one_map(trunk: Trunk, stage: str) -> str:
+    """The stage's output; the first one of several, as HRNet's have them."""
+    return next(name for name in trunk.stages if name == stage or name.startswith(f"{stage}["))
 
 
 @torch.no_grad()
