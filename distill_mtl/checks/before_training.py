@@ -105,7 +105,7 @@ def _student_line(parts: Parts) -> str:
     if not nodes:
         return line
     words = "; ".join(
-        f"{name} from {node.begins}: {node.parameters / 1e6:.2f} M parameters, {node.flops / 1e6:.1f} MFLOPs"
+        f"{name} from {node.begins}: {node.parameters:,} parameters, {node.flops / 1e6:.1f} MFLOPs"
         for name, node in nodes.items()
     )
     return f"{line}\nits trunk is in {len(nodes)} parts and runs as {networks_run(nodes, trunk):.2f} networks: {words}"

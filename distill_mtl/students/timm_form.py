@@ -38,7 +38,7 @@ def save_timm(student: Student, task: str, folder: Path | str, *, card: str | No
         state = _equal_classifier(student, task).state_dict()
         write_network(folder, config, state, card or _card(student, task, folder))
     except UserError as error:
-        raise StudentError(f"{task} cannot be written to {folder} in timm's form: {error}") from error
+        raise StudentError(f"{task} cannot be written in timm's form: {error}") from error
 
 
 def save_timm_trunk(student: Student, folder: Path | str, *, card: str) -> None:
@@ -57,7 +57,7 @@ def save_timm_trunk(student: Student, folder: Path | str, *, card: str) -> None:
         _refuse_other_families(student)
         write_network(Path(folder), _config(student.trunk, ()), student.trunk.model.state_dict(), card)
     except UserError as error:
-        raise StudentError(f"the trunk cannot be written to {folder} in timm's form: {error}") from error
+        raise StudentError(f"the trunk cannot be written in timm's form: {error}") from error
 
 
 def has_timm_head(student: Student, task: str) -> bool:

@@ -142,13 +142,14 @@ def _found(chain: Chain, key: str, stages: Iterable[str] | None, names: set[str]
     for stage, positions in wanted.items():
         inside = [name for at in positions for name in sorted(steps[at])]
         if not inside:
-            able = ", ".join(name for name, there in zip(chain.names, steps, strict=True) if there) or "none"
+            able = ", ".join(name for name, there in zip(chain.names, steps, strict=True) if there)
             what = (
                 "normalisation layer"
                 if key == "norms"
                 else "convolution larger than 1x1 that takes an adapter"
             )
-            raise UserError(f"{key}: {stage} has no {what}. Stages with one: {able}.")
+            where = f"Stages with one: {able}" if able else f"No stage has one. Remove `{key}`"
+            raise UserError(f"{key}: {stage} has no {what}. {where}.")
         found |= dict.fromkeys(inside)
     return list(found)
 

@@ -142,7 +142,8 @@ def gather(
     images = rows_of(sources, rows)
     if len(images) < _FEWEST:
         raise UserError(
-            f"student.branch: {len(images)} rows are too few to compare teachers by, {_FEWEST} are needed."
+            f"student.branch: {len(images)} rows of all data sets are too few to compare teachers by, {_FEWEST} are "
+            "needed."
         )
     return Compared(trunk, found, left_out, kinds, chain, depths, sources, images, device)
 
