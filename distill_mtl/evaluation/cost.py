@@ -224,7 +224,8 @@ def _times_of(computed: Sequence[Computation], image: Tensor) -> dict[str, float
 
 def networks_run(nodes: Mapping[str, NodeCost], trunk: Body) -> float:
     """FLOPs of all parts of a trunk as a multiple of one plain network's: 1 where all is shared, T where nothing is."""
-    whole = FAMILIES[trunk.family].restore(trunk.describe_whole())
+    with torch.random.fork_rng(devices=[]):
+        whole = FAMILIES[trunk.family].restore(trunk.describe_whole())
     with torch.no_grad(), evaluating(whole), flop_counter() as counter:
         whole(_images(1, trunk.inputs.size, torch.device("cpu")))
     one = counter.get_total_flops()

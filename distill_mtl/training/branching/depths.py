@@ -67,13 +67,14 @@ def depths_of(trunk: Trunk) -> tuple[Chain, list[Depth]]:
 def layers_at(teacher: Teacher, depths: Sequence[Depth]) -> list[str] | None:
     """The teacher's layer for each depth of the student: the stage that is as far along its own way.
 
-    None for a network that does not give its stages, or not each as one map.
+    None for a network that does not give its stages, not each as one map, or not each as what one of its layers gives,
+    as a student with soft order.
     """
     network = teacher.network
     if not isinstance(network, BackboneNetwork):
         return None
     stages = [stage for stage in network.backbone.stages if not stage.endswith("]")]
-    if len(stages) < 2:
+    if len(stages) < 2 or not set(stages) <= {name for name, _ in network.backbone.model.named_modules()}:
         return None
     return [stages[max(0, round((k + 1) / len(depths) * len(stages)) - 1)] for k in range(len(depths))]
 

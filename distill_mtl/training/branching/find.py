@@ -18,7 +18,7 @@ from distill_mtl.students.student import FAMILIES, Trunk
 from distill_mtl.tasks.base import TaskKind
 from distill_mtl.teachers.teacher import Teacher
 from distill_mtl.training.branching.depths import Depth, depths_of, layers_at
-from distill_mtl.training.branching.floor import Floors
+from distill_mtl.training.branching.floor import BOUNDED, Floors
 from distill_mtl.training.branching.likeness import cka, hard_together, rsa
 from distill_mtl.training.branching.probe import probe
 from distill_mtl.training.branching.search import Group, Loss, TaskTree, best_trees
@@ -34,11 +34,13 @@ from distill_mtl.training.branching.teacher_features import (
 Measure = Literal["floor", "rsa", "cka", "hard_rows", "probe"]
 SAVES = 2.0
 """Points, mean over the tasks and summed over the stages, that the best tree must save against one trunk to be taken at
-all. Less than this is what a task loses to the company of networks with random weights, too (docs/students.md)."""
+all. Most of what a task loses by sharing it loses to networks with random weights, too (docs/students.md)."""
 WORTH = 0.5
 """Points that a larger tree must save against a smaller one."""
 _TOLD = 0.05
 """Points that tell one tree from another: one that saves less against a smaller one is not shown."""
+_SEARCHES = 4
+"""Searches among more tasks than `BOUNDED`, each with more groups measured."""
 _LIKENESS = {"rsa": rsa, "cka": cka}
 _PROBED = 4
 _FEWEST = 20
@@ -284,20 +286,28 @@ def _by_floor(
 ) -> tuple[list[TaskTree], dict[str, list[float | None]]]:
     """The best trees in points, and what sharing by all tasks costs each at each depth.
 
-    A group that is not measured counts as much as its parts, which is never too much: when every group of the best
-    trees is measured, no other tree can be better.
+    Searched again with what was measured, until every group of the best trees is. Of few tasks a group that is not
+    measured counts as much as its parts, which is not too much but for the noise of few rows, so that no other tree is
+    better by more than `_TOLD`. Of more tasks, whose groups are estimated, some searches have to do.
     """
     tasks, everyone = compared.tasks, tuple(compared.tasks)
     behind = range(1, len(compared.depths))
-    wanted = {(k, group) for k in behind for group in (*combinations(tasks, 2), everyone)}
+    few = len(tasks) <= BOUNDED
+    pairs: list[Group] = [*combinations(tasks, 2)] if few else []
+    wanted = {(k, group) for k in behind for group in (*pairs, everyone)}
     trees: list[TaskTree] = []
     most = len(behind) * (2 ** len(tasks) - len(tasks) - 1)
+    searches = 0
     while wanted:
         done = sum(len(group) > 1 for _, group in floors.points)
         note(f"comparing the teachers: groups of tasks by stage, {done} + {len(wanted)} of at most {most}")
         floors.measure(sorted(wanted))
+        if few or searches < _SEARCHES:
+            found, searches = _trees(compared, floors.loss, budget), searches + 1
+        else:
+            found = [replace(tree, loss=_priced(tree, floors.loss)) for tree in trees]
         trees = []
-        for tree in _trees(compared, floors.loss, budget):
+        for tree in found:
             if not trees or tree.loss < trees[-1].loss - _TOLD:
                 trees.append(tree)
         of_trees = {(k, group) for tree in trees for k in behind for group in tree.groups[k]}
@@ -306,6 +316,10 @@ def _by_floor(
         task: [None, *(floors.points[k, everyone][task] for k in behind)] for task in tasks
     }
     return trees, everyones
+
+
+def _priced(tree: TaskTree, loss: Loss) -> float:
+    return sum(loss(depth, group) for depth, groups in enumerate(tree.groups) for group in groups)
 
 
 def _probed(

@@ -21,6 +21,8 @@ from distill_mtl.training.branching.teacher_features import Seen, TeacherLayers,
 
 BASIS = 256
 """Directions of each teacher of a group that are kept at least; twice its share of the channels if that is more."""
+BOUNDED = 5
+"""Largest number of tasks of which no group is estimated: of more there are too many to measure most of them."""
 _TIE = 0.1
 """Points that losing all of the features would count where answers do not change: it orders equal trees."""
 _EVEN = 0.1
@@ -170,20 +172,30 @@ class Floors:
     def loss(self, depth: int, group: Group) -> float:
         """Points that the group loses by sharing the depth, summed over it and divided by the number of all tasks.
 
-        Of a group that is not measured, the most that parts of it lose together: a stage that serves the whole group
-        serves its parts at once, so that the group loses no less.
+        Of a group that is not measured, among up to `BOUNDED` tasks the most that parts of it lose together: a stage
+        that serves the whole group serves its parts at once, so that no less of the features is lost. Among more, the
+        share of what all tasks lose, which must be measured, that its error in the features is of theirs.
         """
         if depth == 0 or len(group) == 1:
             return 0.0
         if (depth, group) not in self._losses:
             if (depth, group) in self.points:
-                share = len(group) / len(self._teachers)
-                points = sum(self.points[depth, group].values()) / len(self._teachers)
-                loss = points + _TIE * share * max(0.0, self.error(depth, group))
-            else:
+                loss = self._priced(depth, group, sum(self.points[depth, group].values()))
+            elif len(self._teachers) <= BOUNDED:
                 loss = max(self.loss(depth, one) + self.loss(depth, rest) for one, rest in _parted(group))
+            else:
+                tasks = tuple(self._teachers)
+                share = self._spoilt(depth, group) / max(self._spoilt(depth, tasks), 1e-9)
+                loss = self._priced(depth, group, min(1.0, share) * sum(self.points[depth, tasks].values()))
             self._losses[depth, group] = loss
         return self._losses[depth, group]
+
+    def _priced(self, depth: int, group: Group, points: float) -> float:
+        return (points + _TIE * self._spoilt(depth, group)) / len(self._teachers)
+
+    def _spoilt(self, depth: int, group: Group) -> float:
+        """`error`, summed over the group."""
+        return max(0.0, self.error(depth, group)) * len(group)
 
     def measure(self, wanted: Iterable[tuple[int, Group]]) -> None:
         """Find `points` of these depths and groups: what each task loses beyond what it loses alone.

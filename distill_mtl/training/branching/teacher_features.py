@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill_mtl.data import Sources
-from distill_mtl.networks.backbone import LOGITS, POOLED
+from distill_mtl.networks.backbone import LOGITS
 from distill_mtl.networks.features import FeatureShape, Layout
 from distill_mtl.networks.task_network import BackboneNetwork
 from distill_mtl.teachers.teacher import Teacher
@@ -68,7 +68,7 @@ class TeacherLayers:
 
     @contextmanager
     def tapped(self) -> Iterator[None]:
-        """For the block `features` can be called."""
+        """For the block `answered` and `answers_with` can be called."""
         hints = self.teacher.card.layers
         with self.teacher.network.tapping(list(dict.fromkeys([*hints, *self.layers]))):
             yield
@@ -110,7 +110,7 @@ class TeacherLayers:
     def answers_with(self, images: Tensor, depth: int, features: Tensor, answered: Answered) -> Tensor:
         """Its logits where what it computed at a depth is replaced by `features`, on the student's grid.
 
-        The stages up to there are not computed again.
+        The stages up to there give what they gave, without being computed again.
 
         Args:
             images: the batch.
@@ -121,9 +121,6 @@ class TeacherLayers:
         network, layer = self._network, self.layers[depth]
         backbone = network.backbone
         layout: Layout = backbone.layout_of(layer)
-        later = backbone.stages[backbone.stages.index(layer) :]
-        if set(network.needs) <= {POOLED, LOGITS, *later} and not layout.prefix:
-            images = images[:1]  # what runs before the layer is not read: one row is enough to get there
         raw = answered.stages[layer]
         if raw.ndim == 2:
             given = layout.put(raw, features.mean((2, 3)).to(raw.device))
@@ -157,7 +154,7 @@ def _giving(model: nn.Module, outputs: Mapping[str, Any]) -> Iterator[None]:
         yield
     finally:
         for module, forward in zip(modules, own, strict=True):
-            del module.forward
+            vars(module).pop("forward", None)
             if forward is not None:
                 module.forward = forward
 
