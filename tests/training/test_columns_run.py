@@ -172,7 +172,7 @@ def test_of_coupled_columns_nothing_can_be_left_out(
     assert "all columns stay: hue reads the others" in capsys.readouterr().out
     with pytest.raises(StudentError, match="column of hue reads the others"):
         export_student(stitched, "timm", out=tmp_path / "hue", only="hue", rows=8, console=QUIET)
-    with pytest.raises(StudentError, match="columns"):
+    with pytest.raises(StudentError, match="column of hue reads the others"):
         export_student(stitched, "timm", out=tmp_path / "whole", rows=8, console=QUIET)
 
 
