@@ -37,12 +37,11 @@ from merge_sets import MERGES, ROOT, recipe_of, write_recipe
 from merges import BUDGETS, claim, make_missing, planned, prepare, runs_of, sets_of
 
 from distill_mtl.evaluation.cost import costs_of
-from distill_mtl.networks.flops import flop_counter
-from distill_mtl.networks.modes import evaluating
+from distill_mtl.networks.flops import flops_of
 from distill_mtl.recipe import load_recipe
 from distill_mtl.students.student import Student
 from distill_mtl.training.branching.find import WORTH, Compared, find_branching, floors_of
-from distill_mtl.training.branching.search import Group, Loss, TaskTree
+from distill_mtl.training.branching.search import Group, TaskTree, lost_by
 from distill_mtl.training.branching.teacher_features import TeacherLayers
 from distill_mtl.training.parts import build_teachers, compare_teachers
 
@@ -191,10 +190,10 @@ def find_trees(work: Path) -> Trees:
         floors = floors_of(compared)
         others = exchanged(tree, compared.tasks)
         floors.measure((k, group) for each in others for k, groups in enumerate(each) for group in groups)
-        worst = max(others, key=lambda groups: points_of(groups, floors.loss))
-        points = [points_of(groups, floors.loss) for groups in (tree.groups, worst)]
-        goal = flops_of(file, [setting("branch", auto)])
-        wide = widened(lambda args: flops_of(file, [setting("args", args)]), goal)
+        worst = max(others, key=lambda groups: lost_by(groups, floors.loss))
+        points = [lost_by(groups, floors.loss) for groups in (tree.groups, worst)]
+        goal = flops_of_student(file, [setting("branch", auto)])
+        wide = widened(lambda args: flops_of_student(file, [setting("args", args)]), goal)
     return Trees(auto, TaskTree(worst, tree.size, points[1]).branches(names), points, tree.size, wide)
 
 
@@ -222,11 +221,6 @@ def exchanged(tree: TaskTree, tasks: Sequence[str]) -> list[Groups]:
     return list(found)
 
 
-def points_of(groups: Groups, loss: Loss) -> float:
-    """What a tree loses by the floor, mean over the tasks; the first depth costs nothing."""
-    return sum(loss(depth, group) for depth, of_depth in enumerate(groups) for group in of_depth)
-
-
 def widened(flops: Callable[[dict[str, Any]], int], goal: int) -> dict[str, Any]:
     """The width of a trunk's stages, in channels by fours, whose student is nearest to the goal; the stem stays."""
 
@@ -240,13 +234,10 @@ def widened(flops: Callable[[dict[str, Any]], int], goal: int) -> dict[str, Any]
     return min(args(narrow), args(broad), key=lambda args: abs(flops(args) - goal))
 
 
-def flops_of(file: Path, sets: Sequence[str]) -> int:
+def flops_of_student(file: Path, sets: Sequence[str]) -> int:
     """FLOPs of one picture in the student of the recipe."""
     student = untrained(file, sets)
-    image = torch.zeros(1, 3, *student.trunk.inputs.size)
-    with torch.no_grad(), evaluating(student), flop_counter() as counter:
-        student(image)
-    return int(counter.get_total_flops())
+    return flops_of(student, torch.zeros(1, 3, *student.trunk.inputs.size))
 
 
 def untrained(file: Path, sets: Sequence[str]) -> Student:

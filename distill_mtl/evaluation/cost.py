@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from distill_mtl.evaluation.memory import machine, peak_memory
 from distill_mtl.evaluation.network_costs import BUSY, Cost, Costs, HeadCost, NodeCost
-from distill_mtl.networks.flops import flop_counter
+from distill_mtl.networks.flops import flop_counter, flops_of
 from distill_mtl.networks.modes import evaluating
 from distill_mtl.students.student import FAMILIES, Body, Computation
 from distill_mtl.teachers.shared_trunks import JoinedTeachers
@@ -226,9 +226,7 @@ def networks_run(nodes: Mapping[str, NodeCost], trunk: Body) -> float:
     """FLOPs of all parts of a trunk as a multiple of one plain network's: 1 where all is shared, T where nothing is."""
     with torch.random.fork_rng(devices=[]):
         whole = FAMILIES[trunk.family].restore(trunk.describe_whole())
-    with torch.no_grad(), evaluating(whole), flop_counter() as counter:
-        whole(_images(1, trunk.inputs.size, torch.device("cpu")))
-    one = counter.get_total_flops()
+    one = flops_of(whole, _images(1, trunk.inputs.size, torch.device("cpu")))
     return sum(node.flops for node in nodes.values()) / one if one else 1.0
 
 

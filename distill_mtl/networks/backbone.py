@@ -68,6 +68,11 @@ class Backbone(nn.Module):
         """Name of the last stage; `pooled` where the network has no stages."""
         return self.stages[-1] if self.stages else POOLED
 
+    @property
+    def layers_of_stages(self) -> list[str]:
+        """The stages that give one map each."""
+        return [stage for stage in self.stages if not stage.endswith("]")]
+
     def tap(self, returns: Iterable[str]) -> None:
         """Make forward passes return these features; finds their shapes in a dry forward.
 

@@ -6,7 +6,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from distill_mtl.networks.modes import evaluating
 
 _ATTENTION_KERNELS = (
     "_scaled_dot_product_flash_attention",
@@ -33,6 +36,13 @@ def flop_counter() -> Iterator[FlopCounterMode]:
             yield counter
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def flops_of(network: nn.Module, images: Tensor) -> int:
+    """Floating point operations of one forward pass in evaluation mode."""
+    with torch.no_grad(), evaluating(network), flop_counter() as counter:
+        network(images)
+    return int(counter.get_total_flops())
 
 
 def _kernels() -> list[Any]:

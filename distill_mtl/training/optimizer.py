@@ -11,8 +11,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from distill_mtl.distillation.objective import Objective
-from distill_mtl.networks.flops import flop_counter
-from distill_mtl.networks.modes import evaluating
+from distill_mtl.networks.flops import flops_of
 from distill_mtl.recipe import Recipe
 from distill_mtl.recipe.schema import OptimizerSection
 from distill_mtl.students.student import Body
@@ -114,13 +113,12 @@ def is_convolutional(trunk: nn.Module) -> bool:
 
 def orthogonal_share(trunk: Body, rows: int) -> float:
     """Floating point operations of Muon's orthogonal steps, as a share of those of forward and backward."""
-    with evaluating(trunk), torch.no_grad(), flop_counter() as counter:
-        trunk(torch.zeros(1, 3, *trunk.inputs.size, device=trunk.preprocess.mean.device))
+    image = torch.zeros(1, 3, *trunk.inputs.size, device=trunk.preprocess.mean.device)
     steps = 0
     for parameter in hidden_matrices(trunk):
         short, long = sorted((parameter.shape[0], parameter[0].numel()))
         steps += 5 * (4 * short * short * long + 2 * short**3)  # of Newton and Schulz
-    return steps / max(1, 3 * counter.get_total_flops() * rows)
+    return steps / max(1, 3 * flops_of(trunk, image) * rows)
 
 
 def hidden_matrices(trunk: Body) -> list[nn.Parameter]:

@@ -48,13 +48,6 @@ def test_tasks_change_places_in_a_tree_of_the_same_form():
     }
 
 
-def test_a_tree_loses_what_its_groups_lose():
-    def loss(depth, group):
-        return depth * (len(group) - 1)
-
-    assert shapes.points_of(TREE.groups, loss) == 1
-
-
 def test_the_wide_trunk_is_nearest_in_flops():
     def flops(args):
         return sum(count**2 for count in args["channels"])

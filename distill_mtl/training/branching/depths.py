@@ -73,7 +73,7 @@ def layers_at(teacher: Teacher, depths: Sequence[Depth]) -> list[str] | None:
     network = teacher.network
     if not isinstance(network, BackboneNetwork):
         return None
-    stages = [stage for stage in network.backbone.stages if not stage.endswith("]")]
+    stages = network.backbone.layers_of_stages
     if len(stages) < 2 or not set(stages) <= {name for name, _ in network.backbone.model.named_modules()}:
         return None
     return [stages[max(0, round((k + 1) / len(depths) * len(stages)) - 1)] for k in range(len(depths))]

@@ -21,7 +21,7 @@ from distill_mtl.training.branching.depths import Depth, depths_of, layers_at
 from distill_mtl.training.branching.floor import BOUNDED, Floors
 from distill_mtl.training.branching.likeness import cka, hard_together, rsa
 from distill_mtl.training.branching.probe import probe
-from distill_mtl.training.branching.search import Group, Loss, TaskTree, best_trees
+from distill_mtl.training.branching.search import Group, Loss, TaskTree, best_trees, lost_by
 from distill_mtl.training.branching.teacher_features import (
     Seen,
     TeacherLayers,
@@ -305,7 +305,7 @@ def _by_floor(
         if few or searches < _SEARCHES:
             found, searches = _trees(compared, floors.loss, budget), searches + 1
         else:
-            found = [replace(tree, loss=_priced(tree, floors.loss)) for tree in trees]
+            found = [replace(tree, loss=lost_by(tree.groups, floors.loss)) for tree in trees]
         trees = []
         for tree in found:
             if not trees or tree.loss < trees[-1].loss - _TOLD:
@@ -316,10 +316,6 @@ def _by_floor(
         task: [None, *(floors.points[k, everyone][task] for k in behind)] for task in tasks
     }
     return trees, everyones
-
-
-def _priced(tree: TaskTree, loss: Loss) -> float:
-    return sum(loss(depth, group) for depth, groups in enumerate(tree.groups) for group in groups)
 
 
 def _probed(

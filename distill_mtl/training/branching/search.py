@@ -41,6 +41,11 @@ class TaskTree:
         return found
 
 
+def lost_by(groups: Sequence[Sequence[Group]], loss: Loss) -> float:
+    """What the sharing of a tree costs, from its groups at each depth."""
+    return sum(loss(depth, group) for depth, of_depth in enumerate(groups) for group in of_depth)
+
+
 def best_trees(tasks: Sequence[str], sizes: Sequence[float], loss: Loss, budget: float) -> list[TaskTree]:
     """The trees within a budget that no smaller or equal one beats, from the trunk on; the loss falls.
 

@@ -76,15 +76,15 @@ class TeacherLayers:
     @torch.no_grad()
     def answered(self, images: Tensor) -> Answered:
         """Its logits, the features of each depth, and what its stages give."""
-        model = self._network.backbone.model
+        backbone = self._network.backbone
         stages: dict[str, Any] = {}
         with ExitStack() as hooks:
-            for name in self._stages:
+            for name in backbone.layers_of_stages:
 
                 def keep(module: nn.Module, inputs: object, output: Any, name: str = name) -> None:
                     stages[name] = output
 
-                handle = model.get_submodule(name).register_forward_hook(keep)
+                handle = backbone.model.get_submodule(name).register_forward_hook(keep)
                 hooks.callback(handle.remove)
             found = self.teacher.raw(images)
         maps = [
@@ -127,7 +127,8 @@ class TeacherLayers:
         else:
             height, width = layout(raw).shape[2:]
             given = layout.put(raw, _resized(features.to(raw.device), (height, width)))
-        before = self._stages[: self._stages.index(layer)]
+        stages = backbone.layers_of_stages
+        before = stages[: stages.index(layer)]
         outputs = {**{name: answered.stages[name] for name in before}, layer: given}
         with _giving(backbone.model, outputs):
             return self.teacher.card.labels(network.read(network.run(images))[LOGITS])
@@ -136,11 +137,6 @@ class TeacherLayers:
     def _network(self) -> BackboneNetwork:
         assert isinstance(self.teacher.network, BackboneNetwork)
         return self.teacher.network
-
-    @property
-    def _stages(self) -> list[str]:
-        """Those that give one map each."""
-        return [stage for stage in self._network.backbone.stages if not stage.endswith("]")]
 
 
 @contextmanager

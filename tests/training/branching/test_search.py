@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from distill_mtl.training.branching.search import TaskTree, best_trees
+from distill_mtl.training.branching.search import TaskTree, best_trees, lost_by
 
 
 def partitions(items):
@@ -51,6 +51,13 @@ def test_no_tree_within_the_budget_is_better(seed):
     for tree in found:
         assert all(refines(fine, coarse) for coarse, fine in itertools.pairwise(tree.groups))
         assert all(sorted(t for g in groups for t in g) == list(tasks) for groups in tree.groups)
+
+
+def test_a_tree_loses_what_its_groups_lose():
+    def loss(depth, group):
+        return depth * (len(group) - 1)
+
+    assert lost_by(((("a", "b", "c"),), (("a",), ("b", "c"))), loss) == 1
 
 
 def test_the_trunk_comes_first_and_separate_networks_behind_the_first_stage_last():
